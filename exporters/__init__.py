@@ -1,0 +1,1 @@
+"""From a trained artefact to checked ONNX files."""

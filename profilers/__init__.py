@@ -1,0 +1,1 @@
+"""The instrument: latency, accuracy, comparison and reports."""

@@ -1,0 +1,65 @@
+"""The vocabulary of the whole project: what a model is called, and what scoring looks like.
+
+Array shapes use one legend everywhere: T items of history, N candidates (a *slate*), k results.
+Items are int32 rows of the artefact's item table, never raw ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
+Task = Literal["ctr", "seqrec"]
+ItemForm = Literal["id", "text", "embedding", "semantic_id"]
+
+Items = NDArray[np.int32]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One row of the zoo: a recommender of the paper's Tables 3, 4 or 5.
+
+    `config` is the frozen config dataclass its model is built from, or None while the recipe is not
+    built yet; `needs` names what else the row takes (a backbone, an API), empty for a self-contained row.
+    """
+
+    name: str
+    group: Group
+    task: Task
+    item_form: ItemForm
+    paper_name: str
+    recipe: str
+    config: Any = None
+    backbone: str | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def runnable(self) -> bool:
+        """Whether this version of rbserve can train (or package) the row."""
+        return self.config is not None
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Pair-wise recommendation: how likely does one user click each of N candidates?"""
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probability, float32[N], of each of candidates int32[N] given history int32[T], oldest first.
+
+        An empty history and an empty slate are legal.
+        """
+        ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """List-wise recommendation: which k items come next?"""
+
+    def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
+        """The k best items int32[k] for history int32[T], and their scores float32[k], best first."""
+        ...

@@ -1,0 +1,1 @@
+"""The recommenders: configs, modules and the zoo table. Models only compute."""

@@ -1,0 +1,1 @@
+"""Training: raw data to data sets, and the one training loop."""

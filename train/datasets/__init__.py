@@ -1,0 +1,1 @@
+"""One file per source: raw files to a data set."""
