@@ -1,0 +1,174 @@
+"""An artefact: one trained model with everything scoring needs, in one directory.
+
+    artifacts/<dataset>/<model>/
+      manifest.json        spec, config, data fingerprint, training record, variants, file digests
+      model.safetensors    weights
+      items.parquet        item_id, text: the item table of the data set it was trained on
+      onnx/<precision>.onnx
+
+Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
+before it is used.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rbserve.core.dataset import ItemTable, read_items
+from rbserve.core.errors import ArtifactError
+from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
+
+SCHEMA = 1
+WEIGHTS = "model.safetensors"
+ITEMS = "items.parquet"
+REFERENCE_VARIANT = "torch-fp32"
+LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an exported variant's scores differ from the reference's on the same real rows."""
+
+    rows: int
+    max_abs: float
+    mean_abs: float
+    auc_reference: float | None
+    auc: float | None
+    auc_difference: float | None
+
+
+class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One exported file and what its export found out."""
+
+    file: str
+    parity: Parity
+    warnings: list[str] = []
+
+
+class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the weights came about."""
+
+    seed: int
+    settings: dict[str, Any]
+    epochs: int
+    best_epoch: int
+    metric: str
+    best_metric: float
+    seconds: float
+
+
+class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The data set an artefact belongs to."""
+
+    name: str
+    fingerprint: str
+
+
+class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an artefact says of itself. `config_kind` names the config class that `config` belongs to."""
+
+    schema: int
+    name: str
+    group: str
+    task: str
+    item_form: str
+    config_kind: str
+    config: dict[str, Any]
+    dataset: DatasetReference
+    training: TrainingRecord
+    libraries: dict[str, str]
+    files: dict[str, FileDigest]
+    variants: dict[str, VariantRecord] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened artefact. `file(name)` gives the path of a member after checking its digest."""
+
+    path: Path
+    manifest: ArtifactManifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def variants(self) -> list[str]:
+        """Every variant that can be scored with: the torch reference, then the exported ones."""
+        return [REFERENCE_VARIANT, *self.manifest.variants]
+
+    @cached_property
+    def items(self) -> ItemTable:
+        return read_items(self.file(ITEMS))
+
+    def file(self, name: str) -> Path:
+        """The path of a member file; ArtifactError when it is missing, truncated or tampered with."""
+        path = self.path / name
+        if name not in self.manifest.files:
+            raise ArtifactError(f"artefact {self.path} has no file {name}", f"rbserve export --model {self.path}")
+        reason = mismatch(path, self.manifest.files[name])
+        if reason:
+            raise ArtifactError(
+                f"artefact {self.name} is damaged: {path} {reason}",
+                "restore the file, or make the artefact anew with rbserve train",
+            )
+        return path
+
+    def variant_file(self, variant: str) -> str:
+        """The member that holds a variant's weights."""
+        if variant == REFERENCE_VARIANT:
+            return WEIGHTS
+        return self.manifest.variants[variant].file
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Opens an artefact; ArtifactError when it is absent, unreadable or of another version."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise ArtifactError(f"no artefact at {path}", "rbserve train makes one; --model takes its directory")
+    try:
+        manifest = msgspec.json.decode(file.read_bytes(), type=ArtifactManifest)
+    except msgspec.MsgspecError as error:
+        raise ArtifactError(
+            f"{file} is not an artefact manifest: {error}", "make the artefact anew with rbserve train"
+        ) from None
+    if manifest.schema != SCHEMA:
+        raise ArtifactError(
+            f"{file} has schema {manifest.schema}, this rbserve reads {SCHEMA}", "train the model again"
+        )
+    return Artifact(path, manifest)
+
+
+def write_manifest(path: Path, manifest: ArtifactManifest) -> None:
+    """Writes manifest.json, atomically."""
+    write_bytes(path / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+
+
+def add_variants(artifact: Artifact, variants: dict[str, VariantRecord]) -> Artifact:
+    """Records exported files that already stand in the artefact's directory."""
+    files = {record.file: digest(artifact.path / record.file) for record in variants.values()}
+    manifest = msgspec.structs.replace(
+        artifact.manifest,
+        files=artifact.manifest.files | files,
+        variants=artifact.manifest.variants | variants,
+    )
+    write_manifest(artifact.path, manifest)
+    return Artifact(artifact.path, manifest)
+
+
+def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python, rbserve and the installed ones of the named packages, without importing them."""
+    versions = {"python": platform.python_version()}
+    for name in ("rbserve", *names):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

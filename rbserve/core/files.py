@@ -1,0 +1,103 @@
+"""Files that are either whole or absent: atomic writes, digests, and where things live."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+
+class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a manifest remembers of a file: enough to tell truncation (bytes) and tampering (sha256)."""
+
+    bytes: int
+    sha256: str
+
+
+def home() -> Path:
+    """Where data/, artifacts/, runs/ and reports/ live: RBSERVE_HOME, else the working directory."""
+    return Path(os.environ.get("RBSERVE_HOME") or ".")
+
+
+def cache() -> Path:
+    """Where fetched assets are kept between projects: RBSERVE_CACHE, else ~/.cache/rbserve."""
+    configured = os.environ.get("RBSERVE_CACHE")
+    return Path(configured) if configured else Path.home() / ".cache" / "rbserve"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path) -> FileDigest:
+    """Size and sha256 of a file."""
+    return FileDigest(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def mismatch(path: Path, expected: FileDigest) -> str | None:
+    """Why `path` is not the file `expected` describes, or None when it is."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != expected.bytes:
+        return f"has {size} bytes instead of {expected.bytes}"
+    found = sha256(path)
+    if found != expected.sha256:
+        return f"has sha256 {found[:12]}… instead of {expected.sha256[:12]}…"
+    return None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees either the old content or the new one."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it takes the place of `path` on success and is removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty directory to fill; it takes the place of `path` on success and is removed on failure.
+
+    The old directory is moved aside before the new one is renamed in, so `path` never holds a mixture.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        old = partial.with_suffix(".old")
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Forces a file to disk, so that a rename never outlives the content it names."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

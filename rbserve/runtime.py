@@ -1,0 +1,112 @@
+"""One way to score: `open_scorer(artifact, variant)` whatever the runtime and precision.
+
+Accuracy, latency and the server all go through the `Scorer` returned here, so what is profiled is what is
+served. ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbserve.core.artifact import REFERENCE_VARIANT, WEIGHTS, Artifact
+from rbserve.core.errors import ArtifactError, UsageError, unknown_name
+from rbserve.core.types import Items, Scorer, Scores
+
+
+def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
+    """A scorer of one variant of an artefact, its files verified, computing on `threads` threads.
+
+    Raises ArtifactError for a damaged or missing file, UsageError for a variant the artefact lacks.
+    """
+    if artifact.manifest.task != "ctr":
+        raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
+    if variant not in artifact.variants:
+        raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
+    runtime = "torch" if variant == REFERENCE_VARIANT else "onnx"
+    return RUNTIMES[runtime](artifact, variant, threads)
+
+
+def session_options(threads: int) -> Any:
+    """onnxruntime settings for a fixed number of threads that do not spin while idle."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class OnnxScorer:
+    """Scores with an exported graph: history int32[T], candidates int32[N] -> scores float32[N]."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001  (onnxruntime's own exception types share no base class)
+            raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        scores: Scores = self._session.run(None, {"history": history, "candidates": candidates})[0]
+        return scores
+
+
+class TorchScorer:
+    """Scores with the trained module in eager mode: the reference every exported variant is held against."""
+
+    def __init__(self, path: Path, artifact: Artifact, threads: int) -> None:
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from rbserve.models.configs import config_from_dict
+        from rbserve.models.ctr import build
+
+        torch.set_num_threads(threads)
+        manifest = artifact.manifest
+        self._model = build(config_from_dict(manifest.config_kind, manifest.config), len(artifact.items))
+        try:
+            self._model.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
+        self._model.eval()
+        self._inference_mode = torch.inference_mode
+        self._from_numpy = torch.from_numpy
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        with self._inference_mode():
+            scores: Scores = self._model.score(self._from_numpy(history), self._from_numpy(candidates)).numpy()
+        return scores
+
+
+def _open_onnx(artifact: Artifact, variant: str, threads: int) -> Scorer:
+    return OnnxScorer(artifact.file(artifact.variant_file(variant)), threads)
+
+
+def _open_torch(artifact: Artifact, variant: str, threads: int) -> Scorer:
+    del variant  # torch has one precision
+    try:
+        return TorchScorer(artifact.file(WEIGHTS), artifact, threads)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the torch-fp32 variant needs {error.name}", "pip install 'rbserve[train]', or choose an ONNX variant"
+        ) from None
+
+
+RUNTIMES: dict[str, Callable[[Artifact, str, int], Scorer]] = {"onnx": _open_onnx, "torch": _open_torch}
+
+
+def as_items(rows: Any) -> Items:
+    """Contiguous int32 item indices, the form every scorer takes."""
+    return np.ascontiguousarray(rows, dtype=np.int32)

@@ -1,0 +1,318 @@
+"""Intervals against bootstraps written out as loops, and their coverage of a known truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from rbserve.core import intervals, metrics
+from rbserve.core.intervals import Statistic
+
+properties = settings(max_examples=50, deadline=None, derandomize=True)
+STATISTICS: tuple[Statistic, ...] = ("mean", "median")
+STATISTIC: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "median": np.median}
+
+
+def clicks(seed: int, users: int = 60, lift: float = 0.7) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Rows of users with 1 to 5 rows, a taste of their own, and rounded scores that therefore tie."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), rng.integers(1, 6, size=users))
+    labels = rng.integers(0, 2, size=len(user))
+    scores = np.round(rng.normal(size=users)[user] + rng.normal(size=len(user)) + lift * labels, 1)
+    return labels, scores, user
+
+
+def process_times(
+    rng: np.random.Generator, processes: int, runs: int, between: float, within: float
+) -> list[NDArray[np.float64]]:
+    return [rng.normal(100 + between * rng.normal(), within, runs) for _ in range(processes)]
+
+
+# ---- Run times ----
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("lengths", [(6, 6, 6), (1, 9, 4, 2), (7,)])
+def test_hierarchical_interval_agrees_with_a_bootstrap_in_loops(
+    statistic: Statistic, lengths: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(3)
+    samples = [rng.normal(10 + i, 1, n) for i, n in enumerate(lengths)]
+    draws = []
+    for _ in range(4000):
+        processes = [samples[i] for i in rng.integers(len(samples), size=len(samples))]
+        runs = np.concatenate(
+            [process[rng.integers(len(process), size=len(process))] for process in processes]
+        )
+        draws.append(STATISTIC[statistic](runs))
+    low, high = intervals.hierarchical_interval(samples, statistic, confidence=0.9, resamples=4000)
+    # A median of few runs takes few values, so each end may stand on one that holds much of the draws.
+    assert np.mean(np.less(draws, low)) <= 0.06
+    assert np.mean(np.less_equal(draws, low)) >= 0.04
+    assert np.mean(np.greater(draws, high)) <= 0.06
+    assert np.mean(np.greater_equal(draws, high)) >= 0.04
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (3, 8, 1)])
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_resample_is_the_statistic_of_the_runs_it_drew(
+    statistic: Statistic, lengths: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(size=n) for n in lengths]
+    drawn = np.array([[len(lengths) - 1] * len(lengths), [0] * len(lengths), list(range(len(lengths)))])
+
+    class Scripted:
+        def random(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+            return np.linspace(0, 1, math.prod(shape), endpoint=False).reshape(shape)
+
+    uniform = Scripted().random((*drawn.shape, max(lengths)))
+    expected = [
+        STATISTIC[statistic](
+            np.concatenate(
+                [
+                    [samples[process][int(u * lengths[process])] for u in row[: lengths[process]]]
+                    for process, row in zip(processes, rows, strict=True)
+                ]
+            )
+        )
+        for processes, rows in zip(drawn, uniform, strict=True)
+    ]
+    scripted: Any = Scripted()
+    actual = intervals._resampled_statistic(
+        np.concatenate(samples), np.array(lengths), drawn, statistic, scripted
+    )
+    assert actual == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_hierarchical_interval_covers_the_truth_where_resampling_runs_alone_does_not(
+    statistic: Statistic,
+) -> None:
+    rng = np.random.default_rng(11)
+    covered = covered_alone = 0
+    for seed in range(100):
+        samples = process_times(rng, processes=10, runs=40, between=7, within=3)
+        low, high = intervals.hierarchical_interval(samples, statistic, resamples=400, seed=seed)
+        covered += low <= 100 <= high
+        alone = [np.concatenate(samples)]
+        low, high = intervals.hierarchical_interval(alone, statistic, resamples=400, seed=seed)
+        covered_alone += low <= 100 <= high
+    assert covered >= 0.82 * 100
+    assert covered_alone <= 0.5 * 100
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_hierarchical_interval_holds_the_point_estimate_and_scales_with_the_unit(
+    statistic: Statistic,
+) -> None:
+    samples = process_times(np.random.default_rng(5), processes=5, runs=50, between=5, within=2)
+    low, high = intervals.hierarchical_interval(samples, statistic)
+    assert low < STATISTIC[statistic](np.concatenate(samples)) < high
+    in_microseconds = intervals.hierarchical_interval([1000 * times for times in samples], statistic)
+    assert in_microseconds == pytest.approx((1000 * low, 1000 * high))
+
+
+def test_more_confidence_makes_a_wider_interval() -> None:
+    samples = process_times(np.random.default_rng(5), processes=5, runs=50, between=5, within=2)
+    widths = [
+        np.diff(intervals.hierarchical_interval(samples, "mean", confidence=c)) for c in (0.5, 0.9, 0.99)
+    ]
+    assert widths == sorted(widths)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_equal_runs_give_an_interval_without_width(statistic: Statistic) -> None:
+    samples = [np.full(3, 7), np.full(5, 7)]  # nanoseconds, as integers
+    assert intervals.hierarchical_interval(samples, statistic) == (7.0, 7.0)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_hierarchical_interval_depends_on_the_seed_alone(
+    statistic: Statistic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [np.random.default_rng(i).normal(size=10 + i) for i in range(4)]
+    first = intervals.hierarchical_interval(samples, statistic, resamples=300, seed=1)
+    assert intervals.hierarchical_interval(samples, statistic, resamples=300, seed=1) == first
+    assert intervals.hierarchical_interval(samples, statistic, resamples=300, seed=2) != first
+    monkeypatch.setattr(intervals, "_BLOCK", 1)
+    assert intervals.hierarchical_interval(samples, statistic, resamples=300, seed=1) == first
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [[], [np.array([])], [np.ones(3), np.array([])], [np.ones((2, 2))], [np.array([1.0, math.nan])]],
+)
+def test_run_times_that_cannot_be_resampled_are_an_error(samples: list[NDArray[Any]]) -> None:
+    with pytest.raises(ValueError, match=r"samples must be|finite"):
+        intervals.hierarchical_interval(samples, "mean")
+
+
+def test_an_unknown_statistic_is_an_error() -> None:
+    unknown: Any = "p99"
+    with pytest.raises(ValueError, match="statistic must be one of"):
+        intervals.hierarchical_interval([np.ones(3)], unknown)
+
+
+# ---- Percentiles ----
+
+
+@pytest.mark.parametrize(("q", "runs"), [(0.5, 11), (0.9, 64), (0.99, 662), (0.999, 6636)])
+def test_runs_needed_are_those_of_mlperf(q: float, runs: int) -> None:
+    assert intervals.runs_needed(q) == runs
+
+
+@properties
+@given(st.floats(0.01, 0.9995), st.floats(0.01, 0.999))
+def test_runs_needed_is_the_least_number_that_meets_the_binomial_bound(q: float, confidence: float) -> None:
+    runs = intervals.runs_needed(q, confidence)
+    slack = 1e-9
+    assert binom.cdf(1, runs, 1 - q) <= 1 - confidence + slack
+    assert binom.cdf(1, runs - 1, 1 - q) > 1 - confidence - slack
+
+
+def test_the_second_slowest_of_enough_runs_bounds_the_true_percentile() -> None:
+    runs = np.random.default_rng(2).random((20_000, intervals.runs_needed(0.9)))  # true p90 = 0.9
+    second_slowest = np.partition(runs, -2, axis=1)[:, -2]
+    assert np.mean(second_slowest >= 0.9) == pytest.approx(0.99, abs=0.003)
+
+
+@pytest.mark.parametrize("q", ["0.5", "0.9", "0.95", "0.99"])
+def test_certified_percentile_is_a_run_by_nearest_rank(q: str) -> None:
+    for extra in range(150):
+        runs = intervals.runs_needed(float(q)) + extra
+        times = np.random.default_rng(extra).permutation(runs) + 1
+        assert intervals.certified_percentile(times, float(q)) == math.ceil(Fraction(q) * runs)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9, 0.99, 0.999])
+def test_a_percentile_with_one_run_too_few_is_none(q: float) -> None:
+    runs = intervals.runs_needed(q)
+    assert intervals.certified_percentile(np.ones(runs - 1), q) is None
+    assert intervals.certified_percentile(np.ones(runs), q) == 1.0
+
+
+def test_no_runs_certify_nothing() -> None:
+    assert intervals.certified_percentile([], 0.5) is None
+
+
+@pytest.mark.parametrize(("q", "confidence"), [(0.0, 0.99), (1.0, 0.99), (99, 0.99), (0.99, 1.0)])
+def test_a_percentile_outside_zero_and_one_is_an_error(q: float, confidence: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        intervals.runs_needed(q, confidence)
+
+
+def test_a_nan_run_time_is_an_error() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        intervals.certified_percentile([math.nan] * 20, 0.5)
+
+
+# ---- Accuracies ----
+
+
+def bootstrap_in_loops(
+    metric: Any, rows: tuple[NDArray[Any], ...], resamples: int, seed: int
+) -> NDArray[Any]:
+    """The metric's 95% interval over resamples that copy the rows of every user the module would draw."""
+    labels, scores, users = rows
+    names = np.unique(users)
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(resamples):
+        drawn = names[rng.integers(len(names), size=len(names))]
+        copies = [np.flatnonzero(users == user) for user in drawn]
+        row = np.concatenate(copies)
+        copy = np.repeat(np.arange(len(drawn)), [len(rows_of_user) for rows_of_user in copies])
+        values.append(metric(labels[row], scores[row], copy))
+    defined = np.array(values)
+    return np.array(np.quantile(defined[~np.isnan(defined)], [0.025, 0.975]))
+
+
+@pytest.mark.parametrize("users", [2, 7, 60])
+def test_auc_interval_equals_a_bootstrap_that_copies_rows(users: int) -> None:
+    rows = clicks(seed=users, users=users)
+    expected = bootstrap_in_loops(lambda y, s, _: metrics.auc(y, s), rows, resamples=200, seed=4)
+    assert intervals.auc_interval(*rows, resamples=200, seed=4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("users", [4, 7, 60])
+def test_gauc_interval_equals_a_bootstrap_that_copies_rows(users: int) -> None:
+    rows = clicks(seed=users, users=users)
+    expected = bootstrap_in_loops(metrics.gauc, rows, resamples=200, seed=4)
+    assert intervals.gauc_interval(*rows, resamples=200, seed=4) == pytest.approx(expected)
+
+
+def test_accuracy_intervals_cover_the_truth() -> None:
+    everyone = clicks(seed=0, users=20_000)
+    auc, gauc = metrics.auc(*everyone[:2]), metrics.gauc(*everyone)
+    covered = np.zeros(2)
+    for seed in range(1, 151):
+        rows = clicks(seed, users=150)
+        for i, (interval, truth) in enumerate(
+            [(intervals.auc_interval, auc), (intervals.gauc_interval, gauc)]
+        ):
+            low, high = interval(*rows, resamples=200)
+            covered[i] += low <= truth <= high
+    assert (covered >= 0.87 * 150).all()
+
+
+def test_accuracy_intervals_hold_the_point_estimate() -> None:
+    rows = clicks(seed=1)
+    low, high = intervals.auc_interval(*rows)
+    assert low < metrics.auc(*rows[:2]) < high
+    low, high = intervals.gauc_interval(*rows)
+    assert low < metrics.gauc(*rows) < high
+
+
+@pytest.mark.parametrize("interval", [intervals.auc_interval, intervals.gauc_interval])
+def test_accuracy_intervals_depend_on_the_seed_alone(interval: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, scores, users = clicks(seed=2)
+    first = interval(labels, scores, users, resamples=150, seed=1)
+    assert interval(labels, scores, users, resamples=150, seed=1) == first
+    assert interval(labels, scores, users, resamples=150, seed=2) != first
+    order = np.random.default_rng(0).permutation(len(users))
+    assert interval(labels[order], scores[order], users[order], resamples=150, seed=1) == first
+    assert interval(labels, np.exp(scores), users, resamples=150, seed=1) == first
+    monkeypatch.setattr(intervals, "_BLOCK", 1000)
+    assert interval(labels, scores, users, resamples=150, seed=1) == first
+
+
+def test_the_same_seed_draws_the_same_users_for_every_metric() -> None:
+    by_auc, by_gauc = (np.hstack(list(intervals._user_counts(9, rows, 500_000, 1))) for rows in (40, 9))
+    assert np.array_equal(by_auc, by_gauc)
+    assert (by_auc.sum(axis=0) == 9).all()
+
+
+@pytest.mark.parametrize("interval", [intervals.auc_interval, intervals.gauc_interval])
+@pytest.mark.parametrize(
+    ("labels", "users"), [([], []), ([1], [0]), ([0, 0], [0, 1]), ([1, 1, 1], ["a", "a", "b"])]
+)
+def test_an_undefined_metric_has_a_nan_interval(interval: Any, labels: list[int], users: list[Any]) -> None:
+    assert interval(labels, np.zeros(len(labels)), users) == pytest.approx((math.nan, math.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize("interval", [intervals.auc_interval, intervals.gauc_interval])
+def test_constant_scores_have_an_interval_without_width(interval: Any) -> None:
+    labels, _, users = clicks(seed=3)
+    assert interval(labels, np.zeros(len(labels)), users) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("interval", [intervals.auc_interval, intervals.gauc_interval])
+def test_bad_rows_and_settings_are_an_error(interval: Any) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        interval([1, 0], [math.nan, 0.0], [0, 1])
+    with pytest.raises(ValueError, match="users must have shape"):
+        interval([1, 0], [0.1, 0.0], [0])
+    with pytest.raises(ValueError, match="confidence"):
+        interval([1, 0], [0.1, 0.0], [0, 1], confidence=95)
+    with pytest.raises(ValueError, match="resamples"):
+        interval([1, 0], [0.1, 0.0], [0, 1], resamples=0)

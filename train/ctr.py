@@ -1,0 +1,50 @@
+"""Click prediction as a training task: binary cross-entropy (eq. 1) and validation AUC."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rbserve.core.dataset import CtrSplit, Dataset
+from rbserve.core.metrics import auc
+from rbserve.train.loop import Rows
+
+VALIDATION_BATCH = 8_192
+
+
+class CtrTask:
+    """Rows of a data set's click-prediction splits, as batches of a CTR model's `forward`."""
+
+    metric = "auc"
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._train = dataset.ctr("train")
+        self._valid = dataset.ctr("valid")
+        self.rows = len(self._train)
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the given training rows."""
+        batch = self._train.take(rows)
+        device = next(model.parameters()).device
+        labels = torch.from_numpy(batch.labels).to(device, torch.float32)
+        return F.binary_cross_entropy_with_logits(_logits(model, batch, device), labels, reduction="sum")
+
+    def validate(self, model: nn.Module) -> float:
+        """AUC over the validation users' rows."""
+        device = next(model.parameters()).device
+        rows = np.arange(len(self._valid))
+        pieces = np.split(rows, range(VALIDATION_BATCH, len(rows), VALIDATION_BATCH))
+        logits = [_logits(model, self._valid.take(piece), device).cpu().numpy() for piece in pieces]
+        return auc(self._valid.labels, np.concatenate(logits))
+
+
+def _logits(model: nn.Module, batch: CtrSplit, device: torch.device) -> Tensor:
+    values, offsets = batch.histories.values, batch.histories.offsets
+    logits: Tensor = model(
+        torch.from_numpy(values).to(device, torch.int64),
+        torch.from_numpy(offsets).to(device),
+        torch.from_numpy(batch.candidates).to(device),
+    )
+    return logits

@@ -1,0 +1,95 @@
+"""From a zoo row and a data set to an artefact on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from rbserve.core.artifact import (
+    ITEMS,
+    SCHEMA,
+    WEIGHTS,
+    Artifact,
+    ArtifactManifest,
+    DatasetReference,
+    TrainingRecord,
+    library_versions,
+    open_artifact,
+    write_manifest,
+)
+from rbserve.core.dataset import Dataset, write_items
+from rbserve.core.files import digest, replacing_directory
+from rbserve.core.types import ModelSpec
+from rbserve.models.configs import config_to_dict, kind_of
+from rbserve.models.ctr import build
+from rbserve.models.zoo import require_runnable
+from rbserve.train.ctr import CtrTask
+from rbserve.train.loop import Checkpoint, Progress, Settings, State, fit
+
+
+def train(
+    spec: ModelSpec,
+    dataset: Dataset,
+    path: Path,
+    settings: Settings,
+    resume: bool = False,
+    progress: Progress = lambda done, total, line: None,
+) -> Artifact:
+    """Fits a zoo row and writes its artefact at `path`, atomically; an artefact that stood there is replaced."""
+    require_runnable(spec)
+    checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
+    torch.manual_seed(settings.seed)
+    model = build(spec.config, len(dataset.items))
+    state = fit(model, CtrTask(dataset), settings, checkpoint, resume, progress)
+    _write(spec, dataset, path, settings, state, model)
+    checkpoint.path.unlink(missing_ok=True)
+    return open_artifact(path)
+
+
+def checkpoint_path(artifact: Path) -> Path:
+    """Where an unfinished training of the artefact keeps its state."""
+    return artifact.with_name(f"{artifact.name}.checkpoint.safetensors")
+
+
+def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str, object]:
+    """What must be the same for a checkpoint to be continued."""
+    return {
+        "model": spec.name,
+        **{f"config {key}": value for key, value in config_to_dict(spec.config).items()},
+        **{f"setting {key}": value for key, value in dataclasses.asdict(settings).items()},
+        "data": dataset.fingerprint,
+    }
+
+
+def _write(
+    spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: torch.nn.Module
+) -> None:
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    with replacing_directory(path) as partial:
+        save_file(weights, partial / WEIGHTS)
+        write_items(partial / ITEMS, dataset.items)
+        manifest = ArtifactManifest(
+            schema=SCHEMA,
+            name=spec.name,
+            group=spec.group,
+            task=spec.task,
+            item_form=spec.item_form,
+            config_kind=kind_of(spec.config),
+            config=config_to_dict(spec.config),
+            dataset=DatasetReference(dataset.name, dataset.fingerprint),
+            training=TrainingRecord(
+                seed=settings.seed,
+                settings=dataclasses.asdict(settings),
+                epochs=state.epoch,
+                best_epoch=state.best_epoch + 1,
+                metric=CtrTask.metric,
+                best_metric=state.best_metric,
+                seconds=round(state.seconds, 3),
+            ),
+            libraries=library_versions(),
+            files={name: digest(partial / name) for name in (WEIGHTS, ITEMS)},
+        )
+        write_manifest(partial, manifest)

@@ -1,0 +1,278 @@
+"""The only training loop: Adam, early stopping on a validation metric, and a resume that changes nothing.
+
+Everything random is a function of (seed, epoch, step): the order of the rows and the dropout masks are
+drawn from it anew at each epoch and step. A run that was killed and continued from a checkpoint therefore
+computes what an uninterrupted one does, to the last bit, on the same machine and number of threads.
+
+Runs on one process by default and under `accelerate launch` on many: a batch is divided among them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.files import replacing
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps at most, and a line that says how it goes."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is fitted; the paper's values for CTR models (section 4.3)."""
+
+    batch: int = 5_000
+    micro_batch: int = 5_000
+    lr: float = 1e-3
+    epochs: int = 50
+    patience: int = 5
+    seed: int = 2024
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "micro_batch", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.lr > 0:
+            raise UsageError(f"lr must be above 0, not {self.lr}")
+
+
+class Task(Protocol):
+    """What is learnt: a loss over training rows and a validation metric, higher is better."""
+
+    rows: int
+    metric: str
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """The loss summed over training rows int64[R], a scalar."""
+        ...
+
+    def validate(self, model: nn.Module) -> float:
+        """The metric of a model in eval mode on the validation split."""
+        ...
+
+
+@dataclass
+class State:
+    """Where a run stands: `step` batches of `epoch` are done."""
+
+    epoch: int = 0
+    step: int = 0
+    best_metric: float = -1.0
+    best_epoch: int = -1
+    seconds: float = 0.0
+    metrics: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file to continue from, and what identifies the run it belongs to."""
+
+    path: Path
+    run: dict[str, Any]
+    every_s: float = 30.0
+
+
+class Interrupted(RbserveError):
+    """Training was stopped by the user; the checkpoint holds everything done so far."""
+
+    exit_code = 130
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    resume: bool = False,
+    progress: Progress = lambda done, total, line: None,
+) -> State:
+    """Trains `model` in place and leaves it with the weights that validated best.
+
+    Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM once the running step is done and saved.
+    """
+    torch.use_deterministic_algorithms(True)
+    accelerator = Accelerator()
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    best = copy.deepcopy(plain.state_dict())
+    state = _load(checkpoint, plain, optimizer, best) if resume else State()
+    total = settings.epochs * -(-task.rows // settings.batch)
+    saved = started = time.monotonic()
+    before = state.seconds
+
+    with _stop_requests() as stop:
+        while not _finished(state, settings):
+            for batch in _batches(task.rows, settings, state):
+                _step(accelerator, model, optimizer, task, settings, state, batch)
+                state.seconds = before + time.monotonic() - started
+                progress(_steps_done(state, task, settings), total, _describe(state, task))
+                due = time.monotonic() - saved >= checkpoint.every_s
+                if accelerator.is_main_process and (due or stop.is_set()):
+                    _save(checkpoint, state, plain, optimizer, best)
+                    saved = time.monotonic()
+                if stop.is_set():
+                    raise Interrupted(f"stopped in epoch {state.epoch + 1}", "--resume continues from here")
+            _end_epoch(plain, task, state, best)
+            progress(_steps_done(state, task, settings), total, _describe(state, task))
+    plain.load_state_dict(best)
+    plain.eval()
+    return state
+
+
+def _batches(rows: int, settings: Settings, state: State) -> Iterator[Rows]:
+    """The epoch's batches that are still to do, in the order that its seed gives."""
+    order = np.random.default_rng((settings.seed, state.epoch)).permutation(rows)
+    for start in range(state.step * settings.batch, rows, settings.batch):
+        yield order[start : start + settings.batch]
+
+
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    settings: Settings,
+    state: State,
+    batch: Rows,
+) -> None:
+    """One update from one batch, in pieces of `micro_batch` rows; each process takes its share of the rows."""
+    torch.manual_seed(int(np.random.SeedSequence((settings.seed, state.epoch, state.step)).generate_state(1)[0]))
+    model.train()
+    mine = batch[accelerator.process_index :: accelerator.num_processes]
+    for start in range(0, len(mine), settings.micro_batch):
+        loss = task.loss(model, mine[start : start + settings.micro_batch])
+        # Gradients are averaged over processes: the sum over this share counts num_processes times.
+        accelerator.backward(loss * (accelerator.num_processes / len(batch)))
+    optimizer.step()
+    optimizer.zero_grad()
+    state.step += 1
+
+
+def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tensor]) -> None:
+    model.eval()
+    with torch.inference_mode():
+        metric = task.validate(model)
+    state.metrics.append(metric)
+    if metric > state.best_metric:
+        state.best_metric, state.best_epoch = metric, state.epoch
+        for name, value in model.state_dict().items():
+            best[name].copy_(value)
+    state.epoch, state.step = state.epoch + 1, 0
+
+
+def _finished(state: State, settings: Settings) -> bool:
+    waited = state.epoch - 1 - state.best_epoch if state.epoch else 0
+    return state.epoch >= settings.epochs or waited >= settings.patience
+
+
+def _steps_done(state: State, task: Task, settings: Settings) -> int:
+    return state.epoch * -(-task.rows // settings.batch) + state.step
+
+
+def _describe(state: State, task: Task) -> str:
+    if not state.metrics:
+        return f"epoch {state.epoch + 1}"
+    latest = f"valid {task.metric} {state.metrics[-1]:.4f}"
+    return f"epoch {state.epoch + 1}  {latest} (best {state.best_metric:.4f})"
+
+
+def _save(
+    checkpoint: Checkpoint,
+    state: State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+    metadata = {"state": json.dumps(dataclasses.asdict(state)), "run": json.dumps(checkpoint.run, sort_keys=True)}
+    with replacing(checkpoint.path) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
+
+
+def _load(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]
+) -> State:
+    """Restores a saved run; UsageError when there is none, or when it was another run."""
+    if not checkpoint.path.is_file():
+        raise UsageError(f"nothing to resume: no checkpoint at {checkpoint.path}", "train without --resume")
+    try:
+        with safe_open(checkpoint.path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise RbserveError(
+            f"cannot read checkpoint {checkpoint.path}: {error}", "remove it and train without --resume"
+        ) from None
+    _check_same_run(checkpoint, json.loads(metadata["run"]))
+    model.load_state_dict(_part(tensors, "model."))
+    for name, value in _part(tensors, "best.").items():
+        best[name].copy_(value)
+    adam: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(tensors, "adam.").items():
+        index, _, moment = name.partition(".")
+        adam.setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": adam})
+    return State(**json.loads(metadata["state"]))
+
+
+def _check_same_run(checkpoint: Checkpoint, saved: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(checkpoint.run))
+    for key in sorted(wanted.keys() | saved.keys()):
+        if wanted.get(key) != saved.get(key):
+            raise UsageError(
+                f"the checkpoint at {checkpoint.path} is of another run: "
+                f"{key} was {saved.get(key)}, now {wanted.get(key)}",
+                "use the same options, or train without --resume",
+            )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the running step; the second one kills."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: object) -> None:
+        del frame
+        stop.set()
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
