@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rbserve.core.artifact import REFERENCE_VARIANT, WEIGHTS, Artifact
+from rbserve.core.dataset import Histories
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.types import Items, Scorer, Scores
+
+if TYPE_CHECKING:
+    from rbserve.models.ctr import CtrModel
 
 
 def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
@@ -64,22 +68,11 @@ class OnnxScorer:
 class TorchScorer:
     """Scores with the trained module in eager mode: the reference every exported variant is held against."""
 
-    def __init__(self, path: Path, artifact: Artifact, threads: int) -> None:
+    def __init__(self, model: CtrModel, threads: int) -> None:
         import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        from rbserve.models.configs import config_from_dict
-        from rbserve.models.ctr import build
 
         torch.set_num_threads(threads)
-        manifest = artifact.manifest
-        self._model = build(config_from_dict(manifest.config_kind, manifest.config), len(artifact.items))
-        try:
-            self._model.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
-            raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
-        self._model.eval()
+        self._model = model
         self._inference_mode = torch.inference_mode
         self._from_numpy = torch.from_numpy
 
@@ -90,6 +83,32 @@ class TorchScorer:
         return scores
 
 
+def load_model(artifact: Artifact) -> CtrModel:
+    """The trained torch module of an artefact, in eval mode."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from rbserve.models.configs import config_from_dict
+    from rbserve.models.ctr import build
+
+    manifest = artifact.manifest
+    model = build(config_from_dict(manifest.config_kind, manifest.config), len(artifact.items))
+    path = artifact.file(WEIGHTS)
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
+    return model.eval()
+
+
+def score_rows(scorer: Scorer, histories: Histories, candidates: Items) -> Scores:
+    """The score float32[R] of R (history, candidate) pairs, one call a pair: the paper's per-sample case."""
+    scores = np.empty(len(candidates), np.float32)
+    for row in range(len(candidates)):
+        scores[row] = scorer.score(histories[row], candidates[row : row + 1])[0]
+    return scores
+
+
 def _open_onnx(artifact: Artifact, variant: str, threads: int) -> Scorer:
     return OnnxScorer(artifact.file(artifact.variant_file(variant)), threads)
 
@@ -97,7 +116,7 @@ def _open_onnx(artifact: Artifact, variant: str, threads: int) -> Scorer:
 def _open_torch(artifact: Artifact, variant: str, threads: int) -> Scorer:
     del variant  # torch has one precision
     try:
-        return TorchScorer(artifact.file(WEIGHTS), artifact, threads)
+        return TorchScorer(load_model(artifact), threads)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"the torch-fp32 variant needs {error.name}", "pip install 'rbserve[train]', or choose an ONNX variant"
@@ -106,7 +125,3 @@ def _open_torch(artifact: Artifact, variant: str, threads: int) -> Scorer:
 
 RUNTIMES: dict[str, Callable[[Artifact, str, int], Scorer]] = {"onnx": _open_onnx, "torch": _open_torch}
 
-
-def as_items(rows: Any) -> Items:
-    """Contiguous int32 item indices, the form every scorer takes."""
-    return np.ascontiguousarray(rows, dtype=np.int32)

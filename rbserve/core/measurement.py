@@ -213,4 +213,4 @@ def _accuracy(predictions: Predictions, variant: str) -> dict[str, float | tuple
         "auc_ci95": auc_interval(labels, scores, users),
         "gauc_ci95": gauc_interval(labels, scores, users),
     }
-    return {**point, **intervals}
+    return {**point, **{name: None if np.isnan(pair[0]) else pair for name, pair in intervals.items()}}

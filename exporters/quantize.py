@@ -1,0 +1,37 @@
+"""Dynamic int8: weights per output channel, activations per call, embeddings left in fp32."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rbserve.core.artifact import Artifact
+from rbserve.exporters.onnx import describe
+
+
+def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
+    """Quantises the matrix products of the graph at `fp32` and writes the result to `path`.
+
+    Weights keep to 7 bits (`reduce_range`): on CPUs with AVX2 but no VNNI the kernel adds two products in
+    16 bits, which 8-bit weights overflow. It costs nothing in time and scores are the same on every CPU.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it recommends a pre-processing step that changes nothing here
+    try:
+        quantize_dynamic(
+            fp32,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        root.setLevel(level)
+    graph = onnx.load(path)
+    describe(graph, artifact, "onnx-int8")
+    onnx.save(graph, path)

@@ -1,0 +1,215 @@
+"""What each CTR model can be told: one frozen dataclass per architecture of group A.
+
+The defaults are those of the paper's section 4.3 as its authors ran them; where they are silent, FuxiCTR's.
+A config checks itself when it is made, so a value out of range cannot reach a model. No torch here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from rbserve.core.errors import UsageError, unknown_name
+
+Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
+Rate = Annotated[float, Meta(ge=0.0, lt=1.0, description="a number from 0 up to, but not including, 1")]
+Ratio = Annotated[float, Meta(gt=0.0, description="a number above 0")]
+Widths = Annotated[
+    tuple[Annotated[int, Meta(ge=1)], ...],
+    Meta(min_length=1, description="one or more integers of at least 1, such as 512,256"),
+]
+
+
+@dataclass(frozen=True)
+class CtrConfig:
+    """What every CTR model has: embeddings of width `dim` and hidden layers of ReLU with dropout."""
+
+    dim: Count = 64
+    hidden: Widths = (1000, 1000, 1000)
+    dropout: Rate = 0.1
+
+    def __post_init__(self) -> None:
+        for key, hint in _hints(type(self)).items():
+            object.__setattr__(self, key, _checked(key, getattr(self, key), hint, strict=True))
+
+
+@dataclass(frozen=True)
+class DnnConfig(CtrConfig):
+    """A plain multi-layer perceptron."""
+
+
+@dataclass(frozen=True)
+class PnnConfig(CtrConfig):
+    """Product-based neural network."""
+
+
+@dataclass(frozen=True)
+class DeepFmConfig(CtrConfig):
+    """Factorisation machine beside an MLP."""
+
+
+@dataclass(frozen=True)
+class DcnConfig(CtrConfig):
+    """Deep & cross network."""
+
+    cross_layers: Count = 3
+
+
+@dataclass(frozen=True)
+class DcnV2Config(CtrConfig):
+    """DCN with matrices, each of them a gated mixture of low-rank experts if `mix`, as the authors ran it."""
+
+    cross_layers: Count = 3
+    mix: bool = True
+    rank: Count = 32
+    experts: Count = 4
+    structure: Literal["parallel", "stacked"] = "parallel"
+
+
+@dataclass(frozen=True)
+class MaskNetConfig(CtrConfig):
+    """Instance-guided masks.
+
+    serial: a block per width of `hidden`. parallel: `blocks` blocks of `block_dim`, then an MLP of `hidden`.
+    A mask's inner layer is `reduction_ratio` times as wide as what it masks.
+    """
+
+    dropout: Rate = 0.0
+    structure: Literal["parallel", "serial"] = "parallel"
+    blocks: Count = 1
+    block_dim: Count = 64
+    reduction_ratio: Ratio = 1.0
+
+
+@dataclass(frozen=True)
+class FinalMlpConfig(CtrConfig):
+    """Two MLP streams, `hidden` and `second_hidden`, with feature gates and a bilinear fusion of heads."""
+
+    dropout: Rate = 0.0
+    second_hidden: Widths = (1000, 1000, 1000)
+    heads: Count = 1
+    gates: bool = True
+    gate_hidden: Widths = (64,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_divides(self.heads, "last width of hidden", self.hidden[-1])
+        _check_divides(self.heads, "last width of second_hidden", self.second_hidden[-1])
+
+
+@dataclass(frozen=True)
+class AutoIntConfig(CtrConfig):
+    """Multi-head self-attention over the fields, beside an MLP."""
+
+    attention_layers: Count = 3
+    attention_dim: Count = 64
+    heads: Count = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_divides(self.heads, "attention_dim", self.attention_dim)
+
+
+@dataclass(frozen=True)
+class GdcnConfig(CtrConfig):
+    """Gated deep & cross network."""
+
+    cross_layers: Count = 3
+    structure: Literal["parallel", "stacked"] = "parallel"
+
+
+CONFIGS: dict[str, type[CtrConfig]] = {
+    "dnn": DnnConfig,
+    "pnn": PnnConfig,
+    "deepfm": DeepFmConfig,
+    "dcn": DcnConfig,
+    "dcnv2": DcnV2Config,
+    "masknet": MaskNetConfig,
+    "finalmlp": FinalMlpConfig,
+    "autoint": AutoIntConfig,
+    "gdcn": GdcnConfig,
+}
+
+Config = TypeVar("Config", bound=CtrConfig)
+
+
+def kind_of(config: CtrConfig) -> str:
+    """The key of CONFIGS that makes `config`; what a manifest stores beside `config_to_dict`."""
+    return next(kind for kind, cls in CONFIGS.items() if cls is type(config))
+
+
+def config_to_dict(config: CtrConfig) -> dict[str, Any]:
+    """Every option of `config` by name, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(kind: str | type[CtrConfig], options: Mapping[str, Any]) -> CtrConfig:
+    """The config of `kind`, a key of CONFIGS or a class, with `options` set and defaults for the rest.
+
+    Raises UsageError for an unknown kind or option and for a value of the wrong type or out of range.
+    """
+    if isinstance(kind, str) and kind not in CONFIGS:
+        raise unknown_name("kind of model", kind, CONFIGS)
+    cls = CONFIGS[kind] if isinstance(kind, str) else kind
+    for key in options:
+        _check_known(key, cls)
+    return cls(**options)
+
+
+def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """A copy of `config` with some options changed; a string is read as the option's type ("512,256", "0.2").
+
+    Raises UsageError for an unknown option and for a value of the wrong type or out of range.
+    """
+    hints = _hints(type(config))
+    changes = {}
+    for key, value in options.items():
+        _check_known(key, type(config))
+        changes[key] = _parsed(key, value, hints[key]) if isinstance(value, str) else value
+    return dataclasses.replace(config, **changes)
+
+
+def _hints(cls: type[CtrConfig]) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _parsed(key: str, text: str, hint: Any) -> Any:
+    """`text` from a command line as the value of type `hint` it stands for."""
+    if hint is Widths:
+        parts = [part.strip() for part in text.split(",")]
+        return _checked(key, parts, hint, strict=False, shown=text)
+    return _checked(key, text, hint, strict=False)
+
+
+def _checked(key: str, value: Any, hint: Any, *, strict: bool, shown: Any = None) -> Any:
+    """`value` as `hint` stores it (a list becomes a tuple, 0 becomes 0.0), or UsageError."""
+    try:
+        return msgspec.convert(value, hint, strict=strict)
+    except msgspec.ValidationError:
+        text = value if shown is None else shown
+        raise UsageError(f"invalid option: {key}={text!r}", f"{key} takes {_expected(hint)}") from None
+
+
+def _expected(hint: Any) -> str:
+    if hint is bool:
+        return "true or false"
+    if get_origin(hint) is Literal:
+        return f"one of: {', '.join(get_args(hint))}"
+    return str(hint.__metadata__[0].description)
+
+
+def _check_known(key: str, cls: type[CtrConfig]) -> None:
+    if key not in _hints(cls):
+        raise unknown_name("option", key, _hints(cls))
+
+
+def _check_divides(heads: int, what: str, width: int) -> None:
+    if width % heads:
+        raise UsageError(
+            f"invalid option: heads={heads} does not divide the {what}, {width}", "change one of the two"
+        )

@@ -1,0 +1,229 @@
+"""MODELS: every row of the paper's Tables 3 to 5, and the one of section 3.2. BACKBONES: its language models.
+
+A row's name is what `--model` takes. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.types import Group, ItemForm, ModelSpec, Task
+from rbserve.models.configs import (
+    AutoIntConfig,
+    CtrConfig,
+    DcnConfig,
+    DcnV2Config,
+    DeepFmConfig,
+    DnnConfig,
+    FinalMlpConfig,
+    GdcnConfig,
+    MaskNetConfig,
+    PnnConfig,
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A language model: where to get it, and its billions of parameters (None where unpublished)."""
+
+    name: str
+    hub_id: str
+    architecture: str
+    parameters: float | None
+    needs: str = "backbone {hub_id}"
+
+
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone
+    for backbone in (
+        Backbone("bert-base", "bert-base-uncased", "bert", 0.110),
+        Backbone("opt-350m", "facebook/opt-350m", "opt", 0.331),
+        Backbone("opt-1b", "facebook/opt-1.3b", "opt", 1.316),
+        Backbone("llama-1-7b", "huggyllama/llama-7b", "llama", 6.738),
+        Backbone("llama-2-7b", "meta-llama/Llama-2-7b-hf", "llama", 6.738),
+        Backbone("llama-3-8b", "meta-llama/Meta-Llama-3-8B", "llama", 8.030),
+        Backbone("llama-3.1-8b", "meta-llama/Meta-Llama-3.1-8B", "llama", 8.030),
+        Backbone("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", "mistral", 7.248),
+        Backbone("glm-4-9b", "THUDM/glm-4-9b-chat-hf", "glm", 9.400),
+        Backbone("qwen-2-0.5b", "Qwen/Qwen2-0.5B-Instruct", "qwen2", 0.494),
+        Backbone("qwen-2-1.5b", "Qwen/Qwen2-1.5B-Instruct", "qwen2", 1.544),
+        Backbone("qwen-2-7b", "Qwen/Qwen2-7B-Instruct", "qwen2", 7.616),
+        Backbone("ds-qwen-2-7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2", 7.616),
+        Backbone("phi-2-3b", "microsoft/phi-2", "phi", 2.780),
+        Backbone("gpt-3.5", "gpt-3.5-turbo", "api", None, needs="an OpenAI-compatible endpoint"),
+        Backbone("recgpt-7b", "vinai/RecGPT-7B", "mpt", 7.0),
+        Backbone("p5-beauty", "t5-base", "t5", 0.223, needs="the OpenP5 checkpoint of t5-base for Beauty"),
+    )
+}
+
+
+class _GroupFacts(NamedTuple):
+    task: Task
+    item_form: ItemForm
+    needs: tuple[str, ...] = ()
+
+
+_GROUPS: dict[Group, _GroupFacts] = {
+    "A": _GroupFacts("ctr", "id"),
+    "B": _GroupFacts("ctr", "text", ("item texts",)),
+    "C": _GroupFacts("ctr", "embedding", ("item embeddings",)),
+    "D": _GroupFacts("ctr", "id"),
+    "E": _GroupFacts("ctr", "text", ("item texts",)),
+    "F": _GroupFacts("ctr", "semantic_id", ("semantic identifiers",)),
+    "G": _GroupFacts("seqrec", "id"),
+    "H": _GroupFacts("seqrec", "semantic_id", ("semantic identifiers",)),
+    "I": _GroupFacts("seqrec", "id"),
+    "J": _GroupFacts("seqrec", "semantic_id", ("semantic identifiers",)),
+}
+
+
+def _row(
+    group: Group,
+    name: str,
+    paper_name: str,
+    recipe: str,
+    backbone: str | None = None,
+    config: CtrConfig | None = None,
+) -> ModelSpec:
+    facts = _GROUPS[group]
+    needs = facts.needs
+    if backbone is not None:
+        needs = (BACKBONES[backbone].needs.format(hub_id=BACKBONES[backbone].hub_id), *needs)
+    if config is None:
+        needs = (f"recipe {recipe} (not built yet)", *needs)
+    return ModelSpec(
+        name=name,
+        group=group,
+        task=facts.task,
+        item_form=facts.item_form,
+        paper_name=paper_name,
+        recipe=recipe,
+        config=config,
+        backbone=backbone,
+        needs=needs,
+    )
+
+
+MODELS: tuple[ModelSpec, ...] = (
+    _row("A", "dnn", "DNN", "ctr", config=DnnConfig()),
+    _row("A", "pnn", "PNN", "ctr", config=PnnConfig()),
+    _row("A", "deepfm", "DeepFM", "ctr", config=DeepFmConfig()),
+    _row("A", "dcn", "DCN", "ctr", config=DcnConfig()),
+    _row("A", "dcnv2", "DCNv2", "ctr", config=DcnV2Config()),
+    _row("A", "masknet", "MaskNet", "ctr", config=MaskNetConfig()),
+    _row("A", "finalmlp", "FinalMLP", "ctr", config=FinalMlpConfig()),
+    _row("A", "autoint", "AutoInt", "ctr", config=AutoIntConfig()),
+    _row("A", "gdcn", "GDCN", "ctr", config=GdcnConfig()),
+    _row("B", "dnn-text", "DNN_text", "ctr-text"),
+    _row("B", "dcnv2-text", "DCNv2_text", "ctr-text"),
+    _row("B", "autoint-text", "AutoInt_text", "ctr-text"),
+    _row("B", "gdcn-text", "GDCN_text", "ctr-text"),
+    _row("C", "dnn-emb", "DNN_emb", "ctr-emb"),
+    _row("C", "dcnv2-emb", "DCNv2_emb", "ctr-emb"),
+    _row("C", "autoint-emb", "AutoInt_emb", "ctr-emb"),
+    _row("C", "gdcn-emb", "GDCN_emb", "ctr-emb"),
+    _row("D", "p5-bert-base", "P5-BERT_base", "p5", "bert-base"),
+    _row("D", "p5-opt-350m", "P5-OPT_base (350M)", "p5", "opt-350m"),
+    _row("D", "p5-opt-1b", "P5-OPT_large (1B)", "p5", "opt-1b"),
+    _row("D", "p5-llama-3-8b", "P5-Llama-3_7B", "p5", "llama-3-8b"),
+    _row("E", "zeroshot-bert-base", "BERT_base", "zeroshot", "bert-base"),
+    _row("E", "zeroshot-opt-350m", "OPT_350M", "zeroshot", "opt-350m"),
+    _row("E", "zeroshot-opt-1b", "OPT_1B", "zeroshot", "opt-1b"),
+    _row("E", "zeroshot-llama-1-7b", "Llama-1_7B", "zeroshot", "llama-1-7b"),
+    _row("E", "zeroshot-llama-2-7b", "Llama-2_7B", "zeroshot", "llama-2-7b"),
+    _row("E", "zeroshot-llama-3-8b", "Llama-3_8B", "zeroshot", "llama-3-8b"),
+    _row("E", "zeroshot-llama-3.1-8b", "Llama-3.1_8B", "zeroshot", "llama-3.1-8b"),
+    _row("E", "zeroshot-mistral-7b", "Mistral_7B", "zeroshot", "mistral-7b"),
+    _row("E", "zeroshot-glm-4-9b", "GLM-4_9B", "zeroshot", "glm-4-9b"),
+    _row("E", "zeroshot-qwen-2-0.5b", "Qwen-2_0.5B", "zeroshot", "qwen-2-0.5b"),
+    _row("E", "zeroshot-qwen-2-1.5b", "Qwen-2_1.5B", "zeroshot", "qwen-2-1.5b"),
+    _row("E", "zeroshot-qwen-2-7b", "Qwen-2_7B", "zeroshot", "qwen-2-7b"),
+    _row("E", "zeroshot-ds-qwen-2-7b", "DS-Qwen-2_7B", "zeroshot", "ds-qwen-2-7b"),
+    _row("E", "zeroshot-phi-2-3b", "Phi-2_3B", "zeroshot", "phi-2-3b"),
+    _row("E", "zeroshot-gpt-3.5", "GPT-3.5", "zeroshot", "gpt-3.5"),
+    _row("E", "zeroshot-recgpt-7b", "RecGPT_7B", "zeroshot", "recgpt-7b"),
+    _row("E", "zeroshot-p5-beauty", "P5_Beauty", "zeroshot", "p5-beauty"),
+    _row("E", "text-bert-base", "BERT_base", "text", "bert-base"),
+    _row("E", "text-opt-1b", "OPT_1B", "text", "opt-1b"),
+    _row("E", "text-llama-3-8b", "Llama-3_7B", "text", "llama-3-8b"),
+    _row("E", "text-mistral-7b", "Mistral-2_7B", "text", "mistral-7b"),
+    _row("F", "sid-bert-base", "SID-BERT_base", "sid", "bert-base"),
+    _row("F", "sid-opt-350m", "SID-OPT_base (350M)", "sid", "opt-350m"),
+    _row("G", "sasrec-3l", "SASRec_3L", "sasrec"),
+    _row("G", "sasrec-6l", "SASRec_6L", "sasrec"),
+    _row("G", "sasrec-12l", "SASRec_12L", "sasrec"),
+    _row("G", "sasrec-24l", "SASRec_24L", "sasrec"),
+    _row("H", "sid-sasrec-3l", "SID-SASRec_3L", "sid-sasrec"),
+    _row("H", "sid-sasrec-3l-cbs", "SID-SASRec_3L-CBS", "sid-sasrec-cbs"),
+    _row("H", "sid-sasrec-6l", "SID-SASRec_6L", "sid-sasrec"),
+    _row("H", "sid-sasrec-6l-cbs", "SID-SASRec_6L-CBS", "sid-sasrec-cbs"),
+    _row("H", "sid-sasrec-12l", "SID-SASRec_12L", "sid-sasrec"),
+    _row("H", "sid-sasrec-12l-cbs", "SID-SASRec_12L-CBS", "sid-sasrec-cbs"),
+    _row("I", "seq-p5-bert-base", "BERT_base", "seq-p5", "bert-base"),
+    _row("I", "seq-p5-qwen-2-0.5b", "QWen-2_0.5B", "seq-p5", "qwen-2-0.5b"),
+    _row("I", "seq-p5-qwen-2-1.5b", "QWen-2_1.5B", "seq-p5", "qwen-2-1.5b"),
+    _row("I", "seq-p5-llama-3-8b", "Llama-3_7B", "seq-p5", "llama-3-8b"),
+    _row("I", "seq-p5-opt-1b", "P5-OPT_1B", "seq-p5", "opt-1b"),
+    _row("J", "seq-sid-bert-base", "SID-BERT_base", "seq-sid", "bert-base"),
+    _row("J", "seq-sid-bert-base-cbs", "SID-BERT_base-CBS", "seq-sid-cbs", "bert-base"),
+    _row("J", "seq-sid-llama-3-8b", "SID-Llama-3_7B", "seq-sid", "llama-3-8b"),
+    _row("J", "seq-sid-llama-3-8b-cbs", "SID-Llama-3_7B-CBS", "seq-sid-cbs", "llama-3-8b"),
+)
+
+
+def find_model(name: str) -> ModelSpec:
+    """The row called `name`. Raises UsageError, with the nearest name as its hint."""
+    for spec in MODELS:
+        if spec.name == name:
+            return spec
+    raise unknown_name("model", name, (spec.name for spec in MODELS))
+
+
+def models(group: Group | None = None) -> tuple[ModelSpec, ...]:
+    """Every row, or those of one group, in table order."""
+    return tuple(spec for spec in MODELS if group in (None, spec.group))
+
+
+def select_models(text: str) -> list[ModelSpec]:
+    """The rows named by "all", "A", "A,C", "A-H" or "dnn,gdcn,B": in table order, each once.
+
+    Raises UsageError for a part that is no group, range of groups or model, and for an empty selection.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("no model is selected", 'name models or groups: "all", "A,C", "A-H" or "dnn,gdcn"')
+    chosen = {name for part in parts for name in _names(part)}
+    return [spec for spec in MODELS if spec.name in chosen]
+
+
+def require_runnable(spec: ModelSpec) -> None:
+    """Raises UsageError when this version cannot train or package `spec`, naming what it can."""
+    if not spec.runnable:
+        ready = ", ".join(row.name for row in MODELS if row.runnable)
+        raise UsageError(
+            f"model {spec.name} is not runnable yet: its recipe '{spec.recipe}' is not built",
+            f"runnable: {ready}; `rbserve models` lists them all",
+        )
+
+
+def _names(part: str) -> list[str]:
+    """The names of the rows one part of a selection stands for."""
+    groups = _groups(part)
+    named = [spec.name for spec in MODELS if spec.group in groups or spec.name == part]
+    if not named:
+        raise unknown_name("model or group", part, ["all", *_GROUPS, *(spec.name for spec in MODELS)])
+    return named
+
+
+def _groups(part: str) -> str:
+    """The letters of the groups that "all", "A" or "A-C" stands for; none for any other text."""
+    letters = "".join(_GROUPS)
+    if part == "all":
+        return letters
+    first, dash, last = part.partition("-")
+    last = last if dash else first
+    if first not in _GROUPS or last not in _GROUPS:
+        return ""
+    return letters[letters.index(first) : letters.index(last) + 1]

@@ -1,0 +1,129 @@
+"""The zoo is the paper's Tables 3 to 5, row for row, and its names select what they say."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from rbserve.core.errors import UsageError
+from rbserve.models.configs import CONFIGS
+from rbserve.models.zoo import BACKBONES, MODELS, find_model, models, require_runnable, select_models
+
+ROWS_PER_GROUP = {"A": 9, "B": 4, "C": 4, "D": 4, "E": 21, "F": 2, "G": 4, "H": 6, "I": 5, "J": 4}
+
+
+def names(selection: str) -> list[str]:
+    return [spec.name for spec in select_models(selection)]
+
+
+def test_the_zoo_has_every_row_of_the_paper_once() -> None:
+    assert Counter(spec.group for spec in MODELS) == ROWS_PER_GROUP
+    assert len({spec.name for spec in MODELS}) == len(MODELS) == 63
+    # The tables repeat a name only across tables or sections: no group has the same row twice.
+    repeated = Counter((spec.group, spec.recipe, spec.paper_name) for spec in MODELS)
+    assert max(repeated.values()) == 1
+
+
+def test_tasks_and_item_forms_follow_the_groups() -> None:
+    assert {spec.group for spec in MODELS if spec.task == "ctr"} == set("ABCDEF")
+    forms = {spec.group: spec.item_form for spec in MODELS}
+    assert {form: {g for g in forms if forms[g] == form} for form in set(forms.values())} == {
+        "id": set("AGID"),
+        "text": set("BE"),
+        "embedding": {"C"},
+        "semantic_id": set("FHJ"),
+    }
+
+
+def test_group_a_is_runnable_with_the_config_of_its_name() -> None:
+    assert {spec.name: type(spec.config) for spec in models("A")} == CONFIGS
+    assert all(spec.runnable and not spec.needs for spec in models("A"))
+
+
+def test_a_row_that_is_not_built_says_so_first() -> None:
+    for spec in MODELS:
+        not_built = f"recipe {spec.recipe} (not built yet)"
+        assert (spec.needs[:1] == (not_built,)) is not spec.runnable, spec.name
+
+
+def test_every_backbone_is_a_row_and_every_language_model_row_has_one() -> None:
+    assert len(BACKBONES) == 17
+    assert all(name == backbone.name for name, backbone in BACKBONES.items())
+    assert {spec.backbone for spec in MODELS if spec.backbone} == set(BACKBONES)
+    assert {spec.group for spec in MODELS if spec.backbone} == set("DEFIJ")
+    assert all(spec.name.removesuffix("-cbs").endswith(spec.backbone) for spec in MODELS if spec.backbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("text-llama-3-8b", ("backbone meta-llama/Meta-Llama-3-8B", "item texts")),
+        ("zeroshot-gpt-3.5", ("an OpenAI-compatible endpoint", "item texts")),
+        ("dnn-text", ("item texts",)),
+        ("gdcn-emb", ("item embeddings",)),
+        ("sid-sasrec-3l-cbs", ("semantic identifiers",)),
+        ("seq-p5-bert-base", ("backbone bert-base-uncased",)),
+        ("sasrec-24l", ()),
+    ],
+)
+def test_a_row_names_what_it_takes(name: str, needs: tuple[str, ...]) -> None:
+    assert tuple(need for need in find_model(name).needs if not need.startswith("recipe ")) == needs
+
+
+def test_constrained_decoding_has_a_recipe_of_its_own() -> None:
+    constrained = {spec.name for spec in MODELS if spec.recipe.endswith("-cbs")}
+    assert constrained == {spec.name for spec in MODELS if spec.name.endswith("-cbs")}
+    assert len(constrained) == 5
+
+
+def test_models_lists_one_group_or_all() -> None:
+    assert models() == MODELS
+    assert [spec.name for spec in models("G")] == ["sasrec-3l", "sasrec-6l", "sasrec-12l", "sasrec-24l"]
+
+
+def test_a_model_is_found_by_name_and_an_unknown_one_hints_at_the_nearest() -> None:
+    assert find_model("gdcn").paper_name == "GDCN"
+    with pytest.raises(UsageError, match=r"^unknown model: dcnv3$") as wrong:
+        find_model("dcnv3")
+    assert wrong.value.hint == "did you mean dcnv2?"
+
+
+def test_a_selection_takes_groups_ranges_and_names_in_table_order() -> None:
+    assert select_models("all") == list(MODELS)
+    assert select_models("A") == list(models("A"))
+    assert select_models("C,A") == [*models("A"), *models("C")]
+    assert select_models("A-H") == [spec for spec in MODELS if spec.group <= "H"]
+    assert select_models("C-C") == list(models("C"))
+    assert names("gdcn, dnn") == ["dnn", "gdcn"]
+    assert names("dnn,A,dnn") == [spec.name for spec in models("A")]
+    assert names("sasrec-3l,F") == ["sid-bert-base", "sid-opt-350m", "sasrec-3l"]
+    assert [names(spec.name) for spec in MODELS] == [[spec.name] for spec in MODELS]
+
+
+@pytest.mark.parametrize("text", ["K", "A-K", "H-A", "A-", "-A", "a-text"])
+def test_a_selection_of_nothing_known_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^unknown model or group: {text}$"):
+        select_models(text)
+
+
+def test_a_selection_with_one_unknown_part_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match=r"^unknown model or group: gdnc$") as wrong:
+        select_models("dnn,gdnc")
+    assert wrong.value.hint == "did you mean gdcn?"
+
+
+@pytest.mark.parametrize("text", ["", " ", ","])
+def test_an_empty_selection_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no model is selected"):
+        select_models(text)
+
+
+def test_only_a_built_row_is_runnable() -> None:
+    require_runnable(find_model("gdcn"))
+    with pytest.raises(UsageError) as wrong:
+        require_runnable(find_model("sasrec-3l"))
+    assert wrong.value.message == "model sasrec-3l is not runnable yet: its recipe 'sasrec' is not built"
+    assert wrong.value.hint is not None
+    assert "gdcn" in wrong.value.hint
+    assert "`rbserve models`" in wrong.value.hint
