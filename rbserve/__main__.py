@@ -1,0 +1,1 @@
+import sys; from rbserve.cli import main; main()

@@ -1,0 +1,311 @@
+"""The command line: thin verbs that parse, call one function of the pipeline, and print.
+
+Data goes to standard output (`--json` where it makes sense), messages and progress to standard error.
+Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from rbserve.console import say
+from rbserve.core.errors import RbserveError, UsageError
+
+if TYPE_CHECKING:
+    from rbserve.core.measurement import Measurement
+
+app = typer.Typer(
+    name="rbserve",
+    help="Which recommender should I serve on my CPUs, at what precision, and what accuracy do I give up?",
+    epilog="Start with: rbserve profile --model gdcn",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")]
+DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def main() -> NoReturn:
+    """Entry point: every user mistake becomes one line and a hint, never a traceback."""
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except RbserveError as error:
+        _fail(error.message, error.hint, error.exit_code)
+    except TyperException as error:
+        _fail(error.format_message(), "--help shows how", getattr(error, "exit_code", 2))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", "free the disk or fix the path, then run the command again", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", None, 130)
+
+
+@app.command()
+def models(
+    group: Annotated[str | None, typer.Option(help="Only these groups or rows, such as A or A,C.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List every model of the paper's Tables 3 to 5, and what each needs.
+
+    Example: rbserve models --group A
+    """
+    from rbserve.models.zoo import MODELS, select_models
+
+    rows = [
+        {
+            "name": spec.name,
+            "group": spec.group,
+            "task": spec.task,
+            "item_form": spec.item_form,
+            "paper_name": spec.paper_name,
+            "recipe": spec.recipe,
+            "backbone": spec.backbone,
+            "runnable": spec.runnable,
+            "needs": spec.needs,
+        }
+        for spec in (select_models(group) if group else MODELS)
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    from rbserve.console import models_table, show
+
+    show(models_table(rows))
+
+
+@app.command()
+def datasets(as_json: Json = False) -> None:
+    """List the data sets: where each comes from, and whether it is prepared.
+
+    Example: rbserve datasets
+    """
+    from rbserve.pipeline import dataset_rows
+
+    rows = dataset_rows()
+    if as_json:
+        _print_json(rows)
+        return
+    from rich.table import Table
+
+    from rbserve.console import show
+
+    table = Table("data set", "prepared", "about", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(str(row["name"]), "yes" if row["prepared"] else "no", str(row["about"]))
+    show(table)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="DATASET", help="A data set (see rbserve datasets).")],
+    raw: Annotated[Path | None, typer.Option(help="Folder of the raw files; fetched when left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the user split; 2024 as in the paper.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn raw files into a clean, user-disjointly split data set.
+
+    Example: rbserve prepare ml-100k
+    """
+    from rbserve import pipeline
+
+    manifest = pipeline.prepare(name, raw, seed).manifest
+    if as_json:
+        _print_json(manifest)
+        return
+    for reason, count in manifest.dropped.items():
+        if count:
+            say(f"  left out, {reason}: {count:,}")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option("--model", "-m", help="A zoo row (see rbserve models).")],
+    dataset: DatasetName = "ml-100k",
+    option: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the artefact.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows an update.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed training.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a model; stop it with Ctrl-C and continue with --resume.
+
+    Example: rbserve train --model gdcn --dataset ml-100k --set dim=32 --out artifacts/ml-100k/gdcn-32
+    """
+    from rbserve import pipeline
+
+    given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed}
+    settings = {key: value for key, value in given.items() if value is not None}
+    artifact = pipeline.train(model, dataset, settings, _options(option), out, resume)
+    if as_json:
+        _print_json(artifact.manifest)
+
+
+@app.command()
+def export(
+    model: Model,
+    dataset: DatasetName = "ml-100k",
+    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, int8.")] = "fp32,int8",
+    as_json: Json = False,
+) -> None:
+    """Write ONNX files and check that they score like the trained model.
+
+    Example: rbserve export --model gdcn --precision fp32,int8
+    """
+    from rbserve import pipeline
+
+    artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), _words(precision))
+    if as_json:
+        _print_json(artifact.manifest.variants)
+
+
+@app.command()
+def profile(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A zoo row or an artefact's directory.")] = None,
+    many: Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")] = None,
+    dataset: DatasetName = "ml-100k",
+    variants: Annotated[str | None, typer.Option(help="Comma-separated, such as torch-fp32,onnx-int8.")] = None,
+    slates: Annotated[str, typer.Option(help="Candidates per call, comma-separated.")] = "1,100",
+    threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.")] = 1,
+    processes: Annotated[int, typer.Option(help="Fresh processes a variant.")] = 5,
+    runs: Annotated[int, typer.Option(help="Timed calls a process and slate.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """Measure latency and accuracy of each variant of a model, making what is missing.
+
+    Example: rbserve profile --model gdcn --slates 1,100
+    """
+    import msgspec
+
+    from rbserve import pipeline
+    from rbserve.models.zoo import select_models
+    from rbserve.profilers.harness import default_plan
+
+    if (model is None) == (many is None):
+        raise UsageError("give either --model or --models", "rbserve profile --model gdcn")
+    plan = msgspec.structs.replace(
+        default_plan(), slates=_counts(slates), threads=threads, processes=processes, runs=runs
+    )
+    names = [model] if model else [spec.name for spec in select_models(many or "") if spec.runnable]
+    chosen = _words(variants) if variants else None
+    measured: list[Measurement] = []
+    failed: list[str] = []
+    for name in names:
+        try:
+            measurement, path = pipeline.profile(name, dataset, plan, chosen)
+        except RbserveError as error:
+            if model:
+                raise
+            failed.append(name)
+            say(f"error: {name}: {error.message}")
+            continue
+        measured.append(measurement)
+        say(f"profiled {name} -> {path}")
+        if not as_json:
+            _show_results(measurement)
+    if as_json:
+        from rbserve.core.measurement import public
+
+        documents = [public(one) for one in measured]
+        _print_json(documents[0] if model else documents)
+    if failed:
+        raise RbserveError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}")
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Option(help="Folder below reports/.")] = "latest",
+    runs: Annotated[Path | None, typer.Option(help="Folder of run files; runs/ when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the accuracy-vs-latency front of the newest profile of every model.
+
+    Example: rbserve report --name ml-100k
+    """
+    from rbserve import pipeline
+
+    folder = pipeline.report(name, runs)
+    files = sorted(str(file) for file in folder.iterdir())
+    if as_json:
+        _print_json({"folder": str(folder), "files": files})
+        return
+    say(f"report -> {folder / 'report.html'}")
+
+
+@app.command()
+def serve(
+    model: Model,
+    dataset: DatasetName = "ml-100k",
+    variant: Annotated[str, typer.Option(help="onnx-fp32, onnx-int8 or torch-fp32.")] = "onnx-fp32",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
+    threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
+) -> None:
+    """Serve scores over HTTP; SIGTERM drains.
+
+    Example: rbserve serve --model gdcn --variant onnx-int8 --port 8000
+    """
+    from rbserve import pipeline
+    from rbserve.server.run import serve as run_server
+
+    run_server(pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads)
+
+
+def _show_results(measurement: Measurement) -> None:
+    from rbserve.console import results_table, show
+
+    show(results_table(measurement))
+
+
+def _options(pairs: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE words as a mapping."""
+    options: dict[str, str] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes KEY=VALUE, not {pair}", "for example --set dim=32")
+        options[key.strip()] = value.strip()
+    return options
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _counts(text: str) -> list[int]:
+    """Comma-separated positive integers."""
+    try:
+        return sorted({int(word) for word in _words(text)})
+    except ValueError:
+        raise UsageError(f"slates must be whole numbers, not {text}", "for example --slates 1,100") from None
+
+
+def _print_json(data: Any) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
+
+
+def _fail(message: str, hint: str | None, code: int) -> NoReturn:
+    say(f"error: {message}")
+    if hint:
+        say(f"hint: {hint}")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

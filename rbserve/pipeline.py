@@ -1,0 +1,216 @@
+"""Makes what is missing: data set -> artefact -> ONNX -> profile, each step only when it is not there yet.
+
+One function a step; each says on standard error what it makes. Heavy imports wait inside the step that
+needs them, so that serving an existing artefact loads none of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbserve.console import progress_bar, say
+from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, open_artifact
+from rbserve.core.dataset import Dataset, check_same_data, open_dataset
+from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.files import home
+from rbserve.models.zoo import find_model, require_runnable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rbserve.core.measurement import Measurement, Plan
+    from rbserve.train.loop import Settings
+
+DEFAULT_DATASET = "ml-100k"
+EXPORTED = ("onnx-fp32", "onnx-int8")
+
+
+def dataset_path(name: str) -> Path:
+    """Where a data set lives below the home directory."""
+    return home() / "data" / name
+
+
+def artifact_path(model: str, dataset: str) -> Path:
+    """Where a model trained on a data set lives below the home directory."""
+    return home() / "artifacts" / dataset / model
+
+
+def runs_path() -> Path:
+    """Where profiles are kept."""
+    return home() / "runs"
+
+
+def is_path(model: str) -> bool:
+    """Whether --model names a directory rather than a zoo row."""
+    return "/" in model or model.startswith(".") or (Path(model) / "manifest.json").is_file()
+
+
+def prepare(name: str, raw: Path | None = None, seed: int | None = None) -> Dataset:
+    """Makes a data set anew from its raw files."""
+    with _needs("train", "preparing data"):
+        from rbserve.train.datasets.sources import prepare as prepare_source
+        from rbserve.train.sampling import Protocol
+
+        protocol = Protocol() if seed is None else Protocol(seed=seed)
+        dataset = prepare_source(name, dataset_path(name), raw, protocol)
+    say(f"prepared {name}: {describe_counts(dataset)} -> {dataset.path}")
+    return dataset
+
+
+def describe_counts(dataset: Dataset) -> str:
+    """One line of what a data set holds, and what was dropped on the way."""
+    counts = dataset.manifest.counts
+    rows = ", ".join(f"{counts['ctr'][split]['rows']:,} {split}" for split in counts["ctr"])
+    dropped = sum(count for reason, count in dataset.manifest.dropped.items() if ":" not in reason)
+    return f"{counts['items']:,} items; {rows} rows; {dropped:,} raw rows dropped"
+
+
+def dataset_rows() -> list[dict[str, object]]:
+    """Every data set that can be prepared, and whether it is."""
+    from rbserve.train.datasets.sources import SOURCES
+
+    return [
+        {
+            "name": name,
+            "prepared": (dataset_path(name) / "manifest.json").is_file(),
+            "about": source.about,
+            "needs": source.needs,
+        }
+        for name, source in SOURCES.items()
+    ]
+
+
+def ensure_dataset(name: str) -> Dataset:
+    """The data set, prepared if it is not there."""
+    if (dataset_path(name) / "manifest.json").is_file():
+        return open_dataset(dataset_path(name))
+    say(f"data set {name} is not prepared yet; preparing it")
+    return prepare(name)
+
+
+def train(
+    model: str,
+    dataset: str,
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+) -> Artifact:
+    """Trains a zoo row anew. `settings` and `options` change the training's and the config's defaults."""
+    spec = find_model(model)
+    require_runnable(spec)
+    with _needs("train", "training"):
+        from rbserve.models.configs import with_options
+        from rbserve.train.fit import checkpoint_path
+        from rbserve.train.fit import train as fit_model
+        from rbserve.train.loop import Settings
+    spec = replace(spec, config=with_options(spec.config, options or {}))
+    chosen: Settings = Settings(**(settings or {}))
+    data = ensure_dataset(dataset)
+    path = out or artifact_path(model, dataset)
+    if not resume and checkpoint_path(path).is_file():
+        say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
+    with progress_bar(f"train {path.name}") as progress:
+        artifact = fit_model(spec, data, path, chosen, resume, progress)
+    record = artifact.manifest.training
+    say(
+        f"trained {artifact.name} on {dataset}: {record.epochs} epochs in {record.seconds:.0f} s, "
+        f"valid {record.metric} {record.best_metric:.4f} -> {path}"
+    )
+    return artifact
+
+
+def ensure_artifact(model: str, dataset: str) -> Artifact:
+    """The artefact at a path, or of a zoo row on a data set, trained if it is not there."""
+    if is_path(model):
+        return open_artifact(Path(model))
+    require_runnable(find_model(model))
+    path = artifact_path(model, dataset)
+    if not (path / "manifest.json").is_file():
+        say(f"{model} is not trained on {dataset} yet; training it")
+        return train(model, dataset)
+    artifact = open_artifact(path)
+    if dataset_path(dataset).is_dir():
+        check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, open_dataset(dataset_path(dataset)))
+    return artifact
+
+
+def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
+    """Exports an artefact at the given precisions and says how the scores compare."""
+    with _needs("export", "exporting"):
+        from rbserve.exporters.export import export as export_artifact
+
+        exported = export_artifact(artifact, ensure_dataset(artifact.manifest.dataset.name), precisions)
+    for precision in precisions:
+        record = exported.manifest.variants[f"onnx-{precision}"]
+        parity, warnings = record.parity, "; ".join(record.warnings)
+        difference = "" if parity.auc_difference is None else f", AUC {parity.auc_difference:+.5f}"
+        say(
+            f"exported {artifact.name} onnx-{precision}: max |difference| {parity.max_abs:.1e} on "
+            f"{parity.rows} rows{difference}{'; warning: ' + warnings if warnings else ''}"
+        )
+    return exported
+
+
+def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
+    """The artefact with those of the exported variants that it lacks."""
+    missing = [one.removeprefix("onnx-") for one in variants if one not in artifact.variants]
+    return export(artifact, missing) if missing else artifact
+
+
+def profile(
+    model: str, dataset: str, plan: Plan | None = None, variants: Sequence[str] | None = None
+) -> tuple[Measurement, Path]:
+    """Profiles a model, making what is missing upstream; returns the measurement and its file."""
+    from rbserve.core.measurement import write_measurement
+    from rbserve.profilers.harness import default_plan
+    from rbserve.profilers.harness import profile as measure
+
+    artifact = ensure_artifact(model, dataset)
+    artifact = ensure_exported(artifact, [one for one in variants or EXPORTED if one in EXPORTED])
+    chosen = list(variants or artifact.variants)
+    if variants is None and importlib.util.find_spec("torch") is None:
+        chosen.remove(REFERENCE_VARIANT)
+        say("torch-fp32 is not measured: torch is not installed")
+    data = ensure_dataset(artifact.manifest.dataset.name)
+    with progress_bar(f"profile {artifact.name}") as progress:
+        measurement = measure(artifact, data, plan or default_plan(), chosen, progress)
+    return measurement, write_measurement(runs_path(), measurement)
+
+
+def report(name: str, runs: Path | None = None) -> Path:
+    """Renders the newest profile of every model into reports/<name>/."""
+    from rbserve.profilers.report import collect, render
+
+    with _needs("report", "reporting"):
+        return render(collect(runs or runs_path()), home() / "reports" / name)
+
+
+def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
+    """The artefact with the variant to serve, made if it is missing."""
+    artifact = ensure_artifact(model, dataset)
+    if variant in artifact.variants:
+        return artifact
+    if variant not in EXPORTED:
+        raise UsageError(f"unknown variant: {variant}", f"known: {', '.join((REFERENCE_VARIANT, *EXPORTED))}")
+    if artifact.manifest.task != "ctr":
+        raise ArtifactError(f"{artifact.name} has no variant {variant}")
+    return ensure_exported(artifact, [variant])
+
+
+@contextmanager
+def _needs(extra: str, doing: str) -> Iterator[None]:
+    """Turns a missing optional package into what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "rbserve":
+            raise
+        raise UsageError(
+            f"{doing} needs the package {error.name}, which is not installed", f"pip install 'rbserve[{extra}]'"
+        ) from error
