@@ -26,6 +26,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
             fp32,
             path,
             op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=_stacked_products(onnx.load(fp32)),
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
@@ -35,3 +36,12 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
     graph = onnx.load(path)
     describe(graph, artifact, "onnx-int8")
     onnx.save(graph, path)
+
+
+def _stacked_products(graph: object) -> list[str]:
+    """Products with a weight of more than two dimensions (DCNv2's experts): per-channel kernels refuse them."""
+    import onnx
+
+    assert isinstance(graph, onnx.ModelProto)
+    stacked = {one.name for one in graph.graph.initializer if len(one.dims) > 2}
+    return [node.name for node in graph.graph.node if node.op_type == "MatMul" and stacked & set(node.input)]

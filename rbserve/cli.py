@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from rbserve.console import say
-from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.errors import Interrupted, RbserveError, UsageError
 
 if TYPE_CHECKING:
     from rbserve.core.measurement import Measurement
@@ -208,7 +208,7 @@ def profile(
         try:
             measurement, path = pipeline.profile(name, dataset, plan, chosen)
         except RbserveError as error:
-            if model:
+            if model or isinstance(error, Interrupted):
                 raise
             failed.append(name)
             say(f"error: {name}: {error.message}")

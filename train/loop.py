@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.files import replacing
 
 Progress = Callable[[int, int, str], None]
@@ -91,12 +91,6 @@ class Checkpoint:
     path: Path
     run: dict[str, Any]
     every_s: float = 30.0
-
-
-class Interrupted(RbserveError):
-    """Training was stopped by the user; the checkpoint holds everything done so far."""
-
-    exit_code = 130
 
 
 def fit(

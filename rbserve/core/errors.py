@@ -39,6 +39,12 @@ class ParityError(RbserveError):
     """An exported model that does not score like the model it came from."""
 
 
+class Interrupted(RbserveError):
+    """The user stopped the work; what was done so far is kept."""
+
+    exit_code = 130
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """An error for `name`, with the nearest of the `known` names as its hint."""
     names = sorted(known)

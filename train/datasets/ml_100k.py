@@ -82,7 +82,7 @@ def _read_tsv(path: Path, wanted: tuple[str, ...], dropped: Counter[str]) -> dic
             f"{path} lacks the column {missing[0]!r}; its first line has: {', '.join(header)[:200]}",
             "the file must be tab-separated with RecBole's typed header",
         )
-    select = ", ".join(f'"{name}"' for name in wanted)
+    select = ", ".join(f"coalesce(\"{name}\", '') as \"{name}\"" for name in wanted)
     names = ", ".join(f"'{name}': 'VARCHAR'" for name in header)
     with duckdb.connect() as database:
         relation = f"""read_csv(?, delim='\t', quote='', header=true, columns={{{names}}},
@@ -93,11 +93,7 @@ def _read_tsv(path: Path, wanted: tuple[str, ...], dropped: Counter[str]) -> dic
         except duckdb.Error as error:
             raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
     dropped["unparsable row"] += rejected[0] if rejected else 0
-    return {name: ["" if cell is None else cell for cell in _cells(rows[name])] for name in wanted}
-
-
-def _cells(column: np.ndarray) -> list[str | None]:  # type: ignore[type-arg]
-    return list(np.ma.filled(column, None) if isinstance(column, np.ma.MaskedArray) else column)
+    return {name: list(rows[name]) for name in wanted}
 
 
 def _numbers(column: list[str]) -> np.ndarray:  # type: ignore[type-arg]

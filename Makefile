@@ -1,0 +1,62 @@
+# `make demo` and `make test` each do all set-up first; nothing else is needed on a fresh machine.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu picks torch's CPU build where pip would take the CUDA one.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := rbserve train exporters profilers tests
+export RBSERVE_HOME ?= $(CURDIR)
+
+.PHONY: help setup demo test test-slow check lint types wheel-test bench clean
+
+help:
+	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
+	@echo "make test       the test suite"
+	@echo "make check      lint, types, architecture, and the built wheel away from its source"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      pytest-benchmark timings of the hot paths"
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rbserve needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -c 'from rbserve.core.assets import fetch; fetch("ml-100k")'
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m rbserve profile --models A
+	$(BIN)/python -m rbserve report --name demo
+	$(BIN)/python tests/demo_request.py gdcn onnx-int8
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup lint types
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(MAKE) wheel-test
+
+lint: setup
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+# mypy needs the installed layout: four symlinks below one package.
+types: setup
+	@rm -rf build/typing && mkdir -p build/typing/rbserve
+	@for entry in rbserve/*; do ln -s "$(CURDIR)/$$entry" build/typing/rbserve/; done
+	@for folder in train exporters profilers; do ln -s "$(CURDIR)/$$folder" build/typing/rbserve/; done
+	cd build/typing && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p rbserve
+
+wheel-test: setup
+	$(BIN)/python tests/wheel_test.py
+
+bench: setup
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,269 @@
+"""The scoring server's routes: thin handlers around a ScoringService, and one shape for every error.
+
+    POST /v1/score         {"history": [id, ...], "candidates": [id, ...]} -> a score for each candidate
+    GET  /v1/models        what is served
+    GET  /v1/health/live   200 while the process answers
+    GET  /v1/health/ready  200 between warm-up and draining, else 503
+    GET  /metrics          Prometheus text
+    GET  /openapi.json     all of this, for machines
+
+Starlette with msgspec rather than Litestar: a JSON echo of one candidate took p50 0.23 to 0.28 ms against
+0.30 to 0.40 ms, and importing it 0.12 s against 0.48 s of start-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from rbserve.core.errors import RbserveError
+from rbserve.core.types import Items
+from rbserve.server.schema import (
+    ErrorDetail,
+    ErrorResponse,
+    Health,
+    Limits,
+    ModelInfo,
+    ModelsResponse,
+    ScoredItem,
+    ScoreRequest,
+    ScoreResponse,
+    openapi,
+)
+from rbserve.server.service import ScoringService
+from rbserve.server.telemetry import Observed
+
+NAMED_UNKNOWN_ITEMS = 5
+ID_CHARACTERS = 40
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ScoreRequest).decode
+
+
+class RequestError(RbserveError):
+    """A request that cannot be answered, and the HTTP status that says whose fault it is."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.code = code
+
+
+def build_app(service: ScoringService, limits: Limits) -> Starlette:
+    """The ASGI application of one service. It closes the service when it shuts down."""
+    handlers = Handlers(service, limits)
+    routes = [Route(path, handler, methods=[method]) for method, path, handler in handlers.table]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        del app
+        yield
+        service.close()
+
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(Observed, telemetry=service.telemetry, routes=[route.path for route in routes])
+        ],
+        exception_handlers={
+            RequestError: _answer_request_error,
+            HTTPException: _answer_http_exception,
+            Exception: _answer_unexpected,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class Handlers:
+    """One method a route."""
+
+    def __init__(self, service: ScoringService, limits: Limits) -> None:
+        self._service = service
+        self._limits = limits
+        self._openapi = _encode(openapi(limits))
+
+    @property
+    def table(self) -> list[tuple[str, str, Callable[[Request], Awaitable[Response]]]]:
+        """Method, path and handler of every route."""
+        return [
+            ("POST", "/v1/score", self.score),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/health/live", self.live),
+            ("GET", "/v1/health/ready", self.ready),
+            ("GET", "/metrics", self.metrics),
+            ("GET", "/openapi.json", self.openapi),
+        ]
+
+    async def score(self, request: Request) -> Response:
+        """Scores one slate."""
+        asked = _parse(await _read_json(request, self._limits.max_body_bytes))
+        _check_length("history", asked.history, self._limits.max_history)
+        _check_length("candidates", asked.candidates, self._limits.max_candidates)
+        if not asked.candidates:
+            raise RequestError(
+                422, "empty_candidates", "candidates is empty: name at least one item to score"
+            )
+        service = self._service
+        history = _rows(service, "history", asked.history)
+        candidates = _rows(service, "candidates", asked.candidates)
+        try:
+            scores = await service.score(history, candidates)
+        except asyncio.CancelledError:  # nothing but the end of the drain cancels a request
+            raise RequestError(
+                503, "shutting_down", "the server stopped before it came to this request", "send it again"
+            ) from None
+        scored = [
+            ScoredItem(item, score) for item, score in zip(asked.candidates, scores.tolist(), strict=True)
+        ]
+        return _json(ScoreResponse(service.model, service.variant, scored))
+
+    async def models(self, request: Request) -> Response:
+        """Names the model, its variant and its data set."""
+        del request
+        service = self._service
+        dataset = service.dataset
+        info = ModelInfo(
+            service.model, service.variant, dataset.name, dataset.fingerprint, len(service.items)
+        )
+        return _json(ModelsResponse([info]))
+
+    async def live(self, request: Request) -> Response:
+        """Answers: that is the news."""
+        del request
+        return _json(Health("live"))
+
+    async def ready(self, request: Request) -> Response:
+        """Whether a load balancer should send requests here."""
+        del request
+        status = self._service.status
+        return _json(Health(status), 200 if status == "ready" else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Everything counted since the start."""
+        del request
+        return Response(self._service.telemetry.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def openapi(self, request: Request) -> Response:
+        """The API, described."""
+        del request
+        return Response(self._openapi, media_type="application/json")
+
+
+async def _read_json(request: Request, limit: int) -> bytearray:
+    """The body of a request that says it is JSON, read no further than `limit` bytes."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise RequestError(
+            415,
+            "unsupported_media_type",
+            f"the body is {_quote(media_type)}, not application/json"
+            if media_type
+            else "no content type is given",
+            "send the header Content-Type: application/json",
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        raise RequestError(400, "client_disconnected", "the client left before its body arrived") from None
+    return body
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, "body_too_large", f"the body is larger than {limit} bytes")
+
+
+def _parse(body: bytearray) -> ScoreRequest:
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestError(
+            422,
+            "invalid_request",
+            str(error),
+            'send {"history": ["50"], "candidates": ["172"]}; ids are strings',
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
+
+
+def _check_length(field: str, ids: Sequence[str], limit: int) -> None:
+    if len(ids) > limit:
+        raise RequestError(422, f"too_many_{field}", f"{field} has {len(ids)} items, the limit is {limit}")
+
+
+def _rows(service: ScoringService, field: str, ids: Sequence[str]) -> Items:
+    try:
+        return service.items.lookup(ids)
+    except KeyError as error:
+        unknown = list(dict.fromkeys(error.args[0]))
+        named = ", ".join(map(_quote, unknown[:NAMED_UNKNOWN_ITEMS]))
+        more = len(unknown) - NAMED_UNKNOWN_ITEMS
+        raise RequestError(
+            422,
+            "unknown_items",
+            f"{field} has items that data set {service.dataset.name} does not: {named}"
+            + (f" and {more} more" if more > 0 else ""),
+            "leave out items that the model was not trained with",
+        ) from None
+
+
+def _quote(text: str) -> str:
+    """A client's text as it may stand in a message: quoted, and cut when it is long."""
+    short = text if len(text) <= ID_CHARACTERS else text[:ID_CHARACTERS] + "…"
+    return f'"{short}"'
+
+
+async def _answer_request_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, RequestError)
+    return _error(error.status, error.code, error.message, error.hint)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """What Starlette's router refuses: unknown paths and wrong methods."""
+    assert isinstance(error, HTTPException)
+    path = _quote(request.url.path)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return _error(404, "not_found", f"there is nothing at {path}", "GET /openapi.json lists the paths")
+    if error.status_code == 405:
+        message = f"{path} does not take {request.method}"
+        return _error(405, "method_not_allowed", message, f"it takes {headers.get('Allow')}", headers)
+    return _error(error.status_code, "http_error", str(error.detail), headers=headers)
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    """A fault of ours. Starlette raises it again after this answer, and uvicorn logs it on stderr."""
+    del request, error
+    return _error(500, "internal_error", "the server failed on this request; its log says how")
+
+
+def _error(
+    status: int, code: str, message: str, hint: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    detail = ErrorDetail(code, message, hint if hint is not None else msgspec.UNSET)
+    return _json(ErrorResponse(detail), status, headers)
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(_encode(body), status, headers, media_type="application/json")

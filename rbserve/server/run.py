@@ -1,0 +1,147 @@
+"""`rbserve serve`: takes the port, loads and warms the model, answers until told to stop.
+
+The port is taken before the model is loaded: a port in use is known at once, and requests that come while the
+model loads wait instead of failing.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.runtime import open_scorer
+from rbserve.server.app import build_app
+from rbserve.server.schema import Limits
+from rbserve.server.service import ScoringService
+
+BACKLOG = 2048
+# Longer than the 60 s for which common load balancers keep an idle connection: the balancer, not the server,
+# is then the one to close it, and never sends a request into a closing connection.
+KEEP_ALIVE_S = 75
+
+
+def serve(
+    artifact: Artifact,
+    variant: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int = 1,
+    limits: Limits | None = None,
+    drain_timeout_s: int = 30,
+) -> None:
+    """Serves one variant until SIGTERM or SIGINT, then finishes the requests in flight.
+
+    What is not finished after `drain_timeout_s` is dropped. Port 0 takes a free one. Says on stderr when it
+    is ready. Raises RbserveError when the port cannot be had, ArtifactError or UsageError when the variant
+    cannot be scored with.
+    """
+    limits = limits or Limits()
+    with listen(host, port) as listener:
+        service = open_service(artifact, variant, threads)
+        service.warm_up(limits)
+        config = uvicorn.Config(
+            build_app(service, limits),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=drain_timeout_s,
+        )
+        DrainingServer(config, service, host).run(sockets=[listener])
+
+
+def open_service(artifact: Artifact, variant: str, threads: int) -> ScoringService:
+    """Loads a variant and the item table it belongs to."""
+    scorer = open_scorer(artifact, variant, threads)
+    return ScoringService(scorer, artifact.items, artifact.name, variant, artifact.manifest.dataset)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn that announces itself when it is ready, and is unready from the moment it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: ScoringService, host: str) -> None:
+        super().__init__(config)
+        self._service = service
+        self._host = host
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets
+        service = self._service
+        _say(
+            f"serving {service.model} {service.variant} ({service.dataset.name})"
+            f" on {_url(self._host, sockets[0].getsockname()[1])}"
+        )
+        if not _is_loopback(sockets[0].getsockname()[0]):
+            _say("warning: reachable from other machines; there is no authentication")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins to drain; a second Ctrl-C stops at once.
+
+        uvicorn's own handler would also raise the signal again after the shutdown, which turns a clean stop
+        into exit code 143.
+        """
+        del frame
+        self._service.draining = True
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; an RbserveError that names the cause when there is none to be had."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port} is not between 0 and 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise RbserveError(f"cannot listen on {host}: {error.args[-1]}", "--host 127.0.0.1") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A restart must not wait for the old server's connections to time out; a live listener still refuses.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(host, port, error) from None
+    return listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> RbserveError:
+    if error.errno == errno.EADDRINUSE:
+        return RbserveError(
+            f"port {port} is in use", "--port N (0 takes a free one), or stop the other process"
+        )
+    if error.errno == errno.EACCES:
+        return RbserveError(f"not allowed to listen on port {port}", "--port N with N above 1023")
+    return RbserveError(f"cannot listen on {host} port {port}: {error.strerror}", "--host 127.0.0.1")
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,181 @@
+"""What goes over the wire: request and response types, their limits, and the OpenAPI document made from them.
+
+The Structs validate requests and describe them, so the document cannot drift from what the server accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from rbserve import __version__
+
+REF = "#/components/schemas/{name}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask for: items of history, candidates, and bytes of body."""
+
+    max_history: int = 1_000
+    max_candidates: int = 1_000
+    max_body_bytes: int = 1 << 20
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One user and the slate to score for that user."""
+
+    history: Annotated[
+        list[str],
+        Meta(description="Ids of the items the user consumed, oldest first. Empty for a new user."),
+    ]
+    candidates: Annotated[
+        list[str],
+        Meta(
+            description="Ids of the items to score. A repeated id is scored each time.",
+            extra_json_schema={"minItems": 1},
+        ),
+    ]
+
+
+class ScoredItem(msgspec.Struct, frozen=True):
+    """One candidate and its score."""
+
+    item: str
+    score: Annotated[float, Meta(description="Click probability, a float32.")]
+
+
+class ScoreResponse(msgspec.Struct, frozen=True):
+    """The candidates' scores, in the order the candidates were sent."""
+
+    model: str
+    variant: str
+    scores: list[ScoredItem]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong: a code for programs, a message for people, and what to do when that is known."""
+
+    code: str
+    message: str
+    hint: str | UnsetType = UNSET
+
+
+class ErrorResponse(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The state of the process (live) or of the model in it (ready, warming, draining)."""
+
+    status: str
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """A served model and the data set its item ids come from."""
+
+    name: str
+    variant: str
+    dataset: str
+    fingerprint: str
+    items: Annotated[int, Meta(description="How many items can be scored.")]
+
+
+class ModelsResponse(msgspec.Struct, frozen=True):
+    """Every model this server answers for."""
+
+    models: list[ModelInfo]
+
+
+TYPES = (ScoreRequest, ScoreResponse, ErrorResponse, Health, ModelsResponse)
+
+SCORE_ERRORS = {
+    "400": "The body is not JSON.",
+    "413": "The body is larger than this server takes.",
+    "415": "The body is not declared as application/json.",
+    "422": "The JSON cannot be scored: wrong types, unknown items, an empty or oversized list.",
+    "500": "The model failed; the server's log says how.",
+    "503": "The server stopped before it came to this request.",
+}
+
+
+def openapi(limits: Limits) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server with these limits."""
+    _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
+    lists = components["ScoreRequest"]["properties"]
+    lists["history"]["maxItems"] = limits.max_history
+    lists["candidates"]["maxItems"] = limits.max_candidates
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "rbserve",
+            "version": __version__,
+            "description": "Scores candidate items for one user with a trained recommender.",
+        },
+        "paths": _paths(),
+        "components": {"schemas": components},
+    }
+
+
+def _paths() -> dict[str, Any]:
+    ready = {"200": _json("Ready.", Health), "503": _json("Still warming up, or draining.", Health)}
+    return {
+        "/v1/score": {"post": _score_operation()},
+        "/v1/models": {
+            "get": _operation("listModels", "What is served", {"200": _json("The models.", ModelsResponse)})
+        },
+        "/v1/health/live": {
+            "get": _operation("live", "Whether the process answers", {"200": _json("Live.", Health)})
+        },
+        "/v1/health/ready": {"get": _operation("ready", "Whether to send requests here", ready)},
+        "/metrics": {
+            "get": _operation(
+                "metrics",
+                "Counters and histograms in the Prometheus text format",
+                {"200": _text("The metrics.")},
+            )
+        },
+        "/openapi.json": {
+            "get": _operation(
+                "openapi",
+                "This document",
+                {"200": _content("This document.", "application/json", {"type": "object"})},
+            )
+        },
+    }
+
+
+def _score_operation() -> dict[str, Any]:
+    responses = {"200": _json("One score for each candidate, in order.", ScoreResponse)}
+    responses |= {status: _json(description, ErrorResponse) for status, description in SCORE_ERRORS.items()}
+    body = _content("One user's history and the candidates.", "application/json", _reference(ScoreRequest))
+    body["content"]["application/json"]["example"] = {"history": ["50", "181"], "candidates": ["172", "98"]}
+    return _operation("score", "Score candidates for one user", responses) | {
+        "requestBody": body | {"required": True}
+    }
+
+
+def _operation(name: str, summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+    return {"operationId": name, "summary": summary, "responses": dict(responses)}
+
+
+def _reference(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"$ref": REF.format(name=kind.__name__)}
+
+
+def _json(description: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return _content(description, "application/json", _reference(kind))
+
+
+def _text(description: str) -> dict[str, Any]:
+    return _content(description, "text/plain", {"type": "string"})
+
+
+def _content(description: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}}

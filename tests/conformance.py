@@ -1,0 +1,56 @@
+"""What every pair-wise zoo row must do, whatever it is made of. A new row is tested by being in the zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rbserve.core.artifact import Artifact, open_artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.metrics import auc
+from rbserve.core.types import Scorer
+from rbserve.runtime import open_scorer, score_rows
+from rbserve.train.datasets.synthetic import CEILING_AUC
+
+
+def check_it_learns_the_planted_structure(artifact: Artifact, dataset: Dataset) -> None:
+    """Well above chance, and not above what can be known."""
+    test = dataset.ctr("test")
+    scorer = open_scorer(artifact, "torch-fp32")
+    reached = auc(test.labels, score_rows(scorer, test.histories, test.candidates))
+    assert 0.80 < reached < CEILING_AUC + 0.03
+
+
+def check_a_slate_scores_like_its_candidates_one_by_one(scorer: Scorer, dataset: Dataset, tolerance: float) -> None:
+    history = dataset.ctr("test").histories[0]
+    candidates = np.arange(10, dtype=np.int32)
+    single = np.concatenate([scorer.score(history, candidates[i : i + 1]) for i in range(10)])
+    np.testing.assert_allclose(scorer.score(history, candidates), single, atol=tolerance, rtol=0)
+
+
+def check_empty_history_and_empty_slate_are_legal(scorer: Scorer) -> None:
+    nothing = np.empty(0, np.int32)
+    assert scorer.score(nothing, nothing).shape == (0,)
+    newcomer = scorer.score(nothing, np.arange(3, dtype=np.int32))
+    assert newcomer.shape == (3,)
+    assert newcomer.dtype == np.float32
+    assert np.isfinite(newcomer).all()
+
+
+def check_scores_are_probabilities(scorer: Scorer, dataset: Dataset) -> None:
+    test = dataset.ctr("test")
+    scores = score_rows(scorer, test.histories, test.candidates)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def check_a_loaded_copy_scores_the_same(artifact: Artifact, dataset: Dataset, copy: Path) -> None:
+    """Save and load is exact, also from another place."""
+    import shutil
+
+    shutil.copytree(artifact.path, copy)
+    test = dataset.ctr("test").take(np.arange(20))
+    for variant in artifact.variants:
+        one = score_rows(open_scorer(artifact, variant), test.histories, test.candidates)
+        other = score_rows(open_scorer(open_artifact(copy), variant), test.histories, test.candidates)
+        np.testing.assert_array_equal(one, other)

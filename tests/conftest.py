@@ -1,0 +1,58 @@
+"""Shared fixtures: a planted data set, and a tiny model trained and exported on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.measurement import Measurement
+from rbserve.models.configs import with_options
+from rbserve.models.zoo import find_model
+
+PLANTED = {"users": 600, "items": 80, "topics": 4, "events_per_user": 40}
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A planted data set small enough to train on in seconds."""
+    from rbserve.train.datasets import synthetic
+    from rbserve.train.datasets.sources import build
+    from rbserve.train.sampling import Protocol
+
+    dropped: Counter[str] = Counter()
+    events, items = synthetic.read(synthetic.Planted(**PLANTED), dropped)
+    path = tmp_path_factory.mktemp("data") / "planted"
+    return build(path, "synthetic", events, items, Protocol(), dropped)
+
+
+@pytest.fixture(scope="session")
+def trained(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small DNN trained on the planted data and exported at every precision. Do not change its files."""
+    from rbserve.exporters.export import export
+
+    return export(train_small("dnn", planted, tmp_path_factory.mktemp("artifacts") / "dnn"), planted)
+
+
+def train_small(name: str, dataset: Dataset, path: Path, epochs: int = 12, seed: int = 2024) -> Artifact:
+    """A narrow version of a zoo row, trained for a few epochs."""
+    import dataclasses
+
+    from rbserve.train.fit import train
+    from rbserve.train.loop import Settings
+
+    spec = find_model(name)
+    spec = dataclasses.replace(spec, config=with_options(spec.config, {"dim": 16, "hidden": "64,32"}))
+    return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=5e-3, epochs=epochs, seed=seed))
+
+
+@pytest.fixture(scope="session")
+def measured(trained: Artifact, planted: Dataset) -> Measurement:
+    """A real, short profile of the trained model."""
+    from rbserve.profilers.harness import default_plan, profile
+
+    return profile(trained, planted, msgspec.structs.replace(default_plan(), processes=2, runs=30, slates=[1, 8]))

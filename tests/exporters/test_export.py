@@ -1,0 +1,91 @@
+"""Exports: admitted only when they score like the reference, and they say where they come from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from rbserve.core.artifact import Artifact, open_artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.errors import ParityError, UsageError
+from rbserve.exporters import export as module
+from rbserve.exporters.export import export
+from rbserve.exporters.parity import compare
+
+
+@pytest.fixture
+def copy(trained: Artifact, tmp_path: Path) -> Artifact:
+    return open_artifact(Path(shutil.copytree(trained.path, tmp_path / "dnn")))
+
+
+def test_the_graph_carries_model_data_fingerprint_and_version(trained: Artifact) -> None:
+    for variant in ("onnx-fp32", "onnx-int8"):
+        graph = onnx.load(trained.file(trained.variant_file(variant)))
+        origin = {prop.key: prop.value for prop in graph.metadata_props}
+        assert origin["rbserve.model"] == "dnn"
+        assert origin["rbserve.variant"] == variant
+        assert origin["rbserve.data_fingerprint"] == trained.manifest.dataset.fingerprint
+        assert origin["rbserve.version"]
+
+
+def test_the_int8_graph_multiplies_in_integers_and_is_smaller(trained: Artifact) -> None:
+    int8 = onnx.load(trained.file("onnx/int8.onnx"))
+    assert sum("MatMulInteger" in node.op_type for node in int8.graph.node) >= 3
+
+
+def test_parity_is_recorded_on_real_rows(trained: Artifact, planted: Dataset) -> None:
+    parity = trained.manifest.variants["onnx-fp32"].parity
+    assert parity.rows == min(1_000, len(planted.ctr("test")))
+    assert 0 <= parity.mean_abs <= parity.max_abs <= 1e-5
+    assert parity.auc_difference == pytest.approx(0, abs=1e-6)
+
+
+def test_an_fp32_graph_that_scores_otherwise_is_an_error_and_writes_nothing(
+    copy: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file: file.read_bytes() for file in copy.path.rglob("*") if file.is_file()}
+
+    def off_by_a_little(scorer: object, histories: object, candidates: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        bias = 1e-3 if isinstance(scorer, module.OnnxScorer) else 0.0
+        return np.linspace(0, 0.5, len(candidates), dtype=np.float32) + np.float32(bias)
+
+    monkeypatch.setattr(module, "score_rows", off_by_a_little)
+    with pytest.raises(ParityError, match="differs from torch-fp32 by 1"):
+        export(copy, planted, ["fp32"])
+    assert {file: file.read_bytes() for file in copy.path.rglob("*") if file.is_file()} == before
+
+
+def test_an_int8_variant_that_loses_auc_is_kept_with_a_warning(
+    copy: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INT8_AUC_LOSS", -1.0)
+    exported = export(copy, planted, ["int8"])
+    (warning,) = exported.manifest.variants["onnx-int8"].warnings
+    assert warning.startswith("int8 loses")
+    assert open_artifact(copy.path).manifest.variants["onnx-int8"].warnings == [warning]
+
+
+def test_an_unknown_precision_names_the_nearest(copy: Artifact, planted: Dataset) -> None:
+    with pytest.raises(UsageError) as error:
+        export(copy, planted, ["int16"])
+    assert error.value.hint == "did you mean int8?"
+
+
+def test_compare_measures_the_difference_and_what_it_does_to_auc() -> None:
+    labels = np.array([0, 1, 0, 1])
+    reference = np.array([0.1, 0.9, 0.2, 0.8], np.float32)
+    parity = compare(reference, np.array([0.1, 0.9, 0.85, 0.8], np.float32), labels)
+    assert parity.max_abs == pytest.approx(0.65)
+    assert parity.mean_abs == pytest.approx(0.1625)
+    assert (parity.auc_reference, parity.auc) == (1.0, 0.75)
+    assert parity.auc_difference == -0.25
+
+
+def test_compare_without_both_labels_has_no_auc() -> None:
+    parity = compare(np.zeros(2, np.float32), np.zeros(2, np.float32), np.ones(2))
+    assert parity.auc is None
+    assert parity.auc_difference is None

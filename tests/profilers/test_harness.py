@@ -1,0 +1,90 @@
+"""Profiling: fresh processes, real inputs, accuracy of the same artefact."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from rbserve.core.artifact import Artifact, open_artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.measurement import Measurement, public
+from rbserve.profilers.harness import default_plan, profile
+from rbserve.profilers.worker import peak_rss_bytes
+from rbserve.runtime import open_scorer, score_rows
+
+
+def test_every_variant_and_slate_is_measured_in_every_process(measured: Measurement) -> None:
+    shapes = [(one.variant, one.slate, one.process) for one in measured.samples]
+    variants = ("torch-fp32", "onnx-fp32", "onnx-int8")
+    assert sorted(shapes) == sorted((v, s, p) for v in variants for s in (1, 8) for p in (0, 1))
+    assert all(len(one.runs_ns) == 30 and min(one.runs_ns) > 0 for one in measured.samples)
+    assert [(one.variant, one.slate) for one in measured.results] == [(v, s) for v in variants for s in (1, 8)]
+
+
+def test_a_process_is_pinned_to_one_core_and_reports_its_cost(measured: Measurement) -> None:
+    if hasattr(os, "sched_getaffinity"):
+        assert {one.core for one in measured.samples} == {max(os.sched_getaffinity(0))}
+    for result in measured.results:
+        assert result.load_ms > 0
+        assert result.first_call_ms > 0
+        assert 10 < result.peak_rss_mb < 4_000
+        assert result.file_mb > 0
+
+
+def test_torch_needs_more_memory_than_onnx_and_neither_inherits_the_parents_peak(measured: Measurement) -> None:
+    peak = {one.variant: one.peak_rss_mb for one in measured.results}
+    assert peak["onnx-fp32"] < peak["torch-fp32"]
+    ballast = np.ones(400_000_000 // 8)
+    assert ballast.sum() > 0
+    assert peak["onnx-fp32"] < 400 <= peak_rss_bytes() / 1e6
+
+
+def test_accuracy_is_that_of_the_same_scores_on_the_full_test_split(
+    measured: Measurement, trained: Artifact, planted: Dataset
+) -> None:
+    test = planted.ctr("test")
+    assert measured.predictions.labels == test.labels.tolist()
+    for variant, scores in measured.predictions.scores.items():
+        expected = score_rows(open_scorer(trained, variant), test.histories, test.candidates)
+        np.testing.assert_array_equal(np.array(scores, np.float32), expected)
+
+
+def test_the_public_document_has_the_documented_keys(measured: Measurement) -> None:
+    document = public(measured)
+    assert {"schema", "model", "dataset", "results"} <= document.keys()
+    (result, *_) = document["results"]
+    assert {"variant", "scope", "slate", "threads", "n", "latency_ms", "accuracy", "peak_rss_mb", "load_ms",
+            "first_call_ms", "file_mb"} <= result.keys()  # fmt: skip
+    assert {"mean", "p50", "p90", "p99", "max", "ci95"} <= result["latency_ms"].keys()
+    assert {"auc", "gauc"} <= result["accuracy"].keys()
+    assert "samples" not in document
+
+
+@pytest.mark.parametrize("change", [{"processes": 0}, {"runs": 0}, {"threads": 0}, {"slates": []}, {"slates": [0]}])
+def test_an_impossible_plan_is_refused(trained: Artifact, planted: Dataset, change: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        profile(trained, planted, msgspec.structs.replace(default_plan(), **change))
+
+
+def test_more_threads_than_cores_are_refused(trained: Artifact, planted: Dataset) -> None:
+    with pytest.raises(UsageError, match="10000 threads"):
+        profile(trained, planted, msgspec.structs.replace(default_plan(), threads=10_000))
+
+
+def test_another_data_set_is_refused_with_both_fingerprints(trained: Artifact, planted: Dataset) -> None:
+    other = Dataset(planted.path, msgspec.structs.replace(planted.manifest, fingerprint="0123456789abcdef"))
+    with pytest.raises(UsageError, match="0123456789ab"):
+        profile(trained, other, default_plan())
+
+
+def test_damage_found_by_a_worker_reaches_the_user(trained: Artifact, planted: Dataset, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained.path, tmp_path / "dnn"))
+    (copy / "onnx/fp32.onnx").write_bytes(b"")
+    with pytest.raises(RbserveError, match="has 0 bytes"):
+        profile(open_artifact(copy), planted, default_plan(), ["onnx-fp32"])

@@ -1,0 +1,184 @@
+"""Real server processes: how they start, stop, and refuse to start."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from time import monotonic
+
+import httpx
+import pytest
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.server.run import listen
+
+SERVE = """
+import sys
+from pathlib import Path
+from rbserve.core.artifact import open_artifact
+from rbserve.core.errors import RbserveError
+from rbserve.server import run
+{before}
+try:
+    run.serve(open_artifact(Path({path!r})), {variant!r}, host={host!r}, port={port})
+except RbserveError as error:
+    print(error.message, "/", error.hint, file=sys.stderr)
+    sys.exit(error.exit_code)
+{after}
+"""
+
+# Slow for a history of two items, and slow enough otherwise that warm-up chooses the scoring thread.
+SLOW = """
+import time
+import numpy as np
+class Slow:
+    def score(self, history, candidates):
+        time.sleep(0.002)
+        if len(history) == 2:
+            print("scoring", flush=True)
+            time.sleep(1.0)
+        return np.zeros(len(candidates), np.float32)
+run.open_scorer = lambda artifact, variant, threads: Slow()
+"""
+
+NO_TORCH = """
+loaded = {name.partition(".")[0] for name in sys.modules}
+print("loaded:", *sorted(loaded & {"torch", "transformers", "onnxruntime"}))
+"""
+
+
+class Process:
+    """A running server and its announced address."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr
+        assert process.stdout
+        self.process = process
+        self.stdout, self.stderr = process.stdout, process.stderr
+        self.announcement = self.stderr.readline().strip()
+        self.url = self.announcement.rpartition(" ")[2]
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        """Exit code, and what else it said on stdout and stderr."""
+        self.process.send_signal(sig)
+        return self.end()
+
+    def end(self) -> tuple[int, str, str]:
+        """The same, of a process that ends by itself."""
+        # Not communicate(): it would miss what is already buffered behind the announcement.
+        out, err = self.stdout.read(), self.stderr.read()
+        return self.process.wait(timeout=20), out, err
+
+
+@contextlib.contextmanager
+def serving(
+    artifact: Artifact, before: str = "", after: str = "", host: str = "127.0.0.1", port: int = 0
+) -> Iterator[Process]:
+    program = SERVE.format(
+        path=str(artifact.path), variant="onnx-fp32", host=host, port=port, before=before, after=after
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Process(process)
+        finally:
+            process.kill()
+
+
+def score(url: str, history: list[str]) -> httpx.Response:
+    return httpx.post(f"{url}/v1/score", json={"history": history, "candidates": ["i3", "i4"]}, timeout=20)
+
+
+def test_it_is_ready_soon_scores_without_torch_and_ends_cleanly(artifact: Artifact) -> None:
+    started = monotonic()
+    with serving(artifact, after=NO_TORCH) as server:
+        assert server.announcement.startswith("serving toy onnx-fp32 (tiny) on http://127.0.0.1:")
+        assert httpx.get(f"{server.url}/v1/health/ready").status_code == 200
+        assert monotonic() - started < 10  # generous: the target of 2 s is measured elsewhere
+        assert [scored["item"] for scored in score(server.url, ["i1"]).json()["scores"]] == ["i3", "i4"]
+        assert server.stop() == (0, "loaded: onnxruntime\n", "")
+
+
+def test_oversized_bodies_are_refused_over_a_real_connection_that_then_still_works(
+    artifact: Artifact,
+) -> None:
+    with serving(artifact) as server, httpx.Client(base_url=server.url) as http:
+        headers = {"content-type": "application/json"}
+        large = b" " * 5_000_000
+        assert http.post("/v1/score", content=large, headers=headers).status_code == 413
+        assert http.post("/v1/score", content=iter([large]), headers=headers).status_code == 413
+        assert http.get("/v1/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_lets_the_request_in_flight_finish(artifact: Artifact, sig: signal.Signals) -> None:
+    answers: list[httpx.Response] = []
+    with serving(artifact, before=SLOW) as server:
+        request = threading.Thread(target=lambda: answers.append(score(server.url, ["i1", "i2"])))
+        request.start()
+        assert server.stdout.readline() == "scoring\n"
+        assert server.stop(sig) == (0, "", "")
+        request.join()
+    assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_failure_is_logged_on_stderr(artifact: Artifact) -> None:
+    broken = SLOW + "Slow.score = lambda self, h, c: np.zeros(len(c), np.float32) / (len(h) != 2)\n"
+    with serving(artifact, before=broken) as server:
+        assert score(server.url, ["i1", "i2"]).status_code == 500
+        code, _, err = server.stop()
+    assert code == 0
+    assert "a score is not finite" in err
+
+
+def test_a_port_in_use_is_one_line_and_a_hint(artifact: Artifact) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with serving(artifact, port=port) as server:
+            assert server.end() == (1, "", "")
+    assert server.announcement == (
+        f"port {port} is in use / --port N (0 takes a free one), or stop the other process"
+    )
+
+
+def test_a_model_that_cannot_score_is_one_line_and_a_hint(artifact: Artifact) -> None:
+    broken = SLOW + "Slow.score = lambda self, h, c: 1 / 0\n"
+    with serving(artifact, before=broken) as server:
+        assert server.end() == (1, "", "")
+    assert server.announcement.startswith("toy onnx-fp32 cannot score: division by zero / ")
+
+
+def test_an_address_others_can_reach_is_warned_about(artifact: Artifact) -> None:
+    with serving(artifact, host="0.0.0.0") as server:
+        _, _, err = server.stop()
+    assert err == "warning: reachable from other machines; there is no authentication\n"
+
+
+def test_two_listeners_cannot_share_a_port() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(RbserveError, match=f"port {port} is in use"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "error", "said"),
+    [
+        ("127.0.0.1", 70_000, UsageError, "port 70000 is not between 0 and 65535"),
+        ("no.such.host.invalid", 0, RbserveError, "cannot listen on no.such.host.invalid: "),
+        ("a..b", 0, RbserveError, "cannot listen on a..b: "),
+        ("192.0.2.1", 0, RbserveError, "cannot listen on 192.0.2.1 port 0: "),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on_are_named(
+    host: str, port: int, error: type[RbserveError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        listen(host, port)

@@ -1,0 +1,170 @@
+"""The command line through its real entry point: journeys, JSON, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+
+
+def rbserve(*words: str, home: Path, check: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in `home` and expects an exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rbserve", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RBSERVE_HOME": str(home), "OMP_NUM_THREADS": "1"} | environment,
+        cwd=home,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home directory with the planted data set and a trained, exported model, and the real entry point."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(planted.path, home / "data" / "planted")
+    shutil.copytree(trained.path, home / "artifacts" / "planted" / "dnn")
+    return home
+
+
+def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
+    text = rbserve("--help", home=tmp_path).stdout
+    for verb in ("models", "datasets", "prepare", "train", "export", "profile", "report", "serve"):
+        assert verb in text
+        assert "Example: rbserve" in " ".join(rbserve(verb, "--help", home=tmp_path).stdout.split())
+
+
+def test_models_lists_all_rows_of_the_paper(tmp_path: Path) -> None:
+    rows = json.loads(rbserve("models", "--json", home=tmp_path).stdout)
+    assert len(rows) == 63
+    for row in rows:
+        assert {"name", "group", "task", "item_form", "runnable", "needs"} <= row.keys()
+        assert row["runnable"] or row["needs"]
+    assert [row["name"] for row in rows if row["runnable"]] == [
+        "dnn", "pnn", "deepfm", "dcn", "dcnv2", "masknet", "finalmlp", "autoint", "gdcn"
+    ]  # fmt: skip
+    assert "gdcn" in rbserve("models", home=tmp_path).stdout
+
+
+def test_datasets_lists_sources_and_whether_they_are_prepared(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(rbserve("datasets", "--json", home=tmp_path).stdout)}
+    assert rows["ml-100k"]["prepared"] is False
+    assert "synthetic" in rows
+
+
+def test_one_command_makes_everything_that_is_missing(tmp_path: Path) -> None:
+    """From nothing to a profile, a report and a second, faster profile of what is there."""
+    done = rbserve("train", "--model", "dnn", "--dataset", "synthetic", "--set", "hidden=32", "--set", "dim=8",
+                   "--epochs", "1", home=tmp_path)  # fmt: skip
+    assert "data set synthetic is not prepared yet" in done.stderr
+    assert done.stdout == ""
+    words = ("profile", "--model", "dnn", "--dataset", "synthetic", "--processes", "2", "--runs", "20")
+    done = rbserve(*words, "--json", home=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["model"] == "dnn"
+    assert [(one["variant"], one["slate"]) for one in document["results"]] == [
+        (variant, slate) for variant in ("torch-fp32", "onnx-fp32", "onnx-int8") for slate in (1, 100)
+    ]
+    assert "exported dnn onnx-fp32" in done.stderr
+    again = rbserve(*words, "--variants", "onnx-int8", home=tmp_path)
+    assert "exported" not in again.stderr
+    assert "onnx-int8" in again.stdout
+    folder = json.loads(rbserve("report", "--name", "mine", "--json", home=tmp_path).stdout)["folder"]
+    names = {file.name for file in Path(folder).iterdir()}
+    assert names == {"table.md", "table.csv", "pareto.png", "pareto.svg", "report.html", "report.json"}
+
+
+def test_an_artefact_is_addressed_by_its_path(home: Path) -> None:
+    done = rbserve("profile", "--model", "artifacts/planted/dnn", "--variants", "onnx-fp32", "--processes", "1",
+                   "--runs", "5", "--slates", "3", "--json", home=home)  # fmt: skip
+    (result,) = json.loads(done.stdout)["results"]
+    assert (result["slate"], result["n"]) == (3, 5)
+
+
+def test_many_models_give_a_list_and_one_failure_does_not_stop_the_rest(home: Path) -> None:
+    broken = home / "artifacts" / "planted" / "pnn"
+    shutil.copytree(home / "artifacts" / "planted" / "dnn", broken)
+    (broken / "onnx" / "fp32.onnx").write_bytes(b"broken")
+    done = rbserve("profile", "--models", "pnn,dnn", "--dataset", "planted", "--variants", "onnx-fp32",
+                   "--processes", "1", "--runs", "5", "--json", home=home, check=1)  # fmt: skip
+    assert [one["model"] for one in json.loads(done.stdout)] == ["dnn"]
+    assert "error: 1 of 2 models failed: pnn" in done.stderr
+
+
+MISTAKES = [
+    (("train", "--model", "dcnv3"), 2, "unknown model: dcnv3", "did you mean dcnv2?"),
+    (("train", "--model", "sasrec-3l"), 2, "sasrec-3l", "rbserve models"),
+    (("train", "--model", "dnn", "--dataset", "ml-100"), 2, "unknown data set: ml-100", "did you mean ml-100k?"),
+    (("train", "--model", "dnn", "--set", "droput=0.1"), 2, "droput", "did you mean dropout?"),
+    (("train", "--model", "dnn", "--set", "dim=wide"), 2, "dim", "dim takes"),
+    (("train", "--model", "dnn", "--set", "dim"), 2, "--set takes KEY=VALUE", "dim=32"),
+    (("train", "--model", "dnn", "--epochs", "0"), 2, "epochs must be at least 1", None),
+    (("train", "--model", "dnn", "--epochs", "few"), 2, "--epochs", "--help"),
+    (("train",), 2, "--model", "--help"),
+    (("frobnicate",), 2, "frobnicate", "--help"),
+    (("prepare", "movielens"), 2, "unknown data set: movielens", "known:"),
+    (("prepare", "ml-100k", "--raw", "nowhere"), 1, "no file nowhere/ml-100k.item", "--raw"),
+    (("export", "--model", "./nowhere"), 1, "no artefact at nowhere", "rbserve train"),
+    (("profile",), 2, "--model", "rbserve profile --model gdcn"),
+    (("profile", "--model", "dnn", "--slates", "one"), 2, "slates must be whole numbers, not one", "1,100"),
+    (("profile", "--models", "Z"), 2, "Z", None),
+    (("report",), 1, "no runs in", "rbserve profile"),
+    (("serve", "--model", "dnnn"), 2, "unknown model: dnnn", "did you mean dnn?"),
+    (("serve", "--model", "dnn", "--port", "99999"), 2, "--port", "--help"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message", "hint"), MISTAKES, ids=[" ".join(one[0]) for one in MISTAKES])
+def test_a_mistake_is_one_line_and_a_hint(
+    words: tuple[str, ...], code: int, message: str, hint: str | None, tmp_path: Path
+) -> None:
+    done = rbserve(*words, home=tmp_path, check=code)
+    lines = done.stderr.strip().splitlines()
+    assert done.stdout == ""
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    if hint is not None:
+        assert lines[-1].startswith("hint: ")
+        assert hint in lines[-1]
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_an_artefact_of_other_data_is_refused(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "artifacts/planted/dnn", tmp_path / "artifacts/synthetic/dnn")
+    rbserve("prepare", "synthetic", home=tmp_path)
+    done = rbserve("profile", "--model", "dnn", "--dataset", "synthetic", home=tmp_path, check=2)
+    assert "was made from data" in done.stderr
+
+
+def test_a_full_disk_is_one_line(home: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rbserve", "models", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | {"RBSERVE_HOME": str(home)},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_network_the_missing_wheel_is_named(tmp_path: Path) -> None:
+    done = rbserve("prepare", "ml-100k", home=tmp_path, check=1, RBSERVE_CACHE=str(tmp_path), PIP_NO_INDEX="1",
+                   PIP_FIND_LINKS="")  # fmt: skip
+    assert "cannot download recbole==1.2.1" in done.stderr
+    assert f"put recbole-1.2.1-py3-none-any.whl (from PyPI) at {tmp_path}" in done.stderr
+    assert not (tmp_path / "data" / "ml-100k").exists()

@@ -1,0 +1,51 @@
+"""Every runnable pair-wise row passes the conformance suite, in every variant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conformance import (
+    check_a_loaded_copy_scores_the_same,
+    check_a_slate_scores_like_its_candidates_one_by_one,
+    check_empty_history_and_empty_slate_are_legal,
+    check_it_learns_the_planted_structure,
+    check_scores_are_probabilities,
+)
+from conftest import train_small
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.exporters.export import FP32_TOLERANCE, export
+from rbserve.models.zoo import MODELS
+from rbserve.runtime import open_scorer, score_rows
+
+ROWS = [spec.name for spec in MODELS if spec.runnable and spec.task == "ctr"]
+TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 2e-2}
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def artifact(request: pytest.FixtureRequest, planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export(train_small(request.param, planted, tmp_path_factory.mktemp("zoo") / request.param), planted)
+
+
+def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) -> None:
+    check_it_learns_the_planted_structure(artifact, planted)
+    check_a_loaded_copy_scores_the_same(artifact, planted, tmp_path / "copy")
+    for variant, tolerance in TOLERANCE.items():
+        scorer = open_scorer(artifact, variant)
+        check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, tolerance)
+        check_empty_history_and_empty_slate_are_legal(scorer)
+        check_scores_are_probabilities(scorer, planted)
+
+
+def test_exported_scores_agree_with_the_reference(artifact: Artifact, planted: Dataset) -> None:
+    test = planted.ctr("test")
+    reference = score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
+    fp32 = score_rows(open_scorer(artifact, "onnx-fp32"), test.histories, test.candidates)
+    np.testing.assert_allclose(fp32, reference, atol=FP32_TOLERANCE, rtol=0)
+    int8 = artifact.manifest.variants["onnx-int8"].parity
+    assert int8.max_abs < 0.05
+    assert int8.auc_difference is not None
+    assert abs(int8.auc_difference) < 0.005

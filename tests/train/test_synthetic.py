@@ -1,0 +1,31 @@
+"""The planted data set has the structure that tests rely on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rbserve.core.dataset import Dataset
+from rbserve.core.metrics import auc
+from rbserve.profilers.accuracy import baselines
+from rbserve.train.datasets.synthetic import CEILING_AUC
+
+TOPICS = 4
+
+
+def test_whoever_knows_the_taste_reaches_the_ceiling(planted: Dataset) -> None:
+    test = planted.ctr("test")
+    scores = np.empty(len(test))
+    for row in range(len(test)):
+        votes = np.bincount(test.histories[row] % TOPICS, minlength=TOPICS)
+        scores[row] = votes[test.candidates[row] % TOPICS] == votes.max()
+    assert abs(auc(test.labels, scores) - CEILING_AUC) < 0.05
+
+
+def test_whoever_knows_no_taste_stays_at_chance(planted: Dataset) -> None:
+    for values in baselines(planted).values():
+        assert abs(values["auc"] - 0.5) < 0.06
+
+
+def test_titles_are_made_of_the_topics_words(planted: Dataset) -> None:
+    for item, text in enumerate(planted.items.texts):
+        assert all(word.startswith(f"topic{item % TOPICS}word") for word in text.split())
