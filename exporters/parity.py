@@ -10,7 +10,7 @@ from rbserve.core.metrics import auc
 from rbserve.core.types import Scores
 
 
-def compare(reference: Scores, scores: Scores, labels: np.ndarray) -> Parity:  # type: ignore[type-arg]
+def compare(reference: Scores, scores: Scores, labels: np.ndarray) -> Parity:
     """Differences of two score vectors float32[R] of the same rows, and what they do to AUC."""
     difference = np.abs(scores.astype(np.float64) - reference.astype(np.float64))
     before, after = auc(labels, reference), auc(labels, scores)

@@ -29,6 +29,6 @@ def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
 
 
 def _item_statistics(train: CtrSplit, items: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    clicks = np.bincount(train.candidates, weights=train.labels, minlength=items)
+    clicks = np.bincount(train.candidates, weights=train.labels, minlength=items).astype(np.float64)
     shown = np.bincount(train.candidates, minlength=items)
     return clicks, (clicks + PRIOR_ROWS * train.labels.mean()) / (shown + PRIOR_ROWS)

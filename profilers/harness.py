@@ -11,12 +11,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from rbserve.profilers.accuracy import baselines
+from rbserve.profilers.worker import Job, Report
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import CtrSplit, Dataset, Histories, check_same_data
@@ -31,10 +33,7 @@ from rbserve.core.measurement import (
     comparability_key,
     summarise,
 )
-from rbserve.profilers.accuracy import baselines
-from rbserve.profilers.worker import Job, Report
-
-Progress = Callable[[int, int, str], None]
+from rbserve.core.types import Progress, no_progress
 
 REQUESTS = 256
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -50,7 +49,7 @@ def profile(
     dataset: Dataset,
     plan: Plan,
     variants: Sequence[str] | None = None,
-    progress: Progress = lambda done, total, line: None,
+    progress: Progress = no_progress,
 ) -> Measurement:
     """Measures every variant (or those named) and derives the table's figures."""
     variants = list(variants or artifact.variants)
@@ -112,7 +111,9 @@ def _run(
     reports: list[tuple[str, Report]] = []
     for process in range(plan.processes):
         for variant in variants if process % 2 == 0 else variants[::-1]:
-            progress(len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}")
+            progress(
+                len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}"
+            )
             job = Job(
                 artifact=str(artifact.path),
                 variant=variant,
@@ -157,7 +158,9 @@ def _write_inputs(path: Path, dataset: Dataset, test: CtrSplit, plan: Plan) -> N
     catalogue, drawn without repetition where the catalogue has enough.
     """
     rng = np.random.default_rng(plan.seed)
-    arrays: dict[str, np.ndarray[Any, Any]] = _ragged("test", test.histories) | {"test_candidates": test.candidates}
+    arrays: dict[str, np.ndarray[Any, Any]] = _ragged("test", test.histories) | {
+        "test_candidates": test.candidates
+    }
     for slate in plan.slates:
         rows = rng.choice(len(test), size=min(REQUESTS, len(test)), replace=False)
         if slate == 1:

@@ -1,1 +1,3 @@
-import sys; from rbserve.cli import main; main()
+from rbserve.cli import main
+
+main()

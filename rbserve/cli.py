@@ -28,7 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
+]
 DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
@@ -44,7 +46,11 @@ def main() -> NoReturn:
         _fail(error.format_message(), "--help shows how", getattr(error, "exit_code", 2))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", "free the disk or fix the path, then run the command again", 1)
+        _fail(
+            f"{error.strerror or error}{where}",
+            "free the disk or fix the path, then run the command again",
+            1,
+        )
     except KeyboardInterrupt:
         _fail("interrupted", None, 130)
 
@@ -60,7 +66,7 @@ def models(
     """
     from rbserve.models.zoo import MODELS, select_models
 
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "name": spec.name,
             "group": spec.group,
@@ -131,7 +137,8 @@ def train(
     model: Annotated[str, typer.Option("--model", "-m", help="A zoo row (see rbserve models).")],
     dataset: DatasetName = "ml-100k",
     option: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the artefact.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
@@ -175,10 +182,14 @@ def export(
 
 @app.command()
 def profile(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A zoo row or an artefact's directory.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A zoo row or an artefact's directory.")
+    ] = None,
     many: Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")] = None,
     dataset: DatasetName = "ml-100k",
-    variants: Annotated[str | None, typer.Option(help="Comma-separated, such as torch-fp32,onnx-int8.")] = None,
+    variants: Annotated[
+        str | None, typer.Option(help="Comma-separated, such as torch-fp32,onnx-int8.")
+    ] = None,
     slates: Annotated[str, typer.Option(help="Candidates per call, comma-separated.")] = "1,100",
     threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.")] = 1,
     processes: Annotated[int, typer.Option(help="Fresh processes a variant.")] = 5,
@@ -252,7 +263,9 @@ def serve(
     dataset: DatasetName = "ml-100k",
     variant: Annotated[str, typer.Option(help="onnx-fp32, onnx-int8 or torch-fp32.")] = "onnx-fp32",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
+    ] = 8000,
     threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
 ) -> None:
     """Serve scores over HTTP; SIGTERM drains.
@@ -262,7 +275,9 @@ def serve(
     from rbserve import pipeline
     from rbserve.server.run import serve as run_server
 
-    run_server(pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads)
+    run_server(
+        pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads
+    )
 
 
 def _show_results(measurement: Measurement) -> None:

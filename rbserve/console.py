@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from rbserve.core.types import Progress, no_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,23 +21,23 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+def progress_bar(title: str) -> Iterator[Progress]:
     """A bar with steps, a line of status and the time left; silent when standard error is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, total, line: None
+        yield no_progress
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.fields[title]}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("at most"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        progress.TextColumn("{task.fields[title]}"),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("at most"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", title=title, total=None)
         yield lambda done, total, line: bar.update(task, completed=done, total=total, description=line)
 
@@ -54,7 +56,9 @@ def models_table(rows: list[dict[str, object]]) -> Table:
     """The zoo, a row a model."""
     from rich.table import Table
 
-    table = Table("model", "group", "task", "items as", "paper's name", "runnable", "needs", box=None, pad_edge=False)
+    table = Table(
+        "model", "group", "task", "items as", "paper's name", "runnable", "needs", box=None, pad_edge=False
+    )
     for row in rows:
         needs = row["needs"]
         assert isinstance(needs, tuple)
@@ -94,7 +98,9 @@ def results_table(measurement: Measurement) -> Table:
         for warning in warnings:
             table.caption = f"{table.caption}\nwarning: {variant}: {warning}"
     for name, values in measurement.baselines.items():
-        table.caption = f"{table.caption}\nbaseline {name}: AUC {values['auc']:.4f}, GAUC {values['gauc']:.4f}"
+        table.caption = (
+            f"{table.caption}\nbaseline {name}: AUC {values['auc']:.4f}, GAUC {values['gauc']:.4f}"
+        )
     return table
 
 

@@ -136,7 +136,9 @@ def ensure_artifact(model: str, dataset: str) -> Artifact:
         return train(model, dataset)
     artifact = open_artifact(path)
     if dataset_path(dataset).is_dir():
-        check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, open_dataset(dataset_path(dataset)))
+        check_same_data(
+            artifact.name, artifact.manifest.dataset.fingerprint, open_dataset(dataset_path(dataset))
+        )
     return artifact
 
 
@@ -212,5 +214,6 @@ def _needs(extra: str, doing: str) -> Iterator[None]:
         if error.name is None or error.name.split(".")[0] == "rbserve":
             raise
         raise UsageError(
-            f"{doing} needs the package {error.name}, which is not installed", f"pip install 'rbserve[{extra}]'"
+            f"{doing} needs the package {error.name}, which is not installed",
+            f"pip install 'rbserve[{extra}]'",
         ) from error

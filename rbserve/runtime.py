@@ -56,7 +56,7 @@ class OnnxScorer:
             self._session = onnxruntime.InferenceSession(
                 str(path), session_options(threads), providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001  (onnxruntime's own exception types share no base class)
+        except Exception as error:
             raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
 
     def score(self, history: Items, candidates: Items) -> Scores:
@@ -79,7 +79,9 @@ class TorchScorer:
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
         with self._inference_mode():
-            scores: Scores = self._model.score(self._from_numpy(history), self._from_numpy(candidates)).numpy()
+            scores: Scores = self._model.score(
+                self._from_numpy(history), self._from_numpy(candidates)
+            ).numpy()
         return scores
 
 
@@ -119,9 +121,9 @@ def _open_torch(artifact: Artifact, variant: str, threads: int) -> Scorer:
         return TorchScorer(load_model(artifact), threads)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"the torch-fp32 variant needs {error.name}", "pip install 'rbserve[train]', or choose an ONNX variant"
+            f"the torch-fp32 variant needs {error.name}",
+            "pip install 'rbserve[train]', or choose an ONNX variant",
         ) from None
 
 
 RUNTIMES: dict[str, Callable[[Artifact, str, int], Scorer]] = {"onnx": _open_onnx, "torch": _open_torch}
-

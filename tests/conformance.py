@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from rbserve.train.datasets.synthetic import CEILING_AUC
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.metrics import auc
 from rbserve.core.types import Scorer
 from rbserve.runtime import open_scorer, score_rows
-from rbserve.train.datasets.synthetic import CEILING_AUC
 
 
 def check_it_learns_the_planted_structure(artifact: Artifact, dataset: Dataset) -> None:
@@ -22,7 +22,9 @@ def check_it_learns_the_planted_structure(artifact: Artifact, dataset: Dataset) 
     assert 0.80 < reached < CEILING_AUC + 0.03
 
 
-def check_a_slate_scores_like_its_candidates_one_by_one(scorer: Scorer, dataset: Dataset, tolerance: float) -> None:
+def check_a_slate_scores_like_its_candidates_one_by_one(
+    scorer: Scorer, dataset: Dataset, tolerance: float
+) -> None:
     history = dataset.ctr("test").histories[0]
     candidates = np.arange(10, dtype=np.int32)
     single = np.concatenate([scorer.score(history, candidates[i : i + 1]) for i in range(10)])

@@ -55,4 +55,6 @@ def measured(trained: Artifact, planted: Dataset) -> Measurement:
     """A real, short profile of the trained model."""
     from rbserve.profilers.harness import default_plan, profile
 
-    return profile(trained, planted, msgspec.structs.replace(default_plan(), processes=2, runs=30, slates=[1, 8]))
+    return profile(
+        trained, planted, msgspec.structs.replace(default_plan(), processes=2, runs=30, slates=[1, 8])
+    )

@@ -15,7 +15,9 @@ from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 
 
-def rbserve(*words: str, home: Path, check: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+def rbserve(
+    *words: str, home: Path, check: int | None = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the command line in `home` and expects an exit code."""
     done = subprocess.run(
         [sys.executable, "-m", "rbserve", *words],
@@ -106,7 +108,12 @@ def test_many_models_give_a_list_and_one_failure_does_not_stop_the_rest(home: Pa
 MISTAKES = [
     (("train", "--model", "dcnv3"), 2, "unknown model: dcnv3", "did you mean dcnv2?"),
     (("train", "--model", "sasrec-3l"), 2, "sasrec-3l", "rbserve models"),
-    (("train", "--model", "dnn", "--dataset", "ml-100"), 2, "unknown data set: ml-100", "did you mean ml-100k?"),
+    (
+        ("train", "--model", "dnn", "--dataset", "ml-100"),
+        2,
+        "unknown data set: ml-100",
+        "did you mean ml-100k?",
+    ),
     (("train", "--model", "dnn", "--set", "droput=0.1"), 2, "droput", "did you mean dropout?"),
     (("train", "--model", "dnn", "--set", "dim=wide"), 2, "dim", "dim takes"),
     (("train", "--model", "dnn", "--set", "dim"), 2, "--set takes KEY=VALUE", "dim=32"),
@@ -126,7 +133,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "message", "hint"), MISTAKES, ids=[" ".join(one[0]) for one in MISTAKES])
+@pytest.mark.parametrize(
+    ("words", "code", "message", "hint"), MISTAKES, ids=[" ".join(one[0]) for one in MISTAKES]
+)
 def test_a_mistake_is_one_line_and_a_hint(
     words: tuple[str, ...], code: int, message: str, hint: str | None, tmp_path: Path
 ) -> None:

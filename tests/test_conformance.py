@@ -14,10 +14,10 @@ from conformance import (
     check_scores_are_probabilities,
 )
 from conftest import train_small
+from rbserve.exporters.export import FP32_TOLERANCE, export
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
-from rbserve.exporters.export import FP32_TOLERANCE, export
 from rbserve.models.zoo import MODELS
 from rbserve.runtime import open_scorer, score_rows
 
@@ -26,8 +26,12 @@ TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 2e-2}
 
 
 @pytest.fixture(scope="module", params=ROWS)
-def artifact(request: pytest.FixtureRequest, planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return export(train_small(request.param, planted, tmp_path_factory.mktemp("zoo") / request.param), planted)
+def artifact(
+    request: pytest.FixtureRequest, planted: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    return export(
+        train_small(request.param, planted, tmp_path_factory.mktemp("zoo") / request.param), planted
+    )
 
 
 def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from rbserve.train.ctr import CtrTask
+from rbserve.train.loop import Checkpoint, Settings, State, fit
 from safetensors.torch import save_file
 
 from rbserve.core.artifact import (
@@ -22,12 +24,10 @@ from rbserve.core.artifact import (
 )
 from rbserve.core.dataset import Dataset, write_items
 from rbserve.core.files import digest, replacing_directory
-from rbserve.core.types import ModelSpec
+from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import config_to_dict, kind_of
 from rbserve.models.ctr import build
 from rbserve.models.zoo import require_runnable
-from rbserve.train.ctr import CtrTask
-from rbserve.train.loop import Checkpoint, Progress, Settings, State, fit
 
 
 def train(
@@ -36,9 +36,9 @@ def train(
     path: Path,
     settings: Settings,
     resume: bool = False,
-    progress: Progress = lambda done, total, line: None,
+    progress: Progress = no_progress,
 ) -> Artifact:
-    """Fits a zoo row and writes its artefact at `path`, atomically; an artefact that stood there is replaced."""
+    """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there."""
     require_runnable(spec)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)

@@ -15,7 +15,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +31,7 @@ from torch import Tensor, nn
 
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.files import replacing
-
-Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps at most, and a line that says how it goes."""
+from rbserve.core.types import Progress, no_progress
 
 Rows = NDArray[np.int64]
 
@@ -99,7 +97,7 @@ def fit(
     settings: Settings,
     checkpoint: Checkpoint,
     resume: bool = False,
-    progress: Progress = lambda done, total, line: None,
+    progress: Progress = no_progress,
 ) -> State:
     """Trains `model` in place and leaves it with the weights that validated best.
 
@@ -151,8 +149,10 @@ def _step(
     state: State,
     batch: Rows,
 ) -> None:
-    """One update from one batch, in pieces of `micro_batch` rows; each process takes its share of the rows."""
-    torch.manual_seed(int(np.random.SeedSequence((settings.seed, state.epoch, state.step)).generate_state(1)[0]))
+    """One update from one batch, in pieces of `micro_batch` rows; each process takes its share."""
+    torch.manual_seed(
+        int(np.random.SeedSequence((settings.seed, state.epoch, state.step)).generate_state(1)[0])
+    )
     model.train()
     mine = batch[accelerator.process_index :: accelerator.num_processes]
     for start in range(0, len(mine), settings.micro_batch):
@@ -203,7 +203,10 @@ def _save(
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    metadata = {"state": json.dumps(dataclasses.asdict(state)), "run": json.dumps(checkpoint.run, sort_keys=True)}
+    metadata = {
+        "state": json.dumps(dataclasses.asdict(state)),
+        "run": json.dumps(checkpoint.run, sort_keys=True),
+    }
     with replacing(checkpoint.path) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
 
@@ -251,7 +254,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the running step; the second one kills."""
+    """The first SIGINT or SIGTERM asks to stop after the running step; the second one kills."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -260,7 +263,7 @@ def _stop_requests() -> Iterator[threading.Event]:
     def request(number: int, frame: object) -> None:
         del frame
         stop.set()
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:

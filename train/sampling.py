@@ -58,9 +58,7 @@ def in_order(events: Interactions) -> Interactions:
     return events.take(np.lexsort((events.items, events.times, events.users)))
 
 
-def ctr_splits(
-    events: Interactions, protocol: Protocol, dropped: Counter[str]
-) -> dict[Split, CtrSplit]:
+def ctr_splits(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> dict[Split, CtrSplit]:
     """Click-prediction splits; adds the events it leaves out to `dropped`, by reason."""
     events = in_order(events)
     liked = events.take(events.labels == 1)
@@ -72,15 +70,17 @@ def ctr_splits(
     dropped["ctr: over the user's rows per label"] += int((~recent).sum())
     rows = rows.take(recent)
     if not len(rows):
-        raise DataError("no user has both a liked and a disliked item", "lower the rating bounds or sample negatives")
+        raise DataError(
+            "no user has both a liked and a disliked item", "lower the rating bounds or sample negatives"
+        )
     pairs = CtrSplit(rows.users, rows.items, rows.labels, _liked_before(rows, liked, protocol.history))
-    parts = _split_users(rows.users, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, dropped, "ctr")
+    parts = _split_users(
+        rows.users, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, dropped, "ctr"
+    )
     return {name: pairs.take(part) for name, part in parts.items()}
 
 
-def seqrec_splits(
-    events: Interactions, protocol: Protocol, dropped: Counter[str]
-) -> dict[Split, SeqSplit]:
+def seqrec_splits(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> dict[Split, SeqSplit]:
     """Next-item splits; adds the liked events of users too short for a sequence to `dropped`."""
     liked = in_order(events.take(events.labels == 1))
     last = np.flatnonzero(np.diff(liked.users, append=-1))
@@ -95,7 +95,8 @@ def seqrec_splits(
         users, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, dropped, "seqrec"
     )
     return {
-        name: SeqSplit(users[part], liked.items[last][part], histories.take(part)) for name, part in parts.items()
+        name: SeqSplit(users[part], liked.items[last][part], histories.take(part))
+        for name, part in parts.items()
     }
 
 

@@ -112,7 +112,9 @@ class Artifact:
         """The path of a member file; ArtifactError when it is missing, truncated or tampered with."""
         path = self.path / name
         if name not in self.manifest.files:
-            raise ArtifactError(f"artefact {self.path} has no file {name}", f"rbserve export --model {self.path}")
+            raise ArtifactError(
+                f"artefact {self.path} has no file {name}", f"rbserve export --model {self.path}"
+            )
         reason = mismatch(path, self.manifest.files[name])
         if reason:
             raise ArtifactError(

@@ -146,7 +146,10 @@ class Dataset:
         """Labelled pairs of one split."""
         table = self._table(f"ctr/{split}.parquet")
         return CtrSplit(
-            _column(table, "user"), _column(table, "candidate"), _column(table, "label"), _lists(table, "history")
+            _column(table, "user"),
+            _column(table, "candidate"),
+            _column(table, "label"),
+            _lists(table, "history"),
         )
 
     def seqrec(self, split: Split) -> SeqSplit:
@@ -273,25 +276,38 @@ def _counts(
         for name, split in ctr.items()
     }
     sequences = {
-        name: {"rows": len(split), "users": len(np.unique(split.users)), "items": len(np.unique(split.targets))}
+        name: {
+            "rows": len(split),
+            "users": len(np.unique(split.users)),
+            "items": len(np.unique(split.targets)),
+        }
         for name, split in seqrec.items()
     }
     return {"items": len(items), "ctr": pairs, "seqrec": sequences}
 
 
-def _fingerprint(
-    items: ItemTable, ctr: Mapping[Split, CtrSplit], seqrec: Mapping[Split, SeqSplit]
-) -> str:
+def _fingerprint(items: ItemTable, ctr: Mapping[Split, CtrSplit], seqrec: Mapping[Split, SeqSplit]) -> str:
     """A digest of the content, not of the Parquet bytes, which change with the writer's version."""
     sha = hashlib.sha256()
     sha.update(msgspec.json.encode([list(items.ids), list(items.texts)]))
     for name, split in sorted(ctr.items()):
         sha.update(f"ctr/{name}".encode())
-        for array in (split.users, split.candidates, split.labels, split.histories.values, split.histories.offsets):
+        for array in (
+            split.users,
+            split.candidates,
+            split.labels,
+            split.histories.values,
+            split.histories.offsets,
+        ):
             sha.update(np.ascontiguousarray(array).tobytes())
     for name, sequences in sorted(seqrec.items()):
         sha.update(f"seqrec/{name}".encode())
-        for array in (sequences.users, sequences.targets, sequences.histories.values, sequences.histories.offsets):
+        for array in (
+            sequences.users,
+            sequences.targets,
+            sequences.histories.values,
+            sequences.histories.offsets,
+        ):
             sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
 

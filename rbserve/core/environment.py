@@ -27,7 +27,18 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 # Instruction sets that decide how fast matrix products run; the other flags do not matter here.
-ISA_FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "sve")
+ISA_FLAGS = (
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "sve",
+)
 
 
 def environment() -> Environment:

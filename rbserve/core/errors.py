@@ -39,7 +39,7 @@ class ParityError(RbserveError):
     """An exported model that does not score like the model it came from."""
 
 
-class Interrupted(RbserveError):
+class Interrupted(RbserveError):  # noqa: N818  (not a fault)
     """The user stopped the work; what was done so far is kept."""
 
     exit_code = 130

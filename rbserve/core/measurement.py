@@ -168,12 +168,18 @@ def read_measurement(path: Path) -> Measurement:
         content = path.read_bytes()
         schema = msgspec.json.decode(content, type=_Versioned).schema
         if schema != SCHEMA:
-            raise DataError(f"{path} has schema {schema}, this rbserve reads {SCHEMA}", "profile the model again")
+            raise DataError(
+                f"{path} has schema {schema}, this rbserve reads {SCHEMA}", "profile the model again"
+            )
         return msgspec.json.decode(content, type=Measurement)
     except OSError as error:
-        raise DataError(f"cannot read run file {path}: {error.strerror}", "rbserve profile writes one") from None
+        raise DataError(
+            f"cannot read run file {path}: {error.strerror}", "rbserve profile writes one"
+        ) from None
     except msgspec.MsgspecError as error:
-        raise DataError(f"{path} is not a run file: {error}", "remove it, or profile the model again") from None
+        raise DataError(
+            f"{path} is not a run file: {error}", "remove it, or profile the model again"
+        ) from None
 
 
 class _Versioned(msgspec.Struct):
@@ -208,7 +214,9 @@ def _accuracy(predictions: Predictions, variant: str) -> dict[str, float | tuple
     labels = np.asarray(predictions.labels, np.int8)
     users = np.asarray(predictions.users, np.int32)
     scores = np.asarray(predictions.scores[variant], np.float32)
-    point = {name: None if np.isnan(value) else value for name, value in ctr_metrics(labels, scores, users).items()}
+    point = {
+        name: None if np.isnan(value) else value for name, value in ctr_metrics(labels, scores, users).items()
+    }
     intervals = {
         "auc_ci95": auc_interval(labels, scores, users),
         "gauc_ci95": gauc_interval(labels, scores, users),

@@ -6,6 +6,7 @@ Items are int32 rows of the artefact's item table, never raw ids.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,6 +19,14 @@ ItemForm = Literal["id", "text", "embedding", "semantic_id"]
 
 Items = NDArray[np.int32]
 Scores = NDArray[np.float32]
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps at most, and a line that says how it goes."""
+
+
+def no_progress(done: int, total: int, line: str) -> None:
+    """Shows nothing."""
+    del done, total, line
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ def copy(trained: Artifact, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained.path, tmp_path / "dnn"))
 
 
-@pytest.mark.parametrize(("variant", "member"), [("torch-fp32", "model.safetensors"), ("onnx-int8", "onnx/int8.onnx")])
+@pytest.mark.parametrize(
+    ("variant", "member"), [("torch-fp32", "model.safetensors"), ("onnx-int8", "onnx/int8.onnx")]
+)
 def test_a_truncated_file_is_refused(copy: Path, variant: str, member: str) -> None:
     (copy / member).write_bytes((copy / member).read_bytes()[:100])
     with pytest.raises(ArtifactError, match="has 100 bytes instead of") as error:

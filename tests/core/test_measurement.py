@@ -42,7 +42,9 @@ def test_a_run_file_reads_back_and_its_figures_follow_from_its_samples(
             for run in one.runs_ns]  # fmt: skip
     assert result.n == len(runs)
     assert result.latency_ms.mean == pytest.approx(np.mean(runs) / 1e6)
-    assert result.accuracy["auc"] == auc(measured.predictions.labels, measured.predictions.scores[result.variant])
+    assert result.accuracy["auc"] == auc(
+        measured.predictions.labels, measured.predictions.scores[result.variant]
+    )
 
 
 def test_another_schema_and_garbage_are_refused(measured: Measurement, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from rbserve.profilers.harness import default_plan, profile
+from rbserve.profilers.worker import peak_rss_bytes
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.measurement import Measurement, public
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.profilers.worker import peak_rss_bytes
 from rbserve.runtime import open_scorer, score_rows
 
 
@@ -24,7 +24,9 @@ def test_every_variant_and_slate_is_measured_in_every_process(measured: Measurem
     variants = ("torch-fp32", "onnx-fp32", "onnx-int8")
     assert sorted(shapes) == sorted((v, s, p) for v in variants for s in (1, 8) for p in (0, 1))
     assert all(len(one.runs_ns) == 30 and min(one.runs_ns) > 0 for one in measured.samples)
-    assert [(one.variant, one.slate) for one in measured.results] == [(v, s) for v in variants for s in (1, 8)]
+    assert [(one.variant, one.slate) for one in measured.results] == [
+        (v, s) for v in variants for s in (1, 8)
+    ]
 
 
 def test_a_process_is_pinned_to_one_core_and_reports_its_cost(measured: Measurement) -> None:
@@ -37,7 +39,9 @@ def test_a_process_is_pinned_to_one_core_and_reports_its_cost(measured: Measurem
         assert result.file_mb > 0
 
 
-def test_torch_needs_more_memory_than_onnx_and_neither_inherits_the_parents_peak(measured: Measurement) -> None:
+def test_torch_needs_more_memory_than_onnx_and_neither_inherits_the_parents_peak(
+    measured: Measurement,
+) -> None:
     peak = {one.variant: one.peak_rss_mb for one in measured.results}
     assert peak["onnx-fp32"] < peak["torch-fp32"]
     ballast = np.ones(400_000_000 // 8)
@@ -66,8 +70,12 @@ def test_the_public_document_has_the_documented_keys(measured: Measurement) -> N
     assert "samples" not in document
 
 
-@pytest.mark.parametrize("change", [{"processes": 0}, {"runs": 0}, {"threads": 0}, {"slates": []}, {"slates": [0]}])
-def test_an_impossible_plan_is_refused(trained: Artifact, planted: Dataset, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"processes": 0}, {"runs": 0}, {"threads": 0}, {"slates": []}, {"slates": [0]}]
+)
+def test_an_impossible_plan_is_refused(
+    trained: Artifact, planted: Dataset, change: dict[str, object]
+) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         profile(trained, planted, msgspec.structs.replace(default_plan(), **change))
 
@@ -83,7 +91,9 @@ def test_another_data_set_is_refused_with_both_fingerprints(trained: Artifact, p
         profile(trained, other, default_plan())
 
 
-def test_damage_found_by_a_worker_reaches_the_user(trained: Artifact, planted: Dataset, tmp_path: Path) -> None:
+def test_damage_found_by_a_worker_reaches_the_user(
+    trained: Artifact, planted: Dataset, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(trained.path, tmp_path / "dnn"))
     (copy / "onnx/fp32.onnx").write_bytes(b"")
     with pytest.raises(RbserveError, match="has 0 bytes"):

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import train_small
+from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rbserve.core.artifact import WEIGHTS, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
-from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,7 +186,9 @@ def test_a_killed_training_resumes_to_the_same_artefact(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert not (tmp_path / "killed/artifacts/synthetic/dnn").exists()
-    done = subprocess.run(command("--resume"), env=environment("killed"), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command("--resume"), env=environment("killed"), check=True, capture_output=True, text=True
+    )
     assert "trained dnn" in done.stderr
     whole = open_artifact(tmp_path / "whole/artifacts/synthetic/dnn").manifest
     resumed = open_artifact(tmp_path / "killed/artifacts/synthetic/dnn").manifest

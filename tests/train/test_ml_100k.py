@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rbserve.train.datasets import ml_100k
+from rbserve.train.datasets.sources import prepare
 
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError
-from rbserve.train.datasets import ml_100k
-from rbserve.train.datasets.sources import prepare
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
 
 
-def _raw(folder: Path, inter: str | bytes, item: str = ITEM + "10\tTen\t1990\tDrama\n2\tTwo\t1991\tWar\n") -> Path:
+def _raw(
+    folder: Path, inter: str | bytes, item: str = ITEM + "10\tTen\t1990\tDrama\n2\tTwo\t1991\tWar\n"
+) -> Path:
     folder.mkdir(exist_ok=True)
     content = inter if isinstance(inter, bytes) else inter.encode()
     (folder / "ml-100k.inter").write_bytes(content)
@@ -78,7 +80,9 @@ def test_items_without_a_title_and_repeated_items_are_counted(tmp_path: Path) ->
 
 def test_a_wrong_column_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ml-100k\.inter lacks the column 'rating:float'"):
-        ml_100k.read(_raw(tmp_path, "user_id:token\titem_id:token\tstars\ttimestamp:float\n1\t10\t5\t5\n"), Counter())
+        ml_100k.read(
+            _raw(tmp_path, "user_id:token\titem_id:token\tstars\ttimestamp:float\n1\t10\t5\t5\n"), Counter()
+        )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

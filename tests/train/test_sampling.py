@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
 
 from rbserve.core.errors import DataError
-from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
 
 EVENT = st.tuples(st.integers(0, 11), st.integers(0, 30), st.integers(0, 1), st.integers(0, 15))
 
@@ -24,7 +24,9 @@ def interactions(draw: st.DrawFn) -> Interactions:
 
 def _interactions(events: list[tuple[int, int, int, int]]) -> Interactions:
     users, items, labels, times = np.array(events).T
-    return Interactions(users.astype(np.int32), items.astype(np.int32), labels.astype(np.int8), times.astype(np.int64))
+    return Interactions(
+        users.astype(np.int32), items.astype(np.int32), labels.astype(np.int8), times.astype(np.int64)
+    )
 
 
 def _splits_or_none(events: Interactions, protocol: Protocol):  # type: ignore[no-untyped-def]

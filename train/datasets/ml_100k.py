@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from rbserve.train.sampling import Interactions
 
 from rbserve.core.assets import fetch
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import DataError
-from rbserve.train.sampling import Interactions
 
 
 def read(raw: Path | None, dropped: Counter[str]) -> tuple[Interactions, ItemTable]:
@@ -82,7 +82,7 @@ def _read_tsv(path: Path, wanted: tuple[str, ...], dropped: Counter[str]) -> dic
             f"{path} lacks the column {missing[0]!r}; its first line has: {', '.join(header)[:200]}",
             "the file must be tab-separated with RecBole's typed header",
         )
-    select = ", ".join(f"coalesce(\"{name}\", '') as \"{name}\"" for name in wanted)
+    select = ", ".join(f'coalesce("{name}", \'\') as "{name}"' for name in wanted)
     names = ", ".join(f"'{name}': 'VARCHAR'" for name in header)
     with duckdb.connect() as database:
         relation = f"""read_csv(?, delim='\t', quote='', header=true, columns={{{names}}},
@@ -96,7 +96,7 @@ def _read_tsv(path: Path, wanted: tuple[str, ...], dropped: Counter[str]) -> dic
     return {name: list(rows[name]) for name in wanted}
 
 
-def _numbers(column: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+def _numbers(column: list[str]) -> np.ndarray:
     """Floats, with nan for what is none."""
 
     def number(text: str) -> float:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from rbserve.core.dataset import Dataset, ItemTable, write_dataset
-from rbserve.core.errors import unknown_name
 from rbserve.train.datasets import ml_100k, synthetic
 from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
+
+from rbserve.core.dataset import Dataset, ItemTable, write_dataset
+from rbserve.core.errors import unknown_name
 
 Reader = Callable[[Path | None, Counter[str]], tuple[Interactions, ItemTable]]
 
@@ -31,7 +32,9 @@ def _read_synthetic(raw: Path | None, dropped: Counter[str]) -> tuple[Interactio
 
 SOURCES: dict[str, Source] = {
     "ml-100k": Source(ml_100k.read, "MovieLens-100K: 943 users, 1,682 movies, 100,000 ratings (fetched)"),
-    "synthetic": Source(_read_synthetic, "planted topics and tastes: chance is AUC 0.5, the ceiling 0.9 (made)"),
+    "synthetic": Source(
+        _read_synthetic, "planted topics and tastes: chance is AUC 0.5, the ceiling 0.9 (made)"
+    ),
 }
 
 

@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from rbserve.train.sampling import Interactions
 
 from rbserve.core.dataset import ItemTable
-from rbserve.train.sampling import Interactions
 
 CEILING_AUC = 0.9
 LIKED_IN_TOPIC = 0.9
@@ -54,9 +54,7 @@ def read(planted: Planted, dropped: Counter[str]) -> tuple[Interactions, ItemTab
     return _without_repeats(events, planted.items, dropped), _titles(rng, topic_of, planted)
 
 
-def _another(
-    rng: np.random.Generator, taste: np.ndarray, topics: int, shape: tuple[int, int]
-) -> np.ndarray:  # type: ignore[type-arg]
+def _another(rng: np.random.Generator, taste: np.ndarray, topics: int, shape: tuple[int, int]) -> np.ndarray:
     """For each event, a topic that is not the user's."""
     return (taste[:, None] + rng.integers(1, topics, size=shape)) % topics
 
@@ -69,9 +67,10 @@ def _without_repeats(events: Interactions, items: int, dropped: Counter[str]) ->
     return events.take(first)
 
 
-def _titles(rng: np.random.Generator, topic_of: np.ndarray, planted: Planted) -> ItemTable:  # type: ignore[type-arg]
+def _titles(rng: np.random.Generator, topic_of: np.ndarray, planted: Planted) -> ItemTable:
     words = rng.integers(planted.words_per_topic, size=(planted.items, planted.words_per_title))
     texts = [
-        " ".join(f"topic{topic}word{word}" for word in row) for topic, row in zip(topic_of, words, strict=True)
+        " ".join(f"topic{topic}word{word}" for word in row)
+        for topic, row in zip(topic_of, words, strict=True)
     ]
     return ItemTable([f"i{item}" for item in range(planted.items)], texts)
