@@ -7,10 +7,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rbserve.exporters.onnx import write_fp32
-from rbserve.exporters.parity import compare, sample
-from rbserve.exporters.quantize import write_int8
-
 from rbserve.core.artifact import (
     REFERENCE_VARIANT,
     Artifact,
@@ -22,6 +18,9 @@ from rbserve.core.dataset import CtrSplit, Dataset, check_same_data
 from rbserve.core.errors import ParityError, unknown_name
 from rbserve.core.files import replacing
 from rbserve.core.types import Scores
+from rbserve.exporters.onnx import write_fp32
+from rbserve.exporters.parity import compare, sample
+from rbserve.exporters.quantize import write_int8
 from rbserve.runtime import OnnxScorer, open_scorer, score_rows
 
 PRECISIONS = ("fp32", "int8")

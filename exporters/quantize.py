@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rbserve.exporters.onnx import describe
-
 from rbserve.core.artifact import Artifact
+from rbserve.exporters.onnx import describe
 
 
 def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:

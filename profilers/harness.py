@@ -17,8 +17,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from rbserve.profilers.accuracy import baselines
-from rbserve.profilers.worker import Job, Report
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import CtrSplit, Dataset, Histories, check_same_data
@@ -34,6 +32,8 @@ from rbserve.core.measurement import (
     summarise,
 )
 from rbserve.core.types import Progress, no_progress
+from rbserve.profilers.accuracy import baselines
+from rbserve.profilers.worker import Job, Report
 
 REQUESTS = 256
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from rbserve.profilers.latency import time_calls
 
 from rbserve.core.artifact import open_artifact
 from rbserve.core.dataset import Histories
 from rbserve.core.errors import RbserveError
 from rbserve.core.measurement import Samples
+from rbserve.profilers.latency import time_calls
 from rbserve.runtime import open_scorer, score_rows
 
 

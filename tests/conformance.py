@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rbserve.train.datasets.synthetic import CEILING_AUC
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.metrics import auc
 from rbserve.core.types import Scorer
 from rbserve.runtime import open_scorer, score_rows
+from rbserve.train.datasets.synthetic import CEILING_AUC
 
 
 def check_it_learns_the_planted_structure(artifact: Artifact, dataset: Dataset) -> None:

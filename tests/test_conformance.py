@@ -14,10 +14,10 @@ from conformance import (
     check_scores_are_probabilities,
 )
 from conftest import train_small
-from rbserve.exporters.export import FP32_TOLERANCE, export
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
+from rbserve.exporters.export import FP32_TOLERANCE, export
 from rbserve.models.zoo import MODELS
 from rbserve.runtime import open_scorer, score_rows
 

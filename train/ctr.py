@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rbserve.train.loop import Rows
 from torch import Tensor, nn
 
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.metrics import auc
+from rbserve.train.loop import Rows
 
 VALIDATION_BATCH = 8_192
 

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from rbserve.train.ctr import CtrTask
-from rbserve.train.loop import Checkpoint, Settings, State, fit
 from safetensors.torch import save_file
 
 from rbserve.core.artifact import (
@@ -28,6 +26,8 @@ from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import config_to_dict, kind_of
 from rbserve.models.ctr import build
 from rbserve.models.zoo import require_runnable
+from rbserve.train.ctr import CtrTask
+from rbserve.train.loop import Checkpoint, Settings, State, fit
 
 
 def train(

@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from rbserve.exporters.export import export
-from rbserve.train.fit import train
-from rbserve.train.loop import Settings
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
+from rbserve.exporters.export import export
 from rbserve.models.zoo import find_model
 from rbserve.runtime import open_scorer
+from rbserve.train.fit import train
+from rbserve.train.loop import Settings
 
 
 @pytest.fixture(scope="module")

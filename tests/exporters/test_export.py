@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from rbserve.exporters import export as module
-from rbserve.exporters.export import export
-from rbserve.exporters.parity import compare
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import ParityError, UsageError
+from rbserve.exporters import export as module
+from rbserve.exporters.export import export
+from rbserve.exporters.parity import compare
 
 
 @pytest.fixture

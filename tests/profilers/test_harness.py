@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.profilers.worker import peak_rss_bytes
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.measurement import Measurement, public
+from rbserve.profilers.harness import default_plan, profile
+from rbserve.profilers.worker import peak_rss_bytes
 from rbserve.runtime import open_scorer, score_rows
 
 

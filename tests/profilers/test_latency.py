@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+
 from rbserve.profilers.latency import FEWEST, WARMUP_CALLS, WARMUP_NS, time_calls
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import train_small
-from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rbserve.core.artifact import WEIGHTS, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rbserve.train.datasets import ml_100k
-from rbserve.train.datasets.sources import prepare
 
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError
+from rbserve.train.datasets import ml_100k
+from rbserve.train.datasets.sources import prepare
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"

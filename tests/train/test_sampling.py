@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
 
 from rbserve.core.errors import DataError
+from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
 
 EVENT = st.tuples(st.integers(0, 11), st.integers(0, 30), st.integers(0, 1), st.integers(0, 15))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from rbserve.profilers.accuracy import baselines
-from rbserve.train.datasets.synthetic import CEILING_AUC
 
 from rbserve.core.dataset import Dataset
 from rbserve.core.metrics import auc
+from rbserve.profilers.accuracy import baselines
+from rbserve.train.datasets.synthetic import CEILING_AUC
 
 TOPICS = 4
 

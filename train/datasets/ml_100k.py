@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rbserve.train.sampling import Interactions
 
 from rbserve.core.assets import fetch
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import DataError
+from rbserve.train.sampling import Interactions
 
 
 def read(raw: Path | None, dropped: Counter[str]) -> tuple[Interactions, ItemTable]:

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from rbserve.train.datasets import ml_100k, synthetic
-from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
-
 from rbserve.core.dataset import Dataset, ItemTable, write_dataset
 from rbserve.core.errors import unknown_name
+from rbserve.train.datasets import ml_100k, synthetic
+from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
 
 Reader = Callable[[Path | None, Counter[str]], tuple[Interactions, ItemTable]]
 

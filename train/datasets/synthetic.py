@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from rbserve.train.sampling import Interactions
 
 from rbserve.core.dataset import ItemTable
+from rbserve.train.sampling import Interactions
 
 CEILING_AUC = 0.9
 LIKED_IN_TOPIC = 0.9

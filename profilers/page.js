@@ -1,0 +1,445 @@
+"use strict";
+/* Draws a report's sections from the JSON in #report: an interactive chart, and sorting for the table.
+   Text reaches the page as textContent only, never as markup. */
+
+const report = JSON.parse(document.getElementById("report").textContent);
+const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, P: plus };
+const PAD = { left: 54, top: 16, bottom: 46 };
+
+for (const part of document.querySelectorAll(".part")) show(part, report.sections[Number(part.dataset.index)]);
+
+function show(part, section) {
+  const variants = [...new Set(section.points.map((point) => point.variant))];
+  const own = section.paper_column !== "overall";
+  const state = { slate: section.slates[0], shown: new Set(variants), paper: own ? "mine" : "off", active: null };
+  const board = part.querySelector(".board");
+  const chart = element("div", { class: "chart" });
+  const update = () => {
+    drawChart(chart, part, section, state);
+    for (const row of part.querySelectorAll("tbody tr")) {
+      const point = section.points.find((one) => one.id === row.dataset.point);
+      row.hidden = point.slate !== state.slate || !state.shown.has(point.variant);
+    }
+  };
+  board.append(controls(section, variants, state, update), chart);
+  const keys = "Hover, tap or tab to a point for its figures; arrow keys go to the next, Escape closes.";
+  board.append(element("p", { class: "hint" }, `${keys} The table shows the same slate and variants; the front is that of all variants.`));
+  sortable(part.querySelector("table"));
+  update();
+  let width = chart.clientWidth;
+  new ResizeObserver(() => {
+    if (chart.clientWidth !== width) {
+      width = chart.clientWidth;
+      drawChart(chart, part, section, state);
+    }
+  }).observe(chart);
+}
+
+/* ---- Controls ---- */
+
+function controls(section, variants, state, update) {
+  const box = element("div", { class: "controls" });
+  box.append(choice(section, "Slate", "radio", section.slates.map((n) => [n, String(n)]), (n) => n === state.slate, (n) => {
+    state.slate = n;
+    update();
+  }));
+  box.append(choice(section, "Variants", "checkbox", variants.map((v) => [v, v, swatch(v)]), (v) => state.shown.has(v), (v, on) => {
+    on ? state.shown.add(v) : state.shown.delete(v);
+    update();
+  }));
+  if (printed(section).length) {
+    const layers = [["off", "off"], ["mine", "these models"], ["all", "every row"]];
+    box.append(choice(section, "Paper’s figures", "radio", layers, (v) => v === state.paper, (v) => {
+      state.paper = v;
+      update();
+    }));
+  }
+  return box;
+}
+
+function choice(section, title, type, options, checked, change) {
+  const set = element("fieldset");
+  set.append(element("legend", {}, title));
+  for (const [value, text, icon] of options) {
+    const input = element("input", { type, name: `${section.id} ${title}` });
+    input.checked = checked(value);
+    input.addEventListener("change", () => change(value, input.checked));
+    const label = element("label");
+    label.append(input, ...(icon ? [icon] : []), text);
+    set.append(label);
+  }
+  return set;
+}
+
+function swatch(variant) {
+  const svg = shape("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" });
+  const mark = marker(variant, 6);
+  mark.style.fill = color(variant);
+  svg.append(mark);
+  return svg;
+}
+
+/* ---- Chart ---- */
+
+function drawChart(chart, part, section, state) {
+  const metric = section.metric;
+  const value = (point) => point.accuracy[metric];
+  const range = (point) => point.accuracy[`${metric}_ci95`] || [value(point), value(point)];
+  const points = section.points
+    .filter((one) => one.slate === state.slate && state.shown.has(one.variant) && value(one) !== null && value(one) !== undefined)
+    .sort((a, b) => a.p50_ms - b.p50_ms || (a.id < b.id ? -1 : 1));
+  const paper = layer(section, state.paper);
+  const frame = scales(chart.clientWidth, section, points, paper, value, range);
+  const svg = shape("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, height: frame.height, role: "group" });
+  svg.setAttribute("aria-label", `${metric.toUpperCase()} against p50 latency, slate ${state.slate}`);
+  axes(svg, frame, section, state);
+  if (!points.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: choose a variant", { "text-anchor": "middle" }));
+  const lines = [...baselines(svg, frame, section), ...families(svg, frame, points, value), ...front(svg, frame, points, value)];
+  drawPaper(svg, frame, paper);
+  const marks = points.map((point) => drawPoint(svg, frame, point, value, range));
+  for (const [index, mark] of marks.entries()) listen(mark, index, marks, points, { chart, part, section, state, frame });
+  label(svg, frame, points, paper, value, range, lines);
+  const notes = [];
+  const levels = Object.entries(section.baselines).filter(([, figures]) => metric in figures);
+  if (levels.length && frame.narrow)
+    notes.push(`Baselines (dashed): ${levels.map(([name, figures]) => `${name} ${figures[metric].toFixed(4)}`).join(", ")}.`);
+  if (paper.length) notes.push(`Hollow grey rings. ${section.paper_title}.`);
+  chart.replaceChildren(svg, ...notes.map((note) => element("p", { class: "hint" }, note)));
+}
+
+function scales(width, section, points, paper, value, range) {
+  const narrow = width < 600;
+  const right = narrow ? 12 : 108;
+  const height = Math.max(360, Math.min(540, Math.round(width * 0.52)));
+  const xs = [...points.flatMap((p) => p.p50_ci95_ms), ...paper.map((row) => row.latency_ms)];
+  const ys = [...points.flatMap((p) => [...range(p), value(p)]), ...paper.map((row) => row.accuracy)];
+  const [x0, x1] = xs.length ? [Math.min(...xs) / 1.3, Math.max(...xs) * 1.5] : [0.1, 10];
+  const [low, high] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
+  const margin = 0.06 * (high - low) || 0.01;
+  const [y0, y1] = [low - margin, high + margin];
+  const inner = { left: PAD.left, right: width - right, top: PAD.top, bottom: height - PAD.bottom };
+  const x = (ms) => inner.left + ((Math.log(ms) - Math.log(x0)) / (Math.log(x1) - Math.log(x0))) * (inner.right - inner.left);
+  const y = (accuracy) => inner.bottom - ((accuracy - y0) / (y1 - y0)) * (inner.bottom - inner.top);
+  return { width, height, narrow, ...inner, x, y, x0, x1, y0, y1 };
+}
+
+function axes(svg, frame, section, state) {
+  for (const [tick, words] of accuracyTicks(frame)) {
+    svg.append(line(frame.left, frame.y(tick), frame.right, frame.y(tick), "grid"));
+    svg.append(text(frame.left - 8, frame.y(tick) + 4, words, { "text-anchor": "end" }));
+  }
+  for (const tick of latencyTicks(frame)) {
+    svg.append(line(frame.x(tick), frame.top, frame.x(tick), frame.bottom, "grid"));
+    svg.append(text(frame.x(tick), frame.bottom + 18, tick.toLocaleString("en"), { "text-anchor": "middle" }));
+  }
+  svg.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"));
+  const unit = frame.narrow ? "p50 ms per call (log)" : "p50 latency per call, ms (log scale; left is faster)";
+  svg.append(text((frame.left + frame.right) / 2, frame.bottom + 38, unit, { "text-anchor": "middle" }));
+  const middle = (frame.top + frame.bottom) / 2;
+  const name = text(0, 0, `${section.metric.toUpperCase()} (up is better)`, { "text-anchor": "middle" });
+  name.setAttribute("transform", `translate(12 ${middle}) rotate(-90)`);
+  svg.append(name);
+}
+
+function latencyTicks(frame) {
+  const ticks = [];
+  const decades = Math.log10(frame.x1 / frame.x0);
+  for (let power = Math.floor(Math.log10(frame.x0)); power <= Math.log10(frame.x1); power++)
+    for (const lead of decades < 2.5 ? [1, 2, 5] : [1]) ticks.push(Number(`${lead}e${power}`));
+  return ticks.filter((tick) => tick >= frame.x0 && tick <= frame.x1);
+}
+
+function accuracyTicks(frame) {
+  const rough = (frame.y1 - frame.y0) / 7;
+  const power = Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((lead) => Number(`${lead}e${power}`)).find((one) => one >= rough);
+  const decimals = Math.max(0, -Math.floor(Math.log10(step)));
+  const ticks = [];
+  for (let n = Math.ceil(frame.y0 / step); n * step <= frame.y1; n++) ticks.push([n * step, (n * step).toFixed(decimals)]);
+  return ticks;
+}
+
+function baselines(svg, frame, section) {
+  const drawn = [];
+  let last = Infinity;
+  const rows = Object.entries(section.baselines).filter(([, figures]) => section.metric in figures);
+  rows.sort((a, b) => a[1][section.metric] - b[1][section.metric]);
+  for (const [name, figures] of rows) {
+    const value = figures[section.metric];
+    const inside = value >= frame.y0 && value <= frame.y1;
+    const height = frame.y(Math.min(Math.max(value, frame.y0), frame.y1));
+    if (inside) svg.append(line(frame.left, height, frame.right, height, "baseline"));
+    const arrow = inside ? "" : value < frame.y0 ? "↓ " : "↑ ";
+    last = Math.min(height, last - 32);
+    if (!frame.narrow) svg.append(text(frame.right + 8, last - 2, arrow + name), text(frame.right + 8, last + 12, value.toFixed(4)));
+    drawn.push({ left: frame.left, right: frame.right, top: height - 1, bottom: height + 1 });
+  }
+  return drawn;
+}
+
+function families(svg, frame, points, value) {
+  return [...new Set(points.map((point) => point.model))].map((model) => {
+    const own = points.filter((point) => point.model === model).map((point) => [frame.x(point.p50_ms), frame.y(value(point))]);
+    svg.append(shape("polyline", { class: "same", points: own.join(" ") }));
+    const [xs, ys] = [own.map((at) => at[0]), own.map((at) => at[1])];
+    return { left: Math.min(...xs), right: Math.max(...xs), top: Math.min(...ys) - 1, bottom: Math.max(...ys) + 1 };
+  });
+}
+
+function front(svg, frame, points, value) {
+  const corners = points.filter((point) => point.on_front).map((point) => [frame.x(point.p50_ms), frame.y(value(point))]);
+  if (!corners.length) return [];
+  corners.push([frame.right, corners.at(-1)[1]]);
+  let path = `M${corners[0]}`;
+  const pieces = [];
+  for (const [index, [x, y]] of corners.entries()) {
+    if (!index) continue;
+    const [, before] = corners[index - 1];
+    path += `H${x}V${y}`;
+    pieces.push({ left: corners[index - 1][0], right: x, top: before - 1, bottom: before + 1 });
+    pieces.push({ left: x - 1, right: x + 1, top: Math.min(y, before), bottom: Math.max(y, before) });
+  }
+  svg.append(shape("path", { class: "step", d: path }));
+  return pieces;
+}
+
+function drawPoint(svg, frame, point, value, range) {
+  const [x, y] = [frame.x(point.p50_ms), frame.y(value(point))];
+  const group = shape("g", { class: point.on_front ? "point front" : "point", tabindex: 0, role: "img" });
+  group.style.color = color(point.variant);
+  group.setAttribute("aria-label", details(point, value, range).map((pair) => pair.join(" ")).join(", "));
+  const [low, high] = range(point);
+  const [fast, slow] = point.p50_ci95_ms;
+  group.append(line(frame.x(fast), y, frame.x(slow), y, "bar"), line(x, frame.y(low), x, frame.y(high), "bar"));
+  const mark = marker(point.variant, point.on_front ? 7 : 5.2);
+  mark.setAttribute("class", "mark");
+  const place = shape("g", { transform: `translate(${x} ${y})` });
+  place.append(shape("circle", { class: "hit", r: 13 }), shape("circle", { class: "halo", r: 12 }), mark);
+  group.append(place);
+  svg.append(group);
+  if (point.on_front) return group;
+  svg.insertBefore(group, svg.querySelector(".point.front"));
+  return group;
+}
+
+/* ---- The paper ---- */
+
+function printed(section) {
+  const models = new Set(section.points.map((point) => point.model));
+  return section.paper.filter((row) => row.latency_ms !== null).map((row) => ({ ...row, mine: models.has(row.model) }));
+}
+
+function layer(section, which) {
+  return which === "off" ? [] : printed(section).filter((row) => which === "all" || row.mine);
+}
+
+function drawPaper(svg, frame, rows) {
+  for (const row of rows) {
+    const ring = shape("circle", { class: row.mine ? "printed-mark mine" : "printed-mark", cx: frame.x(row.latency_ms), cy: frame.y(row.accuracy), r: 5 });
+    const title = shape("title");
+    title.textContent = `paper, ${row.paper_name} (${row.model}): ${row.metric} ${row.accuracy.toFixed(4)}, ${row.latency_ms} ms a sample`;
+    ring.append(title);
+    svg.append(ring);
+  }
+}
+
+/* ---- Labels: the nearest spot that covers no marker and no label ---- */
+
+function label(svg, frame, points, paper, value, range, lines) {
+  const at = (point) => [frame.x(point.p50_ms), frame.y(value(point))];
+  const slowest = new Map(points.map((point) => [point.model, point]));
+  const others = [...slowest.values()].filter((point) => !point.on_front);
+  const names = [
+    ...points.filter((point) => point.on_front).map((point) => [point.model, at(point), "label front", 135]),
+    ...others.map((point) => [point.model, at(point), "label dim", 0]),
+    ...[...paper].sort((a, b) => b.mine - a.mine).map((row) => [row.model, [frame.x(row.latency_ms), frame.y(row.accuracy)], "label printed", 90]),
+  ];
+  const around = ([x, y]) => ({ left: x - 8, right: x + 8, top: y - 8, bottom: y + 8 });
+  const solid = [...points.map((point) => around(at(point))), ...paper.map((row) => around([frame.x(row.latency_ms), frame.y(row.accuracy)]))];
+  const bars = points.map((point) => {
+    const [low, high] = range(point);
+    const [x] = at(point);
+    return { left: x - 1, right: x + 1, top: frame.y(high), bottom: frame.y(low) };
+  });
+  for (const [name, [x, y], kind, angle] of names) {
+    const front = kind === "label front";
+    const note = text(0, 0, name.length > 26 ? `${name.slice(0, 25)}…` : name, { class: kind, "text-anchor": "middle" });
+    svg.append(note);
+    const size = [measure(svg, note) + 4, front ? 17 : 15];
+    const spot = bestSpot(x, y, size, angle, solid, [...bars, ...lines], frame, front ? 200 : frame.narrow ? 50 : 150);
+    if (!spot) {
+      note.remove();
+      continue;
+    }
+    solid.push(spot.box);
+    const [cx, cy] = [(spot.box.left + spot.box.right) / 2, (spot.box.top + spot.box.bottom) / 2];
+    if (spot.distance > 18) svg.insertBefore(line(x, y, spot.tip[0], spot.tip[1], "leader"), svg.querySelector(".point"));
+    note.setAttribute("x", cx);
+    note.setAttribute("y", cy + 4);
+  }
+}
+
+/* An SVG outside the document has no text metrics: a canvas has. */
+function measure(svg, note) {
+  measure.canvas = measure.canvas || document.createElement("canvas").getContext("2d");
+  const weight = note.getAttribute("class") === "label front" ? "700 13px" : "400 12px";
+  measure.canvas.font = `${weight} ${getComputedStyle(document.body).fontFamily}`;
+  return measure.canvas.measureText(note.textContent).width;
+}
+
+function bestSpot(x, y, [width, height], wish, solid, lines, frame, reach) {
+  const meets = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  let best = null;
+  for (const distance of [12, 17, 23, 30, 39, 50, 64, 82, 104, 132, 166, 200].filter((one) => one <= reach))
+    for (let angle = 0; angle < 360; angle += 15) {
+      const [dx, dy] = [Math.cos((angle * Math.PI) / 180), -Math.sin((angle * Math.PI) / 180)];
+      const left = x + distance * dx - (width * (1 - dx)) / 2;
+      const top = y + distance * dy - (height * (1 - dy)) / 2;
+      const box = { left, top, right: left + width, bottom: top + height };
+      let cost = distance + 8 * (1 - Math.cos(((angle - wish) * Math.PI) / 180));
+      if (best && cost >= best.cost) continue;
+      if (left < frame.left || box.right > frame.right || top < frame.top || box.bottom > frame.bottom) continue;
+      if (solid.some((other) => meets(box, other))) continue;
+      const tip = [x + distance * dx, y + distance * dy];
+      // A level line strikes words through; an upright one only passes between letters.
+      for (const one of lines) if (meets(box, one)) cost += one.bottom - one.top < 4 ? 16 : 6;
+      cost += 30 * crossed(x, y, tip, solid, meets);
+      if (!best || cost < best.cost) best = { cost, box, distance, tip };
+    }
+  return best;
+}
+
+function crossed(x, y, tip, solid, meets) {
+  const dots = [0.2, 0.35, 0.5, 0.65, 0.8, 0.95].map((part) => [x + (tip[0] - x) * part, y + (tip[1] - y) * part]);
+  const here = { left: x - 1, right: x + 1, top: y - 1, bottom: y + 1 };
+  const away = solid.filter((box) => !meets(box, here));
+  return away.filter((box) => dots.some(([a, b]) => a > box.left && a < box.right && b > box.top && b < box.bottom)).length;
+}
+
+/* ---- Details of a point ---- */
+
+function listen(mark, index, marks, points, view) {
+  const open = () => activate(mark, points[index], view);
+  const close = () => deactivate(view);
+  mark.addEventListener("pointerenter", open);
+  mark.addEventListener("pointerleave", () => document.activeElement !== mark && close());
+  mark.addEventListener("click", () => { mark.focus({ preventScroll: true }); open(); });
+  mark.addEventListener("focus", open);
+  mark.addEventListener("blur", close);
+  mark.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") close();
+    if (!step) return;
+    event.preventDefault();
+    marks[(index + step + marks.length) % marks.length].focus();
+  });
+}
+
+function activate(mark, point, view) {
+  deactivate(view);
+  mark.classList.add("active");
+  for (const row of view.part.querySelectorAll("tbody tr")) row.classList.toggle("active", row.dataset.point === point.id);
+  const metric = view.section.metric;
+  const tip = element("div", { class: "tip", role: "status" });
+  const [[, name], ...facts] = details(point, (one) => one.accuracy[metric], (one) => one.accuracy[`${metric}_ci95`]);
+  tip.append(element("strong", {}, name));
+  const list = element("dl");
+  for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
+  tip.append(list);
+  view.chart.append(tip);
+  const [x, y] = [view.frame.x(point.p50_ms), view.frame.y(point.accuracy[metric])];
+  const left = x + 18 + tip.offsetWidth < view.frame.width ? x + 18 : x - 18 - tip.offsetWidth;
+  tip.style.left = `${Math.max(0, Math.min(left, view.frame.width - tip.offsetWidth))}px`;
+  tip.style.top = `${view.frame.narrow ? view.frame.height : Math.max(0, y - tip.offsetHeight / 2)}px`;
+}
+
+function deactivate(view) {
+  view.chart.querySelector(".tip")?.remove();
+  for (const one of view.part.querySelectorAll(".active")) one.classList.remove("active");
+}
+
+function details(point, value, range) {
+  const interval = range(point);
+  const metrics = Object.entries(point.accuracy).filter(([, one]) => typeof one === "number");
+  const [name, known] = metrics.find(([, one]) => one === value(point)) || ["", 0];
+  const facts = [
+    ["", `${point.model} ${point.variant}`],
+    ["p50", `${ms(point.p50_ms)} ms [${ms(point.p50_ci95_ms[0])}, ${ms(point.p50_ci95_ms[1])}]`],
+    [name.toUpperCase(), known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
+    ["n", `${point.runs.toLocaleString("en")} calls in ${point.processes} processes`],
+    ["slate", point.slate === 1 ? "1" : `${point.slate}: ${ms(point.p50_ms_per_candidate)} ms a candidate`],
+    ["p99", point.p99_ms === null ? "too few calls to certify" : `${ms(point.p99_ms)} ms`],
+    ["memory", `${ms(point.peak_rss_mb)} MB peak, file ${ms(point.file_mb)} MB`],
+  ];
+  if (point.speedup !== null && point.variant !== "torch-fp32") facts.push(["speed", `${ms(point.speedup)}× torch-fp32`]);
+  facts.push(["front", point.on_front ? "yes" : `no: dominated by ${point.dominated_by.split("/").slice(0, -1).join(" ")}` + (point.domination_certain ? "" : " (not certain: intervals overlap)")]);
+  if (point.paper) facts.push(["paper", `${point.paper.metric} ${point.paper.accuracy.toFixed(4)}, ${point.paper.latency_ms ?? "–"} ms (not comparable)`]);
+  for (const warning of point.warnings) facts.push(["⚠", warning]);
+  return facts;
+}
+
+/* ---- Table ---- */
+
+function sortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  for (const [index, head] of heads.entries()) {
+    const button = element("button", { type: "button" }, head.textContent);
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      for (const one of heads) one.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((a, b) => compare(a.cells[index].dataset.sort, b.cells[index].dataset.sort, up ? 1 : -1));
+      table.tBodies[0].append(...rows);
+    });
+  }
+}
+
+/* What is absent comes last, whichever way. */
+function compare(a, b, sign) {
+  if (!a || !b) return (a ? 0 : 1) - (b ? 0 : 1);
+  const [x, y] = [Number(a), Number(b)];
+  return sign * (Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y);
+}
+
+/* ---- Drawing ---- */
+
+function ms(value) {
+  return value.toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: value < 1000 ? 3 : 6 });
+}
+
+function color(variant) {
+  return variant in report.styles ? `var(--${variant})` : "var(--other)";
+}
+
+function marker(variant, size) {
+  return (SHAPES[report.styles[variant]] || plus)(size);
+}
+
+function circle(r) { return shape("circle", { r }); }
+function square(r) { return shape("rect", { x: -r * 0.9, y: -r * 0.9, width: r * 1.8, height: r * 1.8 }); }
+function triangle(r) { return shape("path", { d: `M0 ${-r * 1.15}L${r * 1.1} ${r * 0.8}H${-r * 1.1}Z` }); }
+function diamond(r) { return shape("path", { d: `M0 ${-r * 1.2}L${r * 1.2} 0L0 ${r * 1.2}L${-r * 1.2} 0Z` }); }
+function plus(r) { const t = r * 0.4; return shape("path", { d: `M${-t} ${-r}H${t}V${-t}H${r}V${t}H${t}V${r}H${-t}V${t}H${-r}V${-t}H${-t}Z` }); }
+
+function line(x1, y1, x2, y2, kind) { return shape("line", { x1, y1, x2, y2, class: kind }); }
+
+function text(x, y, content, attributes = {}) {
+  const node = shape("text", { x, y, ...attributes });
+  node.textContent = content;
+  return node;
+}
+
+function shape(tag, attributes = {}) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+function element(tag, attributes = {}, content = "") {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (content) node.textContent = content;
+  return node;
+}

@@ -1,0 +1,484 @@
+"""The picture of a report: accuracy against p50 latency, with intervals, the front and, apart, the paper's figures.
+
+Points carry 95% intervals both ways; what the front dominates is dimmed. The paper's figures come from other
+data and another machine, so they get a panel of their own and never share an axis with a measurement.
+Labels are set by a small deterministic search: they cover neither each other nor a marker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rbserve.core.errors import UsageError
+from rbserve.profilers.pareto import PaperRow, Point, Section, nondominated
+
+# Okabe and Ito's colours, told apart by colour-blind readers; each variant has a marker of its own as well.
+VARIANT_STYLES = {
+    "torch-fp32": ("#D55E00", "o"),
+    "onnx-fp32": ("#0072B2", "s"),
+    "onnx-int8": ("#009E73", "^"),
+    "onnx-int4": ("#CC79A7", "D"),
+}
+OTHER_STYLE = ("#7A5195", "P")
+INK, MUTED, RULE = "#1c2430", "#667080", "#e3e7ec"
+
+WIDTH, LEFT, RIGHT, GAP = 12.0, 0.85, 1.3, 2.05  # inches, as are the next
+HEADER, FIRST, OTHERS, BELOW = 1.6, 5.4, 4.0, 1.15
+DPI = 150
+CROWD = 12  # more models than this need the whole width for their names
+
+Segment = tuple[float, float, float, float]  # x, y of both ends, in data coordinates
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether two rectangles share any area."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.bottom < other.top
+            and other.bottom < self.top
+        )
+
+
+class Name(NamedTuple):
+    """A text to draw beside the point at `x`, `y` (data coordinates); `angle` is as in `Label`."""
+
+    text: str
+    x: float
+    y: float
+    angle: float
+    color: str
+    weight: str
+    size: float
+
+
+class Label(NamedTuple):
+    """A text's size in pixels: to place near `x`, `y`, best towards `angle` (degrees, 0 is right, 90 is up)."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    angle: float
+
+
+class Spot(NamedTuple):
+    """Where a label went, and where its leader line ends."""
+
+    box: Box
+    distance: float
+
+
+def draw(sections: Sequence[Section], folder: Path) -> None:
+    """Writes pareto.png and pareto.svg; the same sections give the same bytes."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError(
+            "a report needs matplotlib, which is not installed", "pip install 'rbserve[report]'"
+        ) from None
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "rbserve", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    ):
+        picture = figure(sections)
+        picture.savefig(folder / "pareto.png", metadata={"Software": None})
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        picture.savefig(folder / "pareto.svg", metadata=nothing)
+
+
+def figure(sections: Sequence[Section]) -> Any:
+    """The matplotlib Figure: for each section its first slate, wide; below, the other slates and the paper's panel."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layouts = [_rows(section) for section in sections]
+    height = sum(HEADER + sum(tall + BELOW for tall, _ in rows) for rows in layouts)
+    picture = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(picture)
+    top = height
+    for section, rows in zip(sections, layouts, strict=True):
+        _header(picture, section, top)
+        top -= HEADER
+        for tall, panels in rows:
+            for left, wide, slate in panels:
+                axes = picture.add_axes((left / WIDTH, (top - tall) / height, wide / WIDTH, tall / height))
+                _paper_panel(axes, section) if slate is None else _panel(axes, section, slate)
+            top -= tall + BELOW
+    return picture
+
+
+def style(variant: str) -> tuple[str, str]:
+    """Colour and marker of a variant."""
+    return VARIANT_STYLES.get(variant, OTHER_STYLE)
+
+
+def place(
+    labels: Sequence[Label], markers: Sequence[Box], lines: Sequence[Box], bounds: Box
+) -> list[Spot | None]:
+    """A spot for each label, in order of priority, or None where there is no room.
+
+    A placed label lies within `bounds` and meets neither a marker nor an earlier label; among such spots the
+    nearest wins, unless it would cover `lines` or its leader line would cross a label or a marker.
+    """
+    solid = list(markers)
+    spots: list[Spot | None] = []
+    for label in labels:
+        spot = _best_spot(label, solid, lines, bounds)
+        spots.append(spot)
+        if spot:
+            solid.append(spot.box)
+    return spots
+
+
+# ---- Layout and panels ----
+
+
+def _rows(section: Section) -> list[tuple[float, list[tuple[float, float, int | None]]]]:
+    """Rows of (height, [(left, width, slate; None for the paper)]), in inches."""
+    first, *others = section.slates
+    full = WIDTH - LEFT - RIGHT
+    rows: list[tuple[float, list[tuple[float, float, int | None]]]] = [(FIRST, [(LEFT, full, first)])]
+    panels: list[int | None] = [*others, None] if _printed(section) else [*others]
+    abreast = 2 if len({point.model for point in section.points}) <= CROWD else 1
+    for start in range(0, len(panels), abreast):
+        pair = panels[start : start + abreast]
+        wide = (full - GAP) * 0.55 if len(pair) == 2 else full
+        right = LEFT + wide + GAP
+        # The paper's panel names no baselines, so it may use the margin they are named in.
+        sizes = [(LEFT, wide), (right, WIDTH - right - (0.35 if pair[-1] is None else RIGHT))]
+        rows.append((OTHERS, [(*size, slate) for size, slate in zip(sizes, pair, strict=False)]))
+    return rows
+
+
+def _header(picture: Any, section: Section, top: float) -> None:
+    """Title, machine and legend of a section, whose upper edge is `top` inches up."""
+    from matplotlib.lines import Line2D
+
+    height = picture.get_figheight()
+    environment = section.environment
+    threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
+    _text(
+        picture,
+        0.3,
+        top - 0.42,
+        f"{section.dataset}: {section.metric_label} against latency",
+        17,
+        INK,
+        "bold",
+    )
+    facts = f"{environment.cpu}, {threads}, scope {section.scope}; bars are 95% intervals"
+    _text(picture, 0.3, top - 0.72, facts, 10.5, MUTED)
+    handles = [
+        Line2D([], [], color=style(one)[0], marker=style(one)[1], ls="", ms=8, label=one)
+        for one in dict.fromkeys(point.variant for point in section.points)
+    ]
+    handles += [
+        Line2D([], [], color=INK, lw=1.6, label="front"),
+        Line2D([], [], color=MUTED, marker="o", ls="", ms=8, alpha=0.35, label="dominated (dimmed)"),
+        Line2D([], [], color="#c3cad3", lw=1, label="same model"),
+    ]
+    if section.baselines:
+        handles.append(Line2D([], [], color=MUTED, lw=1.2, ls=(0, (5, 4)), label="baseline, no model"))
+    picture.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.2 / WIDTH, (top - 0.78) / height),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=10,
+        handletextpad=0.5,
+        columnspacing=1.6,
+        borderaxespad=0.2,
+    )
+
+
+def _text(
+    picture: Any, x: float, y: float, text: str, size: float, color: str, weight: str = "normal"
+) -> None:
+    """Plain text on the figure, inches from its lower left corner."""
+    height = picture.get_figheight()
+    picture.text(x / WIDTH, y / height, text, fontsize=size, color=color, weight=weight, parse_math=False)
+
+
+def _panel(axes: Any, section: Section, slate: int) -> None:
+    """One slate: every point with its intervals, the front, the baselines and the labels."""
+    metric = section.metric
+    points = [point for point in section.at(slate) if point.value(metric) is not None]
+    front = sorted((point for point in points if point.on_front), key=lambda point: point.p50_ms)
+    per_call = "candidate" if slate == 1 else "candidates"
+    ends = [end for point in section.at(slate) for end in point.p50_ci95_ms]
+    title = f"slate {slate}: {slate} {per_call} per call"
+    _frame(axes, section.metric_label, title, min(ends) / 1.35, max(ends) * 1.5)
+    axes.set_xlabel("p50 latency per call, ms (log scale, left is faster)", color=MUTED, fontsize=10)
+    if not points:
+        axes.text(0.5, 0.5, f"{section.metric_label} was not measured", transform=axes.transAxes, ha="center")
+        return
+    low, high = _reach(points, metric)
+    axes.set_ylim(low, high)
+    _baselines(
+        axes, {name: figures[metric] for name, figures in section.baselines.items() if metric in figures}
+    )
+    _models(axes, points, metric)
+    groups: dict[tuple[bool, str], list[Point]] = {}
+    for point in points:
+        groups.setdefault((bool(point.on_front), point.variant), []).append(point)
+    for group in groups.values():
+        _marks(axes, group, metric)
+    xs, ys = [point.p50_ms for point in front], [point.value(metric) or 0.0 for point in front]
+    corners = [*xs, axes.get_xlim()[1]], [*ys, ys[-1]]
+    axes.step(*corners, where="post", color=INK, lw=1.6, zorder=3.5)
+    _name_points(axes, points, front, metric, _steps(*corners))
+
+
+def _reach(points: Sequence[Point], metric: str) -> tuple[float, float]:
+    """Limits of the accuracy axis: every interval in full."""
+    ends = [end for point in points for end in point.interval(metric) or (point.value(metric) or 0.0,)]
+    low, high = min(ends), max(ends)
+    margin = 0.06 * (high - low) or 0.01
+    return low - margin, high + margin
+
+
+def _frame(axes: Any, metric_label: str, title: str, low: float, high: float) -> None:
+    """The axes of a panel for latencies from `low` to `high`."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    inches = axes.get_position().width * WIDTH / math.log10(high / low)
+    subs = (1.0, 2.0, 5.0) if inches > 1.6 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=50))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.set_title(title, loc="left", fontsize=12, color=INK, weight="bold", pad=9, parse_math=False)
+    axes.set_ylabel(f"{metric_label} (up is better)", color=MUTED, fontsize=10)
+    axes.grid(color=RULE, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=9.5, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#b8c0ca")
+
+
+def _baselines(axes: Any, baselines: dict[str, float]) -> None:
+    """Dashed lines, named in the right margin where no point can be; one off the axis is named at its edge."""
+    low, high = axes.get_ylim()
+    line = (high - low) * 2.9 * 9.5 / 72 / (axes.get_position().height * axes.figure.get_figheight())
+    last = -math.inf
+    for name, value in sorted(baselines.items(), key=lambda pair: (pair[1], pair[0])):
+        axes.axhline(value, color=MUTED, lw=1.2, ls=(0, (5, 4)), zorder=1)
+        last = max(min(max(value, low), high), last + line)
+        arrow = "↓ " if value < low else "↑ " if value > high else ""
+        text = f" {arrow}{name}\n {value:.4f}"
+        transform = axes.get_yaxis_transform()
+        axes.text(
+            1.0, last, text, transform=transform, va="center", color=MUTED, fontsize=9.5, parse_math=False
+        )
+    axes.set_ylim(low, high)
+
+
+def _models(axes: Any, points: Sequence[Point], metric: str) -> None:
+    """A faint line through the variants of each model."""
+    for model in dict.fromkeys(point.model for point in points):
+        own = sorted((point for point in points if point.model == model), key=lambda point: point.p50_ms)
+        ys = [point.value(metric) for point in own]
+        axes.plot([point.p50_ms for point in own], ys, color="#c3cad3", lw=1, zorder=1.5)
+
+
+def _marks(axes: Any, points: Sequence[Point], metric: str) -> None:
+    """The points of one variant, all on the front or all dominated, with their intervals."""
+    front = bool(points[0].on_front)
+    color, marker = style(points[0].variant)
+    xs, ys = [point.p50_ms for point in points], [point.value(metric) for point in points]
+    alpha, width, layer = (0.85, 1.5, 4.0) if front else (0.22, 1.1, 2.0)
+    bars = {"color": color, "alpha": alpha, "lw": width, "zorder": layer}
+    axes.hlines(ys, *zip(*(point.p50_ci95_ms for point in points), strict=True), **bars)
+    sure = [(point.p50_ms, *interval) for point in points if (interval := point.interval(metric))]
+    if sure:
+        axes.vlines(*zip(*sure, strict=True), **bars)
+    size, strength = (9.5, 1.0) if front else (7.0, 0.5)
+    edge = {"mec": "white", "mew": 0.8, "alpha": strength, "zorder": layer + 1}
+    axes.plot(xs, ys, ls="", marker=marker, color=color, ms=size, **edge)
+
+
+# ---- The paper ----
+
+
+def _printed(section: Section) -> list[PaperRow]:
+    """The paper's rows with both figures, for the models of the section."""
+    models = {point.model for point in section.points}
+    return [row for row in section.paper if row.latency_ms is not None and row.model in models]
+
+
+def _paper_panel(axes: Any, section: Section) -> None:
+    """The paper's table for the task: hollow grey, on its own axes; the rows measured here are darker."""
+    rows = [row for row in section.paper if row.latency_ms is not None]
+    mine = {row.model for row in _printed(section)}
+    spots = [(row.latency_ms or 0.0, row.accuracy) for row in rows]
+    xs, ys = [x for x, _ in spots], [y for _, y in spots]
+    title = paper_title(section).replace(" (", "\n(")
+    _frame(axes, section.metric_label, title, min(xs) / 2.5, max(xs) * 2.5)
+    axes.title.set_fontsize(10.5)
+    axes.set_facecolor("#f7f8fa")
+    axes.set_xlabel("latency per sample as printed, ms (log scale)", color=MUTED, fontsize=10)
+    margin = 0.08 * (max(ys) - min(ys))
+    axes.set_ylim(min(ys) - margin, max(ys) + margin)
+    for row, (x, y) in zip(rows, spots, strict=True):
+        axes.plot(x, y, "o", ms=6.5, mfc="none", mec="#3d4653" if row.model in mine else "#b4bcc7", mew=1.3)
+    kept = nondominated(spots, ("lower", "higher"))
+    front = sorted(spot for spot, keep in zip(spots, kept, strict=True) if keep)
+    corners = [x for x, _ in front], [y for _, y in front]
+    axes.step(*corners, where="post", color="#9aa4b1", lw=1.1, ls=(0, (2, 2)), zorder=1)
+    names = [
+        Name(row.model, x, y, 90.0, "#3d4653" if row.model in mine else "#8a94a1", "normal", 8.5)
+        for row, (x, y), keep in zip(rows, spots, kept, strict=True)
+        if keep or row.model in mine
+    ]
+    _write(axes, sorted(names, key=lambda name: (name.color, name.x)), spots, _steps(*corners))
+
+
+def paper_title(section: Section) -> str:
+    """What the paper's layer is called, wherever it is drawn."""
+    if section.paper_column == "overall":
+        return "Paper: mean of its five data sets (other data, other machine: not comparable)"
+    return f"Paper: its {section.paper_column} figures (other machine: latency not comparable)"
+
+
+# ---- Labels ----
+
+
+def _name_points(
+    axes: Any, points: Sequence[Point], front: Sequence[Point], metric: str, steps: Sequence[Segment]
+) -> None:
+    """Names every front point, then each model once, at its slowest variant."""
+    slowest = {
+        point.model: point for point in sorted(points, key=lambda point: (point.p50_ms, point.variant))
+    }
+    others = sorted(
+        (one for one in slowest.values() if one not in front), key=lambda one: one.value(metric) or 0.0
+    )
+    names = [Name(one.model, one.p50_ms, one.value(metric) or 0.0, 135.0, INK, "bold", 10.0) for one in front]
+    names += [
+        Name(one.model, one.p50_ms, one.value(metric) or 0.0, 0.0, "#4a5361", "normal", 9.5) for one in others
+    ]
+    lines = [*steps]
+    for point in points:
+        value = point.value(metric) or 0.0
+        low, high = point.interval(metric) or (value, value)
+        lines.append((point.p50_ms, low, point.p50_ms, high))
+        lines.append(
+            (point.p50_ci95_ms[0], value, slowest[point.model].p50_ms, value)
+        )  # and its model's line
+    _write(axes, names, [(point.p50_ms, point.value(metric) or 0.0) for point in points], lines)
+
+
+def _steps(xs: Sequence[float], ys: Sequence[float]) -> list[Segment]:
+    """The horizontal and vertical pieces of a step line."""
+    corners = list(zip(xs, ys, strict=True))
+    pieces = []
+    for (x, y), (next_x, next_y) in pairwise(corners):
+        pieces += [(x, y, next_x, y), (next_x, y, next_x, next_y)]
+    return pieces
+
+
+def _write(
+    axes: Any, names: Sequence[Name], markers: Sequence[tuple[float, float]], lines: Sequence[Segment]
+) -> None:
+    """Places names beside their points and draws them, with a leader line from afar."""
+    from matplotlib.font_manager import FontProperties
+
+    renderer = axes.figure.canvas.get_renderer()
+    pixels = axes.transData.transform
+    labels = []
+    for name in names:
+        font = FontProperties(size=name.size, weight=name.weight)
+        width, height, _ = renderer.get_text_width_height_descent(name.text, font, False)
+        x, y = pixels((name.x, name.y))
+        labels.append(Label(x, y, width + 6, height + 6, name.angle))
+    discs = [Box(x - 10, y - 10, x + 10, y + 10) for x, y in map(pixels, markers)]
+    spots = place(labels, discs, [_strip(pixels, line) for line in lines], Box(*axes.bbox.extents))
+    for name, label, spot in zip(names, labels, spots, strict=True):
+        if spot:
+            _annotate(axes, name, label, spot)
+
+
+def _strip(pixels: Callable[[tuple[float, float]], tuple[float, float]], line: Segment) -> Box:
+    (x, y), (end_x, end_y) = pixels(line[:2]), pixels(line[2:])
+    return Box(min(x, end_x) - 1, min(y, end_y) - 1, max(x, end_x) + 1, max(y, end_y) + 1)
+
+
+def _annotate(axes: Any, name: Name, label: Label, spot: Spot) -> None:
+    from matplotlib.patheffects import withStroke
+
+    x, y = (spot.box.left + spot.box.right) / 2, (spot.box.bottom + spot.box.top) / 2
+    leader = {"arrowstyle": "-", "color": "#9aa4b1", "lw": 0.8, "shrinkA": 1, "shrinkB": 4}
+    note = axes.annotate(
+        name.text,
+        (name.x, name.y),
+        ((x - label.x) * 72 / DPI, (y - label.y) * 72 / DPI),  # points, so that any resolution looks the same
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=name.size,
+        weight=name.weight,
+        color=name.color,
+        zorder=7,
+        parse_math=False,
+        path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.85)],
+        arrowprops=leader if spot.distance > 24 else None,
+    )
+    note.set_gid("label")
+
+
+def _best_spot(label: Label, solid: Sequence[Box], lines: Sequence[Box], bounds: Box) -> Spot | None:
+    best: tuple[float, Spot] | None = None
+    for cost, spot in _candidates(label):
+        if best and cost >= best[0]:
+            break
+        if _within(spot.box, bounds) and not any(spot.box.meets(other) for other in solid):
+            cost += _clutter(label, spot, solid, lines)
+            best = min(best, (cost, spot)) if best else (cost, spot)
+    return best[1] if best else None
+
+
+def _candidates(label: Label) -> list[tuple[float, Spot]]:
+    """Spots around a label's anchor and what their distance and direction cost, the cheapest first."""
+    found = []
+    for distance in (14, 20, 28, 38, 50, 65, 82, 102, 126, 154, 186, 224, 270, 330, 400):
+        for angle in range(0, 360, 15):
+            turn = math.cos(math.radians(angle - label.angle))
+            dx, dy = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            left = label.x + distance * dx - label.width * (1 - dx) / 2
+            bottom = label.y + distance * dy - label.height * (1 - dy) / 2
+            box = Box(left, bottom, left + label.width, bottom + label.height)
+            found.append((distance + 10 * (1 - turn), Spot(box, distance)))
+    return sorted(found)
+
+
+def _within(box: Box, bounds: Box) -> bool:
+    inside = box.left >= bounds.left and box.right <= bounds.right
+    return inside and box.bottom >= bounds.bottom and box.top <= bounds.top
+
+
+def _clutter(label: Label, spot: Spot, solid: Sequence[Box], lines: Sequence[Box]) -> float:
+    """What a spot costs for the lines it covers, and for the labels and markers its leader line crosses."""
+    # A level line strikes words through; an upright one only passes between letters.
+    covered = sum(18 if one.top - one.bottom < 4 else 6 for one in lines if spot.box.meets(one))
+    x, y = (spot.box.left + spot.box.right) / 2, (spot.box.bottom + spot.box.top) / 2
+    path = [
+        (label.x + (x - label.x) * step / 12, label.y + (y - label.y) * step / 12) for step in range(1, 12)
+    ]
+    anchor = Box(label.x, label.y, label.x, label.y)
+    dots = [Box(x - 0.5, y - 0.5, x + 0.5, y + 0.5) for x, y in path]
+    crossed = sum(any(dot.meets(box) for dot in dots) for box in solid if not box.meets(anchor))
+    return covered + 40.0 * crossed

@@ -1,0 +1,368 @@
+"""A report of artificial measurements: six files that agree, survive hostile names and never draw over a label.
+
+The figures here are made up and mean nothing; only their shape is that of real runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from rbserve.core.environment import Environment
+from rbserve.core.errors import DataError, UsageError
+from rbserve.core.measurement import Latency, Measurement, Plan, Predictions, Result, write_measurement
+from rbserve.profilers.pareto import sections
+from rbserve.profilers.plot import Box, Label, figure, place
+from rbserve.profilers.report import answers, collect, render, significant
+
+GROUP_A = ("dnn", "pnn", "deepfm", "dcn", "dcnv2", "masknet", "finalmlp", "autoint", "gdcn")
+VARIANTS = {"torch-fp32": 1.0, "onnx-fp32": 0.5, "onnx-int8": 0.3}
+SLATES = [1, 100]
+FILES = {"table.md", "table.csv", "pareto.png", "pareto.svg", "report.html", "report.json"}
+WARNING = "int8 loses 0.0031 AUC on 1000 rows, more than 0.002"
+
+
+def result(variant: str, slate: int, p50: float, auc: float, **changes: Any) -> Result:
+    """One artificial line: intervals of a plausible width around the two figures."""
+    made = Result(
+        variant=variant,
+        scope="forward",
+        slate=slate,
+        threads=1,
+        n=1000,
+        processes=5,
+        latency_ms=Latency(
+            mean=p50 * 1.1,
+            p50=p50,
+            p90=p50 * 1.3,
+            p99=p50 * 1.9,
+            max=p50 * 6,
+            ci95=(p50 * 0.93, p50 * 1.06),
+            mean_ci95=(p50, p50 * 1.2),
+        ),
+        accuracy={
+            "auc": auc,
+            "gauc": auc + 0.01,
+            "logloss": 0.6,
+            "auc_ci95": (auc - 0.03, auc + 0.03),
+            "gauc_ci95": (auc - 0.02, auc + 0.04),
+        },
+        peak_rss_mb=100.0,
+        load_ms=90.0,
+        first_call_ms=1.5,
+        file_mb=8.5,
+        warnings=[],
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def measurement(model: str, results: list[Result], **changes: Any) -> Measurement:
+    """One artificial profile."""
+    made = Measurement(
+        schema=1,
+        id=f"run-{model}"[:40],
+        created="2001-01-01T00:00:00+00:00",
+        model=model,
+        group="A",
+        task="ctr",
+        item_form="id",
+        dataset="ml-100k",
+        dataset_fingerprint="f" * 64,
+        artifact_digest="a" * 64,
+        comparability_key="key",
+        environment=Environment(
+            cpu="Artificial CPU",
+            isa=["avx2"],
+            cores=2,
+            allowed_cores=2,
+            memory_mb=1000,
+            governor=None,
+            kernel="0",
+            container_cpus=None,
+            libraries={"onnxruntime": "1.0"},
+        ),
+        plan=Plan(5, 200, 10.0, SLATES, 1, "forward", 2024),
+        file_bytes={},
+        variant_warnings={},
+        baselines={"popularity": {"auc": 0.62, "gauc": 0.61}, "item_mean": {"auc": 0.7123, "gauc": 0.72}},
+        samples=[],
+        predictions=Predictions([1, 1, 2], [0, 1, 0], {}),
+        results=results,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def profiles(models: tuple[str, ...] = GROUP_A, seed: int = 0) -> list[Measurement]:
+    """Artificial profiles of several models, as close to one another as those of real ones are."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for model in models:
+        auc, base = 0.7 + rng.uniform(-0.008, 0.008), 0.4 * 10 ** rng.uniform(-0.2, 0.5)
+        lines = [
+            result(variant, slate, base * part * (1 if slate == 1 else 14) * rng.uniform(0.9, 1.1), auc)
+            for variant, part in VARIANTS.items()
+            for slate in SLATES
+        ]
+        made.append(measurement(model, lines))
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of nine models, one of them with a warning."""
+    measured = profiles()
+    warned = [
+        msgspec.structs.replace(one, warnings=[WARNING]) if one.variant == "onnx-int8" else one
+        for one in measured[1].results
+    ]
+    measured[1] = msgspec.structs.replace(measured[1], results=warned)
+    return render(measured, tmp_path_factory.mktemp("reports") / "nine")
+
+
+def embedded(folder: Path) -> Any:
+    """What the page's script reads."""
+    page = (folder / "report.html").read_text()
+    found = re.search(r'<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+class Tags(HTMLParser):
+    """Every start tag of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+# ---- The six files ----
+
+
+def test_a_report_is_six_files_and_nothing_half_made(folder: Path) -> None:
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert [one.name for one in folder.parent.iterdir()] == ["nine"]
+
+
+def test_every_table_has_one_row_per_model_variant_and_slate(folder: Path) -> None:
+    expected = len(GROUP_A) * len(VARIANTS) * len(SLATES)
+    rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
+    keys = {(row["dataset"], row["model"], row["variant"], row["slate"]) for row in rows}
+    assert len(rows) == len(keys) == expected
+    markdown = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(markdown) == expected + 2
+    assert {line.count("|") for line in markdown} == {markdown[0].count("|")}
+    page = Tags((folder / "report.html").read_text())
+    assert sum("data-point" in attributes for _, attributes in page.found) == expected
+
+
+def test_the_page_carries_the_same_data_as_the_json_file(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    assert {key: value for key, value in embedded(folder).items() if key != "styles"} == report
+    assert (report["schema"], report["created"]) == (1, "2001-01-01T00:00:00+00:00")
+    assert len(report["sections"][0]["points"]) == 54
+
+
+def test_csv_figures_are_those_of_the_json_file(folder: Path) -> None:
+    points = {
+        one["id"]: one for one in json.loads((folder / "report.json").read_text())["sections"][0]["points"]
+    }
+    for row in csv.DictReader(io.StringIO((folder / "table.csv").read_text())):
+        point = points[row["id"]]
+        assert float(row["p50_ms"]) == pytest.approx(point["p50_ms"], rel=1e-5)
+        assert float(row["auc_ci95_high"]) == pytest.approx(point["accuracy"]["auc_ci95"][1], rel=1e-5)
+        assert row["on_front"] == ("yes" if point["on_front"] else "no")
+
+
+def test_the_page_opens_offline_with_no_outside_resource(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert len(page) < 1_000_000
+    outside = re.findall(r"https?://[^\"' ]+", page)
+    assert set(outside) <= {"http://www.w3.org/2000/svg"}
+    tags = Tags(page)
+    assert not {tag for tag, _ in tags.found} & {"link", "img", "iframe", "object", "embed"}
+    assert not any("src" in attributes or "href" in attributes for _, attributes in tags.found)
+
+
+def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    few = profiles(("dnn", "gdcn"))
+    first, second = render(few, tmp_path / "a"), render(few[::-1], tmp_path / "b")
+    for name in sorted(FILES):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "report.html").write_text("old")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match="needs matplotlib"):
+        render(profiles(("dnn",)), tmp_path / "kept")
+    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["old"]
+
+
+# ---- What it says ----
+
+
+def test_a_warning_appears_in_every_table(folder: Path) -> None:
+    assert f"⚠ pnn onnx-int8: {WARNING}" in (folder / "table.md").read_text()
+    assert (
+        sum(WARNING in line for line in (folder / "table.md").read_text().splitlines() if line[0:1] == "|")
+        == 2
+    )
+    rows = csv.DictReader(io.StringIO((folder / "table.csv").read_text()))
+    assert [row["model"] for row in rows if row["warnings"] == WARNING] == ["pnn", "pnn"]
+    assert (folder / "report.html").read_text().count(f'<td data-sort="{WARNING}">{WARNING}</td>') == 2
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    name = '</script><img src=x onerror="alert(1)">|$x$ `{{data}}` ](x)'
+    folder = render(
+        [measurement(name, [result("onnx-fp32", 1, 0.1, 0.7)], dataset="<b>&")], tmp_path / "hostile"
+    )
+    tags = {tag for tag, _ in Tags((folder / "report.html").read_text()).found}
+    assert not tags & {"img", "b"}
+    assert embedded(folder)["sections"][0]["points"][0]["model"] == name
+    (row,) = csv.DictReader(io.StringIO((folder / "table.csv").read_text()))
+    assert row["model"] == name
+    assert "<img" not in (folder / "table.md").read_text().split("```")[0]
+
+
+def test_an_uncertified_percentile_is_a_dash_with_its_reason(tmp_path: Path) -> None:
+    line = result("onnx-fp32", 1, 250.0, 0.7, n=40)
+    latency = msgspec.structs.replace(line.latency_ms, p90=None, p99=None)
+    slow = measurement("text-bert-base", [msgspec.structs.replace(line, latency_ms=latency)])
+    folder = render([slow], tmp_path / "slow")
+    markdown = (folder / "table.md").read_text()
+    assert "p99 of text-bert-base onnx-fp32 slate 1 (40): fewer than the 662 timed calls" in markdown
+    assert "| 275 | – | – | 1,500 |" in markdown
+    (row,) = csv.DictReader(io.StringIO((folder / "table.csv").read_text()))
+    assert (row["p90_ms"], row["p99_ms"]) == ("", "")
+
+
+def test_a_model_without_an_accuracy_is_listed_and_not_drawn(tmp_path: Path) -> None:
+    blind = msgspec.structs.replace(
+        result("onnx-fp32", 1, 0.1, 0.7), accuracy={"auc": None, "auc_ci95": None}
+    )
+    (section,) = sections([measurement("dnn", [blind])])
+    assert section.points[0].on_front is None
+    assert answers(section) == []
+    folder = render([measurement("dnn", [blind])], tmp_path / "blind")
+    assert "AUC of dnn onnx-fp32: not defined" in (folder / "table.md").read_text()
+
+
+def test_the_answer_is_the_fastest_within_the_tolerance_and_owns_up_to_its_doubts() -> None:
+    lines = {"dcn": (1.0, 0.705), "dnn": (0.1, 0.7003), "pnn": (0.101, 0.7005), "gdcn": (0.01, 0.69)}
+    measured = [measurement(name, [result("onnx-fp32", 1, *pair)]) for name, pair in lines.items()]
+    (answer,) = answers(sections(measured)[0])
+    assert answer.point == "dnn/onnx-fp32/1"
+    text = " ".join(answer.notes)
+    assert "The best AUC is that of dcn onnx-fp32" in text
+    assert "the AUC intervals overlap" in text
+    assert "Its p50 interval overlaps with that of pnn onnx-fp32" in text
+    assert "item_mean reaches AUC 0.7123 without a model, no less than any point here" in text
+    assert "popularity" not in text
+
+
+def test_a_dominated_point_names_the_point_that_beats_it_and_whether_that_is_certain() -> None:
+    near, far = result("onnx-fp32", 1, 0.2, 0.69), result("torch-fp32", 1, 9.0, 0.5)
+    measured = [measurement("dnn", [near, far]), measurement("gdcn", [result("onnx-int8", 1, 0.1, 0.7)])]
+    points = {one.id: one for one in sections(measured)[0].points}
+    assert points["gdcn/onnx-int8/1"].on_front
+    for name, certain in (("dnn/onnx-fp32/1", False), ("dnn/torch-fp32/1", True)):
+        assert points[name].dominated_by == "gdcn/onnx-int8/1"
+        assert points[name].domination_certain is certain
+    assert points["dnn/onnx-fp32/1"].speedup == pytest.approx(45.0)
+    assert points["gdcn/onnx-int8/1"].speedup is None
+
+
+def test_only_equal_comparability_keys_share_a_section() -> None:
+    one, other = profiles(("dnn", "gdcn"))
+    libraries = msgspec.structs.replace(other.environment, libraries={"onnxruntime": "2.0"})
+    other = msgspec.structs.replace(other, comparability_key="other", environment=libraries)
+    found = sections([one, other])
+    assert [{point.model for point in section.points} for section in found] == [{"gdcn"}, {"dnn"}]
+    assert "Not comparable with the section of gdcn: onnxruntime 1.0 and 2.0." in found[1].notes
+
+
+def test_different_test_rows_are_flagged() -> None:
+    one, other = profiles(("dnn", "gdcn"))
+    other = msgspec.structs.replace(other, predictions=Predictions([1], [1], {}))
+    assert any("not all scored on the same test rows" in note for note in sections([one, other])[0].notes)
+
+
+# ---- Where runs come from ----
+
+
+def test_collect_keeps_the_newest_run_of_a_model_and_data_set(tmp_path: Path) -> None:
+    line = [result("onnx-fp32", 1, 0.1, 0.7)]
+    for day in ("01", "03", "02"):
+        write_measurement(tmp_path, measurement("dnn", line, id=day, created=f"2001-01-{day}T00:00:00+00:00"))
+    write_measurement(tmp_path, measurement("dnn", line, id="other", dataset="mind"))
+    assert [(one.dataset, one.id) for one in collect(tmp_path)] == [("mind", "other"), ("ml-100k", "03")]
+
+
+def test_no_runs_is_an_error_that_says_how_to_get_one(tmp_path: Path) -> None:
+    for attempt in (lambda: collect(tmp_path), lambda: render([], tmp_path / "x")):
+        with pytest.raises(DataError, match="no runs in") as caught:
+            attempt()
+        assert caught.value.hint == "rbserve profile --model gdcn"
+
+
+def test_a_file_that_is_not_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(DataError, match=r"broken\.json is not a run file"):
+        collect(tmp_path)
+
+
+# ---- The picture ----
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_labels_of_nine_models_meet_neither_each_other_nor_a_marker(seed: int) -> None:
+    picture = figure(sections(profiles(seed=seed)))
+    picture.canvas.draw()
+    renderer = picture.canvas.get_renderer()
+    for axes in picture.axes[:2]:
+        notes = [text for text in axes.texts if text.get_gid() == "label"]
+        boxes = [Box(*words_extent(note, renderer)) for note in notes]
+        assert {note.get_text() for note in notes} == set(GROUP_A)
+        assert not any(a.meets(b) for a, b in combinations(boxes, 2))
+        lines = [line for line in axes.lines if line.get_linestyle() == "None"]
+        dots = [axes.transData.transform(spot) for line in lines for spot in line.get_xydata()]
+        assert len(dots) == len(GROUP_A) * len(VARIANTS)
+        assert not any(box.meets(Box(x - 5, y - 5, x + 5, y + 5)) for box in boxes for x, y in dots)
+
+
+def words_extent(note: Any, renderer: Any) -> tuple[float, float, float, float]:
+    """The rectangle of an annotation's words, without its leader line."""
+    from matplotlib.text import Text
+
+    x0, y0, x1, y1 = Text.get_window_extent(note, renderer).extents
+    return x0, y0, x1, y1
+
+
+def test_a_label_with_no_room_is_left_out() -> None:
+    label = Label(x=10, y=10, width=30, height=10, angle=0)
+    assert place([label], [], [], Box(0, 0, 20, 20)) == [None]
+    (spot,) = place([label], [], [], Box(0, 0, 200, 200))
+    assert spot
+    assert spot.box.left >= 10
+
+
+def test_numbers_keep_three_digits_and_no_exponent() -> None:
+    texts = [significant(value) for value in (0.0123456, 0.148137, 6.401822, 99.96, 1140.0, 0.0)]
+    assert texts == ["0.0123", "0.148", "6.40", "100.0", "1,140", "0"]
