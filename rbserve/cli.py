@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,6 +33,7 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
 ]
 DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
+Many = Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -134,7 +136,10 @@ def prepare(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option("--model", "-m", help="A zoo row (see rbserve models).")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A zoo row (see rbserve models).")
+    ] = None,
+    many: Many = None,
     dataset: DatasetName = "ml-100k",
     option: Annotated[
         list[str] | None,
@@ -155,11 +160,16 @@ def train(
     """
     from rbserve import pipeline
 
+    if many and (out or resume or option):
+        raise UsageError("--models takes neither --out, --set nor --resume", "train the models one by one")
     given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed}
     settings = {key: value for key, value in given.items() if value is not None}
-    artifact = pipeline.train(model, dataset, settings, _options(option), out, resume)
-    if as_json:
-        _print_json(artifact.manifest)
+    options = _options(option)
+
+    def train_one(name: str) -> object:
+        return pipeline.train(name, dataset, settings, options, out, resume).manifest
+
+    _for_each(model, many, train_one, as_json)
 
 
 @app.command()
@@ -185,7 +195,7 @@ def profile(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A zoo row or an artefact's directory.")
     ] = None,
-    many: Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")] = None,
+    many: Many = None,
     dataset: DatasetName = "ml-100k",
     variants: Annotated[
         str | None, typer.Option(help="Comma-separated, such as torch-fp32,onnx-int8.")
@@ -203,38 +213,22 @@ def profile(
     import msgspec
 
     from rbserve import pipeline
-    from rbserve.models.zoo import select_models
+    from rbserve.core.measurement import public
     from rbserve.profilers.harness import default_plan
 
-    if (model is None) == (many is None):
-        raise UsageError("give either --model or --models", "rbserve profile --model gdcn")
     plan = msgspec.structs.replace(
         default_plan(), slates=_counts(slates), threads=threads, processes=processes, runs=runs
     )
-    names = [model] if model else [spec.name for spec in select_models(many or "") if spec.runnable]
     chosen = _words(variants) if variants else None
-    measured: list[Measurement] = []
-    failed: list[str] = []
-    for name in names:
-        try:
-            measurement, path = pipeline.profile(name, dataset, plan, chosen)
-        except RbserveError as error:
-            if model or isinstance(error, Interrupted):
-                raise
-            failed.append(name)
-            say(f"error: {name}: {error.message}")
-            continue
-        measured.append(measurement)
+
+    def profile_one(name: str) -> object:
+        measurement, path = pipeline.profile(name, dataset, plan, chosen)
         say(f"profiled {name} -> {path}")
         if not as_json:
             _show_results(measurement)
-    if as_json:
-        from rbserve.core.measurement import public
+        return public(measurement)
 
-        documents = [public(one) for one in measured]
-        _print_json(documents[0] if model else documents)
-    if failed:
-        raise RbserveError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}")
+    _for_each(model, many, profile_one, as_json)
 
 
 @app.command()
@@ -278,6 +272,44 @@ def serve(
     run_server(
         pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads
     )
+
+
+def _for_each(model: str | None, many: str | None, work: Callable[[str], object], as_json: bool) -> None:
+    """Works on the one model, or on each of many, and prints what comes back as JSON if asked to.
+
+    One of many that fails is reported and does not stop the rest; the command then fails at its end.
+    """
+    from rbserve.models.zoo import select_models
+
+    if (model is None) == (many is None):
+        raise UsageError("give either --model or --models", "--model gdcn")
+    if model is not None:
+        document = work(model)
+        if as_json:
+            _print_json(document)
+        return
+    rows = select_models(many or "")
+    names = [spec.name for spec in rows if spec.runnable]
+    if not names:
+        raise UsageError(f"none of the rows in {many} is runnable yet", "rbserve models says what each needs")
+    if len(names) < len(rows):
+        say(
+            f"{len(rows) - len(names)} of {len(rows)} rows are left out: not runnable yet (see rbserve models)"
+        )
+    documents: list[object] = []
+    failed: list[str] = []
+    for name in names:
+        try:
+            documents.append(work(name))
+        except Interrupted:
+            raise
+        except RbserveError as error:
+            failed.append(name)
+            say(f"error: {name}: {error.message}")
+    if as_json:
+        _print_json(documents)
+    if failed:
+        raise RbserveError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}")
 
 
 def _show_results(measurement: Measurement) -> None:
