@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := rbserve train exporters profilers tests
 export RBSERVE_HOME ?= $(CURDIR)
+# pip is told not to compile all of torch; what is used is compiled when it is first imported, and must be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-slow check lint types wheel-test bench clean
 
