@@ -10,13 +10,14 @@ export RBSERVE_HOME ?= $(CURDIR)
 # pip is told not to compile all of torch; what is used is compiled when it is first imported, and must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow check lint types wheel-test bench clean
+.PHONY: help setup demo reference test test-slow check lint types wheel-test bench clean
 
 help:
 	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
 	@echo "make test       the test suite"
 	@echo "make check      lint, types, architecture, and the built wheel away from its source"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make reference  the figures in README, anew"
 	@echo "make bench      pytest-benchmark timings of the hot paths"
 
 setup: $(VENV)/.done
@@ -35,6 +36,12 @@ demo: setup
 	$(BIN)/python -m rbserve profile --models A --runs 140
 	$(BIN)/python -m rbserve report --name demo
 	$(BIN)/python tests/demo_request.py gdcn onnx-int8
+
+# The figures in README: the paper's batch, 10 processes as for anything published. About half an hour.
+reference: setup
+	$(BIN)/python -m rbserve train --models A
+	$(BIN)/python -m rbserve profile --models A --processes 10 --runs 100
+	$(BIN)/python -m rbserve report --name reference
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import msgspec
 import pytest
 
@@ -13,6 +14,10 @@ from rbserve.core.dataset import Dataset
 from rbserve.core.measurement import Measurement
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
+
+# A slow machine is no failure, and a run that failed can be repeated: no deadlines, no luck.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 PLANTED = {"users": 600, "items": 80, "topics": 4, "events_per_user": 40}
 
