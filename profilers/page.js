@@ -4,7 +4,10 @@
 
 const report = JSON.parse(document.getElementById("report").textContent);
 const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, P: plus };
-const PAD = { left: 54, top: 16, bottom: 46 };
+const PAD = { left: 66, top: 16, bottom: 46 };
+const PAPER_WIDTH = 700; // of a portrait page, so that print is as large as the text around it
+const SAID = new Set(["runs", "processes", "threads", "scope", "group", "warnings"]); // in the text too: print leaves these out where all rows agree
+const REACH = 18; // pixels from which a pointer picks a point
 
 for (const part of document.querySelectorAll(".part")) show(part, report.sections[Number(part.dataset.index)]);
 
@@ -14,8 +17,9 @@ function show(part, section) {
   const state = { slate: section.slates[0], shown: new Set(variants), paper: own ? "mine" : "off", active: null };
   const board = part.querySelector(".board");
   const chart = element("div", { class: "chart" });
+  const draw = (width = chart.clientWidth) => drawChart(chart, part, section, state, width);
   const update = () => {
-    drawChart(chart, part, section, state);
+    draw();
     for (const row of part.querySelectorAll("tbody tr")) {
       const point = section.points.find((one) => one.id === row.dataset.point);
       row.hidden = point.slate !== state.slate || !state.shown.has(point.variant);
@@ -30,9 +34,11 @@ function show(part, section) {
   new ResizeObserver(() => {
     if (chart.clientWidth !== width) {
       width = chart.clientWidth;
-      drawChart(chart, part, section, state);
+      draw();
     }
   }).observe(chart);
+  addEventListener("beforeprint", () => draw(PAPER_WIDTH));
+  addEventListener("afterprint", () => draw());
 }
 
 /* ---- Controls ---- */
@@ -81,7 +87,7 @@ function swatch(variant) {
 
 /* ---- Chart ---- */
 
-function drawChart(chart, part, section, state) {
+function drawChart(chart, part, section, state, width) {
   const metric = section.metric;
   const value = (point) => point.accuracy[metric];
   const range = (point) => point.accuracy[`${metric}_ci95`] || [value(point), value(point)];
@@ -89,15 +95,17 @@ function drawChart(chart, part, section, state) {
     .filter((one) => one.slate === state.slate && state.shown.has(one.variant) && value(one) !== null && value(one) !== undefined)
     .sort((a, b) => a.p50_ms - b.p50_ms || (a.id < b.id ? -1 : 1));
   const paper = layer(section, state.paper);
-  const frame = scales(chart.clientWidth, section, points, paper, value, range);
+  const frame = scales(width, section, points, paper, value, range);
   const svg = shape("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, height: frame.height, role: "group" });
   svg.setAttribute("aria-label", `${metric.toUpperCase()} against p50 latency, slate ${state.slate}`);
   axes(svg, frame, section, state);
-  if (!points.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: choose a variant", { "text-anchor": "middle" }));
+  if (!points.length && !paper.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: choose a variant", { "text-anchor": "middle" }));
   const lines = [...baselines(svg, frame, section), ...families(svg, frame, points, value), ...front(svg, frame, points, value)];
   drawPaper(svg, frame, paper);
   const marks = points.map((point) => drawPoint(svg, frame, point, value, range));
-  for (const [index, mark] of marks.entries()) listen(mark, index, marks, points, { chart, part, section, state, frame });
+  const view = { chart, part, section, frame };
+  for (const [index, mark] of marks.entries()) listen(mark, index, marks, points, view);
+  follow(svg, marks, points, value, view);
   label(svg, frame, points, paper, value, range, lines);
   const notes = [];
   const levels = Object.entries(section.baselines).filter(([, figures]) => metric in figures);
@@ -321,9 +329,6 @@ function crossed(x, y, tip, solid, meets) {
 function listen(mark, index, marks, points, view) {
   const open = () => activate(mark, points[index], view);
   const close = () => deactivate(view);
-  mark.addEventListener("pointerenter", open);
-  mark.addEventListener("pointerleave", () => document.activeElement !== mark && close());
-  mark.addEventListener("click", () => { mark.focus({ preventScroll: true }); open(); });
   mark.addEventListener("focus", open);
   mark.addEventListener("blur", close);
   mark.addEventListener("keydown", (event) => {
@@ -332,6 +337,35 @@ function listen(mark, index, marks, points, view) {
     if (!step) return;
     event.preventDefault();
     marks[(index + step + marks.length) % marks.length].focus();
+  });
+}
+
+/* The pointer picks the nearest point: where points crowd, one lies beneath another. */
+function follow(svg, marks, points, value, view) {
+  const nearest = (event) => {
+    const area = svg.getBoundingClientRect();
+    const [x, y] = [event.clientX - area.left, event.clientY - area.top];
+    const away = points.map((point) => Math.hypot(view.frame.x(point.p50_ms) - x, view.frame.y(value(point)) - y));
+    const closest = Math.min(...away);
+    return closest <= REACH ? away.indexOf(closest) : -1;
+  };
+  const show = (index) => {
+    if (index < 0) deactivate(view);
+    else if (!marks[index].classList.contains("active")) activate(marks[index], points[index], view);
+  };
+  const rest = () => show(marks.indexOf(document.activeElement));
+  svg.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "touch") return;
+    const index = nearest(event);
+    svg.classList.toggle("near", index >= 0);
+    index < 0 ? rest() : show(index);
+  });
+  svg.addEventListener("pointerleave", rest);
+  svg.addEventListener("click", (event) => {
+    const index = nearest(event);
+    if (index < 0) return;
+    marks[index].focus({ preventScroll: true });
+    show(index);
   });
 }
 
@@ -382,7 +416,10 @@ function details(point, value, range) {
 
 function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
+  const body = [...table.tBodies[0].rows];
   for (const [index, head] of heads.entries()) {
+    if (SAID.has(head.textContent) && body.every((row) => row.cells[index].textContent === body[0].cells[index].textContent))
+      for (const row of [table.tHead.rows[0], ...body]) row.cells[index].classList.add("constant");
     const button = element("button", { type: "button" }, head.textContent);
     head.replaceChildren(button);
     button.addEventListener("click", () => {

@@ -7,11 +7,9 @@ beats in p50 latency or accuracy without losing in the other (the paper weighs t
 
 from __future__ import annotations
 
-import csv
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -19,26 +17,11 @@ from rbserve.core.environment import Environment
 from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Measurement, Result, summarise
 from rbserve.core.metrics import METRICS, Direction
+from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_rows
 
 REFERENCE = "torch-fp32"
-TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headline
-TASK_METRIC = {"ctr": "auc", "seqrec": "ndcg@10"}  # what the paper reports for the task
-PAPER_COLUMNS = ("mind", "microlens", "goodreads", "cds", "hm")
 
 Interval = tuple[float, float]
-
-
-class PaperRow(msgspec.Struct, frozen=True):
-    """A row of the paper's Tables 3 to 5. `column` names the data set `accuracy` is of, or "overall"."""
-
-    table: str
-    group: str
-    model: str
-    paper_name: str
-    metric: str
-    column: str
-    accuracy: float
-    latency_ms: float | None
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -160,28 +143,6 @@ def sections(measurements: Sequence[Measurement]) -> list[Section]:
         groups.setdefault(key, []).append(one)
     ordered = sorted(groups.values(), key=lambda group: group[0].dataset)
     return [_section(f"section-{index}", group, ordered) for index, group in enumerate(ordered, 1)]
-
-
-def paper_rows(task: str, dataset: str) -> tuple[str, list[PaperRow]]:
-    """The paper's column for a data set ("overall" for one it does not have), and its rows of the task."""
-    column = dataset if dataset in PAPER_COLUMNS else "overall"
-    with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
-        rows = [
-            row for row in csv.DictReader(file) if row["metric"].lower() == TASK_METRIC[task] and row[column]
-        ]
-    return column, [
-        PaperRow(
-            table=row["table"],
-            group=row["group"],
-            model=row["model"],
-            paper_name=row["paper_name"],
-            metric=row["metric"],
-            column=column,
-            accuracy=float(row[column]),
-            latency_ms=float(row["latency_ms"]) if row["latency_ms"] else None,
-        )
-        for row in rows
-    ]
 
 
 def overlap(a: Interval | None, b: Interval | None) -> bool:
@@ -331,8 +292,7 @@ def _difference(a: Measurement, b: Measurement) -> str:
         "scope": (a.plan.scope, b.plan.scope),
         "data": (a.dataset_fingerprint[:12], b.dataset_fingerprint[:12]),
     }
-    libraries = sorted({*a.environment.libraries, *b.environment.libraries})
-    for name in libraries:
+    for name in sorted({*a.environment.libraries, *b.environment.libraries}):
         pairs[name] = (a.environment.libraries.get(name, "none"), b.environment.libraries.get(name, "none"))
     different = [f"{name} {mine} and {theirs}" for name, (mine, theirs) in pairs.items() if mine != theirs]
     return "; ".join(different) or "their comparability keys differ"

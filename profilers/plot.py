@@ -2,19 +2,19 @@
 
 Points carry 95% intervals both ways; what the front dominates is dimmed. The paper's figures come from other
 data and another machine, so they get a panel of their own and never share an axis with a measurement.
-Labels are set by a small deterministic search: they cover neither each other nor a marker.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rbserve.core.errors import UsageError
-from rbserve.profilers.pareto import PaperRow, Point, Section, nondominated
+from rbserve.profilers.labels import Name, Segment, steps, write
+from rbserve.profilers.paper import PaperRow, paper_title
+from rbserve.profilers.pareto import Point, Section, nondominated
 
 # Okabe and Ito's colours, told apart by colour-blind readers; each variant has a marker of its own as well.
 VARIANT_STYLES = {
@@ -30,55 +30,6 @@ WIDTH, LEFT, RIGHT, GAP = 12.0, 0.85, 1.3, 2.05  # inches, as are the next
 HEADER, FIRST, OTHERS, BELOW = 1.6, 5.4, 4.0, 1.15
 DPI = 150
 CROWD = 12  # more models than this need the whole width for their names
-
-Segment = tuple[float, float, float, float]  # x, y of both ends, in data coordinates
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    def meets(self, other: Box) -> bool:
-        """Whether two rectangles share any area."""
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.bottom < other.top
-            and other.bottom < self.top
-        )
-
-
-class Name(NamedTuple):
-    """A text to draw beside the point at `x`, `y` (data coordinates); `angle` is as in `Label`."""
-
-    text: str
-    x: float
-    y: float
-    angle: float
-    color: str
-    weight: str
-    size: float
-
-
-class Label(NamedTuple):
-    """A text's size in pixels: to place near `x`, `y`, best towards `angle` (degrees, 0 is right, 90 is up)."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    angle: float
-
-
-class Spot(NamedTuple):
-    """Where a label went, and where its leader line ends."""
-
-    box: Box
-    distance: float
 
 
 def draw(sections: Sequence[Section], folder: Path) -> None:
@@ -124,24 +75,6 @@ def style(variant: str) -> tuple[str, str]:
     return VARIANT_STYLES.get(variant, OTHER_STYLE)
 
 
-def place(
-    labels: Sequence[Label], markers: Sequence[Box], lines: Sequence[Box], bounds: Box
-) -> list[Spot | None]:
-    """A spot for each label, in order of priority, or None where there is no room.
-
-    A placed label lies within `bounds` and meets neither a marker nor an earlier label; among such spots the
-    nearest wins, unless it would cover `lines` or its leader line would cross a label or a marker.
-    """
-    solid = list(markers)
-    spots: list[Spot | None] = []
-    for label in labels:
-        spot = _best_spot(label, solid, lines, bounds)
-        spots.append(spot)
-        if spot:
-            solid.append(spot.box)
-    return spots
-
-
 # ---- Layout and panels ----
 
 
@@ -169,15 +102,8 @@ def _header(picture: Any, section: Section, top: float) -> None:
     height = picture.get_figheight()
     environment = section.environment
     threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
-    _text(
-        picture,
-        0.3,
-        top - 0.42,
-        f"{section.dataset}: {section.metric_label} against latency",
-        17,
-        INK,
-        "bold",
-    )
+    title = f"{section.dataset}: {section.metric_label} against latency"
+    _text(picture, 0.3, top - 0.42, title, 17, INK, "bold")
     facts = f"{environment.cpu}, {threads}, scope {section.scope}; bars are 95% intervals"
     _text(picture, 0.3, top - 0.72, facts, 10.5, MUTED)
     handles = [
@@ -239,7 +165,7 @@ def _panel(axes: Any, section: Section, slate: int) -> None:
     xs, ys = [point.p50_ms for point in front], [point.value(metric) or 0.0 for point in front]
     corners = [*xs, axes.get_xlim()[1]], [*ys, ys[-1]]
     axes.step(*corners, where="post", color=INK, lw=1.6, zorder=3.5)
-    _name_points(axes, points, front, metric, _steps(*corners))
+    _name_points(axes, points, front, metric, steps(*corners))
 
 
 def _reach(points: Sequence[Point], metric: str) -> tuple[float, float]:
@@ -326,7 +252,7 @@ def _paper_panel(axes: Any, section: Section) -> None:
     mine = {row.model for row in _printed(section)}
     spots = [(row.latency_ms or 0.0, row.accuracy) for row in rows]
     xs, ys = [x for x, _ in spots], [y for _, y in spots]
-    title = paper_title(section).replace(" (", "\n(")
+    title = paper_title(section.paper_column).replace(" (", "\n(")
     _frame(axes, section.metric_label, title, min(xs) / 2.5, max(xs) * 2.5)
     axes.title.set_fontsize(10.5)
     axes.set_facecolor("#f7f8fa")
@@ -344,141 +270,28 @@ def _paper_panel(axes: Any, section: Section) -> None:
         for row, (x, y), keep in zip(rows, spots, kept, strict=True)
         if keep or row.model in mine
     ]
-    _write(axes, sorted(names, key=lambda name: (name.color, name.x)), spots, _steps(*corners))
-
-
-def paper_title(section: Section) -> str:
-    """What the paper's layer is called, wherever it is drawn."""
-    if section.paper_column == "overall":
-        return "Paper: mean of its five data sets (other data, other machine: not comparable)"
-    return f"Paper: its {section.paper_column} figures (other machine: latency not comparable)"
+    write(axes, sorted(names, key=lambda name: (name.color, name.x)), spots, steps(*corners))
 
 
 # ---- Labels ----
 
 
 def _name_points(
-    axes: Any, points: Sequence[Point], front: Sequence[Point], metric: str, steps: Sequence[Segment]
+    axes: Any, points: Sequence[Point], front: Sequence[Point], metric: str, step_line: Sequence[Segment]
 ) -> None:
     """Names every front point, then each model once, at its slowest variant."""
-    slowest = {
-        point.model: point for point in sorted(points, key=lambda point: (point.p50_ms, point.variant))
-    }
-    others = sorted(
-        (one for one in slowest.values() if one not in front), key=lambda one: one.value(metric) or 0.0
-    )
-    names = [Name(one.model, one.p50_ms, one.value(metric) or 0.0, 135.0, INK, "bold", 10.0) for one in front]
-    names += [
-        Name(one.model, one.p50_ms, one.value(metric) or 0.0, 0.0, "#4a5361", "normal", 9.5) for one in others
-    ]
-    lines = [*steps]
+
+    def at(point: Point) -> tuple[float, float]:
+        return point.p50_ms, point.value(metric) or 0.0
+
+    slowest = {one.model: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
+    others = sorted((one for one in slowest.values() if one not in front), key=lambda one: at(one)[1])
+    names = [Name(one.model, *at(one), 135.0, INK, "bold", 10.0) for one in front]
+    names += [Name(one.model, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]
+    lines = [*step_line]
     for point in points:
-        value = point.value(metric) or 0.0
-        low, high = point.interval(metric) or (value, value)
-        lines.append((point.p50_ms, low, point.p50_ms, high))
-        lines.append(
-            (point.p50_ci95_ms[0], value, slowest[point.model].p50_ms, value)
-        )  # and its model's line
-    _write(axes, names, [(point.p50_ms, point.value(metric) or 0.0) for point in points], lines)
-
-
-def _steps(xs: Sequence[float], ys: Sequence[float]) -> list[Segment]:
-    """The horizontal and vertical pieces of a step line."""
-    corners = list(zip(xs, ys, strict=True))
-    pieces = []
-    for (x, y), (next_x, next_y) in pairwise(corners):
-        pieces += [(x, y, next_x, y), (next_x, y, next_x, next_y)]
-    return pieces
-
-
-def _write(
-    axes: Any, names: Sequence[Name], markers: Sequence[tuple[float, float]], lines: Sequence[Segment]
-) -> None:
-    """Places names beside their points and draws them, with a leader line from afar."""
-    from matplotlib.font_manager import FontProperties
-
-    renderer = axes.figure.canvas.get_renderer()
-    pixels = axes.transData.transform
-    labels = []
-    for name in names:
-        font = FontProperties(size=name.size, weight=name.weight)
-        width, height, _ = renderer.get_text_width_height_descent(name.text, font, False)
-        x, y = pixels((name.x, name.y))
-        labels.append(Label(x, y, width + 6, height + 6, name.angle))
-    discs = [Box(x - 10, y - 10, x + 10, y + 10) for x, y in map(pixels, markers)]
-    spots = place(labels, discs, [_strip(pixels, line) for line in lines], Box(*axes.bbox.extents))
-    for name, label, spot in zip(names, labels, spots, strict=True):
-        if spot:
-            _annotate(axes, name, label, spot)
-
-
-def _strip(pixels: Callable[[tuple[float, float]], tuple[float, float]], line: Segment) -> Box:
-    (x, y), (end_x, end_y) = pixels(line[:2]), pixels(line[2:])
-    return Box(min(x, end_x) - 1, min(y, end_y) - 1, max(x, end_x) + 1, max(y, end_y) + 1)
-
-
-def _annotate(axes: Any, name: Name, label: Label, spot: Spot) -> None:
-    from matplotlib.patheffects import withStroke
-
-    x, y = (spot.box.left + spot.box.right) / 2, (spot.box.bottom + spot.box.top) / 2
-    leader = {"arrowstyle": "-", "color": "#9aa4b1", "lw": 0.8, "shrinkA": 1, "shrinkB": 4}
-    note = axes.annotate(
-        name.text,
-        (name.x, name.y),
-        ((x - label.x) * 72 / DPI, (y - label.y) * 72 / DPI),  # points, so that any resolution looks the same
-        textcoords="offset points",
-        ha="center",
-        va="center",
-        fontsize=name.size,
-        weight=name.weight,
-        color=name.color,
-        zorder=7,
-        parse_math=False,
-        path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.85)],
-        arrowprops=leader if spot.distance > 24 else None,
-    )
-    note.set_gid("label")
-
-
-def _best_spot(label: Label, solid: Sequence[Box], lines: Sequence[Box], bounds: Box) -> Spot | None:
-    best: tuple[float, Spot] | None = None
-    for cost, spot in _candidates(label):
-        if best and cost >= best[0]:
-            break
-        if _within(spot.box, bounds) and not any(spot.box.meets(other) for other in solid):
-            cost += _clutter(label, spot, solid, lines)
-            best = min(best, (cost, spot)) if best else (cost, spot)
-    return best[1] if best else None
-
-
-def _candidates(label: Label) -> list[tuple[float, Spot]]:
-    """Spots around a label's anchor and what their distance and direction cost, the cheapest first."""
-    found = []
-    for distance in (14, 20, 28, 38, 50, 65, 82, 102, 126, 154, 186, 224, 270, 330, 400):
-        for angle in range(0, 360, 15):
-            turn = math.cos(math.radians(angle - label.angle))
-            dx, dy = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-            left = label.x + distance * dx - label.width * (1 - dx) / 2
-            bottom = label.y + distance * dy - label.height * (1 - dy) / 2
-            box = Box(left, bottom, left + label.width, bottom + label.height)
-            found.append((distance + 10 * (1 - turn), Spot(box, distance)))
-    return sorted(found)
-
-
-def _within(box: Box, bounds: Box) -> bool:
-    inside = box.left >= bounds.left and box.right <= bounds.right
-    return inside and box.bottom >= bounds.bottom and box.top <= bounds.top
-
-
-def _clutter(label: Label, spot: Spot, solid: Sequence[Box], lines: Sequence[Box]) -> float:
-    """What a spot costs for the lines it covers, and for the labels and markers its leader line crosses."""
-    # A level line strikes words through; an upright one only passes between letters.
-    covered = sum(18 if one.top - one.bottom < 4 else 6 for one in lines if spot.box.meets(one))
-    x, y = (spot.box.left + spot.box.right) / 2, (spot.box.bottom + spot.box.top) / 2
-    path = [
-        (label.x + (x - label.x) * step / 12, label.y + (y - label.y) * step / 12) for step in range(1, 12)
-    ]
-    anchor = Box(label.x, label.y, label.x, label.y)
-    dots = [Box(x - 0.5, y - 0.5, x + 0.5, y + 0.5) for x, y in path]
-    crossed = sum(any(dot.meets(box) for dot in dots) for box in solid if not box.meets(anchor))
-    return covered + 40.0 * crossed
+        x, y = at(point)
+        low, high = point.interval(metric) or (y, y)
+        lines.append((x, low, x, high))
+        lines.append((point.p50_ci95_ms[0], y, slowest[point.model].p50_ms, y))  # and its model's line
+    write(axes, names, [at(point) for point in points], lines)

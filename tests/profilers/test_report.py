@@ -22,9 +22,10 @@ import pytest
 from rbserve.core.environment import Environment
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.measurement import Latency, Measurement, Plan, Predictions, Result, write_measurement
+from rbserve.profilers.labels import Box
 from rbserve.profilers.pareto import sections
-from rbserve.profilers.plot import Box, Label, figure, place
-from rbserve.profilers.report import answers, collect, render, significant
+from rbserve.profilers.plot import figure
+from rbserve.profilers.report import answers, collect, render
 
 GROUP_A = ("dnn", "pnn", "deepfm", "dcn", "dcnv2", "masknet", "finalmlp", "autoint", "gdcn")
 VARIANTS = {"torch-fp32": 1.0, "onnx-fp32": 0.5, "onnx-int8": 0.3}
@@ -353,16 +354,3 @@ def words_extent(note: Any, renderer: Any) -> tuple[float, float, float, float]:
 
     x0, y0, x1, y1 = Text.get_window_extent(note, renderer).extents
     return x0, y0, x1, y1
-
-
-def test_a_label_with_no_room_is_left_out() -> None:
-    label = Label(x=10, y=10, width=30, height=10, angle=0)
-    assert place([label], [], [], Box(0, 0, 20, 20)) == [None]
-    (spot,) = place([label], [], [], Box(0, 0, 200, 200))
-    assert spot
-    assert spot.box.left >= 10
-
-
-def test_numbers_keep_three_digits_and_no_exponent() -> None:
-    texts = [significant(value) for value in (0.0123456, 0.148137, 6.401822, 99.96, 1140.0, 0.0)]
-    assert texts == ["0.0123", "0.148", "6.40", "100.0", "1,140", "0"]

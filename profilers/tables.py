@@ -1,0 +1,227 @@
+"""A report's tables, table.md and table.csv, and what the page shares with them: columns, notes, numbers."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from rbserve.core.metrics import METRICS
+from rbserve.profilers.paper import paper_title
+from rbserve.profilers.pareto import REFERENCE, Point, Section
+
+DASH = "–"
+TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "mrr", "recall@10")}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Which point of a slate to serve: its id and label, its figures in a sentence, and how sure that is."""
+
+    slate: int
+    question: str
+    point: str
+    label: str
+    figures: str
+    notes: list[str]
+
+
+class Chapter(NamedTuple):
+    """A section and what the report says of it in words."""
+
+    section: Section
+    answers: list[Answer]
+    absent: list[str]
+    method: list[str]
+
+
+class Column(NamedTuple):
+    """A column of the tables people read; `value` is what it sorts by."""
+
+    title: str
+    text: Callable[[Point], str]
+    value: Callable[[Point], float | str | None]
+
+
+def markdown(chapters: Sequence[Chapter]) -> str:
+    """table.md: for each section its answers, its table, and how and what not."""
+    lines = ["# Accuracy against latency", ""]
+    for chapter in chapters:
+        section = chapter.section
+        lines += [f"## {_md(section_title(section))}", ""]
+        for answer in chapter.answers:
+            lines += [f"**{answer.question}: {_md(answer.label)}**, {_md(answer.figures)}.", ""]
+            lines += [*(f"- {_md(note)}" for note in answer.notes), ""]
+        table = columns(section.task)
+        lines += [_md_row([column.title for column in table]), _md_row(["---"] * len(table))]
+        lines += [_md_row([column.text(point) for column in table]) for point in section.points]
+        lines += ["", *(f"⚠ {_md(warning)}  " for warning in warning_lines(section)), ""]
+        lines += [f"- {_md(text)}" for text in footnotes(section)]
+        lines += ["", "How it was measured:", "", *(f"- {_md(line)}" for line in chapter.method), ""]
+        lines += ["Not measured:", "", *(f"- {_md(line)}" for line in chapter.absent), ""]
+        lines += ["```sh", *(source.command.replace("`", "") for source in section.sources), "```", ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def csv_text(parts: Sequence[Section]) -> str:
+    """table.csv: one row per point, every figure in a column of its own; what is not known is empty."""
+    rows = [_flat(section, point) for section in parts for point in section.points]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def columns(task: str) -> list[Column]:
+    """The columns of table.md and of the page, for a task."""
+    return [
+        Column("model", lambda p: p.model + (" ⚠" if p.warnings else ""), lambda p: p.model),
+        Column("variant", lambda p: p.variant, lambda p: p.variant),
+        Column("slate", lambda p: str(p.slate), lambda p: p.slate),
+        Column(
+            "front", lambda p: {True: "yes", False: "no", None: DASH}[p.on_front], lambda p: bool(p.on_front)
+        ),
+        Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
+        *(_metric_column(metric) for metric in TABLE_METRICS[task]),
+        Column(f"× {REFERENCE}", lambda p: _number(p.speedup), lambda p: p.speedup),
+        Column("mean ms", lambda p: significant(p.mean_ms), lambda p: p.mean_ms),
+        Column("p90 ms", lambda p: _number(p.p90_ms), lambda p: p.p90_ms),
+        Column("p99 ms", lambda p: _number(p.p99_ms), lambda p: p.p99_ms),
+        Column("max ms", lambda p: significant(p.max_ms), lambda p: p.max_ms),
+        Column("first call ms", lambda p: significant(p.first_call_ms), lambda p: p.first_call_ms),
+        Column("load ms", lambda p: significant(p.load_ms), lambda p: p.load_ms),
+        Column("peak RSS MB", lambda p: significant(p.peak_rss_mb), lambda p: p.peak_rss_mb),
+        Column("file MB", lambda p: significant(p.file_mb), lambda p: p.file_mb),
+        Column("runs", lambda p: str(p.runs), lambda p: p.runs),
+        Column("processes", lambda p: str(p.processes), lambda p: p.processes),
+        Column("threads", lambda p: str(p.threads), lambda p: p.threads),
+        Column("scope", lambda p: p.scope, lambda p: p.scope),
+        Column("group", lambda p: p.group, lambda p: p.group),
+        Column("paper accuracy", lambda p: f"{p.paper.accuracy:.4f}" if p.paper else DASH, _paper_accuracy),
+        Column("paper ms", lambda p: _number(_paper_ms(p)), _paper_ms),
+        Column("warnings", lambda p: "; ".join(p.warnings), lambda p: "; ".join(p.warnings)),
+    ]
+
+
+def section_title(section: Section) -> str:
+    """What a section is about, in a line."""
+    threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
+    return (
+        f"{section.dataset} · {section.task} · {section.environment.cpu} · {threads} · scope {section.scope}"
+    )
+
+
+def footnotes(section: Section) -> list[str]:
+    """What a reader of the table has to know."""
+    lines = [*section.notes]
+    for name, figures in sorted(section.baselines.items()):
+        values = ", ".join(f"{key.upper()} {value:.4f}" for key, value in figures.items())
+        lines.append(f"Baseline {name} (knows items but no user): {values}.")
+    lines.append(
+        "front: no other point of the slate is as fast and as accurate, and better in one of the two."
+    )
+    lines.append(f"{DASH}: not measured, for the reason under “Not measured”.")
+    lines.append(f"{paper_title(section.paper_column)}.")
+    return lines
+
+
+def warning_lines(section: Section) -> list[str]:
+    """Each variant's warnings once, whatever its slates."""
+    return list(
+        dict.fromkeys(f"{point.label}: {text}" for point in section.points for text in point.warnings)
+    )
+
+
+# ---- Numbers and lists ----
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number in plain notation with that many significant digits: 0.148, 6.40, 1,140."""
+    if not value or not math.isfinite(value):
+        return "0" if value == 0 else DASH
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def p50_text(point: Point) -> str:
+    """p50 in ms with its interval."""
+    low, high = point.p50_ci95_ms
+    return f"{significant(point.p50_ms)} [{significant(low)}, {significant(high)}]"
+
+
+def accuracy_text(point: Point, metric: str) -> str:
+    """An accuracy with its interval, a dash where there is none."""
+    value, interval = point.value(metric), point.interval(metric)
+    if value is None:
+        return DASH
+    return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+
+def listing(words: Sequence[str], most: int = 4) -> str:
+    """A, B and C; or the first few and how many more."""
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+# ---- Cells ----
+
+
+def _metric_column(metric: str) -> Column:
+    title = metric.upper() if metric != "logloss" else metric
+    interval = " [95%]" if metric in ("auc", "gauc") else ""
+    return Column(f"{title}{interval}", lambda p: accuracy_text(p, metric), lambda p: p.value(metric))
+
+
+def _paper_accuracy(point: Point) -> float | None:
+    return point.paper.accuracy if point.paper else None
+
+
+def _paper_ms(point: Point) -> float | None:
+    return point.paper.latency_ms if point.paper else None
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else significant(value)
+
+
+def _flat(section: Section, point: Point) -> dict[str, str]:
+    fields: dict[str, Any] = {"dataset": section.dataset, "task": section.task, "section": section.id}
+    fields |= msgspec.structs.asdict(point)
+    accuracy, paper = fields.pop("accuracy"), fields.pop("paper")
+    keys = [key for name in METRICS for key in (name, f"{name}_ci95")]
+    fields |= {key: accuracy[key] for key in keys if accuracy.get(key) is not None}
+    fields |= {"paper_accuracy": paper and paper.accuracy, "paper_latency_ms": paper and paper.latency_ms}
+    fields["warnings"] = "; ".join(fields.pop("warnings"))
+    row: dict[str, str] = {}
+    for name, value in fields.items():
+        if isinstance(value, tuple):
+            row |= {f"{name}_low": _cell(value[0]), f"{name}_high": _cell(value[1])}
+        else:
+            row[name] = _cell(value)
+    return row
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    plain = html.escape(text.replace("\n", " "), quote=False)
+    return re.sub(r"([\\`*|]|\](?=[(\[]))", r"\\\1", plain)
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell if cell == '---' else _md(cell) for cell in cells)} |"
