@@ -204,6 +204,9 @@ def profile(
     threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.")] = 1,
     processes: Annotated[int, typer.Option(help="Fresh processes a variant.")] = 5,
     runs: Annotated[int, typer.Option(help="Timed calls a process and slate.")] = 200,
+    seconds: Annotated[
+        float, typer.Option(help="At most so many seconds of timed calls a process and slate.")
+    ] = 10,
     as_json: Json = False,
 ) -> None:
     """Measure latency and accuracy of each variant of a model, making what is missing.
@@ -217,7 +220,12 @@ def profile(
     from rbserve.profilers.harness import default_plan
 
     plan = msgspec.structs.replace(
-        default_plan(), slates=_counts(slates), threads=threads, processes=processes, runs=runs
+        default_plan(),
+        slates=_counts(slates),
+        threads=threads,
+        processes=processes,
+        runs=runs,
+        seconds=seconds,
     )
     chosen = _words(variants) if variants else None
 

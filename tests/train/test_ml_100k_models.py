@@ -30,7 +30,9 @@ def ml(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_a_group_a_model_beats_popularity_on_the_test_users(ml: Dataset, tmp_path: Path, name: str) -> None:
     artifact = train(find_model(name), ml, tmp_path / name, Settings())
     test = ml.ctr("test")
-    reached = auc(test.labels, score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates))
+    reached = auc(
+        test.labels, score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
+    )
     popularity = baselines(ml)["popularity"]["auc"]
     print(f"{name}: AUC {reached:.4f}, popularity {popularity:.4f}")
     assert reached > popularity
