@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rbserve.core.artifact import Artifact
@@ -179,3 +181,39 @@ def test_without_a_network_the_missing_wheel_is_named(tmp_path: Path) -> None:
     assert "cannot download recbole==1.2.1" in done.stderr
     assert f"put recbole-1.2.1-py3-none-any.whl (from PyPI) at {tmp_path}" in done.stderr
     assert not (tmp_path / "data" / "ml-100k").exists()
+
+
+def test_serve_answers_without_torch_refuses_a_taken_port_and_leaves_cleanly(home: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "rbserve",
+        "serve",
+        "--model",
+        "dnn",
+        "--dataset",
+        "planted",
+        "--port",
+        "0",
+    ]
+    environment = os.environ | {"RBSERVE_HOME": str(home)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        assert line.startswith("serving dnn onnx-fp32 (planted) on http://127.0.0.1:")
+        url = line.split()[-1]
+        answer = httpx.post(f"{url}/v1/score", json={"history": ["i1", "i5"], "candidates": ["i9", "i2"]})
+        assert [one["item"] for one in answer.json()["scores"]] == ["i9", "i2"]
+        refused = httpx.post(f"{url}/v1/score", json={"history": ["nobody"], "candidates": ["i9"]})
+        assert refused.status_code == 422
+        assert "nobody" in refused.json()["error"]["message"]
+        maps = Path(f"/proc/{server.pid}/maps")
+        if maps.exists():
+            loaded = maps.read_text()
+            assert "onnxruntime" in loaded
+            assert "libtorch" not in loaded
+        port = url.rpartition(":")[2]
+        taken = rbserve("serve", "--model", "dnn", "--dataset", "planted", "--port", port, home=home, check=1)
+        assert f"error: port {port} is in use" in taken.stderr
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0
