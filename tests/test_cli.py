@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,22 @@ def test_a_full_disk_is_one_line(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_fills_while_training_is_one_line_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "data", tmp_path / "data")
+    done = subprocess.run(
+        [sys.executable, "-m", "rbserve", "train", "--model", "dnn", "--dataset", "planted", "--epochs", "1"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RBSERVE_HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "model.safetensors" in error
+    assert list((tmp_path / "artifacts" / "planted").iterdir()) == []
 
 
 def test_without_a_network_the_missing_wheel_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from rbserve.core.artifact import (
     ITEMS,
@@ -28,6 +27,7 @@ from rbserve.models.ctr import build
 from rbserve.models.zoo import require_runnable
 from rbserve.train.ctr import CtrTask
 from rbserve.train.loop import Checkpoint, Settings, State, fit
+from rbserve.train.tensors import save_tensors
 
 
 def train(
@@ -67,9 +67,8 @@ def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: torch.nn.Module
 ) -> None:
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     with replacing_directory(path) as partial:
-        save_file(weights, partial / WEIGHTS)
+        save_tensors(partial / WEIGHTS, model.state_dict())
         write_items(partial / ITEMS, dataset.items)
         manifest = ArtifactManifest(
             schema=SCHEMA,

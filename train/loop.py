@@ -26,12 +26,12 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.files import replacing
 from rbserve.core.types import Progress, no_progress
+from rbserve.train.tensors import save_tensors
 
 Rows = NDArray[np.int64]
 
@@ -208,7 +208,7 @@ def _save(
         "run": json.dumps(checkpoint.run, sort_keys=True),
     }
     with replacing(checkpoint.path) as partial:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
+        save_tensors(partial, tensors, metadata)
 
 
 def _load(

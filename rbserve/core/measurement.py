@@ -24,7 +24,7 @@ SCHEMA = 1
 MS = 1e-6  # nanoseconds to milliseconds
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Plan(msgspec.Struct, frozen=True):
     """How latency was sampled. `runs` is an upper bound: a shape also ends after `seconds` of timed calls."""
 
     processes: int
@@ -34,10 +34,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     scope: str
     seed: int
-    interleaved: bool = True
 
 
-class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Samples(msgspec.Struct, frozen=True):
     """What one fresh process saw of one variant and slate. Times are nanoseconds, in order.
 
     `load_ns` is opening the artefact's variant, `first_call_ns` the first call of this shape, `warmup_ns`
@@ -57,7 +56,7 @@ class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peak_rss_bytes: int
 
 
-class Predictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Predictions(msgspec.Struct, frozen=True):
     """The test rows every variant was scored on, and each variant's score of each row."""
 
     users: list[int]
@@ -65,7 +64,7 @@ class Predictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores: dict[str, list[float]]
 
 
-class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Latency(msgspec.Struct, frozen=True):
     """Milliseconds per call. `ci95` belongs to p50, `mean_ci95` to the mean; null: too few runs to certify."""
 
     mean: float
@@ -77,7 +76,7 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean_ci95: tuple[float, float]
 
 
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Result(msgspec.Struct, frozen=True):
     """One line of the table: one variant at one slate, its latency and the accuracy of the same artefact."""
 
     variant: str
@@ -95,7 +94,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warnings: list[str]
 
 
-class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Measurement(msgspec.Struct, frozen=True):
     """One profile of one artefact: where, how, the raw samples, and the figures derived from them."""
 
     schema: int
