@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import hypothesis
 import msgspec
 import pytest
+from small import train_small
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.measurement import Measurement
-from rbserve.models.configs import with_options
-from rbserve.models.zoo import find_model
 
 # A slow machine is no failure, and a run that failed can be repeated: no deadlines, no luck.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -41,18 +39,6 @@ def trained(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artif
     from rbserve.exporters.export import export
 
     return export(train_small("dnn", planted, tmp_path_factory.mktemp("artifacts") / "dnn"), planted)
-
-
-def train_small(name: str, dataset: Dataset, path: Path, epochs: int = 12, seed: int = 2024) -> Artifact:
-    """A narrow version of a zoo row, trained for a few epochs."""
-    import dataclasses
-
-    from rbserve.train.fit import train
-    from rbserve.train.loop import Settings
-
-    spec = find_model(name)
-    spec = dataclasses.replace(spec, config=with_options(spec.config, {"dim": 16, "hidden": "64,32"}))
-    return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=5e-3, epochs=epochs, seed=seed))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from conformance import (
     check_it_learns_the_planted_structure,
     check_scores_are_probabilities,
 )
-from conftest import train_small
+from small import train_small
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset

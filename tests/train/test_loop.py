@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import train_small
 from safetensors.torch import load_file
+from small import train_small
 from torch import Tensor, nn
 
 from rbserve.core.artifact import WEIGHTS, open_artifact

@@ -1,0 +1,20 @@
+"""Models small enough to train inside a test."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.models.configs import with_options
+from rbserve.models.zoo import find_model
+from rbserve.train.fit import train
+from rbserve.train.loop import Settings
+
+
+def train_small(name: str, dataset: Dataset, path: Path, epochs: int = 12, seed: int = 2024) -> Artifact:
+    """A narrow version of a zoo row, trained for a few epochs."""
+    spec = find_model(name)
+    spec = dataclasses.replace(spec, config=with_options(spec.config, {"dim": 16, "hidden": "64,32"}))
+    return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=5e-3, epochs=epochs, seed=seed))
