@@ -37,7 +37,7 @@ demo: setup
 	$(BIN)/python -m rbserve report --name demo
 	$(BIN)/python tests/demo_request.py gdcn onnx-int8
 
-# The figures in README: the paper's batch, 10 processes as for anything published. About half an hour.
+# The figures in README: the paper's batch, 10 processes as for anything published. About 20 minutes.
 reference: setup
 	$(BIN)/python -m rbserve train --models A
 	$(BIN)/python -m rbserve profile --models A --processes 10 --runs 100
