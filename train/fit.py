@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from rbserve.core.artifact import (
     ITEMS,
@@ -44,8 +45,11 @@ def train(
     torch.manual_seed(settings.seed)
     model = build(spec.config, len(dataset.items))
     state = fit(model, CtrTask(dataset), settings, checkpoint, resume, progress)
-    _write(spec, dataset, path, settings, state, model)
-    checkpoint.path.unlink(missing_ok=True)
+    processes = PartialState()
+    if processes.is_main_process:
+        _write(spec, dataset, path, settings, state, model)
+        checkpoint.path.unlink(missing_ok=True)
+    processes.wait_for_everyone()
     return open_artifact(path)
 
 

@@ -4,7 +4,8 @@ Everything random is a function of (seed, epoch, step): the order of the rows an
 drawn from it anew at each epoch and step. A run that was killed and continued from a checkpoint therefore
 computes what an uninterrupted one does, to the last bit, on the same machine and number of threads.
 
-Runs on one process by default and under `accelerate launch` on many: a batch is divided among them.
+Runs on one process by default, and under `torchrun` or `accelerate launch` on many: a batch is divided
+among them.
 """
 
 from __future__ import annotations

@@ -194,3 +194,21 @@ def test_a_killed_training_resumes_to_the_same_artefact(tmp_path: Path) -> None:
     resumed = open_artifact(tmp_path / "killed/artifacts/synthetic/dnn").manifest
     assert resumed.files == whole.files
     assert resumed.training.best_metric == whole.training.best_metric
+
+
+def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+    """A batch divided among processes gives the gradient of the whole batch (dropout off: its masks differ)."""
+    environment = os.environ | {
+        "RBSERVE_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    train = ["-m", "rbserve", "train", "--model", "dnn", "--dataset", "synthetic", "--epochs", "2", "--set", "dim=8",
+             "--set", "hidden=32", "--set", "dropout=0", "--out"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for command in ([sys.executable, *train, str(one)], [*launcher, *train, str(two)]):
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
+    expected, found = load_file(one / WEIGHTS), load_file(two / WEIGHTS)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
