@@ -13,8 +13,10 @@ from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
 
-def train_small(name: str, dataset: Dataset, path: Path, epochs: int = 12, seed: int = 2024) -> Artifact:
+def train_small(
+    name: str, dataset: Dataset, path: Path, epochs: int = 12, seed: int = 2024, lr: float = 5e-3
+) -> Artifact:
     """A narrow version of a zoo row, trained for a few epochs."""
     spec = find_model(name)
     spec = dataclasses.replace(spec, config=with_options(spec.config, {"dim": 16, "hidden": "64,32"}))
-    return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=5e-3, epochs=epochs, seed=seed))
+    return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=lr, epochs=epochs, seed=seed))

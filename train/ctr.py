@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rbserve.core.dataset import CtrSplit, Dataset
+from rbserve.core.errors import RbserveError
 from rbserve.core.metrics import auc
 from rbserve.train.loop import Rows
 
@@ -32,12 +33,18 @@ class CtrTask:
         return F.binary_cross_entropy_with_logits(_logits(model, batch, device), labels, reduction="sum")
 
     def validate(self, model: nn.Module) -> float:
-        """AUC over the validation users' rows."""
+        """AUC over the validation users' rows; RbserveError when training has diverged."""
         device = next(model.parameters()).device
         rows = np.arange(len(self._valid))
         pieces = np.split(rows, range(VALIDATION_BATCH, len(rows), VALIDATION_BATCH))
-        logits = [_logits(model, self._valid.take(piece), device).cpu().numpy() for piece in pieces]
-        return auc(self._valid.labels, np.concatenate(logits))
+        logits = np.concatenate(
+            [_logits(model, self._valid.take(piece), device).cpu().numpy() for piece in pieces]
+        )
+        if not np.isfinite(logits).all():
+            raise RbserveError(
+                "training diverged: the model's scores are not finite", "a lower --lr may help"
+            )
+        return auc(self._valid.labels, logits)
 
 
 def _logits(model: nn.Module, batch: CtrSplit, device: torch.device) -> Tensor:

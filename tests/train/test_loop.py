@@ -146,6 +146,13 @@ def test_the_same_seed_trains_a_recommender_to_the_same_weights(planted: Dataset
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_a_training_that_diverges_says_so(planted: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(RbserveError, match="training diverged") as error:
+        train_small("dnn", planted, tmp_path / "dnn", epochs=3, lr=1e30)
+    assert "--lr" in (error.value.hint or "")
+    assert not (tmp_path / "dnn").exists()
+
+
 def test_embeddings_and_head_are_trained_and_restored(planted: Dataset, tmp_path: Path) -> None:
     """Defect 1 of the public reference code: every parameter moves, and loading is exact."""
     from rbserve.models.ctr import build
