@@ -10,7 +10,7 @@ export RBSERVE_HOME ?= $(CURDIR)
 # pip is told not to compile all of torch; what is used is compiled when it is first imported, and must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo reference test test-slow check lint types wheel-test bench clean
+.PHONY: help setup demo reference test test-slow check lint types wheel-test bench big clean
 
 help:
 	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      lint, types, architecture, and the built wheel away from its source"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make reference  the figures in README, anew"
+	@echo "make big        preparing 30 million generated interactions, beside pandas"
 	@echo "make bench      pytest-benchmark timings of the hot paths"
 
 setup: $(VENV)/.done
@@ -69,6 +70,18 @@ wheel-test: setup
 
 bench: setup
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+# Half an hour, 12 GB of disk: 30 million generated interactions of a million items in two layouts, through
+# `prepare` (limit 2 GB) and through pandas, which reads the whole file (stopped at 18 GB).
+BIG := $(CURDIR)/build/big
+LARGE := $(BIN)/python tests/benchmarks/big_raw.py
+big: setup
+	for layout in hm goodreads; do \
+	  test -f $(BIG)/$$layout/expected.json || $(LARGE) generate $$layout $(BIG)/$$layout || exit 1; \
+	  $(LARGE) measure --watch $(BIG)/home -- env RBSERVE_HOME=$(BIG)/home $(BIN)/python -m rbserve prepare \
+	    $$layout --raw $(BIG)/$$layout --max-rows 0 || exit 1; \
+	  $(LARGE) measure --limit-gb 18 -- $(LARGE) pandas $$layout $(BIG)/$$layout; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import CtrSplit, Dataset, Histories, check_same_data
+from rbserve.core.columns import Ragged
+from rbserve.core.dataset import CtrSplit, Dataset, check_same_data
 from rbserve.core.environment import allowed_cores, environment
 from rbserve.core.errors import RbserveError, UsageError, unknown_name
 from rbserve.core.files import sha256
@@ -173,5 +174,5 @@ def _write_inputs(path: Path, dataset: Dataset, test: CtrSplit, plan: Plan) -> N
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _ragged(name: str, histories: Histories) -> dict[str, np.ndarray[Any, Any]]:
+def _ragged(name: str, histories: Ragged) -> dict[str, np.ndarray[Any, Any]]:
     return {f"{name}_values": histories.values, f"{name}_offsets": histories.offsets}

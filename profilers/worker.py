@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.artifact import open_artifact
-from rbserve.core.dataset import Histories
+from rbserve.core.columns import Ragged
 from rbserve.core.errors import RbserveError
 from rbserve.core.measurement import Samples
 from rbserve.profilers.latency import time_calls
@@ -57,7 +57,7 @@ def measure(job: Job) -> Report:
     load_ns = time.perf_counter_ns() - start
     samples = []
     for slate in job.slates:
-        histories = Histories(arrays[f"slate{slate}_values"], arrays[f"slate{slate}_offsets"])
+        histories = Ragged(arrays[f"slate{slate}_values"], arrays[f"slate{slate}_offsets"])
         candidates = arrays[f"slate{slate}_candidates"]
         requests = [(histories[row], candidates[row]) for row in range(len(candidates))]
         times = time_calls(scorer.score, requests, job.runs, job.seconds)
@@ -78,7 +78,7 @@ def measure(job: Job) -> Report:
         )
     scores: list[float] = []
     if job.accuracy:
-        histories = Histories(arrays["test_values"], arrays["test_offsets"])
+        histories = Ragged(arrays["test_values"], arrays["test_offsets"])
         scores = score_rows(scorer, histories, arrays["test_candidates"]).tolist()
     return Report(samples, scores)
 

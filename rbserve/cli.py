@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from rbserve.console import say
+from rbserve.cli_data import Json, datasets, prepare
+from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(datasets, name="datasets")
+app.command()(prepare)
+
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
 ]
 DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
 Many = Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def main() -> NoReturn:
@@ -83,55 +86,11 @@ def models(
         for spec in (select_models(group) if group else MODELS)
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     from rbserve.console import models_table, show
 
     show(models_table(rows))
-
-
-@app.command()
-def datasets(as_json: Json = False) -> None:
-    """List the data sets: where each comes from, and whether it is prepared.
-
-    Example: rbserve datasets
-    """
-    from rbserve.pipeline import dataset_rows
-
-    rows = dataset_rows()
-    if as_json:
-        _print_json(rows)
-        return
-    from rich.table import Table
-
-    from rbserve.console import show
-
-    table = Table("data set", "prepared", "about", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(str(row["name"]), "yes" if row["prepared"] else "no", str(row["about"]))
-    show(table)
-
-
-@app.command()
-def prepare(
-    name: Annotated[str, typer.Argument(metavar="DATASET", help="A data set (see rbserve datasets).")],
-    raw: Annotated[Path | None, typer.Option(help="Folder of the raw files; fetched when left out.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the user split; 2024 as in the paper.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn raw files into a clean, user-disjointly split data set.
-
-    Example: rbserve prepare ml-100k
-    """
-    from rbserve import pipeline
-
-    manifest = pipeline.prepare(name, raw, seed).manifest
-    if as_json:
-        _print_json(manifest)
-        return
-    for reason, count in manifest.dropped.items():
-        if count:
-            say(f"  left out, {reason}: {count:,}")
 
 
 @app.command()
@@ -187,7 +146,7 @@ def export(
 
     artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), _words(precision))
     if as_json:
-        _print_json(artifact.manifest.variants)
+        print_json(artifact.manifest.variants)
 
 
 @app.command()
@@ -254,7 +213,7 @@ def report(
     folder = pipeline.report(name, runs)
     files = sorted(str(file) for file in folder.iterdir())
     if as_json:
-        _print_json({"folder": str(folder), "files": files})
+        print_json({"folder": str(folder), "files": files})
         return
     say(f"report -> {folder / 'report.html'}")
 
@@ -294,7 +253,7 @@ def _for_each(model: str | None, many: str | None, work: Callable[[str], object]
     if model is not None:
         document = work(model)
         if as_json:
-            _print_json(document)
+            print_json(document)
         return
     rows = select_models(many or "")
     names = [spec.name for spec in rows if spec.runnable]
@@ -315,7 +274,7 @@ def _for_each(model: str | None, many: str | None, work: Callable[[str], object]
             failed.append(name)
             say(f"error: {name}: {error.message}")
     if as_json:
-        _print_json(documents)
+        print_json(documents)
     if failed:
         raise RbserveError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}")
 
@@ -347,12 +306,6 @@ def _counts(text: str) -> list[int]:
         return sorted({int(word) for word in _words(text)})
     except ValueError:
         raise UsageError(f"slates must be whole numbers, not {text}", "for example --slates 1,100") from None
-
-
-def _print_json(data: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:

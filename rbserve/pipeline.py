@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from rbserve.console import progress_bar, say
 from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, open_artifact
 from rbserve.core.dataset import Dataset, check_same_data, open_dataset
-from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError
 from rbserve.core.files import home
 from rbserve.models.zoo import find_model, require_runnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rbserve.core.integrity import IntegrityReport
     from rbserve.core.measurement import Measurement, Plan
     from rbserve.train.loop import Settings
 
@@ -50,31 +51,78 @@ def is_path(model: str) -> bool:
     return "/" in model or model.startswith(".") or (Path(model) / "manifest.json").is_file()
 
 
-def prepare(name: str, raw: Path | None = None, seed: int | None = None) -> Dataset:
-    """Makes a data set anew from its raw files."""
+def prepare(
+    name: str,
+    raw: Path | None = None,
+    *,
+    called: str | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    vocabulary: Path | None = None,
+    texts: Mapping[str, Any] | None = None,
+    memory: int | None = None,
+    **options: Any,
+) -> Dataset:
+    """Makes a data set anew from its raw files. `protocol`, `reading` and `texts` change the source's defaults."""
     with _needs("train", "preparing data"):
-        from rbserve.train.datasets.sources import prepare as prepare_source
-        from rbserve.train.sampling import Protocol
+        from rbserve.train.datasets import sources
+        from rbserve.train.datasets.source import Reading
+        from rbserve.train.splitting import Texts
+        from rbserve.train.text import read_vocabulary
 
-        protocol = Protocol() if seed is None else Protocol(seed=seed)
-        dataset = prepare_source(name, dataset_path(name), raw, protocol)
-    say(f"prepared {name}: {describe_counts(dataset)} -> {dataset.path}")
+        source = sources.find_source(name)
+        path = dataset_path(_checked_name(called or name))
+        words = read_vocabulary(vocabulary) if vocabulary else None
+        with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
+            dataset = sources.prepare(
+                name,
+                path,
+                raw,
+                sources.protocol_of(source, protocol),
+                reading=Reading(**(reading or {})),
+                texts=Texts(vocabulary=words, **(texts or {})),
+                memory=memory or sources.MEMORY,
+                progress=progress,
+                **options,
+            )
+    say(f"prepared {path.name}: {describe_counts(dataset)} -> {dataset.path}")
     return dataset
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[None]:
+    """Says what a Ctrl-C leaves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        there = "the earlier data set is as it was" if path.is_dir() else "nothing was written"
+        raise Interrupted(f"stopped; {there}") from None
+
+
+def _checked_name(name: str) -> str:
+    """A name that is one directory below data/."""
+    if not name or name in (".", "..") or "/" in name or name.startswith("."):
+        raise UsageError(f"--name takes a plain name, not {name!r}", "for example --name shop")
+    return name
 
 
 def describe_counts(dataset: Dataset) -> str:
     """One line of what a data set holds, and what was dropped on the way."""
     counts = dataset.manifest.counts
-    rows = ", ".join(f"{counts['ctr'][split]['rows']:,} {split}" for split in counts["ctr"])
+    rows = ", ".join(
+        f"{sum(one['rows'] for one in counts[task].values()):,} {what}"
+        for task, what in (("ctr", "labelled pairs"), ("seqrec", "sequences"))
+    )
     dropped = sum(count for reason, count in dataset.manifest.dropped.items() if ":" not in reason)
-    return f"{counts['items']:,} items; {rows} rows; {dropped:,} raw rows dropped"
+    return f"{counts['items']:,} items; {rows}; {dropped:,} raw rows dropped"
 
 
 def dataset_rows() -> list[dict[str, object]]:
-    """Every data set that can be prepared, and whether it is."""
-    from rbserve.train.datasets.sources import SOURCES
+    """Every data set that can be prepared, or has been, and whether it is there."""
+    with _needs("train", "listing the sources"):
+        from rbserve.train.datasets.sources import SOURCES
 
-    return [
+    rows: list[dict[str, object]] = [
         {
             "name": name,
             "prepared": (dataset_path(name) / "manifest.json").is_file(),
@@ -83,6 +131,31 @@ def dataset_rows() -> list[dict[str, object]]:
         }
         for name, source in SOURCES.items()
     ]
+    for manifest in sorted((home() / "data").glob("*/manifest.json")):
+        if manifest.parent.name not in SOURCES and not manifest.parent.name.startswith("."):
+            about = f"your own, {_origin(manifest.parent)}"
+            rows.append({"name": manifest.parent.name, "prepared": True, "about": about, "needs": ""})
+    return rows
+
+
+def _origin(path: Path) -> str:
+    """What a listing says of a data set; one that cannot be read must not hide the others."""
+    try:
+        return f"from {open_dataset(path).manifest.source}"
+    except DataError as error:
+        return f"not readable: {error.message}"
+
+
+def inspect_dataset(name: str) -> IntegrityReport:
+    """An independent look at a prepared data set, by name or directory."""
+    from rbserve.core.integrity import inspect
+
+    dataset = open_dataset(Path(name) if is_path(name) else dataset_path(name))
+    with _needs("train", "comparing with the paper"):
+        from rbserve.train.datasets.sources import SOURCES
+
+    source = SOURCES.get(dataset.manifest.source)
+    return inspect(dataset, source.paper if source else None)
 
 
 def ensure_dataset(name: str) -> Dataset:

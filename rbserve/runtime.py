@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rbserve.core.artifact import REFERENCE_VARIANT, WEIGHTS, Artifact
-from rbserve.core.dataset import Histories
+from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.types import Items, Scorer, Scores
 
@@ -103,11 +103,14 @@ def load_model(artifact: Artifact) -> CtrModel:
     return model.eval()
 
 
-def score_rows(scorer: Scorer, histories: Histories, candidates: Items) -> Scores:
-    """The score float32[R] of R (history, candidate) pairs, one call a pair: the paper's per-sample case."""
+def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
+    """The score float32[R] of R (history, candidate) pairs, one call a pair: the paper's per-sample case.
+
+    A pair is copied for its call, as a request would be: the arrays may be read-only maps of files.
+    """
     scores = np.empty(len(candidates), np.float32)
     for row in range(len(candidates)):
-        scores[row] = scorer.score(histories[row], candidates[row : row + 1])[0]
+        scores[row] = scorer.score(np.array(histories[row]), np.array(candidates[row : row + 1]))[0]
     return scores
 
 

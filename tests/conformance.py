@@ -40,6 +40,18 @@ def check_empty_history_and_empty_slate_are_legal(scorer: Scorer) -> None:
     assert np.isfinite(newcomer).all()
 
 
+def check_items_that_training_never_saw_score_alike(artifact: Artifact, dataset: Dataset) -> None:
+    """Nothing is known of them, so nothing can set them apart."""
+    train = dataset.ctr("train")
+    seen = np.union1d(train.candidates, train.histories.values)
+    unseen = np.setdiff1d(np.arange(len(dataset.items), dtype=np.int32), seen)
+    assert len(unseen) >= 2, "the planted data set has items that training does not"
+    history = np.array(train.histories[len(train) - 1])
+    for variant in artifact.variants:
+        scores = open_scorer(artifact, variant).score(history, unseen)
+        np.testing.assert_allclose(scores, scores[0], atol=1e-6, rtol=0)
+
+
 def check_scores_are_probabilities(scorer: Scorer, dataset: Dataset) -> None:
     test = dataset.ctr("test")
     scores = score_rows(scorer, test.histories, test.candidates)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import hypothesis
 import msgspec
 import pytest
 from small import train_small
 
 from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.core.dataset import Dataset, ItemTable
 from rbserve.core.measurement import Measurement
 
 # A slow machine is no failure, and a run that failed can be repeated: no deadlines, no luck.
@@ -22,15 +20,17 @@ PLANTED = {"users": 600, "items": 80, "topics": 4, "events_per_user": 40}
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """A planted data set small enough to train on in seconds."""
+    """A planted data set small enough to train on in seconds. Its last two items occur in no event."""
     from rbserve.train.datasets import synthetic
     from rbserve.train.datasets.sources import build
     from rbserve.train.sampling import Protocol
+    from rbserve.train.tally import Tally
 
-    dropped: Counter[str] = Counter()
-    events, items = synthetic.read(synthetic.Planted(**PLANTED), dropped)
+    tally = Tally()
+    events, items = synthetic.read(synthetic.Planted(**PLANTED), tally.dropped)
+    items = ItemTable([*items.ids, "new0", "new1"], [*items.texts, "topic0word1", "topic1word2"])
     path = tmp_path_factory.mktemp("data") / "planted"
-    return build(path, "synthetic", events, items, Protocol(), dropped)
+    return build(path, "synthetic", events, items, Protocol(), tally)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ ALLOWED = {
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},
-    "cli": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
+    "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
+    "cli": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "__main__": {"cli"},
     "__init__": set(),
 }

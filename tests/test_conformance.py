@@ -11,6 +11,7 @@ from conformance import (
     check_a_slate_scores_like_its_candidates_one_by_one,
     check_empty_history_and_empty_slate_are_legal,
     check_it_learns_the_planted_structure,
+    check_items_that_training_never_saw_score_alike,
     check_scores_are_probabilities,
 )
 from small import train_small
@@ -37,6 +38,7 @@ def artifact(
 def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) -> None:
     check_it_learns_the_planted_structure(artifact, planted)
     check_a_loaded_copy_scores_the_same(artifact, planted, tmp_path / "copy")
+    check_items_that_training_never_saw_score_alike(artifact, planted)
     for variant, tolerance in TOLERANCE.items():
         scorer = open_scorer(artifact, variant)
         check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, tolerance)

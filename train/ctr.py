@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rbserve.core.columns import blocks
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.errors import RbserveError
 from rbserve.core.metrics import auc
@@ -24,6 +26,14 @@ class CtrTask:
         self._train = dataset.ctr("train")
         self._valid = dataset.ctr("valid")
         self.rows = len(self._train)
+
+    def trained_items(self, items: int) -> NDArray[np.bool_]:
+        """For each of the data set's items whether a training row has it, as candidate or in its history."""
+        seen = np.zeros(items, bool)
+        for column in (self._train.candidates, self._train.histories.values):
+            for block in blocks(column):
+                seen[block] = True
+        return seen
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the given training rows."""

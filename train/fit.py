@@ -44,7 +44,9 @@ def train(
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)
     model = build(spec.config, len(dataset.items))
-    state = fit(model, CtrTask(dataset), settings, checkpoint, resume, progress)
+    task = CtrTask(dataset)
+    model.blank_items(torch.from_numpy(~task.trained_items(len(dataset.items))))
+    state = fit(model, task, settings, checkpoint, resume, progress)
     processes = PartialState()
     if processes.is_main_process:
         _write(spec, dataset, path, settings, state, model)

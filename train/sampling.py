@@ -1,44 +1,74 @@
 """The paper's protocol: labelled events to user-disjoint splits for both tasks (section 4.1, Table 2).
 
-Click prediction: every labelled event is a row; its history is what the user liked strictly earlier, at
-most the last 20. Users with one label only are left out, each user gives at most 10 rows a label, the most
-recent ones. Sequential: what the user liked, in order; the last item is the target.
+Everything here works on whole users, so a data set of any size is handled in pieces (`splitting.py`).
+
+Click prediction, one of two ways:
+
+- *held out* (`held_out` = n, the paper's MicroLens, H&M, Goodreads and CDs): the user's last n liked items are
+  the positive rows; the history of all of the user's rows is what was liked before the first of them. The
+  negative rows are what the user disliked after that history, or, with `negatives` = m, m random items
+  that the user never touched.
+- *every event* (`held_out` = 0, the paper's MIND; also MovieLens): every labelled event is a row, and its history
+  is what the user liked before it.
+
+A user gives at most `rows_per_label` rows a label, the most recent ones; a user whose rows have one label
+only is left out. Sequential: what the user liked, in order; the last item is the target.
+
+Two rules that decide what histories hold:
+
+- *Ties.* Events of one user at equal times are simultaneous: none is in another's history. Where an order is
+  needed (which likes are last, which rows are most recent, the sequence) they are ordered by a hash of seed,
+  user and item: not by the order of the raw rows, which means nothing, nor by the item's number, which
+  would tell labels apart.
+- *Repeats.* A user meets an item once: the first event counts; at equal times a dislike before a like.
 
 Users are shuffled once per task, then fill the test set, then the finetune set; validation is 10% of the
-finetune users. No user is in two splits. Events of one user with equal times count as simultaneous: none
-is in another's history, and where an order is needed they are ordered by item index.
+finetune users. No user is in two splits.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.dataset import CtrSplit, Histories, SeqSplit, Split
+from rbserve.core.columns import slices
+from rbserve.core.dataset import NEVER, SPLITS, CtrSplit, SeqSplit, Split
 from rbserve.core.errors import DataError
 from rbserve.core.types import Items
+
+GIVEN = 2  # label of an event that is history only: liked before the observation began
+SAMPLED = -1  # candidate of a row whose random item is yet to be drawn
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The protocol's numbers. The paper's sizes; a smaller data set keeps their proportions."""
+    """The protocol's numbers. The paper's sizes; a smaller data set keeps their proportions.
+
+    `negatives` 0 means the users' own dislikes. `given_history`: only GIVEN events are history, as in MIND,
+    whose impressions come with one. `max_rows` raw rows are read, 0 for all.
+    """
 
     seed: int = 2024
     history: int = 20
+    min_history: int = 0
+    held_out: int = 0
+    negatives: int = 0
     rows_per_label: int = 10
+    given_history: bool = False
     ctr_test_rows: int = 20_000
     ctr_finetune_rows: int = 100_000
     seqrec_test_rows: int = 5_000
     seqrec_finetune_rows: int = 40_000
     valid_users: float = 0.1
+    max_rows: int = 0
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """E labelled events as columns: user and item indices, label 1 (liked) or 0, time in any unit."""
+    """E events as columns: user and item numbers, label 1 (liked), 0 or GIVEN, time in any unit."""
 
     users: NDArray[np.int32]
     items: Items
@@ -53,81 +83,261 @@ class Interactions:
         return Interactions(self.users[rows], self.items[rows], self.labels[rows], self.times[rows])
 
 
-def in_order(events: Interactions) -> Interactions:
-    """Events by user, then time, then item index."""
-    return events.take(np.lexsort((events.items, events.times, events.users)))
+@dataclass(frozen=True)
+class CtrRows:
+    """R click-prediction rows before their histories are copied: row r's is liked.items[begin[r]:end[r]]."""
+
+    users: NDArray[np.int32]
+    candidates: Items
+    labels: NDArray[np.int8]
+    times: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+    liked: Interactions
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> CtrRows:
+        """The given rows, in that order."""
+        return CtrRows(
+            self.users[rows], self.candidates[rows], self.labels[rows], self.times[rows],
+            self.begin[rows], self.end[rows], self.liked)  # fmt: skip
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """When the last item of each history was liked; NEVER where there is none."""
+        return _newest(self.liked.times, self.begin, self.end)
+
+    def split(self) -> CtrSplit:
+        """The rows with histories of their own."""
+        return CtrSplit(
+            self.users, self.candidates, self.labels, slices(self.liked.items, self.begin, self.end)
+        )
 
 
-def ctr_splits(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> dict[Split, CtrSplit]:
-    """Click-prediction splits; adds the events it leaves out to `dropped`, by reason."""
-    events = in_order(events)
-    liked = events.take(events.labels == 1)
-    both = _users_with_both_labels(events)
-    keep = np.isin(events.users, both)
-    dropped["ctr: user has one label only"] += int((~keep).sum())
-    rows = events.take(keep)
+def clean(events: Interactions, seed: int, dropped: Counter[str]) -> Interactions:
+    """Events by user, then time, then the tie rule; each user meets an item once."""
+    ties = _hash(seed, events.users, events.items)
+    ordered = events.take(np.lexsort((events.labels, ties, events.times, events.users)))
+    first = _first_of_pairs(ordered.users, ordered.items)
+    dropped["repeated item of a user"] += len(events) - len(first)
+    return ordered.take(first)
+
+
+def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> CtrRows:
+    """The click-prediction rows of whole users' clean events; adds what is left out to `dropped`."""
+    moments = _moments(events)
+    only_given = protocol.given_history and not protocol.held_out
+    is_liked = events.labels == GIVEN if only_given else events.labels != 0
+    liked, when_liked = events.take(is_liked), moments[is_liked]
+    if protocol.held_out:
+        rows = _held_out_rows(events, moments, liked, when_liked, protocol, dropped)
+    else:
+        labelled = np.flatnonzero(events.labels != GIVEN)
+        end = np.searchsorted(when_liked, moments[labelled])
+        begin = _history_begin(liked.users, events.users[labelled], end, protocol.history)
+        rows = _event_rows(events, labelled, begin, end, liked)
+        long_enough = end - begin >= protocol.min_history
+        dropped["ctr: history too short"] += int((~long_enough).sum())
+        rows = rows.take(long_enough)
+    both = _has_both_labels(rows)
+    dropped["ctr: user with rows of one label only"] += int((~both).sum())
+    rows = rows.take(both)
     recent = _rank_from_last(rows.users * np.int64(2) + rows.labels) < protocol.rows_per_label
     dropped["ctr: over the user's rows per label"] += int((~recent).sum())
-    rows = rows.take(recent)
-    if not len(rows):
-        raise DataError(
-            "no user has both a liked and a disliked item", "lower the rating bounds or sample negatives"
-        )
-    pairs = CtrSplit(rows.users, rows.items, rows.labels, _liked_before(rows, liked, protocol.history))
-    parts = _split_users(
-        rows.users, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, dropped, "ctr"
-    )
-    return {name: pairs.take(part) for name, part in parts.items()}
+    return rows.take(recent)
 
 
-def seqrec_splits(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> dict[Split, SeqSplit]:
-    """Next-item splits; adds the liked events of users too short for a sequence to `dropped`."""
-    liked = in_order(events.take(events.labels == 1))
+def sequences(
+    events: Interactions, protocol: Protocol, dropped: Counter[str]
+) -> tuple[SeqSplit, NDArray[np.int64], NDArray[np.int64]]:
+    """Next-item rows of whole users' clean events, when the targets happened, and the items before them."""
+    liked = events.take(events.labels != 0)
     last = np.flatnonzero(np.diff(liked.users, append=-1))
     first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
     long_enough = last > first
     dropped["seqrec: fewer than two liked items"] += int((~long_enough).sum())
     first, last = first[long_enough], last[long_enough]
-    start = np.maximum(first, last - (protocol.history - 1))  # the last 20 include the target
-    users = liked.users[last]
-    histories = _slices(liked.items, start, last)
-    parts = _split_users(
-        users, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, dropped, "seqrec"
-    )
-    return {
-        name: SeqSplit(users[part], liked.items[last][part], histories.take(part))
-        for name, part in parts.items()
+    begin = np.maximum(first, last - (protocol.history - 1))  # the last 20 include the target
+    rows = SeqSplit(liked.users[last], liked.items[last], slices(liked.items, begin, last))
+    return rows, liked.times[last], _newest(liked.times, begin, last)
+
+
+def draw_negatives(rows: CtrRows, events: Interactions, pool: Items, seed: int) -> CtrRows:
+    """The rows with each SAMPLED candidate replaced by an item of `pool` that its user never touched.
+
+    Uniform, without repeats for a user, a function of (seed, user) alone. `events` are all clean events of
+    these users. A user who has touched nearly all of the pool gets as many items as are left; rows in want
+    of one are taken out, and so are those of a user who gets none: they have one label only.
+    """
+    slots = np.flatnonzero(rows.candidates == SAMPLED)
+    candidates = rows.candidates.copy()
+    span = max(int(pool.max(initial=0)), int(events.items.max(initial=0))) + 1
+    taken = np.sort(events.users.astype(np.int64) * span + events.items)
+    most = int(np.bincount(np.unique(rows.users[slots], return_inverse=True)[1]).max(initial=0))
+    for attempt in range(64 + 2 * most):
+        if not len(slots):
+            break
+        open_users, first_slot = np.unique(rows.users[slots], return_index=True)
+        drawn = pool[(_hash(seed + 1, open_users, np.full(len(open_users), attempt)) % len(pool)).astype(int)]
+        pairs = open_users.astype(np.int64) * span + drawn
+        fresh = taken[np.minimum(np.searchsorted(taken, pairs), len(taken) - 1)] != pairs
+        candidates[slots[first_slot[fresh]]] = drawn[fresh]
+        taken = np.sort(np.concatenate((taken, pairs[fresh])))
+        slots = np.delete(slots, first_slot[fresh])
+    for user in np.unique(rows.users[slots]):  # few, if any: they have touched most of the pool
+        own = slots[rows.users[slots] == user]
+        begin, end = np.searchsorted(taken, (int(user) * span, (int(user) + 1) * span))
+        left = np.setdiff1d(pool, taken[begin:end] - int(user) * span)
+        order = np.argsort(_hash(seed + 2, np.full(len(left), user), left), kind="stable")[: len(own)]
+        candidates[own[: len(order)]] = left[order]
+    drawn = replace(rows, candidates=candidates).take(candidates != SAMPLED)
+    return drawn.take(_has_both_labels(drawn))
+
+
+def choose_users(
+    rows_of: NDArray[np.int64], test_rows: int, finetune_rows: int, protocol: Protocol,
+    task: str, dropped: Counter[str],
+) -> NDArray[np.int8]:  # fmt: skip
+    """For each user the number of their split in SPLITS, or -1; `rows_of[user]` counts the rows they would give.
+
+    A data set smaller than test + finetune is divided in the same proportion.
+    """
+    eligible = np.flatnonzero(rows_of)
+    shuffled = eligible[np.random.default_rng(protocol.seed).permutation(len(eligible))]
+    filled = np.cumsum(rows_of[shuffled])
+    total = int(filled[-1]) if len(filled) else 0
+    if total < test_rows + finetune_rows:
+        test_rows = round(total * test_rows / (test_rows + finetune_rows))
+        finetune_rows = total - test_rows
+    test_users = int(np.searchsorted(filled, test_rows)) + 1 if test_rows else 0
+    in_test = int(filled[test_users - 1]) if 0 < test_users <= len(filled) else 0
+    used = min(int(np.searchsorted(filled, in_test + finetune_rows)) + 1, len(eligible))
+    valid_users = round((used - test_users) * protocol.valid_users)
+    bounds: dict[Split, NDArray[np.int64]] = {
+        "test": shuffled[:test_users],
+        "valid": shuffled[test_users : test_users + valid_users],
+        "train": shuffled[test_users + valid_users : used],
     }
+    if any(len(part) == 0 for part in bounds.values()):
+        raise DataError(
+            f"{task}: {len(eligible)} usable users are too few for a test, a validation and a training set",
+            _remedy(task, protocol),
+        )
+    dropped[f"{task}: beyond the sizes asked for"] += total - int(filled[used - 1])
+    chosen = np.full(len(rows_of), -1, np.int8)
+    for name, users in bounds.items():
+        chosen[users] = SPLITS.index(name)
+    return chosen
 
 
-def _liked_before(rows: Interactions, liked: Interactions, longest: int) -> Histories:
-    """For each row, the user's liked items with an earlier time, at most the last `longest`."""
-    times = np.unique(np.concatenate((rows.times, liked.times)))
-    begin = np.searchsorted(liked.users, rows.users, side="left")
-    end = np.searchsorted(_moments(liked, times), _moments(rows, times), side="left")
-    return _slices(liked.items, np.maximum(begin, end - longest), end)
+def _remedy(task: str, protocol: Protocol) -> str:
+    if task == "ctr" and not protocol.negatives:
+        return "give more interactions, or sample negatives: --negatives 2"
+    return "give more interactions"
 
 
-def _moments(events: Interactions, times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One integer per event that orders by user, then time; `times` are all distinct times, sorted."""
-    return events.users.astype(np.int64) * len(times) + np.searchsorted(times, events.times)
+def _held_out_rows(
+    events: Interactions, moments: NDArray[np.int64], liked: Interactions, when_liked: NDArray[np.int64],
+    protocol: Protocol, dropped: Counter[str],
+) -> CtrRows:  # fmt: skip
+    """Rows of the held-out kind, a user's rows together, in time order."""
+    last = np.flatnonzero(np.diff(liked.users, append=-1))
+    first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
+    held = last + 1 - protocol.held_out  # the first held-out like of each user
+    enough = held > first
+    dropped["ctr: user with too few liked items"] += int((~enough).sum())
+    first, last, held = first[enough], last[enough], held[enough]
+    end = np.searchsorted(when_liked, when_liked[held])
+    begin = np.maximum(first, end - protocol.history)
+    with_history = end - begin >= max(protocol.min_history, 1)
+    dropped["ctr: user whose history is too short"] += int((~with_history).sum())
+    last, held, begin, end = (array[with_history] for array in (last, held, begin, end))
+    users = liked.users[last]
+    positive = (held[:, None] + np.arange(protocol.held_out)).ravel()
+    owner = np.repeat(np.arange(len(users)), protocol.held_out)
+    likes = _event_rows(liked, positive, begin[owner], end[owner], liked)
+    likes = replace(likes, labels=np.ones_like(likes.labels))
+    if protocol.negatives:
+        owner = np.repeat(np.arange(len(users)), protocol.negatives)
+        negatives = CtrRows(
+            users[owner], np.full(len(owner), SAMPLED, np.int32), np.zeros(len(owner), np.int8),
+            liked.times[last][owner], begin[owner], end[owner], liked)  # fmt: skip
+    else:
+        disliked = np.flatnonzero(events.labels == 0)
+        owner = np.searchsorted(users, events.users[disliked])
+        owner[owner == len(users)] = 0
+        known = users[owner] == events.users[disliked] if len(users) else np.zeros(len(disliked), bool)
+        disliked, owner = disliked[known], owner[known]
+        later = moments[disliked] > when_liked[end[owner] - 1]
+        dropped["ctr: disliked before the history ends"] += int((~later).sum())
+        disliked, owner = disliked[later], owner[later]
+        negatives = _event_rows(events, disliked, begin[owner], end[owner], liked)
+    return _by_user(likes, negatives)
 
 
-def _slices(values: Items, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Histories:
-    """values[begin[r]:end[r]] for each r, as one ragged array."""
-    lengths = end - begin
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    return Histories(values[np.repeat(begin - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets)
+def _by_user(one: CtrRows, other: CtrRows) -> CtrRows:
+    """The rows of both, by user, keeping the order within each."""
+    rows = CtrRows(
+        np.concatenate((one.users, other.users)),
+        np.concatenate((one.candidates, other.candidates)),
+        np.concatenate((one.labels, other.labels)),
+        np.concatenate((one.times, other.times)),
+        np.concatenate((one.begin, other.begin)),
+        np.concatenate((one.end, other.end)),
+        one.liked,
+    )
+    return rows.take(np.argsort(rows.users, kind="stable"))
 
 
-def _users_with_both_labels(events: Interactions) -> NDArray[np.int32]:
-    liked = np.unique(events.users[events.labels == 1])
-    disliked = np.unique(events.users[events.labels == 0])
-    return np.intersect1d(liked, disliked)
+def _event_rows(
+    events: Interactions, rows: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64],
+    liked: Interactions,
+) -> CtrRows:  # fmt: skip
+    return CtrRows(
+        events.users[rows], events.items[rows], events.labels[rows], events.times[rows], begin, end, liked
+    )
+
+
+def _history_begin(
+    liked_users: NDArray[np.int32], users: NDArray[np.int32], end: NDArray[np.int64], longest: int
+) -> NDArray[np.int64]:
+    own = np.searchsorted(liked_users, users)
+    return np.maximum(own, end - longest)
+
+
+def _newest(times: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    newest = np.full(len(begin), NEVER, np.int64)
+    some = end > begin
+    newest[some] = times[end[some] - 1]
+    return newest
+
+
+def _moments(events: Interactions) -> NDArray[np.int64]:
+    """One rising integer per event: equal for simultaneous events of one user, else larger for later ones."""
+    if not len(events):
+        return np.empty(0, np.int64)
+    new = (np.diff(events.users) != 0) | (np.diff(events.times) != 0)
+    return np.concatenate(([0], np.cumsum(new)))
+
+
+def _has_both_labels(rows: CtrRows) -> NDArray[np.bool_]:
+    """For each row whether its user has rows of both labels."""
+    liked, disliked = (np.unique(rows.users[rows.labels == label]) for label in (1, 0))
+    return np.isin(rows.users, np.intersect1d(liked, disliked, assume_unique=True))
+
+
+def _first_of_pairs(users: NDArray[np.int32], items: Items) -> NDArray[np.int64]:
+    """Rows, ascending, at which a (user, item) pair occurs for the first time."""
+    order = np.lexsort((items, users))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(users[order]) != 0) | (np.diff(items[order]) != 0)
+    return np.sort(order[new])
 
 
 def _rank_from_last(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0 for the last event of its group, 1 for the one before, and so on; input order is time order."""
+    """0 for the last row of its group, 1 for the one before, and so on; input order is time order."""
     order = np.argsort(groups, kind="stable")
     sorted_groups = groups[order]
     ends = np.searchsorted(sorted_groups, sorted_groups, side="right")
@@ -136,41 +346,14 @@ def _rank_from_last(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks
 
 
-def _split_users(
-    users: NDArray[np.int32],
-    test_rows: int,
-    finetune_rows: int,
-    protocol: Protocol,
-    dropped: Counter[str],
-    task: str,
-) -> dict[Split, NDArray[np.int64]]:
-    """Rows of each split: shuffled users fill test, then finetune; 10% of the finetune users validate.
+def _hash(seed: int, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each (seed, user, item), the finaliser of splitmix64 (Steele et al. 2014)."""
+    pair = (users.astype(np.uint64) << np.uint64(32)) | (items.astype(np.uint64) & np.uint64(0xFFFFFFFF))
+    return _mix(pair ^ _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)))
 
-    A data set smaller than test + finetune is divided in the same proportion.
-    """
-    distinct, rows_of = np.unique(users, return_counts=True)
-    shuffled = np.random.default_rng(protocol.seed).permutation(len(distinct))
-    total = int(rows_of.sum())
-    if total < test_rows + finetune_rows:
-        test_rows = round(total * test_rows / (test_rows + finetune_rows))
-        finetune_rows = total - test_rows
-    filled = np.cumsum(rows_of[shuffled])
-    test_users = int(np.searchsorted(filled, test_rows)) + 1 if test_rows else 0
-    in_test = int(filled[test_users - 1]) if test_users else 0
-    used = min(int(np.searchsorted(filled, in_test + finetune_rows)) + 1, len(distinct))
-    valid_users = round((used - test_users) * protocol.valid_users)
-    bounds = {
-        "test": shuffled[:test_users],
-        "valid": shuffled[test_users : test_users + valid_users],
-        "train": shuffled[test_users + valid_users : used],
-    }
-    if any(len(part) == 0 for part in bounds.values()):
-        raise DataError(
-            f"{task}: {len(distinct)} users are too few for a test, a validation and a training set",
-            "give more interactions",
-        )
-    dropped[f"{task}: beyond the sizes asked for"] += total - int(filled[used - 1])
-    parts: dict[Split, NDArray[np.int64]] = {}
-    for name in ("train", "valid", "test"):
-        parts[name] = np.flatnonzero(np.isin(users, distinct[bounds[name]]))
-    return parts
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

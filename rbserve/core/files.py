@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import psutil
 
 
 class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,10 +81,8 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
     The old directory is moved aside before the new one is renamed in, so `path` never holds a mixture.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    partial.chmod(0o755)
-    try:
+    with scratch(path.parent, path.name) as partial:
+        partial.chmod(0o755)
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
@@ -93,8 +92,24 @@ def replacing_directory(path: Path) -> Iterator[Path]:
             path.rename(old)
         partial.rename(path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def scratch(folder: Path, name: str) -> Iterator[Path]:
+    """A new hidden directory in `folder` that is removed at the end.
+
+    What a killed process has left there under that name is removed first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f".{name}.*.scratch"):
+        process = left.name.removeprefix(f".{name}.").split(".")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{name}.{os.getpid()}.", suffix=".scratch", dir=folder))
+    try:
+        yield made
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

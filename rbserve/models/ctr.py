@@ -61,6 +61,15 @@ class CtrModel(nn.Module):
         self.item_embedding = nn.Embedding(n_items, width or config.dim)
         nn.init.normal_(self.item_embedding.weight, std=EMBEDDING_STD)
 
+    def blank_items(self, unseen: Tensor) -> None:
+        """Gives the items marked in bool[n_items] the zero vector: items of which nothing is known.
+
+        Training never changes them, since they occur in no training row. All of them score alike for a user,
+        as an item without a past should; a random vector would score at random.
+        """
+        with torch.no_grad():
+            self.item_embedding.weight[unseen] = 0
+
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
         """Logits [N] of items [N, d] for as many users [N, d], or for one user [1, d]."""
         raise NotImplementedError

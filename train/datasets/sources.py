@@ -2,48 +2,115 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from rbserve.core.dataset import Dataset, ItemTable, write_dataset
-from rbserve.core.errors import unknown_name
-from rbserve.train.datasets import ml_100k, synthetic
-from rbserve.train.sampling import Interactions, Protocol, ctr_splits, seqrec_splits
-
-Reader = Callable[[Path | None, Counter[str]], tuple[Interactions, ItemTable]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where a data set comes from. `needs` is what the user must bring, empty when it can be fetched or made."""
-
-    read: Reader
-    about: str
-    needs: str = ""
-
-
-def _read_synthetic(raw: Path | None, dropped: Counter[str]) -> tuple[Interactions, ItemTable]:
-    del raw  # made, not read
-    return synthetic.read(synthetic.Planted(), dropped)
-
+from rbserve.core.dataset import Dataset, ItemTable
+from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.files import scratch
+from rbserve.core.types import Progress, no_progress
+from rbserve.train.datasets import (
+    cds,
+    goodbooks,
+    goodreads,
+    hm,
+    microlens,
+    mind,
+    ml_100k,
+    synthetic,
+    tables,
+)
+from rbserve.train.datasets.source import Reading, Source
+from rbserve.train.datasets.workspace import Workspace
+from rbserve.train.sampling import Interactions, Protocol
+from rbserve.train.splitting import TEXTS, Catalogue, Events, EventsInMemory, Texts, write_splits
+from rbserve.train.tally import Tally
 
 SOURCES: dict[str, Source] = {
-    "ml-100k": Source(ml_100k.read, "MovieLens-100K: 943 users, 1,682 movies, 100,000 ratings (fetched)"),
-    "synthetic": Source(
-        _read_synthetic, "planted topics and tastes: chance is AUC 0.5, the ceiling 0.9 (made)"
-    ),
+    "ml-100k": ml_100k.SOURCE,
+    "synthetic": synthetic.SOURCE,
+    "mind": mind.SOURCE,
+    "hm": hm.SOURCE,
+    "microlens": microlens.SOURCE,
+    "goodreads": goodreads.SOURCE,
+    "cds": cds.SOURCE,
+    "goodbooks": goodbooks.SOURCE,
+    "csv": tables.CSV,
+    "parquet": tables.PARQUET,
 }
+MEMORY = 2 << 30
+READING = Reading()
 
 
-def prepare(name: str, path: Path, raw: Path | None = None, protocol: Protocol | None = None) -> Dataset:
-    """Reads source `name`, applies the protocol, and writes the data set at `path`, atomically."""
+def find_source(name: str) -> Source:
+    """The source of that name; UsageError with the nearest name when there is none."""
     if name not in SOURCES:
         raise unknown_name("data set", name, SOURCES)
-    dropped: Counter[str] = Counter()
-    events, items = SOURCES[name].read(raw, dropped)
-    return build(path, name, events, items, protocol or Protocol(), dropped)
+    return SOURCES[name]
+
+
+def protocol_of(source: Source, chosen: Mapping[str, Any] | None = None) -> Protocol:
+    """The protocol of a source with the chosen values in place of its own.
+
+    Random negatives need held-out likes to stand beside; where none are held out, two are, as in the paper.
+    """
+    values = {**source.defaults, **(chosen or {})}
+    if values.get("negatives") and not values.get("held_out"):
+        if "held_out" in (chosen or {}):
+            raise UsageError(
+                "random negatives need held-out likes",
+                "--held-out 2, or --negatives native with --held-out 0",
+            )
+        values["held_out"] = 2
+    return Protocol(**values)
+
+
+def prepare(
+    name: str,
+    path: Path,
+    raw: Path | None = None,
+    protocol: Protocol | None = None,
+    *,
+    reading: Reading = READING,
+    texts: Texts = TEXTS,
+    catalogue: Catalogue = "used",
+    memory: int = MEMORY,
+    temporary: Path | None = None,
+    progress: Progress = no_progress,
+) -> Dataset:
+    """Reads source `name`, applies the protocol, and writes the data set at `path`, atomically.
+
+    DuckDB keeps to `memory` bytes and puts what is more into `temporary` (beside the data set by default).
+    """
+    source = find_source(name)
+    protocol = protocol or protocol_of(source)
+    tally = Tally()
+    written = {"texts": texts, "catalogue": catalogue, "progress": progress}
+    if source.make is not None:
+        events, items = source.make(tally)
+        return write_splits(path, name, EventsInMemory(events, items), protocol, tally, **written)  # type: ignore[arg-type]
+    folder = raw or (source.fetch() if source.fetch else None)
+    if folder is None:
+        if reading.interactions is None or reading.items is None:
+            raise UsageError(
+                f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
+            )
+        folder = Path()
+    with scratch(temporary or path.parent, path.name) as work:
+        space = Workspace(work, memory, tally, protocol.max_rows, progress)
+        try:
+            assert source.load is not None  # what is not made is read
+            source.load(folder, space, reading)
+            space.number(reading.interactions or folder)
+            options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
+            return write_splits(path, name, space, protocol, tally, options=options, **written)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if "interrupted" not in str(error):
+                raise
+            raise KeyboardInterrupt from None  # DuckDB's answer to Ctrl-C is an error of its own
+        finally:
+            space.close()
 
 
 def build(
@@ -52,16 +119,8 @@ def build(
     events: Interactions,
     items: ItemTable,
     protocol: Protocol,
-    dropped: Counter[str],
+    tally: Tally | None = None,
 ) -> Dataset:
-    """Splits events for both tasks and writes the data set."""
-    return write_dataset(
-        path,
-        source=source,
-        seed=protocol.seed,
-        options=dataclasses.asdict(protocol),
-        items=items,
-        ctr=ctr_splits(events, protocol, dropped),
-        seqrec=seqrec_splits(events, protocol, dropped),
-        dropped=dropped,
-    )
+    """Splits events in memory for both tasks and writes the data set; its item table holds all items."""
+    held: Events = EventsInMemory(events, items)
+    return write_splits(path, source, held, protocol, tally or Tally(), catalogue="all")

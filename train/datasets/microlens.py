@@ -1,0 +1,74 @@
+"""MicroLens: which short videos users watched, in order; an item's text is its title.
+
+Files: `MicroLens-50k_pairs.tsv` (user, tab, items in time order) or `MicroLens-50k_pairs.csv` (user, item,
+timestamp), and `MicroLens-50k_titles.csv` (item, title); the 100k files have the same layouts. There are no
+dislikes: negatives are sampled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rbserve.core.errors import DataError
+from rbserve.train.datasets.reading import csv_records, items, lines, locate
+from rbserve.train.datasets.source import Reading, Source, whole_number
+from rbserve.train.datasets.workspace import Workspace
+from rbserve.train.tally import Tally
+
+
+def load(raw: Path, work: Workspace, reading: Reading) -> None:
+    """Puts titles and watched videos into the workspace."""
+    del reading
+    titles = locate(raw, "MicroLens-*_titles.csv", "MicroLens-*_title*.csv")
+    pairs = locate(raw, "MicroLens-*_pairs.tsv", "MicroLens-*_pairs.csv")
+    header = None if next(lines(titles, Tally()), "").lower().startswith("item,") else ("item", "title")
+    work.add_items(items(csv_records(titles, ("item", "title"), work.tally, header=header), work.tally))
+    if ".tsv" in pairs.name:
+        _add_sequences(pairs, work)
+    else:
+        _add_pairs(pairs, work)
+
+
+def _add_sequences(path: Path, work: Workspace) -> None:
+    """A line a user; an item's place in it is its time. A line without items is counted as an empty row."""
+    users = work.table(
+        "sequences", work.delimited(path, ("user", "watched"), "\t", header=("user", "watched")), path
+    )
+    work.add_events(
+        f"""select ok, "user", unnest(watched) as item, generate_subscripts(watched, 1) as position
+            from (select ok, "user", if(ok, string_split_regex(trim(watched), ' +'), ['']) as watched from {users})""",
+        path,
+        user='"user"',
+        item="item",
+        label="1",
+        time="position",
+    )
+
+
+def _add_pairs(path: Path, work: Workspace) -> None:
+    first = next(lines(path, Tally()), "")
+    columns = first.split(",")
+    if len(columns) != 3:
+        raise DataError(
+            f"{path} has {len(columns)} columns in its first line, not user, item and timestamp",
+            "MicroLens offers it in two forms; the other is MicroLens-50k_pairs.tsv",
+        )
+    header = None if columns[2].strip().lower() == "timestamp" else ("user", "item", "timestamp")
+    user, item, time = columns if header is None else header
+    work.add_events(
+        work.delimited(path, (user, item, time), header=header),
+        path,
+        user=f'"{user}"',
+        item=f'"{item}"',
+        label="1",
+        time=whole_number(f'"{time}"'),
+    )
+
+
+SOURCE = Source(
+    about="MicroLens-50K: watched short videos, titled",
+    load=load,
+    needs="MicroLens-50k_pairs.tsv (or .csv) and MicroLens-50k_titles.csv of MicroLens",
+    defaults={"held_out": 2, "negatives": 2, "min_history": 1},
+    paper="Micro.",
+)

@@ -1,0 +1,313 @@
+"""Raw item files as a stream: plain or gzip, CSV or JSON lines, into pairs of an id and a clean text.
+
+Nothing here holds a whole file. What a reader leaves out or mends it counts in a `Tally`; what it
+cannot read at all is a `DataError` that names the file, never a traceback and never a silent loss.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import html
+import io
+import itertools
+import operator
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from html.entities import html5
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+
+from rbserve.core.errors import DataError
+from rbserve.train.tally import Tally
+
+LONGEST_LINE = 1 << 24  # bytes, its end among them; also the longest field, in characters
+LONGEST_RECORD = 200  # lines; a quoted field that spans more was never closed
+MOST_ROUNDS = 8  # of decoding and removing tags; real texts need two or three
+
+_BUFFER = 1 << 20
+_LONE_RETURN = re.compile(r"\r(?!\n)")
+
+# Names with their semicolon only: in "ROCK&REGGAE" there is no registered trade mark.
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_INLINE = "a|abbr|b|em|font|i|ins|s|small|span|strike|strong|sub|sup|u"
+_BREAK = "blockquote|br|h[1-6]|hr|img|li|ol|p|ul"
+_ATTRIBUTE = r""" [a-z:_-]+ ?= ?(?:"[^"<>]*"|'[^'<>]*'|[^ "'<>=]+)"""
+_TAG = re.compile(rf"</?(?:(?:{_INLINE})|({_BREAK}))(?:{_ATTRIBUTE})* ?/?>", re.IGNORECASE)
+# The end of a <meta content="..." /> tag: what stands before it is the text.
+_TAIL = re.compile(r'(?:" ?/>)+$')
+# What stays of a page when its complete simple tags are gone: a tag cut off at the start, a
+# script, a block's end.
+_RUBBISH = re.compile(
+    r"""^<[a-z]+ [a-z:_-]+ ?= ?["']|<script\b|<style\b|</div|var aPageStart|getTime\(\)""",
+    re.IGNORECASE,
+)
+# Controls that are no white space, soft hyphens, marks of direction, other signs without a width, and
+# halves of surrogate pairs. The zero-width joiners stay: words and emoji are spelt with them.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200e\u200f\u202a-\u202e\u2060-\u2064"
+    "\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+_ZERO_WIDTH_SPACE = "\u200b"
+_JOINERS_AND_SPACE = "\u200c\u200d "
+
+
+def locate(raw: Path, *patterns: str) -> Path:
+    """The file in folder `raw` that the first matching pattern finds, as it is or with `.gz` behind it.
+
+    Among several matches of one pattern the first in sorted order is taken. Raises `DataError` when
+    `raw` is no folder or nothing matches.
+    """
+    hint = "--raw names the folder that holds the files"
+    if not raw.is_dir():
+        raise DataError(f"no folder {raw} to look for {' or '.join(patterns)} in", hint)
+    for pattern in patterns:
+        for name in (pattern, f"{pattern}.gz"):
+            found = sorted(path for path in raw.glob(name) if path.is_file())
+            if found:
+                return found[0]
+    raise DataError(f"{raw} holds no file {' or '.join(patterns)}, plain or with .gz", hint)
+
+
+def lines(path: Path, tally: Tally) -> Iterator[str]:
+    r"""The lines of a plain or gzip file (its first bytes tell which), without their ends.
+
+    A line ends with \n or \r\n and nothing else. Bytes that are not UTF-8 become U+FFFD, NUL characters
+    and a byte order mark are removed; all of these are counted as repaired. Raises `DataError` for a file
+    that is missing, damaged, or has a line of more than `LONGEST_LINE` bytes.
+    """
+    return map(_without_end, _lines_with_ends(path, tally))
+
+
+def csv_records(
+    path: Path,
+    columns: Sequence[str],
+    tally: Tally,
+    delimiter: str = ",",
+    header: Sequence[str] | None = None,
+    quoted: bool = True,
+) -> Iterator[tuple[str, ...]]:
+    """The named `columns` of every record, as text, in the order in which they are named.
+
+    `header` names the columns of a file without a header line. With `quoted=False` a quotation mark is
+    a character like any other and a record is one line. Blank lines are passed over; a record with
+    another number of fields than the header is counted as dropped. Raises `DataError` for an empty file,
+    a missing column, a field that is too long, and a quotation mark that is never closed.
+    """
+    with closing(_lines_with_ends(path, tally)) as source:
+        rows = _quoted_rows(path, source, delimiter) if quoted else _unquoted_rows(source, delimiter)
+        first = next(rows, None)
+        if first is None:
+            raise DataError(f"{path} is empty", "fetch the file again")
+        if header is None:
+            names = [name.strip() for name in first]
+        else:
+            names, rows = list(header), itertools.chain([first], rows)
+        pick = _picker(path, columns, names, delimiter)
+        for row in rows:
+            if len(row) == len(names):
+                yield pick(row)
+            else:
+                tally.dropped["item row with another number of fields"] += 1
+
+
+def json_records(path: Path, fields: Sequence[str], tally: Tally) -> Iterator[tuple[str | None, ...]]:
+    """The named `fields` of the JSON object on every line, in the order in which they are named.
+
+    Strings stay as they are, numbers and booleans become Python's text for them; a list, an object, null
+    or a field that is missing is None. Blank lines are passed over; a line that holds no JSON object is
+    counted as dropped. Raises `DataError` for an empty file.
+    """
+    members = {f"field_{place}": name for place, name in enumerate(fields)}
+    record = msgspec.defstruct("Record", [(member, Any, None) for member in members], rename=members)
+    decode = msgspec.json.Decoder(record).decode
+    empty = True
+    for line in lines(path, tally):
+        if not line.strip():
+            continue
+        empty = False
+        try:
+            values = msgspec.structs.astuple(decode(line))
+        except (msgspec.DecodeError, RecursionError):
+            tally.dropped["item row that is no JSON object"] += 1
+        else:
+            yield tuple([value if type(value) is str else _scalar_text(value) for value in values])
+    if empty:
+        raise DataError(f"{path} is empty", "fetch the file again")
+
+
+class Cleaned(NamedTuple):
+    """A clean text and what was done to it; the text of HTML rubbish is empty."""
+
+    text: str
+    decoded: bool = False
+    untagged: bool = False
+    rubbish: bool = False
+
+
+def clean_text(text: str) -> Cleaned:
+    """`text` in one line, without HTML entities, simple tags, needless white space and invisible signs.
+
+    Every run of white space becomes one space. Fragments of a page's source and texts that are still
+    changing after `MOST_ROUNDS` rounds of decoding are rubbish. A clean text is its own clean text.
+    """
+    decoded = untagged = False
+    for _ in range(MOST_ROUNDS):
+        plain = _ENTITY.sub(_character, text) if "&" in text else text
+        decoded = decoded or plain != text
+        spaced = _one_spaced(plain)
+        bare = _TAIL.sub("", _TAG.sub(_gap, spaced)) if "<" in spaced or "/>" in spaced else spaced
+        if bare != spaced:
+            untagged = True
+            bare = _one_spaced(bare)
+        if bare == text:
+            break
+        text = bare
+    else:
+        return Cleaned("", decoded, untagged, rubbish=True)
+    if _RUBBISH.search(text):
+        return Cleaned("", decoded, untagged, rubbish=True)
+    return Cleaned(text, decoded, untagged)
+
+
+def items(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[tuple[str, str]]:
+    """The id and the clean text of every pair (id, text) that has both; the others are counted as dropped."""
+    for item, text in records:
+        name = item.strip() if item else ""
+        if not name:
+            tally.dropped["item without id"] += 1
+            continue
+        cleaned = clean_text(text or "")
+        if cleaned.rubbish:
+            tally.dropped["item text is HTML rubbish"] += 1
+        elif not cleaned.text:
+            tally.dropped["item without text"] += 1
+        else:
+            if cleaned.decoded:
+                tally.repaired["item text with HTML entities decoded"] += 1
+            if cleaned.untagged:
+                tally.repaired["item text with HTML tags removed"] += 1
+            yield name, cleaned.text
+
+
+def _lines_with_ends(path: Path, tally: Tally) -> Generator[str, None, None]:
+    try:
+        with _opened(path) as file:
+            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+                if len(raw) > LONGEST_LINE:
+                    raise DataError(
+                        f"{path}, line {number} has more than {LONGEST_LINE:,} bytes: is it text?"
+                    )
+                try:
+                    line = raw.decode()
+                except UnicodeDecodeError:
+                    line = raw.decode(errors="replace")
+                    tally.repaired["line with bytes that are not UTF-8"] += 1
+                if number == 1 and line.startswith("\ufeff"):
+                    line = line[1:]
+                    tally.repaired["byte order mark"] += 1
+                if "\0" in line:
+                    line = line.replace("\0", "")
+                    tally.repaired["line with NUL characters"] += 1
+                yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged or truncated: {error}", "fetch the file again") from None
+    except FileNotFoundError:
+        raise DataError(f"no file {path}", "--raw names the folder that holds the files") from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}", "it must be a file that you may read"
+        ) from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    if zipped:
+        return io.BufferedReader(gzip.GzipFile(path, "rb"), _BUFFER)
+    return path.open("rb", _BUFFER)
+
+
+def _without_end(line: str) -> str:
+    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
+
+
+def _unquoted_rows(source: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    for line in source:
+        if line.strip():
+            yield _without_end(line).split(delimiter)
+
+
+def _quoted_rows(path: Path, source: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """The rows of the csv module, which by itself takes the end of the file for a closing quotation mark.
+
+    It asks for another line within a record only when a quoted field is open. A lone carriage return,
+    which it would take for the end of a row, passes through it as the NUL that no line holds.
+    """
+    number = began = 0  # the line last read; the line on which the record began, 0 between records
+    returns = False
+
+    def feed() -> Iterator[str]:
+        nonlocal number, began, returns
+        for number, line in enumerate(source, 1):
+            if not began:
+                if not line.strip():
+                    continue
+                began = number
+            elif number - began >= LONGEST_RECORD:
+                break
+            if "\r" in line:
+                protected = _LONE_RETURN.sub("\0", line)
+                returns = returns or protected != line
+                line = protected
+            yield line
+        if began:
+            raise DataError(
+                f"{path}, line {began}: a quotation mark is not closed",
+                'within a quoted field a quotation mark is written twice: "a 12"" record"',
+            )
+
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+    try:
+        for row in csv.reader(feed(), delimiter=delimiter):
+            yield [value.replace("\0", "\r") for value in row] if returns else row
+            began, returns = 0, False
+    except csv.Error as error:
+        raise DataError(f"{path}, line {began}: {error}") from None
+
+
+def _picker(
+    path: Path, columns: Sequence[str], names: list[str], delimiter: str
+) -> Callable[[list[str]], tuple[str, ...]]:
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r}; its header has: {', '.join(names)[:200]}",
+            f"columns are separated by {delimiter!r} and named as they are in the file",
+        )
+    places = [names.index(name) for name in columns]
+    if len(places) > 1:
+        return operator.itemgetter(*places)
+    return lambda row: tuple([row[place] for place in places])
+
+
+def _scalar_text(value: object) -> str | None:
+    return str(value) if isinstance(value, (bool, int, float)) else None
+
+
+def _character(entity: re.Match[str]) -> str:
+    name = entity.group()
+    return html.unescape(name) if name[1] == "#" else html5.get(name[1:], name)
+
+
+def _gap(tag: re.Match[str]) -> str:
+    return " " if tag.group(1) else ""
+
+
+def _one_spaced(text: str) -> str:
+    visible = _INVISIBLE.sub("", text.replace(_ZERO_WIDTH_SPACE, " "))
+    return " ".join(visible.split()).strip(_JOINERS_AND_SPACE)

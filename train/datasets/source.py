@@ -1,0 +1,78 @@
+"""What a source is, and the options of reading one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rbserve.core.dataset import ItemTable
+from rbserve.train.datasets.workspace import Workspace
+from rbserve.train.sampling import Interactions
+from rbserve.train.tally import Tally
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How raw rows are read: rating bounds, and for a user's own tables their files and columns.
+
+    A column that is None is not there: no time means that rows stand in time order, neither a label nor a
+    rating that every row is a like.
+    """
+
+    like_from: float = 4.0
+    dislike_to: float = 2.0
+    interactions: Path | None = None
+    items: Path | None = None
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = None
+    label: str | None = None
+    rating: str | None = None
+    item_key: str | None = None
+    text: str = "title"
+    delimiter: str | None = None
+
+
+Load = Callable[[Path, Workspace, Reading], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    `load` puts a folder's files into a workspace; `defaults` are the protocol's values where the source's
+    differ; `needs` is what the user must bring, empty when `fetch` gets it; `paper` its column in Table 2. A source
+    without files has `make` instead of `load`.
+    """
+
+    about: str
+    load: Load | None = None
+    needs: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fetch: Callable[[], Path] | None = None
+    make: Callable[[Tally], tuple[Interactions, ItemTable]] | None = None
+    paper: str | None = None
+
+
+NEITHER = "rating that is neither liked nor disliked"
+
+
+def rating_label(column: str, reading: Reading) -> str:
+    """SQL: 1 for a rating of at least `like_from`, 0 for at most `dislike_to`, -1 between, null for none."""
+    value = f"try_cast({column} as double)"
+    return (
+        f"case when {value} is null or not isfinite({value}) then null "
+        f"when {value} >= {reading.like_from} then 1 when {value} <= {reading.dislike_to} then 0 else -1 end"
+    )
+
+
+def whole_number(column: str) -> str:
+    """SQL: a time that is a number, as a whole one; null for none."""
+    return f"coalesce(try_cast({column} as bigint), try_cast(try_cast({column} as double) as bigint))"
+
+
+def in_file_order(relation: str) -> str:
+    """SQL: the relation with a column `position`, the number of its row in the file."""
+    return f"select *, row_number() over () as position from ({relation})"

@@ -1,0 +1,400 @@
+"""Raw files of any size to numbered events, in a DuckDB database that keeps to a memory limit.
+
+Delimited files are read a physical line at a time and split in SQL, not by a CSV parser: nothing can be lost
+in between. Every line becomes a row, or is counted by the reason why not: no UTF-8, a line of more than two
+million bytes, another number of fields, a time or label that is none. JSON lines: what is no JSON object
+is a row without values, and counted. Item texts come through `reading.py`, which repairs more and costs more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rbserve.core.errors import DataError, UsageError
+from rbserve.core.types import Progress, no_progress
+from rbserve.train.datasets import raw_file
+from rbserve.train.sampling import Interactions
+from rbserve.train.splitting import PIECE
+from rbserve.train.tally import Tally
+
+NO_DELIMITER = "\x01\x02\x03\x04"  # never in a text: makes read_csv give whole lines
+BATCH = 50_000
+MEMORY_A_THREAD = 512 << 20
+SHOWN_OF_A_ROW = 10_000  # characters of a row that DuckDB gives with its error
+PROBLEMS = {
+    1: "row with another number of fields, or no JSON object",
+    2: "row without user or item",
+    3: "row whose time is none",
+    4: "row whose label is none",
+}
+REJECTS = {
+    "INVALID ENCODING": "row that is not UTF-8",
+    "LINE SIZE OVER MAXIMUM": "row of more than two million bytes",
+    "MISSING COLUMNS": PROBLEMS[1],
+    "TOO MANY COLUMNS": PROBLEMS[1],
+    "UNQUOTED VALUE": "row with a stray quotation mark",
+}
+
+
+class Workspace:
+    """A temporary database for one source; it ends as a `splitting.Events`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        memory: int,
+        tally: Tally,
+        max_rows: int = 0,
+        progress: Progress = no_progress,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.tally = tally
+        self.max_rows = max_rows
+        self._progress = progress
+        import duckdb  # here, so that listing the sources does not need it
+
+        self._database = duckdb.connect(str(folder / "work.duckdb"))
+        threads = max(1, min(os.cpu_count() or 1, memory // MEMORY_A_THREAD))
+        for setting, value in {
+            "memory_limit": f"{memory // (1 << 20)}MiB",
+            "temp_directory": str(folder / "spilled"),
+            "threads": threads,
+            "TimeZone": "UTC",
+            "enable_progress_bar": True,
+            "enable_progress_bar_print": False,
+        }.items():
+            self._database.execute(f"set {setting} = {_literal(value)}")
+        self._database.execute("begin")  # one transaction: nothing here need outlive a crash
+        self._database.execute("create table raw_item (position bigint, item_id varchar, text varchar)")
+        self._database.execute(
+            "create table raw_event (problem tinyint, user_id varchar, item_id varchar, label tinyint, time bigint)"
+        )
+        self._problems: Counter[int] = Counter()
+        self._checked: set[Path] = set()
+        self.users = self.items = self.rows = 0
+
+    def close(self) -> None:
+        """Ends the database's use of its files."""
+        self._database.close()
+
+    # What sources call
+
+    def add_items(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Takes items with their texts; of several rows of one item the first counts."""
+        done = 0
+        stream = iter(pairs)
+        while batch := list(islice(stream, BATCH)):
+            ids, texts = zip(*batch, strict=True)
+            positions = pa.array(range(done, done + len(batch)), pa.int64())
+            table = pa.table({"position": positions, "item_id": pa.array(ids), "text": pa.array(texts)})
+            self._database.register("batch", table)
+            self._database.execute("insert into raw_item select * from batch")
+            self._database.unregister("batch")
+            done += len(batch)
+            self._progress(done, 0, "items read")
+
+    def delimited(
+        self,
+        path: Path,
+        wanted: Sequence[str],
+        delimiter: str = ",",
+        header: Sequence[str] | None = None,
+        quoted: bool = False,
+    ) -> str:
+        """The lines of a delimited file as SQL: a relation of `ok` and the wanted columns, as text.
+
+        The first line is the header, unless `header` says what the columns are. `quoted`: where fields are
+        quoted, they may hold the delimiter and line ends, and DuckDB's CSV parser reads them.
+        """
+        names = raw_file.header(path, delimiter) if header is None else list(header)
+        _require(path, wanted, names)
+        if quoted and raw_file.has_quotes(path):
+            return self._parsed(path, names, wanted, delimiter)
+        columns = ", ".join(
+            f"trim(trim(f[{names.index(name) + 1}]), '\"') as {identifier(name)}" for name in wanted
+        )
+        fields = f"string_split(rtrim(line, chr(13)), {_literal(delimiter)})"
+        return (
+            f"select len(f) = {len(names)} as ok, {columns} "
+            f"from (select {fields} as f from ({self._lines(path, header is None)}))"
+        )
+
+    def parquet(self, path: Path, wanted: Sequence[str]) -> str:
+        """The rows of a Parquet file as SQL: a relation of `ok` and the wanted columns, as text."""
+        try:
+            names = pq.read_schema(path).names
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+        _require(path, wanted, names)
+        columns = ", ".join(f"{identifier(name)}::varchar as {identifier(name)}" for name in wanted)
+        table = f"read_parquet({_literal(path)}, hive_partitioning=false)"
+        limit = f" limit {self.max_rows}" if self.max_rows else ""
+        return f"select true as ok, {columns} from {table}{limit}"
+
+    def count_values(self, relation: str, expressions: Sequence[str]) -> dict[str, int]:
+        """How many rows of the relation give a value for each of the SQL expressions."""
+        counts = self._one(f"select {', '.join(f'count({one})' for one in expressions)} from {relation}")
+        return dict(zip(expressions, counts, strict=True))
+
+    def json(self, path: Path, wanted: Sequence[str]) -> str:
+        """The lines of a JSON file as SQL: a relation of `ok` and the wanted fields, as text."""
+        types = ", ".join(f"{identifier(name)}: 'VARCHAR'" for name in wanted)
+        names = ", ".join(identifier(name) for name in wanted)
+        nothing = " and ".join(f"{identifier(name)} is null" for name in wanted)
+        return (
+            f"select not ({nothing}) as ok, {names} from read_json({self._stored(path)}, "
+            f"format='newline_delimited', columns={{{types}}}, ignore_errors=true)"
+        )
+
+    def table(self, name: str, select: str, path: Path) -> str:
+        """Keeps a relation of the file as a table, for use in several selects; returns its name."""
+        self._run(f"create table {name} as {select}", path)
+        self._count_rejects(path)
+        return name
+
+    def add_events(self, relation: str, path: Path, *, user: str, item: str, label: str, time: str,
+                   neither: str = "") -> None:  # fmt: skip
+        """Takes events. `relation` has a column `ok`; the others are SQL expressions over it.
+
+        `label` is 1, 0, GIVEN, null (no label), or -1: neither liked nor disliked, for the reason `neither`.
+        """
+        select = f"""select case when not ok then 1
+                   when coalesce({user}, '') = '' or coalesce({item}, '') = '' then 2
+                   when ({time}) is null then 3 when ({label}) is null then 4
+                   when ({label}) = -1 then 5 else 0 end as problem,
+            {user} as user_id, {item} as item_id, ({label})::tinyint as label, ({time})::bigint as time
+            from ({relation})"""
+        self._run(f"insert into raw_event {select}", path)
+        self._count_rejects(path)
+        counts = Counter(
+            dict(self._rows("select problem, count(*) from raw_event where problem > 0 group by all"))
+        )
+        for problem, count in (counts - self._problems).items():
+            self.tally.dropped[PROBLEMS.get(problem, neither)] += count
+        self._problems = counts
+
+    def number(self, path: Path) -> None:
+        """Gives items and users numbers, in the order of their ids' lengths, then ids; keeps what has a text."""
+        self._run("""create table item as
+            select item_id, (row_number() over (order by length(item_id), item_id) - 1)::int as item, text
+            from (select item_id, arg_min(text, position) as text from raw_item group by item_id)""")
+        self.items, read = self._one("select (select count(*) from item), (select count(*) from raw_item)")
+        self.tally.dropped["duplicate item"] += read - self.items
+        self._run("""create table usr as
+            select user_id, (row_number() over (order by length(user_id), user_id) - 1)::int as usr
+            from (select distinct user_id from raw_event semi join item using (item_id) where problem = 0)""")
+        total = self._one("select count(*) from raw_event where problem = 0")[0]
+        sorted_events = self.folder / "events.parquet"
+        self._run(f"""copy (select usr, item, label, time from raw_event
+            join item using (item_id) join usr using (user_id) where problem = 0 order by usr)
+            to {_literal(sorted_events)} (format parquet, compression zstd)""")
+        self._database.execute("drop table raw_event")
+        self._database.execute("drop table raw_item")
+        self._database.execute("commit")  # cursors see it from here on
+        self.users = self._one("select count(*) from usr")[0]
+        self.rows = pq.read_metadata(sorted_events).num_rows
+        self.tally.dropped["item without text or not in the item file"] += total - self.rows
+        if not self.rows:
+            raise DataError(
+                f"{path} has no usable row: {_reasons(self.tally)}",
+                "columns must be what they are taken for, and both files must name items alike",
+            )
+
+    # What the splitter calls: splitting.Events
+
+    def pieces(self) -> Iterator[Interactions]:
+        """The events by user, about PIECE at a time, never a user in two pieces."""
+        held: list[Interactions] = []
+        size = 0
+        with pq.ParquetFile(self.folder / "events.parquet") as file:
+            for batch in file.iter_batches(batch_size=PIECE // 8, use_threads=False):
+                held.append(Interactions(*(column.to_numpy() for column in batch.columns)))
+                size += len(batch)
+                if size >= PIECE:
+                    whole, rest = _split_at_last_user(_joined(held))
+                    if len(whole):
+                        yield whole
+                    held, size = [rest], len(rest)
+        if size:
+            yield _joined(held)
+
+    def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
+        """Raw ids and texts of the given items, rising, in batches."""
+        query = "select item_id, text from item join wanted on item = number order by item"
+        yield from ((ids, texts) for ids, texts in self._lookup(query, items))
+
+    def user_ids(self, users: NDArray[np.int32]) -> Iterator[list[str]]:
+        """Raw ids of the given users, rising, in batches."""
+        for (ids,) in self._lookup("select user_id from usr join wanted on usr = number order by usr", users):
+            yield ids
+
+    # Plumbing
+
+    def _lookup(self, query: str, numbers: NDArray[np.int32]) -> Iterator[tuple[list[str], ...]]:
+        cursor = self._database.cursor()  # the stream of results must not be ended by the next query
+        cursor.register("wanted", pa.table({"number": pa.array(numbers)}))
+        for batch in cursor.sql(query).to_arrow_reader(BATCH):
+            yield tuple(column.to_pylist() for column in batch.columns)
+        cursor.close()
+
+    def _lines(self, path: Path, header: bool) -> str:
+        return (
+            f"select line from read_csv({self._stored(path, header)}, auto_detect=false, "
+            f"delim={_literal(NO_DELIMITER)}, quote='', escape='', header={header}, "
+            "columns={line: 'VARCHAR'}, strict_mode=false, encoding='utf-8', ignore_errors=true, "
+            "store_rejects=true) where line is not null"
+        )
+
+    def _parsed(self, path: Path, names: Sequence[str], wanted: Sequence[str], delimiter: str) -> str:
+        # Columns by place: a header may name two alike, or one not at all, as pandas does with its index.
+        types = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(names)))
+        columns = ", ".join(f"trim(c{names.index(name)}) as {identifier(name)}" for name in wanted)
+        return (
+            f"select true as ok, {columns} from read_csv({self._stored(path, True)}, auto_detect=false, "
+            f"delim={_literal(delimiter)}, quote='\"', escape='\"', header=true, columns={{{types}}}, "
+            f"encoding='utf-8', ignore_errors=true, store_rejects=true)"
+        )
+
+    def _stored(self, path: Path, header: bool = False) -> str:
+        """What DuckDB needs to read a file: its path, how it is packed, no meaning in its folders' names."""
+        if self.max_rows:
+            head = self.folder / f"first of {path.name}"
+            raw_file.copy_first_lines(path, self.max_rows + header, head)
+            path = head
+        packed = "gzip" if raw_file.is_gzip(path) else "none"
+        return f"{_literal(path)}, compression='{packed}', hive_partitioning=false"
+
+    def _count_rejects(self, path: Path) -> None:
+        """Adds the lines that could not be read to the tally, and forgets them.
+
+        A line with several faults counts once, all lines that an open quotation mark took with it count. When
+        these are more than DuckDB shows of a row, their number is unknown, and it is an error.
+        """
+        if not self._one("select count(*) from duckdb_tables() where table_name = 'reject_errors'")[0]:
+            return
+        kinds = self._rows(f"""
+            select kind, sum(if(kind = 'UNQUOTED VALUE', lines, 1))::bigint,
+                   min(line) filter (kind = 'UNQUOTED VALUE' and size >= {SHOWN_OF_A_ROW})
+            from (select line, max(error_type) as kind, max(length(csv_line)) as size,
+                         max(len(regexp_extract_all(csv_line, '[^\\r\\n]+'))) as lines
+                  from reject_errors group by file_id, line) group by kind""")
+        for kind, count, open_line in kinds:
+            if open_line is not None:
+                raise DataError(
+                    f"{path}, line {open_line}: a quotation mark is not closed",
+                    'within a quoted field a quotation mark is written twice: "a 12"" record"',
+                )
+            self.tally.dropped[REJECTS.get(str(kind), f"row that cannot be read ({kind})")] += count
+        self._database.execute("drop table reject_errors")
+        self._database.execute("drop table reject_scans")
+
+    def _run(self, sql: str, path: Path | None = None) -> None:
+        """Executes a statement while the progress bar follows it; DataError when a file cannot be read."""
+        import duckdb
+
+        rows = (
+            raw_file.estimate_rows(path, self.max_rows)
+            if path
+            else self._one("select count(*) from raw_event")[0]
+        )
+        line = f"rows of {path.name}" if path else "rows numbered, sorted by user"
+        try:
+            self._execute(sql, rows, line, None if self.max_rows else path)
+        except duckdb.OutOfMemoryException as error:
+            raise UsageError(
+                f"not enough memory to prepare the data: {str(error).splitlines()[0]}",
+                "a higher --memory-limit, or a --temp-dir with more room",
+            ) from None
+        except duckdb.Error as error:
+            if "state machine" in str(error):
+                raise DataError(
+                    f"cannot read {path}: its lines end now one way, now another",
+                    "a file with quoted fields must end all its lines with \\n, or all with \\r\\n",
+                ) from None
+            raise DataError(
+                f"cannot read {path or 'the events'}: {str(error).splitlines()[0]}",
+                "the file may be damaged or cut short; fetch it again",
+            ) from None
+
+    def _execute(self, sql: str, rows: int, line: str, path: Path | None) -> None:
+        """Runs a statement beside this thread, which follows its progress and can be interrupted at once.
+
+        A packed file's checksum is computed at the same time.
+        """
+        stop = Event()
+        with ThreadPoolExecutor(2) as pool:
+            running: list[Future[Any]] = [pool.submit(self._database.execute, sql)]
+            if path and path not in self._checked and raw_file.is_gzip(path):
+                running.append(pool.submit(raw_file.check_gzip, path, stop))
+                self._checked.add(path)
+            try:
+                while wait(running, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
+                    for one in running:
+                        if one.done():
+                            one.result()
+                    share = self._database.query_progress()
+                    if share > 0:
+                        self._progress(int(rows * share / 100), rows, line)
+            except BaseException:
+                stop.set()
+                self._database.interrupt()
+                raise
+            for one in running:
+                one.result()
+
+    def _rows(self, sql: str) -> list[Any]:
+        rows: list[Any] = self._database.execute(sql).fetchall()
+        return rows
+
+    def _one(self, sql: str) -> Any:
+        return self._rows(sql)[0]
+
+
+def _require(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r}; it has: {', '.join(names)[:200]}",
+            "check the file, its delimiter and the column options",
+        )
+
+
+def _split_at_last_user(events: Interactions) -> tuple[Interactions, Interactions]:
+    """The events of all users but the last, and those of the last: the rest of theirs may be yet to come."""
+    last = int(np.searchsorted(events.users, events.users[-1]))
+    rows = np.arange(len(events))
+    return events.take(rows[:last]), events.take(rows[last:])
+
+
+def _joined(pieces: list[Interactions]) -> Interactions:
+    columns = zip(*((one.users, one.items, one.labels, one.times) for one in pieces), strict=True)
+    return Interactions(*(np.concatenate(column) for column in columns))
+
+
+def _reasons(tally: Tally) -> str:
+    counts = [f"{count:,} {reason}" for reason, count in tally.dropped.most_common(4) if count]
+    return "; ".join(counts) or "it is empty"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """SQL: a column of any name."""
+    return '"' + name.replace('"', '""') + '"'

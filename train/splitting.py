@@ -1,0 +1,315 @@
+"""From a stream of events to a sealed data set, in bounded memory.
+
+Two passes. The first cleans and orders the events of every user, keeps them on disk, and counts the rows that
+each user would give. Then users are chosen. The second pass reads the events of the chosen users and
+writes their rows. In memory at any time: a piece of about a million events, and a few bytes a user and item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.columns import ColumnWriter, Ragged, open_column
+from rbserve.core.dataset import SPLITS, Dataset, ItemTable, open_dataset
+from rbserve.core.dataset_writer import DatasetWriter
+from rbserve.core.errors import DataError
+from rbserve.core.files import replacing_directory
+from rbserve.core.types import Items, Progress, no_progress
+from rbserve.train import sampling
+from rbserve.train.sampling import Interactions
+from rbserve.train.tally import Tally
+from rbserve.train.text import Vocabulary, tokenize_items
+
+PIECE = 1 << 20  # events read at a time
+Catalogue = Literal["used", "seen", "all"]
+
+
+class Events(Protocol):
+    """What a source hands over: events of whole users, by rising user number, and what the numbers stand for."""
+
+    @property
+    def users(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def items(self) -> int:
+        """How many have a text."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many events there are."""
+        ...
+
+    def pieces(self) -> Iterator[Interactions]:
+        """The events, about PIECE at a time, never a user in two pieces."""
+        ...
+
+    def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
+        """Raw ids and texts of the given items, rising, in batches."""
+        ...
+
+    def user_ids(self, users: NDArray[np.int32]) -> Iterator[list[str]]:
+        """Raw ids of the given users, rising, in batches."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """How item texts become word numbers: at most `max_words` a text; words that occur in `min_count` texts
+    of the training rows' items, unless a vocabulary is given."""
+
+    vocabulary: Vocabulary | None = None
+    min_count: int = 2
+    max_words: int = 64
+
+
+TEXTS = Texts()
+
+
+def write_splits(
+    path: Path,
+    source: str,
+    events: Events,
+    protocol: sampling.Protocol,
+    tally: Tally,
+    *,
+    texts: Texts = TEXTS,
+    catalogue: Catalogue = "used",
+    options: dict[str, Any] | None = None,
+    progress: Progress = no_progress,
+) -> Dataset:
+    """Splits the events for both tasks and writes the data set at `path`, atomically.
+
+    The item table holds the items of the splits (`used`), those of any event (`seen`), or all that have a
+    text (`all`). Random negatives come from the seen ones, whatever the table holds.
+    """
+    with replacing_directory(path) as partial:
+        store = EventStore.write(partial / ".events", events, protocol, tally, progress)
+        ctr = sampling.choose_users(
+            store.ctr_rows, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, "ctr", tally.dropped
+        )
+        seqrec = sampling.choose_users(
+            store.seqrec_rows, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, "seqrec",
+            tally.dropped)  # fmt: skip
+        writer = DatasetWriter(partial)
+        with closing(writer):
+            _write_rows(writer, store, ctr, seqrec, protocol, tally, progress)
+        _require_rows(writer)
+        catalogued = _write_items(writer, events, store, catalogue, texts, progress)
+        users = writer.users()
+        writer.add_users(users, events.user_ids(users))
+        store.remove()
+        writer.seal(
+            name=path.name,
+            source=source,
+            seed=protocol.seed,
+            options={
+                **dataclasses.asdict(protocol), "catalogue": catalogue, "min_count": texts.min_count,
+                "max_words": texts.max_words, **(options or {})},
+            counts={**catalogued, "source": store.counts},
+            dropped=tally.dropped,
+            repaired=tally.repaired,
+        )  # fmt: skip
+    return open_dataset(path)
+
+
+class EventStore:
+    """The clean events of all users on disk, and how many rows each user would give."""
+
+    def __init__(self, folder: Path, users: int, items: int) -> None:
+        self.folder = folder
+        self.offsets = np.zeros(users + 1, np.int64)
+        self.ctr_rows = np.zeros(users, np.int64)
+        self.seqrec_rows = np.zeros(users, np.int64)
+        self.seen = np.zeros(items, bool)
+        self.counts: dict[str, int] = {}
+
+    @classmethod
+    def write(
+        cls, folder: Path, events: Events, protocol: sampling.Protocol, tally: Tally, progress: Progress
+    ) -> EventStore:
+        """First pass: cleans, orders, counts."""
+        store = cls(folder, events.users, events.items)
+        done = given = liked = 0
+        with ExitStack() as files:
+            columns = [files.enter_context(closing(ColumnWriter(folder / f"{name}.npy", kind)))
+                       for name, kind in (("item", np.int32), ("label", np.int8), ("time", np.int64))]  # fmt: skip
+            for piece in events.pieces():
+                kept = sampling.clean(piece, protocol.seed, tally.dropped)
+                columns[0].append(kept.items)
+                columns[1].append(kept.labels)
+                columns[2].append(kept.times)
+                store._count(kept, protocol, tally)
+                given += int((kept.labels == sampling.GIVEN).sum())
+                liked += int((kept.labels == 1).sum())
+                done += len(piece)
+                progress(done, events.rows, "events ordered by user and time")
+        np.cumsum(store.offsets, out=store.offsets)
+        store.counts = {
+            "users": int((np.diff(store.offsets) > 0).sum()),
+            "items": int(store.seen.sum()),
+            "items_with_text": events.items,
+            "interactions": int(store.offsets[-1]),
+            "positives": liked,
+            "given": given,
+        }
+        return store
+
+    def _count(self, events: Interactions, protocol: sampling.Protocol, tally: Tally) -> None:
+        """Counts the events and rows of these users, and marks what they met."""
+        _add_at(self.offsets[1:], events.users)
+        _add_at(self.ctr_rows, sampling.ctr_rows(events, protocol, tally.dropped).users)
+        _add_at(self.seqrec_rows, sampling.sequences(events, protocol, tally.dropped)[0].users)
+        self.seen[events.items] = True
+
+    def of_users(self, users: NDArray[np.int64]) -> Iterator[Interactions]:
+        """The events of the given users, rising, in pieces of about PIECE events."""
+        lengths = self.offsets[users + 1] - self.offsets[users]
+        ends = np.searchsorted(np.cumsum(lengths), np.arange(PIECE, int(lengths.sum()) + PIECE, PIECE)) + 1
+        for part in np.split(users, np.unique(ends[ends < len(users)])):
+            if len(part):
+                yield self._read(part)
+
+    def remove(self) -> None:
+        """Deletes the files."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        self.folder.rmdir()
+
+    def _read(self, users: NDArray[np.int64]) -> Interactions:
+        begin, end = self.offsets[users], self.offsets[users + 1]
+        first, last = int(begin[0]), int(end[-1])
+        lengths = end - begin
+        skipped = np.concatenate(([0], np.cumsum(lengths)))
+        rows = np.repeat(begin - first - skipped[:-1], lengths) + np.arange(skipped[-1])
+        # Opened anew for every piece: pages of a map that is gone do not count as this process's memory.
+        item, label, time = (
+            np.array(open_column(self.folder / f"{name}.npy")[first:last][rows])
+            for name in ("item", "label", "time")
+        )
+        return Interactions(np.repeat(users, lengths).astype(np.int32), item, label, time)
+
+
+@dataclasses.dataclass(frozen=True)
+class EventsInMemory:
+    """Events that are arrays already, in any order."""
+
+    events: Interactions
+    table: ItemTable
+
+    @property
+    def users(self) -> int:
+        return int(self.events.users.max(initial=-1)) + 1
+
+    @property
+    def items(self) -> int:
+        return len(self.table)
+
+    @property
+    def rows(self) -> int:
+        return len(self.events)
+
+    def pieces(self) -> Iterator[Interactions]:
+        """All of them at once."""
+        yield self.events
+
+    def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
+        """Ids and texts of the items."""
+        yield [self.table.ids[item] for item in items], [self.table.texts[item] for item in items]
+
+    def user_ids(self, users: NDArray[np.int32]) -> Iterator[list[str]]:
+        """The users' numbers as text."""
+        yield [str(user) for user in users]
+
+
+def _write_rows(
+    writer: DatasetWriter,
+    store: EventStore,
+    ctr: NDArray[np.int8],
+    seqrec: NDArray[np.int8],
+    protocol: sampling.Protocol,
+    tally: Tally,
+    progress: Progress,
+) -> None:
+    """Second pass: the rows of the chosen users."""
+    pool = np.flatnonzero(store.seen).astype(np.int32)
+    chosen = np.flatnonzero((ctr >= 0) | (seqrec >= 0))
+    total, done = int((np.diff(store.offsets)[chosen]).sum()), 0
+    unused: Counter[str] = Counter()  # what these rows leave out is counted already
+    for events in store.of_users(chosen):
+        rows = sampling.ctr_rows(events.take(ctr[events.users] >= 0), protocol, unused)
+        wanted = len(rows)
+        rows = sampling.draw_negatives(rows, events, pool, protocol.seed)
+        tally.dropped["ctr: no item left to sample"] += wanted - len(rows)
+        ordered, times, newest = sampling.sequences(events.take(seqrec[events.users] >= 0), protocol, unused)
+        for number, split in enumerate(SPLITS):
+            part = rows.take(ctr[rows.users] == number)
+            writer.add_ctr(split, part.split(), part.times, part.newest)
+            own = np.flatnonzero(seqrec[ordered.users] == number)
+            writer.add_seqrec(split, ordered.take(own), times[own], newest[own])
+        done += len(events)
+        progress(done, total, "events of the chosen users split")
+
+
+def _require_rows(writer: DatasetWriter) -> None:
+    """DataError when no user of a split had an item left to sample, and so all of its rows are gone."""
+    for split in SPLITS:
+        if not len(writer.column(f"ctr/{split}", "user")):
+            raise DataError(
+                f"ctr: all users of the {split} set have touched every item: none is left to sample",
+                "give more items, or take the users' own dislikes: --negatives native",
+            )
+
+
+def _write_items(
+    writer: DatasetWriter,
+    events: Events,
+    store: EventStore,
+    catalogue: Catalogue,
+    texts: Texts,
+    progress: Progress,
+) -> dict[str, float]:
+    """The item table, the numbers of its items in the splits, and its texts as word numbers; counts of these."""
+    used = np.zeros(events.items, bool)
+    writer.mark_items(used)
+    in_training = np.zeros(events.items, bool)
+    writer.mark_items(in_training, ("train",))
+    keep = {"used": used, "seen": store.seen | used, "all": np.ones(events.items, bool)}[catalogue]
+    kept = np.flatnonzero(keep).astype(np.int32)
+    numbers = np.full(events.items, -1, np.int32)
+    numbers[kept] = np.arange(len(kept), dtype=np.int32)
+    writer.renumber_items(numbers)
+    items = writer.add_items(events.item_texts(kept))
+    tokens = tokenize_items(
+        _texts(events, kept), in_training[kept], texts.vocabulary, texts.min_count, texts.max_words, progress
+    )
+    writer.add_tokens(tokens.vocabulary.words, tokens.counts, Ragged(tokens.values, tokens.offsets))
+    return {
+        "items": items,
+        "words": len(tokens.vocabulary),
+        "covered": round(tokens.covered, 4),
+        "items_without_words": tokens.without_words,
+    }
+
+
+def _texts(events: Events, items: Items) -> Iterable[str]:
+    for _, texts in events.item_texts(items):
+        yield from texts
+
+
+def _add_at(counts: NDArray[np.int64], users: NDArray[np.int32]) -> None:
+    """counts[user] += 1 for each of the users, which come in rising order of pieces."""
+    if len(users):
+        first = int(users.min())
+        added = np.bincount(users - first)
+        counts[first : first + len(added)] += added
