@@ -86,7 +86,7 @@ def prepare(
     ctr_finetune: Annotated[int | None, _protocol(help="Click-prediction finetune rows; 100,000.", min=1)] = None,
     seqrec_test: Annotated[int | None, _protocol(help="Test sequences; 5,000.", min=1)] = None,
     seqrec_finetune: Annotated[int | None, _protocol(help="Finetune sequences; 40,000.", min=1)] = None,
-    valid_users: Annotated[float | None, _protocol(help="Share of finetune users; 0.1.", min=0.0, max=0.9)] = None,
+    valid_users: Annotated[float | None, _protocol(help="Share of finetune users; 0.1.", min=0.01, max=0.9)] = None,
     max_rows: Annotated[int | None, _protocol(help="Raw rows to read; 0: all.", min=0)] = None,
     catalogue: Annotated[Catalogue, _protocol(help="Items: of the splits, of any event, or all with a text.")] = "used",
     like_from: Annotated[float, _protocol(help="Ratings from here on are likes.")] = 4.0,

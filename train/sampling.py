@@ -11,8 +11,9 @@ Click prediction, one of two ways:
 - *every event* (`held_out` = 0, the paper's MIND; also MovieLens): every labelled event is a row, and its history
   is what the user liked before it.
 
-A user gives at most `rows_per_label` rows a label, the most recent ones; a user whose rows have one label
-only is left out. Sequential: what the user liked, in order; the last item is the target.
+A user gives at most `rows_per_label` rows a label, the most recent ones; held-out likes and random items come in
+the numbers asked for. A user whose rows have one label only is left out. Sequential: what the user liked, in
+order; the last item is the target.
 
 Two rules that decide what histories hold:
 
@@ -64,6 +65,10 @@ class Protocol:
     seqrec_finetune_rows: int = 40_000
     valid_users: float = 0.1
     max_rows: int = 0
+
+    def most_rows(self, label: int) -> int:
+        """How many click-prediction rows of a label a user can give."""
+        return (self.held_out if label else self.negatives) or self.rows_per_label
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,8 @@ def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) ->
     both = _has_both_labels(rows)
     dropped["ctr: user with rows of one label only"] += int((~both).sum())
     rows = rows.take(both)
-    recent = _rank_from_last(rows.users * np.int64(2) + rows.labels) < protocol.rows_per_label
+    most = np.where(rows.labels == 1, protocol.most_rows(1), protocol.most_rows(0))
+    recent = _rank_from_last(rows.users * np.int64(2) + rows.labels) < most
     dropped["ctr: over the user's rows per label"] += int((~recent).sum())
     return rows.take(recent)
 

@@ -79,7 +79,7 @@ def _rows(events: Sequence[Event], protocol: Protocol) -> list[Row]:
         made = _held_out(own, protocol) if protocol.held_out else _every_event(own, protocol)
         if {row.label for row in made} == {0, 1}:
             for label in (0, 1):
-                rows += [row for row in made if row.label == label][-protocol.rows_per_label :]
+                rows += [row for row in made if row.label == label][-protocol.most_rows(label) :]
     return rows
 
 
@@ -197,7 +197,7 @@ def test_rows_keep_the_promises_of_the_protocol(events: list[Event], protocol: P
     for user in {row.user for row in rows}:
         labels = Counter(row.label for row in rows if row.user == user)
         assert set(labels) == {0, 1}
-        assert max(labels.values()) <= protocol.rows_per_label
+        assert all(count <= protocol.most_rows(label) for label, count in labels.items())
     for row in rows:
         assert row.candidate not in row.history
         assert row.newest < row.time

@@ -154,7 +154,8 @@ def test_what_is_on_disk_keeps_the_promises_of_the_protocol(raw: Interactions, p
             assert sum(map(len, users)) == len(set().union(*users))
             for rows in parts.values():
                 labels = Counter((user, label) for user, _, label, *_ in rows)
-                assert max(labels.values()) <= (protocol.rows_per_label if task == "ctr" else 1)
+                for (_, label), count in labels.items():
+                    assert count <= (protocol.most_rows(label) if task == "ctr" else 1)
                 for user, item, _, time, newest, history in rows:
                     assert task == "seqrec" or {(user, 0), (user, 1)} <= set(labels)
                     assert item not in history

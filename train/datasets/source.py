@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rbserve.core.dataset import ItemTable
+from rbserve.core.errors import UsageError
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.sampling import Interactions
 from rbserve.train.tally import Tally
@@ -33,6 +34,13 @@ class Reading:
     item_key: str | None = None
     text: str = "title"
     delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.dislike_to < self.like_from:
+            raise UsageError(
+                f"dislikes go up to {self.dislike_to:g}, likes start at {self.like_from:g}: they overlap",
+                "--dislike-to below --like-from",
+            )
 
 
 Load = Callable[[Path, Workspace, Reading], None]
