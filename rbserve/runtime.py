@@ -77,10 +77,10 @@ class TorchScorer:
         self._from_numpy = torch.from_numpy
 
     def score(self, history: Items, candidates: Items) -> Scores:
-        """Click probabilities float32[N]."""
+        """Click probabilities float32[N]. The arrays are copied: torch wraps no read-only map of a file."""
         with self._inference_mode():
             scores: Scores = self._model.score(
-                self._from_numpy(history), self._from_numpy(candidates)
+                self._from_numpy(np.array(history)), self._from_numpy(np.array(candidates))
             ).numpy()
         return scores
 
@@ -104,13 +104,10 @@ def load_model(artifact: Artifact) -> CtrModel:
 
 
 def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
-    """The score float32[R] of R (history, candidate) pairs, one call a pair: the paper's per-sample case.
-
-    A pair is copied for its call, as a request would be: the arrays may be read-only maps of files.
-    """
+    """The score float32[R] of R (history, candidate) pairs, one call a pair: the paper's per-sample case."""
     scores = np.empty(len(candidates), np.float32)
     for row in range(len(candidates)):
-        scores[row] = scorer.score(np.array(histories[row]), np.array(candidates[row : row + 1]))[0]
+        scores[row] = scorer.score(histories[row], candidates[row : row + 1])[0]
     return scores
 
 
