@@ -27,7 +27,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rbserve needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
-	$(BIN)/python -c 'from rbserve.core.assets import fetch; fetch("ml-100k")'
+	$(BIN)/python -c 'from rbserve.core.assets import fetch; fetch("ml-100k"); fetch("minilm-l6")'
 	@touch $@
 
 # A batch in proportion to the data (the paper's 5,000 is for 90,000 rows) trains in a fifth of the time.

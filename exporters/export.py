@@ -7,76 +7,74 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rbserve.core.artifact import (
-    REFERENCE_VARIANT,
-    Artifact,
-    Parity,
-    VariantRecord,
-    add_variants,
-)
-from rbserve.core.dataset import CtrSplit, Dataset, check_same_data
+from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
+from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, unknown_name
 from rbserve.core.files import replacing
-from rbserve.core.types import Scores
-from rbserve.exporters.onnx import write_fp32
-from rbserve.exporters.parity import compare, sample
+from rbserve.exporters import onnx, parity, sequential
 from rbserve.exporters.quantize import write_int8
-from rbserve.runtime import OnnxScorer, open_scorer, score_rows
 
 PRECISIONS = ("fp32", "int8")
-PARITY_ROWS = 1_000
-FP32_TOLERANCE = 1e-5
-INT8_AUC_LOSS = 0.002
-SEED = 2024
+INT8_LOSS = 0.002
+
+# Graphs in fp32, and how they are held against the reference.
+WRITERS: dict[str, Callable[[Artifact, Path], list[Path]]] = {
+    "ctr": onnx.write_fp32,
+    "seqrec": sequential.write_fp32,
+}
+QUANTISERS: dict[str, Callable[[Artifact, Path, Path], None]] = {"int8": write_int8}
 
 
 def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = PRECISIONS) -> Artifact:
-    """Writes onnx/<precision>.onnx for each precision and records its parity on 1,000 real rows.
+    """Writes the ONNX graphs of each precision and records their parity on real rows.
 
-    Raises ParityError when fp32 differs from the reference by more than 1e-5; an int8 variant that loses
-    more than 0.002 AUC on those rows is kept, with a warning that every table shows.
+    Raises ParityError when fp32 differs from the reference by more than `parity` allows; an int8 variant that
+    loses more than 0.002 of AUC or nDCG@10 on those rows is kept, with a warning that every table shows.
     """
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
-    rows = sample(dataset.ctr("test"), PARITY_ROWS, SEED)
-    reference = score_rows(open_scorer(artifact, REFERENCE_VARIANT), rows.histories, rows.candidates)
+    reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
     records: dict[str, VariantRecord] = {}
     with tempfile.TemporaryDirectory(prefix="rbserve-export-") as folder:
-        fp32 = Path(folder) / "fp32.onnx"
-        write_fp32(artifact, fp32)
+        fp32 = WRITERS[artifact.manifest.task](artifact, Path(folder))
         for precision in dict.fromkeys(precisions):
-            made = fp32 if precision == "fp32" else Path(folder) / f"{precision}.onnx"
-            if made != fp32:
-                WRITERS[precision](artifact, fp32, made)
-            records[f"onnx-{precision}"] = _admit(artifact, precision, made, rows, reference)
+            made = fp32 if precision == "fp32" else _quantised(artifact, fp32, precision)
+            records[f"onnx-{precision}"] = _admit(artifact, precision, made, reference)
     return add_variants(artifact, records)
 
 
-WRITERS: dict[str, Callable[[Artifact, Path, Path], None]] = {"int8": write_int8}
+def _quantised(artifact: Artifact, fp32: list[Path], precision: str) -> list[Path]:
+    paths = [path.with_name(path.name.replace("fp32", precision, 1)) for path in fp32]
+    for source, path in zip(fp32, paths, strict=True):
+        QUANTISERS[precision](artifact, source, path)
+    return paths
 
 
 def _admit(
-    artifact: Artifact, precision: str, made: Path, rows: CtrSplit, reference: Scores
+    artifact: Artifact, precision: str, made: list[Path], reference: parity.Reference
 ) -> VariantRecord:
-    """Checks an exported file and moves it into the artefact."""
-    scores = score_rows(OnnxScorer(made, threads=1), rows.histories, rows.candidates)
-    parity = compare(reference, scores, rows.labels)
-    if precision == "fp32" and not parity.max_abs <= FP32_TOLERANCE:
+    """Checks exported files and moves them into the artefact."""
+    found = reference.compare(made)
+    if precision == "fp32" and not reference.is_equal(found):
         raise ParityError(
-            f"{artifact.name} onnx-fp32 differs from {REFERENCE_VARIANT} by {parity.max_abs:.2e} on {parity.rows} "
-            f"rows, more than {FP32_TOLERANCE:.0e}",
+            f"{artifact.name} onnx-fp32 differs from torch-fp32 on {found.rows} rows: {reference.describe(found)}",
             "nothing was written; the exported graph does not compute the model",
         )
-    name = f"onnx/{precision}.onnx"
-    with replacing(artifact.path / name) as partial:
-        shutil.copyfile(made, partial)
-    return VariantRecord(name, parity, _warnings(precision, parity))
+    names = [f"onnx/{path.name}" for path in made]
+    for name, path in zip(names, made, strict=True):
+        with replacing(artifact.path / name) as partial:
+            shutil.copyfile(path, partial)
+    return VariantRecord(
+        names[0], found, _warnings(precision, found), step_file=names[1] if len(names) > 1 else None
+    )
 
 
-def _warnings(precision: str, parity: Parity) -> list[str]:
-    loss = -(parity.auc_difference or 0.0)
-    if precision == "fp32" or loss <= INT8_AUC_LOSS:
+def _warnings(precision: str, found: Parity) -> list[str]:
+    metric, loss = ("AUC", -(found.auc_difference or 0.0))
+    if found.ndcg is not None and found.ndcg_reference is not None:
+        metric, loss = "nDCG@10", found.ndcg_reference - found.ndcg
+    if precision == "fp32" or loss <= INT8_LOSS:
         return []
-    return [f"{precision} loses {loss:.4f} AUC on {parity.rows} rows, more than {INT8_AUC_LOSS}"]
+    return [f"{precision} loses {loss:.4f} {metric} on {found.rows} rows, more than {INT8_LOSS}"]

@@ -1,16 +1,112 @@
-"""How far an exported variant's scores are from the reference's, on real rows through the same `score`."""
+"""How far an exported variant is from the torch reference, on real rows through the same call."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
 import numpy as np
+from numpy.typing import NDArray
 
-from rbserve.core.artifact import Parity
-from rbserve.core.dataset import CtrSplit
-from rbserve.core.metrics import auc
-from rbserve.core.types import Scores
+from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity
+from rbserve.core.columns import Ragged
+from rbserve.core.dataset import CtrSplit, Dataset
+from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
+from rbserve.core.types import Items, Ranker, Scores
+from rbserve.runtime import OnnxScorer, exported_ranker, open_ranker, open_scorer, score_rows
+
+ROWS = 1_000
+GENERATED_ROWS = 200  # a generated list costs a hundred times a scored row
+SEED = 2024
+PROBABILITY_TOLERANCE = 1e-5
+SCORE_TOLERANCE = 1e-4  # of logits and log-probabilities, which are sums over more terms
+TOP = 10
 
 
-def compare(reference: Scores, scores: Scores, labels: np.ndarray) -> Parity:
+class Reference(Protocol):
+    """What the torch reference says of some rows."""
+
+    def compare(self, graphs: list[Path]) -> Parity:
+        """The same rows by exported graphs."""
+        ...
+
+    def is_equal(self, parity: Parity) -> bool:
+        """Whether the differences are those of rounding."""
+        ...
+
+    def describe(self, parity: Parity) -> str:
+        """The differences in words."""
+        ...
+
+
+class ScoreReference:
+    """Click probabilities of 1,000 test rows."""
+
+    def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
+        self._rows = sample(dataset.ctr("test"), ROWS, SEED)
+        scorer = open_scorer(artifact, REFERENCE_VARIANT)
+        self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
+
+    def compare(self, graphs: list[Path]) -> Parity:
+        """The same rows by an exported graph."""
+        (graph,) = graphs
+        scorer = OnnxScorer(graph, threads=1)
+        scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
+        return compare(self._scores, scores, self._rows.labels)
+
+    def is_equal(self, parity: Parity) -> bool:
+        """Whether no probability differs by more than 1e-5."""
+        return parity.max_abs <= PROBABILITY_TOLERANCE
+
+    def describe(self, parity: Parity) -> str:
+        """The largest difference."""
+        return f"by {parity.max_abs:.2e}, more than {PROBABILITY_TOLERANCE:.0e}"
+
+
+class ListReference:
+    """The ten best items for test histories: of 1,000 users, or of 200 where lists are generated."""
+
+    def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
+        self._artifact = artifact
+        split = dataset.seqrec("test")
+        rows = _chosen(len(split), GENERATED_ROWS if "levels" in artifact.manifest.config else ROWS, SEED)
+        self._rows = split.take(rows)
+        self._lists = _lists(open_ranker(artifact, REFERENCE_VARIANT), self._rows.histories)
+
+    def compare(self, graphs: list[Path]) -> Parity:
+        """The same histories by exported graphs."""
+        mine, theirs = self._lists, _lists(exported_ranker(self._artifact, graphs), self._rows.histories)
+        differences = _score_differences(mine, theirs)
+        ndcg = [ndcg_at_k(ranks_in_lists(items, self._rows.targets), TOP) for items, _ in (mine, theirs)]
+        return Parity(
+            rows=len(self._rows), max_abs=float(differences.max(initial=0.0)),
+            mean_abs=float(differences.mean()) if len(differences) else 0.0,
+            auc_reference=None, auc=None, auc_difference=None, k=TOP,
+            same_top=float(np.mean(_same_up_to_ties(mine, theirs))), ndcg_reference=ndcg[0], ndcg=ndcg[1],
+        )  # fmt: skip
+
+    def is_equal(self, parity: Parity) -> bool:
+        """Whether all lists have the same items, and scores that differ by no more than rounding."""
+        return parity.same_top == 1.0 and parity.max_abs <= SCORE_TOLERANCE
+
+    def describe(self, parity: Parity) -> str:
+        """Lists and scores."""
+        return (
+            f"{parity.same_top:.1%} of the lists are the same, "
+            f"scores differ by up to {parity.max_abs:.2e} ({SCORE_TOLERANCE:.0e} is allowed)"
+        )
+
+
+REFERENCES: dict[str, Callable[[Artifact, Dataset], Reference]] = {
+    "ctr": ScoreReference,
+    "seqrec": ListReference,
+}
+
+Lists = tuple[Items, Scores]
+
+
+def compare(reference: Scores, scores: Scores, labels: NDArray[np.int8]) -> Parity:
     """Differences of two score vectors float32[R] of the same rows, and what they do to AUC."""
     difference = np.abs(scores.astype(np.float64) - reference.astype(np.float64))
     before, after = auc(labels, reference), auc(labels, scores)
@@ -27,6 +123,37 @@ def compare(reference: Scores, scores: Scores, labels: np.ndarray) -> Parity:
 
 def sample(split: CtrSplit, rows: int, seed: int) -> CtrSplit:
     """At most `rows` rows of a split, drawn by `seed`, in the order of the split."""
-    if len(split) <= rows:
-        return split
-    return split.take(np.sort(np.random.default_rng(seed).choice(len(split), rows, replace=False)))
+    return split if len(split) <= rows else split.take(_chosen(len(split), rows, seed))
+
+
+def _chosen(total: int, rows: int, seed: int) -> NDArray[np.int64]:
+    if total <= rows:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, rows, replace=False))
+
+
+def _lists(ranker: Ranker, histories: Ragged) -> Lists:
+    """Items int32[R, TOP] and scores of R histories, one call each, as it is served; -1 where there is none."""
+    items = np.full((len(histories), TOP), -1, np.int32)
+    scores = np.full((len(histories), TOP), -np.inf, np.float32)
+    for row in range(len(histories)):
+        best, values = ranker.top_k(histories[row], TOP)
+        items[row, : len(best)], scores[row, : len(best)] = best, values
+    return items, scores
+
+
+def _score_differences(one: Lists, other: Lists) -> NDArray[np.float64]:
+    """|difference| of the scores of every item that both lists of a row have."""
+    same = (one[0][:, :, None] == other[0][:, None, :]) & (one[0] >= 0)[:, :, None]
+    row, mine, theirs = np.nonzero(same)
+    return np.abs(one[1][row, mine].astype(np.float64) - other[1][row, theirs])
+
+
+def _same_up_to_ties(one: Lists, other: Lists) -> NDArray[np.bool_]:
+    """For each row whether the lists agree; where items differ, both must score what stands at that place."""
+    same_items = one[0] == other[0]
+    with np.errstate(invalid="ignore"):  # minus infinity less itself, where no list has an item
+        tied = np.abs(one[1] - other[1]) <= SCORE_TOLERANCE
+    both_known = (one[0] >= 0) & (other[0] >= 0)
+    agree: NDArray[np.bool_] = (same_items | (tied & both_known)).all(axis=1)
+    return agree

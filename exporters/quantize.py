@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.onnx import describe
+from rbserve.exporters.graph import describe
 
 
 def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
@@ -33,9 +33,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
         )
     finally:
         root.setLevel(level)
-    graph = onnx.load(path)
-    describe(graph, artifact, "onnx-int8")
-    onnx.save(graph, path)
+    describe(path, artifact, "onnx-int8")
 
 
 def _stacked_products(graph: object) -> list[str]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.dataset import CtrSplit, Dataset
-from rbserve.core.metrics import auc, gauc
+from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
+from rbserve.core.metrics import auc, gauc, ndcg_at_k, recall_at_k
 
 PRIOR_ROWS = 5
 
 
-def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
-    """AUC and GAUC on the test split of two scores that are the same for every user.
+def baselines(dataset: Dataset, task: str = "ctr", exclude_seen: bool = False) -> dict[str, dict[str, float]]:
+    """The headline metrics, on a task's test split, of what is the same for every user."""
+    return _pair_wise(dataset) if task == "ctr" else _list_wise(dataset, exclude_seen)
+
+
+def _pair_wise(dataset: Dataset) -> dict[str, dict[str, float]]:
+    """AUC and GAUC of two scores.
 
     `popularity` is the number of an item's clicks in the training split; `item_mean` is its click rate
     there, drawn towards the overall rate by 5 rows.
@@ -26,6 +31,28 @@ def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
         }
         for name, score in (("popularity", clicks), ("item_mean", rate))
     }
+
+
+def _list_wise(dataset: Dataset, exclude_seen: bool) -> dict[str, dict[str, float]]:
+    """NDCG and recall of one ranking: by how often an item stands in the training split's sequences."""
+    train, test = dataset.seqrec("train"), dataset.seqrec("test")
+    sequences = np.concatenate((train.targets, train.histories.values))
+    ranks = popularity_ranks(np.bincount(sequences, minlength=len(dataset.items)), test, exclude_seen)
+    return {"popularity": {"ndcg@10": ndcg_at_k(ranks, 10), "recall@10": recall_at_k(ranks, 10)}}
+
+
+def popularity_ranks(counts: NDArray[np.int64], test: SeqSplit, exclude_seen: bool) -> NDArray[np.int64]:
+    """1-based rank int64[R] of each target by counts int64[n_items]; ties rank before their target.
+
+    `exclude_seen` leaves the items of the row's history out of its list; a target among them has rank 0.
+    """
+    ranks = len(counts) - np.searchsorted(np.sort(counts), counts[test.targets])
+    if exclude_seen:
+        for row, target in enumerate(test.targets):
+            seen = np.unique(test.histories[row])
+            left_out = np.count_nonzero(counts[seen] >= counts[target])
+            ranks[row] = 0 if target in seen else ranks[row] - left_out
+    return ranks
 
 
 def _item_statistics(train: CtrSplit, items: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

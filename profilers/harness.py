@@ -17,22 +17,25 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.columns import Ragged
-from rbserve.core.dataset import CtrSplit, Dataset, check_same_data
+from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
 from rbserve.core.environment import allowed_cores, environment
-from rbserve.core.errors import RbserveError, UsageError, unknown_name
+from rbserve.core.errors import DataError, RbserveError, UsageError, unknown_name
 from rbserve.core.files import sha256
 from rbserve.core.measurement import (
+    DEPTH,
     SCHEMA,
     Measurement,
     Plan,
     Predictions,
+    check_scope,
     comparability_key,
     summarise,
 )
-from rbserve.core.types import Progress, no_progress
+from rbserve.core.types import Items, Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.worker import Job, Report
 
@@ -40,9 +43,14 @@ REQUESTS = 256
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def default_plan() -> Plan:
-    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99."""
-    return Plan(processes=5, runs=200, seconds=10.0, slates=[1, 100], threads=1, scope="forward", seed=2024)
+def default_plan(task: str = "ctr") -> Plan:
+    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99.
+
+    A model that ranks the catalogue is asked for ten items, and timed in both scopes: looking ids up is part of
+    what it is for.
+    """
+    slates, scope = ([1, 100], "forward") if task == "ctr" else ([10], "both")
+    return Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
 
 
 def profile(
@@ -55,7 +63,7 @@ def profile(
     """Measures every variant (or those named) and derives the table's figures."""
     variants = list(variants or artifact.variants)
     _check(artifact, dataset, plan, variants)
-    test = dataset.ctr("test")
+    test = _test_split(artifact, dataset)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
         _write_inputs(inputs, dataset, test, plan)
@@ -78,15 +86,11 @@ def profile(
         comparability_key=comparability_key(machine, plan.threads, dataset.fingerprint),
         environment=machine,
         plan=plan,
-        file_bytes={one: manifest.files[artifact.variant_file(one)].bytes for one in variants},
+        file_bytes={one: _file_bytes(artifact, one) for one in variants},
         variant_warnings={one: record.warnings for one, record in manifest.variants.items()},
-        baselines=baselines(dataset),
+        baselines=baselines(dataset, manifest.task, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
-        predictions=Predictions(
-            users=test.users.tolist(),
-            labels=test.labels.tolist(),
-            scores={variant: report.scores for variant, report in reports if report.scores},
-        ),
+        predictions=_predictions(test, reports),
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -98,9 +102,26 @@ def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
     if plan.processes < 1 or plan.runs < 1 or plan.threads < 1 or not plan.slates or min(plan.slates) < 1:
         raise UsageError("processes, runs, threads and slates must all be at least 1")
+    check_scope(plan.scope)
+    if plan.exclude_seen and artifact.manifest.task == "ctr":
+        raise UsageError(
+            f"{artifact.name} scores the candidates it is given; it leaves out none",
+            "--exclude-seen is for models that rank the catalogue",
+        )
     cores = allowed_cores()
     if cores and plan.threads > len(cores):
         raise UsageError(f"{plan.threads} threads need as many cores; this process may use {len(cores)}")
+
+
+def _file_bytes(artifact: Artifact, variant: str) -> int:
+    return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
+
+
+def _test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
+    split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
+    if not len(split):
+        raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
+    return split
 
 
 def _run(
@@ -123,7 +144,8 @@ def _run(
                 threads=plan.threads,
                 runs=plan.runs,
                 seconds=plan.seconds,
-                scope=plan.scope,
+                scopes=[*plan.scopes],
+                exclude_seen=plan.exclude_seen,
                 process=process,
                 cores=cores,
                 accuracy=process == 0,
@@ -152,27 +174,49 @@ def _start(job: Job) -> Report:
     return report
 
 
-def _write_inputs(path: Path, dataset: Dataset, test: CtrSplit, plan: Plan) -> None:
-    """Real requests, drawn once by the plan's seed: the same for every variant and process.
+def _write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
+    """Real requests, drawn once by the plan's seed: the same for every variant, scope and process.
 
-    Slate 1 is a test row as it is. A longer slate is a test user's history and that many items of the
-    catalogue, drawn without repetition where the catalogue has enough.
+    A pair-wise request of slate 1 is a test row as it is; a longer slate is a test user's history and that many
+    items of the catalogue, drawn without repetition where the catalogue has enough. A list-wise one is a history.
     """
     rng = np.random.default_rng(plan.seed)
-    arrays: dict[str, np.ndarray[Any, Any]] = _ragged("test", test.histories) | {
-        "test_candidates": test.candidates
-    }
+    arrays = _ragged("test", test.histories)
+    arrays["test_items"] = test.candidates if isinstance(test, CtrSplit) else test.targets
     for slate in plan.slates:
         rows = rng.choice(len(test), size=min(REQUESTS, len(test)), replace=False)
-        if slate == 1:
-            candidates = test.candidates[rows][:, None]
-        else:
-            repeat = slate > len(dataset.items)
-            candidates = np.stack([rng.choice(len(dataset.items), slate, replace=repeat) for _ in rows])
         arrays |= _ragged(f"slate{slate}", test.histories.take(rows))
-        arrays[f"slate{slate}_candidates"] = np.ascontiguousarray(candidates, np.int32)
+        if isinstance(test, CtrSplit):
+            arrays[f"slate{slate}_items"] = _slates(rng, test.candidates[rows], slate, len(dataset.items))
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _ragged(name: str, histories: Ragged) -> dict[str, np.ndarray[Any, Any]]:
+def _slates(rng: np.random.Generator, candidates: Items, slate: int, catalogue: int) -> Items:
+    """Candidates int32[R, slate] of R requests."""
+    if slate == 1:
+        return candidates[:, None]
+    drawn = [rng.choice(catalogue, slate, replace=slate > catalogue) for _ in candidates]
+    return np.ascontiguousarray(np.stack(drawn), np.int32)
+
+
+def _ragged(name: str, histories: Ragged) -> dict[str, NDArray[Any]]:
     return {f"{name}_values": histories.values, f"{name}_offsets": histories.offsets}
+
+
+def _predictions(test: CtrSplit | SeqSplit, reports: list[tuple[str, Report]]) -> Predictions:
+    """What the first round's processes said of the test rows."""
+    users = test.users.tolist()
+    if isinstance(test, CtrSplit):
+        scores = {variant: report.scores for variant, report in reports if report.scores}
+        return Predictions(users, test.labels.tolist(), scores)
+    return Predictions(
+        users,
+        labels=[],
+        scores={},
+        targets=test.targets.tolist(),
+        ranks={variant: report.ranks for variant, report in reports if report.ranks},
+        depth=DEPTH,
+        illegal_share={
+            variant: report.illegal_share for variant, report in reports if report.illegal_share is not None
+        },
+    )

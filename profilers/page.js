@@ -27,7 +27,7 @@ function show(part, section) {
   };
   board.append(controls(section, variants, state, update), chart);
   const keys = "Hover, tap or tab to a point for its figures; arrow keys go to the next, Escape closes.";
-  board.append(element("p", { class: "hint" }, `${keys} The table shows the same slate and variants; the front is that of all variants.`));
+  board.append(element("p", { class: "hint" }, `${keys} The table shows the same ${section.slate_name} and variants; the front is that of all variants.`));
   sortable(part.querySelector("table"));
   update();
   let width = chart.clientWidth;
@@ -45,7 +45,7 @@ function show(part, section) {
 
 function controls(section, variants, state, update) {
   const box = element("div", { class: "controls" });
-  box.append(choice(section, "Slate", "radio", section.slates.map((n) => [n, String(n)]), (n) => n === state.slate, (n) => {
+  box.append(choice(section, section.slate_name === "k" ? "Items asked for (k)" : "Slate", "radio", section.slates.map((n) => [n, String(n)]), (n) => n === state.slate, (n) => {
     state.slate = n;
     update();
   }));
@@ -97,7 +97,7 @@ function drawChart(chart, part, section, state, width) {
   const paper = layer(section, state.paper);
   const frame = scales(width, section, points, paper, value, range);
   const svg = shape("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, height: frame.height, role: "group" });
-  svg.setAttribute("aria-label", `${metric.toUpperCase()} against p50 latency, slate ${state.slate}`);
+  svg.setAttribute("aria-label", `${metric.toUpperCase()} against p50 latency, ${section.slate_name} ${state.slate}`);
   axes(svg, frame, section, state);
   if (!points.length && !paper.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: choose a variant", { "text-anchor": "middle" }));
   const lines = [...baselines(svg, frame, section), ...families(svg, frame, points, value), ...front(svg, frame, points, value)];
@@ -111,7 +111,7 @@ function drawChart(chart, part, section, state, width) {
   const levels = Object.entries(section.baselines).filter(([, figures]) => metric in figures);
   if (levels.length && frame.narrow)
     notes.push(`Baselines (dashed): ${levels.map(([name, figures]) => `${name} ${figures[metric].toFixed(4)}`).join(", ")}.`);
-  if (paper.length) notes.push(`Hollow grey rings. ${section.paper_title}.`);
+  if (paper.length) notes.push(`Hollow grey rings. ${section.paper_title}. ${section.paper_cautions.join(" ")}`);
   chart.replaceChildren(svg, ...notes.map((note) => element("p", { class: "hint" }, note)));
 }
 
@@ -401,7 +401,8 @@ function details(point, value, range) {
     ["p50", `${ms(point.p50_ms)} ms [${ms(point.p50_ci95_ms[0])}, ${ms(point.p50_ci95_ms[1])}]`],
     [name.toUpperCase(), known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
     ["n", `${point.runs.toLocaleString("en")} calls in ${point.processes} processes`],
-    ["slate", point.slate === 1 ? "1" : `${point.slate}: ${ms(point.p50_ms_per_candidate)} ms a candidate`],
+    point.p50_ms_per_candidate === null ? ["k", `${point.slate} items asked for`] :
+      ["slate", point.slate === 1 ? "1" : `${point.slate}: ${ms(point.p50_ms_per_candidate)} ms a candidate`],
     ["p99", point.p99_ms === null ? "too few calls to certify" : `${ms(point.p99_ms)} ms`],
     ["memory", `${ms(point.peak_rss_mb)} MB peak, file ${ms(point.file_mb)} MB`],
   ];

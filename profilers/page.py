@@ -66,7 +66,7 @@ def _answer_html(answer: Answer) -> str:
 
 
 def _table_html(section: Section) -> str:
-    table = columns(section.task)
+    table = columns(section)
     head = "".join(f'<th scope="col">{html.escape(column.title)}</th>' for column in table)
     rows = "\n".join(_row_html(table, point) for point in section.points)
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"

@@ -46,6 +46,16 @@ def paper_rows(task: str, dataset: str) -> tuple[str, list[PaperRow]]:
     ]
 
 
+def paper_cautions(task: str) -> list[str]:
+    """What has to be said beside the paper's figures of a task."""
+    if task != "seqrec":
+        return []
+    return [
+        "The paper's BERT rows (Table 5, groups I and J) are suspect: in its public code BERT attends in both "
+        "directions, and so sees the answer it is asked for."
+    ]
+
+
 def paper_title(column: str) -> str:
     """What the paper's layer is called, wherever it is drawn."""
     if column == "overall":

@@ -1,6 +1,7 @@
 """What a report knows: comparable points, which of them are on the front, and what the paper prints beside them.
 
-Measurements are compared only within a section: one data set, one task, one scope, one comparability key.
+Measurements are compared only within a section: one data set, one task, one scope, one comparability key, and
+lists with or without the items the user has seen.
 A point is one variant of one model at one slate. The front is, for each slate, the points no other point
 beats in p50 latency or accuracy without losing in the other (the paper weighs the same two in section 5.3).
 """
@@ -15,9 +16,9 @@ import msgspec
 
 from rbserve.core.environment import Environment
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Measurement, Result, summarise
+from rbserve.core.measurement import Accuracy, Measurement, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
-from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_rows
+from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
 
 REFERENCE = "torch-fp32"
 
@@ -29,6 +30,7 @@ class Point(msgspec.Struct, frozen=True):
 
     `on_front` is None where the accuracy is not known. `dominated_by` is the id of the most accurate front
     point that is no slower; `domination_certain` says that its intervals clear this point's in both directions.
+    `p50_ms_per_candidate` is None and `slate` is k where the model ranks the catalogue.
     """
 
     id: str
@@ -47,8 +49,8 @@ class Point(msgspec.Struct, frozen=True):
     p90_ms: float | None
     p99_ms: float | None
     max_ms: float
-    p50_ms_per_candidate: float
-    accuracy: dict[str, float | Interval | None]
+    p50_ms_per_candidate: float | None
+    accuracy: Accuracy
     peak_rss_mb: float
     load_ms: float
     first_call_ms: float
@@ -59,6 +61,7 @@ class Point(msgspec.Struct, frozen=True):
     domination_certain: bool | None
     paper: PaperRow | None
     warnings: list[str]
+    stages: dict[str, float] | None
 
     @property
     def label(self) -> str:
@@ -107,6 +110,13 @@ class Section(msgspec.Struct, frozen=True):
     paper: list[PaperRow]
     sources: list[Source]
     notes: list[str]
+    exclude_seen: bool
+    paper_cautions: list[str]
+
+    @property
+    def slate_name(self) -> str:
+        """What people call the size of a request: candidates scored, or items asked for."""
+        return "slate" if self.task == "ctr" else "k"
 
     @property
     def metric_label(self) -> str:
@@ -137,9 +147,13 @@ def nondominated(rows: Sequence[Sequence[float]], directions: Sequence[Direction
 
 def sections(measurements: Sequence[Measurement]) -> list[Section]:
     """Measurements sorted into what is comparable, the newest section of a data set first."""
-    groups: dict[tuple[str, ...], list[Measurement]] = {}
-    for one in sorted(measurements, key=lambda one: (one.created, one.id), reverse=True):
-        key = (one.dataset, one.task, one.plan.scope, one.comparability_key, one.dataset_fingerprint)
+    groups: dict[tuple[str | bool, ...], list[Measurement]] = {}
+    scopes = [part for one in measurements for part in by_scope(one)]
+    for one in sorted(scopes, key=lambda one: (one.created, one.id, one.plan.scope), reverse=True):
+        plan = one.plan
+        key = (
+            one.dataset, one.task, plan.scope, plan.exclude_seen, one.comparability_key, one.dataset_fingerprint
+        )  # fmt: skip
         groups.setdefault(key, []).append(one)
     ordered = sorted(groups.values(), key=lambda group: group[0].dataset)
     return [_section(f"section-{index}", group, ordered) for index, group in enumerate(ordered, 1)]
@@ -170,7 +184,7 @@ def _section(name: str, group: list[Measurement], groups: list[list[Measurement]
         threads=first.plan.threads,
         comparability_key=first.comparability_key,
         environment=first.environment,
-        rows=len(first.predictions.labels),
+        rows=len(first.predictions.users),
         users=len(set(first.predictions.users)),
         slates=slates,
         points=placed,
@@ -182,6 +196,8 @@ def _section(name: str, group: list[Measurement], groups: list[list[Measurement]
         paper=paper,
         sources=[_source(one) for one in sorted(group, key=_table_order)],
         notes=list(_notes(group, groups)),
+        exclude_seen=first.plan.exclude_seen,
+        paper_cautions=paper_cautions(first.task),
     )
 
 
@@ -190,9 +206,8 @@ def _table_order(measurement: Measurement) -> tuple[str, str]:
 
 
 def _points(measurement: Measurement, printed: PaperRow | None) -> list[Point]:
-    results = measurement.results or summarise(measurement)
-    reference = {one.slate: one.latency_ms.p50 for one in results if one.variant == REFERENCE}
-    return [_point(measurement, one, reference.get(one.slate), printed) for one in results]
+    reference = {one.slate: one.latency_ms.p50 for one in measurement.results if one.variant == REFERENCE}
+    return [_point(measurement, one, reference.get(one.slate), printed) for one in measurement.results]
 
 
 def _point(
@@ -216,7 +231,7 @@ def _point(
         p90_ms=latency.p90,
         p99_ms=latency.p99,
         max_ms=latency.max,
-        p50_ms_per_candidate=latency.p50 / result.slate,
+        p50_ms_per_candidate=latency.p50 / result.slate if measurement.task == "ctr" else None,
         accuracy=result.accuracy,
         peak_rss_mb=result.peak_rss_mb,
         load_ms=result.load_ms,
@@ -228,6 +243,7 @@ def _point(
         domination_certain=None,
         paper=printed,
         warnings=result.warnings,
+        stages=result.stages,
     )
 
 
@@ -262,7 +278,8 @@ def _source(measurement: Measurement) -> Source:
         artifact_digest=measurement.artifact_digest,
         command=f"rbserve profile --model {shlex.quote(measurement.model)} "
         f"--dataset {shlex.quote(measurement.dataset)} --slates {slates} "
-        f"--threads {plan.threads} --processes {plan.processes} --runs {plan.runs}",
+        f"--threads {plan.threads} --processes {plan.processes} --runs {plan.runs} --scope {plan.scope}"
+        + (" --exclude-seen" if plan.exclude_seen else ""),
     )
 
 
@@ -278,9 +295,9 @@ def _notes(group: list[Measurement], groups: list[list[Measurement]]) -> Iterato
         yield f"The run files disagree on the baselines; those of {group[0].id} are shown."
 
 
-def _rows(measurement: Measurement) -> tuple[bytes, bytes]:
+def _rows(measurement: Measurement) -> bytes:
     predictions = measurement.predictions
-    return msgspec.json.encode(predictions.users), msgspec.json.encode(predictions.labels)
+    return msgspec.json.encode((predictions.users, predictions.labels, predictions.targets))
 
 
 def _difference(a: Measurement, b: Measurement) -> str:
@@ -290,6 +307,7 @@ def _difference(a: Measurement, b: Measurement) -> str:
         "instruction sets": (a.environment.isa, b.environment.isa),
         "threads": (a.plan.threads, b.plan.threads),
         "scope": (a.plan.scope, b.plan.scope),
+        "seen items": tuple("left out" if one.plan.exclude_seen else "kept" for one in (a, b)),
         "data": (a.dataset_fingerprint[:12], b.dataset_fingerprint[:12]),
     }
     for name in sorted({*a.environment.libraries, *b.environment.libraries}):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rbserve.core.errors import UsageError
@@ -104,7 +105,8 @@ def _header(picture: Any, section: Section, top: float) -> None:
     threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
     title = f"{section.dataset}: {section.metric_label} against latency"
     _text(picture, 0.3, top - 0.42, title, 17, INK, "bold")
-    facts = f"{environment.cpu}, {threads}, scope {section.scope}; bars are 95% intervals"
+    seen = ", seen items left out" if section.exclude_seen else ""
+    facts = f"{environment.cpu}, {threads}, scope {section.scope}{seen}; bars are 95% intervals"
     _text(picture, 0.3, top - 0.72, facts, 10.5, MUTED)
     handles = [
         Line2D([], [], color=style(one)[0], marker=style(one)[1], ls="", ms=8, label=one)
@@ -143,9 +145,9 @@ def _panel(axes: Any, section: Section, slate: int) -> None:
     metric = section.metric
     points = [point for point in section.at(slate) if point.value(metric) is not None]
     front = sorted((point for point in points if point.on_front), key=lambda point: point.p50_ms)
-    per_call = "candidate" if slate == 1 else "candidates"
     ends = [end for point in section.at(slate) for end in point.p50_ci95_ms]
-    title = f"slate {slate}: {slate} {per_call} per call"
+    what = "candidate" if section.task == "ctr" else "item"
+    title = f"{section.slate_name} {slate}: {slate} {what}{'s' if slate > 1 else ''} per call"
     _frame(axes, section.metric_label, title, min(ends) / 1.35, max(ends) * 1.5)
     axes.set_xlabel("p50 latency per call, ms (log scale, left is faster)", color=MUTED, fontsize=10)
     if not points:
@@ -256,7 +258,9 @@ def _paper_panel(axes: Any, section: Section) -> None:
     _frame(axes, section.metric_label, title, min(xs) / 2.5, max(xs) * 2.5)
     axes.title.set_fontsize(10.5)
     axes.set_facecolor("#f7f8fa")
-    axes.set_xlabel("latency per sample as printed, ms (log scale)", color=MUTED, fontsize=10)
+    label = "latency per sample as printed, ms (log scale)"
+    cautions = [fill(caution, 80) for caution in section.paper_cautions]
+    axes.set_xlabel("\n".join([label, *cautions]), color=MUTED, fontsize=10 if not cautions else 8.5)
     margin = 0.08 * (max(ys) - min(ys))
     axes.set_ylim(min(ys) - margin, max(ys) + margin)
     for row, (x, y) in zip(rows, spots, strict=True):

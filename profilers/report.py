@@ -8,6 +8,7 @@ report.json is what every other file is drawn from, and stable within one `schem
   `answers` (one a slate: which point to serve, and how sure that is), `absent` (what was not measured, and
   why) and `method`.
 - A point has the fields of `pareto.Point`. Times are milliseconds per call; null is "not measured", never 0.
+  `slate` is the number of candidates of a call, or (task seqrec) of the items asked for.
 
 The same runs give the same bytes.
 """
@@ -25,7 +26,7 @@ import msgspec
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.intervals import runs_needed
-from rbserve.core.measurement import Measurement, read_measurement
+from rbserve.core.measurement import Measurement, by_scope, read_measurement
 from rbserve.profilers.page import page
 from rbserve.profilers.paper import paper_title
 from rbserve.profilers.pareto import REFERENCE, Point, Section, overlap, sections
@@ -46,16 +47,16 @@ TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headli
 
 
 def collect(runs: Path) -> list[Measurement]:
-    """The newest measurement of every model and data set in runs/*.json.
+    """The newest measurement of every model, data set and scope in runs/*.json, one scope each.
 
     Raises DataError for a file that is not a run of this version, and where there is none.
     """
-    newest: dict[tuple[str, str], Measurement] = {}
-    for path in sorted(runs.glob("*.json")):
-        one = read_measurement(path)
-        known = newest.get((one.dataset, one.model))
+    newest: dict[tuple[str, str, str], Measurement] = {}
+    for one in (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path))):
+        key = (one.dataset, one.model, one.plan.scope)
+        known = newest.get(key)
         if known is None or (known.created, known.id) < (one.created, one.id):
-            newest[one.dataset, one.model] = one
+            newest[key] = one
     if not newest:
         raise DataError(f"no runs in {runs}", "rbserve profile --model gdcn")
     return [newest[key] for key in sorted(newest)]
@@ -86,6 +87,7 @@ def document(chapters: Sequence[Chapter], created: str) -> dict[str, Any]:
             "absent": chapter.absent,
             "method": chapter.method,
             "paper_title": paper_title(chapter.section.paper_column),
+            "slate_name": chapter.section.slate_name,
         }
         for chapter in chapters
     ]
@@ -117,7 +119,7 @@ def _answer(section: Section, slate: int, points: Sequence[Point]) -> Answer:
     )
     return Answer(
         slate=slate,
-        question=f"Fastest within {TOLERANCE} {name} of the best at slate {slate}",
+        question=f"Fastest within {TOLERANCE} {name} of the best at {section.slate_name} {slate}",
         point=pick.id,
         label=pick.label,
         figures=f"{p50_text(pick)} ms p50 per call{speed}; {name} {accuracy_text(pick, metric)}",
@@ -154,7 +156,9 @@ def absent(section: Section) -> Iterator[str]:
             yield f"{source.model} {listing(missing)}: not in run {source.run}."
     for name, q, field in (("p90", 0.90, "p90_ms"), ("p99", 0.99, "p99_ms")):
         lacking = [
-            f"{p.label} slate {p.slate} ({p.runs})" for p in section.points if getattr(p, field) is None
+            f"{p.label} {section.slate_name} {p.slate} ({p.runs})"
+            for p in section.points
+            if getattr(p, field) is None
         ]
         if lacking:
             yield f"{name} of {listing(lacking)}: fewer than the {runs_needed(q)} timed calls that certify it."
@@ -176,9 +180,9 @@ def method(section: Section) -> Iterator[str]:
     yield f"Machine: {machine.cpu} ({isa}), {machine.cores} cores, {machine.memory_mb:,} MB, kernel {machine.kernel}."
     processes, runs = _range(point.processes for point in points), _range(point.runs for point in points)
     yield (
-        f"Latency: {runs} timed calls of each variant and slate in {processes} fresh processes, threads: "
-        f"{section.threads}, scope: {section.scope}; the first call and the warm-up are kept apart. The interval "
-        "of p50 resamples processes, then their calls."
+        f"Latency: {runs} timed calls of each variant and {section.slate_name} in {processes} fresh processes, "
+        f"threads: {section.threads}, scope: {section.scope}; the first call and the warm-up are kept apart. "
+        "The interval of p50 resamples processes, then their calls."
     )
     yield (
         f"Accuracy: the variant that was timed, on {section.rows:,} test rows of {section.users:,} users; its interval "
@@ -188,6 +192,9 @@ def method(section: Section) -> Iterator[str]:
     key = f"comparability key {section.comparability_key}"
     yield f"Data: {section.dataset}, fingerprint {section.dataset_fingerprint[:12]}; {key}."
     column = "mean of its five data sets" if section.paper_column == "overall" else section.paper_column
+    if section.task == "seqrec":
+        seen = "leaving out" if section.exclude_seen else "not leaving out"
+        yield f"Ranking: the whole catalogue, never a sample of it, {seen} what the user's history holds."
     yield f"Paper's figures: RecBench, Tables 3 to 5, column {column}; its latencies come from another machine."
 
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from rbserve.core.metrics import METRICS
+from rbserve.core.measurement import HEADLINES
 from rbserve.profilers.paper import paper_title
 from rbserve.profilers.pareto import REFERENCE, Point, Section
 
 DASH = "–"
-TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "mrr", "recall@10")}
+INTERVALS = {metric for metrics in HEADLINES.values() for metric in metrics}
+TITLES = {"logloss": "logloss", "illegal_share": "illegal paths"}
+TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "recall@10", "mrr@10")}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ def markdown(chapters: Sequence[Chapter]) -> str:
         for answer in chapter.answers:
             lines += [f"**{answer.question}: {_md(answer.label)}**, {_md(answer.figures)}.", ""]
             lines += [*(f"- {_md(note)}" for note in answer.notes), ""]
-        table = columns(section.task)
+        table = columns(section)
         lines += [_md_row([column.title for column in table]), _md_row(["---"] * len(table))]
         lines += [_md_row([column.text(point) for column in table]) for point in section.points]
         lines += ["", *(f"⚠ {_md(warning)}  " for warning in warning_lines(section)), ""]
@@ -79,17 +81,18 @@ def csv_text(parts: Sequence[Section]) -> str:
     return out.getvalue()
 
 
-def columns(task: str) -> list[Column]:
-    """The columns of table.md and of the page, for a task."""
+def columns(section: Section) -> list[Column]:
+    """The columns of table.md and of the page."""
     return [
         Column("model", lambda p: p.model + (" ⚠" if p.warnings else ""), lambda p: p.model),
         Column("variant", lambda p: p.variant, lambda p: p.variant),
-        Column("slate", lambda p: str(p.slate), lambda p: p.slate),
+        Column(section.slate_name, lambda p: str(p.slate), lambda p: p.slate),
         Column(
             "front", lambda p: {True: "yes", False: "no", None: DASH}[p.on_front], lambda p: bool(p.on_front)
         ),
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
-        *(_metric_column(metric) for metric in TABLE_METRICS[task]),
+        *(_metric_column(metric) for metric in TABLE_METRICS[section.task]),
+        *_generation_columns(section),
         Column(f"× {REFERENCE}", lambda p: _number(p.speedup), lambda p: p.speedup),
         Column("mean ms", lambda p: significant(p.mean_ms), lambda p: p.mean_ms),
         Column("p90 ms", lambda p: _number(p.p90_ms), lambda p: p.p90_ms),
@@ -113,9 +116,9 @@ def columns(task: str) -> list[Column]:
 def section_title(section: Section) -> str:
     """What a section is about, in a line."""
     threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
-    return (
-        f"{section.dataset} · {section.task} · {section.environment.cpu} · {threads} · scope {section.scope}"
-    )
+    seen = " · seen items left out" if section.exclude_seen else ""
+    machine = section.environment.cpu
+    return f"{section.dataset} · {section.task} · {machine} · {threads} · scope {section.scope}{seen}"
 
 
 def footnotes(section: Section) -> list[str]:
@@ -125,11 +128,14 @@ def footnotes(section: Section) -> list[str]:
         values = ", ".join(f"{key.upper()} {value:.4f}" for key, value in figures.items())
         lines.append(f"Baseline {name} (knows items but no user): {values}.")
     lines.append(
-        "front: no other point of the slate is as fast and as accurate, and better in one of the two."
+        f"front: no other point of the {section.slate_name} is as fast and as accurate, and better in one of the two."
     )
+    if section.task == "seqrec":
+        lines.append("k: the number of items asked for.")
+    if any(point.stages for point in section.points):
+        lines.append("stages: share of a call's time, from observed calls that are no part of the latencies.")
     lines.append(f"{DASH}: not measured, for the reason under “Not measured”.")
-    lines.append(f"{paper_title(section.paper_column)}.")
-    return lines
+    return [*lines, f"{paper_title(section.paper_column)}.", *section.paper_cautions]
 
 
 def warning_lines(section: Section) -> list[str]:
@@ -137,6 +143,11 @@ def warning_lines(section: Section) -> list[str]:
     return list(
         dict.fromkeys(f"{point.label}: {text}" for point in section.points for text in point.warnings)
     )
+
+
+def stages_text(stages: dict[str, float]) -> str:
+    """Where the time of a generative model's call goes: "prefill 41%, step 50%, rest 9%"."""
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in stages.items())
 
 
 # ---- Numbers and lists ----
@@ -174,9 +185,23 @@ def listing(words: Sequence[str], most: int = 4) -> str:
 # ---- Cells ----
 
 
+def _generation_columns(section: Section) -> list[Column]:
+    """What only models have that generate their items; nothing where there is none."""
+    found: list[Column] = []
+    if any("illegal_share" in point.accuracy for point in section.points):
+        found.append(_metric_column("illegal_share"))
+    if any(point.stages for point in section.points):
+        found.append(Column("stages", _stages, _stages))
+    return found
+
+
+def _stages(point: Point) -> str:
+    return stages_text(point.stages) if point.stages else DASH
+
+
 def _metric_column(metric: str) -> Column:
-    title = metric.upper() if metric != "logloss" else metric
-    interval = " [95%]" if metric in ("auc", "gauc") else ""
+    title = TITLES.get(metric, metric.upper())
+    interval = " [95%]" if metric in INTERVALS else ""
     return Column(f"{title}{interval}", lambda p: accuracy_text(p, metric), lambda p: p.value(metric))
 
 
@@ -195,9 +220,9 @@ def _number(value: float | None) -> str:
 def _flat(section: Section, point: Point) -> dict[str, str]:
     fields: dict[str, Any] = {"dataset": section.dataset, "task": section.task, "section": section.id}
     fields |= msgspec.structs.asdict(point)
-    accuracy, paper = fields.pop("accuracy"), fields.pop("paper")
-    keys = [key for name in METRICS for key in (name, f"{name}_ci95")]
-    fields |= {key: accuracy[key] for key in keys if accuracy.get(key) is not None}
+    accuracy, paper, stages = fields.pop("accuracy"), fields.pop("paper"), fields.pop("stages")
+    fields |= {key: value for key, value in accuracy.items() if value is not None}
+    fields |= {f"stage_{name}": share for name, share in (stages or {}).items()}
     fields |= {"paper_accuracy": paper and paper.accuracy, "paper_latency_ms": paper and paper.latency_ms}
     fields["warnings"] = "; ".join(fields.pop("warnings"))
     row: dict[str, str] = {}

@@ -14,12 +14,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from rbserve.core.artifact import open_artifact
+from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.columns import Ragged
+from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import RbserveError
-from rbserve.core.measurement import Samples
-from rbserve.profilers.latency import time_calls
-from rbserve.runtime import open_scorer, score_rows
+from rbserve.core.measurement import DEPTH, Samples
+from rbserve.core.metrics import ranks_in_lists
+from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
+from rbserve.profilers.calls import Exercise, list_wise, pair_wise, staged
+from rbserve.profilers.latency import Times, time_calls, time_stages
+from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
+
+STAGED_CALLS = 100  # observed, apart from the timed ones
+
+Model = Scorer | Ranker
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -32,55 +40,146 @@ class Job(msgspec.Struct, frozen=True):
     threads: int
     runs: int
     seconds: float
-    scope: str
+    scopes: list[str]
+    exclude_seen: bool
     process: int
     cores: list[int]
     accuracy: bool
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What one process measured, or the error that kept it from measuring."""
+    """What one process measured, or the error that kept it from measuring.
+
+    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`.
+    """
 
     samples: list[Samples] = []
     scores: list[float] = []
+    ranks: list[int] = []
+    illegal_share: float | None = None
     error: str | None = None
     hint: str | None = None
 
 
+class Inputs:
+    """The arrays that the harness wrote, by the names it gave them."""
+
+    def __init__(self, path: str) -> None:
+        with np.load(path) as file:
+            self._arrays = dict(file)
+
+    def histories(self, name: str) -> Ragged:
+        """The histories of the test rows ("test") or of a slate's requests ("slate8")."""
+        return Ragged(self._arrays[f"{name}_values"], self._arrays[f"{name}_offsets"])
+
+    def requests(self, slate: int) -> list[Items]:
+        """The histories of a slate's requests, one by one."""
+        histories = self.histories(f"slate{slate}")
+        return [histories[row] for row in range(len(histories))]
+
+    def items(self, name: str) -> Items:
+        """Candidates of a slate's requests int32[R, N], or candidates or targets of the test rows int32[R]."""
+        items: Items = self._arrays[f"{name}_items"]
+        return items
+
+
 def measure(job: Job) -> Report:
-    """Loads the variant, times every slate, and scores the test rows if asked to."""
-    artifact = open_artifact(Path(job.artifact))
-    with np.load(job.inputs) as inputs:
-        arrays = dict(inputs)
+    """Loads the variant, times every scope and slate, and judges the test rows if asked to."""
+    artifact, inputs = open_artifact(Path(job.artifact)), Inputs(job.inputs)
     start = time.perf_counter_ns()
-    scorer = open_scorer(artifact, job.variant, job.threads)
+    model = open_model(artifact, job.variant, job.threads)
     load_ns = time.perf_counter_ns() - start
-    samples = []
-    for slate in job.slates:
-        histories = Ragged(arrays[f"slate{slate}_values"], arrays[f"slate{slate}_offsets"])
-        candidates = arrays[f"slate{slate}_candidates"]
-        requests = [(histories[row], candidates[row]) for row in range(len(candidates))]
-        times = time_calls(scorer.score, requests, job.runs, job.seconds)
-        samples.append(
-            Samples(
-                variant=job.variant,
-                scope=job.scope,
-                slate=slate,
-                threads=job.threads,
-                process=job.process,
-                core=job.cores[0] if job.cores else None,
-                load_ns=load_ns,
-                first_call_ns=times.first_call_ns,
-                warmup_ns=times.warmup_ns,
-                runs_ns=times.runs_ns,
-                peak_rss_bytes=peak_rss_bytes(),
-            )
-        )
-    scores: list[float] = []
-    if job.accuracy:
-        histories = Ragged(arrays["test_values"], arrays["test_offsets"])
-        scores = score_rows(scorer, histories, arrays["test_candidates"]).tolist()
-    return Report(samples, scores)
+    samples: list[Samples] = []
+    for scope in job.scopes:
+        items = None
+        if scope == "end_to_end":
+            items, lookup_ns = _open_items(artifact)
+            load_ns += lookup_ns
+        for slate in job.slates:
+            exercise = _exercise(model, inputs, slate, job.exclude_seen, items)
+            times = time_calls(exercise.call, exercise.requests, job.runs, job.seconds)
+            stages = {} if items else _stages(model, inputs, slate, job)
+            samples.append(_samples(job, scope, slate, load_ns, times, stages))
+    if not job.accuracy:
+        return Report(samples)
+    if isinstance(model, Scorer):
+        scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
+        return Report(samples, scores=scores.tolist())
+    return _ranked(model, inputs, job.exclude_seen, samples)
+
+
+def open_model(artifact: Artifact, variant: str, threads: int) -> Model:
+    """The scorer of a pair-wise artefact, the ranker of a list-wise one."""
+    if artifact.manifest.task == "ctr":
+        return open_scorer(artifact, variant, threads)
+    return open_ranker(artifact, variant, threads)
+
+
+def _open_items(artifact: Artifact) -> tuple[ItemTable, int]:
+    """The item table, ready to look ids up in, and the nanoseconds that took."""
+    start = time.perf_counter_ns()
+    items = artifact.items
+    assert len(items.index) == len(items)
+    return items, time.perf_counter_ns() - start
+
+
+def _exercise(
+    model: Model, inputs: Inputs, slate: int, exclude_seen: bool, items: ItemTable | None
+) -> Exercise:
+    histories = inputs.requests(slate)
+    if isinstance(model, Scorer):
+        return pair_wise(model, histories, [*inputs.items(f"slate{slate}")], items)
+    return list_wise(model, histories, slate, exclude_seen, items)
+
+
+def _stages(model: Model, inputs: Inputs, k: int, job: Job) -> dict[str, int]:
+    if not isinstance(model, StagedRanker):
+        return {}
+    observed = staged(model, inputs.requests(k), k, job.exclude_seen)
+    return time_stages(observed.call, observed.requests, min(STAGED_CALLS, job.runs), job.seconds)
+
+
+def _samples(
+    job: Job, scope: str, slate: int, load_ns: int, times: Times, stages_ns: dict[str, int]
+) -> Samples:
+    return Samples(
+        variant=job.variant,
+        scope=scope,
+        slate=slate,
+        threads=job.threads,
+        process=job.process,
+        core=job.cores[0] if job.cores else None,
+        load_ns=load_ns,
+        first_call_ns=times.first_call_ns,
+        warmup_ns=times.warmup_ns,
+        runs_ns=times.runs_ns,
+        peak_rss_bytes=peak_rss_bytes(),
+        stages_ns=stages_ns,
+    )
+
+
+def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:
+    """Where the test rows' targets stand, each in a list of DEPTH items of the whole catalogue."""
+    tally = _PathTally(ranker)
+    lists = rank_rows(tally, inputs.histories("test"), DEPTH, exclude_seen=exclude_seen)
+    ranks = ranks_in_lists(lists, inputs.items("test"))
+    illegal = tally.illegal / tally.paths if isinstance(ranker, StagedRanker) else None
+    return Report(samples, ranks=ranks.tolist(), illegal_share=illegal)
+
+
+class _PathTally:
+    """A ranker that counts the generated paths, and those that name no item."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self._ranker = ranker
+        self.top_k = ranker.top_k
+        self.paths, self.illegal = 0, 0
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._ranker.top_k_batch(histories, k)
+        self.paths += int((scores > -np.inf).sum())
+        self.illegal += int(((scores > -np.inf) & (items < 0)).sum())
+        return items, scores
 
 
 def peak_rss_bytes() -> int:

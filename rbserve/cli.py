@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from rbserve.cli_data import Json, datasets, prepare
+from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 
 app.add_typer(datasets, name="datasets")
 app.command()(prepare)
+app.command()(sids)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
@@ -159,7 +161,19 @@ def profile(
     variants: Annotated[
         str | None, typer.Option(help="Comma-separated, such as torch-fp32,onnx-int8.")
     ] = None,
-    slates: Annotated[str, typer.Option(help="Candidates per call, comma-separated.")] = "1,100",
+    slates: Annotated[
+        str | None,
+        typer.Option(help="Candidates per call (1,100), or items to ask for where a model ranks all (10)."),
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            help="forward (rows of the item table), end_to_end (raw ids) or both; both where a model ranks all."
+        ),
+    ] = None,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Leave a history's own items out of its ranking.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.")] = 1,
     processes: Annotated[int, typer.Option(help="Fresh processes a variant.")] = 5,
     runs: Annotated[int, typer.Option(help="Timed calls a process and slate.")] = 200,
@@ -170,26 +184,25 @@ def profile(
 ) -> None:
     """Measure latency and accuracy of each variant of a model, making what is missing.
 
-    Example: rbserve profile --model gdcn --slates 1,100
+    Examples: rbserve profile --model gdcn --slates 1,100; rbserve profile --model sasrec-3l --slates 10 --exclude-seen
     """
-    import msgspec
-
     from rbserve import pipeline
-    from rbserve.core.measurement import public
-    from rbserve.profilers.harness import default_plan
+    from rbserve.core.measurement import check_scope, public
 
-    plan = msgspec.structs.replace(
-        default_plan(),
-        slates=_counts(slates),
-        threads=threads,
-        processes=processes,
-        runs=runs,
-        seconds=seconds,
-    )
+    if scope is not None:
+        check_scope(scope)
+    given = {"slates": _counts(slates) if slates is not None else None, "scope": scope}
+    settings = {key: value for key, value in given.items() if value is not None} | {
+        "exclude_seen": exclude_seen,
+        "threads": threads,
+        "processes": processes,
+        "runs": runs,
+        "seconds": seconds,
+    }
     chosen = _words(variants) if variants else None
 
     def profile_one(name: str) -> object:
-        measurement, path = pipeline.profile(name, dataset, plan, chosen)
+        measurement, path = pipeline.profile(name, dataset, settings, chosen)
         say(f"profiled {name} -> {path}")
         if not as_json:
             _show_results(measurement)
@@ -229,7 +242,7 @@ def serve(
     ] = 8000,
     threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
 ) -> None:
-    """Serve scores over HTTP; SIGTERM drains.
+    """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
 
     Example: rbserve serve --model gdcn --variant onnx-int8 --port 8000
     """

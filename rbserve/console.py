@@ -93,47 +93,64 @@ def models_table(rows: list[dict[str, object]]) -> Table:
 
 
 def results_table(measurement: Measurement) -> Table:
-    """A profile: one row a variant and slate, latency in milliseconds a call, accuracy beside it."""
+    """A profile: one row a variant, scope and slate, latency in milliseconds a call, accuracy beside it."""
     from rich.table import Table
 
+    from rbserve.core.measurement import HEADLINES
+
     plan, machine = measurement.plan, measurement.environment
+    main, second = HEADLINES[measurement.task]
+    seen = ", seen items left out" if plan.exclude_seen else ""
+    lines = [
+        f"{plan.threads} thread(s) on {machine.cpu}{seen}; ms per call; [ ] 95% interval; – too few runs to certify",
+        *_captions(measurement),
+    ]
     table = Table(
         title=f"{measurement.model} on {measurement.dataset}",
-        caption=(
-            f"{plan.scope}, {plan.threads} thread(s) on {machine.cpu}; ms per call; "
-            f"[ ] 95% interval; – too few runs to certify"
-        ),
+        caption="\n".join(lines),
         caption_justify="left",
         title_justify="left",
     )
-    for name in ("variant", "slate", "p50 [95%]", "mean", "p90", "p99", "max", "AUC [95%]", "GAUC"):
-        table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
+    for name in ("variant", "scope"):
+        table.add_column(name, no_wrap=True)
+    size = "slate" if measurement.task == "ctr" else "k"
+    for name in (size, "p50 [95%]", "mean", "p90", "p99", "max", f"{main.upper()} [95%]", second.upper()):
+        table.add_column(name, justify="right", no_wrap=True)
     for name in ("RSS MB", "load ms", "first ms", "file MB", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in measurement.results:
-        table.add_row(*_result_cells(result), end_section=result is _last_of_variant(measurement, result))
-    for variant, warnings in measurement.variant_warnings.items():
-        for warning in warnings:
-            table.caption = f"{table.caption}\nwarning: {variant}: {warning}"
-    for name, values in measurement.baselines.items():
-        table.caption = (
-            f"{table.caption}\nbaseline {name}: AUC {values['auc']:.4f}, GAUC {values['gauc']:.4f}"
-        )
+        cells = _result_cells(result, main, second)
+        table.add_row(*cells, end_section=result is _last_of_variant(measurement, result))
     return table
 
 
-def _result_cells(result: Result) -> list[str]:
+def _captions(measurement: Measurement) -> Iterator[str]:
+    """What a profile has to say below its table: stages, illegal paths, warnings, baselines."""
+    for result in measurement.results:
+        if result.stages:
+            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in result.stages.items())
+            yield f"stages of {result.variant}, k {result.slate}: {shares}"
+    for variant, share in measurement.predictions.illegal_share.items():
+        yield f"paths of {variant} that lead to no item: {share:.1%}"
+    for variant, warnings in measurement.variant_warnings.items():
+        yield from (f"warning: {variant}: {warning}" for warning in warnings)
+    for name, values in measurement.baselines.items():
+        yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
+
+
+def _result_cells(result: Result, main: str, second: str) -> list[str]:
     latency = result.latency_ms
     return [
         result.variant,
+        result.scope,
         str(result.slate),
         f"{_ms(latency.p50)} [{_ms(latency.ci95[0])}, {_ms(latency.ci95[1])}]",
         _ms(latency.mean),
         _ms(latency.p90),
         _ms(latency.p99),
         _ms(latency.max),
-        f"{_accuracy(result.accuracy['auc'])} {_interval(result.accuracy.get('auc_ci95'))}",
-        _accuracy(result.accuracy["gauc"]),
+        f"{_accuracy(result.accuracy[main])} {_interval(result.accuracy.get(f'{main}_ci95'))}",
+        _accuracy(result.accuracy[second]),
         f"{result.peak_rss_mb:.0f}",
         f"{result.load_ms:.0f}",
         _ms(result.first_call_ms),

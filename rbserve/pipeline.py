@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.console import progress_bar, say
-from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, open_artifact
+from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, open_artifact
 from rbserve.core.dataset import Dataset, check_same_data, open_dataset
-from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError
+from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
 from rbserve.models.zoo import find_model, require_runnable
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rbserve.core.integrity import IntegrityReport
-    from rbserve.core.measurement import Measurement, Plan
+    from rbserve.core.measurement import Measurement
+    from rbserve.core.semantic_ids import SemanticIds
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
@@ -166,6 +167,32 @@ def ensure_dataset(name: str) -> Dataset:
     return prepare(name)
 
 
+def semantic_ids(
+    dataset: str,
+    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    rebuild: bool = False,
+    resume: bool = False,
+) -> tuple[SemanticIds, Dataset]:
+    """The identifiers of a data set's items, made if they are not there. Others under their name are an error."""
+    from rbserve.core.semantic_ids import SEED, check_made_with, find_semantic_ids
+    from rbserve.models.configs import RqVaeConfig
+
+    options, settings = options or {}, settings or {}
+    config = RqVaeConfig(**options)
+    data = ensure_dataset(dataset)
+    found = None if rebuild or resume else find_semantic_ids(data, config, settings.get("seed", SEED))
+    if found:
+        check_made_with(found, {**options, **settings})
+        return found, data
+    with _needs("train", "making semantic identifiers"):
+        from rbserve.train.sids import make_semantic_ids, settings_with
+    with progress_bar(f"sids {data.name}") as progress:
+        made = make_semantic_ids(data, config, settings_with(settings), resume, progress)
+    say(f"made semantic identifiers of {len(made):,} items -> {made.path}")
+    return made, data
+
+
 def train(
     model: str,
     dataset: str,
@@ -183,7 +210,7 @@ def train(
         from rbserve.train.fit import train as fit_model
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}))
-    chosen: Settings = Settings(**(settings or {}))
+    chosen: Settings = Settings(**{**spec.training, **(settings or {})})
     data = ensure_dataset(dataset)
     path = out or artifact_path(model, dataset)
     if not resume and checkpoint_path(path).is_file():
@@ -224,12 +251,21 @@ def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
     for precision in precisions:
         record = exported.manifest.variants[f"onnx-{precision}"]
         parity, warnings = record.parity, "; ".join(record.warnings)
-        difference = "" if parity.auc_difference is None else f", AUC {parity.auc_difference:+.5f}"
         say(
             f"exported {artifact.name} onnx-{precision}: max |difference| {parity.max_abs:.1e} on "
-            f"{parity.rows} rows{difference}{'; warning: ' + warnings if warnings else ''}"
+            f"{parity.rows} rows{_cost(parity)}{'; warning: ' + warnings if warnings else ''}"
         )
     return exported
+
+
+def _cost(parity: Parity) -> str:
+    """What a variant's differences from the reference do to its accuracy."""
+    if parity.auc_difference is not None:
+        return f", AUC {parity.auc_difference:+.5f}"
+    if parity.ndcg is not None and parity.ndcg_reference is not None:
+        change = parity.ndcg - parity.ndcg_reference
+        return f", nDCG@{parity.k} {change:+.5f}, {parity.same_top:.1%} of the lists the same"
+    return ""
 
 
 def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
@@ -239,9 +275,17 @@ def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> A
 
 
 def profile(
-    model: str, dataset: str, plan: Plan | None = None, variants: Sequence[str] | None = None
+    model: str,
+    dataset: str,
+    settings: Mapping[str, Any] | None = None,
+    variants: Sequence[str] | None = None,
 ) -> tuple[Measurement, Path]:
-    """Profiles a model, making what is missing upstream; returns the measurement and its file."""
+    """Profiles a model, making what is missing upstream; returns the measurement and its file.
+
+    `settings` change the default plan of the model's task.
+    """
+    import msgspec
+
     from rbserve.core.measurement import write_measurement
     from rbserve.profilers.harness import default_plan
     from rbserve.profilers.harness import profile as measure
@@ -253,8 +297,9 @@ def profile(
         chosen.remove(REFERENCE_VARIANT)
         say("torch-fp32 is not measured: torch is not installed")
     data = ensure_dataset(artifact.manifest.dataset.name)
+    plan = msgspec.structs.replace(default_plan(artifact.manifest.task), **(settings or {}))
     with progress_bar(f"profile {artifact.name}") as progress:
-        measurement = measure(artifact, data, plan or default_plan(), chosen, progress)
+        measurement = measure(artifact, data, plan, chosen, progress)
     return measurement, write_measurement(runs_path(), measurement)
 
 
@@ -273,8 +318,6 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
         return artifact
     if variant not in EXPORTED:
         raise UsageError(f"unknown variant: {variant}", f"known: {', '.join((REFERENCE_VARIANT, *EXPORTED))}")
-    if artifact.manifest.task != "ctr":
-        raise ArtifactError(f"{artifact.name} has no variant {variant}")
     return ensure_exported(artifact, [variant])
 
 

@@ -1,24 +1,64 @@
-"""One way to score: `open_scorer(artifact, variant)` whatever the runtime and precision.
+"""One way to score, `open_scorer(artifact, variant)`, and one to rank, `open_ranker`, in any runtime and precision.
 
-Accuracy, latency and the server all go through the `Scorer` returned here, so what is profiled is what is
-served. ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, imports torch.
+Accuracy, latency and the server all go through what is returned here, so what is profiled is what is served.
+ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rbserve.core.artifact import REFERENCE_VARIANT, WEIGHTS, Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
-from rbserve.core.types import Items, Scorer, Scores
+from rbserve.core.types import Items, Ranker, Scorer, Scores
+from rbserve.models.configs import SasRecConfig, SidSasRecConfig, config_from_dict
+from rbserve.ranking import (
+    GeneratingRanker,
+    OnnxItemScores,
+    OnnxStepper,
+    ScoringRanker,
+    TorchItemScores,
+    TorchStepper,
+)
+from rbserve.session import open_session
 
 if TYPE_CHECKING:
     from rbserve.models.ctr import CtrModel
+
+
+def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
+    """A ranker of one variant of a list-wise artefact, its files verified, computing on `threads` threads.
+
+    Raises ArtifactError for a damaged or missing file, UsageError for a variant the artefact lacks.
+    """
+    if artifact.manifest.task != "seqrec":
+        raise UsageError(f"{artifact.name} scores candidates; it does not rank the catalogue")
+    _require_variant(artifact, variant)
+    if variant == REFERENCE_VARIANT:
+        return torch_ranker(artifact, _torch_model(artifact, threads))
+    return exported_ranker(artifact, _onnx_files(artifact, variant), threads)
+
+
+def exported_ranker(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Ranker:
+    """The ranker of a list-wise artefact over its exported graphs, in the order in which they run."""
+    config = _sequential_config(artifact)
+    if isinstance(config, SidSasRecConfig):
+        return GeneratingRanker(OnnxStepper(graphs, threads), artifact.sids, config)
+    return ScoringRanker(OnnxItemScores(graphs, threads), config.max_history)
+
+
+def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
+    """The ranker of a list-wise artefact over its torch module."""
+    config = _sequential_config(artifact)
+    if isinstance(config, SidSasRecConfig):
+        return GeneratingRanker(TorchStepper(model), artifact.sids, config)
+    return ScoringRanker(TorchItemScores(model), config.max_history)
 
 
 def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
@@ -28,36 +68,18 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
     """
     if artifact.manifest.task != "ctr":
         raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
-    if variant not in artifact.variants:
-        raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
-    runtime = "torch" if variant == REFERENCE_VARIANT else "onnx"
-    return RUNTIMES[runtime](artifact, variant, threads)
-
-
-def session_options(threads: int) -> Any:
-    """onnxruntime settings for a fixed number of threads that do not spin while idle."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
+    _require_variant(artifact, variant)
+    if variant == REFERENCE_VARIANT:
+        return TorchScorer(_torch_model(artifact, threads))
+    (graph,) = _onnx_files(artifact, variant)
+    return OnnxScorer(graph, threads)
 
 
 class OnnxScorer:
     """Scores with an exported graph: history int32[T], candidates int32[N] -> scores float32[N]."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
+        self._session = open_session(path, threads)
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
@@ -68,10 +90,9 @@ class OnnxScorer:
 class TorchScorer:
     """Scores with the trained module in eager mode: the reference every exported variant is held against."""
 
-    def __init__(self, model: CtrModel, threads: int) -> None:
+    def __init__(self, model: CtrModel) -> None:
         import torch
 
-        torch.set_num_threads(threads)
         self._model = model
         self._inference_mode = torch.inference_mode
         self._from_numpy = torch.from_numpy
@@ -85,20 +106,19 @@ class TorchScorer:
         return scores
 
 
-def load_model(artifact: Artifact) -> CtrModel:
+def load_model(artifact: Artifact) -> Any:
     """The trained torch module of an artefact, in eval mode."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from rbserve.models.configs import config_from_dict
-    from rbserve.models.ctr import build
+    from rbserve.models import ctr, sasrec
 
     manifest = artifact.manifest
-    model = build(config_from_dict(manifest.config_kind, manifest.config), len(artifact.items))
+    rebuild: Any = {"ctr": ctr.rebuild, "seqrec": sasrec.rebuild}[manifest.task]
     path = artifact.file(WEIGHTS)
     try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
+        model = rebuild(config_from_dict(manifest.config_kind, manifest.config), load_file(path))
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
     return model.eval()
 
@@ -111,19 +131,68 @@ def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
     return scores
 
 
-def _open_onnx(artifact: Artifact, variant: str, threads: int) -> Scorer:
-    return OnnxScorer(artifact.file(artifact.variant_file(variant)), threads)
+def recommend(ranker: Ranker, history: Items, k: int, exclude_seen: bool = False) -> tuple[Items, Scores]:
+    """The k best items int32[<=k] for history int32[T] and their scores, without the history's if asked to."""
+    if not exclude_seen:
+        return ranker.top_k(history, k)
+    items, scores = ranker.top_k(history, k + len(history))
+    unseen = np.flatnonzero(~np.isin(items, history))[:k]
+    return items[unseen], scores[unseen]
 
 
-def _open_torch(artifact: Artifact, variant: str, threads: int) -> Scorer:
-    del variant  # torch has one precision
+def rank_rows(
+    ranker: Ranker, histories: Ragged, k: int, batch: int = 256, exclude_seen: bool = False
+) -> Items:
+    """What `recommend` gives for each of R histories, int32[R, k]; -1 at the end of a list shorter than k.
+
+    Histories of one length are ranked together, at most `batch` a call.
+    """
+    ranked = np.full((len(histories), k), -1, np.int32)
+    lengths = histories.lengths
+    for length in np.unique(lengths).tolist():
+        rows = np.flatnonzero(lengths == length)
+        for some in np.split(rows, range(batch, len(rows), batch)):
+            seen = histories.take(some).values.reshape(len(some), length)
+            items, _ = ranker.top_k_batch(seen, k + exclude_seen * length)
+            unwanted = items < 0
+            if exclude_seen:
+                unwanted |= (items[:, :, None] == seen[:, None, :]).any(axis=2)
+            best = _wanted_first(items, unwanted)[:, :k]
+            ranked[some, : best.shape[1]] = best
+    return ranked
+
+
+def _wanted_first(items: Items, unwanted: NDArray[np.bool_]) -> Items:
+    """Each row of items int32[B, n] without the unwanted ones, then -1, in the order they had."""
+    order = np.argsort(unwanted, axis=1, kind="stable")
+    moved: Items = np.take_along_axis(np.where(unwanted, np.int32(-1), items), order, axis=1)
+    return moved
+
+
+def _require_variant(artifact: Artifact, variant: str) -> None:
+    if variant not in artifact.variants:
+        raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
+
+
+def _sequential_config(artifact: Artifact) -> SasRecConfig:
+    config = config_from_dict(artifact.manifest.config_kind, artifact.manifest.config)
+    assert isinstance(config, SasRecConfig)
+    return config
+
+
+def _onnx_files(artifact: Artifact, variant: str) -> list[Path]:
+    return [artifact.file(name) for name in artifact.variant_files(variant)]
+
+
+def _torch_model(artifact: Artifact, threads: int) -> Any:
+    """The module for inference, and torch's threads set."""
     try:
-        return TorchScorer(load_model(artifact), threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        return load_model(artifact)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"the torch-fp32 variant needs {error.name}",
             "pip install 'rbserve[train]', or choose an ONNX variant",
         ) from None
-
-
-RUNTIMES: dict[str, Callable[[Artifact, str, int], Scorer]] = {"onnx": _open_onnx, "torch": _open_torch}

@@ -52,6 +52,16 @@ def check_items_that_training_never_saw_score_alike(artifact: Artifact, dataset:
         np.testing.assert_allclose(scores, scores[0], atol=1e-6, rtol=0)
 
 
+def check_new_items_score_by_their_content(artifact: Artifact, dataset: Dataset) -> None:
+    """Items of which training knows no event, but what they are made of: other content, another score."""
+    unseen = np.array([dataset.items.index["new0"], dataset.items.index["new1"]], np.int32)
+    train = dataset.ctr("train")
+    history = np.array(train.histories[len(train) - 1])
+    for variant in artifact.variants:
+        one, other = open_scorer(artifact, variant).score(history, unseen)
+        assert abs(one - other) > 1e-3
+
+
 def check_scores_are_probabilities(scorer: Scorer, dataset: Dataset) -> None:
     test = dataset.ctr("test")
     scores = score_rows(scorer, test.histories, test.candidates)

@@ -11,16 +11,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPOKES = ("train", "exporters", "profilers", "server")
-BELOW_SPOKES = {"core", "models", "runtime", "__init__"}
+BELOW_SPOKES = {"core", "models", "session", "ranking", "runtime", "__init__"}
 ALLOWED = {
     "core": {"core", "__init__"},
     "models": {"core", "models", "__init__"},
-    "runtime": {"core", "models", "__init__"},
+    "session": {"core", "__init__"},
+    "ranking": {"core", "models", "session", "__init__"},
+    "runtime": {"core", "models", "session", "ranking", "__init__"},
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},
     "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
-    "cli": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_sids", *SPOKES},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rbserve.core.artifact import WORDS
 from rbserve.core.columns import blocks
 from rbserve.core.dataset import CtrSplit, Dataset
-from rbserve.core.errors import RbserveError
+from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.metrics import auc
+from rbserve.core.types import ModelSpec, Progress
+from rbserve.models.configs import EmbeddingItems, TextItems
+from rbserve.models.ctr import CtrModel, build
+from rbserve.models.items import IdItems, VectorItems, WordItems
+from rbserve.train.embed import item_vectors
 from rbserve.train.loop import Rows
 
 VALIDATION_BATCH = 8_192
+
+
+def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[CtrModel, CtrTask]:
+    """A freshly initialised model of a zoo row for the data set's items, and what it is to learn."""
+    task = CtrTask(dataset, words=isinstance(spec.config, TextItems))
+    if isinstance(spec.config, TextItems):
+        return build(spec.config, _word_items(spec, dataset)), task
+    if isinstance(spec.config, EmbeddingItems):
+        return build(spec.config, _vector_items(spec, dataset, progress)), task
+    model = build(spec.config, len(dataset.items))
+    assert isinstance(model.item_embedding, IdItems)
+    model.item_embedding.blank(torch.from_numpy(~task.trained_items(len(dataset.items))))
+    return model, task
+
+
+def _word_items(spec: ModelSpec, dataset: Dataset) -> WordItems:
+    if not len(dataset.tokens.values):
+        raise _no_texts(spec, dataset)
+    values, offsets = np.array(dataset.tokens.values), np.array(dataset.tokens.offsets)
+    return WordItems(torch.from_numpy(values), torch.from_numpy(offsets), len(dataset.words), spec.config.dim)
+
+
+def _vector_items(spec: ModelSpec, dataset: Dataset, progress: Progress) -> VectorItems:
+    config = spec.config
+    if not any(dataset.items.texts):
+        raise _no_texts(spec, dataset)
+    vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
+    return VectorItems(torch.from_numpy(vectors), config.dim, tuned=config.vectors == "tuned")
+
+
+def _no_texts(spec: ModelSpec, dataset: Dataset) -> UsageError:
+    return UsageError(
+        f"{spec.name} reads item texts, and data set {dataset.name} has none",
+        "a model of group A needs none; rbserve prepare --text names the column of one's own items",
+    )
 
 
 class CtrTask:
@@ -22,7 +66,9 @@ class CtrTask:
 
     metric = "auc"
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, words: bool = False) -> None:
+        """`words`: the model reads words of the data set's vocabulary."""
+        self._words = dataset.file("text/words.parquet") if words else None
         self._train = dataset.ctr("train")
         self._valid = dataset.ctr("valid")
         self.rows = len(self._train)
@@ -41,6 +87,11 @@ class CtrTask:
         device = next(model.parameters()).device
         labels = torch.from_numpy(batch.labels).to(device, torch.float32)
         return F.binary_cross_entropy_with_logits(_logits(model, batch, device), labels, reduction="sum")
+
+    def save(self, folder: Path) -> None:
+        """The vocabulary, where the model reads words: new texts are read with it."""
+        if self._words is not None:
+            shutil.copyfile(self._words, folder / WORDS)
 
     def validate(self, model: nn.Module) -> float:
         """AUC over the validation users' rows; RbserveError when training has diverged."""

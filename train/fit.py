@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from rbserve.core.artifact import (
     ITEMS,
@@ -24,10 +27,9 @@ from rbserve.core.dataset import Dataset, write_items
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import config_to_dict, kind_of
-from rbserve.models.ctr import build
 from rbserve.models.zoo import require_runnable
-from rbserve.train.ctr import CtrTask
-from rbserve.train.loop import Checkpoint, Settings, State, fit
+from rbserve.train import ctr, seq
+from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
 from rbserve.train.tensors import save_tensors
 
 
@@ -43,16 +45,26 @@ def train(
     require_runnable(spec)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)
-    model = build(spec.config, len(dataset.items))
-    task = CtrTask(dataset)
-    model.blank_items(torch.from_numpy(~task.trained_items(len(dataset.items))))
+    model, task = MAKERS[spec.task](spec, dataset, progress)
     state = fit(model, task, settings, checkpoint, resume, progress)
     processes = PartialState()
     if processes.is_main_process:
-        _write(spec, dataset, path, settings, state, model)
+        _write(spec, dataset, path, settings, state, model, task)
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
+
+
+class SavedTask(Task, Protocol):
+    """A task whose model needs more for scoring than its weights and the item table."""
+
+    def save(self, folder: Path) -> None:
+        """Writes that into the artefact's directory."""
+        ...
+
+
+Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
+MAKERS: dict[str, Maker] = {"ctr": ctr.make, "seqrec": seq.make}
 
 
 def checkpoint_path(artifact: Path) -> Path:
@@ -71,11 +83,13 @@ def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str
 
 
 def _write(
-    spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: torch.nn.Module
-) -> None:
+    spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
+    task: SavedTask,
+) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         save_tensors(partial / WEIGHTS, model.state_dict())
         write_items(partial / ITEMS, dataset.items)
+        task.save(partial)
         manifest = ArtifactManifest(
             schema=SCHEMA,
             name=spec.name,
@@ -90,11 +104,15 @@ def _write(
                 settings=dataclasses.asdict(settings),
                 epochs=state.epoch,
                 best_epoch=state.best_epoch + 1,
-                metric=CtrTask.metric,
+                metric=task.metric,
                 best_metric=state.best_metric,
                 seconds=round(state.seconds, 3),
             ),
             libraries=library_versions(),
-            files={name: digest(partial / name) for name in (WEIGHTS, ITEMS)},
+            files={
+                str(file.relative_to(partial)): digest(file)
+                for file in sorted(partial.rglob("*"))
+                if file.is_file()
+            },
         )
         write_manifest(partial, manifest)

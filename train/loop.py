@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -35,11 +36,15 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.train.tensors import save_tensors
 
 Rows = NDArray[np.int64]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is fitted; the paper's values for CTR models (section 4.3)."""
+    """How a model is fitted; the paper's values for CTR models (section 4.3).
+
+    `precision` bf16 multiplies matrices in 16 bits (autocast) and keeps weights, their updates and sums in 32.
+    """
 
     batch: int = 5_000
     micro_batch: int = 5_000
@@ -47,6 +52,7 @@ class Settings:
     epochs: int = 50
     patience: int = 5
     seed: int = 2024
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         for name in ("batch", "micro_batch", "epochs", "patience"):
@@ -54,13 +60,22 @@ class Settings:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.lr > 0:
             raise UsageError(f"lr must be above 0, not {self.lr}")
+        if self.precision not in get_args(Precision):
+            raise UsageError(f"unknown precision: {self.precision}", "fp32 or bf16")
 
 
 class Task(Protocol):
     """What is learnt: a loss over training rows and a validation metric, higher is better."""
 
-    rows: int
-    metric: str
+    @property
+    def rows(self) -> int:
+        """How many training rows there are."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """What `validate` measures."""
+        ...
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """The loss summed over training rows int64[R], a scalar."""
@@ -77,7 +92,7 @@ class State:
 
     epoch: int = 0
     step: int = 0
-    best_metric: float = -1.0
+    best_metric: float = -math.inf
     best_epoch: int = -1
     seconds: float = 0.0
     metrics: list[float] = field(default_factory=list)
@@ -157,7 +172,8 @@ def _step(
     model.train()
     mine = batch[accelerator.process_index :: accelerator.num_processes]
     for start in range(0, len(mine), settings.micro_batch):
-        loss = task.loss(model, mine[start : start + settings.micro_batch])
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = task.loss(model, mine[start : start + settings.micro_batch])
         # Gradients are averaged over processes: the sum over this share counts num_processes times.
         accelerator.backward(loss * (accelerator.num_processes / len(batch)))
     optimizer.step()

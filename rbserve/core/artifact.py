@@ -4,7 +4,9 @@
       manifest.json        spec, config, data fingerprint, training record, variants, file digests
       model.safetensors    weights
       items.parquet        item_id, text: the item table of the data set it was trained on
-      onnx/<precision>.onnx
+      sids/                semantic identifiers, of a model that reads them
+      words.parquet        word, items: the vocabulary, where a model reads texts
+      onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
 
 Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
 before it is used.
@@ -25,16 +27,23 @@ import msgspec
 from rbserve.core.dataset import ItemTable, read_items
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
+from rbserve.core.semantic_ids import SemanticIds, open_semantic_ids
 
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
 ITEMS = "items.parquet"
+SIDS = "sids"
+WORDS = "words.parquet"
 REFERENCE_VARIANT = "torch-fp32"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an exported variant's scores differ from the reference's on the same real rows."""
+    """How an exported variant's scores differ from the reference's on the same real rows.
+
+    Of a list-wise model the scores are those of the items that both have among their first `k`, `same_top` is the
+    share of rows in which these are the same items, and nDCG takes the place of AUC.
+    """
 
     rows: int
     max_abs: float
@@ -42,14 +51,24 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     auc_reference: float | None
     auc: float | None
     auc_difference: float | None
+    k: int | None = None
+    same_top: float | None = None
+    ndcg_reference: float | None = None
+    ndcg: float | None = None
 
 
 class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One exported file and what its export found out."""
+    """An exported file and what its export found out. `step_file` continues what `file` has begun (beam search)."""
 
     file: str
     parity: Parity
     warnings: list[str] = []
+    step_file: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The graphs, in the order in which they run."""
+        return [self.file] if self.step_file is None else [self.file, self.step_file]
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +127,11 @@ class Artifact:
     def items(self) -> ItemTable:
         return read_items(self.file(ITEMS))
 
+    @cached_property
+    def sids(self) -> SemanticIds:
+        """The items' semantic identifiers, of a model that reads them."""
+        return open_semantic_ids(self.file(f"{SIDS}/manifest.json").parent)
+
     def file(self, name: str) -> Path:
         """The path of a member file; ArtifactError when it is missing, truncated or tampered with."""
         path = self.path / name
@@ -123,11 +147,11 @@ class Artifact:
             )
         return path
 
-    def variant_file(self, variant: str) -> str:
-        """The member that holds a variant's weights."""
+    def variant_files(self, variant: str) -> list[str]:
+        """The members that hold a variant's weights."""
         if variant == REFERENCE_VARIANT:
-            return WEIGHTS
-        return self.manifest.variants[variant].file
+            return [WEIGHTS]
+        return self.manifest.variants[variant].files
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -155,7 +179,7 @@ def write_manifest(path: Path, manifest: ArtifactManifest) -> None:
 
 def add_variants(artifact: Artifact, variants: dict[str, VariantRecord]) -> Artifact:
     """Records exported files that already stand in the artefact's directory."""
-    files = {record.file: digest(artifact.path / record.file) for record in variants.values()}
+    files = {name: digest(artifact.path / name) for record in variants.values() for name in record.files}
     manifest = msgspec.structs.replace(
         artifact.manifest,
         files=artifact.manifest.files | files,

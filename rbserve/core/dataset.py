@@ -107,6 +107,10 @@ class ItemTable:
         except KeyError:
             raise KeyError([item for item in ids if item not in index]) from None
 
+    def names(self, rows: Items) -> list[str]:
+        """Raw ids of item indices int32[n]."""
+        return [self.ids[row] for row in rows.tolist()]
+
 
 class DatasetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a data set says of itself.

@@ -181,6 +181,22 @@ def gauc_interval(
     return _ratio_interval(sums, totals, confidence)
 
 
+def mean_interval(
+    values: ArrayLike, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Interval (low, high) of the mean of one value a user [U], resampling users; (nan, nan) of none.
+
+    For list-wise metrics: `metrics.gains_at_k` has the mean ndcg@k, `metrics.hits_at_k` recall@k.
+    """
+    _check_bootstrap(confidence, resamples)
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1 or not np.isfinite(column).all():
+        raise ValueError("values must be one array of finite numbers, one a user")
+    blocks = _user_counts(len(column), len(column), resamples, seed)
+    sums = [column @ counts for counts in blocks]
+    return _ratio_interval(sums, [np.full(len(block), float(len(column))) for block in sums], confidence)
+
+
 def _user_counts(users: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each resample drew each user, in blocks [users, R] so small that [rows, R] fits `_BLOCK`."""
     rng = np.random.default_rng(seed)

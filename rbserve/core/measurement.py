@@ -7,6 +7,7 @@ carries those as well, so that a reader needs no statistics of its own.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,33 @@ import msgspec
 import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.errors import DataError
+from rbserve.core.errors import DataError, unknown_name
 from rbserve.core.files import write_bytes
-from rbserve.core.intervals import auc_interval, certified_percentile, gauc_interval, hierarchical_interval
-from rbserve.core.metrics import ctr_metrics
+from rbserve.core.intervals import (
+    auc_interval,
+    certified_percentile,
+    gauc_interval,
+    hierarchical_interval,
+    mean_interval,
+)
+from rbserve.core.metrics import ctr_metrics, gains_at_k, hits_at_k, seqrec_metrics
 
 SCHEMA = 1
 MS = 1e-6  # nanoseconds to milliseconds
+SCOPES = ("forward", "end_to_end")
+DEPTH = 50  # how long a list the target of a sequence is looked for in
+HEADLINES = {"ctr": ("auc", "gauc"), "seqrec": ("ndcg@10", "recall@10")}  # each has an interval over users
+
+Accuracy = dict[str, float | tuple[float, float] | None]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How latency was sampled. `runs` is an upper bound: a shape also ends after `seconds` of timed calls."""
+    """How latency was sampled. `runs` is an upper bound: a shape also ends after `seconds` of timed calls.
+
+    `scope` is forward (rows of the item table in, scores or rows out), end_to_end (raw ids in, scores or raw ids
+    out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of the
+    list asked for. `exclude_seen` leaves the history's own items out of that list.
+    """
 
     processes: int
     runs: int
@@ -34,13 +51,20 @@ class Plan(msgspec.Struct, frozen=True):
     threads: int
     scope: str
     seed: int
+    exclude_seen: bool = False
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes to measure, one by one."""
+        return SCOPES if self.scope == "both" else (self.scope,)
 
 
 class Samples(msgspec.Struct, frozen=True):
     """What one fresh process saw of one variant and slate. Times are nanoseconds, in order.
 
     `load_ns` is opening the artefact's variant, `first_call_ns` the first call of this shape, `warmup_ns`
-    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far.
+    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far. `stages_ns` is
+    time summed by stage over calls of their own, observed, and no part of the runs; empty for one-stage models.
     """
 
     variant: str
@@ -54,14 +78,24 @@ class Samples(msgspec.Struct, frozen=True):
     warmup_ns: list[int]
     runs_ns: list[int]
     peak_rss_bytes: int
+    stages_ns: dict[str, int] = {}
 
 
 class Predictions(msgspec.Struct, frozen=True):
-    """The test rows every variant was scored on, and each variant's score of each row."""
+    """The test rows every variant was judged on, and what it said of each.
+
+    Pair-wise: labels, and by variant the score of each row. List-wise: targets, and by variant the target's
+    1-based rank in a list of `depth` items of the whole catalogue, 0 where it is not among them; `illegal_share`
+    is the share of a generative variant's paths that lead to no item.
+    """
 
     users: list[int]
     labels: list[int]
     scores: dict[str, list[float]]
+    targets: list[int] = []
+    ranks: dict[str, list[int]] = {}
+    depth: int = 0
+    illegal_share: dict[str, float] = {}
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -77,7 +111,10 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One line of the table: one variant at one slate, its latency and the accuracy of the same artefact."""
+    """One line of the table: one variant in one scope at one slate, and the accuracy of the same artefact.
+
+    `stages` is the share of time in each stage of a generative model, null for the others.
+    """
 
     variant: str
     scope: str
@@ -86,12 +123,13 @@ class Result(msgspec.Struct, frozen=True):
     n: int
     processes: int
     latency_ms: Latency
-    accuracy: dict[str, float | tuple[float, float] | None]
+    accuracy: Accuracy
     peak_rss_mb: float
     load_ms: float
     first_call_ms: float
     file_mb: float
     warnings: list[str]
+    stages: dict[str, float] | None = None
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -119,12 +157,28 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 def summarise(measurement: Measurement) -> list[Result]:
-    """One Result per variant and slate, in the order they were measured."""
+    """One Result per variant, scope and slate, in the order they were measured."""
+    predictions = measurement.predictions
     accuracy = {
-        variant: _accuracy(measurement.predictions, variant) for variant in measurement.predictions.scores
+        variant: _accuracy(predictions, variant) for variant in (predictions.scores or predictions.ranks)
     }
-    shapes = dict.fromkeys((sample.variant, sample.slate) for sample in measurement.samples)
-    return [_result(measurement, variant, slate, accuracy[variant]) for variant, slate in shapes]
+    shapes: dict[tuple[str, str, int], list[Samples]] = {}
+    for one in measurement.samples:
+        shapes.setdefault((one.variant, one.scope, one.slate), []).append(one)
+    return [_result(measurement, samples, accuracy[samples[0].variant]) for samples in shapes.values()]
+
+
+def by_scope(measurement: Measurement) -> list[Measurement]:
+    """The measurement once for each of its scopes, with that scope's results only: what may be compared."""
+    results = measurement.results or summarise(measurement)
+    return [
+        msgspec.structs.replace(
+            measurement,
+            plan=msgspec.structs.replace(measurement.plan, scope=scope),
+            results=[one for one in results if one.scope == scope],
+        )
+        for scope in dict.fromkeys(one.scope for one in results)
+    ]
 
 
 def latency(runs_ns: Sequence[Sequence[int]]) -> Latency:
@@ -146,6 +200,12 @@ def comparability_key(environment: Environment, threads: int, fingerprint: str) 
     """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data."""
     parts = [environment.cpu, environment.isa, threads, environment.libraries, fingerprint]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
+
+
+def check_scope(scope: str) -> None:
+    """Raises UsageError for what is no scope of a plan."""
+    if scope not in (*SCOPES, "both"):
+        raise unknown_name("scope", scope, (*SCOPES, "both"))
 
 
 def public(measurement: Measurement) -> dict[str, Any]:
@@ -185,18 +245,13 @@ class _Versioned(msgspec.Struct):
     schema: int
 
 
-def _result(
-    measurement: Measurement,
-    variant: str,
-    slate: int,
-    accuracy: dict[str, float | tuple[float, float] | None],
-) -> Result:
-    samples = [one for one in measurement.samples if (one.variant, one.slate) == (variant, slate)]
+def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy) -> Result:
+    first = samples[0]
     return Result(
-        variant=variant,
-        scope=samples[0].scope,
-        slate=slate,
-        threads=samples[0].threads,
+        variant=first.variant,
+        scope=first.scope,
+        slate=first.slate,
+        threads=first.threads,
         n=sum(len(one.runs_ns) for one in samples),
         processes=len(samples),
         latency_ms=latency([one.runs_ns for one in samples]),
@@ -204,20 +259,43 @@ def _result(
         peak_rss_mb=max(one.peak_rss_bytes for one in samples) / 2**20,
         load_ms=float(np.median([one.load_ns for one in samples])) * MS,
         first_call_ms=float(np.median([one.first_call_ns for one in samples])) * MS,
-        file_mb=measurement.file_bytes[variant] / 2**20,
-        warnings=measurement.variant_warnings.get(variant, []),
+        file_mb=measurement.file_bytes[first.variant] / 2**20,
+        warnings=measurement.variant_warnings.get(first.variant, []),
+        stages=_stages(samples),
     )
 
 
-def _accuracy(predictions: Predictions, variant: str) -> dict[str, float | tuple[float, float] | None]:
+def _stages(samples: list[Samples]) -> dict[str, float] | None:
+    """Each stage's share of the observed time of all processes."""
+    spent: Counter[str] = Counter()
+    for one in samples:
+        spent.update(one.stages_ns)
+    total = spent.total()
+    return {stage: ns / total for stage, ns in spent.items()} if total else None
+
+
+def _accuracy(predictions: Predictions, variant: str) -> Accuracy:
+    figures = _list_wise(predictions, variant) if predictions.ranks else _pair_wise(predictions, variant)
+    return {name: None if np.isnan(value).any() else value for name, value in figures.items()}
+
+
+def _pair_wise(predictions: Predictions, variant: str) -> dict[str, float | tuple[float, float]]:
     labels = np.asarray(predictions.labels, np.int8)
     users = np.asarray(predictions.users, np.int32)
     scores = np.asarray(predictions.scores[variant], np.float32)
-    point = {
-        name: None if np.isnan(value) else value for name, value in ctr_metrics(labels, scores, users).items()
-    }
-    intervals = {
+    return {
+        **ctr_metrics(labels, scores, users),
         "auc_ci95": auc_interval(labels, scores, users),
         "gauc_ci95": gauc_interval(labels, scores, users),
     }
-    return {**point, **{name: None if np.isnan(pair[0]) else pair for name, pair in intervals.items()}}
+
+
+def _list_wise(predictions: Predictions, variant: str) -> dict[str, float | tuple[float, float]]:
+    """A user has one sequence, so rows are users."""
+    ranks = np.asarray(predictions.ranks[variant], np.int64)
+    figures: dict[str, float | tuple[float, float]] = {**seqrec_metrics(ranks, predictions.depth)}
+    if variant in predictions.illegal_share:
+        figures["illegal_share"] = predictions.illegal_share[variant]
+    figures["ndcg@10_ci95"] = mean_interval(gains_at_k(ranks, 10))
+    figures["recall@10_ci95"] = mean_interval(hits_at_k(ranks, 10))
+    return figures

@@ -22,8 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Direction = Literal["higher", "lower"]
 
+CUTS = (1, 5, 10, 20, 50)  # the k of list-wise metrics
+
 # What `ctr_metrics` reports, and which way is better.
-METRICS: dict[str, Direction] = {
+CTR_METRICS: dict[str, Direction] = {
     "auc": "higher",
     "gauc": "higher",
     "gauc_unweighted": "higher",
@@ -33,13 +35,18 @@ METRICS: dict[str, Direction] = {
     "mrr": "higher",
     "recall@10": "higher",
 }
+# What `seqrec_metrics` reports of lists of at least 50 items.
+SEQREC_METRICS: dict[str, Direction] = {
+    f"{name}@{k}": "higher" for name in ("ndcg", "recall", "mrr") for k in CUTS
+}
+METRICS = CTR_METRICS | SEQREC_METRICS
 
 EPS = 1e-7  # log-loss clips to [EPS, 1 - EPS]: about the smallest for which 1 - EPS is not 1 in float32
 _SOFTMAX_SLACK = 1e-6  # a float32 softmax may leave [0, 1] by a rounding error; a logit leaves it by far more
 
 
 def ctr_metrics(labels: ArrayLike, scores: ArrayLike, users: ArrayLike) -> dict[str, float]:
-    """Every pair-wise metric by its name in `METRICS`; scores are click probabilities [n]."""
+    """Every pair-wise metric by its name in `CTR_METRICS`; scores are click probabilities [n]."""
     return {
         "auc": auc(labels, scores),
         "gauc": gauc(labels, scores, users),
@@ -186,9 +193,43 @@ def target_ranks(scores: NDArray[Any], targets: NDArray[np.integer]) -> NDArray[
     return ranks
 
 
+def ranks_in_lists(items: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
+    """1-based place [B] of the targets [B] in lists of items [B, k], best first; 0 where absent.
+
+    Of an item that is there twice the first place counts; -1 stands for no item and is nobody's target.
+    """
+    items, targets = np.asarray(items), np.asarray(targets)
+    if items.ndim != 2 or targets.shape != items.shape[:1]:
+        raise ValueError(f"items [B, k] and targets [B] expected, got {items.shape} and {targets.shape}")
+    if (targets < 0).any():
+        raise ValueError("targets must be items, 0 or more")
+    found = items == targets[:, None]
+    before = np.count_nonzero(np.logical_and.accumulate(~found, axis=1), axis=1)
+    return np.where(found.any(axis=1), before + 1, 0).astype(np.int64)
+
+
+def seqrec_metrics(ranks: ArrayLike, depth: int) -> dict[str, float]:
+    """Every list-wise metric of `SEQREC_METRICS` whose k is no more than `depth`, from target ranks [B].
+
+    `depth` is how many items were ranked: all there are, or the length of the lists. A rank of 0 is a miss.
+    """
+    metrics = {"ndcg": ndcg_at_k, "recall": recall_at_k, "mrr": mrr_at_k}
+    return {f"{name}@{k}": at_k(ranks, k) for name, at_k in metrics.items() for k in CUTS if k <= depth}
+
+
+def gains_at_k(ranks: ArrayLike, k: int) -> NDArray[np.float64]:
+    """1 / log2(rank + 1) of each target rank [B], 0 for a miss (rank 0, or past k): the ndcg of one target."""
+    return _discounted_hits(_checked_ranks(ranks), k)
+
+
+def hits_at_k(ranks: ArrayLike, k: int) -> NDArray[np.float64]:
+    """1.0 for each target rank [B] from 1 to k, else 0.0: the recall of one target."""
+    return _hits(_checked_ranks(ranks), k)
+
+
 def ndcg_at_k(ranks: ArrayLike, k: int) -> float:
-    """Mean of 1 / log2(rank + 1) over target ranks [B], 0 for a miss (rank 0, or past k); in [0, 1]."""
-    return _mean(_discounted_hits(_checked_ranks(ranks), k))
+    """Mean of `gains_at_k` over target ranks [B]; in [0, 1]."""
+    return _mean(gains_at_k(ranks, k))
 
 
 def mrr_at_k(ranks: ArrayLike, k: int | None = None) -> float:
@@ -199,7 +240,7 @@ def mrr_at_k(ranks: ArrayLike, k: int | None = None) -> float:
 
 def recall_at_k(ranks: ArrayLike, k: int) -> float:
     """Share of target ranks [B] from 1 to k, also called hit rate at k; in [0, 1]."""
-    return _mean(_hits(_checked_ranks(ranks), k))
+    return _mean(hits_at_k(ranks, k))
 
 
 # ---- Ranks, gains and checks ----

@@ -6,8 +6,8 @@ Items are int32 rows of the artefact's item table, never raw ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +35,8 @@ class ModelSpec:
 
     `config` is the frozen config dataclass its model is built from, or None while the recipe is not
     built yet; `needs` names what else the row takes (a backbone, an API), empty for a self-contained row.
+    `training` are the values of `train.loop.Settings` that differ from its defaults. `weights_of` names the row whose
+    trained weights this one decodes in another way.
     """
 
     name: str
@@ -46,6 +48,8 @@ class ModelSpec:
     config: Any = None
     backbone: str | None = None
     needs: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    weights_of: str | None = None
 
     @property
     def runnable(self) -> bool:
@@ -70,5 +74,25 @@ class Ranker(Protocol):
     """List-wise recommendation: which k items come next?"""
 
     def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
-        """The k best items int32[k] for history int32[T], and their scores float32[k], best first."""
+        """The k best items int32[k] for history int32[T], oldest first, and their scores float32[k], best first.
+
+        An empty history is legal. Fewer than k come back where there are no more items to be had.
+        """
+        ...
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The same for B users with histories of one length, int32[B, T]: int32[B, k] and float32[B, k].
+
+        Places that no item takes hold -1, with a score of minus infinity, or that of a generated path which names
+        no item. `top_k` is its case of one user, without such places.
+        """
+        ...
+
+
+@runtime_checkable
+class StagedRanker(Ranker, Protocol):
+    """A ranker that generates its items step by step, and can say where the time goes."""
+
+    def top_k_staged(self, history: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
+        """As `top_k`; calls observe(name) at the end of each stage: prefill, step, filter or top_k."""
         ...

@@ -1,4 +1,4 @@
-"""What each CTR model can be told: one frozen dataclass per architecture of group A.
+"""What each model can be told: one frozen dataclass per architecture and item form.
 
 The defaults are those of the paper's section 4.3 as its authors ran them; where they are silent, FuxiCTR's.
 A config checks itself when it is made, so a value out of range cannot reach a model. No torch here.
@@ -18,6 +18,7 @@ from rbserve.core.errors import UsageError, unknown_name
 
 Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
 Rate = Annotated[float, Meta(ge=0.0, lt=1.0, description="a number from 0 up to, but not including, 1")]
+Name = Annotated[str, Meta(min_length=1, description="a name")]
 Ratio = Annotated[float, Meta(gt=0.0, description="a number above 0")]
 Widths = Annotated[
     tuple[Annotated[int, Meta(ge=1)], ...],
@@ -26,16 +27,21 @@ Widths = Annotated[
 
 
 @dataclass(frozen=True)
-class CtrConfig:
+class ModelConfig:
+    """What every config does: check its values against the types of its fields."""
+
+    def __post_init__(self) -> None:
+        for key, hint in _hints(type(self)).items():
+            object.__setattr__(self, key, _checked(key, getattr(self, key), hint, strict=True))
+
+
+@dataclass(frozen=True)
+class CtrConfig(ModelConfig):
     """What every CTR model has: embeddings of width `dim` and hidden layers of ReLU with dropout."""
 
     dim: Count = 64
     hidden: Widths = (1000, 1000, 1000)
     dropout: Rate = 0.1
-
-    def __post_init__(self) -> None:
-        for key, hint in _hints(type(self)).items():
-            object.__setattr__(self, key, _checked(key, getattr(self, key), hint, strict=True))
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,124 @@ class GdcnConfig(CtrConfig):
     structure: Literal["parallel", "stacked"] = "parallel"
 
 
-CONFIGS: dict[str, type[CtrConfig]] = {
+@dataclass(frozen=True)
+class TextItems(CtrConfig):
+    """Group B: an item is the mean of the trainable embeddings of its text's words (eq. 4)."""
+
+
+@dataclass(frozen=True)
+class EmbeddingItems(CtrConfig):
+    """Group C: an item is a projection of its vector from a frozen language model (eq. 5).
+
+    `vectors` says whether training changes the language model's vectors themselves (`tuned`: they are where the
+    item embedding starts) or only their projection (`frozen`).
+    """
+
+    dim: Count = 256
+    encoder: Name = "minilm-l6"
+    pooling: Literal["mean", "last"] = "mean"
+    vectors: Literal["frozen", "tuned"] = "frozen"
+
+
+@dataclass(frozen=True)
+class DnnTextConfig(TextItems, DnnConfig):
+    """DNN over texts."""
+
+
+@dataclass(frozen=True)
+class DcnV2TextConfig(TextItems, DcnV2Config):
+    """DCNv2 over texts."""
+
+
+@dataclass(frozen=True)
+class AutoIntTextConfig(TextItems, AutoIntConfig):
+    """AutoInt over texts."""
+
+
+@dataclass(frozen=True)
+class GdcnTextConfig(TextItems, GdcnConfig):
+    """GDCN over texts."""
+
+
+@dataclass(frozen=True)
+class DnnEmbConfig(EmbeddingItems, DnnConfig):
+    """DNN over language-model vectors."""
+
+
+@dataclass(frozen=True)
+class DcnV2EmbConfig(EmbeddingItems, DcnV2Config):
+    """DCNv2 over language-model vectors."""
+
+
+@dataclass(frozen=True)
+class AutoIntEmbConfig(EmbeddingItems, AutoIntConfig):
+    """AutoInt over language-model vectors."""
+
+
+@dataclass(frozen=True)
+class GdcnEmbConfig(EmbeddingItems, GdcnConfig):
+    """GDCN over language-model vectors."""
+
+
+@dataclass(frozen=True)
+class SasRecConfig(ModelConfig):
+    """Self-attention over the history (Kang & McAuley 2018): `layers` causal blocks of width `dim`.
+
+    The last `max_history` items are read: 19, as the last 20 of a sequence include its target. `targets` says which
+    next items training predicts: those after every position, as SASRec does, or the last one alone, as eq. 7
+    is written.
+    """
+
+    layers: Count = 3
+    dim: Count = 64
+    heads: Count = 8
+    dropout: Rate = 0.2
+    max_history: Count = 19
+    targets: Literal["all", "last"] = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_divides(self.heads, "dim", self.dim)
+
+
+@dataclass(frozen=True)
+class SidSasRecConfig(SasRecConfig):
+    """SASRec over semantic identifiers: an item is `levels` tokens, each one of `codes`.
+
+    `decoding` is how a ranking is made of them: beam search of `width` beams over all codes, or, conditional, over
+    those that lead to an item (section 3.2). `encoder` and `pooling` make the vectors that the codes stand for.
+    """
+
+    levels: Count = 4
+    codes: Count = 256
+    encoder: Name = "minilm-l6"
+    pooling: Literal["mean", "last"] = "mean"
+    decoding: Literal["free", "cbs"] = "free"
+    width: Count = 20
+
+
+@dataclass(frozen=True)
+class RqVaeConfig(ModelConfig):
+    """How items get semantic identifiers: `encoder` and `pooling` make vectors, an RQ-VAE makes codes of them.
+
+    Section 4.3: `levels` codebooks of `codes` entries, by TIGER's pipeline (Rajput et al. 2023), whose encoder goes
+    through layers of widths `hidden` to `dim` numbers; the decoder goes back the same way. `commitment` weighs how
+    the encoder is drawn to its codes. A code that no row of `revive_after` batches took is moved to where rows are.
+    `balance` spreads the rows of a training batch evenly over the codes of no level, the last, or all.
+    """
+
+    encoder: Name = "minilm-l6"
+    pooling: Literal["mean", "last"] = "mean"
+    levels: Count = 4
+    codes: Count = 256
+    hidden: Widths = (512, 256, 128)
+    dim: Count = 32
+    commitment: Ratio = 0.25
+    revive_after: Count = 10
+    balance: Literal["none", "last", "all"] = "none"
+
+
+CONFIGS: dict[str, type[ModelConfig]] = {
     "dnn": DnnConfig,
     "pnn": PnnConfig,
     "deepfm": DeepFmConfig,
@@ -133,22 +256,32 @@ CONFIGS: dict[str, type[CtrConfig]] = {
     "finalmlp": FinalMlpConfig,
     "autoint": AutoIntConfig,
     "gdcn": GdcnConfig,
+    "dnn-text": DnnTextConfig,
+    "dcnv2-text": DcnV2TextConfig,
+    "autoint-text": AutoIntTextConfig,
+    "gdcn-text": GdcnTextConfig,
+    "dnn-emb": DnnEmbConfig,
+    "dcnv2-emb": DcnV2EmbConfig,
+    "autoint-emb": AutoIntEmbConfig,
+    "gdcn-emb": GdcnEmbConfig,
+    "sasrec": SasRecConfig,
+    "sid-sasrec": SidSasRecConfig,
 }
 
-Config = TypeVar("Config", bound=CtrConfig)
+Config = TypeVar("Config", bound=ModelConfig)
 
 
-def kind_of(config: CtrConfig) -> str:
+def kind_of(config: ModelConfig) -> str:
     """The key of CONFIGS that makes `config`; what a manifest stores beside `config_to_dict`."""
     return next(kind for kind, cls in CONFIGS.items() if cls is type(config))
 
 
-def config_to_dict(config: CtrConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Every option of `config` by name, ready for JSON."""
     return dataclasses.asdict(config)
 
 
-def config_from_dict(kind: str | type[CtrConfig], options: Mapping[str, Any]) -> CtrConfig:
+def config_from_dict(kind: str | type[ModelConfig], options: Mapping[str, Any]) -> ModelConfig:
     """The config of `kind`, a key of CONFIGS or a class, with `options` set and defaults for the rest.
 
     Raises UsageError for an unknown kind or option and for a value of the wrong type or out of range.
@@ -174,7 +307,7 @@ def with_options(config: Config, options: Mapping[str, Any]) -> Config:
     return dataclasses.replace(config, **changes)
 
 
-def _hints(cls: type[CtrConfig]) -> dict[str, Any]:
+def _hints(cls: type[ModelConfig]) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
@@ -203,7 +336,7 @@ def _expected(hint: Any) -> str:
     return str(hint.__metadata__[0].description)
 
 
-def _check_known(key: str, cls: type[CtrConfig]) -> None:
+def _check_known(key: str, cls: type[ModelConfig]) -> None:
     if key not in _hints(cls):
         raise unknown_name("option", key, _hints(cls))
 

@@ -1,12 +1,15 @@
-"""The nine id-based CTR models of the paper's group A (section 3.1), over two fields.
+"""The CTR models of the paper's groups A, B and C (section 3.1), over two fields.
 
-u is the mean of the history items' embeddings, zero for an empty history; t is the candidate's embedding.
-Each model says only how the two interact; training, profiling and export share that one definition.
+u is the mean of the history items' vectors, zero for an empty history; t is the candidate's vector. What an
+item's vector is made of is the item encoder's matter (`items.py`). Each model says only how the two interact;
+training, profiling and export share that one definition.
 Shapes: B rows of a batch, T items of history, N candidates of a slate, d the embedding width.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -25,6 +28,7 @@ from rbserve.models.configs import (
     MaskNetConfig,
     PnnConfig,
 )
+from rbserve.models.items import IdItems, ItemEncoder, items_like
 from rbserve.models.layers import (
     BilinearFusion,
     CrossNetwork,
@@ -43,32 +47,36 @@ from rbserve.models.layers import (
     join,
 )
 
-EMBEDDING_STD = 1e-2
+ITEMS = "item_embedding."
+Content = tuple[Tensor, ...]
 
 
-def build(config: CtrConfig, n_items: int) -> CtrModel:
-    """A freshly initialised model of `config`'s architecture, for items 0 to n_items - 1."""
-    return MODULES[type(config)](config, n_items)
+def build(config: CtrConfig, items: int | ItemEncoder) -> CtrModel:
+    """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder."""
+    module = next(MODULES[cls] for cls in type(config).__mro__ if cls in MODULES)
+    return module(config, IdItems(items, _width(config)) if isinstance(items, int) else items)
+
+
+def rebuild(config: CtrConfig, weights: Mapping[str, Tensor]) -> CtrModel:
+    """The model that has the state `weights`. KeyError or RuntimeError where they are another model's."""
+    of_items = {name.removeprefix(ITEMS): value for name, value in weights.items() if name.startswith(ITEMS)}
+    model = build(config, items_like(config, of_items))
+    model.load_state_dict(weights)
+    return model
+
+
+def _width(config: CtrConfig) -> int:
+    """How many numbers the model keeps of an item: DeepFM has a first-order weight beside the embedding."""
+    return config.dim + isinstance(config, DeepFmConfig)
 
 
 class CtrModel(nn.Module):
     """A user-item scorer: looks the two fields up, and leaves their interaction to its subclass."""
 
-    def __init__(self, config: CtrConfig, n_items: int, width: int | None = None) -> None:
-        """`width` is the embedding's, where a model keeps more than `config.dim` numbers an item."""
+    def __init__(self, config: CtrConfig, items: ItemEncoder) -> None:
         super().__init__()
         self.config = config
-        self.item_embedding = nn.Embedding(n_items, width or config.dim)
-        nn.init.normal_(self.item_embedding.weight, std=EMBEDDING_STD)
-
-    def blank_items(self, unseen: Tensor) -> None:
-        """Gives the items marked in bool[n_items] the zero vector: items of which nothing is known.
-
-        Training never changes them, since they occur in no training row. All of them score alike for a user,
-        as an item without a past should; a random vector would score at random.
-        """
-        with torch.no_grad():
-            self.item_embedding.weight[unseen] = 0
+        self.item_embedding = items
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
         """Logits [N] of items [N, d] for as many users [N, d], or for one user [1, d]."""
@@ -79,18 +87,33 @@ class CtrModel(nn.Module):
 
         history_values: int[total]; history_offsets: int64[B + 1], the last one the total; candidates: int[B].
         """
-        user = F.embedding_bag(
-            history_values,
-            self.item_embedding.weight,
-            history_offsets,
-            mode="mean",
-            include_last_offset=True,
-        )
-        return self.interact(user, self.item_embedding(candidates))
+        table, rows = self.item_embedding.distinct(torch.cat([history_values, candidates]))
+        history, items = torch.split(rows, [len(history_values), len(candidates)])
+        user = F.embedding_bag(history, table, history_offsets, mode="mean", include_last_offset=True)
+        return self.interact(user, F.embedding(items, table))
 
     def score(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Click probabilities [N] of candidates int[N] for the user of history int[T]: what serving runs."""
         return torch.sigmoid(self.interact(self._user(history), self.item_embedding(candidates)))
+
+    def score_content(self, history: Content, candidates: Content) -> Tensor:
+        """Click probabilities [N] of items that need not be in the table, given as `ItemEncoder.encode` takes them.
+
+        Group B: (values, offsets) of word numbers; group C: (vectors,) of the language model.
+        """
+        vectors = self.item_embedding.encode(*history)
+        user = vectors.sum(dim=0, keepdim=True) / max(len(vectors), 1)
+        return torch.sigmoid(self.interact(user, self.item_embedding.encode(*candidates)))
+
+    def folded(self) -> CtrModel:
+        """A model that scores the same from a table of finished item vectors: group A's graph and speed."""
+        if isinstance(self.item_embedding, IdItems):
+            return self
+        with torch.no_grad():
+            table = self.item_embedding.all_vectors()
+        model = copy.deepcopy(self)
+        model.item_embedding = IdItems.of(table)
+        return model
 
     def _user(self, history: Tensor) -> Tensor:
         embeddings: Tensor = self.item_embedding(history)
@@ -102,8 +125,8 @@ class CtrModel(nn.Module):
 class Dnn(CtrModel):
     """MLP([u; t]) (Covington et al. 2016)."""
 
-    def __init__(self, config: DnnConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: DnnConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         self.deep = PairMlp(config.dim, config.dim, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
@@ -115,8 +138,8 @@ class Dnn(CtrModel):
 class Pnn(CtrModel):
     """MLP([u; t; <u, t>]): the inner-product variant (Qu et al. 2016)."""
 
-    def __init__(self, config: PnnConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: PnnConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         self.deep = PairMlp(config.dim, config.dim + 1, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
@@ -133,9 +156,10 @@ class DeepFm(CtrModel):
     It starts at 0. The linear term's bias is the MLP's last one.
     """
 
-    def __init__(self, config: DeepFmConfig, n_items: int) -> None:
-        super().__init__(config, n_items, width=config.dim + 1)
-        nn.init.zeros_(self.item_embedding.weight[:, -1])
+    def __init__(self, config: DeepFmConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
+        assert isinstance(items, IdItems)
+        nn.init.zeros_(items.weight[:, -1])
         self.deep = PairMlp(config.dim, config.dim, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
@@ -149,8 +173,8 @@ class DeepFm(CtrModel):
 class Dcn(CtrModel):
     """fc([cross; MLP]) with vector cross layers (Wang et al. 2017)."""
 
-    def __init__(self, config: DcnConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: DcnConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         cross = CrossNetwork([VectorCross(2 * config.dim) for _ in range(config.cross_layers)])
         self.head = ParallelCross(cross, config.dim, config.hidden, config.dropout)
 
@@ -162,8 +186,8 @@ class Dcn(CtrModel):
 class DcnV2(CtrModel):
     """Cross layers of full matrices or low-rank experts, beside or below an MLP (Wang et al. 2021)."""
 
-    def __init__(self, config: DcnV2Config, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: DcnV2Config, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         structure = ParallelCross if config.structure == "parallel" else StackedCross
         self.head = structure(_dcnv2_cross(config), config.dim, config.hidden, config.dropout)
 
@@ -185,8 +209,8 @@ class MaskNet(CtrModel):
     serial: fc(block_L(… block_1([LN(u); LN(t)]))). parallel: fc(MLP of every block's output side by side).
     """
 
-    def __init__(self, config: MaskNetConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: MaskNetConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         self.serial = config.structure == "serial"
         self.norm_user, self.norm_item = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.blocks = nn.ModuleList(
@@ -221,8 +245,8 @@ class FinalMlp(CtrModel):
     other; with two fields, that is u and t themselves.
     """
 
-    def __init__(self, config: FinalMlpConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: FinalMlpConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         self.gates = config.gates
         if config.gates:
             self.user_gate = FieldGate(config.dim, config.gate_hidden)
@@ -241,8 +265,8 @@ class FinalMlp(CtrModel):
 class AutoInt(CtrModel):
     """fc(self-attention over the fields) + MLP([u; t]) (Song et al. 2019, with its DNN: AutoInt+)."""
 
-    def __init__(self, config: AutoIntConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: AutoIntConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         widths = pairwise([config.dim] + [config.attention_dim] * config.attention_layers)
         self.attention = nn.ModuleList(
             PairAttention(inputs, outputs, config.heads, config.dropout) for inputs, outputs in widths
@@ -262,8 +286,8 @@ class AutoInt(CtrModel):
 class Gdcn(CtrModel):
     """Gated cross layers beside (GDCN-P) or below (GDCN-S) an MLP (Wang et al. 2023)."""
 
-    def __init__(self, config: GdcnConfig, n_items: int) -> None:
-        super().__init__(config, n_items)
+    def __init__(self, config: GdcnConfig, items: ItemEncoder) -> None:
+        super().__init__(config, items)
         cross = CrossNetwork([GatedCross(2 * config.dim) for _ in range(config.cross_layers)])
         structure = ParallelCross if config.structure == "parallel" else StackedCross
         self.head = structure(cross, config.dim, config.hidden, config.dropout)

@@ -1,38 +1,55 @@
-"""MODELS: every row of the paper's Tables 3 to 5, and the one of section 3.2. BACKBONES: its language models.
+"""MODELS: every row of the paper's Tables 3 to 5, and the one of section 3.2. BACKBONES: its language models,
+and small ones to work with.
 
 A row's name is what `--model` takes. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.types import Group, ItemForm, ModelSpec, Task
 from rbserve.models.configs import (
     AutoIntConfig,
-    CtrConfig,
+    AutoIntEmbConfig,
+    AutoIntTextConfig,
     DcnConfig,
     DcnV2Config,
+    DcnV2EmbConfig,
+    DcnV2TextConfig,
     DeepFmConfig,
     DnnConfig,
+    DnnEmbConfig,
+    DnnTextConfig,
     FinalMlpConfig,
     GdcnConfig,
+    GdcnEmbConfig,
+    GdcnTextConfig,
     MaskNetConfig,
+    ModelConfig,
     PnnConfig,
+    SasRecConfig,
+    SidSasRecConfig,
 )
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A language model: where to get it, and its billions of parameters (None where unpublished)."""
+    """A language model: where to get it, and its billions of parameters (None where unpublished).
+
+    `asset` names what `core/assets.py` fetches it as, without a hub; `paper` says whether the paper has it.
+    """
 
     name: str
     hub_id: str
     architecture: str
     parameters: float | None
     needs: str = "backbone {hub_id}"
+    asset: str | None = None
+    paper: bool = True
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -55,6 +72,16 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("gpt-3.5", "gpt-3.5-turbo", "api", None, needs="an OpenAI-compatible endpoint"),
         Backbone("recgpt-7b", "vinai/RecGPT-7B", "mpt", 7.0),
         Backbone("p5-beauty", "t5-base", "t5", 0.223, needs="the OpenP5 checkpoint of t5-base for Beauty"),
+        Backbone(
+            "minilm-l6",
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "bert",
+            0.023,
+            asset="minilm-l6",
+            paper=False,
+        ),
+        Backbone("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 0.135, paper=False),
+        Backbone("mpnet-base", "sentence-transformers/all-mpnet-base-v2", "mpnet", 0.109, paper=False),
     )
 }
 
@@ -68,7 +95,9 @@ class _GroupFacts(NamedTuple):
 _GROUPS: dict[Group, _GroupFacts] = {
     "A": _GroupFacts("ctr", "id"),
     "B": _GroupFacts("ctr", "text", ("item texts",)),
-    "C": _GroupFacts("ctr", "embedding", ("item embeddings",)),
+    "C": _GroupFacts(
+        "ctr", "embedding", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")
+    ),
     "D": _GroupFacts("ctr", "id"),
     "E": _GroupFacts("ctr", "text", ("item texts",)),
     "F": _GroupFacts("ctr", "semantic_id", ("semantic identifiers",)),
@@ -85,7 +114,9 @@ def _row(
     paper_name: str,
     recipe: str,
     backbone: str | None = None,
-    config: CtrConfig | None = None,
+    config: ModelConfig | None = None,
+    training: Mapping[str, Any] | None = None,
+    weights_of: str | None = None,
 ) -> ModelSpec:
     facts = _GROUPS[group]
     needs = facts.needs
@@ -103,7 +134,41 @@ def _row(
         config=config,
         backbone=backbone,
         needs=needs,
+        training=training or {},
+        weights_of=weights_of,
     )
+
+
+# Layers -> width and heads. The paper says that 12 layers are "the same network architecture as BERT_base"; its
+# authors ran 3 layers at width 64 and 24 at 2,048; of 6 nothing is known, and 256 lies between its neighbours.
+_SIZES: dict[str, dict[str, Any]] = {
+    "3l": {"layers": 3, "dim": 64, "heads": 8},
+    "6l": {"layers": 6, "dim": 256, "heads": 8},
+    "12l": {"layers": 12, "dim": 768, "heads": 12},
+    "24l": {"layers": 24, "dim": 2048, "heads": 16},
+}
+_SEQUENTIAL_TRAINING: dict[str, dict[str, Any]] = {
+    "3l": {"batch": 128, "micro_batch": 128},
+    "6l": {"batch": 128, "micro_batch": 128, "lr": 5e-4},
+    "12l": {"batch": 128, "micro_batch": 128, "lr": 2e-4, "precision": "bf16"},
+    "24l": {"batch": 128, "micro_batch": 32, "lr": 1e-4, "precision": "bf16"},
+}
+
+
+def _sasrec(name: str, paper_name: str) -> ModelSpec:
+    size = name.split("-")[1]
+    config = SasRecConfig(**_SIZES[size])
+    return _row("G", name, paper_name, "sasrec", config=config, training=_SEQUENTIAL_TRAINING[size])
+
+
+def _sid_sasrec(name: str, paper_name: str) -> ModelSpec:
+    """A row with `-cbs` decodes the weights of the row without in another way (section 3.2)."""
+    size, conditional = name.split("-")[2], name.endswith("-cbs")
+    return _row(
+        "H", name, paper_name, "sid-sasrec-cbs" if conditional else "sid-sasrec",
+        config=SidSasRecConfig(**_SIZES[size], decoding="cbs" if conditional else "free"),
+        training=_SEQUENTIAL_TRAINING[size], weights_of=name.removesuffix("-cbs") if conditional else None,
+    )  # fmt: skip
 
 
 MODELS: tuple[ModelSpec, ...] = (
@@ -116,14 +181,14 @@ MODELS: tuple[ModelSpec, ...] = (
     _row("A", "finalmlp", "FinalMLP", "ctr", config=FinalMlpConfig()),
     _row("A", "autoint", "AutoInt", "ctr", config=AutoIntConfig()),
     _row("A", "gdcn", "GDCN", "ctr", config=GdcnConfig()),
-    _row("B", "dnn-text", "DNN_text", "ctr-text"),
-    _row("B", "dcnv2-text", "DCNv2_text", "ctr-text"),
-    _row("B", "autoint-text", "AutoInt_text", "ctr-text"),
-    _row("B", "gdcn-text", "GDCN_text", "ctr-text"),
-    _row("C", "dnn-emb", "DNN_emb", "ctr-emb"),
-    _row("C", "dcnv2-emb", "DCNv2_emb", "ctr-emb"),
-    _row("C", "autoint-emb", "AutoInt_emb", "ctr-emb"),
-    _row("C", "gdcn-emb", "GDCN_emb", "ctr-emb"),
+    _row("B", "dnn-text", "DNN_text", "ctr-text", config=DnnTextConfig()),
+    _row("B", "dcnv2-text", "DCNv2_text", "ctr-text", config=DcnV2TextConfig()),
+    _row("B", "autoint-text", "AutoInt_text", "ctr-text", config=AutoIntTextConfig()),
+    _row("B", "gdcn-text", "GDCN_text", "ctr-text", config=GdcnTextConfig()),
+    _row("C", "dnn-emb", "DNN_emb", "ctr-emb", config=DnnEmbConfig()),
+    _row("C", "dcnv2-emb", "DCNv2_emb", "ctr-emb", config=DcnV2EmbConfig()),
+    _row("C", "autoint-emb", "AutoInt_emb", "ctr-emb", config=AutoIntEmbConfig()),
+    _row("C", "gdcn-emb", "GDCN_emb", "ctr-emb", config=GdcnEmbConfig()),
     _row("D", "p5-bert-base", "P5-BERT_base", "p5", "bert-base"),
     _row("D", "p5-opt-350m", "P5-OPT_base (350M)", "p5", "opt-350m"),
     _row("D", "p5-opt-1b", "P5-OPT_large (1B)", "p5", "opt-1b"),
@@ -151,16 +216,16 @@ MODELS: tuple[ModelSpec, ...] = (
     _row("E", "text-mistral-7b", "Mistral-2_7B", "text", "mistral-7b"),
     _row("F", "sid-bert-base", "SID-BERT_base", "sid", "bert-base"),
     _row("F", "sid-opt-350m", "SID-OPT_base (350M)", "sid", "opt-350m"),
-    _row("G", "sasrec-3l", "SASRec_3L", "sasrec"),
-    _row("G", "sasrec-6l", "SASRec_6L", "sasrec"),
-    _row("G", "sasrec-12l", "SASRec_12L", "sasrec"),
-    _row("G", "sasrec-24l", "SASRec_24L", "sasrec"),
-    _row("H", "sid-sasrec-3l", "SID-SASRec_3L", "sid-sasrec"),
-    _row("H", "sid-sasrec-3l-cbs", "SID-SASRec_3L-CBS", "sid-sasrec-cbs"),
-    _row("H", "sid-sasrec-6l", "SID-SASRec_6L", "sid-sasrec"),
-    _row("H", "sid-sasrec-6l-cbs", "SID-SASRec_6L-CBS", "sid-sasrec-cbs"),
-    _row("H", "sid-sasrec-12l", "SID-SASRec_12L", "sid-sasrec"),
-    _row("H", "sid-sasrec-12l-cbs", "SID-SASRec_12L-CBS", "sid-sasrec-cbs"),
+    _sasrec("sasrec-3l", "SASRec_3L"),
+    _sasrec("sasrec-6l", "SASRec_6L"),
+    _sasrec("sasrec-12l", "SASRec_12L"),
+    _sasrec("sasrec-24l", "SASRec_24L"),
+    _sid_sasrec("sid-sasrec-3l", "SID-SASRec_3L"),
+    _sid_sasrec("sid-sasrec-3l-cbs", "SID-SASRec_3L-CBS"),
+    _sid_sasrec("sid-sasrec-6l", "SID-SASRec_6L"),
+    _sid_sasrec("sid-sasrec-6l-cbs", "SID-SASRec_6L-CBS"),
+    _sid_sasrec("sid-sasrec-12l", "SID-SASRec_12L"),
+    _sid_sasrec("sid-sasrec-12l-cbs", "SID-SASRec_12L-CBS"),
     _row("I", "seq-p5-bert-base", "BERT_base", "seq-p5", "bert-base"),
     _row("I", "seq-p5-qwen-2-0.5b", "QWen-2_0.5B", "seq-p5", "qwen-2-0.5b"),
     _row("I", "seq-p5-qwen-2-1.5b", "QWen-2_1.5B", "seq-p5", "qwen-2-1.5b"),

@@ -12,15 +12,16 @@ import signal
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.runtime import open_scorer
+from rbserve.runtime import open_ranker, open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import ScoringService
+from rbserve.server.service import Ranking, Scoring, Service
 
 BACKLOG = 2048
 # Longer than the 60 s for which common load balancers keep an idle connection: the balancer, not the server,
@@ -65,16 +66,20 @@ def serve(
         DrainingServer(config, service, host).run(sockets=[listener])
 
 
-def open_service(artifact: Artifact, variant: str, threads: int) -> ScoringService:
+def open_service(artifact: Artifact, variant: str, threads: int) -> Service[Any, Any]:
     """Loads a variant and the item table it belongs to."""
-    scorer = open_scorer(artifact, variant, threads)
-    return ScoringService(scorer, artifact.items, artifact.name, variant, artifact.manifest.dataset)
+    work: Scoring | Ranking
+    if artifact.manifest.task == "ctr":
+        work = Scoring(open_scorer(artifact, variant, threads), artifact.items)
+    else:
+        work = Ranking(open_ranker(artifact, variant, threads))
+    return Service(work, artifact.items, artifact.name, variant, artifact.manifest.dataset)
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn that announces itself when it is ready, and is unready from the moment it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: ScoringService, host: str) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service[Any, Any], host: str) -> None:
         super().__init__(config)
         self._service = service
         self._host = host

@@ -13,26 +13,31 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from rbserve import __version__
+from rbserve.core.types import Task
 
 REF = "#/components/schemas/{name}"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for: items of history, candidates, and bytes of body."""
+    """How much one request may ask for: items of history, candidates, items to recommend, and bytes of body."""
 
     max_history: int = 1_000
     max_candidates: int = 1_000
+    max_k: int = 1_000
     max_body_bytes: int = 1 << 20
+
+
+History = Annotated[
+    list[str],
+    Meta(description="Ids of the items the user consumed, oldest first. Empty for a new user."),
+]
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user and the slate to score for that user."""
 
-    history: Annotated[
-        list[str],
-        Meta(description="Ids of the items the user consumed, oldest first. Empty for a new user."),
-    ]
+    history: History
     candidates: Annotated[
         list[str],
         Meta(
@@ -55,6 +60,31 @@ class ScoreResponse(msgspec.Struct, frozen=True):
     model: str
     variant: str
     scores: list[ScoredItem]
+
+
+class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One user, and how many items to recommend."""
+
+    history: History
+    k: Annotated[int, Meta(ge=1, description="How many items to recommend.")] = 10
+    exclude_seen: Annotated[bool, Meta(description="Leave out the items of the history.")] = False
+
+
+class RecommendedItem(msgspec.Struct, frozen=True):
+    """One recommended item and its score."""
+
+    item: str
+    score: Annotated[
+        float, Meta(description="A float32 that orders the items of one answer; no probability.")
+    ]
+
+
+class RecommendResponse(msgspec.Struct, frozen=True):
+    """The best items of the whole catalogue, best first; fewer than k where the model has no more."""
+
+    model: str
+    variant: str
+    items: list[RecommendedItem]
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
@@ -82,6 +112,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     name: str
     variant: str
+    task: Annotated[str, Meta(description="ctr: POST /v1/score. seqrec: POST /v1/recommend.")]
     dataset: str
     fingerprint: str
     items: Annotated[int, Meta(description="How many items can be scored.")]
@@ -93,40 +124,49 @@ class ModelsResponse(msgspec.Struct, frozen=True):
     models: list[ModelInfo]
 
 
-TYPES = (ScoreRequest, ScoreResponse, ErrorResponse, Health, ModelsResponse)
+SCORE, RECOMMEND = "/v1/score", "/v1/recommend"
+PATHS: dict[Task, str] = {"ctr": SCORE, "seqrec": RECOMMEND}
+TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
+    "ctr": (ScoreRequest, ScoreResponse),
+    "seqrec": (RecommendRequest, RecommendResponse),
+}
 
-SCORE_ERRORS = {
+MODEL_ERRORS = {
     "400": "The body is not JSON.",
     "413": "The body is larger than this server takes.",
     "415": "The body is not declared as application/json.",
-    "422": "The JSON cannot be scored: wrong types, unknown items, an empty or oversized list.",
+    "422": "The JSON cannot be answered: wrong types, unknown items, an empty or oversized list.",
     "500": "The model failed; the server's log says how.",
     "503": "The server stopped before it came to this request.",
 }
 
 
-def openapi(limits: Limits) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server with these limits."""
-    _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
-    lists = components["ScoreRequest"]["properties"]
-    lists["history"]["maxItems"] = limits.max_history
-    lists["candidates"]["maxItems"] = limits.max_candidates
+def openapi(limits: Limits, task: Task) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server with these limits, of a model of this task."""
+    types = (*TYPES[task], ErrorResponse, Health, ModelsResponse)
+    _, components = msgspec.json.schema_components(types, ref_template=REF)
+    asked = components[TYPES[task][0].__name__]["properties"]
+    asked["history"]["maxItems"] = limits.max_history
+    if task == "ctr":
+        asked["candidates"]["maxItems"] = limits.max_candidates
+    else:
+        asked["k"]["maximum"] = limits.max_k
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "rbserve",
             "version": __version__,
-            "description": "Scores candidate items for one user with a trained recommender.",
+            "description": "Scores candidate items, or recommends items, for one user with a trained recommender.",
         },
-        "paths": _paths(),
+        "paths": _paths(task),
         "components": {"schemas": components},
     }
 
 
-def _paths() -> dict[str, Any]:
+def _paths(task: Task) -> dict[str, Any]:
     ready = {"200": _json("Ready.", Health), "503": _json("Still warming up, or draining.", Health)}
     return {
-        "/v1/score": {"post": _score_operation()},
+        PATHS[task]: {"post": _score_operation() if task == "ctr" else _recommend_operation()},
         "/v1/models": {
             "get": _operation("listModels", "What is served", {"200": _json("The models.", ModelsResponse)})
         },
@@ -152,13 +192,22 @@ def _paths() -> dict[str, Any]:
 
 
 def _score_operation() -> dict[str, Any]:
-    responses = {"200": _json("One score for each candidate, in order.", ScoreResponse)}
-    responses |= {status: _json(description, ErrorResponse) for status, description in SCORE_ERRORS.items()}
     body = _content("One user's history and the candidates.", "application/json", _reference(ScoreRequest))
     body["content"]["application/json"]["example"] = {"history": ["50", "181"], "candidates": ["172", "98"]}
-    return _operation("score", "Score candidates for one user", responses) | {
-        "requestBody": body | {"required": True}
-    }
+    answer = _json("One score for each candidate, in order.", ScoreResponse)
+    return _model_operation("score", "Score candidates for one user", body, answer)
+
+
+def _recommend_operation() -> dict[str, Any]:
+    body = _content("One user's history.", "application/json", _reference(RecommendRequest))
+    body["content"]["application/json"]["example"] = {"history": ["50", "181"], "k": 10}
+    answer = _json("The best items, best first.", RecommendResponse)
+    return _model_operation("recommend", "Recommend items to one user", body, answer)
+
+
+def _model_operation(name: str, summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    errors = {status: _json(description, ErrorResponse) for status, description in MODEL_ERRORS.items()}
+    return _operation(name, summary, {"200": answer} | errors) | {"requestBody": body | {"required": True}}
 
 
 def _operation(name: str, summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The model behind the server: one scorer, its item table, and where scoring runs.
+"""The model behind the server: one scorer or ranker, its item table, and where it computes.
 
-Scoring on the event loop blocks every other request, health checks among them; scoring on a thread costs a
+Computing on the event loop blocks every other request, health checks among them; computing on a thread costs a
 hand-over. A model of 40 us answered in p50 0.27 to 0.36 ms on the loop and 0.38 to 0.51 ms through a thread
 (2 cores, one keep-alive connection): the thread would cost more than the model. Warm-up therefore times
-slates of growing size: those that take less than INLINE_S are scored on the loop, larger ones and slow models
+requests of growing size: those that take less than INLINE_S are answered on the loop, larger ones and slow models
 on the one scoring thread.
 """
 
@@ -14,28 +14,57 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from rbserve.core.artifact import DatasetReference
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import ArtifactError
-from rbserve.core.types import Items, Scorer, Scores
+from rbserve.core.types import Items, Ranker, Scorer, Scores, Task
+from rbserve.runtime import recommend
 from rbserve.server.schema import Limits
 from rbserve.server.telemetry import Telemetry
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3
 
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Work(Protocol[Asked, Answer_co]):
+    """What a model does for one request; a ValueError when its answer is none."""
+
+    @property
+    def task(self) -> Task: ...
+
+    def __call__(self, history: Items, asked: Asked, /) -> Answer_co:
+        """The answer for history int32[T]."""
+        ...
+
+    def size(self, asked: Asked, /) -> int:
+        """How large a request is: what its time grows with."""
+        ...
+
+    def example(self, size: int) -> Asked:
+        """Any request of that size."""
+        ...
+
+    def largest(self, limits: Limits) -> int:
+        """The size of the largest request that is answered."""
+        ...
+
 
 @dataclass
-class ScoringService:
-    """A model that answers requests, one slate at a time.
+class Service(Generic[Asked, Answer]):
+    """A model that answers requests, one at a time.
 
-    `warm` and `draining` decide readiness; `inline_slate` is the largest slate scored on the event loop.
+    `warm` and `draining` decide readiness; `inline_size` is the largest request answered on the event loop.
     """
 
-    scorer: Scorer
+    work: Work[Asked, Answer]
     items: ItemTable
     model: str
     variant: str
@@ -43,11 +72,11 @@ class ScoringService:
     telemetry: Telemetry = field(default_factory=Telemetry)
     warm: bool = False
     draining: bool = False
-    inline_slate: int = 0
+    inline_size: int = 0
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
-        self._scoring = Lock()  # a Scorer need not be thread-safe: the loop and the thread take turns
+        self._scoring = Lock()  # a model need not be thread-safe: the loop and the thread take turns
 
     @property
     def status(self) -> str:
@@ -57,17 +86,17 @@ class ScoringService:
         return "ready" if self.warm else "warming"
 
     def warm_up(self, limits: Limits) -> None:
-        """Scores a new user, then the longest history with slates of growing size; sets `inline_slate`.
+        """Answers a new user, then the longest history with requests of growing size; sets `inline_size`.
 
-        Raises ArtifactError for a model that cannot score or does not give one finite score a candidate.
+        Raises ArtifactError for a model that cannot answer, or not with finite scores.
         """
         try:
-            self._score(rows(self.items, 0), rows(self.items, 1))
+            self._answer(rows(self.items, 0), self.work.example(1))
             history = rows(self.items, limits.max_history)
-            for size in _doubling(limits.max_candidates):
-                if self._seconds(history, rows(self.items, size)) >= INLINE_S:
+            for size in _doubling(self.work.largest(limits)):
+                if self._seconds(history, self.work.example(size)) >= INLINE_S:
                     break
-                self.inline_slate = size
+                self.inline_size = size
         except Exception as error:  # whatever a runtime raises, the artefact is what is wrong
             raise ArtifactError(
                 f"{self.model} {self.variant} cannot score: {(str(error) or repr(error)).splitlines()[0]}",
@@ -75,47 +104,107 @@ class ScoringService:
             ) from error
         self.warm = True
 
-    async def score(self, history: Items, candidates: Items) -> Scores:
-        """float32[N] for candidates int32[N] given history int32[T], on the loop or on the scoring thread."""
-        if len(candidates) <= self.inline_slate and self._scoring.acquire(blocking=False):
+    async def answer(self, history: Items, asked: Asked) -> Answer:
+        """What the model says for history int32[T], on the loop or on the scoring thread."""
+        if self.work.size(asked) <= self.inline_size and self._scoring.acquire(blocking=False):
             try:
-                return self._score(history, candidates)
+                return self._answer(history, asked)
             finally:
                 self._scoring.release()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._wait_turn, history, candidates
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._wait_turn, history, asked)
 
     def close(self) -> None:
         """Drops what has not begun and lets the scoring thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _wait_turn(self, history: Items, candidates: Items) -> Scores:
+    def _wait_turn(self, history: Items, asked: Asked) -> Answer:
         with self._scoring:
-            return self._score(history, candidates)
+            return self._answer(history, asked)
 
-    def _score(self, history: Items, candidates: Items) -> Scores:
-        """Scores, and refuses what JSON could not carry: NaN would reach the client as null."""
+    def _answer(self, history: Items, asked: Asked) -> Answer:
         started = perf_counter()
-        scores = self.scorer.score(history, candidates)
-        seconds = perf_counter() - started
-        if scores.shape != candidates.shape:
-            raise ValueError(f"scores of shape {scores.shape} for candidates of shape {candidates.shape}")
-        if not np.isfinite(scores).all():
-            raise ValueError("a score is not finite")
+        answer = self.work(history, asked)
         if self.warm:
-            self.telemetry.scoring_seconds.observe(seconds)
-            self.telemetry.candidates.inc(len(candidates))
-        return scores
+            self.telemetry.scoring_seconds.observe(perf_counter() - started)
+            self.telemetry.items[self.work.task].inc(self.work.size(asked))
+        return answer
 
-    def _seconds(self, history: Items, candidates: Items) -> float:
+    def _seconds(self, history: Items, asked: Asked) -> float:
         """The best of a few runs: the first of a size pays for its buffers."""
         best = float("inf")
         for _ in range(WARM_UP_RUNS):
             started = perf_counter()
-            self._score(history, candidates)
+            self._answer(history, asked)
             best = min(best, perf_counter() - started)
         return best
+
+
+@dataclass
+class Scoring:
+    """Pair-wise: candidates int32[N] are asked about, their scores float32[N] are the answer."""
+
+    scorer: Scorer
+    items: ItemTable
+    task: Task = "ctr"
+
+    def __call__(self, history: Items, candidates: Items) -> Scores:
+        scores = self.scorer.score(history, candidates)
+        if scores.shape != candidates.shape:
+            raise ValueError(f"scores of shape {scores.shape} for candidates of shape {candidates.shape}")
+        return _finite(scores)
+
+    def size(self, candidates: Items) -> int:
+        return len(candidates)
+
+    def example(self, size: int) -> Items:
+        return rows(self.items, size)
+
+    def largest(self, limits: Limits) -> int:
+        return limits.max_candidates
+
+
+class Top(NamedTuple):
+    """How many items are asked for, and whether those of the history are left out."""
+
+    k: int
+    exclude_seen: bool = False
+
+
+class Ranked(NamedTuple):
+    """At most k items int32[k] and their scores float32[k], best first."""
+
+    items: Items
+    scores: Scores
+
+
+@dataclass
+class Ranking:
+    """List-wise: the k best items of the catalogue are asked for."""
+
+    ranker: Ranker
+    task: Task = "seqrec"
+
+    def __call__(self, history: Items, asked: Top) -> Ranked:
+        items, scores = recommend(self.ranker, history, asked.k, asked.exclude_seen)
+        if items.shape != scores.shape or len(items) > asked.k:
+            raise ValueError(f"items of shape {items.shape}, scores of shape {scores.shape} for k {asked.k}")
+        return Ranked(items, _finite(scores))
+
+    def size(self, asked: Top) -> int:
+        return asked.k
+
+    def example(self, size: int) -> Top:
+        return Top(size)
+
+    def largest(self, limits: Limits) -> int:
+        return limits.max_k
+
+
+def _finite(scores: Scores) -> Scores:
+    """Refuses what JSON could not carry: NaN would reach the client as null."""
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    return scores
 
 
 def _doubling(limit: int) -> list[int]:

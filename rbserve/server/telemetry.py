@@ -1,4 +1,4 @@
-"""What /metrics tells: requests by route and status, latencies, candidates scored, and the process itself."""
+"""What /metrics tells: requests by route and status, latencies, items scored, and the process itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rbserve.core.types import Task
 
 # A table lookup scores in microseconds and a language model in seconds.
 BUCKETS_S = (
@@ -29,12 +31,17 @@ class Telemetry:
             buckets=BUCKETS_S,
             registry=self.registry,
         )
-        self.candidates = Counter(
-            "rbserve_candidates_scored", "Candidates the model scored.", registry=self.registry
-        )
+        self.items: dict[Task, Counter] = {
+            "ctr": Counter(
+                "rbserve_candidates_scored", "Candidates the model scored.", registry=self.registry
+            ),
+            "seqrec": Counter(
+                "rbserve_recommendations_asked", "Items the model was asked for.", registry=self.registry
+            ),
+        }
         self.scoring_seconds = Histogram(
             "rbserve_scoring_duration_seconds",
-            "Time in the model, a slate a sample.",
+            "Time in the model, a request a sample.",
             buckets=BUCKETS_S,
             registry=self.registry,
         )

@@ -251,6 +251,51 @@ def test_gauc_interval_equals_a_bootstrap_that_copies_rows(users: int) -> None:
     assert intervals.gauc_interval(*rows, resamples=200, seed=4) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("users", [1, 7, 60])
+def test_mean_interval_equals_a_bootstrap_that_copies_users(users: int) -> None:
+    values = metrics.gains_at_k(np.random.default_rng(users).integers(0, 12, size=users), 10)
+    rng = np.random.default_rng(4)
+    draws = [values[rng.integers(users, size=users)].mean() for _ in range(200)]
+    expected = np.quantile(draws, [0.025, 0.975])
+    assert intervals.mean_interval(values, resamples=200, seed=4) == pytest.approx(expected)
+
+
+def test_mean_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(6)
+    chance = 1 / np.arange(1, 31)
+    everyone = rng.choice(30, size=50_000, p=chance / chance.sum())  # ranks, 0 for a miss
+    truth = metrics.ndcg_at_k(everyone, 10)
+    covered = 0
+    for seed in range(200):
+        gains = metrics.gains_at_k(rng.choice(everyone, size=150), 10)
+        low, high = intervals.mean_interval(gains, resamples=200, seed=seed)
+        assert low < gains.mean() < high
+        covered += low <= truth <= high
+    assert 0.88 * 200 <= covered <= 0.99 * 200
+
+
+def test_mean_interval_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random(40)
+    first = intervals.mean_interval(values, resamples=150, seed=1)
+    assert intervals.mean_interval(values, resamples=150, seed=1) == first
+    assert intervals.mean_interval(values, resamples=150, seed=2) != first
+    monkeypatch.setattr(intervals, "_BLOCK", 1000)
+    assert intervals.mean_interval(values, resamples=150, seed=1) == pytest.approx(first)
+
+
+def test_mean_interval_of_no_user_is_nan_and_of_equal_users_without_width() -> None:
+    assert intervals.mean_interval([]) == pytest.approx((math.nan, math.nan), nan_ok=True)
+    assert intervals.mean_interval(np.full(30, 0.5)) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[[0.5, 0.5]], [0.5, math.nan], [math.inf]])
+def test_values_that_have_no_mean_are_an_error(values: Any) -> None:
+    with pytest.raises(ValueError, match="finite numbers, one a user"):
+        intervals.mean_interval(values)
+    with pytest.raises(ValueError, match="confidence"):
+        intervals.mean_interval([0.5], confidence=95)
+
+
 def test_accuracy_intervals_cover_the_truth() -> None:
     everyone = clicks(seed=0, users=20_000)
     auc, gauc = metrics.auc(*everyone[:2]), metrics.gauc(*everyone)

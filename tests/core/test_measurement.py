@@ -12,13 +12,15 @@ from rbserve.core.environment import environment
 from rbserve.core.errors import DataError
 from rbserve.core.measurement import (
     Measurement,
+    Predictions,
+    by_scope,
     comparability_key,
     latency,
     read_measurement,
     summarise,
     write_measurement,
 )
-from rbserve.core.metrics import auc
+from rbserve.core.metrics import auc, ndcg_at_k, recall_at_k
 
 
 def test_latency_is_in_milliseconds_and_certifies_only_what_it_can() -> None:
@@ -45,6 +47,71 @@ def test_a_run_file_reads_back_and_its_figures_follow_from_its_samples(
     assert result.accuracy["auc"] == auc(
         measured.predictions.labels, measured.predictions.scores[result.variant]
     )
+
+
+RANKS = [1, 0, 3, 11, 50, 2, 10, 0]
+
+
+def list_wise(measured: Measurement) -> Measurement:
+    """A measurement whose first variant ranked the catalogue, in both scopes, its time observed in one."""
+    first = measured.samples[0]
+    samples = [
+        msgspec.structs.replace(first, process=process, scope=scope, stages_ns=stages)
+        for process in (0, 1)
+        for scope, stages in (("forward", {"prefill": 30, "rest": 10 + 40 * process}), ("end_to_end", {}))
+    ]
+    users = list(range(len(RANKS)))
+    predictions = Predictions(
+        users, [], {}, [0] * len(RANKS), {first.variant: RANKS}, 50, {first.variant: 0.25}
+    )
+    return msgspec.structs.replace(
+        measured, task="seqrec", samples=samples, predictions=predictions, results=[]
+    )
+
+
+def test_a_ranking_is_judged_by_the_ranks_of_its_targets_with_intervals_over_users(
+    measured: Measurement,
+) -> None:
+    accuracy = summarise(list_wise(measured))[0].accuracy
+    assert accuracy["ndcg@10"] == ndcg_at_k(RANKS, 10)
+    assert accuracy["recall@10"] == recall_at_k(RANKS, 10) == 4 / 8
+    assert accuracy["recall@50"] == 6 / 8
+    assert accuracy["illegal_share"] == 0.25
+    for metric in ("ndcg@10", "recall@10"):
+        value, interval = accuracy[metric], accuracy[f"{metric}_ci95"]
+        assert isinstance(value, float)
+        assert isinstance(interval, tuple)
+        assert interval[0] < value < interval[1]
+
+
+def test_stage_shares_are_of_all_observed_time_and_absent_where_nothing_was_observed(
+    measured: Measurement,
+) -> None:
+    forward, end_to_end = summarise(list_wise(measured))
+    assert (forward.scope, end_to_end.scope) == ("forward", "end_to_end")
+    assert forward.stages == {"prefill": 0.5, "rest": 0.5}
+    assert end_to_end.stages is None
+
+
+def test_scopes_come_apart_and_each_keeps_its_own_results(measured: Measurement) -> None:
+    both = list_wise(measured)
+    parts = by_scope(both)
+    assert [part.plan.scope for part in parts] == ["forward", "end_to_end"]
+    assert [one for part in parts for one in part.results] == summarise(both)
+    assert [part.id for part in parts] == [both.id, both.id]
+
+
+def test_a_run_file_from_before_scopes_and_rankings_is_read(measured: Measurement, tmp_path: Path) -> None:
+    document = msgspec.to_builtins(measured)
+    del document["plan"]["exclude_seen"]
+    for name in ("targets", "ranks", "depth", "illegal_share"):
+        del document["predictions"][name]
+    for sample in document["samples"]:
+        del sample["stages_ns"]
+    for result in document["results"]:
+        del result["stages"]
+    (tmp_path / "old.json").write_bytes(msgspec.json.encode(document))
+    assert read_measurement(tmp_path / "old.json") == measured
 
 
 def test_another_schema_and_garbage_are_refused(measured: Measurement, tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, log_loss, ndcg_score, roc_auc_score
+from sklearn.metrics import (
+    f1_score,
+    label_ranking_average_precision_score,
+    log_loss,
+    ndcg_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from rbserve.core import metrics
 
@@ -317,21 +324,97 @@ def test_a_sequence_is_a_user_with_one_positive(catalogue: list[tuple[list[float
     assert same(metrics.recall_at_k(ranks, k), metrics.recall(labels, scores.ravel(), users, k))
 
 
+# ---- The place of one target in a list ----
+
+LISTS = st.integers(0, 6).flatmap(
+    lambda k: st.lists(
+        st.tuples(st.lists(st.integers(-1, 5), min_size=k, max_size=k), st.integers(0, 5)),
+        min_size=1,
+        max_size=8,
+    )
+)
+
+
+@properties
+@given(LISTS)
+def test_the_rank_in_a_list_is_the_first_place_of_the_target(lists: list[tuple[list[int], int]]) -> None:
+    items, targets = (np.array(column, np.int32) for column in zip(*lists, strict=True))
+    expected = [row.index(target) + 1 if target in row else 0 for row, target in lists]
+    ranks = metrics.ranks_in_lists(items, targets)
+    assert ranks.tolist() == expected
+    assert ranks.dtype == np.int64
+
+
+@pytest.mark.parametrize("k", [1, 5, 10, 20])
+def test_metrics_of_lists_cut_from_a_ranking_equal_scikit_learn(k: int) -> None:
+    rng = np.random.default_rng(k)
+    scores, targets = rng.permuted(np.tile(np.arange(30.0), (40, 1)), axis=1), rng.integers(30, size=40)
+    lists = np.argsort(-scores, axis=1)[:, :20].astype(np.int32)
+    report = metrics.seqrec_metrics(metrics.ranks_in_lists(lists, targets), depth=20)
+    is_target = np.arange(30) == targets[:, None]
+    in_top_k = [
+        top_k_accuracy_score([t], [row], k=k, labels=range(30))
+        for t, row in zip(targets, scores, strict=True)
+    ]
+    assert report[f"ndcg@{k}"] == pytest.approx(ndcg_score(is_target, scores, k=k))
+    assert report[f"recall@{k}"] == pytest.approx(np.mean(in_top_k))
+    cut = np.where(scores >= 30 - k, scores, -1)  # what is past k shares the last place: 1/30 at most
+    beyond = np.mean((1 - np.array(in_top_k)) / 30)
+    assert report[f"mrr@{k}"] == pytest.approx(label_ranking_average_precision_score(is_target, cut) - beyond)
+
+
+@pytest.mark.parametrize(
+    ("depth", "cuts"), [(0, []), (4, [1]), (10, [1, 5, 10]), (49, [1, 5, 10, 20]), (1000, [1, 5, 10, 20, 50])]
+)
+def test_no_metric_looks_further_than_the_lists_go(depth: int, cuts: list[int]) -> None:
+    report = metrics.seqrec_metrics([1, 0, 3], depth)
+    assert list(report) == [f"{name}@{k}" for name in ("ndcg", "recall", "mrr") for k in cuts]
+
+
+@properties
+@given(RANKS, K)
+def test_the_value_of_a_user_is_the_metric_of_that_user_alone(ranks: list[int], k: int) -> None:
+    assert metrics.gains_at_k(ranks, k).tolist() == [metrics.ndcg_at_k([rank], k) for rank in ranks]
+    assert metrics.hits_at_k(ranks, k).tolist() == [metrics.recall_at_k([rank], k) for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    ("items", "targets", "message"),
+    [([[0, 1]], [0, 1], "expected"), ([0, 1], [0], "expected"), ([[-1, 1]], [-1], "targets must be items")],
+)
+def test_bad_lists_are_an_error(items: Any, targets: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.ranks_in_lists(np.array(items), np.array(targets))
+
+
 # ---- All of them ----
 
 
 def test_the_table_names_what_ctr_metrics_reports() -> None:
     report = metrics.ctr_metrics([1, 0, 1, 0], [0.9, 0.1, 0.4, 0.6], [0, 0, 1, 1])
-    assert list(report) == list(metrics.METRICS)
+    assert list(report) == list(metrics.CTR_METRICS)
     assert {name for name, direction in metrics.METRICS.items() if direction == "lower"} == {"logloss"}
 
 
-@pytest.mark.parametrize("name", metrics.METRICS)
+def test_the_table_names_what_seqrec_metrics_reports() -> None:
+    assert list(metrics.seqrec_metrics([1, 2], depth=50)) == list(metrics.SEQREC_METRICS)
+    assert metrics.METRICS.keys() == metrics.CTR_METRICS.keys() | metrics.SEQREC_METRICS.keys()
+
+
+@pytest.mark.parametrize("name", metrics.SEQREC_METRICS)
+def test_a_first_place_beats_a_miss_in_the_direction_of_the_table(name: str) -> None:
+    first, miss = (metrics.seqrec_metrics([rank], depth=50)[name] for rank in (1, 0))
+    assert (first, miss) == (1, 0)
+    assert metrics.METRICS[name] == "higher"
+    assert math.isnan(metrics.seqrec_metrics([], depth=50)[name])
+
+
+@pytest.mark.parametrize("name", metrics.CTR_METRICS)
 def test_a_perfect_model_beats_a_reversed_one_in_the_direction_of_the_table(name: str) -> None:
     labels, users = np.array([1, 0] * 20), np.repeat([0], 40)
     perfect = metrics.ctr_metrics(labels, np.where(labels, 0.9, 0.1), users)[name]
     reversed_ = metrics.ctr_metrics(labels, np.where(labels, 0.1, 0.9), users)[name]
-    assert perfect < reversed_ if metrics.METRICS[name] == "lower" else perfect > reversed_
+    assert perfect < reversed_ if metrics.CTR_METRICS[name] == "lower" else perfect > reversed_
 
 
 @properties
@@ -360,7 +443,7 @@ def test_negated_scores_mirror_the_auc(rows: Rows) -> None:
     assert same(metrics.auc(labels, -scores), 1 - metrics.auc(labels, scores))
 
 
-@pytest.mark.parametrize("name", metrics.METRICS)
+@pytest.mark.parametrize("name", metrics.CTR_METRICS)
 def test_nothing_measured_is_nan(name: str) -> None:
     assert math.isnan(metrics.ctr_metrics([], [], [])[name])
 

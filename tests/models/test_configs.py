@@ -16,9 +16,11 @@ from rbserve.core.errors import UsageError
 from rbserve.models.configs import (
     CONFIGS,
     AutoIntConfig,
+    CtrConfig,
     DcnConfig,
     DcnV2Config,
     DnnConfig,
+    EmbeddingItems,
     FinalMlpConfig,
     GdcnConfig,
     MaskNetConfig,
@@ -32,14 +34,16 @@ from rbserve.models.configs import (
 def test_defaults_are_those_of_the_paper() -> None:
     for kind, cls in CONFIGS.items():
         config = cls()
-        assert (config.dim, config.hidden) == (64, (1000, 1000, 1000)), kind
-        assert config.dropout == (0.0 if kind in ("finalmlp", "masknet") else 0.1), kind
+        if isinstance(config, CtrConfig):
+            assert config.dim == (256 if isinstance(config, EmbeddingItems) else 64), kind
+            assert config.hidden == (1000, 1000, 1000), kind
+            assert config.dropout == (0.0 if kind in ("finalmlp", "masknet") else 0.1), kind
     assert DcnConfig().cross_layers == DcnV2Config().cross_layers == GdcnConfig().cross_layers == 3
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_config_survives_json(kind: str) -> None:
-    config = with_options(CONFIGS[kind](), {"dim": 8, "hidden": "24,16", "dropout": "0.25"})
+    config = with_options(CONFIGS[kind](), {"dim": 8, "dropout": "0.25"})
     assert kind_of(config) == kind
     assert config_from_dict(kind, json.loads(json.dumps(config_to_dict(config)))) == config
     assert config_from_dict(CONFIGS[kind], config_to_dict(config)) == config

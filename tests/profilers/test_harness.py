@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -13,10 +14,28 @@ import pytest
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.measurement import Measurement, public
+from rbserve.core.measurement import DEPTH, Measurement, public
+from rbserve.core.metrics import ranks_in_lists
+from rbserve.exporters.export import export
+from rbserve.models.configs import SasRecConfig
+from rbserve.models.zoo import find_model
 from rbserve.profilers.harness import default_plan, profile
 from rbserve.profilers.worker import peak_rss_bytes
-from rbserve.runtime import open_scorer, score_rows
+from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
+
+SHORT = msgspec.structs.replace(default_plan("seqrec"), processes=1, runs=5, slates=[5])
+
+
+@pytest.fixture(scope="module")
+def ranked(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A tiny SASRec of the planted data, trained for a moment and exported."""
+    from rbserve.train.fit import train
+    from rbserve.train.loop import Settings
+
+    spec = dataclasses.replace(find_model("sasrec-3l"), config=SasRecConfig(layers=1, dim=8, heads=2))
+    path = tmp_path_factory.mktemp("ranked") / "sasrec"
+    artifact = train(spec, planted, path, Settings(batch=64, micro_batch=64, epochs=1))
+    return export(artifact, planted, ["fp32"])
 
 
 def test_every_variant_and_slate_is_measured_in_every_process(measured: Measurement) -> None:
@@ -68,6 +87,56 @@ def test_the_public_document_has_the_documented_keys(measured: Measurement) -> N
     assert {"mean", "p50", "p90", "p99", "max", "ci95"} <= result["latency_ms"].keys()
     assert {"auc", "gauc"} <= result["accuracy"].keys()
     assert "samples" not in document
+
+
+def test_raw_ids_are_another_scope_of_the_same_model(trained: Artifact, planted: Dataset) -> None:
+    plan = msgspec.structs.replace(default_plan(), processes=1, runs=3, slates=[4], scope="both")
+    both = profile(trained, planted, plan, ["onnx-fp32"]).results
+    assert [(one.scope, one.slate, one.stages) for one in both] == [
+        ("forward", 4, None),
+        ("end_to_end", 4, None),
+    ]
+    assert both[0].accuracy == both[1].accuracy
+    assert both[1].load_ms > both[0].load_ms  # the item table is loaded as well
+
+
+def test_a_model_that_ranks_is_judged_by_the_lists_it_serves(ranked: Artifact, planted: Dataset) -> None:
+    measured = profile(ranked, planted, SHORT, ["onnx-fp32"])
+    shapes = [(one.scope, one.slate) for one in measured.results]
+    assert shapes == [("forward", 5), ("end_to_end", 5)]
+    test, ranker = planted.seqrec("test"), open_ranker(ranked, "onnx-fp32")
+    expected = []
+    for row, target in enumerate(test.targets):
+        best = ranker.top_k(test.histories[row], DEPTH)[0].tolist()
+        expected.append(best.index(target) + 1 if target in best else 0)
+    predictions = measured.predictions
+    assert predictions.targets == test.targets.tolist()
+    assert (
+        np.mean(np.array(predictions.ranks["onnx-fp32"]) == expected) > 0.98
+    )  # near ties may turn in a batch
+    assert (predictions.labels, predictions.scores, predictions.illegal_share) == ([], {}, {})
+    assert list(measured.baselines) == ["popularity"]
+    assert {"auc", "gauc"}.isdisjoint(measured.results[0].accuracy)
+
+
+def test_leaving_out_seen_items_is_a_plan_of_its_own(ranked: Artifact, planted: Dataset) -> None:
+    plan = msgspec.structs.replace(SHORT, scope="forward", exclude_seen=True)
+    measured = profile(ranked, planted, plan, ["onnx-fp32"])
+    test, ranker = planted.seqrec("test"), open_ranker(ranked, "onnx-fp32")
+    lists = rank_rows(ranker, test.histories, DEPTH, exclude_seen=True)
+    assert measured.predictions.ranks["onnx-fp32"] == ranks_in_lists(lists, test.targets).tolist()
+    assert measured.plan.exclude_seen
+
+
+def test_only_rankings_can_leave_out_seen_items(trained: Artifact, planted: Dataset) -> None:
+    with pytest.raises(UsageError, match="leaves out none"):
+        profile(trained, planted, msgspec.structs.replace(default_plan(), exclude_seen=True))
+
+
+def test_an_unknown_scope_names_the_nearest(trained: Artifact, planted: Dataset) -> None:
+    with pytest.raises(UsageError, match="unknown scope: end-to-end") as caught:
+        profile(trained, planted, msgspec.structs.replace(default_plan(), scope="end-to-end"))
+    assert caught.value.hint == "did you mean end_to_end?"
 
 
 @pytest.mark.parametrize(

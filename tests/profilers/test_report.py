@@ -305,7 +305,98 @@ def test_different_test_rows_are_flagged() -> None:
     assert any("not all scored on the same test rows" in note for note in sections([one, other])[0].notes)
 
 
+# ---- Models that rank the catalogue, and scopes ----
+
+
+def ranking(model: str, ndcg: float, **changes: Any) -> Measurement:
+    """An artificial profile of a list-wise model in both scopes, its generation observed in one."""
+    lines = [
+        result(
+            "onnx-fp32", 10, p50, 0.5, scope=scope, stages=stages,
+            accuracy={
+                "ndcg@10": ndcg, "ndcg@10_ci95": (ndcg - 0.01, ndcg + 0.01), "recall@10": 0.1, "mrr@10": 0.04,
+                "recall@10_ci95": (0.05, 0.2), "illegal_share": 0.125,
+            },
+        )
+        for scope, p50, stages in (("forward", 1.0, {"prefill": 0.75, "rest": 0.25}), ("end_to_end", 1.5, None))
+    ]  # fmt: skip
+    facts: dict[str, Any] = {
+        "group": "G", "task": "seqrec", "plan": Plan(5, 200, 10.0, [10], 1, "both", 2024),
+        "baselines": {"popularity": {"ndcg@10": 0.03, "recall@10": 0.06}},
+        "predictions": Predictions([1, 2], [], {}, [3, 4], {}, 50),
+    }  # fmt: skip
+    return msgspec.structs.replace(measurement(model, lines), **{**facts, **changes})
+
+
+@pytest.fixture(scope="module")
+def rankings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two list-wise models."""
+    runs = [ranking("sasrec-3l", 0.05), ranking("sasrec-6l", 0.04)]
+    return render(runs, tmp_path_factory.mktemp("reports") / "rankings")
+
+
+def test_each_scope_is_a_section_with_its_own_points_and_the_command_for_it(rankings: Path) -> None:
+    report = json.loads((rankings / "report.json").read_text())
+    assert [section["scope"] for section in report["sections"]] == ["forward", "end_to_end"]
+    for section, p50 in zip(report["sections"], (1.0, 1.5), strict=True):
+        assert [(one["model"], one["p50_ms"]) for one in section["points"]] == [
+            ("sasrec-3l", p50),
+            ("sasrec-6l", p50),
+        ]
+        assert f"--scope {section['scope']}" in section["sources"][0]["command"]
+        assert any("scope forward and end_to_end" in n or "scope end_to_end and forward" in n
+                   for n in section["notes"])  # fmt: skip
+
+
+def test_a_ranking_is_reported_in_its_own_terms(rankings: Path) -> None:
+    section = json.loads((rankings / "report.json").read_text())["sections"][0]
+    assert (section["metric"], section["slate_name"], section["rows"]) == ("ndcg@10", "k", 2)
+    assert section["points"][0]["p50_ms_per_candidate"] is None
+    assert section["answers"][0]["question"] == "Fastest within 0.005 NDCG@10 of the best at k 10"
+    markdown = (rankings / "table.md").read_text()
+    assert (
+        "| k | front | p50 ms [95%] | NDCG@10 [95%] | RECALL@10 [95%] | MRR@10 | illegal paths |" in markdown
+    )
+    assert "| 0.1250 | prefill 75%, rest 25% |" in markdown
+    assert "slate" not in markdown.replace("--slates", "")
+    assert "AUC" not in markdown
+    (row, *_) = csv.DictReader(io.StringIO((rankings / "table.csv").read_text()))
+    assert (row["ndcg@10"], row["stage_prefill"], row["p50_ms_per_candidate"]) == ("0.05", "0.75", "")
+
+
+def test_the_papers_rows_that_see_the_answer_are_flagged_beside_its_figures(rankings: Path) -> None:
+    caution = "BERT rows (Table 5, groups I and J) are suspect"
+    assert caution in (rankings / "table.md").read_text()
+    assert caution in embedded(rankings)["sections"][0]["paper_cautions"][0]
+    (section, _) = sections([ranking("sasrec-3l", 0.05)])
+    labels = [axes.get_xlabel() for axes in figure([section]).axes]
+    assert [caution in label.replace("\n", " ") for label in labels] == [False, True]
+    (pair_wise,) = sections(profiles(("dnn",)))
+    assert not any("suspect" in axes.get_xlabel() for axes in figure([pair_wise]).axes)
+
+
+def test_lists_with_and_without_seen_items_do_not_share_a_section() -> None:
+    left_out = Plan(5, 200, 10.0, [10], 1, "forward", 2024, exclude_seen=True)
+    lines = ranking("sasrec-6l", 0.04).results[:1]
+    found = sections([ranking("sasrec-3l", 0.05), ranking("sasrec-6l", 0.04, plan=left_out, results=lines)])
+    (alone,) = [section for section in found if section.exclude_seen]
+    assert [point.model for point in alone.points] == ["sasrec-6l"]
+    assert any("seen items left out and kept" in note for note in alone.notes)
+    assert alone.sources[0].command.endswith("--exclude-seen")
+
+
 # ---- Where runs come from ----
+
+
+def test_collect_keeps_the_newest_run_of_each_scope(tmp_path: Path) -> None:
+    forward = ranking("sasrec-3l", 0.05).results[:1]
+    write_measurement(tmp_path, ranking("sasrec-3l", 0.05, id="both"))
+    newer = {"id": "newer", "created": "2001-01-02T00:00:00+00:00", "results": forward}
+    write_measurement(tmp_path, ranking("sasrec-3l", 0.06, **newer))
+    assert {(one.plan.scope, one.id) for one in collect(tmp_path)} == {
+        ("forward", "newer"),
+        ("end_to_end", "both"),
+    }
 
 
 def test_collect_keeps_the_newest_run_of_a_model_and_data_set(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,10 +27,14 @@ from rbserve.core.artifact import (
 )
 from rbserve.core.dataset import ItemTable, write_items
 from rbserve.core.files import digest
+from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
 from rbserve.server.run import open_service
 from rbserve.server.schema import Limits
-from rbserve.server.service import ScoringService
+from rbserve.server.service import Ranked, Service, Top
+
+Ask = Callable[..., httpx.Response]
+Connect = Callable[[], httpx.AsyncClient]
 
 N_ITEMS = 50
 EMBEDDING = 8
@@ -39,35 +44,23 @@ EMBEDDING = 8
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Items i0 to i49, and sigmoid(mean of the history's embeddings . candidate's embedding) as onnx-fp32."""
     path = tmp_path_factory.mktemp("artifacts") / "toy"
-    file = "onnx/fp32.onnx"
-    (path / "onnx").mkdir(parents=True)
-    onnx.save(_graph(), path / file)
-    write_items(path / ITEMS, ItemTable([f"i{row}" for row in range(N_ITEMS)], ["a film"] * N_ITEMS))
-    manifest = ArtifactManifest(
-        schema=SCHEMA,
-        name="toy",
-        group="C",
-        task="ctr",
-        item_form="id",
-        config_kind="none",
-        config={},
-        dataset=DatasetReference("tiny", "f" * 64),
-        training=TrainingRecord(0, {}, 1, 1, "gauc", 0.5, 0.1),
-        libraries={},
-        files={name: digest(path / name) for name in (ITEMS, file)},
-        variants={"onnx-fp32": VariantRecord(file, Parity(1, 0.0, 0.0, None, None, None))},
-    )
-    write_manifest(path, manifest)
-    return open_artifact(path)
+    return _write_artifact(path, _scoring_graph(), group="C", task="ctr", config_kind="none", config={})
+
+
+@pytest.fixture(scope="session")
+def listwise(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same items, ranked by sum of the history's embeddings . item's embedding as onnx-fp32."""
+    path = tmp_path_factory.mktemp("artifacts") / "rank"
+    return _write_artifact(path, _ranking_graph(), group="G", task="seqrec", config_kind="sasrec", config={})
 
 
 @pytest.fixture
 def limits() -> Limits:
-    return Limits(max_history=30, max_candidates=40, max_body_bytes=10_000)
+    return Limits(max_history=30, max_candidates=40, max_k=60, max_body_bytes=10_000)
 
 
 @pytest.fixture
-def service(artifact: Artifact, limits: Limits) -> Iterator[ScoringService]:
+def service(artifact: Artifact, limits: Limits) -> Iterator[Service[Items, Scores]]:
     """The artefact's service, warm."""
     opened = open_service(artifact, "onnx-fp32", threads=1)
     opened.warm_up(limits)
@@ -76,8 +69,33 @@ def service(artifact: Artifact, limits: Limits) -> Iterator[ScoringService]:
 
 
 @pytest.fixture
-def connect(service: ScoringService, limits: Limits) -> Callable[[], httpx.AsyncClient]:
+def ranking(listwise: Artifact, limits: Limits) -> Iterator[Service[Top, Ranked]]:
+    """The list-wise artefact's service, warm."""
+    opened = open_service(listwise, "onnx-fp32", threads=1)
+    opened.warm_up(limits)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def connect(service: Service[Items, Scores], limits: Limits) -> Connect:
     """Makes HTTP clients of the service that see a 500 where the application raises, as real clients do."""
+    return _clients(service, limits)
+
+
+@pytest.fixture
+def ask(connect: Connect) -> Ask:
+    """Sends one request: ask(method, path, json=...)."""
+    return _asker(connect)
+
+
+@pytest.fixture
+def ask_ranking(ranking: Service[Top, Ranked], limits: Limits) -> Ask:
+    """Sends one request to the list-wise service."""
+    return _asker(_clients(ranking, limits))
+
+
+def _clients(service: Service[Any, Any], limits: Limits) -> Connect:
     app = build_app(service, limits)
 
     def make() -> httpx.AsyncClient:
@@ -87,10 +105,7 @@ def connect(service: ScoringService, limits: Limits) -> Callable[[], httpx.Async
     return make
 
 
-@pytest.fixture
-def ask(connect: Callable[[], httpx.AsyncClient]) -> Callable[..., httpx.Response]:
-    """Sends one request: ask(method, path, json=...)."""
-
+def _asker(connect: Connect) -> Ask:
     def send(method: str, path: str, **options: Any) -> httpx.Response:
         async def once() -> httpx.Response:
             async with connect() as http:
@@ -101,9 +116,27 @@ def ask(connect: Callable[[], httpx.AsyncClient]) -> Callable[..., httpx.Respons
     return send
 
 
-def _graph() -> onnx.ModelProto:
-    table = np.random.default_rng(0).normal(size=(N_ITEMS, EMBEDDING)).astype(np.float32)
-    constants = {"table": table, "rows": np.array([0]), "one": np.float32(1), "column": np.array([1])}
+def _write_artifact(path: Path, graph: onnx.ModelProto, **facts: Any) -> Artifact:
+    file = "onnx/fp32.onnx"
+    (path / "onnx").mkdir(parents=True)
+    onnx.save(graph, path / file)
+    write_items(path / ITEMS, ItemTable([f"i{row}" for row in range(N_ITEMS)], ["a film"] * N_ITEMS))
+    manifest = ArtifactManifest(
+        schema=SCHEMA,
+        name=path.name,
+        item_form="id",
+        dataset=DatasetReference("tiny", "f" * 64),
+        training=TrainingRecord(0, {}, 1, 1, "gauc", 0.5, 0.1),
+        libraries={},
+        files={name: digest(path / name) for name in (ITEMS, file)},
+        variants={"onnx-fp32": VariantRecord(file, Parity(1, 0.0, 0.0, None, None, None))},
+        **facts,
+    )
+    write_manifest(path, manifest)
+    return open_artifact(path)
+
+
+def _scoring_graph() -> onnx.ModelProto:
     nodes = [
         helper.make_node("Gather", ["table", "history"], ["seen"]),
         helper.make_node("ReduceSum", ["seen", "rows"], ["total"], keepdims=1),
@@ -116,14 +149,42 @@ def _graph() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["products", "column"], ["logits"], keepdims=0),
         helper.make_node("Sigmoid", ["logits"], ["scores"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "toy",
+    constants = {"rows": np.array([0]), "one": np.float32(1), "column": np.array([1])}
+    inputs = {"history": ("int32", ["T"]), "candidates": ("int32", ["N"])}
+    return _model(nodes, constants, inputs, {"scores": ("float32", ["N"])})
+
+
+def _ranking_graph() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Gather", ["table", "histories"], ["seen"]),
+        helper.make_node("ReduceSum", ["seen", "places"], ["users"], keepdims=0),
+        helper.make_node("Gemm", ["users", "table"], ["all"], transB=1),
+        helper.make_node("Min", ["k", "catalogue"], ["most"]),
+        helper.make_node("TopK", ["all", "most"], ["scores", "best"]),
+        helper.make_node("Cast", ["best"], ["items"], to=TensorProto.INT32),
+    ]
+    constants = {"places": np.array([1]), "catalogue": np.array([N_ITEMS])}
+    inputs = {"histories": ("int32", ["B", "T"]), "k": ("int64", [1])}
+    outputs = {"items": ("int32", ["B", "K"]), "scores": ("float32", ["B", "K"])}
+    return _model(nodes, constants, inputs, outputs)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, Any],
+    inputs: dict[str, tuple[str, list[Any]]],
+    outputs: dict[str, tuple[str, list[Any]]],
+) -> onnx.ModelProto:
+    """A graph over the embeddings of the toy items."""
+    table = np.random.default_rng(0).normal(size=(N_ITEMS, EMBEDDING)).astype(np.float32)
+    described = [
         [
-            helper.make_tensor_value_info("history", TensorProto.INT32, ["T"]),
-            helper.make_tensor_value_info("candidates", TensorProto.INT32, ["N"]),
-        ],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N"])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+            for name, (kind, shape) in tensors.items()
+        ]
+        for tensors in (inputs, outputs)
+    ]
+    values = {"table": table, **constants}
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "toy", *described, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

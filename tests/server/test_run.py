@@ -106,6 +106,13 @@ def test_it_is_ready_soon_scores_without_torch_and_ends_cleanly(artifact: Artifa
         assert server.stop() == (0, "loaded: onnxruntime\n", "")
 
 
+def test_a_model_that_ranks_is_served_without_torch_too(listwise: Artifact) -> None:
+    with serving(listwise, after=NO_TORCH) as server:
+        answer = httpx.post(f"{server.url}/v1/recommend", json={"history": ["i1"], "k": 3}, timeout=20)
+        assert len(answer.json()["items"]) == 3
+        assert server.stop() == (0, "loaded: onnxruntime\n", "")
+
+
 def test_oversized_bodies_are_refused_over_a_real_connection_that_then_still_works(
     artifact: Artifact,
 ) -> None:

@@ -15,10 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Scores
 from rbserve.server.schema import Limits, openapi
-from rbserve.server.service import ScoringService
+from rbserve.server.service import Scoring, Service
 
 Ask = Callable[..., httpx.Response]
 Connect = Callable[[], httpx.AsyncClient]
+ScoreService = Service[Items, Scores]
 
 
 def slate(history: list[str], candidates: list[str]) -> dict[str, Any]:
@@ -29,8 +30,8 @@ def raw(body: bytes, content_type: str = "application/json") -> dict[str, Any]:
     return {"content": body, "headers": {"content-type": content_type}}
 
 
-def expected(service: ScoringService, history: list[str], candidates: list[str]) -> list[float]:
-    scores = service.scorer.score(service.items.lookup(history), service.items.lookup(candidates))
+def expected(service: ScoreService, history: list[str], candidates: list[str]) -> list[float]:
+    scores = service.work(service.items.lookup(history), service.items.lookup(candidates))
     return [float(score) for score in scores]
 
 
@@ -70,7 +71,7 @@ class OddScorer:
 
 @pytest.mark.parametrize("history", [["i1", "i2"], ["i3"], []])
 def test_the_answer_holds_the_scorers_exact_scores_in_the_order_sent(
-    ask: Ask, service: ScoringService, history: list[str]
+    ask: Ask, service: ScoreService, history: list[str]
 ) -> None:
     candidates = ["i9", "i0", "i49", "i9"]
     answer = ask("POST", "/v1/score", **slate(history, candidates))
@@ -81,12 +82,12 @@ def test_the_answer_holds_the_scorers_exact_scores_in_the_order_sent(
     assert [scored["score"] for scored in body["scores"]] == expected(service, history, candidates)
 
 
-@pytest.mark.parametrize("inline_slate", [0, 5, 40], ids=["thread", "both", "loop"])
+@pytest.mark.parametrize("inline_size", [0, 5, 40], ids=["thread", "both", "loop"])
 def test_concurrent_requests_get_their_own_answers(
-    connect: Connect, service: ScoringService, inline_slate: int
+    connect: Connect, service: ScoreService, inline_size: int
 ) -> None:
-    service.inline_slate = inline_slate
-    random = np.random.default_rng(inline_slate)
+    service.inline_size = inline_size
+    random = np.random.default_rng(inline_size)
 
     def ids(fewest: int) -> list[str]:
         return [f"i{row}" for row in random.integers(0, 50, random.integers(fewest, 12))]
@@ -178,7 +179,7 @@ def _raise(candidates: Items) -> Scores:
     raise RuntimeError(f"secret of {len(candidates)}")
 
 
-@pytest.mark.parametrize("inline_slate", [0, 40], ids=["thread", "loop"])
+@pytest.mark.parametrize("inline_size", [0, 40], ids=["thread", "loop"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -189,9 +190,9 @@ def _raise(candidates: Items) -> Scores:
     ids=["raises", "nan", "wrong length"],
 )
 def test_a_failing_model_gives_a_500_that_tells_clients_nothing(
-    ask: Ask, service: ScoringService, inline_slate: int, answer: Callable[[Items], Scores]
+    ask: Ask, service: ScoreService, inline_size: int, answer: Callable[[Items], Scores]
 ) -> None:
-    service.scorer, service.inline_slate = OddScorer(answer), inline_slate
+    service.work, service.inline_size = Scoring(OddScorer(answer), service.items), inline_size
     for _ in range(2):  # the failure must not leave the scorer locked
         response = ask("POST", "/v1/score", **slate([], ["i1"]))
         assert response.status_code == 500
@@ -200,7 +201,7 @@ def test_a_failing_model_gives_a_500_that_tells_clients_nothing(
     assert metric(ask, "rbserve_requests_total", route="/v1/score", status="500") == 2
 
 
-def test_ready_only_between_warm_up_and_draining_and_always_live(ask: Ask, service: ScoringService) -> None:
+def test_ready_only_between_warm_up_and_draining_and_always_live(ask: Ask, service: ScoreService) -> None:
     def health() -> list[tuple[int, str]]:
         answers = [ask("GET", f"/v1/health/{name}") for name in ("live", "ready")]
         return [(answer.status_code, answer.json()["status"]) for answer in answers]
@@ -213,10 +214,10 @@ def test_ready_only_between_warm_up_and_draining_and_always_live(ask: Ask, servi
 
 
 def test_health_checks_are_answered_while_a_slow_model_scores(
-    connect: Connect, service: ScoringService
+    connect: Connect, service: ScoreService
 ) -> None:
     scorer = GatedScorer()
-    service.scorer, service.inline_slate = scorer, 0
+    service.work, service.inline_size = Scoring(scorer, service.items), 0
 
     async def check() -> None:
         async with connect() as http:
@@ -230,9 +231,9 @@ def test_health_checks_are_answered_while_a_slow_model_scores(
     asyncio.run(check())
 
 
-def test_the_scorer_is_never_entered_twice_at_once(connect: Connect, service: ScoringService) -> None:
+def test_the_scorer_is_never_entered_twice_at_once(connect: Connect, service: ScoreService) -> None:
     scorer = GatedScorer()
-    service.scorer, service.inline_slate = scorer, 1
+    service.work, service.inline_size = Scoring(scorer, service.items), 1
 
     async def check() -> None:
         async with connect() as http:
@@ -249,10 +250,10 @@ def test_the_scorer_is_never_entered_twice_at_once(connect: Connect, service: Sc
 
 
 def test_a_request_cut_off_by_the_end_of_the_drain_is_told_so(
-    connect: Connect, service: ScoringService
+    connect: Connect, service: ScoreService
 ) -> None:
     scorer = GatedScorer()
-    service.scorer, service.inline_slate = scorer, 0
+    service.work, service.inline_size = Scoring(scorer, service.items), 0
 
     async def check() -> None:
         async with connect() as http:
@@ -269,7 +270,7 @@ def test_a_request_cut_off_by_the_end_of_the_drain_is_told_so(
 
 
 def test_warm_up_keeps_a_fast_model_on_the_loop_and_a_slow_one_off_it(
-    service: ScoringService, limits: Limits, monkeypatch: pytest.MonkeyPatch
+    service: ScoreService, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
     monkeypatch.setattr("rbserve.server.service.perf_counter", lambda: now)
@@ -280,9 +281,9 @@ def test_warm_up_keeps_a_fast_model_on_the_loop_and_a_slow_one_off_it(
             now += seconds_per_item * len(candidates)
             return np.zeros(len(candidates), np.float32)
 
-        service.scorer, service.inline_slate = OddScorer(answer), 0
+        service.work, service.inline_size = Scoring(OddScorer(answer), service.items), 0
         service.warm_up(limits)
-        return service.inline_slate
+        return service.inline_size
 
     assert takes(1e-6) == limits.max_candidates
     assert takes(1e-4) == 8
@@ -291,9 +292,9 @@ def test_warm_up_keeps_a_fast_model_on_the_loop_and_a_slow_one_off_it(
 
 @pytest.mark.parametrize("answer", [_raise, lambda _: np.zeros(0, np.float32)])
 def test_warm_up_refuses_a_model_that_cannot_score(
-    service: ScoringService, limits: Limits, answer: Callable[[Items], Scores]
+    service: ScoreService, limits: Limits, answer: Callable[[Items], Scores]
 ) -> None:
-    service.scorer, service.warm = OddScorer(answer), False
+    service.work, service.warm = Scoring(OddScorer(answer), service.items), False
     with pytest.raises(ArtifactError, match="toy onnx-fp32 cannot score: ") as raised:
         service.warm_up(limits)
     assert raised.value.hint
@@ -303,7 +304,14 @@ def test_warm_up_refuses_a_model_that_cannot_score(
 def test_models_names_what_is_served(ask: Ask) -> None:
     assert ask("GET", "/v1/models").json() == {
         "models": [
-            {"name": "toy", "variant": "onnx-fp32", "dataset": "tiny", "fingerprint": "f" * 64, "items": 50}
+            {
+                "name": "toy",
+                "variant": "onnx-fp32",
+                "task": "ctr",
+                "dataset": "tiny",
+                "fingerprint": "f" * 64,
+                "items": 50,
+            }
         ]
     }
 
@@ -325,7 +333,7 @@ def test_metrics_count_requests_by_route_and_status_and_what_was_scored(ask: Ask
 
 def test_the_openapi_document_describes_every_route_and_these_limits(ask: Ask, limits: Limits) -> None:
     document = ask("GET", "/openapi.json").json()
-    assert document == openapi(limits)
+    assert document == openapi(limits, "ctr")
     for path, operations in document["paths"].items():
         for method in ("get", "post"):
             allowed = ask(method.upper(), path).status_code != 405

@@ -1,0 +1,124 @@
+"""Trained list-wise models as ONNX graphs.
+
+SASRec is one graph, histories int32[B, T] and k -> the k best items and their scores: encoder, product with the
+item table and top k. The table is one initializer, read by the look-up of the history and, as it lies, by the
+product: no transposed copy, whatever the size of the catalogue.
+
+SID-SASRec is two graphs that the beam search drives: prefill, tokens int32[B, T] -> logits and the prefix cache;
+step, one token more of each beam with both caches -> logits and the longer suffix cache (`models/sasrec.py` has
+the shapes).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rbserve.core.artifact import Artifact
+from rbserve.exporters.graph import describe, trace
+from rbserve.models.sasrec import SasRec, SidSasRec
+from rbserve.runtime import load_model
+
+EXAMPLE_USERS, EXAMPLE_TOKENS, EXAMPLE_BEAMS = 2, 4, 3
+ITEM_TABLE = "model.transformer.token_embedding.weight"
+
+
+class _Encode(nn.Module):
+    def __init__(self, model: SasRec) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, histories: Tensor) -> Tensor:
+        hidden: Tensor = self.model.transformer.prefill(histories)[0]
+        return hidden
+
+
+class _Prefill(nn.Module):
+    def __init__(self, model: SidSasRec) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.prefill(tokens)
+
+
+class _Step(nn.Module):
+    def __init__(self, model: SidSasRec) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.step(tokens, prefix, suffix)
+
+
+def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
+    """Writes the fp32 graphs of an artefact into `folder`, in the order in which they run."""
+    model = load_model(artifact)
+    paths = _write_scoring(model, folder) if isinstance(model, SasRec) else _write_generating(model, folder)
+    for path in paths:
+        describe(path, artifact, "onnx-fp32")
+    return paths
+
+
+def _write_scoring(model: SasRec, folder: Path) -> list[Path]:
+    path = folder / "fp32.onnx"
+    trace(
+        _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),), path,
+        {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
+    _append_top_k(path, model.n_items)
+    return [path]
+
+
+def _append_top_k(path: Path, n_items: int) -> None:
+    """Adds what follows the user's vector: scores = hidden @ table^T, then the min(k, n_items) best of them."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    table = next(one.name for one in graph.initializer if one.name == ITEM_TABLE)
+    graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), "n_items"))
+    graph.node.extend(
+        [
+            helper.make_node("Gemm", ["hidden", table], ["all_scores"], "score", transB=1),
+            helper.make_node("Min", ["k", "n_items"], ["k_or_all"], "bound_k"),
+            helper.make_node("TopK", ["all_scores", "k_or_all"], ["scores", "places"], "top_k"),
+            helper.make_node("Cast", ["places"], ["items"], "item_numbers", to=TensorProto.INT32),
+        ]
+    )
+    del graph.output[:]
+    graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    graph.output.extend(
+        [
+            helper.make_tensor_value_info("items", TensorProto.INT32, ["B", "K"]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "K"]),
+        ]
+    )
+    onnx.save(model, path)
+
+
+def _write_generating(model: SidSasRec, folder: Path) -> list[Path]:
+    prefill, step = folder / "fp32.prefill.onnx", folder / "fp32.step.onnx"
+    tokens = _tokens(EXAMPLE_USERS, EXAMPLE_TOKENS)
+    trace(
+        _Prefill(model), (tokens,), prefill,
+        {"tokens": {0: "B", 1: "T"}}, {"logits": {0: "B"}, "prefix": {2: "B", 4: "T1"}})  # fmt: skip
+    with torch.no_grad():
+        prefix = model.prefill(tokens)[1]
+    layers, two, users, heads, _, width = prefix.shape
+    suffix = prefix.new_zeros((layers, two, users, EXAMPLE_BEAMS, heads, 1, width))
+    trace(
+        _Step(model), (_tokens(EXAMPLE_USERS, EXAMPLE_BEAMS), prefix, suffix), step,
+        {
+            "tokens": {0: "B", 1: "W"}, "prefix": {2: "B", 4: "T1"},
+            "suffix": {2: "B", 3: "W", 5: "S"},
+        },
+        {"logits": {0: "B", 1: "W"}, "longer_suffix": {2: "B", 3: "W", 5: "S1"}})  # fmt: skip
+    return [prefill, step]
+
+
+def _tokens(rows: int, columns: int) -> Tensor:
+    return torch.zeros((rows, columns), dtype=torch.int32)

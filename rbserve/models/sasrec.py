@@ -1,0 +1,215 @@
+"""Sequential recommenders of the paper's groups G and H (section 3.2): causal transformers over the history.
+
+SASRec (Kang & McAuley 2018) reads items and scores the catalogue with h · e_i (eq. 8). SID-SASRec reads every item
+as its semantic identifier, one token a level, and writes the next item's codes token by token. Both begin
+with a start vector, so that an empty history is a sequence too.
+
+Shapes: B sequences, T positions, W beams, S codes a beam has written so far; d the width, H heads of C = d / H
+numbers, L layers. A `prefix` cache is [L, 2, B, H, T, C] (keys, then values): a user's prompt, shared by all of the
+user's beams. A `suffix` cache is [L, 2, B, W, H, S, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rbserve.models.configs import SasRecConfig, SidSasRecConfig
+
+INIT_STD = 0.02
+
+
+class Block(nn.Module):
+    """x + attention(LN(x)), then x + MLP(LN(x)), as in BERT-sized GPTs: four times as wide inside, GELU."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.attended = nn.Linear(dim, dim)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, last_only: bool = False) -> tuple[Tensor, Tensor]:
+        """Causal self-attention over x [B, T, d]: the outputs and the keys and values [2, B, H, T, C].
+
+        With `last_only` the outputs are those of the last position, [B, 1, d].
+        """
+        query, key, value = self._project(x)
+        if last_only:
+            x, query = x[:, -1:], query[:, :, -1:]
+        scores = query @ key.transpose(-1, -2) * key.size(-1) ** -0.5
+        if not last_only:
+            scores = scores + _no_later(scores)
+        mixed = self.dropout(scores.softmax(-1)) @ value
+        return self._finish(x, mixed.transpose(1, 2).reshape(x.shape)), torch.stack((key, value))
+
+    def step(self, x: Tensor, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+        """One more token of each beam, x [B, W, d], given prefix [2, B, H, T, C] and suffix [2, B, W, H, S, C].
+
+        Returns the outputs and the suffix with the token's key and value in it. The prefix is read once for
+        all beams and never copied.
+        """
+        query, key, value = self._project(x)  # [B, H, W, C]
+        own = torch.cat((suffix, torch.stack((key, value)).transpose(2, 3).unsqueeze(-2)), dim=-2)
+        scale = key.size(-1) ** -0.5
+        with_prefix = query @ prefix[0].transpose(-1, -2)  # [B, H, W, T]
+        by_beam = query.transpose(1, 2).unsqueeze(-2)  # [B, W, H, 1, C]
+        with_own = (by_beam @ own[0].transpose(-1, -2)).squeeze(-2).transpose(1, 2)  # [B, H, W, S + 1]
+        weights = (torch.cat((with_prefix, with_own), dim=-1) * scale).softmax(-1)
+        shared, single = weights.split((prefix.size(-2), own.size(-2)), dim=-1)
+        mixed = (shared @ prefix[1]).transpose(1, 2)  # [B, W, H, C]
+        mixed = mixed + (single.transpose(1, 2).unsqueeze(-2) @ own[1]).squeeze(-2)
+        return self._finish(x, mixed.reshape(x.shape)), own
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x [B, T, d], each [B, H, T, C]."""
+        joint = self.query_key_value(self.attention_norm(x))
+        apart = joint.reshape(x.size(0), x.size(1), 3, self.heads, x.size(2) // self.heads)
+        query, key, value = apart.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.dropout(self.attended(mixed))
+        hidden = F.gelu(self.up(self.mlp_norm(x)))
+        outputs: Tensor = x + self.dropout(self.down(hidden))
+        return outputs
+
+
+def _no_later(scores: Tensor) -> Tensor:
+    """[T, T]: 0 where a position may be looked at, minus infinity where it lies ahead."""
+    positions = torch.ones_like(scores[0, 0, 0]).cumsum(0)
+    return torch.where(positions[None, :] <= positions[:, None], 0.0, -torch.inf)
+
+
+class Transformer(nn.Module):
+    """A start vector, then token embeddings, each with its position's; blocks; a last LayerNorm."""
+
+    def __init__(self, config: SasRecConfig, tokens: int, positions: int) -> None:
+        super().__init__()
+        self.start = nn.Parameter(INIT_STD * torch.randn(config.dim))
+        self.token_embedding = nn.Embedding(tokens, config.dim)
+        self.position_embedding = nn.Embedding(positions + 1, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        blocks = [Block(config.dim, config.heads, config.dropout) for _ in range(config.layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(config.dim)
+        self.apply(_start_weights)
+        for block in blocks:  # so that the sum over layers starts as large as one of them (GPT-2)
+            for linear in (block.attended, block.down):
+                nn.init.normal_(linear.weight, std=INIT_STD * (2 * config.layers) ** -0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of the start and tokens int[B, T]: position t has read t tokens."""
+        x = self._embed(tokens)
+        for block in self.blocks:
+            x, _ = block(x)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The hidden state [B, d] after all of tokens int[B, T], and the prefix cache."""
+        x, caches = self._embed(tokens), []
+        for number, block in enumerate(self.blocks, start=1):
+            x, cache = block(x, last_only=number == len(self.blocks))
+            caches.append(cache)
+        return self.norm(x).squeeze(1), torch.stack(caches)
+
+    def step(self, tokens: Tensor, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, W, d] after one more token int[B, W] of each beam, and the longer suffix cache."""
+        position = prefix.size(-2) + suffix.size(-2)
+        x = self.token_embedding(tokens) + self.position_embedding.weight[position]
+        caches = []
+        for block, shared, own in zip(self.blocks, prefix.unbind(0), suffix.unbind(0), strict=True):
+            x, cache = cast(Block, block).step(x, shared, own)
+            caches.append(cache)
+        return self.norm(x), torch.stack(caches)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        start = self.start.expand(tokens.size(0), 1, -1)
+        x = torch.cat((start, self.token_embedding(tokens)), dim=1)
+        embedded: Tensor = self.dropout(x + self.position_embedding.weight[: x.size(1)])
+        return embedded
+
+
+def _start_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+class SasRec(nn.Module):
+    """Group G: the score of item i is h · e_i, with e the embeddings that the history is read with."""
+
+    def __init__(self, config: SasRecConfig, n_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.n_items = n_items
+        self.transformer = Transformer(config, n_items, config.max_history)
+
+    @property
+    def items(self) -> Tensor:
+        """The item embeddings [n_items, d]."""
+        return self.transformer.token_embedding.weight
+
+    def forward(self, histories: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of histories int[B, T]; position t is the user after t items."""
+        hidden: Tensor = self.transformer(histories)
+        return hidden
+
+    def scores(self, histories: Tensor) -> Tensor:
+        """Scores [B, n_items] of every item as the next one after histories int[B, T]."""
+        return F.linear(self.transformer.prefill(histories)[0], self.items)
+
+    def top_k(self, histories: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The best min(k, n_items) items int64[B, k] and their scores [B, k], best first."""
+        scores, items = self.scores(histories).topk(min(k, self.n_items))
+        return items, scores
+
+
+class SidSasRec(nn.Module):
+    """Group H: reads and writes code tokens. Token `level * codes + c` is code c at a level, from 0."""
+
+    def __init__(self, config: SidSasRecConfig) -> None:
+        super().__init__()
+        self.config = config
+        tokens = config.levels * config.codes
+        self.transformer = Transformer(config, tokens, (config.max_history + 1) * config.levels)
+        self.output = nn.Linear(config.dim, tokens)
+        _start_weights(self.output)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits [B, T + 1, levels * codes] of the token after each position of tokens int[B, T]."""
+        logits: Tensor = self.output(self.transformer(tokens))
+        return logits
+
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, levels * codes] of the token after all of tokens int[B, T], and the prefix cache."""
+        hidden, prefix = self.transformer.prefill(tokens)
+        return self.output(hidden), prefix
+
+    def step(self, tokens: Tensor, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, W, levels * codes] after one more token int[B, W] a beam, and the longer suffix cache."""
+        hidden, suffix = self.transformer.step(tokens, prefix, suffix)
+        return self.output(hidden), suffix
+
+
+SequentialModel = SasRec | SidSasRec
+
+
+def build(config: SasRecConfig, n_items: int) -> SequentialModel:
+    """A freshly initialised model of `config`'s architecture, for items 0 to n_items - 1."""
+    return SidSasRec(config) if isinstance(config, SidSasRecConfig) else SasRec(config, n_items)
+
+
+def rebuild(config: SasRecConfig, weights: Mapping[str, Tensor]) -> SequentialModel:
+    """The model whose state `weights` is; KeyError or RuntimeError where they are not those of `config`."""
+    model = build(config, len(weights["transformer.token_embedding.weight"]))
+    model.load_state_dict(weights)
+    return model

@@ -1,0 +1,175 @@
+"""Rankers: a history in, the k best items of the whole catalogue out; torch or onnxruntime, scored or generated.
+
+A ranker that scores (SASRec) multiplies the user's vector with all item vectors and takes the top k. One that
+generates (SID-SASRec) writes semantic identifiers by beam search, and knows no more items than it has beams.
+Here are the runtimes' differences and nothing else; torch is imported by those who bring a torch model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.semantic_ids import SemanticIds
+from rbserve.core.types import Items, Scores
+from rbserve.models.beam import Stepper, search
+from rbserve.models.configs import SidSasRecConfig
+from rbserve.session import open_session
+
+if TYPE_CHECKING:
+    from rbserve.models.sasrec import SasRec, SidSasRec
+
+Logits = NDArray[np.float32]
+Cache = tuple[Any, Any]  # a user's prompt, shared by all beams; what each beam has added
+
+
+class ItemScores(Protocol):
+    """SASRec in one of the runtimes."""
+
+    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The best min(k, n_items) items int32[B, k] for int32[B, T], and their scores."""
+        ...
+
+
+class ScoringRanker:
+    """Ranks all items by score (group G)."""
+
+    def __init__(self, best: ItemScores, max_history: int) -> None:
+        self._best = best
+        self._max_history = max_history
+
+    def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
+        """The k best items, best first; fewer when the catalogue is smaller."""
+        items, scores = self._best(history[None, -self._max_history :], k)
+        return items[0], scores[0]
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The same for B users, int32[B, T]; -1 in places past the catalogue."""
+        return _widened(*self._best(histories[:, -self._max_history :], k), k)
+
+
+class GeneratingRanker:
+    """Ranks items by the probability of their semantic identifier (groups H and J), found by beam search.
+
+    At most `width` items come back, and fewer where free beam search ended in paths that no item has.
+    """
+
+    def __init__(self, stepper: Stepper[Any], sids: SemanticIds, config: SidSasRecConfig) -> None:
+        self._stepper, self._sids, self._config = stepper, sids, config
+        self._tokens = sids.codes + np.arange(config.levels, dtype=np.int32) * config.codes
+
+    @property
+    def width(self) -> int:
+        """Paths a search ends with: no list is longer."""
+        return self._config.width
+
+    def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
+        """The k most probable items, best first."""
+        return self.top_k_staged(history, k, _nobody)
+
+    def top_k_staged(self, history: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
+        """The same; `observe` hears the name of each stage of the decoding as it ends."""
+        items, scores = self._search(history[None], k, observe)
+        found = items[0] >= 0
+        return items[0][found], scores[0][found]
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The same for B users, int32[B, T]: -1 where a beam ended in no item, and past the beams."""
+        return _widened(*self._search(histories, k, _nobody), k)
+
+    def _search(self, histories: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
+        recent = histories[:, -self._config.max_history :]
+        prompts = self._tokens[recent].reshape(len(recent), -1)
+        beams = search(
+            self._stepper, prompts, self._sids.trie, self._config.codes, self._config.width,
+            constrained=self._config.decoding == "cbs", observe=observe)  # fmt: skip
+        return beams.items[:, :k], beams.scores[:, :k]
+
+
+def _widened(items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
+    """Items and scores [B, <=k] with places that no item takes, to [B, k]."""
+    missing = ((0, 0), (0, k - items.shape[1]))
+    return np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
+
+
+def _nobody(stage: str) -> None:
+    """Hears nothing."""
+
+
+class TorchItemScores:
+    """SASRec in eager torch: the reference."""
+
+    def __init__(self, model: SasRec) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+
+    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        with self._torch.inference_mode():
+            items, scores = self._model.top_k(_on_device(self._torch, self._model, histories), k)
+            return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
+
+class TorchStepper:
+    """SID-SASRec in eager torch: the reference."""
+
+    def __init__(self, model: SidSasRec) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+
+    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
+        """Logits [B, V] after prompts int32[B, T], and their cache."""
+        with self._torch.inference_mode():
+            logits, prefix = self._model.prefill(_on_device(self._torch, self._model, prompts))
+        layers, two, batch, heads, _, width = prefix.shape
+        return logits.cpu().numpy(), (prefix, prefix.new_empty((layers, two, batch, 1, heads, 0, width)))
+
+    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
+        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
+        prefix, suffix = cache
+        with self._torch.inference_mode():
+            users = self._torch.arange(len(parents), device=prefix.device)[:, None]
+            suffix = suffix[:, :, users, _on_device(self._torch, self._model, parents)]
+            tokens_BW = _on_device(self._torch, self._model, tokens)
+            logits, suffix = self._model.step(tokens_BW, prefix, suffix)
+        return logits.cpu().numpy(), (prefix, suffix)
+
+
+def _on_device(torch: Any, model: Any, array: Items) -> Any:
+    return torch.from_numpy(np.array(array, np.int64)).to(next(model.parameters()).device)
+
+
+class OnnxItemScores:
+    """SASRec as an exported graph with the top k inside."""
+
+    def __init__(self, graphs: Sequence[Path], threads: int) -> None:
+        (self._session,) = (open_session(graph, threads) for graph in graphs)
+
+    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {"histories": histories, "k": np.array([k], np.int64)})
+        return items, scores
+
+
+class OnnxStepper:
+    """SID-SASRec as two exported graphs."""
+
+    def __init__(self, graphs: Sequence[Path], threads: int) -> None:
+        self._prefill, self._step = (open_session(graph, threads) for graph in graphs)
+
+    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
+        """Logits [B, V] after prompts int32[B, T], and their cache."""
+        logits, prefix = self._prefill.run(None, {"tokens": prompts})
+        layers, two, batch, heads, _, width = prefix.shape
+        return logits, (prefix, np.empty((layers, two, batch, 1, heads, 0, width), np.float32))
+
+    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
+        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
+        prefix, suffix = cache
+        own = suffix[:, :, np.arange(len(parents))[:, None], parents]
+        logits, suffix = self._step.run(None, {"tokens": tokens, "prefix": prefix, "suffix": own})
+        return logits, (prefix, suffix)

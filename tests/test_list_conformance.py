@@ -1,0 +1,78 @@
+"""Every kind of list-wise row trains, exports, ranks alike in every variant, and never sees its target."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.exporters.export import export
+from rbserve.models.configs import with_options
+from rbserve.models.zoo import find_model
+from rbserve.runtime import load_model, open_ranker, rank_rows
+from rbserve.train.fit import train
+from rbserve.train.loop import Settings
+
+SMALL = {"layers": "2", "dim": "16", "heads": "2"}
+
+
+@pytest.fixture(scope="module", params=["sasrec-3l", "sid-sasrec-3l", "sid-sasrec-3l-cbs"])
+def ranked(
+    request: pytest.FixtureRequest, planted: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    spec = find_model(request.param)
+    codes = {"levels": "3", "codes": "8"} if spec.group == "H" else {}
+    spec = dataclasses.replace(spec, config=with_options(spec.config, SMALL | codes))
+    settings = Settings(batch=64, micro_batch=64, lr=5e-3, epochs=3)
+    return export(train(spec, planted, tmp_path_factory.mktemp("lists") / spec.name, settings), planted)
+
+
+def test_onnx_ranks_like_the_reference(ranked: Artifact) -> None:
+    parity = ranked.manifest.variants["onnx-fp32"].parity
+    assert parity.same_top == 1.0
+    assert parity.max_abs <= 1e-4
+
+
+def test_a_batch_ranks_like_its_users_one_by_one(ranked: Artifact, planted: Dataset) -> None:
+    histories = planted.seqrec("test").histories
+    for variant in ranked.variants[:2]:
+        ranker = open_ranker(ranked, variant)
+        together = rank_rows(ranker, histories, 5)
+        for row in range(10):
+            items, scores = ranker.top_k(histories[row], 5)
+            np.testing.assert_array_equal(together[row][: len(items)][together[row][: len(items)] >= 0],
+                                          items[: int((together[row] >= 0).sum())])  # fmt: skip
+            assert (np.diff(scores) <= 0).all()
+            assert len(set(items.tolist())) == len(items), "a rank belongs to one item"
+
+
+def test_an_empty_history_is_ranked_too(ranked: Artifact) -> None:
+    items, scores = open_ranker(ranked, "onnx-fp32").top_k(np.empty(0, np.int32), 5)
+    assert len(items) == len(scores)
+    assert np.isfinite(scores).all()
+
+
+def test_training_changes_the_embeddings_and_restores_them(ranked: Artifact) -> None:
+    """Defect 1 of the reference code: new embeddings were neither trained nor restored."""
+    weights = load_model(ranked).state_dict()
+    start = 0.02 * 4  # the embeddings were drawn with deviation 0.02
+    assert weights["transformer.token_embedding.weight"].abs().max() > start
+
+
+def test_decoding_sees_no_target(planted: Dataset, ranked: Artifact, tmp_path: Path) -> None:
+    """Defect 2: what is ranked depends on the history alone, whatever the targets of the split are."""
+    split = planted.seqrec("test")
+    ranker = open_ranker(ranked, "torch-fp32")
+    before = rank_rows(ranker, split.histories, 5)
+    moved = dataclasses.replace(split, targets=np.roll(split.targets, 1))
+    np.testing.assert_array_equal(rank_rows(ranker, moved.histories, 5), before)
+
+
+def test_conditional_beams_end_in_items(ranked: Artifact, planted: Dataset) -> None:
+    if ranked.name.endswith("-cbs"):
+        items = rank_rows(open_ranker(ranked, "onnx-fp32"), planted.seqrec("test").histories, 5)
+        assert (items >= 0).all()

@@ -1,0 +1,92 @@
+"""Texts to vectors by a frozen language model, computed once: the input of the models that read embeddings.
+
+Vectors are kept below the cache directory, a file for each chunk of texts, named by the digest of the texts. The
+folder is named by the digest of all else they depend on: the encoder's files, pooling, and where texts are cut. What
+is done stays: a run that was stopped goes on where it was, and one that was not gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rbserve.core.dataset import Dataset
+from rbserve.core.errors import UsageError
+from rbserve.core.files import cache, replacing
+from rbserve.core.types import Progress, no_progress
+from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors, identity, locate
+
+CHUNK = 512
+MAX_TOKENS = 256
+
+
+def item_vectors(
+    dataset: Dataset, encoder: str, pooling: Pooling = "mean", progress: Progress = no_progress
+) -> Vectors:
+    """The vectors float32[n_items, D] of a data set's item texts."""
+    return embed_texts(dataset.items.texts, encoder, pooling, progress=progress)
+
+
+def embed_texts(
+    texts: Sequence[str],
+    encoder: str,
+    pooling: Pooling = "mean",
+    max_tokens: int = MAX_TOKENS,
+    progress: Progress = no_progress,
+) -> Vectors:
+    """float32[N, D] of N texts; `encoder` is a name of BACKBONES, a hub id or a directory.
+
+    Raises AssetError when the encoder cannot be had, UsageError for an option out of range.
+    """
+    if pooling not in POOLINGS:
+        raise UsageError(f"unknown pooling: {pooling}", f"known: {', '.join(POOLINGS)}")
+    if max_tokens < 1:
+        raise UsageError(f"max_tokens must be at least 1, not {max_tokens}")
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    row = {text: number for number, text in enumerate(distinct)}
+    pieces = list(_chunks(distinct, encoder, pooling, max_tokens, progress))
+    vectors: Vectors = np.concatenate(pieces) if pieces else np.empty((0, 0), np.float32)
+    return vectors[[row[text] for text in texts]]
+
+
+def _chunks(
+    texts: Sequence[str], encoder: str, pooling: Pooling, max_tokens: int, progress: Progress
+) -> Iterator[Vectors]:
+    """The vectors of CHUNK texts after CHUNK texts. The model is loaded for the first that is not kept yet."""
+    folder = locate(encoder)
+    kept = cache() / "embeddings" / _digest([identity(folder), pooling, max_tokens])
+    model: TextEncoder | None = None
+    for start in range(0, len(texts), CHUNK):
+        chunk = texts[start : start + CHUNK]
+        file = kept / f"{_digest(chunk)}.npy"
+        vectors = _read(file, len(chunk))
+        if vectors is None:
+            progress(start, len(texts), f"texts through {encoder}")
+            model = model or TextEncoder(folder, pooling, max_tokens)
+            vectors = model.encode(chunk)
+            _write(file, vectors)
+        progress(start + len(chunk), len(texts), f"texts through {encoder}")
+        yield vectors
+
+
+def _digest(parts: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _read(file: Path, rows: int) -> Vectors | None:
+    """A kept chunk; None when there is none, or when it is not whole."""
+    try:
+        vectors: Vectors = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = vectors.ndim == 2 and len(vectors) == rows and vectors.dtype == np.float32
+    return vectors if whole else None
+
+
+def _write(file: Path, vectors: Vectors) -> None:
+    with replacing(file) as partial, partial.open("wb") as opened:
+        np.save(opened, vectors, allow_pickle=False)

@@ -1,0 +1,172 @@
+"""Next-item prediction as a training task: full-softmax cross-entropy (eq. 7) and validation nDCG@10.
+
+A row is a user's sequence, its target last. By default every position of it is predicted from what stands before
+(`config.targets` "all"), as SASRec trains; eq. 7 as it is written has the last one only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rbserve.core.columns import Ragged, slices
+from rbserve.core.dataset import Dataset, SeqSplit
+from rbserve.core.errors import RbserveError
+from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
+from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
+from rbserve.core.types import ModelSpec, Progress, Ranker
+from rbserve.models.configs import SasRecConfig, SidSasRecConfig
+from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
+from rbserve.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
+from rbserve.runtime import rank_rows
+from rbserve.train.loop import Rows
+
+AT = 10
+LOGITS_AT_ONCE = 1 << 26  # kept for the backward pass; where there are more, they are computed twice
+NO_LABEL = -100
+
+
+def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[SequentialModel, SeqTask]:
+    """The untrained model of a list-wise row, and what it is to learn."""
+    config: SasRecConfig = spec.config
+    model = build(config, len(dataset.items))
+    if not isinstance(config, SidSasRecConfig):
+        return model, ItemTask(dataset, config)
+    from rbserve.train.sids import ensure_semantic_ids
+
+    return model, CodeTask(dataset, config, ensure_semantic_ids(dataset, config, progress))
+
+
+class SeqTask:
+    """Sequences of a data set, each a user's last items up to the target."""
+
+    metric = f"ndcg@{AT}"
+
+    def __init__(self, dataset: Dataset, config: SasRecConfig) -> None:
+        self.config = config
+        self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
+        self.rows = len(self._train)
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the predicted positions of the given training rows."""
+        raise NotImplementedError
+
+    def ranker(self, model: nn.Module) -> Ranker:
+        """The model as it is served."""
+        raise NotImplementedError
+
+    def validate(self, model: nn.Module) -> float:
+        """nDCG@10 over the validation users, ranks among the whole catalogue; RbserveError after divergence."""
+        items = rank_rows(self.ranker(model), self._valid.histories, AT)
+        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+            raise RbserveError("training diverged: a weight is not finite", "a lower --lr may help")
+        return ndcg_at_k(ranks_in_lists(items, self._valid.targets), AT)
+
+    def save(self, folder: Path) -> None:
+        """Nothing more than weights and items is needed."""
+
+    def _sequences(self, rows: Rows) -> Ragged:
+        return with_targets(self._train.take(rows), self.config.max_history)
+
+
+class ItemTask(SeqTask):
+    """SASRec: the next item among all of the catalogue."""
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the predicted positions of the given training rows."""
+        batch = Padded.of(self._sequences(rows), last=1 if self.config.targets == "last" else None)
+        inputs, labels = batch.to(next(model.parameters()).device)
+        hidden = model(inputs)
+        known = labels != NO_LABEL
+        plain = cast(SasRec, getattr(model, "module", model))
+        return _cross_entropy(hidden[known], plain.items, labels[known])
+
+    def ranker(self, model: nn.Module) -> Ranker:
+        """All items, scored."""
+        return ScoringRanker(TorchItemScores(cast(SasRec, model)), self.config.max_history)
+
+
+class CodeTask(SeqTask):
+    """SID-SASRec: the next code token."""
+
+    def __init__(self, dataset: Dataset, config: SidSasRecConfig, sids: SemanticIds) -> None:
+        super().__init__(dataset, config)
+        self._sid_config, self.sids = config, sids
+        self._tokens = sids.codes + np.arange(config.levels, dtype=np.int32) * config.codes
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the predicted code tokens of the given training rows."""
+        items, levels = self._sequences(rows), self._sid_config.levels
+        tokens = Ragged(self._tokens[items.values].ravel(), items.offsets * levels)
+        batch = Padded.of(tokens, last=levels if self.config.targets == "last" else None)
+        inputs, labels = batch.to(next(model.parameters()).device)
+        logits = model(inputs)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=NO_LABEL)
+
+    def save(self, folder: Path) -> None:
+        """The semantic identifiers."""
+        copy_semantic_ids(self.sids, folder)
+
+    def ranker(self, model: nn.Module) -> Ranker:
+        """Items found by beam search."""
+        return GeneratingRanker(TorchStepper(cast(SidSasRec, model)), self.sids, self._sid_config)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """B token sequences, shifted: inputs int64[B, T] and, for the T + 1 positions, labels with NO_LABEL gaps."""
+
+    inputs: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sequences: Ragged, last: int | None = None) -> Padded:
+        """Every token is a label, or only the `last` ones of each sequence."""
+        lengths = sequences.lengths
+        longest = int(lengths.max(initial=0))
+        place = np.arange(longest)
+        filled = place < lengths[:, None]
+        labels = np.full((len(sequences), longest), NO_LABEL, np.int64)
+        labels[filled] = sequences.values
+        inputs = np.where(filled, labels, 0)[:, :-1]
+        if last is not None:
+            labels[place < lengths[:, None] - last] = NO_LABEL
+        return cls(inputs, labels)
+
+    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both as tensors."""
+        return torch.from_numpy(self.inputs).to(device), torch.from_numpy(self.labels).to(device)
+
+
+def with_targets(split: SeqSplit, max_history: int) -> Ragged:
+    """Each row's last `max_history` items and its target behind them."""
+    histories = split.histories
+    ends = histories.offsets[1:]
+    recent = slices(histories.values, np.maximum(histories.offsets[:-1], ends - max_history), ends)
+    return Ragged(np.insert(recent.values, recent.offsets[1:], split.targets), _longer_by_one(recent.offsets))
+
+
+def _longer_by_one(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    return offsets + np.arange(len(offsets))
+
+
+def _cross_entropy(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(hidden [P, d] @ items [n, d]^T)[label], summed over P, in pieces that memory holds."""
+    at_once = max(1, LOGITS_AT_ONCE // len(items))
+    if len(hidden) <= at_once:
+        return _summed_loss(hidden, items, labels)
+    pieces = zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True)
+    losses = [checkpoint(_summed_loss, part, items, wanted, use_reentrant=False) for part, wanted in pieces]
+    return torch.stack(losses).sum()
+
+
+def _summed_loss(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden, items), labels, reduction="sum")
