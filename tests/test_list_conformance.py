@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
@@ -18,6 +19,12 @@ from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
 SMALL = {"layers": "2", "dim": "16", "heads": "2"}
+
+
+@pytest.fixture(scope="module")
+def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A copy: identifiers are kept with the data set, and other modules expect theirs alone."""
+    return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("lists") / "planted"))
 
 
 @pytest.fixture(scope="module", params=["sasrec-3l", "sid-sasrec-3l", "sid-sasrec-3l-cbs"])
