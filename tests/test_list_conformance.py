@@ -83,3 +83,24 @@ def test_conditional_beams_end_in_items(ranked: Artifact, planted: Dataset) -> N
     if ranked.name.endswith("-cbs"):
         items = rank_rows(open_ranker(ranked, "onnx-fp32"), planted.seqrec("test").histories, 5)
         assert (items >= 0).all()
+
+
+def test_a_row_that_only_decodes_otherwise_takes_the_weights_beside_it(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    settings = Settings(batch=64, micro_batch=64, epochs=1)
+    options = SMALL | {"levels": "3", "codes": "8"}
+
+    def made(name: str, settings: Settings) -> Artifact:
+        spec = find_model(name)
+        spec = dataclasses.replace(spec, config=with_options(spec.config, options))
+        return train(spec, planted, tmp_path / name, settings)
+
+    free = made("sid-sasrec-3l", settings)
+    taken = made("sid-sasrec-3l-cbs", settings)
+    assert taken.manifest.files["model.safetensors"] == free.manifest.files["model.safetensors"]
+    assert taken.manifest.name == "sid-sasrec-3l-cbs"
+    assert taken.manifest.config["decoding"] == "cbs"
+    own = made("sid-sasrec-3l-cbs", dataclasses.replace(settings, seed=1))
+    assert own.manifest.training.seed == 1, "other settings, other weights: trained"
+    assert own.manifest.files["model.safetensors"] != free.manifest.files["model.safetensors"]

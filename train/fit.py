@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import torch
 from accelerate import PartialState
 from torch import nn
@@ -41,8 +44,15 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
 ) -> Artifact:
-    """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there."""
+    """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there.
+
+    A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
+    that was trained on the same data with the same settings.
+    """
     require_runnable(spec)
+    donor = _donor(spec, dataset, path, settings)
+    if donor is not None:
+        return _decoded_otherwise(donor, spec, path)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)
     model, task = MAKERS[spec.task](spec, dataset, progress)
@@ -70,6 +80,37 @@ MAKERS: dict[str, Maker] = {"ctr": ctr.make, "seqrec": seq.make}
 def checkpoint_path(artifact: Path) -> Path:
     """Where an unfinished training of the artefact keeps its state."""
     return artifact.with_name(f"{artifact.name}.checkpoint.safetensors")
+
+
+def _donor(spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings) -> Artifact | None:
+    """The artefact beside `path` whose weights are those that training this row would give."""
+    beside = path.with_name(spec.weights_of) if spec.weights_of else None
+    if beside is None or not (beside / "manifest.json").is_file():
+        return None
+    donor = open_artifact(beside)
+    theirs = donor.manifest
+    wanted = config_to_dict(spec.config) | {"decoding": theirs.config.get("decoding")}
+    same = (
+        theirs.dataset.fingerprint == dataset.fingerprint
+        and theirs.config == json.loads(json.dumps(wanted))
+        and theirs.training.settings == dataclasses.asdict(settings)
+    )
+    return donor if same else None
+
+
+def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact:
+    """An artefact with the donor's trained files and this row's way to decode."""
+    exported = {name for record in donor.manifest.variants.values() for name in record.files}
+    kept = {name: digest for name, digest in donor.manifest.files.items() if name not in exported}
+    with replacing_directory(path) as partial:
+        for name in kept:
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(donor.file(name), partial / name)
+        manifest = msgspec.structs.replace(
+            donor.manifest, name=spec.name, config=config_to_dict(spec.config), files=kept, variants={}
+        )
+        write_manifest(partial, manifest)
+    return open_artifact(path)
 
 
 def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str, object]:
