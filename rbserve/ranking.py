@@ -78,7 +78,7 @@ class GeneratingRanker:
         return items[0][found], scores[0][found]
 
     def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        """The same for B users, int32[B, T]: -1 where a beam ended in no item, and past the beams."""
+        """The same for B users, int32[B, T]; behind the items, -1 for beams that ended in none, and past them."""
         return _widened(*self._search(histories, k, _nobody), k)
 
     def _search(self, histories: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
@@ -87,7 +87,8 @@ class GeneratingRanker:
         beams = search(
             self._stepper, prompts, self._sids.trie, self._config.codes, self._config.width,
             constrained=self._config.decoding == "cbs", observe=observe)  # fmt: skip
-        return beams.items[:, :k], beams.scores[:, :k]
+        order = np.argsort(beams.items < 0, axis=1, kind="stable")[:, :k]  # a rank belongs to an item
+        return np.take_along_axis(beams.items, order, 1), np.take_along_axis(beams.scores, order, 1)
 
 
 def _widened(items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
