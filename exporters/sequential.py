@@ -2,7 +2,8 @@
 
 SASRec is one graph, histories int32[B, T] and k -> the k best items and their scores: encoder, product with the
 item table and top k. The table is one initializer, read by the look-up of the history and, as it lies, by the
-product: no transposed copy, whatever the size of the catalogue.
+product. It is declared an input with a default, so that onnxruntime does not take it for a constant and make a packed
+copy of it: a million items of width 64 then take 244 MB instead of 488, and 14 ms a user instead of 10.
 
 SID-SASRec is two graphs that the beam search drives: prefill, tokens int32[B, T] -> logits and the prefix cache;
 step, one token more of each beam with both caches -> logits and the longer suffix cache (`models/sasrec.py` has
@@ -57,13 +58,14 @@ class _Step(nn.Module):
 def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graphs of an artefact into `folder`, in the order in which they run."""
     model = load_model(artifact)
-    paths = _write_scoring(model, folder) if isinstance(model, SasRec) else _write_generating(model, folder)
+    paths = write_scoring(model, folder) if isinstance(model, SasRec) else write_generating(model, folder)
     for path in paths:
         describe(path, artifact, "onnx-fp32")
     return paths
 
 
-def _write_scoring(model: SasRec, folder: Path) -> list[Path]:
+def write_scoring(model: SasRec, folder: Path) -> list[Path]:
+    """Writes the graph of a SASRec into `folder`."""
     path = folder / "fp32.onnx"
     trace(
         _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),), path,
@@ -79,11 +81,11 @@ def _append_top_k(path: Path, n_items: int) -> None:
 
     model = onnx.load(path)
     graph = model.graph
-    table = next(one.name for one in graph.initializer if one.name == ITEM_TABLE)
+    table = next(one for one in graph.initializer if one.name == ITEM_TABLE)
     graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), "n_items"))
     graph.node.extend(
         [
-            helper.make_node("Gemm", ["hidden", table], ["all_scores"], "score", transB=1),
+            helper.make_node("Gemm", ["hidden", table.name], ["all_scores"], "score", transB=1),
             helper.make_node("Min", ["k", "n_items"], ["k_or_all"], "bound_k"),
             helper.make_node("TopK", ["all_scores", "k_or_all"], ["scores", "places"], "top_k"),
             helper.make_node("Cast", ["places"], ["items"], "item_numbers", to=TensorProto.INT32),
@@ -91,6 +93,7 @@ def _append_top_k(path: Path, n_items: int) -> None:
     )
     del graph.output[:]
     graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    graph.input.append(helper.make_tensor_value_info(table.name, TensorProto.FLOAT, list(table.dims)))
     graph.output.extend(
         [
             helper.make_tensor_value_info("items", TensorProto.INT32, ["B", "K"]),
@@ -100,7 +103,8 @@ def _append_top_k(path: Path, n_items: int) -> None:
     onnx.save(model, path)
 
 
-def _write_generating(model: SidSasRec, folder: Path) -> list[Path]:
+def write_generating(model: SidSasRec, folder: Path) -> list[Path]:
+    """Writes the prefill and step graphs of a SID-SASRec into `folder`."""
     prefill, step = folder / "fp32.prefill.onnx", folder / "fp32.step.onnx"
     tokens = _tokens(EXAMPLE_USERS, EXAMPLE_TOKENS)
     trace(

@@ -17,13 +17,14 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 def reference_search(
-    logits: Logits, prompt: torch.Tensor, paths: Any, width: int
+    logits: Logits, prompt: torch.Tensor, paths: Any, width: int, tree: dict[int, Any] | None = None
 ) -> tuple[list[int], list[float]]:
     """The items of the best `width` beams for prompt int64[T], best first, and their log-probabilities.
 
-    `paths` int[n, L] holds the codes of every item. Code c at level l is token l * K + c, in logits and prompts.
+    `paths` int[n, L] holds the codes of every item, `tree` their dict_trie where it is made already.
+    Code c at level l is token l * K + c, in logits and prompts.
     """
-    tree = dict_trie(paths)
+    tree = dict_trie(paths) if tree is None else tree
     levels = len(paths[0])
     beams: list[tuple[list[int], Any, float]] = [([], tree, 0.0)]
     for level in range(levels):
