@@ -1,0 +1,118 @@
+"""Texts through a frozen language model: the same as one by one in transformers, kept, and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rbserve.core.errors import AssetError, UsageError
+from rbserve.train import embed
+from rbserve.train.embed import embed_texts
+from rbserve.train.encoder import Pooling
+
+TEXTS = ["red shoe", "blue", "", "a long red red blue shoe a a", "red shoe", "unheard"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "shoe", "a", "long"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with random weights, as a directory."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder") / "bert"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RBSERVE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_batch_gives_what_transformers_gives_text_by_text(encoder: Path, pooling: Pooling) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(encoder)  # type: ignore[no-untyped-call]
+    model = AutoModel.from_pretrained(encoder).eval()
+    expected = []
+    with torch.inference_mode():
+        for text in TEXTS:
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+            expected.append((hidden.mean(0) if pooling == "mean" else hidden[-1]).numpy())
+    np.testing.assert_allclose(embed_texts(TEXTS, str(encoder), pooling), np.stack(expected), atol=1e-5)
+
+
+def test_equal_texts_have_equal_vectors_in_the_order_asked_for(encoder: Path) -> None:
+    vectors = embed_texts(TEXTS, str(encoder))
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors[0], vectors[4])
+    np.testing.assert_allclose(embed_texts(TEXTS[::-1], str(encoder)), vectors[::-1], atol=1e-6)
+
+
+def test_what_was_done_is_kept_and_a_stopped_run_goes_on(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "CHUNK", 2)
+    whole = embed_texts(TEXTS, str(encoder))
+    calls = _counting(monkeypatch)
+    np.testing.assert_array_equal(embed_texts(TEXTS, str(encoder)), whole)
+    assert calls == [], "all of it was kept"
+    kept = sorted(embed.cache().rglob("*.npy"))
+    kept[0].unlink()
+    kept[1].write_bytes(b"cut short")
+    np.testing.assert_array_equal(embed_texts(TEXTS, str(encoder)), whole)
+    assert len(calls) == 2, "only what was not there is computed"
+
+
+def test_other_weights_are_another_encoder(encoder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import BertModel
+
+    other = Path(shutil.copytree(encoder, tmp_path / "other"))
+    model = BertModel.from_pretrained(other)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight += 1
+    model.save_pretrained(other)
+    assert not np.allclose(embed_texts(TEXTS, str(encoder)), embed_texts(TEXTS, str(other)))
+
+
+def test_what_cannot_be_is_one_clear_error(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown pooling"):
+        embed_texts(TEXTS, str(encoder), "max")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_tokens"):
+        embed_texts(TEXTS, str(encoder), max_tokens=0)
+    with pytest.raises(AssetError, match=r"no config\.json"):
+        embed_texts(TEXTS, str(tmp_path))
+    with pytest.raises(UsageError, match="API without weights"):
+        embed_texts(TEXTS, "gpt-3.5")
+
+
+def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    encode = embed.TextEncoder.encode
+
+    def counted(self: Any, texts: Any) -> Any:
+        calls.append(len(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(embed.TextEncoder, "encode", counted)
+    return calls
