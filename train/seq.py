@@ -30,6 +30,7 @@ from rbserve.runtime import rank_rows
 from rbserve.train.loop import Rows
 
 AT = 10
+PARTS = 4  # of a batch, padded apart
 LOGITS_AT_ONCE = 1 << 26  # kept for the backward pass; where there are more, they are computed twice
 NO_LABEL = -100
 
@@ -73,8 +74,11 @@ class SeqTask:
     def save(self, folder: Path) -> None:
         """Nothing more than weights and items is needed."""
 
-    def _sequences(self, rows: Rows) -> Ragged:
-        return with_targets(self._train.take(rows), self.config.max_history)
+    def _sequences(self, rows: Rows) -> list[Ragged]:
+        """The rows' sequences, in parts of like length: padded apart, they have less than half the padding."""
+        sequences = with_targets(self._train.take(rows), self.config.max_history)
+        order = np.argsort(sequences.lengths, kind="stable")
+        return [sequences.take(part) for part in np.array_split(order, PARTS) if len(part)]
 
 
 class ItemTask(SeqTask):
@@ -82,12 +86,15 @@ class ItemTask(SeqTask):
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the predicted positions of the given training rows."""
-        batch = Padded.of(self._sequences(rows), last=1 if self.config.targets == "last" else None)
-        inputs, labels = batch.to(next(model.parameters()).device)
-        hidden = model(inputs)
-        known = labels != NO_LABEL
+        device = next(model.parameters()).device
+        hidden, labels = [], []
+        for sequences in self._sequences(rows):
+            inputs, wanted = Padded.of(sequences, 1 if self.config.targets == "last" else None).to(device)
+            known = wanted != NO_LABEL
+            hidden.append(model(inputs)[known])
+            labels.append(wanted[known])
         plain = cast(SasRec, getattr(model, "module", model))
-        return _cross_entropy(hidden[known], plain.items, labels[known])
+        return _cross_entropy(torch.cat(hidden), plain.items, torch.cat(labels))
 
     def ranker(self, model: nn.Module) -> Ranker:
         """All items, scored."""
@@ -104,12 +111,14 @@ class CodeTask(SeqTask):
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the predicted code tokens of the given training rows."""
-        items, levels = self._sequences(rows), self._sid_config.levels
-        tokens = Ragged(self._tokens[items.values].ravel(), items.offsets * levels)
-        batch = Padded.of(tokens, last=levels if self.config.targets == "last" else None)
-        inputs, labels = batch.to(next(model.parameters()).device)
-        logits = model(inputs)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=NO_LABEL)
+        levels, device = self._sid_config.levels, next(model.parameters()).device
+        losses = []
+        for items in self._sequences(rows):
+            tokens = Ragged(self._tokens[items.values].ravel(), items.offsets * levels)
+            inputs, labels = Padded.of(tokens, levels if self.config.targets == "last" else None).to(device)
+            logits = model(inputs).flatten(0, 1)
+            losses.append(F.cross_entropy(logits, labels.flatten(), reduction="sum", ignore_index=NO_LABEL))
+        return torch.stack(losses).sum()
 
     def save(self, folder: Path) -> None:
         """The semantic identifiers."""
