@@ -62,13 +62,15 @@ def _admit(
             f"{artifact.name} onnx-fp32 differs from torch-fp32 on {found.rows} rows: {reference.describe(found)}",
             "nothing was written; the exported graph does not compute the model",
         )
-    names = [f"onnx/{path.name}" for path in made]
-    for name, path in zip(names, made, strict=True):
-        with replacing(artifact.path / name) as partial:
+    data = [weights for path in made if (weights := path.with_name(f"{path.name}.data")).exists()]
+    for path in (*data, *made):
+        with replacing(artifact.path / "onnx" / path.name) as partial:
             shutil.copyfile(path, partial)
+    file, *step = [f"onnx/{path.name}" for path in made]
     return VariantRecord(
-        names[0], found, _warnings(precision, found), step_file=names[1] if len(names) > 1 else None
-    )
+        file, found, _warnings(precision, found), step_file=step[0] if step else None,
+        data_files=[f"onnx/{path.name}" for path in data],
+    )  # fmt: skip
 
 
 def _warnings(precision: str, found: Parity) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import describe
+from rbserve.exporters.graph import describe, is_large
 
 
 def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
@@ -18,6 +18,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    graph = onnx.load(fp32)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it recommends a pre-processing step that changes nothing here
@@ -26,10 +27,11 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
             fp32,
             path,
             op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=_stacked_products(onnx.load(fp32)),
+            nodes_to_exclude=_stacked_products(graph),
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
+            use_external_data_format=is_large(graph),
         )
     finally:
         root.setLevel(level)

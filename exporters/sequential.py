@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import describe, trace
+from rbserve.exporters.graph import describe, save, trace
 from rbserve.models.sasrec import SasRec, SidSasRec
 from rbserve.runtime import load_model
 
@@ -100,7 +100,7 @@ def _append_top_k(path: Path, n_items: int) -> None:
             helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "K"]),
         ]
     )
-    onnx.save(model, path)
+    save(model, path)
 
 
 def write_generating(model: SidSasRec, folder: Path) -> list[Path]:

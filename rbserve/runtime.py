@@ -181,7 +181,10 @@ def _sequential_config(artifact: Artifact) -> SasRecConfig:
 
 
 def _onnx_files(artifact: Artifact, variant: str) -> list[Path]:
-    return [artifact.file(name) for name in artifact.variant_files(variant)]
+    """The graphs of a variant, in the order in which they run, once all its files are found to be whole."""
+    record = artifact.manifest.variants[variant]
+    files = {name: artifact.file(name) for name in record.files}
+    return [files[name] for name in record.graphs]
 
 
 def _torch_model(artifact: Artifact, threads: int) -> Any:

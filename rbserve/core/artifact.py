@@ -58,17 +58,26 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An exported file and what its export found out. `step_file` continues what `file` has begun (beam search)."""
+    """An exported file and what its export found out.
+
+    `step_file` continues what `file` has begun (beam search); `data_files` hold weights too large for a graph's file.
+    """
 
     file: str
     parity: Parity
     warnings: list[str] = []
     step_file: str | None = None
+    data_files: list[str] = []
+
+    @property
+    def graphs(self) -> list[str]:
+        """In the order in which they run."""
+        return [self.file] if self.step_file is None else [self.file, self.step_file]
 
     @property
     def files(self) -> list[str]:
-        """The graphs, in the order in which they run."""
-        return [self.file] if self.step_file is None else [self.file, self.step_file]
+        """Everything that the variant is loaded from."""
+        return [*self.graphs, *self.data_files]
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import onnx
 import pytest
 
 from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.errors import ParityError, UsageError
+from rbserve.core.dataset import Dataset, open_dataset
+from rbserve.core.errors import ArtifactError, ParityError, UsageError
 from rbserve.exporters import export as module
-from rbserve.exporters import parity
+from rbserve.exporters import graph, parity
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import compare
-from rbserve.runtime import OnnxScorer
+from rbserve.models.configs import with_options
+from rbserve.models.zoo import find_model
+from rbserve.runtime import OnnxScorer, open_ranker, open_scorer
+from rbserve.train.fit import train
+from rbserve.train.loop import Settings
 
 
 @pytest.fixture
@@ -27,8 +32,8 @@ def copy(trained: Artifact, tmp_path: Path) -> Artifact:
 def test_the_graph_carries_model_data_fingerprint_and_version(trained: Artifact) -> None:
     for variant in ("onnx-fp32", "onnx-int8"):
         (name,) = trained.variant_files(variant)
-        graph = onnx.load(trained.file(name))
-        origin = {prop.key: prop.value for prop in graph.metadata_props}
+        loaded = onnx.load(trained.file(name))
+        origin = {prop.key: prop.value for prop in loaded.metadata_props}
         assert origin["rbserve.model"] == "dnn"
         assert origin["rbserve.variant"] == variant
         assert origin["rbserve.data_fingerprint"] == trained.manifest.dataset.fingerprint
@@ -92,3 +97,24 @@ def test_compare_without_both_labels_has_no_auc() -> None:
     found = compare(np.zeros(2, np.float32), np.zeros(2, np.float32), np.ones(2))
     assert found.auc is None
     assert found.auc_difference is None
+
+
+@pytest.mark.parametrize("name", ["dnn", "sasrec-3l", "sid-sasrec-3l-cbs"])
+def test_large_weights_lie_beside_the_graph_and_are_checked_too(
+    name: str, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protobuf ends at 2 GiB, sasrec-24l has 5 GB."""
+    monkeypatch.setattr(graph, "LARGEST", 1_000)
+    spec = find_model(name)
+    own = {"dim": "16", "hidden": "32"} if name == "dnn" else {"layers": "1", "dim": "16", "heads": "2"}
+    codes = {"levels": "3", "codes": "8"} if spec.group == "H" else {}
+    spec = dataclasses.replace(spec, config=with_options(spec.config, own | codes))
+    data = open_dataset(Path(shutil.copytree(planted.path, tmp_path / "planted")))
+    artifact = export(train(spec, data, tmp_path / name, Settings(batch=64, micro_batch=64, epochs=1)), data)
+    for variant, record in artifact.manifest.variants.items():
+        assert len(record.data_files) == len(record.graphs)
+        opening = open_scorer if name == "dnn" else open_ranker
+        opening(artifact, variant)
+        (artifact.path / record.data_files[0]).write_bytes(b"cut short")
+        with pytest.raises(ArtifactError, match="damaged"):
+            opening(artifact, variant)
