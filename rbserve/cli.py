@@ -112,6 +112,9 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, or bf16: products in 16 bits, weights in 32.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed training.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -123,7 +126,9 @@ def train(
 
     if many and (out or resume or option):
         raise UsageError("--models takes neither --out, --set nor --resume", "train the models one by one")
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed}
+    given = {
+        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "precision": precision
+    }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
     options = _options(option)
 

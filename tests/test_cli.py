@@ -107,6 +107,7 @@ MISTAKES = [
     (("train", "--model", "dnn", "--set", "dim"), 2, "--set takes KEY=VALUE", "dim=32"),
     (("train", "--model", "dnn", "--epochs", "0"), 2, "epochs must be at least 1", None),
     (("train", "--model", "dnn", "--epochs", "few"), 2, "--epochs", "--help"),
+    (("train", "--model", "dnn", "--precision", "fp8"), 2, "unknown precision: fp8", "fp32 or bf16"),
     (("train",), 2, "--model", "--model gdcn"),
     (("train", "--models", "A", "--set", "dim=8"), 2, "--models takes neither", "one by one"),
     (("train", "--models", "D"), 2, "none of the rows in D is runnable yet", "rbserve models"),
