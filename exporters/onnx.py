@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import describe, trace
+from rbserve.exporters.graph import origin, save, trace
 from rbserve.models.ctr import CtrModel
 from rbserve.runtime import load_model
 
@@ -38,8 +38,8 @@ def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
         torch.zeros(TRACED_HISTORY, dtype=torch.int32),
         torch.zeros(TRACED_CANDIDATES, dtype=torch.int32),
     )
-    trace(
-        _Score(load_model(artifact).folded()), example, path,
+    graph = trace(
+        _Score(load_model(artifact).folded()), example,
         {"history": {0: "T"}, "candidates": {0: "N"}}, {"scores": {0: "N"}})  # fmt: skip
-    describe(path, artifact, "onnx-fp32")
+    save(graph, path, origin(artifact, "onnx-fp32"))
     return [path]

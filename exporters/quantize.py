@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import describe, is_large
+from rbserve.exporters.graph import is_large, origin, save
 
 
 def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
@@ -35,7 +35,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
         )
     finally:
         root.setLevel(level)
-    describe(path, artifact, "onnx-int8")
+    save(onnx.load(path), path, origin(artifact, "onnx-int8"))
 
 
 def _stacked_products(graph: object) -> list[str]:

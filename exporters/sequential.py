@@ -12,16 +12,21 @@ the shapes).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import describe, save, trace
-from rbserve.models.sasrec import SasRec, SidSasRec
+from rbserve.exporters.graph import origin, save, trace
+from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
 from rbserve.runtime import load_model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 EXAMPLE_USERS, EXAMPLE_TOKENS, EXAMPLE_BEAMS = 2, 4, 3
 ITEM_TABLE = "model.transformer.token_embedding.weight"
@@ -57,29 +62,31 @@ class _Step(nn.Module):
 
 def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graphs of an artefact into `folder`, in the order in which they run."""
-    model = load_model(artifact)
-    paths = write_scoring(model, folder) if isinstance(model, SasRec) else write_generating(model, folder)
-    for path in paths:
-        describe(path, artifact, "onnx-fp32")
+    return write_graphs(load_model(artifact), folder, origin(artifact, "onnx-fp32"))
+
+
+def write_graphs(model: SequentialModel, folder: Path, origin: Mapping[str, str]) -> list[Path]:
+    """Writes the fp32 graphs of a model into `folder`, in the order in which they run."""
+    graphs = _scoring(model) if isinstance(model, SasRec) else _generating(model)
+    paths = []
+    for name, graph in graphs:
+        paths.append(folder / name)
+        save(graph, paths[-1], origin)
     return paths
 
 
-def write_scoring(model: SasRec, folder: Path) -> list[Path]:
-    """Writes the graph of a SASRec into `folder`."""
-    path = folder / "fp32.onnx"
-    trace(
-        _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),), path,
+def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:
+    graph = trace(
+        _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),),
         {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
-    _append_top_k(path, model.n_items)
-    return [path]
+    _append_top_k(graph, model.n_items)
+    yield "fp32.onnx", graph
 
 
-def _append_top_k(path: Path, n_items: int) -> None:
+def _append_top_k(model: ModelProto, n_items: int) -> None:
     """Adds what follows the user's vector: scores = hidden @ table^T, then the min(k, n_items) best of them."""
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    model = onnx.load(path)
     graph = model.graph
     table = next(one for one in graph.initializer if one.name == ITEM_TABLE)
     graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), "n_items"))
@@ -100,28 +107,24 @@ def _append_top_k(path: Path, n_items: int) -> None:
             helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "K"]),
         ]
     )
-    save(model, path)
 
 
-def write_generating(model: SidSasRec, folder: Path) -> list[Path]:
-    """Writes the prefill and step graphs of a SID-SASRec into `folder`."""
-    prefill, step = folder / "fp32.prefill.onnx", folder / "fp32.step.onnx"
+def _generating(model: SidSasRec) -> Iterator[tuple[str, ModelProto]]:
     tokens = _tokens(EXAMPLE_USERS, EXAMPLE_TOKENS)
-    trace(
-        _Prefill(model), (tokens,), prefill,
+    yield "fp32.prefill.onnx", trace(
+        _Prefill(model), (tokens,),
         {"tokens": {0: "B", 1: "T"}}, {"logits": {0: "B"}, "prefix": {2: "B", 4: "T1"}})  # fmt: skip
     with torch.no_grad():
         prefix = model.prefill(tokens)[1]
     layers, two, users, heads, _, width = prefix.shape
     suffix = prefix.new_zeros((layers, two, users, EXAMPLE_BEAMS, heads, 1, width))
-    trace(
-        _Step(model), (_tokens(EXAMPLE_USERS, EXAMPLE_BEAMS), prefix, suffix), step,
+    yield "fp32.step.onnx", trace(
+        _Step(model), (_tokens(EXAMPLE_USERS, EXAMPLE_BEAMS), prefix, suffix),
         {
             "tokens": {0: "B", 1: "W"}, "prefix": {2: "B", 4: "T1"},
             "suffix": {2: "B", 3: "W", 5: "S"},
         },
         {"logits": {0: "B", 1: "W"}, "longer_suffix": {2: "B", 3: "W", 5: "S1"}})  # fmt: skip
-    return [prefill, step]
 
 
 def _tokens(rows: int, columns: int) -> Tensor:

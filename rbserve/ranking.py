@@ -60,12 +60,6 @@ class GeneratingRanker:
 
     def __init__(self, stepper: Stepper[Any], sids: SemanticIds, config: SidSasRecConfig) -> None:
         self._stepper, self._sids, self._config = stepper, sids, config
-        self._tokens = sids.codes + np.arange(config.levels, dtype=np.int32) * config.codes
-
-    @property
-    def width(self) -> int:
-        """Paths a search ends with: no list is longer."""
-        return self._config.width
 
     def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
         """The k most probable items, best first."""
@@ -83,7 +77,7 @@ class GeneratingRanker:
 
     def _search(self, histories: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
         recent = histories[:, -self._config.max_history :]
-        prompts = self._tokens[recent].reshape(len(recent), -1)
+        prompts = self._sids.tokens[recent].reshape(len(recent), -1)
         beams = search(
             self._stepper, prompts, self._sids.trie, self._config.codes, self._config.width,
             constrained=self._config.decoding == "cbs", observe=observe)  # fmt: skip

@@ -66,9 +66,9 @@ class SeqTask:
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 over the validation users, ranks among the whole catalogue; RbserveError after divergence."""
-        items = rank_rows(self.ranker(model), self._valid.histories, AT)
         if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
             raise RbserveError("training diverged: a weight is not finite", "a lower --lr may help")
+        items = rank_rows(self.ranker(model), self._valid.histories, AT)
         return ndcg_at_k(ranks_in_lists(items, self._valid.targets), AT)
 
     def save(self, folder: Path) -> None:
@@ -107,14 +107,13 @@ class CodeTask(SeqTask):
     def __init__(self, dataset: Dataset, config: SidSasRecConfig, sids: SemanticIds) -> None:
         super().__init__(dataset, config)
         self._sid_config, self.sids = config, sids
-        self._tokens = sids.codes + np.arange(config.levels, dtype=np.int32) * config.codes
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the predicted code tokens of the given training rows."""
         levels, device = self._sid_config.levels, next(model.parameters()).device
         losses = []
         for items in self._sequences(rows):
-            tokens = Ragged(self._tokens[items.values].ravel(), items.offsets * levels)
+            tokens = Ragged(self.sids.tokens[items.values].ravel(), items.offsets * levels)
             inputs, labels = Padded.of(tokens, levels if self.config.targets == "last" else None).to(device)
             logits = model(inputs).flatten(0, 1)
             losses.append(F.cross_entropy(logits, labels.flatten(), reduction="sum", ignore_index=NO_LABEL))
@@ -160,11 +159,8 @@ def with_targets(split: SeqSplit, max_history: int) -> Ragged:
     histories = split.histories
     ends = histories.offsets[1:]
     recent = slices(histories.values, np.maximum(histories.offsets[:-1], ends - max_history), ends)
-    return Ragged(np.insert(recent.values, recent.offsets[1:], split.targets), _longer_by_one(recent.offsets))
-
-
-def _longer_by_one(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    return offsets + np.arange(len(offsets))
+    values = np.insert(recent.values, recent.offsets[1:], split.targets)
+    return Ragged(values, recent.offsets + np.arange(len(recent.offsets)))
 
 
 def _cross_entropy(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:

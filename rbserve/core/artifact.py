@@ -27,12 +27,11 @@ import msgspec
 from rbserve.core.dataset import ItemTable, read_items
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
-from rbserve.core.semantic_ids import SemanticIds, open_semantic_ids
+from rbserve.core.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semantic_ids
 
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
 ITEMS = "items.parquet"
-SIDS = "sids"
 WORDS = "words.parquet"
 REFERENCE_VARIANT = "torch-fp32"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
@@ -139,7 +138,7 @@ class Artifact:
     @cached_property
     def sids(self) -> SemanticIds:
         """The items' semantic identifiers, of a model that reads them."""
-        return open_semantic_ids(self.file(f"{SIDS}/manifest.json").parent)
+        return open_semantic_ids(self.file(f"{FOLDER}/{MANIFEST}").parent)
 
     def file(self, name: str) -> Path:
         """The path of a member file; ArtifactError when it is missing, truncated or tampered with."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -95,6 +96,11 @@ class SemanticIds:
     def vocabulary(self) -> int:
         """K, the codes of a level."""
         return int(self.manifest.config["codes"])
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int32]:
+        """int32[n, L]: the codes as tokens of one vocabulary; code c of level l is token l * K + c."""
+        return self.codes + np.arange(self.levels, dtype=np.int32) * np.int32(self.vocabulary)
 
     def __len__(self) -> int:
         return len(self.codes)

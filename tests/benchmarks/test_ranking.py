@@ -21,7 +21,7 @@ from reference_beam import dict_trie, reference_search
 from rbserve.core.columns import Ragged
 from rbserve.core.trie import build_trie
 from rbserve.core.types import Items, Ranker
-from rbserve.exporters.sequential import write_generating, write_scoring
+from rbserve.exporters.sequential import write_graphs
 from rbserve.models.sasrec import SasRec, SidSasRec, build
 from rbserve.models.zoo import find_model
 from rbserve.ranking import (
@@ -63,9 +63,9 @@ def generating(codes: NDArray[np.int32], tmp_path_factory: pytest.TempPathFactor
     torch.manual_seed(0)
     model = build(spec.config, len(codes)).eval()
     assert isinstance(model, SidSasRec)
-    sids: Any = SimpleNamespace(codes=codes, trie=build_trie(codes))
-    graphs = write_generating(model, tmp_path_factory.mktemp("sid"))
     tokens = codes + np.arange(4, dtype=np.int32) * 256
+    sids: Any = SimpleNamespace(tokens=tokens, trie=build_trie(codes))
+    graphs = write_graphs(model, tmp_path_factory.mktemp("sid"), {})
     history = np.random.default_rng(1).integers(len(codes), size=HISTORY).astype(np.int32)
     prompt = torch.from_numpy(tokens[history].ravel()).long()
     onnx = GeneratingRanker(OnnxStepper(graphs, threads=1), sids, spec.config)
@@ -92,7 +92,7 @@ def test_conditional_beam_search(benchmark: BenchmarkFixture, generating: dict[s
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ranker]:
     model = _untrained(ITEMS)
-    onnx = OnnxItemScores(write_scoring(model, tmp_path_factory.mktemp("sasrec")), threads=1)
+    onnx = OnnxItemScores(write_graphs(model, tmp_path_factory.mktemp("sasrec"), {}), threads=1)
     return {
         "torch-fp32": ScoringRanker(TorchItemScores(model), HISTORY),
         "onnx-fp32": ScoringRanker(onnx, HISTORY),
@@ -117,7 +117,7 @@ def test_a_test_set_against_the_whole_catalogue(
 def test_one_user_against_a_million_items(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     """The limit is reading 256 MB of item vectors once."""
     benchmark.group = "sasrec-3l, one user x 1,000,000 items, one thread"
-    graphs = write_scoring(_untrained(MILLION), tmp_path)
+    graphs = write_graphs(_untrained(MILLION), tmp_path, {})
     table = np.random.default_rng(0).random((MILLION, 64), np.float32)
     before = _resident_mb()
     ranker = ScoringRanker(OnnxItemScores(graphs, threads=1), HISTORY)
