@@ -218,8 +218,9 @@ def train(
     with progress_bar(f"train {path.name}") as progress:
         artifact = fit_model(spec, data, path, chosen, resume, progress)
     record = artifact.manifest.training
+    how = f"weights of {record.taken_from}" if record.taken_from else "trained"
     say(
-        f"trained {artifact.name} on {dataset}: {record.epochs} epochs in {record.seconds:.0f} s, "
+        f"{artifact.name} on {dataset}: {how}, {record.epochs} epochs in {record.seconds:.0f} s, "
         f"valid {record.metric} {record.best_metric:.4f} -> {path}"
     )
     return artifact

@@ -98,6 +98,7 @@ def test_a_row_that_only_decodes_otherwise_takes_the_weights_beside_it(
     free = made("sid-sasrec-3l", settings)
     taken = made("sid-sasrec-3l-cbs", settings)
     assert taken.manifest.files["model.safetensors"] == free.manifest.files["model.safetensors"]
+    assert taken.manifest.training.taken_from == "sid-sasrec-3l"
     assert taken.manifest.name == "sid-sasrec-3l-cbs"
     assert taken.manifest.config["decoding"] == "cbs"
     own = made("sid-sasrec-3l-cbs", dataclasses.replace(settings, seed=1))

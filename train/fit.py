@@ -107,7 +107,12 @@ def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(donor.file(name), partial / name)
         manifest = msgspec.structs.replace(
-            donor.manifest, name=spec.name, config=config_to_dict(spec.config), files=kept, variants={}
+            donor.manifest,
+            name=spec.name,
+            config=config_to_dict(spec.config),
+            training=msgspec.structs.replace(donor.manifest.training, taken_from=donor.name),
+            files=kept,
+            variants={},
         )
         write_manifest(partial, manifest)
     return open_artifact(path)

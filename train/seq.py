@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rbserve.core.columns import Ragged, slices
 from rbserve.core.dataset import Dataset, SeqSplit
@@ -28,10 +27,10 @@ from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
 from rbserve.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
 from rbserve.runtime import rank_rows
 from rbserve.train.loop import Rows
+from rbserve.train.softmax import softmax_loss
 
 AT = 10
 PARTS = 4  # of a batch, padded apart
-LOGITS_AT_ONCE = 1 << 26  # kept for the backward pass; where there are more, they are computed twice
 NO_LABEL = -100
 
 
@@ -94,7 +93,7 @@ class ItemTask(SeqTask):
             hidden.append(model(inputs)[known])
             labels.append(wanted[known])
         plain = cast(SasRec, getattr(model, "module", model))
-        return _cross_entropy(torch.cat(hidden), plain.items, torch.cat(labels))
+        return softmax_loss(torch.cat(hidden), plain.items, torch.cat(labels))
 
     def ranker(self, model: nn.Module) -> Ranker:
         """All items, scored."""
@@ -161,17 +160,3 @@ def with_targets(split: SeqSplit, max_history: int) -> Ragged:
     recent = slices(histories.values, np.maximum(histories.offsets[:-1], ends - max_history), ends)
     values = np.insert(recent.values, recent.offsets[1:], split.targets)
     return Ragged(values, recent.offsets + np.arange(len(recent.offsets)))
-
-
-def _cross_entropy(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(hidden [P, d] @ items [n, d]^T)[label], summed over P, in pieces that memory holds."""
-    at_once = max(1, LOGITS_AT_ONCE // len(items))
-    if len(hidden) <= at_once:
-        return _summed_loss(hidden, items, labels)
-    pieces = zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True)
-    losses = [checkpoint(_summed_loss, part, items, wanted, use_reentrant=False) for part, wanted in pieces]
-    return torch.stack(losses).sum()
-
-
-def _summed_loss(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, items), labels, reduction="sum")

@@ -27,6 +27,7 @@ import msgspec
 from rbserve.core.dataset import ItemTable, read_items
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
+from rbserve.core.manifest import read_manifest
 from rbserve.core.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semantic_ids
 
 SCHEMA = 1
@@ -80,7 +81,7 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the weights came about."""
+    """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another."""
 
     seed: int
     settings: dict[str, Any]
@@ -89,6 +90,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: str
     best_metric: float
     seconds: float
+    taken_from: str | None = None
 
 
 class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,16 +169,9 @@ def open_artifact(path: Path) -> Artifact:
     file = path / "manifest.json"
     if not file.is_file():
         raise ArtifactError(f"no artefact at {path}", "rbserve train makes one; --model takes its directory")
-    try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=ArtifactManifest)
-    except msgspec.MsgspecError as error:
-        raise ArtifactError(
-            f"{file} is not an artefact manifest: {error}", "make the artefact anew with rbserve train"
-        ) from None
-    if manifest.schema != SCHEMA:
-        raise ArtifactError(
-            f"{file} has schema {manifest.schema}, this rbserve reads {SCHEMA}", "train the model again"
-        )
+    manifest = read_manifest(
+        file, ArtifactManifest, SCHEMA, "an artefact manifest", "rbserve train makes it anew", ArtifactError
+    )
     return Artifact(path, manifest)
 
 

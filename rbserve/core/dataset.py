@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from rbserve.core.columns import Ragged, open_column
 from rbserve.core.errors import DataError, RbserveError, UsageError
 from rbserve.core.files import FileDigest, mismatch
+from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items
 
 SCHEMA = 2
@@ -203,20 +204,8 @@ def open_dataset(path: Path) -> Dataset:
     again = f"rbserve prepare {path.name}"
     if not file.is_file():
         raise DataError(f"no data set at {path}", again)
-    try:
-        content = file.read_bytes()
-        schema = msgspec.json.decode(content, type=_AnyVersion).schema
-        if schema != SCHEMA:
-            raise DataError(
-                f"{file} has schema {schema}, this rbserve reads {SCHEMA}", f"{again} makes it anew"
-            )
-        return Dataset(path, msgspec.json.decode(content, type=DatasetManifest))
-    except msgspec.MsgspecError as error:
-        raise DataError(f"{file} is not a data set manifest: {error}", f"{again} makes it anew") from None
-
-
-class _AnyVersion(msgspec.Struct):
-    schema: int
+    manifest = read_manifest(file, DatasetManifest, SCHEMA, "a data set manifest", f"{again} makes it anew")
+    return Dataset(path, manifest)
 
 
 def read_items(path: Path) -> ItemTable:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.errors import DataError, unknown_name
+from rbserve.core.errors import unknown_name
 from rbserve.core.files import write_bytes
 from rbserve.core.intervals import (
     auc_interval,
@@ -25,6 +25,7 @@ from rbserve.core.intervals import (
     hierarchical_interval,
     mean_interval,
 )
+from rbserve.core.manifest import read_manifest
 from rbserve.core.metrics import ctr_metrics, gains_at_k, hits_at_k, seqrec_metrics
 
 SCHEMA = 1
@@ -223,26 +224,7 @@ def write_measurement(folder: Path, measurement: Measurement) -> Path:
 
 def read_measurement(path: Path) -> Measurement:
     """Reads a run file; DataError when it is not one or of another version."""
-    try:
-        content = path.read_bytes()
-        schema = msgspec.json.decode(content, type=_Versioned).schema
-        if schema != SCHEMA:
-            raise DataError(
-                f"{path} has schema {schema}, this rbserve reads {SCHEMA}", "profile the model again"
-            )
-        return msgspec.json.decode(content, type=Measurement)
-    except OSError as error:
-        raise DataError(
-            f"cannot read run file {path}: {error.strerror}", "rbserve profile writes one"
-        ) from None
-    except msgspec.MsgspecError as error:
-        raise DataError(
-            f"{path} is not a run file: {error}", "remove it, or profile the model again"
-        ) from None
-
-
-class _Versioned(msgspec.Struct):
-    schema: int
+    return read_manifest(path, Measurement, SCHEMA, "a run file", "remove it, or profile the model again")
 
 
 def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy) -> Result:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.files import FileDigest, digest, mismatch, replacing_directory, write_bytes
+from rbserve.core.manifest import read_manifest
 from rbserve.core.trie import Trie, build_trie
 from rbserve.core.types import Items
 
@@ -218,18 +219,7 @@ def check_made_with(sids: SemanticIds, given: Mapping[str, Any]) -> None:
 def _read_manifest(file: Path) -> SidManifest:
     if not file.is_file():
         raise DataError(f"no semantic identifiers at {file.parent}", "rbserve sids makes them")
-    try:
-        content = file.read_bytes()
-        schema = msgspec.json.decode(content, type=_AnyVersion).schema
-        if schema != SCHEMA:
-            raise DataError(f"{file} has schema {schema}, this rbserve reads {SCHEMA}", _HINT)
-        return msgspec.json.decode(content, type=SidManifest)
-    except msgspec.MsgspecError as error:
-        raise DataError(f"{file} is not a manifest of semantic identifiers: {error}", _HINT) from None
-
-
-class _AnyVersion(msgspec.Struct):
-    schema: int
+    return read_manifest(file, SidManifest, SCHEMA, "a manifest of semantic identifiers", _HINT)
 
 
 def _array(file: Path) -> NDArray[np.int32]:

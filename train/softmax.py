@@ -1,0 +1,52 @@
+"""Cross-entropy over a whole catalogue (eq. 7) without its logits in memory.
+
+P predicted positions against n items are P x n numbers: 17 million a batch of MicroLens, of which autograd keeps
+several copies. The gradient of -log softmax is softmax minus one at the label, so it can be had in the forward pass,
+for a piece of the positions at a time, and of all pieces only sums stay (Hsu et al. 2024, Liger Kernel, on GPUs).
+A piece's logits never exceed the item table in size, and stay in the processor's cache where the table does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def softmax_loss(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(hidden [P, d] @ items [n, d]^T)[labels int64[P]], summed over P; multiplied as autocast says."""
+    device = hidden.device.type
+    low = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if low else hidden.dtype
+    loss: Tensor = _SoftmaxLoss.apply(hidden, items, labels, dtype)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, items: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        low_hidden, low_items = hidden.to(dtype), items.to(dtype)
+        to_hidden, to_items = torch.empty_like(hidden), torch.zeros_like(items)
+        loss = torch.zeros((), dtype=items.dtype, device=hidden.device)
+        at_once = items.size(1)  # as many logits as the table has numbers
+        for start in range(0, len(hidden), at_once):
+            rows = slice(start, start + at_once)
+            place = (torch.arange(len(labels[rows]), device=hidden.device), labels[rows])
+            logits = (low_hidden[rows] @ low_items.T).to(items.dtype)
+            total = logits.logsumexp(1)
+            loss += (total - logits[place]).sum()
+            slope = logits.sub_(total[:, None]).exp_()
+            slope[place] -= 1
+            slope = slope.to(dtype)
+            to_hidden[rows] = slope @ low_items
+            to_items += slope.T @ low_hidden[rows]
+        ctx.save_for_backward(to_hidden, to_items)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        to_hidden, to_items = ctx.saved_tensors
+        return slope * to_hidden, slope * to_items, None, None
