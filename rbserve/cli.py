@@ -115,6 +115,9 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="fp32, or bf16: products in 16 bits, weights in 32.")
     ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Learning rate: constant, or cosine: falling to 0 over all --epochs.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed training.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -127,7 +130,7 @@ def train(
     if many and (out or resume or option):
         raise UsageError("--models takes neither --out, --set nor --resume", "train the models one by one")
     given = {
-        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "precision": precision
+        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "precision": precision, "schedule": schedule,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
     options = _options(option)

@@ -108,6 +108,7 @@ MISTAKES = [
     (("train", "--model", "dnn", "--epochs", "0"), 2, "epochs must be at least 1", None),
     (("train", "--model", "dnn", "--epochs", "few"), 2, "--epochs", "--help"),
     (("train", "--model", "dnn", "--precision", "fp8"), 2, "unknown precision: fp8", "fp32 or bf16"),
+    (("train", "--model", "dnn", "--schedule", "step"), 2, "unknown schedule: step", "constant or cosine"),
     (("train",), 2, "--model", "--model gdcn"),
     (("train", "--models", "A", "--set", "dim=8"), 2, "--models takes neither", "one by one"),
     (("train", "--models", "D"), 2, "none of the rows in D is runnable yet", "rbserve models"),

@@ -37,6 +37,8 @@ from rbserve.train.tensors import save_tensors
 
 Rows = NDArray[np.int64]
 Precision = Literal["fp32", "bf16"]
+Schedule = Literal["constant", "cosine"]
+WARM_UP = 0.02  # of a cosine schedule's updates
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Settings:
     """How a model is fitted; the paper's values for CTR models (section 4.3).
 
     `precision` bf16 multiplies matrices in 16 bits (autocast) and keeps weights, their updates and sums in 32.
+    `schedule` cosine lets the learning rate rise to `lr` and then fall to 0 at the end of the last of the `epochs`.
     """
 
     batch: int = 5_000
@@ -53,6 +56,7 @@ class Settings:
     patience: int = 5
     seed: int = 2024
     precision: Precision = "fp32"
+    schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:
         for name in ("batch", "micro_batch", "epochs", "patience"):
@@ -60,8 +64,9 @@ class Settings:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.lr > 0:
             raise UsageError(f"lr must be above 0, not {self.lr}")
-        if self.precision not in get_args(Precision):
-            raise UsageError(f"unknown precision: {self.precision}", "fp32 or bf16")
+        for name, known in (("precision", Precision), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(known):
+                raise UsageError(f"unknown {name}: {getattr(self, name)}", " or ".join(get_args(known)))
 
 
 class Task(Protocol):
@@ -126,7 +131,7 @@ def fit(
     plain = accelerator.unwrap_model(model)
     best = copy.deepcopy(plain.state_dict())
     state = _load(checkpoint, plain, optimizer, best) if resume else State()
-    total = settings.epochs * -(-task.rows // settings.batch)
+    total = _total_steps(task, settings)
     saved = started = time.monotonic()
     before = state.seconds
 
@@ -176,6 +181,8 @@ def _step(
             loss = task.loss(model, mine[start : start + settings.micro_batch])
         # Gradients are averaged over processes: the sum over this share counts num_processes times.
         accelerator.backward(loss * (accelerator.num_processes / len(batch)))
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(settings, _steps_done(state, task, settings), _total_steps(task, settings))
     optimizer.step()
     optimizer.zero_grad()
     state.step += 1
@@ -196,6 +203,19 @@ def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tenso
 def _finished(state: State, settings: Settings) -> bool:
     waited = state.epoch - 1 - state.best_epoch if state.epoch else 0
     return state.epoch >= settings.epochs or waited >= settings.patience
+
+
+def _learning_rate(settings: Settings, step: int, steps: int) -> float:
+    """Of the update that `step` others of at most `steps` come before."""
+    if settings.schedule == "constant":
+        return settings.lr
+    warm = math.ceil(WARM_UP * steps)
+    fallen = (1 + math.cos(math.pi * step / steps)) / 2
+    return settings.lr * min(1.0, (step + 1) / warm) * fallen
+
+
+def _total_steps(task: Task, settings: Settings) -> int:
+    return settings.epochs * -(-task.rows // settings.batch)
 
 
 def _steps_done(state: State, task: Task, settings: Settings) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +69,15 @@ def _assert_same(one: nn.Module, other: nn.Module) -> None:
         assert torch.equal(value, other.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("stop_after", [1, 4, 7, 8, 20])
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, stop_after: int) -> None:
-    whole, expected = _fit(tmp_path)
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    tmp_path: Path, stop_after: int, schedule: str
+) -> None:
+    whole, expected = _fit(tmp_path, schedule=schedule)
     with pytest.raises(Interrupted, match="stopped in epoch"):
-        _fit(tmp_path, stop_after=stop_after)
-    resumed, state = _fit(tmp_path, resume=True)
+        _fit(tmp_path, stop_after=stop_after, schedule=schedule)
+    resumed, state = _fit(tmp_path, resume=True, schedule=schedule)
     _assert_same(whole, resumed)
     assert state.metrics == expected.metrics
     assert (state.epoch, state.best_epoch) == (expected.epoch, expected.best_epoch)
@@ -84,6 +89,29 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     other, _ = _fit(tmp_path, seed=1)
     _assert_same(one, again)
     assert not torch.equal(one[0].weight, other[0].weight)  # type: ignore[index]
+
+
+def test_a_cosine_schedule_rises_to_lr_and_falls_to_nothing_at_the_last_epoch(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watched(Line):
+        def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+            rates.append(self.optimizer().param_groups[0]["lr"])
+            return super().loss(model, rows)
+
+        def optimizer(self) -> torch.optim.Optimizer:
+            return next(one for one in gc.get_objects() if isinstance(one, torch.optim.Adam))
+
+    settings = Settings(batch=1, micro_batch=1, lr=0.05, epochs=4, patience=4, schedule="cosine")
+    fit(_model(), Watched(), settings, Checkpoint(tmp_path / "c", {}))
+    rates = rates[1:]  # each update's rate is read at the next one
+    peak = int(np.argmax(rates))
+    assert len(rates) == 4 * 64 - 1
+    assert 0 < rates[0] < 0.02
+    assert 4 <= peak <= 8
+    assert max(rates) == pytest.approx(0.05, rel=0.01)
+    assert all(earlier > later for earlier, later in pairwise(rates[peak:]))
+    assert rates[-1] < 0.0001
 
 
 def test_accumulated_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path) -> None:
@@ -196,7 +224,7 @@ def test_a_killed_training_resumes_to_the_same_artefact(tmp_path: Path) -> None:
     done = subprocess.run(
         command("--resume"), env=environment("killed"), check=True, capture_output=True, text=True
     )
-    assert "trained dnn" in done.stderr
+    assert "dnn on synthetic: trained, 3 epochs" in done.stderr
     whole = open_artifact(tmp_path / "whole/artifacts/synthetic/dnn").manifest
     resumed = open_artifact(tmp_path / "killed/artifacts/synthetic/dnn").manifest
     assert resumed.files == whole.files
