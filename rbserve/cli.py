@@ -130,7 +130,8 @@ def train(
     if many and (out or resume or option):
         raise UsageError("--models takes neither --out, --set nor --resume", "train the models one by one")
     given = {
-        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "precision": precision, "schedule": schedule,
+        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed,
+        "precision": precision, "schedule": schedule,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
     options = _options(option)
