@@ -182,7 +182,9 @@ def _step(
         # Gradients are averaged over processes: the sum over this share counts num_processes times.
         accelerator.backward(loss * (accelerator.num_processes / len(batch)))
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(settings, _steps_done(state, task, settings), _total_steps(task, settings))
+        group["lr"] = _learning_rate(
+            settings, _steps_done(state, task, settings), _total_steps(task, settings)
+        )
     optimizer.step()
     optimizer.zero_grad()
     state.step += 1
