@@ -5,27 +5,33 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.core.dataset import Dataset, check_same_data
-from rbserve.core.errors import ParityError, unknown_name
+from rbserve.core.errors import ParityError, UsageError, unknown_name
 from rbserve.core.files import replacing
-from rbserve.exporters import onnx, parity, sequential
-from rbserve.exporters.quantize import write_int8
+from rbserve.exporters import language, onnx, parity, sequential
+from rbserve.exporters.quantize import write_blocks, write_int8
+from rbserve.runtime import is_language_model
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int4")
+DEFAULT_PRECISIONS = ("fp32", "int8")
 INT8_LOSS = 0.002
 
 # Graphs in fp32, and how they are held against the reference.
-WRITERS: dict[str, Callable[[Artifact, Path], list[Path]]] = {
-    "ctr": onnx.write_fp32,
-    "seqrec": sequential.write_fp32,
+Writer = Callable[[Artifact, Path], list[Path]]
+WRITERS: dict[str, Writer] = {"ctr": onnx.write_fp32, "seqrec": sequential.write_fp32}
+Quantiser = Callable[[Artifact, Path, Path], None]
+QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
+LANGUAGE_QUANTISERS: dict[str, Quantiser] = {
+    "int8": partial(write_blocks, bits=8),
+    "int4": partial(write_blocks, bits=4),
 }
-QUANTISERS: dict[str, Callable[[Artifact, Path, Path], None]] = {"int8": write_int8}
 
 
-def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = PRECISIONS) -> Artifact:
+def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEFAULT_PRECISIONS) -> Artifact:
     """Writes the ONNX graphs of each precision and records their parity on real rows.
 
     Raises ParityError when fp32 differs from the reference by more than `parity` allows; an int8 variant that
@@ -34,21 +40,34 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = PRE
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
+        if precision != "fp32" and precision not in _quantisers(artifact):
+            raise UsageError(
+                f"{artifact.name} cannot be exported in {precision}",
+                f"precisions of a model like it: fp32, {', '.join(_quantisers(artifact))}",
+            )
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
     records: dict[str, VariantRecord] = {}
     with tempfile.TemporaryDirectory(prefix="rbserve-export-") as folder:
-        fp32 = WRITERS[artifact.manifest.task](artifact, Path(folder))
+        fp32 = _writer(artifact)(artifact, Path(folder))
         for precision in dict.fromkeys(precisions):
             made = fp32 if precision == "fp32" else _quantised(artifact, fp32, precision)
             records[f"onnx-{precision}"] = _admit(artifact, precision, made, reference)
     return add_variants(artifact, records)
 
 
+def _writer(artifact: Artifact) -> Writer:
+    return language.write_fp32 if is_language_model(artifact) else WRITERS[artifact.manifest.task]
+
+
+def _quantisers(artifact: Artifact) -> dict[str, Quantiser]:
+    return LANGUAGE_QUANTISERS if is_language_model(artifact) else QUANTISERS
+
+
 def _quantised(artifact: Artifact, fp32: list[Path], precision: str) -> list[Path]:
     paths = [path.with_name(path.name.replace("fp32", precision, 1)) for path in fp32]
     for source, path in zip(fp32, paths, strict=True):
-        QUANTISERS[precision](artifact, source, path)
+        _quantisers(artifact)[precision](artifact, source, path)
     return paths
 
 

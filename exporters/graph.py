@@ -30,6 +30,9 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs:
         traced = Path(folder) / "traced.onnx"  # the exporter puts large weights beside it, a file each
         # The exporter that builds on torch.export needs one more package and writes a larger graph here.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # What is constant in a trace is meant to be; that it computes the model is tested on real rows.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", message="Exporting aten::index operator")
         torch.onnx.export(
             module.eval(),
             example,

@@ -14,10 +14,18 @@ from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
 from rbserve.core.types import Items, Ranker, Scores
-from rbserve.runtime import OnnxScorer, exported_ranker, open_ranker, open_scorer, score_rows
+from rbserve.runtime import (
+    exported_ranker,
+    exported_scorer,
+    is_language_model,
+    open_ranker,
+    open_scorer,
+    score_rows,
+)
 
 ROWS = 1_000
 GENERATED_ROWS = 200  # a generated list costs a hundred times a scored row
+LANGUAGE_ROWS = 200
 SEED = 2024
 PROBABILITY_TOLERANCE = 1e-5
 SCORE_TOLERANCE = 1e-4  # of logits and log-probabilities, which are sums over more terms
@@ -41,17 +49,17 @@ class Reference(Protocol):
 
 
 class ScoreReference:
-    """Click probabilities of 1,000 test rows."""
+    """Click probabilities of 1,000 test rows, or of 200 where a language model reads a prompt for each."""
 
     def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
-        self._rows = sample(dataset.ctr("test"), ROWS, SEED)
+        self._artifact = artifact
+        self._rows = sample(dataset.ctr("test"), LANGUAGE_ROWS if is_language_model(artifact) else ROWS, SEED)
         scorer = open_scorer(artifact, REFERENCE_VARIANT)
         self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
 
     def compare(self, graphs: list[Path]) -> Parity:
         """The same rows by an exported graph."""
-        (graph,) = graphs
-        scorer = OnnxScorer(graph, threads=1)
+        scorer = exported_scorer(self._artifact, graphs)
         scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
         return compare(self._scores, scores, self._rows.labels)
 

@@ -108,6 +108,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the artefact.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
+    epoch_rows: Annotated[
+        int | None, typer.Option(help="Validate after so many rows, instead of all of them.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Rows an update.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")] = None,
@@ -130,7 +133,7 @@ def train(
     if many and (out or resume or option):
         raise UsageError("--models takes neither --out, --set nor --resume", "train the models one by one")
     given = {
-        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed,
+        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "epoch_rows": epoch_rows,
         "precision": precision, "schedule": schedule,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}

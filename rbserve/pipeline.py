@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.console import progress_bar, say
-from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, open_artifact
+from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, TrainingRecord, open_artifact
 from rbserve.core.dataset import Dataset, check_same_data, open_dataset
 from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
@@ -218,12 +218,16 @@ def train(
     with progress_bar(f"train {path.name}") as progress:
         artifact = fit_model(spec, data, path, chosen, resume, progress)
     record = artifact.manifest.training
-    how = f"weights of {record.taken_from}" if record.taken_from else "trained"
-    say(
-        f"{artifact.name} on {dataset}: {how}, {record.epochs} epochs in {record.seconds:.0f} s, "
-        f"valid {record.metric} {record.best_metric:.4f} -> {path}"
-    )
+    say(f"{artifact.name} on {dataset}: {_how(record)} -> {path}")
     return artifact
+
+
+def _how(record: TrainingRecord) -> str:
+    if record.best_metric is None:
+        return "packaged as it is"
+    how = f"weights of {record.taken_from}" if record.taken_from else "trained"
+    epochs = f"{record.epochs} epochs in {record.seconds:.0f} s"
+    return f"{how}, {epochs}, valid {record.metric} {record.best_metric:.4f}"
 
 
 def ensure_artifact(model: str, dataset: str) -> Artifact:

@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import REFERENCE_VARIANT, WEIGHTS, Artifact
+from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, WEIGHTS, Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.types import Items, Ranker, Scorer, Scores
-from rbserve.models.configs import SasRecConfig, SidSasRecConfig, config_from_dict
+from rbserve.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
+from rbserve.models import prompts
+from rbserve.models.configs import (
+    LanguageConfig,
+    ModelConfig,
+    SasRecConfig,
+    SidSasRecConfig,
+    config_from_dict,
+)
+from rbserve.models.prompts import Prompts, open_prompts
 from rbserve.ranking import (
     GeneratingRanker,
     OnnxItemScores,
@@ -70,9 +79,34 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
         raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
     _require_variant(artifact, variant)
     if variant == REFERENCE_VARIANT:
-        return TorchScorer(_torch_model(artifact, threads))
-    (graph,) = _onnx_files(artifact, variant)
+        return torch_scorer(artifact, _torch_model(artifact, threads))
+    return exported_scorer(artifact, _onnx_files(artifact, variant), threads)
+
+
+def exported_scorer(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Scorer:
+    """The scorer of a pair-wise artefact over its exported graph."""
+    (graph,) = graphs
+    if isinstance(_config(artifact), LanguageConfig):
+        return LanguageScorer(OnnxLanguageCall(graph, threads), artifact_prompts(artifact))
     return OnnxScorer(graph, threads)
+
+
+def torch_scorer(artifact: Artifact, model: Any) -> Scorer:
+    """The scorer of a pair-wise artefact over its torch module."""
+    if isinstance(_config(artifact), LanguageConfig):
+        return LanguageScorer(TorchLanguageCall(model), artifact_prompts(artifact))
+    return TorchScorer(model)
+
+
+def is_language_model(artifact: Artifact) -> bool:
+    """Whether the artefact reads prompts."""
+    return isinstance(_config(artifact), LanguageConfig)
+
+
+def artifact_prompts(artifact: Artifact) -> Prompts:
+    """The prompts of a language model's artefact, its files verified."""
+    folder, *_ = (artifact.file(f"{prompts.FOLDER}/{name}").parent for name in prompts.FILES)
+    return open_prompts(folder)
 
 
 class OnnxScorer:
@@ -113,21 +147,34 @@ def load_model(artifact: Artifact) -> Any:
 
     from rbserve.models import ctr, sasrec
 
-    manifest = artifact.manifest
-    rebuild: Any = {"ctr": ctr.rebuild, "seqrec": sasrec.rebuild}[manifest.task]
-    path = artifact.file(WEIGHTS)
+    config, path = _config(artifact), artifact.file(WEIGHTS)
     try:
-        model = rebuild(config_from_dict(manifest.config_kind, manifest.config), load_file(path))
+        if isinstance(config, LanguageConfig):
+            return _load_language_model(artifact, load_file(path)).eval()
+        rebuild: Any = {"ctr": ctr.rebuild, "seqrec": sasrec.rebuild}[artifact.manifest.task]
+        model = rebuild(config, load_file(path))
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
     return model.eval()
 
 
+def _load_language_model(artifact: Artifact, weights: Any) -> Any:
+    from transformers import AutoConfig
+
+    from rbserve.models import lm
+
+    config = AutoConfig.from_pretrained(artifact.file(BACKBONE), local_files_only=True)
+    return lm.rebuild(config, artifact_prompts(artifact).pieces.yes, weights)
+
+
 def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
-    """The score float32[R] of R (history, candidate) pairs, one call a pair: the paper's per-sample case."""
+    """The score float32[R] of R (history, candidate) pairs; rows in turn that share a history are one slate."""
     scores = np.empty(len(candidates), np.float32)
-    for row in range(len(candidates)):
-        scores[row] = scorer.score(histories[row], candidates[row : row + 1])[0]
+    begin = 0
+    for end in range(1, len(candidates) + 1):
+        if end == len(candidates) or not np.array_equal(histories[begin], histories[end]):
+            scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
+            begin = end
     return scores
 
 
@@ -174,8 +221,12 @@ def _require_variant(artifact: Artifact, variant: str) -> None:
         raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
 
 
+def _config(artifact: Artifact) -> ModelConfig:
+    return config_from_dict(artifact.manifest.config_kind, artifact.manifest.config)
+
+
 def _sequential_config(artifact: Artifact) -> SasRecConfig:
-    config = config_from_dict(artifact.manifest.config_kind, artifact.manifest.config)
+    config = _config(artifact)
     assert isinstance(config, SasRecConfig)
     return config
 

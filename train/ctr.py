@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,10 @@ class CtrTask:
         device = next(model.parameters()).device
         labels = torch.from_numpy(batch.labels).to(device, torch.float32)
         return F.binary_cross_entropy_with_logits(_logits(model, batch, device), labels, reduction="sum")
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """All of them."""
+        return model.state_dict()
 
     def save(self, folder: Path) -> None:
         """The vocabulary, where the model reads words: new texts are read with it."""

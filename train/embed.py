@@ -18,7 +18,8 @@ from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
 from rbserve.core.files import cache, replacing
 from rbserve.core.types import Progress, no_progress
-from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors, identity, locate
+from rbserve.train.backbone import identity, locate
+from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors
 
 CHUNK = 512
 MAX_TOKENS = 256

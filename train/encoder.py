@@ -1,15 +1,8 @@
-"""Frozen language models as text encoders: found by name, known by the digest of their files, run on token ids.
-
-An encoder is a name of BACKBONES, a hub id, or a directory in the format of transformers. Anything with hidden
-states will do, encoders and decoders alike.
-"""
+"""Frozen language models as text encoders: anything with hidden states will do, encoders and decoders alike."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,44 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.assets import fetch
-from rbserve.core.errors import AssetError, UsageError
-from rbserve.core.files import sha256
-from rbserve.models.zoo import BACKBONES
+from rbserve.train.backbone import load_tokenizer, loading
 
 Pooling = Literal["mean", "last"]
 Vectors = NDArray[np.float32]
 
 BATCH_TOKENS = 8_192
 """Tokens, padding included, that run through the model at once."""
-
-_SAFE_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_OTHER_WEIGHTS = "*.bin"
-
-
-def locate(encoder: str) -> Path:
-    """The directory that holds an encoder's files, fetched the first time.
-
-    Raises AssetError when they cannot be had, UsageError for a model that has no files.
-    """
-    if Path(encoder).is_dir():
-        if not (Path(encoder) / "config.json").is_file():
-            raise AssetError(f"{encoder} holds no language model: it has no config.json", _hint())
-        return Path(encoder)
-    backbone = BACKBONES.get(encoder)
-    if backbone and backbone.asset:
-        return fetch(backbone.asset)
-    if backbone and backbone.architecture == "api":
-        raise UsageError(f"{encoder} is an API without weights: it makes no vectors", _hint())
-    return _from_hub(backbone.hub_id if backbone else encoder)
-
-
-def identity(folder: Path) -> str:
-    """A digest of what an encoder's vectors depend on: its weights, config and tokeniser."""
-    sha = hashlib.sha256()
-    for file in sorted(file for pattern in (*_SAFE_FILES, _OTHER_WEIGHTS) for file in folder.glob(pattern)):
-        sha.update(f"{file.name} {sha256(file)}\n".encode())
-    return sha.hexdigest()
 
 
 class TextEncoder:
@@ -122,48 +84,8 @@ def _padded(tokens: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """Tokeniser and model."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
-    load_tokenizer: Callable[..., Any] = AutoTokenizer.from_pretrained
-
-    with torch.random.fork_rng(), _quiet_transformers():  # a head that the files lack is drawn at random
-        try:
-            tokenizer = load_tokenizer(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise AssetError(
-                f"cannot load a language model from {folder}: {str(error).splitlines()[0]}", _hint()
-            ) from None
-    return tokenizer, model.eval()
-
-
-def _from_hub(hub_id: str) -> Path:
-    """A snapshot in the hub's own cache; weights in safetensors where there are any."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_SAFE_FILES))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(hub_id, allow_patterns=[_OTHER_WEIGHTS])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise AssetError(f"cannot get language model {hub_id}: {reason}", _hint()) from None
-    return folder
-
-
-def _hint() -> str:
-    ready = ", ".join(name for name, backbone in BACKBONES.items() if backbone.asset)
-    return f"give a directory with config.json, weights and tokeniser, or one that needs no hub: {ready}"
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without its advice on weights that a model of another purpose would have."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with torch.random.fork_rng(), loading(folder):  # a head that the files lack is drawn at random
+        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return load_tokenizer(folder), model.eval()

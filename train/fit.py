@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from rbserve.core.artifact import (
     ITEMS,
@@ -29,9 +29,9 @@ from rbserve.core.artifact import (
 from rbserve.core.dataset import Dataset, write_items
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import ModelSpec, Progress, no_progress
-from rbserve.models.configs import config_to_dict, kind_of
+from rbserve.models.configs import LanguageConfig, config_to_dict, kind_of
 from rbserve.models.zoo import require_runnable
-from rbserve.train import ctr, seq
+from rbserve.train import ctr, language, seq
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
 from rbserve.train.tensors import save_tensors
 
@@ -55,8 +55,8 @@ def train(
         return _decoded_otherwise(donor, spec, path)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)
-    model, task = MAKERS[spec.task](spec, dataset, progress)
-    state = fit(model, task, settings, checkpoint, resume, progress)
+    model, task = _maker(spec)(spec, dataset, progress)
+    state = fit(model, task, settings, checkpoint, resume, progress) if task.rows else State()
     processes = PartialState()
     if processes.is_main_process:
         _write(spec, dataset, path, settings, state, model, task)
@@ -72,9 +72,18 @@ class SavedTask(Task, Protocol):
         """Writes that into the artefact's directory."""
         ...
 
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """What is saved of the trained model."""
+        ...
+
 
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
-MAKERS: dict[str, Maker] = {"ctr": ctr.make, "seqrec": seq.make}
+
+
+def _maker(spec: ModelSpec) -> Maker:
+    if isinstance(spec.config, LanguageConfig):
+        return language.make
+    return ctr.make if spec.task == "ctr" else seq.make
 
 
 def checkpoint_path(artifact: Path) -> Path:
@@ -133,7 +142,7 @@ def _write(
     task: SavedTask,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
-        save_tensors(partial / WEIGHTS, model.state_dict())
+        save_tensors(partial / WEIGHTS, task.weights(model))
         write_items(partial / ITEMS, dataset.items)
         task.save(partial)
         manifest = ArtifactManifest(
@@ -151,7 +160,7 @@ def _write(
                 epochs=state.epoch,
                 best_epoch=state.best_epoch + 1,
                 metric=task.metric,
-                best_metric=state.best_metric,
+                best_metric=state.best_metric if state.metrics else None,
                 seconds=round(state.seconds, 3),
             ),
             libraries=library_versions(),

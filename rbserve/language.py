@@ -1,0 +1,142 @@
+"""Scoring with language models: the user's part of a prompt is read once, the candidates are packed behind it.
+
+The paper's protocol encodes the whole prompt again for each candidate. Here one call takes the history and as many
+candidates as fit in CALL_TOKENS; where there are more, the history's cache goes along with the next call. The scores
+are the same: a candidate attends to the history and itself, at the positions it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from rbserve.core.types import Items, Scores
+from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pad
+from rbserve.session import open_session
+
+if TYPE_CHECKING:
+    from rbserve.models.lm import ClickModel
+
+CALL_TOKENS = 512
+"""Tokens of a call; attention costs their square, a cache handed on costs a copy."""
+
+
+class LanguageCall(Protocol):
+    """A language model in one of the runtimes."""
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+        """Log-odds float32[B, N] of a click, and, if `cached`, the cache of the packed tokens.
+
+        `past` is such a cache, of the tokens before; None where there are none.
+        """
+        ...
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        ...
+
+
+class LanguageScorer:
+    """Scores candidates by what the language model answers (groups D, E and F)."""
+
+    def __init__(self, call: LanguageCall, prompts: Prompts) -> None:
+        self._call, self._prompts = call, prompts
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        prefix = self._prompts.prefix(history)
+        suffixes = [self._prompts.suffix(candidate) for candidate in candidates.tolist()]
+        pieces = self._prompts.pieces
+        odds = self._behind_one(prefix, suffixes) if pieces.shared else self._apart(prefix, suffixes)
+        scores: Scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
+        return scores
+
+    def _behind_one(self, prefix: Tokens, suffixes: Sequence[Tokens]) -> Scores:
+        """The prefix once, with the first suffixes; the others behind its cache."""
+        first, *others = [*_groups(suffixes, len(prefix), CALL_TOKENS)] or [[]]
+        if not first:
+            return np.empty(0, np.float32)
+        pieces = self._prompts.pieces
+        odds, cache = self._call(pack(prefix, first, pieces), None, cached=bool(others))
+        past = self._call.head_of(cache, len(prefix)) if others else None
+        rest = [
+            self._call(pack(prefix, group, pieces, len(prefix)), past, cached=False)[0] for group in others
+        ]
+        together: Scores = np.concatenate([odds, *rest], axis=1)[0]
+        return together
+
+    def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens]) -> Scores:
+        """A row for each candidate, whose prefix is read anew: what the prefix becomes depends on it."""
+        odds = [np.empty(0, np.float32)]
+        rows = [pack(prefix, [suffix], self._prompts.pieces) for suffix in suffixes]
+        at_once = max(1, 4 * CALL_TOKENS // max((row.tokens.shape[1] for row in rows), default=1))
+        for begin in range(0, len(rows), at_once):
+            found, _ = self._call(pad(rows[begin : begin + at_once]), None, cached=False)
+            odds.append(found[:, 0])
+        return np.concatenate(odds)
+
+
+def _groups(suffixes: Sequence[Tokens], first: int, most: int) -> Iterator[list[Tokens]]:
+    """The suffixes in their order, in groups of at most `most` tokens; the first has `first` tokens already.
+
+    Each has one suffix at least, and the first, which reads the prefix, is there where there are suffixes.
+    """
+    group: list[Tokens] = []
+    total = first
+    for suffix in suffixes:
+        if group and total + len(suffix) > most:
+            yield group
+            group, total = [], 0
+        group.append(suffix)
+        total += len(suffix)
+    if group:
+        yield group
+
+
+class TorchLanguageCall:
+    """The reference: eager torch."""
+
+    def __init__(self, model: ClickModel) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+        self._device = next(model.parameters()).device
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
+        """Log-odds float32[B, N] and the cache, which eager torch has at no cost."""
+        arrays = {
+            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
+        }
+        with self._torch.inference_mode():
+            odds, cache = self._model(**arrays, past=past)
+        return odds.float().cpu().numpy(), cache
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        return cache[..., :length, :]
+
+
+class OnnxLanguageCall:
+    """An exported graph."""
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        self._session = open_session(graph, threads)
+        shape = next(one for one in self._session.get_inputs() if one.name == "past").shape
+        layers, two, _, heads, _, width = shape
+        self._cache_shape = (layers, two, heads, width)
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+        """Log-odds float32[B, N] and the cache."""
+        if past is None:
+            layers, two, heads, width = self._cache_shape
+            past = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
+        names = ["odds", "present"] if cached else ["odds"]
+        odds, *cache = self._session.run(names, {**packed.arrays, "past": past})
+        return odds, cache[0] if cached else None
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        return np.ascontiguousarray(cache[..., :length, :])

@@ -1,0 +1,174 @@
+"""Language models as recommenders (the paper's groups D, E, F, I and J), whatever their architecture.
+
+One module for all recipes: a model of transformers without its head, the rows of a head for the answers that are
+asked for and no others, and new tokens where items are tokens of their own. It is called with an explicit attention
+mask and explicit positions, so the prompts of one user's candidates can be packed behind the history that they
+share, and a history that was read before comes as a cache.
+
+Shapes: B rows of L tokens, after P tokens in the cache; N answers a row, each over K answer tokens; layers, H heads
+of C numbers each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Attention = Literal["additive-4d", "binary-3d"]
+
+# How each architecture takes a mask [B, L, P + L]; those that are not here take none, or have no positions to give.
+ATTENTION: dict[str, Attention] = {
+    "bert": "binary-3d",
+    "glm": "additive-4d",
+    "llama": "additive-4d",
+    "mistral": "additive-4d",
+    "opt": "additive-4d",
+    "phi": "additive-4d",
+    "qwen2": "additive-4d",
+}
+ENCODERS = ("bert",)
+
+
+class LanguageModel(nn.Module):
+    """Logits of answer tokens at chosen places of packed prompts."""
+
+    def __init__(
+        self, base: nn.Module, head: nn.Linear, transform: nn.Module | None = None, new_tokens: int = 0
+    ) -> None:
+        """`base` is a model of transformers that ends in hidden states, `transform` what its own head does before the
+        product with the token embeddings (BERT), `head` the rows [K, d] of that product which are asked for."""
+        super().__init__()
+        self.base, self.head = base, head
+        self.transform = transform or nn.Identity()
+        width = cast(nn.Embedding, base.get_input_embeddings()).embedding_dim  # type: ignore[operator]
+        self.new_embedding = nn.Embedding(new_tokens, width) if new_tokens else None
+
+    @property
+    def config(self) -> Any:
+        """The base model's own config."""
+        return self.base.config
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, read: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, N, K] at places read int[B, N] of tokens int[B, L], and the cache [layers, 2, B, H, L, C] of
+        these tokens. mask bool[B, L, P + L] says what each token attends to; `past` is the cache of the P before.
+        """
+        hidden, present = self.hidden(tokens, positions, mask, past)
+        rows = torch.arange(hidden.size(0), device=hidden.device)[:, None]
+        return self.head(self.transform(hidden[rows, read])), present
+
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, keys_values in enumerate(past.unbind(0) if past is not None else ()):
+            cache.update(keys_values[0], keys_values[1], layer)
+        embedded = self.embed(tokens)
+        output = self.base(
+            inputs_embeds=embedded, attention_mask=self._mask(mask, embedded.dtype), position_ids=positions,
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        new = [
+            torch.stack((layer.keys[:, :, -tokens.size(1) :], layer.values[:, :, -tokens.size(1) :]))
+            for layer in cast(list[Any], cache.layers)
+        ]
+        return output.last_hidden_state, torch.stack(new)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [B, L, d]; tokens past the base model's vocabulary are the new ones."""
+        old = cast(nn.Embedding, self.base.get_input_embeddings())  # type: ignore[operator]
+        if self.new_embedding is None:
+            embedded: Tensor = old(tokens)
+            return embedded
+        known = old.num_embeddings
+        is_new = (tokens >= known).unsqueeze(-1)
+        new = self.new_embedding((tokens - known).clamp(min=0))
+        return torch.where(is_new, new, old(tokens.clamp(max=known - 1)))
+
+    def _mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mask as the architecture takes it."""
+        if ATTENTION[self.config.model_type] == "binary-3d":
+            return mask.to(dtype)
+        blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=mask.device)
+        return torch.where(mask, torch.zeros_like(blocked), blocked)[:, None]
+
+
+class ClickModel(nn.Module):
+    """The probability of a click: softmax over the answers for yes and for no (eq. 6).
+
+    The first `yes` rows of the language model's head are the ways to say yes, the others those to say no.
+    """
+
+    def __init__(self, language: LanguageModel, yes: int) -> None:
+        super().__init__()
+        self.language, self.yes = language, yes
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, read: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-odds [B, N] of a click, and the cache; see LanguageModel."""
+        logits, present = self.language(tokens, positions, mask, read, past)
+        logits = logits.float()
+        return logits[..., : self.yes].logsumexp(-1) - logits[..., self.yes :].logsumexp(-1), present
+
+
+class BertTransform(nn.Module):
+    """What BERT's masked-word head does to a hidden state before the product with the word embeddings."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=epsilon)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., d] -> [..., d]"""
+        transformed: Tensor = self.norm(F.gelu(self.dense(hidden)))
+        return transformed
+
+
+def as_decoder(config: Any) -> Any:
+    """The config, of an encoder too, as one whose attention takes a cache and the mask it is given."""
+    if config.model_type in ENCODERS:
+        config.is_decoder, config.add_cross_attention = True, False
+    config.use_cache = True
+    return config
+
+
+def without_pooler(base: nn.Module) -> None:
+    """Takes off a layer that some encoders have behind their hidden states, and nothing here asks."""
+    if hasattr(base, "pooler"):
+        setattr(base, "pooler", None)  # noqa: B010  (an attribute of some bases only)
+
+
+def empty_past(config: Any, rows: int = 1) -> Tensor:
+    """The cache of no tokens at all, float32[layers, 2, rows, H, 0, C]."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return torch.zeros(config.num_hidden_layers, 2, rows, heads, 0, width)
+
+
+def rebuild(config: Any, yes: int, weights: Mapping[str, Tensor]) -> ClickModel:
+    """The model whose state `weights` is, over a base of transformers' `config`; without memory for a second copy."""
+    from transformers import AutoModel
+    from transformers.modeling_utils import no_init_weights
+
+    with no_init_weights():  # what is allocated and never written takes no memory
+        base = AutoModel.from_config(as_decoder(config), attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+        answers, width = weights["language.head.weight"].shape
+        head = nn.Linear(width, answers, bias="language.head.bias" in weights)
+        transform = "language.transform.dense.weight" in weights
+        new = weights.get("language.new_embedding.weight")
+        language = LanguageModel(
+            base, head, BertTransform(width, config.layer_norm_eps) if transform else None,
+            new_tokens=0 if new is None else len(new))  # fmt: skip
+    without_pooler(base)
+    model = ClickModel(language, yes)
+    model.load_state_dict(weights, assign=True)
+    return model

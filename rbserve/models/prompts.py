@@ -1,0 +1,186 @@
+"""Prompts as token ids: RecBench's wording, put together from pieces that are tokenised once.
+
+A prompt is what is the same for all candidates of a user (the prefix: instruction and history), then what is not (a
+suffix: candidate and question). An item's text is tokenised when the model is packaged, so that a prompt at run time
+is a few array copies; no tokeniser is needed to serve. NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.columns import Ragged, RaggedWriter, open_ragged
+from rbserve.core.errors import ArtifactError
+from rbserve.core.manifest import read_manifest
+from rbserve.core.types import Items
+
+SCHEMA = 1
+FOLDER = "prompt"
+MANIFEST = "prompt.json"
+ITEM_TOKENS = "items"
+FILES = (MANIFEST, *(f"{ITEM_TOKENS}.{part}.npy" for part in ("values", "offsets")))
+
+# The wording of RecBench's public code, spaces included.
+INSTRUCTION = (
+    'You are a recommender. Please response "YES" or "NO" to represent '
+    "whether this user is interested in this item. "
+)
+HISTORY = "User behavior sequence: "
+CANDIDATE = "\nCandidate item:"
+ANSWER = "\nAnswer (Yes/No): "
+ITEMS_A_PROMPT = 5  # an item takes at most this part of the prompt
+
+Tokens = NDArray[np.int64]
+
+
+def numbered(place: int) -> str:
+    """What stands before a history's item, counted from 1; the item's text follows after a space."""
+    return f"\n({place})"
+
+
+class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fixed parts of every prompt, as token ids, and how they are read.
+
+    The answer is read at the token that `read_from_end` others follow. `shared`: no token of the prefix attends to the
+    suffix, so that one prefix serves all candidates. `causal`: no token attends to a later one of its own part. The
+    first `yes` answers of the model's head are the ways to say yes, the others those to say no.
+    """
+
+    schema: int
+    start: list[int]
+    numbers: list[list[int]]
+    candidate: list[int]
+    answer: list[int]
+    max_tokens: int
+    read_from_end: int
+    shared: bool
+    causal: bool
+    yes: int
+
+
+class Prompts:
+    """Makes the prompts of a data set's items, of at most `max_tokens` tokens."""
+
+    def __init__(self, pieces: Pieces, items: Ragged) -> None:
+        """`items` are the token ids of every item's text, cut to a fifth of the prompt."""
+        self.pieces, self.items = pieces, items
+        self._start, self._candidate, self._answer = (
+            np.array(part, np.int64) for part in (pieces.start, pieces.candidate, pieces.answer)
+        )
+        self._numbers = [np.array(number, np.int64) for number in pieces.numbers]
+        longest_suffix = len(pieces.candidate) + item_limit(pieces.max_tokens) + len(pieces.answer)
+        self._room = pieces.max_tokens - len(pieces.start) - longest_suffix
+
+    def kept(self, history: Items) -> int:
+        """How many of a history's newest items the prompt has room for, whatever the candidate is."""
+        newest = history[-len(self._numbers) :][::-1]
+        lengths = self.items.offsets[newest + 1] - self.items.offsets[newest]
+        numbers = np.array([len(number) for number in self._numbers[: len(newest)]], np.int64)
+        # With n items kept, the numbers 1 to n stand before them.
+        needed = np.cumsum(lengths) + np.cumsum(numbers)
+        return int(np.count_nonzero(needed <= self._room))
+
+    def prefix(self, history: Items) -> Tokens:
+        """Instruction and the newest items of history int32[T], oldest first: int64[P]."""
+        parts: list[NDArray[Any]] = [self._start]
+        for number, item in zip(self._numbers, history[len(history) - self.kept(history) :], strict=False):
+            parts += [number, self.items[item]]
+        return np.concatenate(parts).astype(np.int64)
+
+    def suffix(self, candidate: int) -> Tokens:
+        """Candidate and question: int64[S]."""
+        parts = (self._candidate, self.items[candidate], self._answer)
+        return np.concatenate(parts).astype(np.int64)
+
+    def save(self, folder: Path) -> None:
+        """Writes FILES."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).write_bytes(msgspec.json.encode(self.pieces))
+        writer = RaggedWriter(folder, ITEM_TOKENS)
+        writer.append(self.items)
+        writer.close()
+
+
+def open_prompts(folder: Path) -> Prompts:
+    """The prompts of an artefact; ArtifactError when their files are absent or damaged."""
+    pieces = read_manifest(
+        folder / MANIFEST,
+        Pieces,
+        SCHEMA,
+        "a description of prompts",
+        "rbserve train makes it anew",
+        ArtifactError,
+    )
+    return Prompts(pieces, open_ragged(folder, ITEM_TOKENS))
+
+
+def item_limit(max_tokens: int) -> int:
+    """How many tokens of an item's text are read."""
+    return max_tokens // ITEMS_A_PROMPT
+
+
+class Packed:
+    """Prompts laid out for one call: B rows of L tokens each, after P tokens that were read before.
+
+    tokens int64[B, L]; positions int64[B, L]; mask bool[B, L, P + L], which earlier and own tokens each token
+    attends to; read int64[B, N], where the answers stand.
+    """
+
+    def __init__(self, tokens: Tokens, positions: Tokens, mask: NDArray[np.bool_], read: Tokens) -> None:
+        self.tokens, self.positions, self.mask, self.read = tokens, positions, mask, read
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """By the names that the model's graph gives them."""
+        return {"tokens": self.tokens, "positions": self.positions, "mask": self.mask, "read": self.read}
+
+
+def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int = 0) -> Packed:
+    """One user's prefix and suffixes, in one row: B = 1.
+
+    Each suffix attends to the prefix and itself, at the positions it would have alone. With `before`, the prefix's
+    length, it was read by an earlier call, and only the suffixes are laid out.
+    """
+    own = np.zeros(0, np.int64) if before else prefix
+    parts = [own, *suffixes]
+    lengths = np.array([len(part) for part in parts])
+    begins = np.cumsum(lengths) - lengths
+    total = int(lengths.sum())
+    shared = before + len(own)
+    positions = np.concatenate(
+        [np.arange(before, shared), *(np.arange(shared, shared + length) for length in lengths[1:])]
+    )
+    part_of = np.repeat(np.arange(len(parts)), lengths)
+    mask = part_of[:, None] == part_of[None, :]
+    if pieces.causal:
+        mask &= np.tri(total, dtype=bool)
+    mask[:, : len(own)] |= (part_of > 0)[:, None]
+    mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
+    read = begins[1:] + lengths[1:] - 1 - pieces.read_from_end
+    return Packed(np.concatenate(parts)[None], positions[None], mask[None], read[None])
+
+
+def pad(rows: Sequence[Packed]) -> Packed:
+    """Rows of one packed user each, nothing read before, side by side; short ones filled up on the right.
+
+    Filling attends to itself alone and nothing to it. A row with fewer answers repeats its last one.
+    """
+    longest = max(row.tokens.shape[1] for row in rows)
+    answers = max(row.read.shape[1] for row in rows)
+    tokens = np.zeros((len(rows), longest), np.int64)
+    positions = np.zeros((len(rows), longest), np.int64)
+    mask = np.zeros((len(rows), longest, longest), bool)
+    mask[:, np.arange(longest), np.arange(longest)] = True
+    read = np.zeros((len(rows), answers), np.int64)
+    for place, row in enumerate(rows):
+        length, n = row.tokens.shape[1], row.read.shape[1]
+        tokens[place, :length], positions[place, :length] = row.tokens, row.positions
+        mask[place, :length, :length] = row.mask
+        read[place] = np.pad(row.read[0], (0, answers - n), mode="edge")
+    return Packed(tokens, positions, mask, read)

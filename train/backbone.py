@@ -1,0 +1,110 @@
+"""Language models on disk: found by name, known by the digest of their files.
+
+A model is a name of BACKBONES, a hub id, or a directory in the format of transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rbserve.core.assets import fetch
+from rbserve.core.errors import AssetError, UsageError
+from rbserve.core.files import cache, replacing_directory, sha256
+from rbserve.models.zoo import BACKBONES
+
+_SAFE_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_OTHER_WEIGHTS = "*.bin"
+
+
+def locate(name: str) -> Path:
+    """The directory that holds a language model's files, fetched the first time.
+
+    Raises AssetError when they cannot be had, UsageError for a model that has no files.
+    """
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise AssetError(f"{name} holds no language model: it has no config.json", _hint())
+        return Path(name)
+    backbone = BACKBONES.get(name)
+    if backbone and backbone.asset:
+        return _converted(fetch(backbone.asset))
+    if backbone and backbone.architecture == "api":
+        raise UsageError(f"{name} is an API without weights: there is nothing to load", _hint())
+    return _from_hub(backbone.hub_id if backbone else name)
+
+
+def identity(folder: Path) -> str:
+    """A digest of what an encoder's vectors depend on: its weights, config and tokeniser."""
+    sha = hashlib.sha256()
+    for file in sorted(file for pattern in (*_SAFE_FILES, _OTHER_WEIGHTS) for file in folder.glob(pattern)):
+        sha.update(f"{file.name} {sha256(file)}\n".encode())
+    return sha.hexdigest()
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Turns what transformers raises into an AssetError, and leaves out its advice on weights for other purposes."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise AssetError(
+            f"cannot load a language model from {folder}: {str(error).splitlines()[0]}", _hint()
+        ) from None
+    finally:
+        logger.setLevel(level)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokeniser of a directory."""
+    from transformers import AutoTokenizer
+
+    load: Callable[..., Any] = AutoTokenizer.from_pretrained
+    with loading(folder):
+        return load(folder, local_files_only=True)
+
+
+def _converted(folder: Path) -> Path:
+    """The directory itself, or where the one GGUF file in it has been converted to, once."""
+    gguf = next(folder.glob("*.gguf"), None)
+    if gguf is None:
+        return folder
+    target = cache() / "converted" / f"{folder.name}-{sha256(gguf)[:12]}"
+    if not (target / "config.json").is_file():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        read_tokenizer: Callable[..., Any] = AutoTokenizer.from_pretrained
+        with loading(folder), replacing_directory(target) as partial:
+            model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
+            model.save_pretrained(partial)
+            read_tokenizer(folder, gguf_file=gguf.name).save_pretrained(partial)
+    return target
+
+
+def _from_hub(hub_id: str) -> Path:
+    """A snapshot in the hub's own cache; weights in safetensors where there are any."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=_SAFE_FILES))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(hub_id, allow_patterns=[_OTHER_WEIGHTS])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AssetError(f"cannot get language model {hub_id}: {reason}", _hint()) from None
+    return folder
+
+
+def _hint() -> str:
+    ready = ", ".join(name for name, backbone in BACKBONES.items() if backbone.asset)
+    return f"give a directory with config.json, weights and tokeniser, or one that needs no hub: {ready}"

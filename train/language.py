@@ -1,0 +1,296 @@
+"""Click prediction with a language model as a training task: packaged as it is (zero-shot), or fine-tuned with LoRA.
+
+The rows of one user share the history, and so the beginning of their prompts: they are packed behind it, as they are
+when the model is served. The loss and its gradients are those of separate prompts, at a third of the tokens.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rbserve.core.artifact import BACKBONE, TOKENIZER
+from rbserve.core.columns import Ragged
+from rbserve.core.dataset import CtrSplit, Dataset
+from rbserve.core.errors import AssetError, RbserveError, UsageError
+from rbserve.core.metrics import auc
+from rbserve.core.types import ModelSpec, Progress
+from rbserve.language import LanguageScorer, TorchLanguageCall
+from rbserve.models import prompts
+from rbserve.models.configs import LanguageConfig, TunedLanguageConfig
+from rbserve.models.lm import (
+    ATTENTION,
+    ENCODERS,
+    BertTransform,
+    ClickModel,
+    LanguageModel,
+    as_decoder,
+    without_pooler,
+)
+from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
+from rbserve.runtime import score_rows
+from rbserve.train.backbone import load_tokenizer, loading, locate
+from rbserve.train.loop import Rows
+
+MAX_HISTORY = 20
+VALIDATION_ROWS = 2_000
+TEXTS_AT_ONCE = 10_000
+YES = ("Yes", " Yes", "YES", " YES", "yes", " yes")
+NO = ("No", " No", "NO", " NO", "no", " no")
+
+# What LoRA adapts (section 4.3 and the authors' code): queries and values, of Qwen all seven products.
+LORA_TARGETS: dict[str, list[str]] = {
+    "bert": ["query", "value"],
+    "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+DEFAULT_TARGETS = ["q_proj", "v_proj"]
+
+
+def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickModel, LanguageTask]:
+    """The language model of a zoo row with prompts for the data set's items, and what it is to learn."""
+    config: LanguageConfig = spec.config
+    if not any(dataset.items.texts):
+        raise UsageError(
+            f"{spec.name} reads item texts, and data set {dataset.name} has none",
+            "a model of group A needs none; rbserve prepare --text names the column of one's own items",
+        )
+    folder = locate(config.backbone)
+    tokenizer = load_tokenizer(folder)
+    words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
+    model = load(folder, [*words[0], *words[1]], len(words[0]))
+    made = make_prompts(tokenizer, model, config, dataset, progress)
+    if isinstance(config, TunedLanguageConfig):
+        _adapt(model, config)
+    return model, LanguageTask(dataset, spec, made, folder)
+
+
+class LanguageTask:
+    """A row is what is asked of one user: his history, and all candidates that were labelled with it."""
+
+    metric = "auc"
+
+    def __init__(self, dataset: Dataset, spec: ModelSpec, made: Prompts, folder: Path) -> None:
+        self._train, self._valid, self._folder, self.prompts = (
+            dataset.ctr("train"),
+            dataset.ctr("valid"),
+            folder,
+            made,
+        )
+        self._tuned = isinstance(spec.config, TunedLanguageConfig)
+        self._begins = users_begin(self._train) if self._tuned else np.zeros(1, np.int64)
+        self.rows = len(self._begins) - 1
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens int64[rows] of each row, so that rows of like length can be batched together."""
+        return np.array([sum(one.tokens.shape[1] for one in self._packed(row)) for row in range(self.rows)])
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the candidates of the given rows."""
+        device = next(model.parameters()).device
+        packed = [one for row in rows.tolist() for one in self._packed(row)]
+        labels = np.concatenate([self._train.labels[self._span(row)] for row in rows.tolist()])
+        answers = np.array([one.read.shape[1] for one in packed])
+        padded = pad(packed)
+        odds, _ = model(**{name: torch.from_numpy(array).to(device) for name, array in padded.arrays.items()})
+        asked = torch.from_numpy(np.arange(padded.read.shape[1]) < answers[:, None]).to(device)
+        wanted = torch.from_numpy(labels).to(device, torch.float32)
+        return F.binary_cross_entropy_with_logits(odds[asked], wanted, reduction="sum")
+
+    def validate(self, model: nn.Module) -> float:
+        """AUC over the first 2,000 rows of the validation users, or all there are."""
+        rows = np.arange(min(VALIDATION_ROWS, len(self._valid)))
+        some = self._valid.take(rows)
+        scorer = LanguageScorer(TorchLanguageCall(cast(ClickModel, model)), self.prompts)
+        scores = score_rows(scorer, some.histories, some.candidates)
+        if not np.isfinite(scores).all():
+            raise RbserveError(
+                "training diverged: the model's scores are not finite", "a lower --lr may help"
+            )
+        return auc(some.labels, scores)
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The whole model's, adapters merged into what they adapt."""
+        click = cast(ClickModel, model)
+        if self._tuned:
+            click.language.base = cast(Any, click.language.base).merge_and_unload()
+        return click.state_dict()
+
+    def save(self, folder: Path) -> None:
+        """Prompts, tokeniser and the language model's config."""
+        self.prompts.save(folder / prompts.FOLDER)
+        (folder / BACKBONE).parent.mkdir(exist_ok=True)
+        shutil.copyfile(self._folder / "config.json", folder / BACKBONE)
+        load_tokenizer(self._folder).backend_tokenizer.save(str(folder / TOKENIZER))
+
+    def _span(self, row: int) -> slice:
+        return slice(self._begins[row], self._begins[row + 1])
+
+    def _packed(self, row: int) -> list[Packed]:
+        """A row's prompts: one behind the other, or apart where the history's reading depends on the candidate."""
+        span = self._span(row)
+        prefix = self.prompts.prefix(self._train.histories[span.start])
+        suffixes = [self.prompts.suffix(candidate) for candidate in self._train.candidates[span].tolist()]
+        groups = [suffixes] if self.prompts.pieces.shared else [[suffix] for suffix in suffixes]
+        return [pack(prefix, group, self.prompts.pieces) for group in groups]
+
+
+def users_begin(split: CtrSplit) -> NDArray[np.int64]:
+    """Where in a split each run of rows of one user with one history begins, and the end: int64[runs + 1]."""
+    begins = [0]
+    for row in range(1, len(split)):
+        same_user = split.users[row] == split.users[row - 1]
+        if not same_user or not np.array_equal(split.histories[row], split.histories[row - 1]):
+            begins.append(row)
+    return np.array([*begins, len(split)] if len(split) else [0], np.int64)
+
+
+def load(folder: Path, answers: Sequence[int], yes: int) -> ClickModel:
+    """The language model of a directory, in fp32, with those rows of its head that the answers' tokens have.
+
+    One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    with torch.random.fork_rng(), loading(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if config.model_type not in ATTENTION:
+            raise AssetError(
+                f"{folder} is of an architecture that is not supported: {config.model_type}",
+                f"supported: {', '.join(ATTENTION)}; another one takes a line in rbserve/models/lm.py: ATTENTION",
+            )
+        headed = any("ForMaskedLM" in one or "ForPreTraining" in one or "ForCausalLM" in one or "LMHead" in one
+                     for one in config.architectures or [])  # fmt: skip
+        encoder = config.model_type in ENCODERS
+        kind: Any = (
+            (AutoModelForMaskedLM if encoder else AutoModelForCausalLM)
+            if headed or not encoder
+            else AutoModel
+        )
+        whole = kind.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    base = whole.base_model
+    without_pooler(base)
+    as_decoder(base.config)
+    for module in base.modules():  # an encoder's attention notes it when it is made
+        if hasattr(module, "is_decoder"):
+            module.is_decoder = encoder or module.is_decoder
+    words = whole.get_output_embeddings() or base.get_input_embeddings()
+    rows = torch.tensor(list(answers))
+    bias = getattr(words, "bias", None)
+    head = nn.Linear(words.weight.size(1), len(rows), bias=bias is not None)
+    with torch.no_grad():
+        head.weight.copy_(words.weight[rows])
+        if bias is not None:
+            head.bias.copy_(bias[rows])
+    return ClickModel(
+        LanguageModel(base.eval(), head, _transform(whole) if encoder and headed else None), yes
+    )
+
+
+def _transform(whole: Any) -> BertTransform:
+    theirs = whole.cls.predictions.transform
+    ours = BertTransform(theirs.dense.in_features, theirs.LayerNorm.eps)
+    ours.dense.load_state_dict(theirs.dense.state_dict())
+    ours.norm.load_state_dict(theirs.LayerNorm.state_dict())
+    return ours
+
+
+def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:
+    """The tokens that are one of the ways to say a word; a way of several tokens is left out.
+
+    Raises AssetError when none is left.
+    """
+    found: dict[int, None] = {}
+    for way in ways:
+        ids = tokenizer(way, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            found[ids[0]] = None
+    if not found:
+        raise AssetError(
+            f"{name} has no single token for {ways[0]!r}", "choose a language model that has one"
+        )
+    return list(found)
+
+
+def make_prompts(
+    tokenizer: Any, model: ClickModel, config: LanguageConfig, dataset: Dataset, progress: Progress
+) -> Prompts:
+    """The pieces of all prompts and every item's text as token ids of the language model."""
+    base = model.language.config
+    encoder = base.model_type in ENCODERS
+    limit = min(config.max_tokens, getattr(base, "max_position_embeddings", config.max_tokens))
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    before, after = _special_tokens(tokenizer)
+    tail = [tokenizer.mask_token_id, *after] if encoder else []
+    pieces = Pieces(
+        schema=prompts.SCHEMA,
+        start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY)],
+        numbers=[ids(prompts.numbered(place)) for place in range(1, MAX_HISTORY + 1)],
+        candidate=ids(prompts.CANDIDATE),
+        answer=[*ids(prompts.ANSWER), *tail],
+        max_tokens=limit,
+        read_from_end=len(tail) - 1 if tail else 0,
+        shared=not encoder or isinstance(config, TunedLanguageConfig),
+        causal=not encoder,
+        yes=model.yes,
+    )
+    shortest = len(pieces.start) + len(pieces.candidate) + len(pieces.answer) + prompts.item_limit(limit)
+    if shortest >= limit:
+        raise UsageError(
+            f"max_tokens={limit} leaves no room for a history: the rest of a prompt takes {shortest}"
+        )
+    return Prompts(pieces, _item_tokens(tokenizer, dataset.items.texts, prompts.item_limit(limit), progress))
+
+
+def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Progress) -> Ragged:
+    """Every text's token ids, as they follow a word, cut to `limit`."""
+    space = "" if tokenizer("a", add_special_tokens=False).tokens()[0].startswith("▁") else " "
+    values, lengths = [], []
+    for begin in range(0, len(texts), TEXTS_AT_ONCE):
+        some = [space + text for text in texts[begin : begin + TEXTS_AT_ONCE]]
+        for ids in tokenizer(some, add_special_tokens=False)["input_ids"]:
+            values.append(np.array(ids[:limit], np.int32))
+            lengths.append(len(values[-1]))
+        progress(min(begin + TEXTS_AT_ONCE, len(texts)), len(texts), "item texts to tokens")
+    return Ragged(np.concatenate(values), np.concatenate(([0], np.cumsum(lengths))))
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokeniser puts before and after a text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    place = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
+    return framed[:place], framed[place + len(plain) :]
+
+
+def _adapt(model: ClickModel, config: TunedLanguageConfig) -> None:
+    """Puts LoRA adapters into the language model and freezes all else but the answers' rows."""
+    from peft import LoraConfig, get_peft_model
+
+    language = model.language
+    language.base.requires_grad_(False)
+    targets = LORA_TARGETS.get(language.config.model_type, DEFAULT_TARGETS)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+    )
+    if config.checkpointing:
+        cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
+    language.base = cast(Any, get_peft_model(cast(Any, language.base), lora))
