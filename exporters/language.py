@@ -10,6 +10,8 @@ every word; what is asked here takes neither.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,8 +36,26 @@ def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graph of an artefact into `folder`."""
     path = folder / "fp32.onnx"
     model = load_model(artifact)
-    save(trace(model, example(model.language.config), INPUTS, OUTPUTS), path, origin(artifact, "onnx-fp32"))
+    with _traceable():
+        graph = trace(model, example(model.language.config), INPUTS, OUTPUTS)
+    save(graph, path, origin(artifact, "onnx-fp32"))
     return [path]
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """With a `repeat_interleave` that the exporter can follow: of its own it loses the rank (GLM's positions)."""
+    original = torch.Tensor.repeat_interleave
+
+    def repeated(tensor: Tensor, repeats: int, dim: int) -> Tensor:
+        assert dim == -1
+        return tensor.unsqueeze(-1).expand(*tensor.shape, repeats).flatten(-2)
+
+    torch.Tensor.repeat_interleave = repeated  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.repeat_interleave = original  # type: ignore[method-assign]
 
 
 def example(config: object) -> tuple[Tensor, ...]:

@@ -74,7 +74,7 @@ class LanguageModel(nn.Module):
         embedded = self.embed(tokens)
         output = self.base(
             inputs_embeds=embedded, attention_mask=self._mask(mask, embedded.dtype), position_ids=positions,
-            past_key_values=cache, use_cache=True,
+            past_key_values=cache, use_cache=True, **self._segments(tokens),
         )  # fmt: skip
         new = [
             torch.stack((layer.keys[:, :, -tokens.size(1) :], layer.values[:, :, -tokens.size(1) :]))
@@ -92,6 +92,10 @@ class LanguageModel(nn.Module):
         is_new = (tokens >= known).unsqueeze(-1)
         new = self.new_embedding((tokens - known).clamp(min=0))
         return torch.where(is_new, new, old(tokens.clamp(max=known - 1)))
+
+    def _segments(self, tokens: Tensor) -> dict[str, Tensor]:
+        """BERT makes segments for as many tokens as it has positions; packed prompts are longer."""
+        return {"token_type_ids": torch.zeros_like(tokens)} if self.config.model_type in ENCODERS else {}
 
     def _mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """The mask as the architecture takes it."""

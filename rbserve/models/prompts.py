@@ -145,7 +145,8 @@ def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int
     """One user's prefix and suffixes, in one row: B = 1.
 
     Each suffix attends to the prefix and itself, at the positions it would have alone. With `before`, the prefix's
-    length, it was read by an earlier call, and only the suffixes are laid out.
+    length, it was read by an earlier call, and only the suffixes are laid out. A prefix that is not `shared` attends
+    to its one suffix as well.
     """
     own = np.zeros(0, np.int64) if before else prefix
     parts = [own, *suffixes]
@@ -161,6 +162,7 @@ def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int
     if pieces.causal:
         mask &= np.tri(total, dtype=bool)
     mask[:, : len(own)] |= (part_of > 0)[:, None]
+    mask |= not pieces.shared
     mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
     read = begins[1:] + lengths[1:] - 1 - pieces.read_from_end
     return Packed(np.concatenate(parts)[None], positions[None], mask[None], read[None])

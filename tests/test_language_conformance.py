@@ -1,0 +1,211 @@
+"""Language models of every architecture: what they score, whatever is packed together, in every variant."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conformance import (
+    check_a_loaded_copy_scores_the_same,
+    check_a_slate_scores_like_its_candidates_one_by_one,
+    check_empty_history_and_empty_slate_are_legal,
+    check_scores_are_probabilities,
+)
+from small_backbone import ARCHITECTURES, CAUSAL, make_backbone
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from rbserve import language
+from rbserve.core.artifact import TOKENIZER, WEIGHTS, Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.types import ModelSpec
+from rbserve.exporters.export import export
+from rbserve.models.configs import with_options
+from rbserve.models.zoo import find_model
+from rbserve.runtime import artifact_prompts, open_scorer
+from rbserve.train.fit import train
+from rbserve.train.language import make
+from rbserve.train.loop import Settings
+
+Folders = dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return {name: make_backbone(name, tmp_path_factory.mktemp("backbones") / name) for name in ARCHITECTURES}
+
+
+def row(recipe: str, folder: Path, **options: Any) -> ModelSpec:
+    """A recipe with a backbone, small LoRA."""
+    spec = find_model(f"{recipe}-smollm2-135m")
+    return dataclasses.replace(spec, config=with_options(spec.config, {"backbone": str(folder), **options}))
+
+
+def tuned(folder: Path, planted: Dataset, path: Path) -> Artifact:
+    settings = Settings(batch=8, micro_batch=4, lr=1e-2, epochs=1, epoch_rows=24)
+    return train(row("text", folder, lora_rank=4), planted, path, settings)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def artifact(
+    request: pytest.FixtureRequest,
+    backbones: Folders,
+    planted: Dataset,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Artifact:
+    made = tuned(backbones[request.param], planted, tmp_path_factory.mktemp("tuned") / request.param)
+    return export(made, planted, ["fp32", "int8", "int4"])
+
+
+def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) -> None:
+    check_a_loaded_copy_scores_the_same(artifact, planted, tmp_path / "copy")
+    new = np.array([planted.items.index["new0"], planted.items.index["new1"]], np.int32)
+    one, other = open_scorer(artifact, "torch-fp32").score(planted.ctr("test").histories[0], new)
+    assert one != other, "items that training never saw score by their texts"
+    for variant in artifact.variants:
+        scorer = open_scorer(artifact, variant)
+        # Activations are rounded by what stands beside them in a call, in 8 bits.
+        check_a_slate_scores_like_its_candidates_one_by_one(
+            scorer, planted, 1e-5 if "fp32" in variant else 0.1
+        )
+        check_empty_history_and_empty_slate_are_legal(scorer)
+    check_scores_are_probabilities(open_scorer(artifact, "onnx-fp32"), planted)
+    assert artifact.manifest.variants["onnx-fp32"].parity.max_abs <= 1e-5
+
+
+def test_candidates_of_several_calls_score_like_those_of_one(
+    artifact: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history's cache goes along with the next call."""
+    history, candidates = planted.ctr("test").histories[0], np.arange(12, dtype=np.int32)
+    for variant in ("torch-fp32", "onnx-fp32"):
+        scorer = open_scorer(artifact, variant)
+        together = scorer.score(history, candidates)
+        with monkeypatch.context() as patch:
+            patch.setattr(language, "CALL_TOKENS", 40)
+            np.testing.assert_allclose(scorer.score(history, candidates), together, atol=1e-5, rtol=0)
+
+
+def test_adapters_are_merged_answers_trained_and_all_is_restored(
+    artifact: Artifact, backbones: Folders, planted: Dataset
+) -> None:
+    """Defects 1 and 7 of the public reference code."""
+    from safetensors.torch import load_file
+
+    weights = load_file(artifact.file(WEIGHTS))
+    assert not [name for name in weights if "lora" in name]
+    folder = next(path for path in backbones.values() if path.name == artifact.path.name)
+    start, _ = make(row("zeroshot", folder), planted, lambda *_: None)
+    before = start.state_dict()
+    assert weights.keys() == before.keys()
+    moved = {name for name, value in weights.items() if not torch.equal(value, before[name])}
+    assert "language.head.weight" in moved
+    assert len([name for name in moved if ".layers." in name or ".layer." in name]) >= 4, (
+        "queries and values of two layers"
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", *CAUSAL])
+def test_zero_shot_is_the_softmax_over_yes_and_no_of_the_whole_model(
+    name: str, backbones: Folders, planted: Dataset, tmp_path: Path
+) -> None:
+    """Eq. 6, beside transformers' own model with its own head, on the prompt as one sequence; BERT at its [MASK]."""
+    folder = backbones[name]
+    artifact = train(row("zeroshot", folder), planted, tmp_path / "zero", Settings())
+    assert artifact.manifest.training.best_metric is None
+    prompts = artifact_prompts(artifact)
+    test = planted.ctr("test")
+    history, candidate = test.histories[3], test.candidates[3:4]
+    tokens = torch.from_numpy(np.concatenate([prompts.prefix(history), prompts.suffix(int(candidate[0]))]))
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    if name == "bert":
+        model: Any = AutoModelForMaskedLM.from_pretrained(folder)
+        place = tokens.tolist().index(tokenizer.mask_token_id)
+        assert tokens.tolist().count(tokenizer.mask_token_id) == 1
+    else:
+        model, place = AutoModelForCausalLM.from_pretrained(folder), len(tokens) - 1
+    with torch.inference_mode():
+        chances = model.eval()(input_ids=tokens[None]).logits[0, place].softmax(-1)
+    ways = [
+        {tokenizer.convert_tokens_to_ids(token) for way in (word, f" {word}") for token in tokenizer.tokenize(way)
+         if len(tokenizer.tokenize(way)) == 1}
+        for word in ("Yes", "yes", "YES", "No", "no", "NO")
+    ]  # fmt: skip
+    yes, no = (float(sum(chances[token] for token in set().union(*some))) for some in (ways[:3], ways[3:]))
+    found = open_scorer(artifact, "torch-fp32").score(history, candidate)
+    assert found[0] == pytest.approx(yes / (yes + no), abs=1e-5)
+    assert 0 < found[0] < 1
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "opt"])
+def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
+    name: str, backbones: Folders, planted: Dataset
+) -> None:
+    model, task = make(row("text", backbones[name], lora_dropout=0.0), planted, lambda *_: None)
+    torch.manual_seed(0)
+    for key, parameter in model.named_parameters():  # LoRA starts as nothing
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter, std=0.1)
+    rows = np.arange(3)
+    packed = task.loss(model, rows)
+    packed.backward()  # type: ignore[no-untyped-call]
+    gradients = {key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None}
+    assert any("lora_A" in key for key in gradients)
+    model.zero_grad()
+    together = task._packed
+
+    def apart(row: int) -> list[Any]:
+        from rbserve.models.prompts import pack
+
+        span = task._span(row)
+        prefix = task.prompts.prefix(task._train.histories[span.start])
+        candidates = task._train.candidates[span].tolist()
+        return [pack(prefix, [task.prompts.suffix(one)], task.prompts.pieces) for one in candidates]
+
+    task._packed = apart  # type: ignore[method-assign]
+    separate = task.loss(model, rows)
+    separate.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(packed, separate, rtol=1e-5, atol=1e-5)
+    for key, parameter in model.named_parameters():
+        if key in gradients:
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, gradients[key], rtol=1e-3, atol=1e-4)
+    tokens = [sum(one.tokens.size for row in rows.tolist() for one in how(row)) for how in (together, apart)]
+    assert tokens[1] > 1.5 * tokens[0]
+
+
+def test_a_prompt_reads_as_the_papers(backbones: Folders, planted: Dataset) -> None:
+    _, task = make(row("zeroshot", backbones["llama"]), planted, lambda *_: None)
+    tokenizer = Tokenizer.from_file(str(backbones["llama"] / "tokenizer.json"))
+    one, two, three = planted.items.texts[:3]
+    text = tokenizer.decode(task.prompts.prefix(np.array([0, 1], np.int32)).tolist())
+    text += tokenizer.decode(task.prompts.suffix(2).tolist())
+    assert text == (
+        'You are a recommender. Please response "YES" or "NO" to represent whether this user is interested in this '
+        f"item. User behavior sequence: \n(1) {one}\n(2) {two}\nCandidate item: {three}\nAnswer (Yes/No): "
+    )
+
+
+def test_the_oldest_items_give_way_and_a_prompt_never_exceeds_its_limit(
+    backbones: Folders, planted: Dataset
+) -> None:
+    _, task = make(row("zeroshot", backbones["llama"], max_tokens=110), planted, lambda *_: None)
+    history = np.arange(20, dtype=np.int32)
+    kept = task.prompts.kept(history)
+    assert 0 < kept < 20
+    shorter = task.prompts.prefix(history[-kept:])
+    np.testing.assert_array_equal(task.prompts.prefix(history), shorter)
+    longest = max(len(task.prompts.suffix(item)) for item in range(len(planted.items)))
+    assert len(shorter) + longest <= 110
+
+
+def test_the_saved_tokeniser_makes_the_tokens_that_are_stored(artifact: Artifact, planted: Dataset) -> None:
+    """By the tokenizers library alone: what a service needs for texts of new items."""
+    tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
+    prompts = artifact_prompts(artifact)
+    for item, text in enumerate(planted.items.texts):
+        assert tokenizer.encode(f" {text}", add_special_tokens=False).ids == prompts.items[item].tolist()
