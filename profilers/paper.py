@@ -9,6 +9,13 @@ import msgspec
 
 TASK_METRIC = {"ctr": "auc", "seqrec": "ndcg@10"}  # what the paper reports for the task
 PAPER_COLUMNS = ("mind", "microlens", "goodreads", "cds", "hm")
+TEST_ROWS = {"ctr": 20_000, "seqrec": 5_000}  # of each of its data sets, to the nearest hundred (Table 2)
+TABLES = {
+    "3": ("Table 3: zero-shot click prediction", "ctr"),
+    "4": ("Table 4: trained click prediction", "ctr"),
+    "5": ("Table 5: next-item prediction", "seqrec"),
+}
+"""Title and task of each table."""
 
 
 class PaperRow(msgspec.Struct, frozen=True):
@@ -24,25 +31,54 @@ class PaperRow(msgspec.Struct, frozen=True):
     latency_ms: float | None
 
 
+class PrintedRow(msgspec.Struct, frozen=True):
+    """A row with all its columns. `figures` has those that are printed.
+
+    The row that section 3.2 names and no table prints has no figures, and stands in Table 5.
+    """
+
+    table: str
+    group: str
+    model: str
+    paper_name: str
+    metric: str
+    figures: dict[str, float]
+    latency_ms: float | None
+
+
+def printed_rows() -> list[PrintedRow]:
+    """Every row of paper_results.csv, in the paper's order."""
+    with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
+        return [
+            PrintedRow(
+                table=row["table"] if row["table"] in TABLES else "5",
+                group=row["group"],
+                model=row["model"],
+                paper_name=row["paper_name"],
+                metric=row["metric"],
+                figures={name: float(row[name]) for name in (*PAPER_COLUMNS, "overall") if row[name]},
+                latency_ms=float(row["latency_ms"]) if row["latency_ms"] else None,
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
 def paper_rows(task: str, dataset: str) -> tuple[str, list[PaperRow]]:
     """The paper's column for a data set ("overall" for one it does not have), and its rows of the task."""
     column = dataset if dataset in PAPER_COLUMNS else "overall"
-    with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
-        rows = [
-            row for row in csv.DictReader(file) if row["metric"].lower() == TASK_METRIC[task] and row[column]
-        ]
     return column, [
         PaperRow(
-            table=row["table"],
-            group=row["group"],
-            model=row["model"],
-            paper_name=row["paper_name"],
-            metric=row["metric"],
+            table=row.table,
+            group=row.group,
+            model=row.model,
+            paper_name=row.paper_name,
+            metric=row.metric,
             column=column,
-            accuracy=float(row[column]),
-            latency_ms=float(row["latency_ms"]) if row["latency_ms"] else None,
+            accuracy=row.figures[column],
+            latency_ms=row.latency_ms,
         )
-        for row in rows
+        for row in printed_rows()
+        if row.metric.lower() == TASK_METRIC[task] and column in row.figures
     ]
 
 

@@ -1,14 +1,17 @@
-"""Run files -> reports/<name>/: table.md, table.csv, pareto.png, pareto.svg, report.html, report.json.
+"""Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, pareto.svg, report.html, report.json.
 
 report.json is what every other file is drawn from, and stable within one `schema`:
 
-- `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs.
+- `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
+  `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run, every row of them.
 - A section has the fields of `pareto.Section` (data set, task, `metric`, scope, threads, environment,
   `comparability_key`, `slates`, `points`, `baselines`, `paper`, `sources`, `notes`) and, in words,
   `answers` (one a slate: which point to serve, and how sure that is), `absent` (what was not measured, and
   why) and `method`.
 - A point has the fields of `pareto.Point`. Times are milliseconds per call; null is "not measured", never 0.
   `slate` is the number of candidates of a call, or (task seqrec) of the items asked for.
+- A table has the fields of `paper_tables.PaperTable`, a row those of `Row`, a cell those of `Cell`: `ours`, or
+  `absent`, the reason why there is none.
 
 The same runs give the same bytes.
 """
@@ -29,6 +32,7 @@ from rbserve.core.intervals import runs_needed
 from rbserve.core.measurement import Measurement, by_scope, read_measurement
 from rbserve.profilers.page import page
 from rbserve.profilers.paper import paper_title
+from rbserve.profilers.paper_tables import PaperTable, paper_tables
 from rbserve.profilers.pareto import REFERENCE, Point, Section, overlap, sections
 from rbserve.profilers.plot import draw
 from rbserve.profilers.tables import (
@@ -39,6 +43,7 @@ from rbserve.profilers.tables import (
     listing,
     markdown,
     p50_text,
+    paper_csv,
     significant,
 )
 
@@ -63,22 +68,24 @@ def collect(runs: Path) -> list[Measurement]:
 
 
 def render(measurements: Sequence[Measurement], folder: Path) -> Path:
-    """Writes the six files of a report into `folder`, whole or not at all; what was there is replaced."""
+    """Writes the seven files of a report into `folder`, whole or not at all; what was there is replaced."""
     if not measurements:
         raise DataError("no runs in the report", "rbserve profile --model gdcn")
     parts = sections(measurements)
     chapters = [Chapter(part, answers(part), list(absent(part)), list(method(part))) for part in parts]
-    report = document(chapters, max(one.created for one in measurements))
+    printed = paper_tables(measurements)
+    report = document(chapters, printed, max(one.created for one in measurements))
     with replacing_directory(folder) as partial:
         draw(parts, partial)
-        (partial / "table.md").write_text(markdown(chapters), encoding="utf-8")
+        (partial / "table.md").write_text(markdown(chapters, printed), encoding="utf-8")
         (partial / "table.csv").write_text(csv_text(parts), encoding="utf-8")
+        (partial / "paper.csv").write_text(paper_csv(printed), encoding="utf-8")
         (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (partial / "report.html").write_text(page(chapters, report), encoding="utf-8")
+        (partial / "report.html").write_text(page(chapters, printed, report), encoding="utf-8")
     return folder
 
 
-def document(chapters: Sequence[Chapter], created: str) -> dict[str, Any]:
+def document(chapters: Sequence[Chapter], printed: Sequence[PaperTable], created: str) -> dict[str, Any]:
     """report.json, as the module's docstring describes it."""
     parts = [
         {
@@ -91,7 +98,8 @@ def document(chapters: Sequence[Chapter], created: str) -> dict[str, Any]:
         }
         for chapter in chapters
     ]
-    return {"schema": SCHEMA, "created": created, "sections": parts}
+    tables = msgspec.to_builtins(printed)
+    return {"schema": SCHEMA, "created": created, "sections": parts, "paper_tables": tables}
 
 
 # ---- Words ----

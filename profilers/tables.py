@@ -1,4 +1,4 @@
-"""A report's tables, table.md and table.csv, and what the page shares with them: columns, notes, numbers."""
+"""A report's tables, table.md, table.csv and paper.csv, and what the page shares with them: columns, notes, numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import msgspec
 
 from rbserve.core.measurement import HEADLINES
 from rbserve.profilers.paper import paper_title
+from rbserve.profilers.paper_tables import Cell, PaperTable, Row
 from rbserve.profilers.pareto import REFERENCE, Point, Section
 
 DASH = "–"
@@ -50,8 +51,8 @@ class Column(NamedTuple):
     value: Callable[[Point], float | str | None]
 
 
-def markdown(chapters: Sequence[Chapter]) -> str:
-    """table.md: for each section its answers, its table, and how and what not."""
+def markdown(chapters: Sequence[Chapter], printed: Sequence[PaperTable]) -> str:
+    """table.md: for each section its answers, its table, and how and what not; then the paper's tables."""
     lines = ["# Accuracy against latency", ""]
     for chapter in chapters:
         section = chapter.section
@@ -67,18 +68,24 @@ def markdown(chapters: Sequence[Chapter]) -> str:
         lines += ["", "How it was measured:", "", *(f"- {_md(line)}" for line in chapter.method), ""]
         lines += ["Not measured:", "", *(f"- {_md(line)}" for line in chapter.absent), ""]
         lines += ["```sh", *(source.command.replace("`", "") for source in section.sources), "```", ""]
+    for part in printed:
+        heads = paper_columns(part)
+        lines += [f"## {paper_table_title(part)}", "", _md_row(heads), _md_row(["---"] * len(heads))]
+        lines += [_md_row(_paper_cells(row)) for row in part.rows]
+        lines += ["", *(f"- {_md(note)}" for note in part.notes), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 def csv_text(parts: Sequence[Section]) -> str:
     """table.csv: one row per point, every figure in a column of its own; what is not known is empty."""
-    rows = [_flat(section, point) for section in parts for point in section.points]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return _csv([_flat(section, point) for section in parts for point in section.points])
+
+
+def paper_csv(printed: Sequence[PaperTable]) -> str:
+    """paper.csv: one row per cell of the paper's tables."""
+    return _csv(
+        [_flat_cell(table, row, cell) for table in printed for row in table.rows for cell in row.cells]
+    )
 
 
 def columns(section: Section) -> list[Column]:
@@ -111,6 +118,40 @@ def columns(section: Section) -> list[Column]:
         Column("paper ms", lambda p: _number(_paper_ms(p)), _paper_ms),
         Column("warnings", lambda p: "; ".join(p.warnings), lambda p: "; ".join(p.warnings)),
     ]
+
+
+def paper_columns(table: PaperTable) -> list[str]:
+    """The heads of one of the paper's tables."""
+    latencies = [f"ms at {table.call}: {REFERENCE} → fastest", "paper's ms"]
+    return ["model", "group", "paper's name", *table.datasets, *latencies]
+
+
+def paper_table_title(table: PaperTable) -> str:
+    """What one of the paper's tables shows, in a line."""
+    return f"{table.title}, {table.metric}: ours (the paper's)"
+
+
+def ours_text(cell: Cell) -> str:
+    """Our figure, or why there is none."""
+    return f"{cell.ours.accuracy:.4f}" if cell.ours else f"absent: {cell.absent}"
+
+
+def printed_text(cell: Cell) -> str:
+    """The paper's figure, and ours less it: "paper 0.7421, +0.0465"; nothing where it prints none."""
+    if cell.paper is None:
+        return ""
+    return f"paper {cell.paper:.4f}" + ("" if cell.difference is None else f", {cell.difference:+.4f}")
+
+
+def speed_text(row: Row) -> str:
+    """The reference's latency and the fastest variant's: "0.811 → 0.143 onnx-int8 (ml-100k)"."""
+    speed = row.speed
+    if speed is None:
+        return DASH
+    slower = speed.reference_ms is not None and speed.fastest != REFERENCE
+    scope = "" if speed.scope == "forward" else f", {speed.scope}"
+    start = f"{_number(speed.reference_ms)} → " if slower else ""
+    return f"{start}{significant(speed.fastest_ms)} {speed.fastest} ({speed.dataset}{scope})"
 
 
 def section_title(section: Section) -> str:
@@ -205,6 +246,14 @@ def _metric_column(metric: str) -> Column:
     return Column(f"{title}{interval}", lambda p: accuracy_text(p, metric), lambda p: p.value(metric))
 
 
+def _paper_cells(row: Row) -> list[str]:
+    cells = [
+        f"{ours_text(cell)} ({printed})" if (printed := printed_text(cell)) else ours_text(cell)
+        for cell in row.cells
+    ]
+    return [row.model, row.group, row.paper_name, *cells, speed_text(row), _number(row.paper_latency_ms)]
+
+
 def _paper_accuracy(point: Point) -> float | None:
     return point.paper.accuracy if point.paper else None
 
@@ -215,6 +264,15 @@ def _paper_ms(point: Point) -> float | None:
 
 def _number(value: float | None) -> str:
     return DASH if value is None else significant(value)
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def _flat(section: Section, point: Point) -> dict[str, str]:
@@ -232,6 +290,36 @@ def _flat(section: Section, point: Point) -> dict[str, str]:
         else:
             row[name] = _cell(value)
     return row
+
+
+def _flat_cell(table: PaperTable, row: Row, cell: Cell) -> dict[str, str]:
+    ours, speed = cell.ours, cell.speed
+    low, high = (ours and ours.ci95) or (None, None)
+    fields: dict[str, object] = {
+        "table": table.table,
+        "group": row.group,
+        "model": row.model,
+        "paper_name": row.paper_name,
+        "metric": table.metric,
+        "dataset": cell.dataset,
+        "accuracy": ours and ours.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "variant": ours and ours.variant,
+        "run": ours and ours.run,
+        "paper_accuracy": cell.paper,
+        "difference": cell.difference,
+        "absent": cell.absent,
+        "command": cell.command,
+        "scope": speed and speed.scope,
+        "slate": speed and speed.slate,
+        "reference_ms": speed and speed.reference_ms,
+        "fastest_ms": speed and speed.fastest_ms,
+        "fastest": speed and speed.fastest,
+        "latency_run": speed and speed.run,
+        "paper_latency_ms": row.paper_latency_ms,
+    }
+    return {name: _cell(value) for name, value in fields.items()}
 
 
 def _cell(value: object) -> str:
