@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,7 +93,12 @@ class LanguageTask:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens int64[rows] of each row, so that rows of like length can be batched together."""
-        return np.array([sum(one.tokens.shape[1] for one in self._packed(row)) for row in range(self.rows)])
+        histories, candidates = self._train.histories, self._train.candidates
+        return np.array([
+            len(self.prompts.prefix(histories[begin]))
+            + sum(len(self.prompts.suffix(item)) for item in candidates[begin:end].tolist())
+            for begin, end in pairwise(self._begins.tolist())
+        ])  # fmt: skip
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the candidates of the given rows."""
