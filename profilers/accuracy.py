@@ -11,18 +11,22 @@ from rbserve.core.metrics import auc, gauc, ndcg_at_k, recall_at_k
 PRIOR_ROWS = 5
 
 
-def baselines(dataset: Dataset, task: str = "ctr", exclude_seen: bool = False) -> dict[str, dict[str, float]]:
-    """The headline metrics, on a task's test split, of what is the same for every user."""
-    return _pair_wise(dataset) if task == "ctr" else _list_wise(dataset, exclude_seen)
+def baselines(
+    dataset: Dataset, test: CtrSplit | SeqSplit, exclude_seen: bool = False
+) -> dict[str, dict[str, float]]:
+    """The headline metrics, on test rows of the data set, of what is the same for every user."""
+    if isinstance(test, CtrSplit):
+        return _pair_wise(dataset, test)
+    return _list_wise(dataset, test, exclude_seen)
 
 
-def _pair_wise(dataset: Dataset) -> dict[str, dict[str, float]]:
+def _pair_wise(dataset: Dataset, test: CtrSplit) -> dict[str, dict[str, float]]:
     """AUC and GAUC of two scores.
 
     `popularity` is the number of an item's clicks in the training split; `item_mean` is its click rate
     there, drawn towards the overall rate by 5 rows.
     """
-    train, test = dataset.ctr("train"), dataset.ctr("test")
+    train = dataset.ctr("train")
     clicks, rate = _item_statistics(train, len(dataset.items))
     return {
         name: {
@@ -33,9 +37,9 @@ def _pair_wise(dataset: Dataset) -> dict[str, dict[str, float]]:
     }
 
 
-def _list_wise(dataset: Dataset, exclude_seen: bool) -> dict[str, dict[str, float]]:
+def _list_wise(dataset: Dataset, test: SeqSplit, exclude_seen: bool) -> dict[str, dict[str, float]]:
     """NDCG and recall of one ranking: by how often an item stands in the training split's sequences."""
-    train, test = dataset.seqrec("train"), dataset.seqrec("test")
+    train = dataset.seqrec("train")
     sequences = np.concatenate((train.targets, train.histories.values))
     ranks = popularity_ranks(np.bincount(sequences, minlength=len(dataset.items)), test, exclude_seen)
     return {"popularity": {"ndcg@10": ndcg_at_k(ranks, 10), "recall@10": recall_at_k(ranks, 10)}}

@@ -63,7 +63,7 @@ def profile(
     """Measures every variant (or those named) and derives the table's figures."""
     variants = list(variants or artifact.variants)
     _check(artifact, dataset, plan, variants)
-    test = _test_split(artifact, dataset)
+    test = _test_split(artifact, dataset, plan)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
         _write_inputs(inputs, dataset, test, plan)
@@ -88,7 +88,7 @@ def profile(
         plan=plan,
         file_bytes={one: _file_bytes(artifact, one) for one in variants},
         variant_warnings={one: record.warnings for one, record in manifest.variants.items()},
-        baselines=baselines(dataset, manifest.task, plan.exclude_seen),
+        baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
     )
@@ -100,6 +100,8 @@ def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]
     for variant in variants:
         if variant not in artifact.variants:
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
+    if plan.test_users < 0:
+        raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
     if plan.processes < 1 or plan.runs < 1 or plan.threads < 1 or not plan.slates or min(plan.slates) < 1:
         raise UsageError("processes, runs, threads and slates must all be at least 1")
     check_scope(plan.scope)
@@ -117,11 +119,16 @@ def _file_bytes(artifact: Artifact, variant: str) -> int:
     return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
 
 
-def _test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
+def _test_split(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | SeqSplit:
+    """The test rows, of all users or of those that the plan draws."""
     split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
     if not len(split):
         raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
-    return split
+    users = np.unique(split.users)
+    if not 0 < plan.test_users < len(users):
+        return split
+    drawn = np.random.default_rng(plan.seed).choice(users, plan.test_users, replace=False)
+    return split.take(np.flatnonzero(np.isin(split.users, drawn)))
 
 
 def _run(

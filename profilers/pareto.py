@@ -279,7 +279,8 @@ def _source(measurement: Measurement) -> Source:
         command=f"rbserve profile --model {shlex.quote(measurement.model)} "
         f"--dataset {shlex.quote(measurement.dataset)} --slates {slates} "
         f"--threads {plan.threads} --processes {plan.processes} --runs {plan.runs} --scope {plan.scope}"
-        + (" --exclude-seen" if plan.exclude_seen else ""),
+        + (" --exclude-seen" if plan.exclude_seen else "")
+        + (f" --test-users {plan.test_users}" if plan.test_users else ""),
     )
 
 

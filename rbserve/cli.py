@@ -192,6 +192,9 @@ def profile(
     seconds: Annotated[
         float, typer.Option(help="At most so many seconds of timed calls a process and slate.")
     ] = 10,
+    test_users: Annotated[
+        int, typer.Option(help="Accuracy of so many test users, drawn at random, instead of all (0).")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure latency and accuracy of each variant of a model, making what is missing.
@@ -210,6 +213,7 @@ def profile(
         "processes": processes,
         "runs": runs,
         "seconds": seconds,
+        "test_users": test_users,
     }
     chosen = _words(variants) if variants else None
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
-EXPORTED = ("onnx-fp32", "onnx-int8")
+EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
+EXPORTABLE = (*EXPORTED, "onnx-int4")
 
 
 def dataset_path(name: str) -> Path:
@@ -296,7 +297,7 @@ def profile(
     from rbserve.profilers.harness import profile as measure
 
     artifact = ensure_artifact(model, dataset)
-    artifact = ensure_exported(artifact, [one for one in variants or EXPORTED if one in EXPORTED])
+    artifact = ensure_exported(artifact, [one for one in variants or EXPORTED if one in EXPORTABLE])
     chosen = list(variants or artifact.variants)
     if variants is None and importlib.util.find_spec("torch") is None:
         chosen.remove(REFERENCE_VARIANT)
@@ -321,8 +322,10 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
     artifact = ensure_artifact(model, dataset)
     if variant in artifact.variants:
         return artifact
-    if variant not in EXPORTED:
-        raise UsageError(f"unknown variant: {variant}", f"known: {', '.join((REFERENCE_VARIANT, *EXPORTED))}")
+    if variant not in EXPORTABLE:
+        raise UsageError(
+            f"unknown variant: {variant}", f"known: {', '.join((REFERENCE_VARIANT, *EXPORTABLE))}"
+        )
     return ensure_exported(artifact, [variant])
 
 

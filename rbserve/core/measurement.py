@@ -42,7 +42,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     `scope` is forward (rows of the item table in, scores or rows out), end_to_end (raw ids in, scores or raw ids
     out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of the
-    list asked for. `exclude_seen` leaves the history's own items out of that list.
+    list asked for. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of all test users,
+    or of `test_users` of them, drawn by the seed.
     """
 
     processes: int
@@ -53,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
     scope: str
     seed: int
     exclude_seen: bool = False
+    test_users: int = 0
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -41,4 +41,6 @@ def test_popularity_counts_targets_and_histories_of_the_training_split_alone(pla
         for item in (*train.histories[row].tolist(), int(train.targets[row])):
             counts[item] += 1
     hits = [sum(one >= counts[target] for one in counts) <= 10 for target in test.targets]
-    assert baselines(planted, "seqrec")["popularity"]["recall@10"] == pytest.approx(np.mean(hits))
+    assert baselines(planted, planted.seqrec("test"))["popularity"]["recall@10"] == pytest.approx(
+        np.mean(hits)
+    )

@@ -33,7 +33,7 @@ def test_a_group_a_model_beats_popularity_on_the_test_users(ml: Dataset, tmp_pat
     reached = auc(
         test.labels, score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
     )
-    popularity = baselines(ml)["popularity"]["auc"]
+    popularity = baselines(ml, ml.ctr("test"))["popularity"]["auc"]
     print(f"{name}: AUC {reached:.4f}, popularity {popularity:.4f}")
     assert reached > popularity
 
