@@ -19,6 +19,7 @@ ALLOWED = {
     "ranking": {"core", "models", "session", "__init__"},
     "language": {"core", "models", "session", "__init__"},
     "runtime": {"core", "models", "session", "ranking", "language", "__init__"},
+    "endpoint": {"core", "__init__"},
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},

@@ -290,6 +290,9 @@ def _adapt(model: ClickModel, config: TunedLanguageConfig) -> None:
 
     language = model.language
     language.base.requires_grad_(False)
+    for module in language.base.modules():  # BERT's: torch's fast attention on a CPU has no dropout
+        if hasattr(module, "dropout_prob"):
+            setattr(module, "dropout_prob", 0.0)  # noqa: B010
     targets = LORA_TARGETS.get(language.config.model_type, DEFAULT_TARGETS)
     lora = LoraConfig(
         r=config.lora_rank,
