@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from conformance import (
     check_a_loaded_copy_scores_the_same,
     check_a_slate_scores_like_its_candidates_one_by_one,
     check_empty_history_and_empty_slate_are_legal,
+    check_it_learns_the_planted_structure,
+    check_items_that_training_never_saw_score_alike,
     check_scores_are_probabilities,
 )
 from small_backbone import ARCHITECTURES, CAUSAL, make_backbone
@@ -21,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from rbserve import language
 from rbserve.core.artifact import TOKENIZER, WEIGHTS, Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.types import ModelSpec
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
@@ -45,19 +48,32 @@ def row(recipe: str, folder: Path, **options: Any) -> ModelSpec:
     return dataclasses.replace(spec, config=with_options(spec.config, {"backbone": str(folder), **options}))
 
 
-def tuned(folder: Path, planted: Dataset, path: Path) -> Artifact:
+SMALL = {"text": {}, "p5": {}, "sid": {"levels": 3, "codes": 8}}
+
+
+def tuned(recipe: str, folder: Path, planted: Dataset, path: Path) -> Artifact:
     settings = Settings(batch=8, micro_batch=4, lr=1e-2, epochs=1, epoch_rows=24)
-    return train(row("text", folder, lora_rank=4), planted, path, settings)
+    return train(row(recipe, folder, lora_rank=4, **SMALL[recipe]), planted, path, settings)
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module")
+def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A copy: identifiers are kept with the data set, and other modules expect theirs alone."""
+    return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("language") / "planted"))
+
+
+RECIPES = [*(f"text {name}" for name in ARCHITECTURES), "p5 sentence-bert", "p5 llama", "sid bert", "sid opt"]
+
+
+@pytest.fixture(scope="module", params=RECIPES)
 def artifact(
     request: pytest.FixtureRequest,
     backbones: Folders,
     planted: Dataset,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Artifact:
-    made = tuned(backbones[request.param], planted, tmp_path_factory.mktemp("tuned") / request.param)
+    recipe, name = request.param.split()
+    made = tuned(recipe, backbones[name], planted, tmp_path_factory.mktemp("tuned") / name)
     return export(made, planted, ["fp32", "int8", "int4"])
 
 
@@ -65,7 +81,10 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
     check_a_loaded_copy_scores_the_same(artifact, planted, tmp_path / "copy")
     new = np.array([planted.items.index["new0"], planted.items.index["new1"]], np.int32)
     one, other = open_scorer(artifact, "torch-fp32").score(planted.ctr("test").histories[0], new)
-    assert one != other, "items that training never saw score by their texts"
+    if artifact.manifest.item_form == "id":
+        check_items_that_training_never_saw_score_alike(artifact, planted, ["torch-fp32", "onnx-fp32"])
+    else:
+        assert one != other, "items that training never saw score by what they are made of"
     for variant in artifact.variants:
         scorer = open_scorer(artifact, variant)
         # Activations are rounded by what stands beside them in a call, in 8 bits.
@@ -99,14 +118,29 @@ def test_adapters_are_merged_answers_trained_and_all_is_restored(
     weights = load_file(artifact.file(WEIGHTS))
     assert not [name for name in weights if "lora" in name]
     folder = next(path for path in backbones.values() if path.name == artifact.path.name)
-    start, _ = make(row("zeroshot", folder), planted, lambda *_: None)
-    before = start.state_dict()
+    recipe = artifact.manifest.config_kind
+    torch.manual_seed(2024)
+    start, task = make(row(recipe, folder, lora_rank=4, **SMALL[recipe]), planted, lambda *_: None)
+    before = task.weights(start)
     assert weights.keys() == before.keys()
     moved = {name for name, value in weights.items() if not torch.equal(value, before[name])}
     assert "language.head.weight" in moved
+    if recipe in ("p5", "sid"):
+        change = (
+            (weights["language.new_embedding.weight"] - before["language.new_embedding.weight"]).abs().sum(1)
+        )
+        assert (change > 0).float().mean() > 0.5, "the new tokens' embeddings are trained"
     assert len([name for name in moved if ".layers." in name or ".layer." in name]) >= 4, (
         "queries and values of two layers"
     )
+
+
+def test_ids_as_tokens_learn_the_planted_structure(
+    backbones: Folders, planted: Dataset, tmp_path: Path
+) -> None:
+    settings = Settings(batch=16, micro_batch=16, lr=1e-2, epochs=6, patience=6)
+    artifact = train(row("p5", backbones["llama"], lora_rank=8), planted, tmp_path / "p5", settings)
+    check_it_learns_the_planted_structure(artifact, planted, at_least=0.7)
 
 
 @pytest.mark.parametrize("name", ["bert", *CAUSAL])
@@ -207,5 +241,7 @@ def test_the_saved_tokeniser_makes_the_tokens_that_are_stored(artifact: Artifact
     """By the tokenizers library alone: what a service needs for texts of new items."""
     tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
     prompts = artifact_prompts(artifact)
+    if artifact.manifest.item_form != "text":
+        pytest.skip("its items are tokens of their own")
     for item, text in enumerate(planted.items.texts):
         assert tokenizer.encode(f" {text}", add_special_tokens=False).ids == prompts.items[item].tolist()

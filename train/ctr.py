@@ -36,7 +36,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[CtrMode
         return build(spec.config, _vector_items(spec, dataset, progress)), task
     model = build(spec.config, len(dataset.items))
     assert isinstance(model.item_embedding, IdItems)
-    model.item_embedding.blank(torch.from_numpy(~task.trained_items(len(dataset.items))))
+    model.item_embedding.blank(torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items))))
     return model, task
 
 
@@ -74,14 +74,6 @@ class CtrTask:
         self._valid = dataset.ctr("valid")
         self.rows = len(self._train)
 
-    def trained_items(self, items: int) -> NDArray[np.bool_]:
-        """For each of the data set's items whether a training row has it, as candidate or in its history."""
-        seen = np.zeros(items, bool)
-        for column in (self._train.candidates, self._train.histories.values):
-            for block in blocks(column):
-                seen[block] = True
-        return seen
-
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the given training rows."""
         batch = self._train.take(rows)
@@ -111,6 +103,15 @@ class CtrTask:
                 "training diverged: the model's scores are not finite", "a lower --lr may help"
             )
         return auc(self._valid.labels, logits)
+
+
+def trained_items(train: CtrSplit, items: int) -> NDArray[np.bool_]:
+    """For each of a data set's items whether a training row has it, as candidate or in its history."""
+    seen = np.zeros(items, bool)
+    for column in (train.candidates, train.histories.values):
+        for block in blocks(column):
+            seen[block] = True
+    return seen
 
 
 def _logits(model: nn.Module, batch: CtrSplit, device: torch.device) -> Tensor:

@@ -27,7 +27,7 @@ from rbserve.core.metrics import auc
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
 from rbserve.models import prompts
-from rbserve.models.configs import LanguageConfig, TunedLanguageConfig
+from rbserve.models.configs import LanguageConfig, P5Config, SidLanguageConfig, TunedLanguageConfig
 from rbserve.models.lm import (
     ATTENTION,
     ENCODERS,
@@ -40,7 +40,9 @@ from rbserve.models.lm import (
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
 from rbserve.train.backbone import load_tokenizer, loading, locate
+from rbserve.train.ctr import trained_items
 from rbserve.train.loop import Rows
+from rbserve.train.sids import ensure_semantic_ids
 
 MAX_HISTORY = 20
 VALIDATION_ROWS = 2_000
@@ -59,7 +61,7 @@ DEFAULT_TARGETS = ["q_proj", "v_proj"]
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickModel, LanguageTask]:
     """The language model of a zoo row with prompts for the data set's items, and what it is to learn."""
     config: LanguageConfig = spec.config
-    if not any(dataset.items.texts):
+    if not isinstance(config, P5Config) and not any(dataset.items.texts):
         raise UsageError(
             f"{spec.name} reads item texts, and data set {dataset.name} has none",
             "a model of group A needs none; rbserve prepare --text names the column of one's own items",
@@ -68,7 +70,11 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
     tokenizer = load_tokenizer(folder)
     words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
     model = load(folder, [*words[0], *words[1]], len(words[0]))
-    made = make_prompts(tokenizer, model, config, dataset, progress)
+    limit = min(
+        config.max_tokens, getattr(model.language.config, "max_position_embeddings", config.max_tokens)
+    )
+    items = _items(model, tokenizer, config, dataset, limit, progress)
+    made = Prompts(_pieces(tokenizer, model, config, limit), items)
     if isinstance(config, TunedLanguageConfig):
         _adapt(model, config)
     return model, LanguageTask(dataset, spec, made, folder)
@@ -229,13 +235,35 @@ def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:
     return list(found)
 
 
-def make_prompts(
-    tokenizer: Any, model: ClickModel, config: LanguageConfig, dataset: Dataset, progress: Progress
-) -> Prompts:
-    """The pieces of all prompts and every item's text as token ids of the language model."""
-    base = model.language.config
-    encoder = base.model_type in ENCODERS
-    limit = min(config.max_tokens, getattr(base, "max_position_embeddings", config.max_tokens))
+def _items(
+    model: ClickModel,
+    tokenizer: Any,
+    config: LanguageConfig,
+    dataset: Dataset,
+    limit: int,
+    progress: Progress,
+) -> Ragged:
+    """Every item as token ids: its text, or new tokens that the model is given here."""
+    language = model.language
+    if isinstance(config, P5Config):
+        language.add_tokens(len(dataset.items))
+        assert language.new_embedding is not None
+        unseen = torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items)))
+        with torch.no_grad():  # nothing is known of them: nothing sets them apart
+            language.new_embedding.weight[unseen] = language.new_embedding.weight.mean(0)
+        tokens = np.arange(len(dataset.items), dtype=np.int32)[:, None]
+    elif isinstance(config, SidLanguageConfig):
+        tokens = ensure_semantic_ids(dataset, config, progress).tokens
+        language.add_tokens(config.levels * config.codes)
+    else:
+        return _item_tokens(tokenizer, dataset.items.texts, prompts.item_limit(limit), progress)
+    offsets = np.arange(len(tokens) + 1, dtype=np.int64) * tokens.shape[1]
+    return Ragged((tokens + language.vocabulary).ravel(), offsets)
+
+
+def _pieces(tokenizer: Any, model: ClickModel, config: LanguageConfig, limit: int) -> Pieces:
+    """The fixed parts of all prompts."""
+    encoder = model.language.config.model_type in ENCODERS
 
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -243,7 +271,7 @@ def make_prompts(
 
     before, after = _special_tokens(tokenizer)
     tail = [tokenizer.mask_token_id, *after] if encoder else []
-    pieces = Pieces(
+    return Pieces(
         schema=prompts.SCHEMA,
         start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY)],
         numbers=[ids(prompts.numbered(place)) for place in range(1, MAX_HISTORY + 1)],
@@ -255,12 +283,6 @@ def make_prompts(
         causal=not encoder,
         yes=model.yes,
     )
-    shortest = len(pieces.start) + len(pieces.candidate) + len(pieces.answer) + prompts.item_limit(limit)
-    if shortest >= limit:
-        raise UsageError(
-            f"max_tokens={limit} leaves no room for a history: the rest of a prompt takes {shortest}"
-        )
-    return Prompts(pieces, _item_tokens(tokenizer, dataset.items.texts, prompts.item_limit(limit), progress))
 
 
 def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Progress) -> Ragged:

@@ -278,6 +278,21 @@ class TextLanguageConfig(TunedLanguageConfig):
     """Group E, Table 4: items are their texts."""
 
 
+@dataclass(frozen=True)
+class P5Config(TunedLanguageConfig):
+    """Group D: every item is a token of its own, with an embedding that is learnt (Geng et al. 2022)."""
+
+
+@dataclass(frozen=True)
+class SidLanguageConfig(TunedLanguageConfig):
+    """Group F: an item is its semantic identifier, `levels` new tokens each one of `codes`; see SidSasRecConfig."""
+
+    levels: Count = 4
+    codes: Count = 256
+    encoder: Name = "minilm-l6"
+    pooling: Literal["mean", "last"] = "mean"
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "dnn": DnnConfig,
     "pnn": PnnConfig,
@@ -300,6 +315,8 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "sid-sasrec": SidSasRecConfig,
     "zeroshot": ZeroShotConfig,
     "text": TextLanguageConfig,
+    "p5": P5Config,
+    "sid": SidLanguageConfig,
 }
 
 Config = TypeVar("Config", bound=ModelConfig)

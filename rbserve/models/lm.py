@@ -47,6 +47,18 @@ class LanguageModel(nn.Module):
         width = cast(nn.Embedding, base.get_input_embeddings()).embedding_dim  # type: ignore[operator]
         self.new_embedding = nn.Embedding(new_tokens, width) if new_tokens else None
 
+    @torch.no_grad()
+    def add_tokens(self, number: int) -> None:
+        """New tokens behind the vocabulary, drawn like the embeddings that are there."""
+        old = cast(nn.Embedding, self.base.get_input_embeddings()).weight  # type: ignore[operator]
+        self.new_embedding = nn.Embedding(number, old.size(1))
+        self.new_embedding.weight.copy_(old.mean(0) + old.std() * torch.randn(number, old.size(1)))
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the base model: the first new one's number."""
+        return int(cast(nn.Embedding, self.base.get_input_embeddings()).num_embeddings)  # type: ignore[operator]
+
     @property
     def config(self) -> Any:
         """The base model's own config."""
@@ -88,7 +100,7 @@ class LanguageModel(nn.Module):
         if self.new_embedding is None:
             embedded: Tensor = old(tokens)
             return embedded
-        known = old.num_embeddings
+        known = self.vocabulary
         is_new = (tokens >= known).unsqueeze(-1)
         new = self.new_embedding((tokens - known).clamp(min=0))
         return torch.where(is_new, new, old(tokens.clamp(max=known - 1)))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.columns import Ragged, RaggedWriter, open_ragged
-from rbserve.core.errors import ArtifactError
+from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items
 
@@ -68,14 +68,21 @@ class Prompts:
     """Makes the prompts of a data set's items, of at most `max_tokens` tokens."""
 
     def __init__(self, pieces: Pieces, items: Ragged) -> None:
-        """`items` are the token ids of every item's text, cut to a fifth of the prompt."""
+        """`items` are the token ids of every item. UsageError when there is no room for the longest of them."""
         self.pieces, self.items = pieces, items
         self._start, self._candidate, self._answer = (
             np.array(part, np.int64) for part in (pieces.start, pieces.candidate, pieces.answer)
         )
         self._numbers = [np.array(number, np.int64) for number in pieces.numbers]
-        longest_suffix = len(pieces.candidate) + item_limit(pieces.max_tokens) + len(pieces.answer)
-        self._room = pieces.max_tokens - len(pieces.start) - longest_suffix
+        longest = int(items.lengths.max(initial=0))
+        self._room = (
+            pieces.max_tokens - sum(map(len, (pieces.start, pieces.candidate, pieces.answer))) - longest
+        )
+        if self._room <= 0:
+            needed = pieces.max_tokens - self._room
+            raise UsageError(
+                f"max_tokens={pieces.max_tokens} leaves no room for a history: the rest of a prompt takes {needed}"
+            )
 
     def kept(self, history: Items) -> int:
         """How many of a history's newest items the prompt has room for, whatever the candidate is."""
@@ -121,7 +128,7 @@ def open_prompts(folder: Path) -> Prompts:
 
 
 def item_limit(max_tokens: int) -> int:
-    """How many tokens of an item's text are read."""
+    """How many tokens of an item's text are read, where items are texts."""
     return max_tokens // ITEMS_A_PROMPT
 
 

@@ -31,8 +31,10 @@ from rbserve.models.configs import (
     LanguageConfig,
     MaskNetConfig,
     ModelConfig,
+    P5Config,
     PnnConfig,
     SasRecConfig,
+    SidLanguageConfig,
     SidSasRecConfig,
     TextLanguageConfig,
     ZeroShotConfig,
@@ -183,15 +185,18 @@ def _sid_sasrec(name: str, paper_name: str) -> ModelSpec:
 
 # Section 4.3: language models are trained by batches of 64 rows (16 users) at 1e-4, and wait for two epochs.
 _LANGUAGE_TRAINING = {"batch": 16, "micro_batch": 4, "lr": 1e-4, "patience": 2}
-_LANGUAGE_CONFIGS: dict[str, Callable[..., LanguageConfig]] = {
-    "zeroshot": ZeroShotConfig,
-    "text": TextLanguageConfig,
+_RECIPES: dict[str, tuple[Group, Callable[..., LanguageConfig]]] = {
+    "zeroshot": ("E", ZeroShotConfig),
+    "text": ("E", TextLanguageConfig),
+    "p5": ("D", P5Config),
+    "sid": ("F", SidLanguageConfig),
 }
 
 
-def _language(group: Group, recipe: str, backbone: str, paper_name: str) -> ModelSpec:
+def _language(recipe: str, backbone: str, paper_name: str) -> ModelSpec:
     """A recipe with a backbone."""
-    config = _LANGUAGE_CONFIGS[recipe](backbone=backbone)
+    group, kind = _RECIPES[recipe]
+    config = kind(backbone=backbone)
     training = {} if recipe == "zeroshot" else _LANGUAGE_TRAINING
     return _row(group, f"{recipe}-{backbone}", paper_name, recipe, backbone, config, training)
 
@@ -214,33 +219,33 @@ MODELS: tuple[ModelSpec, ...] = (
     _row("C", "dcnv2-emb", "DCNv2_emb", "ctr-emb", config=DcnV2EmbConfig()),
     _row("C", "autoint-emb", "AutoInt_emb", "ctr-emb", config=AutoIntEmbConfig()),
     _row("C", "gdcn-emb", "GDCN_emb", "ctr-emb", config=GdcnEmbConfig()),
-    _row("D", "p5-bert-base", "P5-BERT_base", "p5", "bert-base"),
-    _row("D", "p5-opt-350m", "P5-OPT_base (350M)", "p5", "opt-350m"),
-    _row("D", "p5-opt-1b", "P5-OPT_large (1B)", "p5", "opt-1b"),
-    _row("D", "p5-llama-3-8b", "P5-Llama-3_7B", "p5", "llama-3-8b"),
-    _language("E", "zeroshot", "bert-base", "BERT_base"),
-    _language("E", "zeroshot", "opt-350m", "OPT_350M"),
-    _language("E", "zeroshot", "opt-1b", "OPT_1B"),
-    _language("E", "zeroshot", "llama-1-7b", "Llama-1_7B"),
-    _language("E", "zeroshot", "llama-2-7b", "Llama-2_7B"),
-    _language("E", "zeroshot", "llama-3-8b", "Llama-3_8B"),
-    _language("E", "zeroshot", "llama-3.1-8b", "Llama-3.1_8B"),
-    _language("E", "zeroshot", "mistral-7b", "Mistral_7B"),
-    _language("E", "zeroshot", "glm-4-9b", "GLM-4_9B"),
-    _language("E", "zeroshot", "qwen-2-0.5b", "Qwen-2_0.5B"),
-    _language("E", "zeroshot", "qwen-2-1.5b", "Qwen-2_1.5B"),
-    _language("E", "zeroshot", "qwen-2-7b", "Qwen-2_7B"),
-    _language("E", "zeroshot", "ds-qwen-2-7b", "DS-Qwen-2_7B"),
-    _language("E", "zeroshot", "phi-2-3b", "Phi-2_3B"),
+    _language("p5", "bert-base", "P5-BERT_base"),
+    _language("p5", "opt-350m", "P5-OPT_base (350M)"),
+    _language("p5", "opt-1b", "P5-OPT_large (1B)"),
+    _language("p5", "llama-3-8b", "P5-Llama-3_7B"),
+    _language("zeroshot", "bert-base", "BERT_base"),
+    _language("zeroshot", "opt-350m", "OPT_350M"),
+    _language("zeroshot", "opt-1b", "OPT_1B"),
+    _language("zeroshot", "llama-1-7b", "Llama-1_7B"),
+    _language("zeroshot", "llama-2-7b", "Llama-2_7B"),
+    _language("zeroshot", "llama-3-8b", "Llama-3_8B"),
+    _language("zeroshot", "llama-3.1-8b", "Llama-3.1_8B"),
+    _language("zeroshot", "mistral-7b", "Mistral_7B"),
+    _language("zeroshot", "glm-4-9b", "GLM-4_9B"),
+    _language("zeroshot", "qwen-2-0.5b", "Qwen-2_0.5B"),
+    _language("zeroshot", "qwen-2-1.5b", "Qwen-2_1.5B"),
+    _language("zeroshot", "qwen-2-7b", "Qwen-2_7B"),
+    _language("zeroshot", "ds-qwen-2-7b", "DS-Qwen-2_7B"),
+    _language("zeroshot", "phi-2-3b", "Phi-2_3B"),
     _row("E", "zeroshot-gpt-3.5", "GPT-3.5", "zeroshot", "gpt-3.5"),
     _row("E", "zeroshot-recgpt-7b", "RecGPT_7B", "zeroshot", "recgpt-7b"),
     _row("E", "zeroshot-p5-beauty", "P5_Beauty", "zeroshot", "p5-beauty"),
-    _language("E", "text", "bert-base", "BERT_base"),
-    _language("E", "text", "opt-1b", "OPT_1B"),
-    _language("E", "text", "llama-3-8b", "Llama-3_7B"),
-    _language("E", "text", "mistral-7b", "Mistral-2_7B"),
-    _row("F", "sid-bert-base", "SID-BERT_base", "sid", "bert-base"),
-    _row("F", "sid-opt-350m", "SID-OPT_base (350M)", "sid", "opt-350m"),
+    _language("text", "bert-base", "BERT_base"),
+    _language("text", "opt-1b", "OPT_1B"),
+    _language("text", "llama-3-8b", "Llama-3_7B"),
+    _language("text", "mistral-7b", "Mistral-2_7B"),
+    _language("sid", "bert-base", "SID-BERT_base"),
+    _language("sid", "opt-350m", "SID-OPT_base (350M)"),
     _sasrec("sasrec-3l", "SASRec_3L"),
     _sasrec("sasrec-6l", "SASRec_6L"),
     _sasrec("sasrec-12l", "SASRec_12L"),
@@ -265,8 +270,8 @@ MODELS: tuple[ModelSpec, ...] = (
 
 # The recipes with language models that the paper does not have: runnable, and no rows of its tables.
 _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
-    _language("E", recipe, backbone.name, f"{recipe} {backbone.name}")
-    for recipe in _LANGUAGE_CONFIGS
+    _language(recipe, backbone.name, f"{recipe} {backbone.name}")
+    for recipe in _RECIPES
     for backbone in BACKBONES.values()
     if not backbone.paper
 )
