@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 LARGEST = 1 << 30
+ALL_SCORES = "all_scores"
 Axes = Mapping[str, Mapping[int, str]]
 
 
@@ -44,6 +46,29 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs:
             dynamic_axes={name: dict(axes) for name, axes in {**inputs, **outputs}.items()},
         )
         return onnx.load(traced)
+
+
+def append_top_k(model: ModelProto, n_items: int) -> None:
+    """Makes of a graph's ALL_SCORES [B, n_items] its outputs: the best min(k, n_items) items, and their scores."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), "n_items"))
+    graph.node.extend(
+        [
+            helper.make_node("Min", ["k", "n_items"], ["k_or_all"], "bound_k"),
+            helper.make_node("TopK", [ALL_SCORES, "k_or_all"], ["scores", "places"], "top_k"),
+            helper.make_node("Cast", ["places"], ["items"], "item_numbers", to=TensorProto.INT32),
+        ]
+    )
+    del graph.output[:]
+    graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    graph.output.extend(
+        [
+            helper.make_tensor_value_info("items", TensorProto.INT32, ["B", "K"]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "K"]),
+        ]
+    )
 
 
 def origin(artifact: Artifact, variant: str) -> dict[str, str]:

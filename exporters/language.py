@@ -1,8 +1,9 @@
-"""A language model as one ONNX graph: packed prompts, and the cache of what was read before, to log-odds of a click.
+"""A language model as one ONNX graph: packed prompts, and the cache of what was read before, to answers.
 
 tokens, positions int64[B, L], mask bool[B, L, P + L], read int64[B, N] and past float32[layers, 2, B, H, P, C] go in;
-odds float32[B, N] and present float32[layers, 2, B, H, L, C] come out. Reading a prompt at once, a history first and
-candidates behind its cache, or candidates apart: all are this graph. Of the head there are the answers' rows alone.
+present float32[layers, 2, B, H, L, C] comes out, and answers: log-odds float32[B, N] of a click, or logits
+float32[B, N, K] of codes. Reading a prompt at once, a history first and candidates behind its cache, candidates
+apart, or beams token by token: all are this graph. A model with a head for the catalogue gives its best k items.
 
 Exporters of whole language models (optimum's) give every candidate a copy of the history's cache and the logits of
 every word; what is asked here takes neither.
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import Axes, origin, save, trace
-from rbserve.models.lm import empty_past
+from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, origin, save, trace
+from rbserve.models.lm import ItemScores, empty_past
 from rbserve.runtime import load_model
 
 INPUTS: Axes = {
@@ -29,15 +30,23 @@ INPUTS: Axes = {
     "read": {0: "B", 1: "N"},
     "past": {2: "B", 4: "P"},
 }
-OUTPUTS: Axes = {"odds": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
+OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
 
 
 def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graph of an artefact into `folder`."""
     path = folder / "fp32.onnx"
     model = load_model(artifact)
+    base = model.language.config if artifact.manifest.task == "ctr" else model.config
+    tokens, positions, mask, read, past = example(base)
     with _traceable():
-        graph = trace(model, example(model.language.config), INPUTS, OUTPUTS)
+        if artifact.manifest.config_kind == "seq-p5":
+            once = {name: axes for name, axes in INPUTS.items() if name != "past"}
+            asked = (tokens, positions, mask[:, :, : tokens.size(1)], read[:, :1])
+            graph = trace(ItemScores(model), asked, once, {ALL_SCORES: {0: "B"}})
+            append_top_k(graph, len(artifact.items))
+        else:
+            graph = trace(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
     save(graph, path, origin(artifact, "onnx-fp32"))
     return [path]
 

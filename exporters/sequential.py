@@ -16,12 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import origin, save, trace
+from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
 from rbserve.runtime import load_model
 
@@ -79,34 +78,19 @@ def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:
     graph = trace(
         _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),),
         {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
-    _append_top_k(graph, model.n_items)
+    _append_scores(graph, model.n_items)
     yield "fp32.onnx", graph
 
 
-def _append_top_k(model: ModelProto, n_items: int) -> None:
-    """Adds what follows the user's vector: scores = hidden @ table^T, then the min(k, n_items) best of them."""
-    from onnx import TensorProto, helper, numpy_helper
+def _append_scores(model: ModelProto, n_items: int) -> None:
+    """Adds what follows the user's vector: scores = hidden @ table^T, then the best of them."""
+    from onnx import TensorProto, helper
 
     graph = model.graph
     table = next(one for one in graph.initializer if one.name == ITEM_TABLE)
-    graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), "n_items"))
-    graph.node.extend(
-        [
-            helper.make_node("Gemm", ["hidden", table.name], ["all_scores"], "score", transB=1),
-            helper.make_node("Min", ["k", "n_items"], ["k_or_all"], "bound_k"),
-            helper.make_node("TopK", ["all_scores", "k_or_all"], ["scores", "places"], "top_k"),
-            helper.make_node("Cast", ["places"], ["items"], "item_numbers", to=TensorProto.INT32),
-        ]
-    )
-    del graph.output[:]
-    graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    graph.node.append(helper.make_node("Gemm", ["hidden", table.name], [ALL_SCORES], "score", transB=1))
     graph.input.append(helper.make_tensor_value_info(table.name, TensorProto.FLOAT, list(table.dims)))
-    graph.output.extend(
-        [
-            helper.make_tensor_value_info("items", TensorProto.INT32, ["B", "K"]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "K"]),
-        ]
-    )
+    append_top_k(model, n_items)
 
 
 def _generating(model: SidSasRec) -> Iterator[tuple[str, ModelProto]]:

@@ -1,4 +1,4 @@
-"""Scoring with language models: the user's part of a prompt is read once, the candidates are packed behind it.
+"""Scoring and ranking with language models: the user's part of a prompt is read once, candidates are packed behind it.
 
 The paper's protocol encodes the whole prompt again for each candidate. Here one call takes the history and as many
 candidates as fit in CALL_TOKENS; where there are more, the history's cache goes along with the next call. The scores
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rbserve.core.types import Items, Scores
-from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pad
+from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
 from rbserve.session import open_session
 
 if TYPE_CHECKING:
-    from rbserve.models.lm import ClickModel
+    from rbserve.models.lm import ClickModel, LanguageModel
 
 CALL_TOKENS = 512
 """Tokens of a call; attention costs their square, a cache handed on costs a copy."""
@@ -28,7 +29,9 @@ class LanguageCall(Protocol):
     """A language model in one of the runtimes."""
 
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
-        """Log-odds float32[B, N] of a click, and, if `cached`, the cache of the packed tokens.
+        """What it answers at the places to read, and, if `cached`, the cache of the packed tokens.
+
+        Answers are log-odds float32[B, N] of a click, or logits float32[B, N, K] of the codes of a next item.
 
         `past` is such a cache, of the tokens before; None where there are none.
         """
@@ -36,6 +39,10 @@ class LanguageCall(Protocol):
 
     def head_of(self, cache: Any, length: int) -> Any:
         """The cache of the first `length` tokens."""
+        ...
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
         ...
 
 
@@ -96,10 +103,104 @@ def _groups(suffixes: Sequence[Tokens], first: int, most: int) -> Iterator[list[
         yield group
 
 
+class LanguageStepper:
+    """Continues sequences for beam search: all beams of a user lie in one row, and a mask says whose past is whose.
+
+    The cache is never copied from beam to beam: a beam attends to the question and to the places of its ancestors.
+    """
+
+    def __init__(self, call: LanguageCall, prompts: Prompts) -> None:
+        self._call, self._causal = call, prompts.pieces.causal
+        self._first_new = prompts.pieces.vocabulary
+
+    def prefill(self, prompts: NDArray[Any]) -> tuple[Scores, BeamPasts]:
+        """Logits float32[B, V] after questions int64[B, P], and what the beams know."""
+        logits, cache = self._call(pack_questions(prompts, self._causal), None, cached=True)
+        nothing = np.zeros((len(prompts), 1, 0), bool)
+        return logits[:, 0], BeamPasts(cache, nothing, asked=prompts.shape[1], depth=0)
+
+    def step(self, tokens: Items, parents: Items, beams: BeamPasts) -> tuple[Scores, BeamPasts]:
+        """Logits float32[B, W, V] after tokens int32[B, W] that continue beams `parents`, and what they know then."""
+        rows, width = tokens.shape
+        ancestors = beams.ancestors[np.arange(rows)[:, None], parents]
+        itself = np.broadcast_to(np.eye(width, dtype=bool), (rows, width, width))
+        known = np.concatenate((ancestors, itself), axis=2)
+        mask = np.concatenate((np.ones((rows, width, beams.asked), bool), known), axis=2)
+        positions = np.full((rows, width), beams.asked + beams.depth)
+        read = np.tile(np.arange(width), (rows, 1))
+        packed = Packed(tokens.astype(np.int64) + self._first_new, positions, mask, read)
+        logits, more = self._call(packed, beams.cache, cached=True)
+        return logits, BeamPasts(self._call.joined(beams.cache, more), known, beams.asked, beams.depth + 1)
+
+
+class BeamPasts(NamedTuple):
+    """What W beams of B users have read: the cache of `asked` tokens and of all beams' own, `depth` levels of them.
+
+    `ancestors` bool[B, W, S] says which of the S own places are on a beam's path.
+    """
+
+    cache: Any
+    ancestors: NDArray[np.bool_]
+    asked: int
+    depth: int
+
+
+class LanguageItems:
+    """The best items of the catalogue after a history, for a ScoringRanker."""
+
+    def __init__(self, best: BestOf, prompts: Prompts) -> None:
+        self._best, self._prompts = best, prompts
+
+    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The best min(k, n_items) items int32[B, k] for int32[B, T], and their scores."""
+        questions = self._prompts.questions(histories)
+        return self._best(pack_questions(questions, self._prompts.pieces.causal), k)
+
+
+class BestOf(Protocol):
+    """A language model with a head for the catalogue, in one of the runtimes."""
+
+    def __call__(self, packed: Packed, k: int) -> tuple[Items, Scores]:
+        """The best min(k, n_items) items int32[B, k], and their scores."""
+        ...
+
+
+class TorchBestItems:
+    """The reference: eager torch."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        import torch
+
+        from rbserve.models.lm import ItemScores
+
+        self._torch, self._model = torch, ItemScores(model)
+        self._device = next(model.parameters()).device
+
+    def __call__(self, packed: Packed, k: int) -> tuple[Items, Scores]:
+        arrays = {
+            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
+        }
+        with self._torch.inference_mode():
+            scores = self._model(**arrays)
+            scores, items = scores.float().topk(min(k, scores.size(-1)))
+        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
+
+class OnnxBestItems:
+    """An exported graph."""
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        self._session = open_session(graph, threads)
+
+    def __call__(self, packed: Packed, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {**packed.arrays, "k": np.array([k], np.int64)})
+        return items, scores
+
+
 class TorchLanguageCall:
     """The reference: eager torch."""
 
-    def __init__(self, model: ClickModel) -> None:
+    def __init__(self, model: ClickModel | LanguageModel) -> None:
         import torch
 
         self._torch, self._model = torch, model
@@ -118,6 +219,10 @@ class TorchLanguageCall:
         """The cache of the first `length` tokens."""
         return cache[..., :length, :]
 
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        return self._torch.cat((cache, more), dim=-2)
+
 
 class OnnxLanguageCall:
     """An exported graph."""
@@ -133,10 +238,14 @@ class OnnxLanguageCall:
         if past is None:
             layers, two, heads, width = self._cache_shape
             past = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
-        names = ["odds", "present"] if cached else ["odds"]
+        names = ["answers", "present"] if cached else ["answers"]
         odds, *cache = self._session.run(names, {**packed.arrays, "past": past})
         return odds, cache[0] if cached else None
 
     def head_of(self, cache: Any, length: int) -> Any:
         """The cache of the first `length` tokens."""
         return np.ascontiguousarray(cache[..., :length, :])
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        return np.concatenate((cache, more), axis=-2)

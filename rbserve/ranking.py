@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rbserve.core.semantic_ids import SemanticIds
 from rbserve.core.types import Items, Scores
 from rbserve.models.beam import Stepper, search
-from rbserve.models.configs import SidSasRecConfig
+from rbserve.models.configs import SeqSidConfig, SidSasRecConfig
 from rbserve.session import open_session
 
 if TYPE_CHECKING:
@@ -58,8 +58,16 @@ class GeneratingRanker:
     At most `width` items come back, and fewer where free beam search ended in paths that no item has.
     """
 
-    def __init__(self, stepper: Stepper[Any], sids: SemanticIds, config: SidSasRecConfig) -> None:
+    def __init__(
+        self,
+        stepper: Stepper[Any],
+        sids: SemanticIds,
+        config: SidSasRecConfig | SeqSidConfig,
+        prompts: Callable[[Items], NDArray[Any]] | None = None,
+    ) -> None:
+        """`prompts` makes prompts [B, P] of histories int32[B, T]; else they are the items' codes and nothing more."""
         self._stepper, self._sids, self._config = stepper, sids, config
+        self._prompts = prompts or self._codes
 
     def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
         """The k most probable items, best first."""
@@ -77,12 +85,14 @@ class GeneratingRanker:
 
     def _search(self, histories: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
         recent = histories[:, -self._config.max_history :]
-        prompts = self._sids.tokens[recent].reshape(len(recent), -1)
         beams = search(
-            self._stepper, prompts, self._sids.trie, self._config.codes, self._config.width,
+            self._stepper, self._prompts(recent), self._sids.trie, self._config.codes, self._config.width,
             constrained=self._config.decoding == "cbs", observe=observe)  # fmt: skip
         order = np.argsort(beams.items < 0, axis=1, kind="stable")[:, :k]  # a rank belongs to an item
         return np.take_along_axis(beams.items, order, 1), np.take_along_axis(beams.scores, order, 1)
+
+    def _codes(self, histories: Items) -> Items:
+        return self._sids.tokens[histories].reshape(len(histories), -1)
 
 
 def _widened(items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:

@@ -17,12 +17,23 @@ from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, WEIGHTS, Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.types import Items, Ranker, Scorer, Scores
-from rbserve.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
+from rbserve.language import (
+    LanguageCall,
+    LanguageItems,
+    LanguageScorer,
+    LanguageStepper,
+    OnnxBestItems,
+    OnnxLanguageCall,
+    TorchBestItems,
+    TorchLanguageCall,
+)
 from rbserve.models import prompts
 from rbserve.models.configs import (
     LanguageConfig,
     ModelConfig,
     SasRecConfig,
+    SeqP5Config,
+    SeqSidConfig,
     SidSasRecConfig,
     config_from_dict,
 )
@@ -56,18 +67,37 @@ def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
 
 def exported_ranker(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Ranker:
     """The ranker of a list-wise artefact over its exported graphs, in the order in which they run."""
-    config = _sequential_config(artifact)
+    config = _config(artifact)
+    if isinstance(config, SeqSidConfig):
+        (graph,) = graphs
+        return _language_ranker(artifact, config, OnnxLanguageCall(graph, threads))
+    if isinstance(config, SeqP5Config):
+        (graph,) = graphs
+        best = LanguageItems(OnnxBestItems(graph, threads), artifact_prompts(artifact))
+        return ScoringRanker(best, config.max_history)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(OnnxStepper(graphs, threads), artifact.sids, config)
+    assert isinstance(config, SasRecConfig)
     return ScoringRanker(OnnxItemScores(graphs, threads), config.max_history)
 
 
 def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
     """The ranker of a list-wise artefact over its torch module."""
-    config = _sequential_config(artifact)
+    config = _config(artifact)
+    if isinstance(config, SeqSidConfig):
+        return _language_ranker(artifact, config, TorchLanguageCall(model))
+    if isinstance(config, SeqP5Config):
+        best = LanguageItems(TorchBestItems(model), artifact_prompts(artifact))
+        return ScoringRanker(best, config.max_history)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(TorchStepper(model), artifact.sids, config)
+    assert isinstance(config, SasRecConfig)
     return ScoringRanker(TorchItemScores(model), config.max_history)
+
+
+def _language_ranker(artifact: Artifact, config: SeqSidConfig, call: LanguageCall) -> GeneratingRanker:
+    made = artifact_prompts(artifact)
+    return GeneratingRanker(LanguageStepper(call, made), artifact.sids, config, made.questions)
 
 
 def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
@@ -164,7 +194,9 @@ def _load_language_model(artifact: Artifact, weights: Any) -> Any:
     from rbserve.models import lm
 
     config = AutoConfig.from_pretrained(artifact.file(BACKBONE), local_files_only=True)
-    return lm.rebuild(config, artifact_prompts(artifact).pieces.yes, weights)
+    if artifact.manifest.task == "ctr":
+        return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)
+    return lm.rebuild(config, weights)
 
 
 def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
@@ -223,12 +255,6 @@ def _require_variant(artifact: Artifact, variant: str) -> None:
 
 def _config(artifact: Artifact) -> ModelConfig:
     return config_from_dict(artifact.manifest.config_kind, artifact.manifest.config)
-
-
-def _sequential_config(artifact: Artifact) -> SasRecConfig:
-    config = _config(artifact)
-    assert isinstance(config, SasRecConfig)
-    return config
 
 
 def _onnx_files(artifact: Artifact, variant: str) -> list[Path]:

@@ -27,7 +27,14 @@ from rbserve.core.metrics import auc
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
 from rbserve.models import prompts
-from rbserve.models.configs import LanguageConfig, P5Config, SidLanguageConfig, TunedLanguageConfig
+from rbserve.models.configs import (
+    LanguageConfig,
+    P5Config,
+    SeqP5Config,
+    SeqSidConfig,
+    SidLanguageConfig,
+    TunedLanguageConfig,
+)
 from rbserve.models.lm import (
     ATTENTION,
     ENCODERS,
@@ -61,23 +68,25 @@ DEFAULT_TARGETS = ["q_proj", "v_proj"]
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickModel, LanguageTask]:
     """The language model of a zoo row with prompts for the data set's items, and what it is to learn."""
     config: LanguageConfig = spec.config
-    if not isinstance(config, P5Config) and not any(dataset.items.texts):
+    check_texts(spec, dataset)
+    folder = locate(config.backbone)
+    tokenizer = load_tokenizer(folder)
+    words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
+    language = load(folder, [*words[0], *words[1]])
+    seen = trained_items(dataset.ctr("train"), len(dataset.items))
+    made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
+    if isinstance(config, TunedLanguageConfig):
+        adapt(language, config)
+    return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
+
+
+def check_texts(spec: ModelSpec, dataset: Dataset) -> None:
+    """UsageError when a row reads item texts and there are none."""
+    if spec.item_form != "id" and not any(dataset.items.texts):
         raise UsageError(
             f"{spec.name} reads item texts, and data set {dataset.name} has none",
             "a model of group A needs none; rbserve prepare --text names the column of one's own items",
         )
-    folder = locate(config.backbone)
-    tokenizer = load_tokenizer(folder)
-    words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
-    model = load(folder, [*words[0], *words[1]], len(words[0]))
-    limit = min(
-        config.max_tokens, getattr(model.language.config, "max_position_embeddings", config.max_tokens)
-    )
-    items = _items(model, tokenizer, config, dataset, limit, progress)
-    made = Prompts(_pieces(tokenizer, model, config, limit), items)
-    if isinstance(config, TunedLanguageConfig):
-        _adapt(model, config)
-    return model, LanguageTask(dataset, spec, made, folder)
 
 
 class LanguageTask:
@@ -132,17 +141,13 @@ class LanguageTask:
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """The whole model's, adapters merged into what they adapt."""
-        click = cast(ClickModel, model)
         if self._tuned:
-            click.language.base = cast(Any, click.language.base).merge_and_unload()
-        return click.state_dict()
+            merge(cast(ClickModel, model).language)
+        return model.state_dict()
 
     def save(self, folder: Path) -> None:
         """Prompts, tokeniser and the language model's config."""
-        self.prompts.save(folder / prompts.FOLDER)
-        (folder / BACKBONE).parent.mkdir(exist_ok=True)
-        shutil.copyfile(self._folder / "config.json", folder / BACKBONE)
-        load_tokenizer(self._folder).backend_tokenizer.save(str(folder / TOKENIZER))
+        save_prompts(self.prompts, self._folder, folder)
 
     def _span(self, row: int) -> slice:
         return slice(self._begins[row], self._begins[row + 1])
@@ -156,6 +161,14 @@ class LanguageTask:
         return [pack(prefix, group, self.prompts.pieces) for group in groups]
 
 
+def save_prompts(made: Prompts, backbone: Path, folder: Path) -> None:
+    """Writes prompts, and of the language model at `backbone` its config and tokeniser, into an artefact."""
+    made.save(folder / prompts.FOLDER)
+    (folder / BACKBONE).parent.mkdir(exist_ok=True)
+    shutil.copyfile(backbone / "config.json", folder / BACKBONE)
+    load_tokenizer(backbone).backend_tokenizer.save(str(folder / TOKENIZER))
+
+
 def users_begin(split: CtrSplit) -> NDArray[np.int64]:
     """Where in a split each run of rows of one user with one history begins, and the end: int64[runs + 1]."""
     begins = [0]
@@ -166,7 +179,7 @@ def users_begin(split: CtrSplit) -> NDArray[np.int64]:
     return np.array([*begins, len(split)] if len(split) else [0], np.int64)
 
 
-def load(folder: Path, answers: Sequence[int], yes: int) -> ClickModel:
+def load(folder: Path, answers: Sequence[int]) -> LanguageModel:
     """The language model of a directory, in fp32, with those rows of its head that the answers' tokens have.
 
     One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
@@ -205,9 +218,7 @@ def load(folder: Path, answers: Sequence[int], yes: int) -> ClickModel:
         head.weight.copy_(words.weight[rows])
         if bias is not None:
             head.bias.copy_(bias[rows])
-    return ClickModel(
-        LanguageModel(base.eval(), head, _transform(whole) if encoder and headed else None), yes
-    )
+    return LanguageModel(base.eval(), head, _transform(whole) if encoder and headed else None)
 
 
 def _transform(whole: Any) -> BertTransform:
@@ -235,24 +246,41 @@ def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:
     return list(found)
 
 
+def make_prompts(
+    tokenizer: Any,
+    language: LanguageModel,
+    config: LanguageConfig,
+    dataset: Dataset,
+    seen: NDArray[np.bool_],
+    progress: Progress,
+    yes: int = 0,
+) -> Prompts:
+    """The prompts for a data set's items; where items are tokens of their own, the model is given them here.
+
+    `seen` says of each item whether training has it, `yes` how many answers say yes, 0 of a model that names items.
+    """
+    limit = min(config.max_tokens, getattr(language.config, "max_position_embeddings", config.max_tokens))
+    items = _items(language, tokenizer, config, dataset, seen, limit, progress)
+    return Prompts(_pieces(tokenizer, language, config, limit, yes), items)
+
+
 def _items(
-    model: ClickModel,
+    language: LanguageModel,
     tokenizer: Any,
     config: LanguageConfig,
     dataset: Dataset,
+    seen: NDArray[np.bool_],
     limit: int,
     progress: Progress,
 ) -> Ragged:
-    """Every item as token ids: its text, or new tokens that the model is given here."""
-    language = model.language
-    if isinstance(config, P5Config):
+    """Every item as token ids: of its text, or new ones."""
+    if isinstance(config, P5Config | SeqP5Config):
         language.add_tokens(len(dataset.items))
         assert language.new_embedding is not None
-        unseen = torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items)))
-        with torch.no_grad():  # nothing is known of them: nothing sets them apart
-            language.new_embedding.weight[unseen] = language.new_embedding.weight.mean(0)
+        with torch.no_grad():  # nothing is known of items that training lacks: nothing sets them apart
+            language.new_embedding.weight[torch.from_numpy(~seen)] = language.new_embedding.weight.mean(0)
         tokens = np.arange(len(dataset.items), dtype=np.int32)[:, None]
-    elif isinstance(config, SidLanguageConfig):
+    elif isinstance(config, SidLanguageConfig | SeqSidConfig):
         tokens = ensure_semantic_ids(dataset, config, progress).tokens
         language.add_tokens(config.levels * config.codes)
     else:
@@ -261,27 +289,28 @@ def _items(
     return Ragged((tokens + language.vocabulary).ravel(), offsets)
 
 
-def _pieces(tokenizer: Any, model: ClickModel, config: LanguageConfig, limit: int) -> Pieces:
+def _pieces(tokenizer: Any, language: LanguageModel, config: LanguageConfig, limit: int, yes: int) -> Pieces:
     """The fixed parts of all prompts."""
-    encoder = model.language.config.model_type in ENCODERS
+    encoder = language.config.model_type in ENCODERS
 
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
     before, after = _special_tokens(tokenizer)
-    tail = [tokenizer.mask_token_id, *after] if encoder else []
+    tail = [tokenizer.mask_token_id, *after] if encoder and yes else []
     return Pieces(
         schema=prompts.SCHEMA,
-        start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY)],
+        start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY if yes else prompts.HISTORY)],
         numbers=[ids(prompts.numbered(place)) for place in range(1, MAX_HISTORY + 1)],
-        candidate=ids(prompts.CANDIDATE),
-        answer=[*ids(prompts.ANSWER), *tail],
+        candidate=ids(prompts.CANDIDATE) if yes else [],
+        answer=[*ids(prompts.ANSWER), *tail] if yes else ids(prompts.NEXT_ITEM),
         max_tokens=limit,
         read_from_end=len(tail) - 1 if tail else 0,
         shared=not encoder or isinstance(config, TunedLanguageConfig),
         causal=not encoder,
-        yes=model.yes,
+        yes=yes,
+        vocabulary=language.vocabulary,
     )
 
 
@@ -306,11 +335,10 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return framed[:place], framed[place + len(plain) :]
 
 
-def _adapt(model: ClickModel, config: TunedLanguageConfig) -> None:
+def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
     """Puts LoRA adapters into the language model and freezes all else but the answers' rows."""
     from peft import LoraConfig, get_peft_model
 
-    language = model.language
     language.base.requires_grad_(False)
     for module in language.base.modules():  # BERT's: torch's fast attention on a CPU has no dropout
         if hasattr(module, "dropout_prob"):
@@ -325,3 +353,8 @@ def _adapt(model: ClickModel, config: TunedLanguageConfig) -> None:
     if config.checkpointing:
         cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
     language.base = cast(Any, get_peft_model(cast(Any, language.base), lora))
+
+
+def merge(language: LanguageModel) -> None:
+    """Adds the adapters to what they adapt, and takes them off."""
+    language.base = cast(Any, language.base).merge_and_unload()

@@ -293,6 +293,31 @@ class SidLanguageConfig(TunedLanguageConfig):
     pooling: Literal["mean", "last"] = "mean"
 
 
+@dataclass(frozen=True)
+class NextItemLanguageConfig(TunedLanguageConfig):
+    """A language model that is asked for the next item, after at most `max_history` of them."""
+
+    lora_rank: Count = 128
+    max_history: Count = 19
+
+
+@dataclass(frozen=True)
+class SeqP5Config(NextItemLanguageConfig):
+    """Group I: every item is a token of its own, and the head scores the whole catalogue."""
+
+
+@dataclass(frozen=True)
+class SeqSidConfig(NextItemLanguageConfig):
+    """Group J: an item is its semantic identifier, read and written code by code; see SidSasRecConfig."""
+
+    levels: Count = 4
+    codes: Count = 256
+    encoder: Name = "minilm-l6"
+    pooling: Literal["mean", "last"] = "mean"
+    decoding: Literal["free", "cbs"] = "free"
+    width: Count = 20
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "dnn": DnnConfig,
     "pnn": PnnConfig,
@@ -317,6 +342,8 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "text": TextLanguageConfig,
     "p5": P5Config,
     "sid": SidLanguageConfig,
+    "seq-p5": SeqP5Config,
+    "seq-sid": SeqSidConfig,
 }
 
 Config = TypeVar("Config", bound=ModelConfig)

@@ -136,6 +136,20 @@ class ClickModel(nn.Module):
         return logits[..., : self.yes].logsumexp(-1) - logits[..., self.yes :].logsumexp(-1), present
 
 
+class ItemScores(nn.Module):
+    """What a language model with a head for the whole catalogue says of every item."""
+
+    def __init__(self, language: LanguageModel) -> None:
+        super().__init__()
+        self.language = language
+
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+        """Scores [B, n_items] after the place that is read, int[B, 1]."""
+        answers, _ = self.language(tokens, positions, mask, read)
+        scores: Tensor = answers[:, 0]
+        return scores
+
+
 class BertTransform(nn.Module):
     """What BERT's masked-word head does to a hidden state before the product with the word embeddings."""
 
@@ -170,21 +184,26 @@ def empty_past(config: Any, rows: int = 1) -> Tensor:
     return torch.zeros(config.num_hidden_layers, 2, rows, heads, 0, width)
 
 
-def rebuild(config: Any, yes: int, weights: Mapping[str, Tensor]) -> ClickModel:
+def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
     """The model whose state `weights` is, over a base of transformers' `config`; without memory for a second copy."""
     from transformers import AutoModel
     from transformers.modeling_utils import no_init_weights
 
     with no_init_weights():  # what is allocated and never written takes no memory
         base = AutoModel.from_config(as_decoder(config), attn_implementation="sdpa")  # type: ignore[no-untyped-call]
-        answers, width = weights["language.head.weight"].shape
-        head = nn.Linear(width, answers, bias="language.head.bias" in weights)
-        transform = "language.transform.dense.weight" in weights
-        new = weights.get("language.new_embedding.weight")
+        answers, width = weights["head.weight"].shape
+        head = nn.Linear(width, answers, bias="head.bias" in weights)
+        transform = "transform.dense.weight" in weights
+        new = weights.get("new_embedding.weight")
         language = LanguageModel(
             base, head, BertTransform(width, config.layer_norm_eps) if transform else None,
             new_tokens=0 if new is None else len(new))  # fmt: skip
     without_pooler(base)
-    model = ClickModel(language, yes)
-    model.load_state_dict(weights, assign=True)
-    return model
+    language.load_state_dict(weights, assign=True)
+    return language
+
+
+def rebuild_click_model(config: Any, weights: Mapping[str, Tensor], yes: int) -> ClickModel:
+    """The same, of a model that says yes or no."""
+    own = {name.removeprefix("language."): value for name, value in weights.items()}
+    return ClickModel(rebuild(config, own), yes)

@@ -34,6 +34,7 @@ INSTRUCTION = (
 HISTORY = "User behavior sequence: "
 CANDIDATE = "\nCandidate item:"
 ANSWER = "\nAnswer (Yes/No): "
+NEXT_ITEM = "\nNext item:"
 ITEMS_A_PROMPT = 5  # an item takes at most this part of the prompt
 
 Tokens = NDArray[np.int64]
@@ -49,7 +50,8 @@ class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     The answer is read at the token that `read_from_end` others follow. `shared`: no token of the prefix attends to the
     suffix, so that one prefix serves all candidates. `causal`: no token attends to a later one of its own part. The
-    first `yes` answers of the model's head are the ways to say yes, the others those to say no.
+    first `yes` answers of the model's head are the ways to say yes, the others those to say no. New tokens are
+    numbered from `vocabulary`.
     """
 
     schema: int
@@ -62,6 +64,7 @@ class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared: bool
     causal: bool
     yes: int
+    vocabulary: int
 
 
 class Prompts:
@@ -104,6 +107,10 @@ class Prompts:
         """Candidate and question: int64[S]."""
         parts = (self._candidate, self.items[candidate], self._answer)
         return np.concatenate(parts).astype(np.int64)
+
+    def questions(self, histories: Items) -> Tokens:
+        """History and question of B users, int32[B, T], whose items all have the same number of tokens: int64[B, P]."""
+        return np.stack([np.concatenate((self.prefix(history), self._answer)) for history in histories])
 
     def save(self, folder: Path) -> None:
         """Writes FILES."""
@@ -173,6 +180,33 @@ def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int
     mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
     read = begins[1:] + lengths[1:] - 1 - pieces.read_from_end
     return Packed(np.concatenate(parts)[None], positions[None], mask[None], read[None])
+
+
+def pack_answer(question: Tokens, answer: Tokens, causal: bool) -> Packed:
+    """A question and its answer, in one row: each token of the answer attends to the question and those before it.
+
+    The places to read are those that the answer's tokens follow. Unless `causal`, the question's tokens attend to one
+    another, and never to the answer.
+    """
+    asked, total = len(question), len(question) + len(answer) - 1
+    mask = np.tri(total, dtype=bool)
+    if not causal:
+        mask[:asked, :asked] = True
+    tokens = np.concatenate((question, answer[:-1]))
+    read = np.arange(asked - 1, total)
+    return Packed(tokens[None], np.arange(total)[None], mask[None], read[None])
+
+
+def pack_questions(questions: Tokens, causal: bool) -> Packed:
+    """Questions int64[B, P] of one length, to be answered after their last token."""
+    rows, length = questions.shape
+    mask = np.tri(length, dtype=bool) if causal else np.ones((length, length), bool)
+    return Packed(
+        questions,
+        np.tile(np.arange(length), (rows, 1)),
+        np.tile(mask, (rows, 1, 1)),
+        np.full((rows, 1), length - 1),
+    )
 
 
 def pad(rows: Sequence[Packed]) -> Packed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
@@ -34,6 +35,8 @@ from rbserve.models.configs import (
     P5Config,
     PnnConfig,
     SasRecConfig,
+    SeqP5Config,
+    SeqSidConfig,
     SidLanguageConfig,
     SidSasRecConfig,
     TextLanguageConfig,
@@ -185,11 +188,15 @@ def _sid_sasrec(name: str, paper_name: str) -> ModelSpec:
 
 # Section 4.3: language models are trained by batches of 64 rows (16 users) at 1e-4, and wait for two epochs.
 _LANGUAGE_TRAINING = {"batch": 16, "micro_batch": 4, "lr": 1e-4, "patience": 2}
+_NEXT_ITEM_TRAINING = {"batch": 64, "micro_batch": 16, "lr": 1e-4, "patience": 2}
 _RECIPES: dict[str, tuple[Group, Callable[..., LanguageConfig]]] = {
     "zeroshot": ("E", ZeroShotConfig),
     "text": ("E", TextLanguageConfig),
     "p5": ("D", P5Config),
     "sid": ("F", SidLanguageConfig),
+    "seq-p5": ("I", SeqP5Config),
+    "seq-sid": ("J", SeqSidConfig),
+    "seq-sid-cbs": ("J", partial(SeqSidConfig, decoding="cbs")),
 }
 
 
@@ -197,8 +204,13 @@ def _language(recipe: str, backbone: str, paper_name: str) -> ModelSpec:
     """A recipe with a backbone."""
     group, kind = _RECIPES[recipe]
     config = kind(backbone=backbone)
-    training = {} if recipe == "zeroshot" else _LANGUAGE_TRAINING
-    return _row(group, f"{recipe}-{backbone}", paper_name, recipe, backbone, config, training)
+    training = {} if recipe == "zeroshot" else _NEXT_ITEM_TRAINING if group in "IJ" else _LANGUAGE_TRAINING
+    plain = f"{recipe.removesuffix('-cbs')}-{backbone}"
+    conditional = recipe.endswith("-cbs")
+    return _row(
+        group, f"{plain}-cbs" if conditional else plain, paper_name, recipe, backbone, config, training,
+        weights_of=plain if conditional else None,
+    )  # fmt: skip
 
 
 MODELS: tuple[ModelSpec, ...] = (
@@ -256,15 +268,15 @@ MODELS: tuple[ModelSpec, ...] = (
     _sid_sasrec("sid-sasrec-6l-cbs", "SID-SASRec_6L-CBS"),
     _sid_sasrec("sid-sasrec-12l", "SID-SASRec_12L"),
     _sid_sasrec("sid-sasrec-12l-cbs", "SID-SASRec_12L-CBS"),
-    _row("I", "seq-p5-bert-base", "BERT_base", "seq-p5", "bert-base"),
-    _row("I", "seq-p5-qwen-2-0.5b", "QWen-2_0.5B", "seq-p5", "qwen-2-0.5b"),
-    _row("I", "seq-p5-qwen-2-1.5b", "QWen-2_1.5B", "seq-p5", "qwen-2-1.5b"),
-    _row("I", "seq-p5-llama-3-8b", "Llama-3_7B", "seq-p5", "llama-3-8b"),
-    _row("I", "seq-p5-opt-1b", "P5-OPT_1B", "seq-p5", "opt-1b"),
-    _row("J", "seq-sid-bert-base", "SID-BERT_base", "seq-sid", "bert-base"),
-    _row("J", "seq-sid-bert-base-cbs", "SID-BERT_base-CBS", "seq-sid-cbs", "bert-base"),
-    _row("J", "seq-sid-llama-3-8b", "SID-Llama-3_7B", "seq-sid", "llama-3-8b"),
-    _row("J", "seq-sid-llama-3-8b-cbs", "SID-Llama-3_7B-CBS", "seq-sid-cbs", "llama-3-8b"),
+    _language("seq-p5", "bert-base", "BERT_base"),
+    _language("seq-p5", "qwen-2-0.5b", "QWen-2_0.5B"),
+    _language("seq-p5", "qwen-2-1.5b", "QWen-2_1.5B"),
+    _language("seq-p5", "llama-3-8b", "Llama-3_7B"),
+    _language("seq-p5", "opt-1b", "P5-OPT_1B"),
+    _language("seq-sid", "bert-base", "SID-BERT_base"),
+    _language("seq-sid-cbs", "bert-base", "SID-BERT_base-CBS"),
+    _language("seq-sid", "llama-3-8b", "SID-Llama-3_7B"),
+    _language("seq-sid-cbs", "llama-3-8b", "SID-Llama-3_7B-CBS"),
 )
 
 

@@ -1,0 +1,136 @@
+"""Next-item prediction with a language model as a training task (groups I and J): eq. 7, over items or over codes.
+
+The history is the question, the next item the answer: one token of the catalogue, or a semantic identifier code by
+code. An encoder reads the question in both directions, and of the answer only what it has given (a prefix language
+model): what it is asked for never reaches what it answers from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rbserve.core.dataset import Dataset, SeqSplit
+from rbserve.core.errors import RbserveError
+from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
+from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
+from rbserve.core.types import ModelSpec, Progress, Ranker
+from rbserve.language import LanguageItems, LanguageStepper, TorchBestItems, TorchLanguageCall
+from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
+from rbserve.models.lm import LanguageModel
+from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
+from rbserve.ranking import GeneratingRanker, ScoringRanker
+from rbserve.runtime import rank_rows
+from rbserve.train.backbone import load_tokenizer, locate
+from rbserve.train.language import adapt, check_texts, load, make_prompts, merge, save_prompts
+from rbserve.train.loop import Rows
+from rbserve.train.seq import AT
+from rbserve.train.sids import ensure_semantic_ids
+from rbserve.train.softmax import softmax_loss
+
+VALIDATION_ROWS = 500
+HEAD_STD = 0.02
+
+
+def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[LanguageModel, NextItemTask]:
+    """The language model of a list-wise row, with new tokens and a head for them, and what it is to learn."""
+    config: NextItemLanguageConfig = spec.config
+    check_texts(spec, dataset)
+    folder = locate(config.backbone)
+    language = load(folder, answers=[0])
+    train = dataset.seqrec("train")
+    seen = np.zeros(len(dataset.items), bool)
+    seen[train.histories.values] = seen[train.targets] = True
+    made = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
+    sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None
+    answers = config.levels * config.codes if isinstance(config, SeqSidConfig) else len(dataset.items)
+    language.transform = nn.Identity()
+    language.head = nn.Linear(language.head.in_features, answers, bias=sids is not None)
+    nn.init.normal_(language.head.weight, std=HEAD_STD)
+    adapt(language, config)
+    return language, NextItemTask(dataset, config, made, folder, sids)
+
+
+class NextItemTask:
+    """A row is a user's history and the item that came next."""
+
+    metric = f"ndcg@{AT}"
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: NextItemLanguageConfig,
+        made: Prompts,
+        folder: Path,
+        sids: SemanticIds | None,
+    ) -> None:
+        self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
+        self._config, self.prompts, self._folder, self.sids = config, made, folder, sids
+        self.rows = len(self._train)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Items int64[rows] of each row's history, so that rows of like length can be batched together."""
+        return self._train.histories.lengths
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the answers' tokens of the given rows."""
+        language, some = cast(LanguageModel, model), self._train.take(rows)
+        device = next(model.parameters()).device
+        wanted = torch.from_numpy(self._answers(some)).to(device)
+        packed = pad([self._packed(some, row) for row in range(len(some))])
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
+        if self.sids is None:
+            hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
+            last = hidden[torch.arange(len(some), device=device), tensors["read"][:, 0]]
+            return softmax_loss(last, language.head.weight, wanted[:, 0])
+        logits, _ = model(**tensors)
+        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+
+    def validate(self, model: nn.Module) -> float:
+        """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
+        if not all(torch.isfinite(one).all() for one in model.parameters() if one.requires_grad):
+            raise RbserveError("training diverged: a weight is not finite", "a lower --lr may help")
+        some = self._valid.take(np.arange(min(VALIDATION_ROWS, len(self._valid))))
+        items = rank_rows(self.ranker(cast(LanguageModel, model)), some.histories, AT, batch=16)
+        return ndcg_at_k(ranks_in_lists(items, some.targets), AT)
+
+    def ranker(self, language: LanguageModel) -> Ranker:
+        """The model as it is served."""
+        if self.sids is None:
+            return ScoringRanker(
+                LanguageItems(TorchBestItems(language), self.prompts), self._config.max_history
+            )
+        assert isinstance(self._config, SeqSidConfig)
+        stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
+        return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The whole model's, adapters merged into what they adapt."""
+        merge(cast(LanguageModel, model))
+        return model.state_dict()
+
+    def save(self, folder: Path) -> None:
+        """Prompts, the language model's config and tokeniser, and semantic identifiers where it speaks them."""
+        save_prompts(self.prompts, self._folder, folder)
+        if self.sids is not None:
+            copy_semantic_ids(self.sids, folder)
+
+    def _answers(self, some: SeqSplit) -> NDArray[np.int64]:
+        """Each row's answer as answers of the head: int64[R, 1] items, or int64[R, levels] codes."""
+        if self.sids is None:
+            return some.targets.astype(np.int64)[:, None]
+        return self.sids.tokens[some.targets].astype(np.int64)
+
+    def _packed(self, some: SeqSplit, row: int) -> Packed:
+        history = some.histories[row][-self._config.max_history :]
+        question = self.prompts.questions(history[None])[0]
+        answer = self.prompts.items[int(some.targets[row])].astype(np.int64)
+        return pack_answer(question, answer, self.prompts.pieces.causal)
