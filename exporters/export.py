@@ -37,6 +37,8 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     Raises ParityError when fp32 differs from the reference by more than `parity` allows; an int8 variant that
     loses more than 0.002 of AUC or nDCG@10 on those rows is kept, with a warning that every table shows.
     """
+    if artifact.is_endpoint:
+        raise UsageError(f"{artifact.name} answers from an endpoint; there is nothing to export")
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)

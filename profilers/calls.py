@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from rbserve.core.dataset import ItemTable
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
+from rbserve.endpoint import EndpointScorer
 from rbserve.profilers.latency import Request
 from rbserve.runtime import recommend
 
@@ -34,11 +35,12 @@ def pair_wise(
 ) -> Exercise:
     """Scoring a slate: of rows of the item table, or end to end of the raw ids that `items` knows."""
     requests = list(zip(histories, slates, strict=True))
+    call = scorer.score_anew if isinstance(scorer, EndpointScorer) else scorer.score
     if items is None:
-        return Exercise(scorer.score, [*requests])
+        return Exercise(call, [*requests])
 
     def score(history: list[str], candidates: list[str]) -> Scores:
-        return scorer.score(items.lookup(history), items.lookup(candidates))
+        return call(items.lookup(history), items.lookup(candidates))
 
     return Exercise(score, [(items.names(history), items.names(slate)) for history, slate in requests])
 

@@ -63,7 +63,7 @@ def profile(
     """Measures every variant (or those named) and derives the table's figures."""
     variants = list(variants or artifact.variants)
     _check(artifact, dataset, plan, variants)
-    test = _test_split(artifact, dataset, plan)
+    test = test_rows(artifact, dataset, plan)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
         _write_inputs(inputs, dataset, test, plan)
@@ -119,7 +119,7 @@ def _file_bytes(artifact: Artifact, variant: str) -> int:
     return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
 
 
-def _test_split(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | SeqSplit:
+def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | SeqSplit:
     """The test rows, of all users or of those that the plan draws."""
     split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
     if not len(split):

@@ -187,11 +187,15 @@ def profile(
         bool, typer.Option("--exclude-seen", help="Leave a history's own items out of its ranking.")
     ] = False,
     threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.")] = 1,
-    processes: Annotated[int, typer.Option(help="Fresh processes a variant.")] = 5,
-    runs: Annotated[int, typer.Option(help="Timed calls a process and slate.")] = 200,
+    processes: Annotated[
+        int | None, typer.Option(help="Fresh processes a variant: 5; of an endpoint 1.")
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(help="Timed calls a process and slate: 200; of an endpoint 50.")
+    ] = None,
     seconds: Annotated[
-        float, typer.Option(help="At most so many seconds of timed calls a process and slate.")
-    ] = 10,
+        float | None, typer.Option(help="At most so many seconds of them: 10; of an endpoint 60.")
+    ] = None,
     test_users: Annotated[
         int, typer.Option(help="Accuracy of so many test users, drawn at random, instead of all (0).")
     ] = 0,
@@ -206,13 +210,13 @@ def profile(
 
     if scope is not None:
         check_scope(scope)
-    given = {"slates": _counts(slates) if slates is not None else None, "scope": scope}
+    given = {
+        "slates": _counts(slates) if slates is not None else None, "scope": scope,
+        "processes": processes, "runs": runs, "seconds": seconds,
+    }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None} | {
         "exclude_seen": exclude_seen,
         "threads": threads,
-        "processes": processes,
-        "runs": runs,
-        "seconds": seconds,
         "test_users": test_users,
     }
     chosen = _words(variants) if variants else None

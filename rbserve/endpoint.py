@@ -25,6 +25,7 @@ import numpy as np
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.types import Items, Progress, Scores, no_progress
+from rbserve.models.prompts import INSTRUCTION
 
 if TYPE_CHECKING:
     import httpx
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 BASE_URL = "https://api.openai.com/v1"
 MODEL = "gpt-3.5-turbo"
 
-SYSTEM = (  # a space at its end, as in the paper
-    'You are a recommender. Please response "YES" or "NO" to represent '
-    "whether this user is interested in this item. "
-)
 MAX_HISTORY = 20
 
 TOP_LOGPROBS = 20  # the most that OpenAI gives
@@ -58,7 +55,7 @@ def question(history: Sequence[str], candidate: str) -> str:
 def messages(history: Sequence[str], candidate: str) -> list[dict[str, str]]:
     """The paper's zero-shot prompt as a chat."""
     return [
-        {"role": "system", "content": SYSTEM},
+        {"role": "system", "content": INSTRUCTION},
         {"role": "user", "content": question(history, candidate)},
     ]
 
@@ -187,6 +184,10 @@ class EndpointScorer:
         )
         return self.score_rows(histories, candidates)
 
+    def score_anew(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N], every candidate asked for whatever is on disk: for measuring latency."""
+        return np.array([read(self.ask(history, item)).score for item in candidates.tolist()], np.float32)
+
     def score_rows(self, histories: Ragged, candidates: Items, progress: Progress = no_progress) -> Scores:
         """The score float32[R] of R (history, candidate) pairs; what is on disk is not asked again.
 
@@ -216,7 +217,7 @@ class EndpointScorer:
         tokens one.
         """
         keys, missing = self._look_up(histories, candidates)
-        system = count_tokens(SYSTEM) + FRAME_TOKENS
+        system = count_tokens(INSTRUCTION) + FRAME_TOKENS
         prompt = sum(
             system + count_tokens(question(self._texts_of(histories[row]), self._texts[candidates[row]]))
             for row in missing.values()

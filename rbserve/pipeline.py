@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbserve.console import progress_bar, say
 from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, TrainingRecord, open_artifact
-from rbserve.core.dataset import Dataset, check_same_data, open_dataset
+from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
 from rbserve.models.zoo import find_model, require_runnable
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rbserve.core.integrity import IntegrityReport
-    from rbserve.core.measurement import Measurement
+    from rbserve.core.measurement import Measurement, Plan
     from rbserve.core.semantic_ids import SemanticIds
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 EXPORTABLE = (*EXPORTED, "onnx-int4")
+ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
 
 
 def dataset_path(name: str) -> Path:
@@ -297,16 +298,35 @@ def profile(
     from rbserve.profilers.harness import profile as measure
 
     artifact = ensure_artifact(model, dataset)
-    artifact = ensure_exported(artifact, [one for one in variants or EXPORTED if one in EXPORTABLE])
+    if artifact.is_endpoint:
+        settings = {**ENDPOINT_PLAN, **(settings or {})}
+    else:
+        artifact = ensure_exported(artifact, [one for one in variants or EXPORTED if one in EXPORTABLE])
     chosen = list(variants or artifact.variants)
-    if variants is None and importlib.util.find_spec("torch") is None:
+    if variants is None and REFERENCE_VARIANT in chosen and importlib.util.find_spec("torch") is None:
         chosen.remove(REFERENCE_VARIANT)
         say("torch-fp32 is not measured: torch is not installed")
     data = ensure_dataset(artifact.manifest.dataset.name)
     plan = msgspec.structs.replace(default_plan(artifact.manifest.task), **(settings or {}))
+    if artifact.is_endpoint:
+        _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:
         measurement = measure(artifact, data, plan, chosen, progress)
     return measurement, write_measurement(runs_path(), measurement)
+
+
+def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
+    from rbserve.profilers.harness import test_rows
+    from rbserve.runtime import estimate
+
+    rows = test_rows(artifact, data, plan)
+    assert isinstance(rows, CtrSplit)
+    taken = estimate(artifact, rows.histories, rows.candidates)
+    say(
+        f"{artifact.name}: {taken.requests:,} requests to make ({taken.answered:,} answered before), "
+        f"about {taken.prompt_tokens:,} prompt tokens, {taken.usd:.2f} USD at the config's prices; "
+        f"and at most {plan.processes * plan.runs * sum(plan.slates):,} timed requests. Ctrl-C keeps what is answered."
+    )
 
 
 def report(name: str, runs: Path | None = None) -> Path:

@@ -6,6 +6,7 @@ ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, imports 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve import endpoint
 from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, WEIGHTS, Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
+from rbserve.core.files import cache
 from rbserve.core.types import Items, Ranker, Scorer, Scores
+from rbserve.endpoint import EndpointScorer, Estimate
 from rbserve.language import (
     LanguageCall,
     LanguageItems,
@@ -29,6 +33,7 @@ from rbserve.language import (
 )
 from rbserve.models import prompts
 from rbserve.models.configs import (
+    EndpointConfig,
     LanguageConfig,
     ModelConfig,
     SasRecConfig,
@@ -108,9 +113,43 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
     if artifact.manifest.task != "ctr":
         raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
     _require_variant(artifact, variant)
+    if artifact.is_endpoint:
+        return open_endpoint(artifact)
     if variant == REFERENCE_VARIANT:
         return torch_scorer(artifact, _torch_model(artifact, threads))
     return exported_scorer(artifact, _onnx_files(artifact, variant), threads)
+
+
+def open_endpoint(artifact: Artifact) -> EndpointScorer:
+    """The scorer of a model behind an endpoint; its answers are kept in the cache directory.
+
+    Raises UsageError where OpenAI is to be asked and there is no key.
+    """
+    config = _config(artifact)
+    assert isinstance(config, EndpointConfig)
+    key = os.environ.get(config.key_from, "")
+    if not key and config.api_base == endpoint.BASE_URL:
+        raise UsageError(
+            f"{artifact.name} asks {config.api_base}, and there is no key in {config.key_from}",
+            f"set {config.key_from}, or train it with --set api_base=URL for another endpoint",
+        )
+    return EndpointScorer(
+        artifact.items.texts, cache() / "endpoint", base_url=config.api_base, model=config.model, key=key,
+        concurrency=config.concurrency, top_logprobs=config.top_logprobs,
+    )  # fmt: skip
+
+
+def estimate(artifact: Artifact, histories: Ragged, candidates: Items) -> Estimate:
+    """What asking an endpoint for R (history, candidate) pairs would still take."""
+    config = _config(artifact)
+    assert isinstance(config, EndpointConfig)
+    with open_endpoint(artifact) as scorer:
+        return scorer.estimate(
+            histories,
+            candidates,
+            config.usd_per_million_prompt_tokens,
+            config.usd_per_million_completion_tokens,
+        )
 
 
 def exported_scorer(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Scorer:
@@ -201,6 +240,8 @@ def _load_language_model(artifact: Artifact, weights: Any) -> Any:
 
 def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
     """The score float32[R] of R (history, candidate) pairs; rows in turn that share a history are one slate."""
+    if isinstance(scorer, EndpointScorer):  # which asks for many at a time
+        return scorer.score_rows(histories, candidates)
     scores = np.empty(len(candidates), np.float32)
     begin = 0
     for end in range(1, len(candidates) + 1):

@@ -11,15 +11,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPOKES = ("train", "exporters", "profilers", "server")
-BELOW_SPOKES = {"core", "models", "session", "ranking", "language", "runtime", "__init__"}
+BELOW_SPOKES = {"core", "models", "session", "ranking", "language", "endpoint", "runtime", "__init__"}
 ALLOWED = {
     "core": {"core", "__init__"},
     "models": {"core", "models", "__init__"},
     "session": {"core", "__init__"},
     "ranking": {"core", "models", "session", "__init__"},
     "language": {"core", "models", "session", "__init__"},
-    "runtime": {"core", "models", "session", "ranking", "language", "__init__"},
-    "endpoint": {"core", "__init__"},
+    "endpoint": {"core", "models", "__init__"},
+    "runtime": {"core", "models", "session", "ranking", "language", "endpoint", "__init__"},
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},

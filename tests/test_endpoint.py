@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rbserve import pipeline, runtime
 from rbserve.core.columns import Ragged
+from rbserve.core.dataset import Dataset
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.types import Scorer
 from rbserve.endpoint import (
     FRAME_TOKENS,
-    SYSTEM,
+    INSTRUCTION,
     Answer,
     EndpointScorer,
     Estimate,
@@ -32,6 +35,9 @@ from rbserve.endpoint import (
     question,
     read,
 )
+from rbserve.models.zoo import find_model
+from rbserve.train.fit import train
+from rbserve.train.loop import Settings
 
 TEXTS = [f"film {row}" for row in range(40)]
 KEY = "sk-secret-0123456789"
@@ -532,7 +538,7 @@ def test_an_estimate_counts_what_is_still_to_be_asked(endpoint: Endpoint, open_s
     scorer = open_scorer()
     histories = Ragged(np.array([], np.int32), np.zeros(5, np.int64))
     candidates = np.array([1, 2, 2, 3], np.int32)
-    prompt = FRAME_TOKENS + len(SYSTEM) + len(question([], "film 1"))
+    prompt = FRAME_TOKENS + len(INSTRUCTION) + len(question([], "film 1"))
     found = scorer.estimate(histories, candidates, 0.5, 1.5, count_tokens=len)
     assert found == Estimate(3, 0, 3 * prompt, 3, pytest.approx(3 * (prompt * 0.5 + 1.5) / 1e6))
     assert endpoint.asked == []
@@ -541,7 +547,7 @@ def test_an_estimate_counts_what_is_still_to_be_asked(endpoint: Endpoint, open_s
     found = scorer.estimate(histories, candidates, 0.5, 1.5)
     assert (found.requests, found.answered) == (2, 1)
     assert found.prompt_tokens == 2 * (
-        FRAME_TOKENS + approximate_tokens(SYSTEM) + approximate_tokens(question([], "film 2"))
+        FRAME_TOKENS + approximate_tokens(INSTRUCTION) + approximate_tokens(question([], "film 2"))
     )
 
 
@@ -581,3 +587,40 @@ def test_without_httpx_the_extra_is_named(open_scorer: Open, monkeypatch: pytest
     with pytest.raises(UsageError, match="needs httpx") as caught:
         open_scorer()
     assert caught.value.hint == "pip install 'rbserve[api]'"
+
+
+def test_the_papers_row_is_packaged_profiled_and_told_by_its_cost(
+    endpoint: Endpoint,
+    planted: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """From the zoo row to a run file, over a server that says yes to one topic."""
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    monkeypatch.setenv("RBSERVE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(planted.path, tmp_path / "data/planted")
+    endpoint.usual = lambda _: completion("Yes", {"Yes": 0.75, "No": 0.25})
+    options = {"api_base": endpoint.url, "concurrency": "2"}
+    artifact = pipeline.train("zeroshot-gpt-3.5", "planted", {}, options)
+    assert artifact.variants == ["endpoint"]
+    with pytest.raises(UsageError, match="nothing to export"):
+        pipeline.export(artifact, ["fp32"])
+    measurement, _ = pipeline.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    told = capsys.readouterr().err
+    assert "requests to make (0 answered before)" in told
+    assert "USD" in told
+    (result,) = measurement.results
+    assert (result.variant, result.slate, result.n) == ("endpoint", 1, 3)
+    assert result.accuracy["auc"] == 0.5
+    pipeline.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    assert " 0 requests to make" in capsys.readouterr().err
+
+
+def test_openai_without_a_key_is_refused_before_it_is_asked(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    made = train(find_model("zeroshot-gpt-3.5"), planted, tmp_path / "gpt", Settings())
+    with pytest.raises(UsageError, match="no key in OPENAI_API_KEY"):
+        runtime.open_scorer(made, "endpoint")

@@ -29,9 +29,9 @@ from rbserve.core.artifact import (
 from rbserve.core.dataset import Dataset, write_items
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import ModelSpec, Progress, no_progress
-from rbserve.models.configs import LanguageConfig, config_to_dict, kind_of
+from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.models.zoo import require_runnable
-from rbserve.train import ctr, language, next_item, seq
+from rbserve.train import ctr, endpoint, language, next_item, seq
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
 from rbserve.train.tensors import save_tensors
 
@@ -81,6 +81,8 @@ Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
 def _maker(spec: ModelSpec) -> Maker:
+    if isinstance(spec.config, EndpointConfig):
+        return endpoint.make
     if isinstance(spec.config, LanguageConfig):
         return language.make if spec.task == "ctr" else next_item.make
     return ctr.make if spec.task == "ctr" else seq.make

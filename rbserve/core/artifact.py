@@ -39,6 +39,7 @@ WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
 TOKENIZER = "backbone/tokenizer.json"
 REFERENCE_VARIANT = "torch-fp32"
+ENDPOINT_VARIANT = "endpoint"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
 
 
@@ -134,8 +135,15 @@ class Artifact:
 
     @property
     def variants(self) -> list[str]:
-        """Every variant that can be scored with: the torch reference, then the exported ones."""
+        """Every variant to score with: the torch reference, then the exported ones; of an endpoint, itself."""
+        if self.is_endpoint:
+            return [ENDPOINT_VARIANT]
         return [REFERENCE_VARIANT, *self.manifest.variants]
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether the model answers from elsewhere, and has no weights here."""
+        return self.manifest.config_kind == ENDPOINT_VARIANT
 
     @cached_property
     def items(self) -> ItemTable:
@@ -163,6 +171,8 @@ class Artifact:
 
     def variant_files(self, variant: str) -> list[str]:
         """The members that hold a variant's weights."""
+        if variant == ENDPOINT_VARIANT:
+            return []
         if variant == REFERENCE_VARIANT:
             return [WEIGHTS]
         return self.manifest.variants[variant].files

@@ -18,6 +18,7 @@ from rbserve.core.errors import UsageError, unknown_name
 
 Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
 Rate = Annotated[float, Meta(ge=0.0, lt=1.0, description="a number from 0 up to, but not including, 1")]
+Price = Annotated[float, Meta(ge=0.0, description="a number of at least 0")]
 Name = Annotated[str, Meta(min_length=1, description="a name")]
 Ratio = Annotated[float, Meta(gt=0.0, description="a number above 0")]
 Widths = Annotated[
@@ -318,6 +319,23 @@ class SeqSidConfig(NextItemLanguageConfig):
     width: Count = 20
 
 
+@dataclass(frozen=True)
+class EndpointConfig(ModelConfig):
+    """Group E, Table 3: a language model behind an OpenAI-compatible endpoint, asked as it is.
+
+    The key is read from the environment variable `key_from` when it is asked. `top_logprobs` 0 asks for no
+    log-probabilities, where an endpoint refuses them. Prices are those per million tokens, for the estimate.
+    """
+
+    model: Name = "gpt-3.5-turbo"
+    api_base: Name = "https://api.openai.com/v1"
+    key_from: Name = "OPENAI_API_KEY"
+    top_logprobs: Annotated[int, Meta(ge=0, le=20, description="an integer from 0 to 20")] = 20
+    concurrency: Count = 8
+    usd_per_million_prompt_tokens: Price = 0.5
+    usd_per_million_completion_tokens: Price = 1.5
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "dnn": DnnConfig,
     "pnn": PnnConfig,
@@ -339,6 +357,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "sasrec": SasRecConfig,
     "sid-sasrec": SidSasRecConfig,
     "zeroshot": ZeroShotConfig,
+    "endpoint": EndpointConfig,
     "text": TextLanguageConfig,
     "p5": P5Config,
     "sid": SidLanguageConfig,

@@ -1,0 +1,42 @@
+"""A model behind an endpoint as a training task: there is nothing to learn, and nothing to keep but the item table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from rbserve.core.dataset import Dataset
+from rbserve.core.types import ModelSpec, Progress
+from rbserve.train.language import check_texts
+from rbserve.train.loop import Rows
+
+
+def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[nn.Module, EndpointTask]:
+    """No weights, and no rows."""
+    del progress
+    check_texts(spec, dataset)
+    return nn.Identity(), EndpointTask()
+
+
+class EndpointTask:
+    """Nothing is learnt."""
+
+    metric = "auc"
+    rows = 0
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Never asked: there are no rows."""
+        raise NotImplementedError
+
+    def validate(self, model: nn.Module) -> float:
+        """Never asked: there are no epochs."""
+        raise NotImplementedError
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """None."""
+        return model.state_dict()
+
+    def save(self, folder: Path) -> None:
+        """Nothing: texts are in the item table."""
