@@ -32,6 +32,8 @@ def locate(name: str) -> Path:
         if not (Path(name) / "config.json").is_file():
             raise AssetError(f"{name} holds no language model: it has no config.json", _hint())
         return Path(name)
+    if name.startswith((".", "/", "~")):
+        raise AssetError(f"there is no directory {name}", _hint())
     backbone = BACKBONES.get(name)
     if backbone and backbone.asset:
         return _converted(fetch(backbone.asset))

@@ -124,6 +124,10 @@ _GROUPS: dict[Group, _GroupFacts] = {
 }
 
 
+def _not_supported(backbone: str | None) -> str:
+    return f"architecture {BACKBONES[backbone or ''].architecture} (not supported yet)"
+
+
 def _row(
     group: Group,
     name: str,
@@ -139,7 +143,7 @@ def _row(
     if backbone is not None:
         needs = (BACKBONES[backbone].needs.format(hub_id=BACKBONES[backbone].hub_id), *needs)
     if config is None:
-        needs = (f"recipe {recipe} (not built yet)", *needs)
+        needs = (_not_supported(backbone), *needs)
     return ModelSpec(
         name=name,
         group=group,
@@ -318,9 +322,9 @@ def select_models(text: str) -> list[ModelSpec]:
 def require_runnable(spec: ModelSpec) -> None:
     """Raises UsageError when this version cannot train or package `spec`, naming what it can."""
     if not spec.runnable:
-        ready = ", ".join(row.name for row in MODELS if row.runnable)
+        ready = ", ".join(row.name for row in MODELS if row.runnable and row.recipe == spec.recipe)
         raise UsageError(
-            f"model {spec.name} is not runnable yet: its recipe '{spec.recipe}' is not built",
+            f"model {spec.name} is not runnable yet: it takes {spec.needs[0]}",
             f"runnable: {ready}; `rbserve models` lists them all",
         )
 
