@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from rbserve.train.tensors import save_tensors
 Rows = NDArray[np.int64]
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["constant", "cosine"]
+EXTRA_COPIES = 4  # of the trained weights: gradient, two moments, the best so far
 WARM_UP = 0.02  # of a cosine schedule's updates
 WINDOW = 50  # batches whose rows are sorted by length together
 
@@ -135,6 +137,7 @@ def fit(
     """
     torch.use_deterministic_algorithms(True)
     accelerator = Accelerator()
+    require_memory(model)
     optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
@@ -161,6 +164,22 @@ def fit(
     plain.load_state_dict(best, strict=False)
     plain.eval()
     return state
+
+
+def require_memory(model: nn.Module) -> None:
+    """Raises RbserveError, with the sum, when training a model that is in memory would take more than there is left.
+
+    Beside its weights every trained one has a gradient, Adam's two moments and the best value so far. Activations come
+    on top and are not counted.
+    """
+    trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    needed, free = EXTRA_COPIES * trained, psutil.virtual_memory().available
+    if needed > free and next(model.parameters()).device.type == "cpu":
+        raise RbserveError(
+            f"training takes {needed / 2**30:.1f} GiB more than the weights: gradients, Adam's moments and the best "
+            f"state, {trained / 2**30:.1f} GiB each; {free / 2**30:.1f} GiB are free",
+            "a smaller row, or a machine with more memory",
+        )
 
 
 def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:

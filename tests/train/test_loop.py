@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +142,18 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> 
     state = fit(model, task, Settings(batch=10, epochs=6, patience=3), Checkpoint(tmp_path / "c", {}))
     assert (state.epoch, state.best_epoch, state.best_metric) == (5, 1, 0.9)
     assert torch.equal(model.state_dict()["0.weight"], task.weights[1])
+
+
+def test_a_model_that_memory_cannot_train_is_refused_with_the_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = 4 * sum(one.numel() for one in _model().parameters())
+    free = SimpleNamespace(available=4 * trained)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    _fit(tmp_path, epochs=1)
+    free.available -= 1
+    with pytest.raises(RbserveError, match=r"training takes .* GiB more than the weights"):
+        _fit(tmp_path, epochs=1)
 
 
 def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
