@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 
-REQUEST = {"history": ["50", "181"], "candidates": ["172", "174", "258", "21", "1681"]}
+REQUEST = {"history": ["50", "181"], "candidates": ["172", "174", "258", "21"]}
 
 
 def main(model: str, variant: str) -> None:

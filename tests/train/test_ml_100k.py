@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import raw_layouts as raw
+from demo_request import REQUEST
 
 from rbserve.core.dataset import SPLITS, Dataset
 from rbserve.core.errors import DataError
@@ -114,3 +115,10 @@ def test_no_history_holds_its_own_candidate(ml: Dataset) -> None:
         owner = np.repeat(np.arange(len(split)), np.diff(split.histories.offsets))
         assert len(split)
         assert not (split.histories.values == split.candidates[owner]).any()
+
+
+@pytest.mark.network
+def test_the_demo_asks_for_items_that_the_prepared_data_has(tmp_path: Path) -> None:
+    """`prepare` keeps the items of the splits, fewer than the raw files have."""
+    items = prepare("ml-100k", tmp_path / "ml-100k").items
+    assert not [one for ids in REQUEST.values() for one in ids if one not in items.index]
