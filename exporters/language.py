@@ -11,16 +11,17 @@ every word; what is asked here takes neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rbserve.core.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, origin, save, trace
-from rbserve.models.lm import ItemScores, empty_past
+from rbserve.models.lm import ItemScores, LanguageModel, empty_past
 from rbserve.runtime import load_model
 
 INPUTS: Axes = {
@@ -37,18 +38,24 @@ def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graph of an artefact into `folder`."""
     path = folder / "fp32.onnx"
     model = load_model(artifact)
-    base = model.language.config if artifact.manifest.task == "ctr" else model.config
-    tokens, positions, mask, read, past = example(base)
+    config = model.language.config if artifact.manifest.task == "ctr" else model.config
+    items = len(artifact.items) if artifact.manifest.config_kind == "seq-p5" else 0
+    write_graph(model, config, path, origin(artifact, "onnx-fp32"), items)
+    return [path]
+
+
+def write_graph(model: nn.Module, config: Any, path: Path, origin: Mapping[str, str], items: int = 0) -> None:
+    """Writes the graph of a model over a base of transformers' `config`; `items` of a head for the catalogue."""
+    tokens, positions, mask, read, past = example(config)
     with _traceable():
-        if artifact.manifest.config_kind == "seq-p5":
+        if items:
             once = {name: axes for name, axes in INPUTS.items() if name != "past"}
             asked = (tokens, positions, mask[:, :, : tokens.size(1)], read[:, :1])
-            graph = trace(ItemScores(model), asked, once, {ALL_SCORES: {0: "B"}})
-            append_top_k(graph, len(artifact.items))
+            graph = trace(ItemScores(cast(LanguageModel, model)), asked, once, {ALL_SCORES: {0: "B"}})
+            append_top_k(graph, items)
         else:
             graph = trace(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
-    save(graph, path, origin(artifact, "onnx-fp32"))
-    return [path]
+    save(graph, path, origin)
 
 
 @contextmanager

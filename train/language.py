@@ -261,7 +261,8 @@ def make_prompts(
     """
     limit = min(config.max_tokens, getattr(language.config, "max_position_embeddings", config.max_tokens))
     items = _items(language, tokenizer, config, dataset, seen, limit, progress)
-    return Prompts(_pieces(tokenizer, language, config, limit, yes), items)
+    tuned = isinstance(config, TunedLanguageConfig)
+    return Prompts(pieces(tokenizer, language, limit, yes, shared=tuned), items)
 
 
 def _items(
@@ -289,7 +290,7 @@ def _items(
     return Ragged((tokens + language.vocabulary).ravel(), offsets)
 
 
-def _pieces(tokenizer: Any, language: LanguageModel, config: LanguageConfig, limit: int, yes: int) -> Pieces:
+def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared: bool) -> Pieces:
     """The fixed parts of all prompts."""
     encoder = language.config.model_type in ENCODERS
 
@@ -307,7 +308,7 @@ def _pieces(tokenizer: Any, language: LanguageModel, config: LanguageConfig, lim
         answer=[*ids(prompts.ANSWER), *tail] if yes else ids(prompts.NEXT_ITEM),
         max_tokens=limit,
         read_from_end=len(tail) - 1 if tail else 0,
-        shared=not encoder or isinstance(config, TunedLanguageConfig),
+        shared=shared or not encoder,
         causal=not encoder,
         yes=yes,
         vocabulary=language.vocabulary,
