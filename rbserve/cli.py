@@ -102,6 +102,12 @@ def train(
     ] = None,
     many: Many = None,
     dataset: DatasetName = "ml-100k",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="A language model (name, hub id or directory); --model is then a recipe, such as text."
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config."),
@@ -130,8 +136,10 @@ def train(
     """
     from rbserve import pipeline
 
-    if many and (out or resume or option):
-        raise UsageError("--models takes neither --out, --set nor --resume", "train the models one by one")
+    if many and (out or resume or option or backbone):
+        raise UsageError(
+            "--models takes none of --out, --set, --backbone, --resume", "train the models one by one"
+        )
     given = {
         "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "epoch_rows": epoch_rows,
         "precision": precision, "schedule": schedule,
@@ -140,7 +148,7 @@ def train(
     options = _options(option)
 
     def train_one(name: str) -> object:
-        return pipeline.train(name, dataset, settings, options, out, resume).manifest
+        return pipeline.train(name, dataset, settings, options, out, resume, backbone).manifest
 
     _for_each(model, many, train_one, as_json)
 

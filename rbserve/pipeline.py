@@ -18,7 +18,7 @@ from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, TrainingR
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
-from rbserve.models.zoo import find_model, require_runnable
+from rbserve.models.zoo import find_model, require_runnable, with_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,9 +202,13 @@ def train(
     options: Mapping[str, str] | None = None,
     out: Path | None = None,
     resume: bool = False,
+    backbone: str | None = None,
 ) -> Artifact:
-    """Trains a zoo row anew. `settings` and `options` change the training's and the config's defaults."""
-    spec = find_model(model)
+    """Trains a zoo row anew, or a recipe with a backbone.
+
+    `settings` and `options` change the training's and the config's defaults.
+    """
+    spec = with_backbone(model, backbone) if backbone else find_model(model)
     require_runnable(spec)
     with _needs("train", "training"):
         from rbserve.models.configs import with_options
@@ -214,7 +218,7 @@ def train(
     spec = replace(spec, config=with_options(spec.config, options or {}))
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
     data = ensure_dataset(dataset)
-    path = out or artifact_path(model, dataset)
+    path = out or artifact_path(spec.name, dataset)
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
     with progress_bar(f"train {path.name}") as progress:

@@ -6,9 +6,11 @@ A row's name is what `--model` takes. Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
@@ -292,6 +294,23 @@ _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
     for backbone in BACKBONES.values()
     if not backbone.paper
 )
+
+
+def with_backbone(recipe: str, backbone: str) -> ModelSpec:
+    """A recipe with any backbone: a name of BACKBONES, a hub id or a directory. UsageError for an unknown recipe."""
+    if recipe not in _RECIPES:
+        raise unknown_name("recipe", recipe, _RECIPES)
+    for spec in (*MODELS, *_OTHER_BACKBONES):
+        if (spec.recipe, spec.backbone) == (recipe, backbone):
+            return spec
+    kind = _RECIPES[recipe][1]
+    name = re.sub(r"[^a-z0-9.]+", "-", PurePath(backbone).name.lower()).strip("-") or "backbone"
+    plain, conditional = recipe.removesuffix("-cbs"), recipe.endswith("-cbs")
+    return replace(
+        _language(recipe, "smollm2-135m", backbone),
+        name=f"{plain}-{name}{'-cbs' if conditional else ''}", config=kind(backbone=backbone), backbone=None,
+        needs=(f"backbone {backbone}",), weights_of=f"{plain}-{name}" if conditional else None,
+    )  # fmt: skip
 
 
 def find_model(name: str) -> ModelSpec:

@@ -8,7 +8,15 @@ import pytest
 
 from rbserve.core.errors import UsageError
 from rbserve.models.configs import CONFIGS
-from rbserve.models.zoo import BACKBONES, MODELS, find_model, models, require_runnable, select_models
+from rbserve.models.zoo import (
+    BACKBONES,
+    MODELS,
+    find_model,
+    models,
+    require_runnable,
+    select_models,
+    with_backbone,
+)
 
 ROWS_PER_GROUP = {"A": 9, "B": 4, "C": 4, "D": 4, "E": 21, "F": 2, "G": 4, "H": 6, "I": 5, "J": 4}
 
@@ -129,3 +137,12 @@ def test_only_a_built_row_is_runnable() -> None:
     assert wrong.value.hint is not None
     assert "zeroshot-opt-1b" in wrong.value.hint
     assert "`rbserve models`" in wrong.value.hint
+
+
+def test_a_recipe_takes_any_backbone() -> None:
+    assert with_backbone("text", "bert-base") is find_model("text-bert-base")
+    own = with_backbone("seq-sid-cbs", "someone/My_Llama 2")
+    assert (own.name, own.weights_of, own.group) == ("seq-sid-my-llama-2-cbs", "seq-sid-my-llama-2", "J")
+    assert own.config.backbone == "someone/My_Llama 2"
+    with pytest.raises(UsageError, match="unknown recipe: dnn"):
+        with_backbone("dnn", "bert-base")
