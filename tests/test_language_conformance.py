@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from rbserve import language
 from rbserve.core.artifact import TOKENIZER, WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset, open_dataset
+from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
 from rbserve.exporters.export import export
 from rbserve.language import LanguageStepper, TorchLanguageCall
@@ -32,6 +33,7 @@ from rbserve.models.configs import with_options
 from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, pack_answer
 from rbserve.models.zoo import find_model
+from rbserve.profilers.harness import profile
 from rbserve.runtime import artifact_prompts, open_scorer
 from rbserve.train.fit import train
 from rbserve.train.language import make
@@ -112,6 +114,16 @@ def test_candidates_of_several_calls_score_like_those_of_one(
         with monkeypatch.context() as patch:
             patch.setattr(language, "CALL_TOKENS", 40)
             np.testing.assert_allclose(scorer.score(history, candidates), together, atol=1e-5, rtol=0)
+
+
+def test_a_row_is_profiled_without_torch(artifact: Artifact, planted: Dataset) -> None:
+    """In a fresh process, like any other model; accuracy of some users."""
+    plan = Plan(1, 2, 5.0, [1, 20], 1, "forward", seed=1, test_users=3)
+    measurement = profile(artifact, planted, plan, ["onnx-fp32"])
+    assert [result.slate for result in measurement.results] == [1, 20]
+    assert len(set(measurement.predictions.users)) == 3
+    assert all(result.accuracy["auc"] is not None for result in measurement.results)
+    assert all(result.peak_rss_mb < 200 for result in measurement.results), "neither torch nor transformers"
 
 
 def test_adapters_are_merged_answers_trained_and_all_is_restored(
