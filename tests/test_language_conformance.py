@@ -221,6 +221,26 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
     assert tokens[1] > 1.5 * tokens[0]
 
 
+@pytest.mark.parametrize("name", ["bert", "llama", "opt"])
+def test_checkpointing_changes_no_gradient(name: str, backbones: Folders, planted: Dataset) -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(5)
+        spec = row("text", backbones[name], lora_dropout=0.0, lora_rank=4, checkpointing=checkpointing)
+        model, task = make(spec, planted, lambda *_: None)
+        for module in model.modules():  # BERT's and OPT's own
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "dropout") and isinstance(module.dropout, float):
+                module.dropout = 0.0
+        task.loss(model.train(), np.arange(4)).backward()  # type: ignore[no-untyped-call]
+        found.append({key: one.grad for key, one in model.named_parameters() if one.grad is not None})
+    assert any("lora_A" in key or "lora_B" in key for key in found[0])
+    assert found[0].keys() == found[1].keys()
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_a_prompt_reads_as_the_papers(backbones: Folders, planted: Dataset) -> None:
     _, task = make(row("zeroshot", backbones["llama"]), planted, lambda *_: None)
     tokenizer = Tokenizer.from_file(str(backbones["llama"] / "tokenizer.json"))

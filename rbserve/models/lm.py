@@ -77,7 +77,7 @@ class LanguageModel(nn.Module):
     def hidden(
         self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]."""
+        """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]; empty in training."""
         from transformers import DynamicCache
 
         cache = DynamicCache()
@@ -86,8 +86,10 @@ class LanguageModel(nn.Module):
         embedded = self.embed(tokens)
         output = self.base(
             inputs_embeds=embedded, attention_mask=self._mask(mask, embedded.dtype), position_ids=positions,
-            past_key_values=cache, use_cache=True, **self._segments(tokens),
+            past_key_values=None if self.training else cache, use_cache=not self.training, **self._segments(tokens),
         )  # fmt: skip
+        if self.training:  # where activations are computed twice, a cache would be filled twice
+            return output.last_hidden_state, embedded.new_empty(0)
         new = [
             torch.stack((layer.keys[:, :, -tokens.size(1) :], layer.values[:, :, -tokens.size(1) :]))
             for layer in cast(list[Any], cache.layers)
