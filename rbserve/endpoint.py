@@ -25,7 +25,7 @@ import numpy as np
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.types import Items, Progress, Scores, no_progress
-from rbserve.models.prompts import INSTRUCTION
+from rbserve.models.prompts import ANSWER, CANDIDATE, HISTORY, INSTRUCTION, numbered
 
 if TYPE_CHECKING:
     import httpx
@@ -48,8 +48,8 @@ FRAME_TOKENS = 11
 
 def question(history: Sequence[str], candidate: str) -> str:
     """The paper's zero-shot user text; of the history, oldest first, the last MAX_HISTORY items."""
-    seen = "".join(f"({place}) {text}\n" for place, text in enumerate(history[-MAX_HISTORY:], 1))
-    return f"User behavior sequence: \n{seen}Candidate item: {candidate}\nAnswer (Yes/No): "
+    seen = "".join(f"{numbered(place)} {text}" for place, text in enumerate(history[-MAX_HISTORY:], 1))
+    return f"{HISTORY}{seen}{CANDIDATE} {candidate}{ANSWER}"
 
 
 def messages(history: Sequence[str], candidate: str) -> list[dict[str, str]]:

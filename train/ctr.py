@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rbserve.core.artifact import WORDS
 from rbserve.core.columns import blocks
-from rbserve.core.dataset import CtrSplit, Dataset
+from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.metrics import auc
 from rbserve.core.types import ModelSpec, Progress
@@ -105,10 +105,11 @@ class CtrTask:
         return auc(self._valid.labels, logits)
 
 
-def trained_items(train: CtrSplit, items: int) -> NDArray[np.bool_]:
-    """For each of a data set's items whether a training row has it, as candidate or in its history."""
+def trained_items(train: CtrSplit | SeqSplit, items: int) -> NDArray[np.bool_]:
+    """For each of a data set's items whether a training row has it, as candidate or target or in its history."""
     seen = np.zeros(items, bool)
-    for column in (train.candidates, train.histories.values):
+    asked = train.candidates if isinstance(train, CtrSplit) else train.targets
+    for column in (asked, train.histories.values):
         for block in blocks(column):
             seen[block] = True
     return seen

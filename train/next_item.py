@@ -29,6 +29,7 @@ from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
 from rbserve.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtime import rank_rows
 from rbserve.train.backbone import load_tokenizer, locate
+from rbserve.train.ctr import trained_items
 from rbserve.train.language import adapt, check_texts, load, make_prompts, merge, save_prompts
 from rbserve.train.loop import Rows
 from rbserve.train.seq import AT
@@ -45,9 +46,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     check_texts(spec, dataset)
     folder = locate(config.backbone)
     language = load(folder, answers=[0])
-    train = dataset.seqrec("train")
-    seen = np.zeros(len(dataset.items), bool)
-    seen[train.histories.values] = seen[train.targets] = True
+    seen = trained_items(dataset.seqrec("train"), len(dataset.items))
     made = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
     sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None
     answers = config.levels * config.codes if isinstance(config, SeqSidConfig) else len(dataset.items)

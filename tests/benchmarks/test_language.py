@@ -33,13 +33,7 @@ SHAPE = {
 }  # fmt: skip
 HISTORIES, CANDIDATES = np.arange(HISTORY, dtype=np.int32), np.arange(30, 30 + SLATE, dtype=np.int32)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -38,13 +38,7 @@ ITEMS, HISTORY, K = 19_220, 19, 10
 SEQUENCES = 5_000
 MILLION = 1_000_000
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- SID-SASRec-6L-CBS, and the paper's way: every beam's whole sequence encoded anew at every level ----
