@@ -337,13 +337,17 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
-    """Puts LoRA adapters into the language model and freezes all else but the answers' rows."""
+    """Puts LoRA adapters into the language model and freezes all else but the answers' rows; of rank 0, neither."""
     from peft import LoraConfig, get_peft_model
 
-    language.base.requires_grad_(False)
     for module in language.base.modules():  # BERT's: torch's fast attention on a CPU has no dropout
         if hasattr(module, "dropout_prob"):
             setattr(module, "dropout_prob", 0.0)  # noqa: B010
+    if config.checkpointing:
+        cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
+    if not config.lora_rank:
+        return
+    language.base.requires_grad_(False)
     targets = LORA_TARGETS.get(language.config.model_type, DEFAULT_TARGETS)
     lora = LoraConfig(
         r=config.lora_rank,
@@ -351,11 +355,10 @@ def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
         lora_dropout=config.lora_dropout,
         target_modules=targets,
     )
-    if config.checkpointing:
-        cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
     language.base = cast(Any, get_peft_model(cast(Any, language.base), lora))
 
 
 def merge(language: LanguageModel) -> None:
-    """Adds the adapters to what they adapt, and takes them off."""
-    language.base = cast(Any, language.base).merge_and_unload()
+    """Adds the adapters, where there are any, to what they adapt, and takes them off."""
+    if hasattr(language.base, "merge_and_unload"):
+        language.base = cast(Any, language.base).merge_and_unload()

@@ -17,6 +17,7 @@ from msgspec import Meta
 from rbserve.core.errors import UsageError, unknown_name
 
 Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
+Rank = Annotated[int, Meta(ge=0, description="an integer of at least 0")]
 Rate = Annotated[float, Meta(ge=0.0, lt=1.0, description="a number from 0 up to, but not including, 1")]
 Price = Annotated[float, Meta(ge=0.0, description="a number of at least 0")]
 Name = Annotated[str, Meta(min_length=1, description="a name")]
@@ -266,9 +267,12 @@ class ZeroShotConfig(LanguageConfig):
 
 @dataclass(frozen=True)
 class TunedLanguageConfig(LanguageConfig):
-    """Fine-tuned with LoRA (section 4.3). `checkpointing` computes activations twice instead of keeping them."""
+    """Fine-tuned with LoRA (section 4.3), or, with `lora_rank` 0, in every weight.
 
-    lora_rank: Count = 32
+    `checkpointing` computes activations twice instead of keeping them.
+    """
+
+    lora_rank: Rank = 32
     lora_alpha: Count = 128
     lora_dropout: Rate = 0.1
     checkpointing: bool = False
@@ -298,7 +302,7 @@ class SidLanguageConfig(TunedLanguageConfig):
 class NextItemLanguageConfig(TunedLanguageConfig):
     """A language model that is asked for the next item, after at most `max_history` of them."""
 
-    lora_rank: Count = 128
+    lora_rank: Rank = 128
     max_history: Count = 19
 
 
