@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, UsageError, unknown_name
-from rbserve.core.files import replacing
+from rbserve.core.files import replacing, scratch
 from rbserve.exporters import language, onnx, parity, sequential
-from rbserve.exporters.quantize import write_blocks, write_int8
+from rbserve.exporters.graph import data_file
+from rbserve.exporters.quantize import write_int8
 from rbserve.runtime import is_language_model
 
 PRECISIONS = ("fp32", "int8", "int4")
@@ -25,10 +23,6 @@ Writer = Callable[[Artifact, Path], list[Path]]
 WRITERS: dict[str, Writer] = {"ctr": onnx.write_fp32, "seqrec": sequential.write_fp32}
 Quantiser = Callable[[Artifact, Path, Path], None]
 QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
-LANGUAGE_QUANTISERS: dict[str, Quantiser] = {
-    "int8": partial(write_blocks, bits=8),
-    "int4": partial(write_blocks, bits=4),
-}
 
 
 def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEFAULT_PRECISIONS) -> Artifact:
@@ -42,34 +36,41 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        if precision != "fp32" and precision not in _quantisers(artifact):
+        if precision not in _precisions(artifact):
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}",
-                f"precisions of a model like it: fp32, {', '.join(_quantisers(artifact))}",
+                f"precisions of a model like it: {', '.join(_precisions(artifact))}",
             )
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
-    records: dict[str, VariantRecord] = {}
-    with tempfile.TemporaryDirectory(prefix="rbserve-export-") as folder:
-        fp32 = _writer(artifact)(artifact, Path(folder))
-        for precision in dict.fromkeys(precisions):
-            made = fp32 if precision == "fp32" else _quantised(artifact, fp32, precision)
-            records[f"onnx-{precision}"] = _admit(artifact, precision, made, reference)
+    with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
+        made = _write(artifact, folder, precisions)
+        records = {
+            f"onnx-{precision}": _admit(artifact, precision, files, reference)
+            for precision, files in made.items()
+        }
     return add_variants(artifact, records)
 
 
-def _writer(artifact: Artifact) -> Writer:
-    return language.write_fp32 if is_language_model(artifact) else WRITERS[artifact.manifest.task]
+def _precisions(artifact: Artifact) -> list[str]:
+    return ["fp32", *(language.BITS if is_language_model(artifact) else QUANTISERS)]
 
 
-def _quantisers(artifact: Artifact) -> dict[str, Quantiser]:
-    return LANGUAGE_QUANTISERS if is_language_model(artifact) else QUANTISERS
+def _write(artifact: Artifact, folder: Path, precisions: Sequence[str]) -> dict[str, list[Path]]:
+    """The graphs of each precision, in the order in which they run."""
+    if is_language_model(artifact):
+        return {precision: language.write(artifact, folder, precision) for precision in precisions}
+    fp32 = WRITERS[artifact.manifest.task](artifact, folder)
+    return {
+        precision: fp32 if precision == "fp32" else _quantised(artifact, fp32, precision)
+        for precision in precisions
+    }
 
 
 def _quantised(artifact: Artifact, fp32: list[Path], precision: str) -> list[Path]:
     paths = [path.with_name(path.name.replace("fp32", precision, 1)) for path in fp32]
     for source, path in zip(fp32, paths, strict=True):
-        _quantisers(artifact)[precision](artifact, source, path)
+        QUANTISERS[precision](artifact, source, path)
     return paths
 
 
@@ -83,10 +84,10 @@ def _admit(
             f"{artifact.name} onnx-fp32 differs from torch-fp32 on {found.rows} rows: {reference.describe(found)}",
             "nothing was written; the exported graph does not compute the model",
         )
-    data = [weights for path in made if (weights := path.with_name(f"{path.name}.data")).exists()]
+    data = [weights for path in made if (weights := data_file(path)).exists()]
     for path in (*data, *made):
         with replacing(artifact.path / "onnx" / path.name) as partial:
-            shutil.copyfile(path, partial)
+            path.replace(partial)
     file, *step = [f"onnx/{path.name}" for path in made]
     return VariantRecord(
         file, found, _warnings(precision, found), step_file=step[0] if step else None,

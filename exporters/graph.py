@@ -93,13 +93,18 @@ def save(graph: ModelProto, path: Path, origin: Mapping[str, str]) -> None:
     graph.producer_name, graph.producer_version = "rbserve", __version__
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, dict(origin))
-    data = path.with_name(f"{path.name}.data")
-    data.unlink(missing_ok=True)  # it would be appended to
-    large = is_large(graph)
+    data, large = data_file(path), is_large(graph)
+    if large:
+        data.unlink(missing_ok=True)  # it would be appended to
     onnx.save_model(graph, path, save_as_external_data=large, location=data.name, size_threshold=1024)
     onnx.checker.check_model(path, full_check=True)
 
 
+def data_file(path: Path) -> Path:
+    """Where a graph's weights are if they are large."""
+    return path.with_name(f"{path.name}.data")
+
+
 def is_large(graph: ModelProto) -> bool:
-    """Whether a graph's weights need a file of their own."""
+    """Whether the weights in a graph need a file of their own."""
     return sum(len(weights.raw_data) for weights in graph.graph.initializer) > LARGEST

@@ -14,15 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from rbserve.core.artifact import Artifact
-from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, origin, save, trace
+from rbserve.core.artifact import WEIGHTS, Artifact
+from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
+from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
 from rbserve.models.lm import ItemScores, LanguageModel, empty_past
-from rbserve.runtime import load_model
+from rbserve.runtime import backbone_config, rebuild_model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 INPUTS: Axes = {
     "tokens": {0: "B", 1: "L"},
@@ -34,28 +38,44 @@ INPUTS: Axes = {
 OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
 
 
-def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
-    """Writes the fp32 graph of an artefact into `folder`."""
-    path = folder / "fp32.onnx"
-    model = load_model(artifact)
-    config = model.language.config if artifact.manifest.task == "ctr" else model.config
+BITS = {"fp32": 32, "int8": 8, "int4": 4}
+
+
+def write(artifact: Artifact, folder: Path, precision: str) -> list[Path]:
+    """Writes the graph of an artefact in one of BITS into `folder`; memory holds one weight at a time."""
+    weights, path = artifact.file(WEIGHTS), folder / f"{precision}.onnx"
+    config = backbone_config(artifact)
+    model = rebuild_model(artifact, config, weightless(shapes_of(weights)))
     items = len(artifact.items) if artifact.manifest.config_kind == "seq-p5" else 0
-    write_graph(model, config, path, origin(artifact, "onnx-fp32"), items)
+    named = origin(artifact, f"onnx-{precision}")
+    write_graph(model, config, weights, path, named, BITS[precision], items)
     return [path]
 
 
-def write_graph(model: nn.Module, config: Any, path: Path, origin: Mapping[str, str], items: int = 0) -> None:
-    """Writes the graph of a model over a base of transformers' `config`; `items` of a head for the catalogue."""
+def write_graph(
+    model: nn.Module, config: Any, weights: Path, path: Path, origin: Mapping[str, str], bits: int = 32,
+    items: int = 0,
+) -> None:  # fmt: skip
+    """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
+    graph = trace_graph(model, config, items)
+    own = "language." if items else ""  # ItemScores is around what is saved
+    fill(graph, weights, lambda name: name.removeprefix(own), data_file(path), bits)
+    save(graph, path, origin)
+
+
+def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
+    """The graph, without weights, of a model over a base of transformers' `config`; `items` of a catalogue's head."""
     tokens, positions, mask, read, past = example(config)
     with _traceable():
-        if items:
-            once = {name: axes for name, axes in INPUTS.items() if name != "past"}
-            asked = (tokens, positions, mask[:, :, : tokens.size(1)], read[:, :1])
-            graph = trace(ItemScores(cast(LanguageModel, model)), asked, once, {ALL_SCORES: {0: "B"}})
-            append_top_k(graph, items)
-        else:
-            graph = trace(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
-    save(graph, path, origin)
+        if not items:
+            return trace_without_weights(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
+        once = {name: axes for name, axes in INPUTS.items() if name != "past"}
+        asked = (tokens, positions, mask[:, :, : tokens.size(1)], read[:, :1])
+        graph = trace_without_weights(
+            ItemScores(cast(LanguageModel, model)), asked, once, {ALL_SCORES: {0: "B"}}
+        )
+    append_top_k(graph, items)
+    return graph
 
 
 @contextmanager

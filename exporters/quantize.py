@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rbserve.core.artifact import Artifact
 from rbserve.exporters.graph import is_large, origin, save
 
@@ -38,25 +41,20 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path) -> None:
     save(onnx.load(path), path, origin(artifact, "onnx-int8"))
 
 
-def write_blocks(artifact: Artifact, fp32: Path, path: Path, bits: int) -> None:
-    """Weights in `bits` bits, with a scale for each 32 of a column; activations are rounded by blocks, to 8 bits.
+def quantise_blocks(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A weight [K, N] in 8 or 4 bits, as MatMulNBits takes it: packed [N, K / 32, bytes], and a scale for each 32.
 
-    Language models have a few activations a hundred times as large as the others: one scale for all of a call's, as
-    in `write_int8`, leaves nothing of the small ones (LOG.md).
+    Activations are rounded by blocks too, to 8 bits. Language models have a few activations a hundred times as large
+    as the others: one scale for all of a call's, as in `write_int8`, leaves nothing of the small ones (LOG.md).
     """
-    import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
-        MatMulNBitsQuantizer,
+        DefaultWeightOnlyQuantizer,
     )
 
-    config = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_PRODUCTS, bits=bits
-    )
-    with _quiet():
-        quantiser = MatMulNBitsQuantizer(onnx.load(fp32), algo_config=config)
-        quantiser.process()
-    save(quantiser.model.model, path, origin(artifact, f"onnx-int{bits}"))
+    config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+    packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(weight)
+    return packed, scales.reshape(-1)
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """One way to score, `open_scorer(artifact, variant)`, and one to rank, `open_ranker`, in any runtime and precision.
 
 Accuracy, latency and the server all go through what is returned here, so what is profiled is what is served.
-ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, imports torch.
+ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, and `torch-bf16` import torch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve import endpoint
-from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, WEIGHTS, Artifact
+from rbserve.core.artifact import (
+    BACKBONE,
+    HALF_VARIANT,
+    REFERENCE_VARIANT,
+    TORCH_VARIANTS,
+    WEIGHTS,
+    Artifact,
+)
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
+from rbserve.core.memory import require_memory
 from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.endpoint import EndpointScorer, Estimate
 from rbserve.language import (
@@ -66,8 +74,9 @@ def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
     if artifact.manifest.task != "seqrec":
         raise UsageError(f"{artifact.name} scores candidates; it does not rank the catalogue")
     _require_variant(artifact, variant)
-    if variant == REFERENCE_VARIANT:
-        return torch_ranker(artifact, _torch_model(artifact, threads))
+    require_memory(artifact, variant)
+    if variant in TORCH_VARIANTS:
+        return torch_ranker(artifact, _torch_model(artifact, variant, threads))
     return exported_ranker(artifact, _onnx_files(artifact, variant), threads)
 
 
@@ -116,8 +125,9 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
     _require_variant(artifact, variant)
     if artifact.is_endpoint:
         return open_endpoint(artifact)
-    if variant == REFERENCE_VARIANT:
-        return torch_scorer(artifact, _torch_model(artifact, threads))
+    require_memory(artifact, variant)
+    if variant in TORCH_VARIANTS:
+        return torch_scorer(artifact, _torch_model(artifact, variant, threads))
     return exported_scorer(artifact, _onnx_files(artifact, variant), threads)
 
 
@@ -210,30 +220,47 @@ class TorchScorer:
         return scores
 
 
-def load_model(artifact: Artifact) -> Any:
-    """The trained torch module of an artefact, in eval mode."""
+def load_model(artifact: Artifact, variant: str = REFERENCE_VARIANT) -> Any:
+    """The trained torch module of an artefact, in eval mode, in the precision of one of TORCH_VARIANTS."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from rbserve.models import ctr, sasrec
 
     config, path = _config(artifact), artifact.file(WEIGHTS)
     try:
+        weights = _weights(path, variant)
         if isinstance(config, LanguageConfig):
-            return _load_language_model(artifact, load_file(path)).eval()
+            return rebuild_model(artifact, backbone_config(artifact), weights).eval()
         rebuild: Any = {"ctr": ctr.rebuild, "seqrec": sasrec.rebuild}[artifact.manifest.task]
-        model = rebuild(config, load_file(path))
+        model = rebuild(config, weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
     return model.eval()
 
 
-def _load_language_model(artifact: Artifact, weights: Any) -> Any:
+def _weights(path: Path, variant: str) -> dict[str, Any]:
+    """A file's tensors in the variant's precision; those that have it are mapped, not copied."""
+    import torch
+    from safetensors.torch import load_file
+
+    kept = torch.bfloat16 if variant == HALF_VARIANT else torch.float32
+    return {
+        name: tensor.to(kept) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(path).items()
+    }
+
+
+def backbone_config(artifact: Artifact) -> Any:
+    """transformers' config of a language model's artefact."""
     from transformers import AutoConfig
 
+    return AutoConfig.from_pretrained(artifact.file(BACKBONE), local_files_only=True)
+
+
+def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -> Any:
+    """The torch module of a language model's artefact over a base of `config`, with the given weights."""
     from rbserve.models import lm
 
-    config = AutoConfig.from_pretrained(artifact.file(BACKBONE), local_files_only=True)
     if artifact.manifest.task == "ctr":
         return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)
     return lm.rebuild(config, weights)
@@ -291,8 +318,8 @@ def _wanted_first(items: Items, unwanted: NDArray[np.bool_]) -> Items:
 
 
 def _require_variant(artifact: Artifact, variant: str) -> None:
-    if variant not in artifact.variants:
-        raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
+    if variant not in artifact.can_open:
+        raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
 
 
 def _config(artifact: Artifact) -> ModelConfig:
@@ -306,15 +333,15 @@ def _onnx_files(artifact: Artifact, variant: str) -> list[Path]:
     return [files[name] for name in record.graphs]
 
 
-def _torch_model(artifact: Artifact, threads: int) -> Any:
+def _torch_model(artifact: Artifact, variant: str, threads: int) -> Any:
     """The module for inference, and torch's threads set."""
     try:
         import torch
 
         torch.set_num_threads(threads)
-        return load_model(artifact)
+        return load_model(artifact, variant)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"the torch-fp32 variant needs {error.name}",
+            f"the {variant} variant needs {error.name}",
             "pip install 'rbserve[train]', or choose an ONNX variant",
         ) from None

@@ -39,6 +39,8 @@ WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
 TOKENIZER = "backbone/tokenizer.json"
 REFERENCE_VARIANT = "torch-fp32"
+HALF_VARIANT = "torch-bf16"
+TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT)
 ENDPOINT_VARIANT = "endpoint"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
 
@@ -86,7 +88,10 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another."""
+    """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another.
+
+    `random`: they were drawn, not learnt; the model has its true shape, and nothing to say.
+    """
 
     seed: int
     settings: dict[str, Any]
@@ -96,6 +101,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     best_metric: float | None
     seconds: float
     taken_from: str | None = None
+    random: bool = False
 
 
 class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,6 +147,16 @@ class Artifact:
         return [REFERENCE_VARIANT, *self.manifest.variants]
 
     @property
+    def can_open(self) -> list[str]:
+        """`variants`, and those that are made of the same files while they are loaded."""
+        return [*self.variants, HALF_VARIANT] if BACKBONE in self.manifest.files else self.variants
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were drawn: latency can be measured, accuracy has no meaning."""
+        return self.manifest.training.random
+
+    @property
     def is_endpoint(self) -> bool:
         """Whether the model answers from elsewhere, and has no weights here."""
         return self.manifest.config_kind == ENDPOINT_VARIANT
@@ -173,7 +189,7 @@ class Artifact:
         """The members that hold a variant's weights."""
         if variant == ENDPOINT_VARIANT:
             return []
-        if variant == REFERENCE_VARIANT:
+        if variant in TORCH_VARIANTS:
             return [WEIGHTS]
         return self.manifest.variants[variant].files
 

@@ -24,6 +24,7 @@ from rbserve.exporters.language import write_graph
 from rbserve.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
 from rbserve.models.lm import ClickModel
 from rbserve.models.prompts import Prompts
+from rbserve.train.tensors import save_tensors
 from rbserve.train.language import NO, YES, load, pieces, single_tokens
 
 SLATE, HISTORY, ITEM_TOKENS = 20, 20, 9
@@ -94,7 +95,9 @@ def test_a_slate(
     else:
         call: Any = TorchLanguageCall(model)
         if way == "onnx-fp32":
-            write_graph(model, model.language.config, tmp_path / "model.onnx", {})
-            call = OnnxLanguageCall(tmp_path / "model.onnx", threads=1)
+            weights, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+            save_tensors(weights, model.state_dict())
+            write_graph(model, model.language.config, weights, graph, {})
+            call = OnnxLanguageCall(graph, threads=1)
         found = benchmark(LanguageScorer(call, prompts).score, HISTORIES, CANDIDATES)
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
