@@ -9,10 +9,10 @@ from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, UsageError, unknown_name
 from rbserve.core.files import replacing, scratch
+from rbserve.core.memory import require_memory
 from rbserve.exporters import language, onnx, parity, sequential
 from rbserve.exporters.graph import data_file
 from rbserve.exporters.quantize import write_int8
-from rbserve.runtime import is_language_model
 
 PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_PRECISIONS = ("fp32", "int8")
@@ -36,11 +36,13 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        if precision not in _precisions(artifact):
+        if f"onnx-{precision}" not in artifact.can_export:
+            known = ", ".join(one.removeprefix("onnx-") for one in artifact.can_export)
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}",
-                f"precisions of a model like it: {', '.join(_precisions(artifact))}",
+                f"precisions of a model like it: {known}",
             )
+        require_memory(artifact, f"onnx-{precision}")
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
@@ -52,13 +54,9 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     return add_variants(artifact, records)
 
 
-def _precisions(artifact: Artifact) -> list[str]:
-    return ["fp32", *(language.BITS if is_language_model(artifact) else QUANTISERS)]
-
-
 def _write(artifact: Artifact, folder: Path, precisions: Sequence[str]) -> dict[str, list[Path]]:
     """The graphs of each precision, in the order in which they run."""
-    if is_language_model(artifact):
+    if artifact.is_language_model:
         return {precision: language.write(artifact, folder, precision) for precision in precisions}
     fp32 = WRITERS[artifact.manifest.task](artifact, folder)
     return {

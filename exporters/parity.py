@@ -9,15 +9,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity
+from rbserve.core.artifact import HALF_VARIANT, REFERENCE_VARIANT, Artifact, Parity
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset
+from rbserve.core.memory import shortage
 from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
 from rbserve.core.types import Items, Ranker, Scores
 from rbserve.runtime import (
     exported_ranker,
     exported_scorer,
-    is_language_model,
     open_ranker,
     open_scorer,
     score_rows,
@@ -26,6 +26,7 @@ from rbserve.runtime import (
 ROWS = 1_000
 GENERATED_ROWS = 200  # a generated list costs a hundred times a scored row
 LANGUAGE_ROWS = 200
+RANDOM_ROWS = 4  # that the graph computes the model is all there is to see
 SEED = 2024
 PROBABILITY_TOLERANCE = 1e-5
 SCORE_TOLERANCE = 1e-4  # of logits and log-probabilities, which are sums over more terms
@@ -53,8 +54,9 @@ class ScoreReference:
 
     def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
         self._artifact = artifact
-        self._rows = sample(dataset.ctr("test"), LANGUAGE_ROWS if is_language_model(artifact) else ROWS, SEED)
-        scorer = open_scorer(artifact, REFERENCE_VARIANT)
+        rows = LANGUAGE_ROWS if artifact.is_language_model else ROWS
+        self._rows = sample(dataset.ctr("test"), RANDOM_ROWS if artifact.is_random else rows, SEED)
+        scorer = open_scorer(artifact, reference_variant(artifact))
         self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
 
     def compare(self, graphs: list[Path]) -> Parity:
@@ -78,9 +80,9 @@ class ListReference:
     def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
         self._artifact = artifact
         split = dataset.seqrec("test")
-        rows = _chosen(len(split), GENERATED_ROWS if "levels" in artifact.manifest.config else ROWS, SEED)
-        self._rows = split.take(rows)
-        self._lists = _lists(open_ranker(artifact, REFERENCE_VARIANT), self._rows.histories)
+        rows = GENERATED_ROWS if "levels" in artifact.manifest.config else ROWS
+        self._rows = split.take(_chosen(len(split), RANDOM_ROWS if artifact.is_random else rows, SEED))
+        self._lists = _lists(open_ranker(artifact, reference_variant(artifact)), self._rows.histories)
 
     def compare(self, graphs: list[Path]) -> Parity:
         """The same histories by exported graphs."""
@@ -104,6 +106,13 @@ class ListReference:
             f"{parity.same_top:.1%} of the lists are the same, "
             f"scores differ by up to {parity.max_abs:.2e} ({SCORE_TOLERANCE:.0e} is allowed)"
         )
+
+
+def reference_variant(artifact: Artifact) -> str:
+    """torch-fp32, or, of a language model that memory does not hold in fp32, torch-bf16."""
+    if artifact.is_language_model and shortage(artifact, REFERENCE_VARIANT):
+        return HALF_VARIANT
+    return REFERENCE_VARIANT
 
 
 REFERENCES: dict[str, Callable[[Artifact, Dataset], Reference]] = {

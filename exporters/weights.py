@@ -173,7 +173,9 @@ def _look_up_halves(
     add(half, array.astype(np.float16))
     node.input[0], node.output[0] = half, f"{found}.half"
     place = list(graph.graph.node).index(node)
-    graph.graph.node.insert(place + 1, helper.make_node("Cast", [f"{found}.half"], [found], to=TensorProto.FLOAT))
+    graph.graph.node.insert(
+        place + 1, helper.make_node("Cast", [f"{found}.half"], [found], to=TensorProto.FLOAT)
+    )
 
 
 @contextmanager

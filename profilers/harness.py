@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,12 @@ def profile(
     plan: Plan,
     variants: Sequence[str] | None = None,
     progress: Progress = no_progress,
+    left_out: Mapping[str, str] | None = None,
 ) -> Measurement:
-    """Measures every variant (or those named) and derives the table's figures."""
+    """Measures every variant (or those named) and derives the table's figures.
+
+    `left_out` says of variants that are not measured why, for the record.
+    """
     variants = list(variants or artifact.variants)
     _check(artifact, dataset, plan, variants)
     test = test_rows(artifact, dataset, plan)
@@ -91,6 +95,8 @@ def profile(
         baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
+        random=artifact.is_random,
+        left_out=dict(left_out or {}),
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -98,8 +104,8 @@ def profile(
 def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     for variant in variants:
-        if variant not in artifact.variants:
-            raise unknown_name(f"variant of {artifact.name}", variant, artifact.variants)
+        if variant not in artifact.can_open:
+            raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
     if plan.test_users < 0:
         raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
     if plan.processes < 1 or plan.runs < 1 or plan.threads < 1 or not plan.slates or min(plan.slates) < 1:
@@ -155,7 +161,7 @@ def _run(
                 exclude_seen=plan.exclude_seen,
                 process=process,
                 cores=cores,
-                accuracy=process == 0,
+                accuracy=process == 0 and not artifact.is_random,
             )
             reports.append((variant, _start(job)))
     progress(total, total, f"{artifact.name} measured")

@@ -23,6 +23,7 @@ from rbserve.profilers.paper import (
 from rbserve.profilers.pareto import REFERENCE, Interval
 
 JUDGED = (REFERENCE, "onnx-fp32")  # whose accuracy a cell shows, else the first variant's that has one
+LATENCY_ONLY = "latency only (random weights); "
 CALL = {"ctr": 1, "seqrec": 10}  # the slate or k that the latencies are of
 
 
@@ -171,14 +172,16 @@ def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measureme
         newest, key=lambda one: one.plan.scope != "forward"
     )  # as the paper times it; else any
     paper = printed.figures.get(dataset)
-    absence = None if ours else why_absent(find_model(printed.model), dataset, {one.dataset for one in runs})
+    drawn = any(one.random for one in newest)
+    learnt = {one.dataset for one in runs if not one.random}
+    absence = None if ours else why_absent(find_model(printed.model), dataset, learnt)
     return Cell(
         dataset=dataset,
         ours=ours,
         paper=paper,
         difference=round(round(ours.accuracy, 4) - paper, 4) if ours and paper is not None else None,
         speed=next(filter(None, (_speed(one, CALL[task]) for one in model_alone)), None),
-        absent=absence.reason if absence else None,
+        absent=f"{LATENCY_ONLY * drawn}{absence.reason}" if absence else None,
         command=absence.command if absence else None,
     )
 

@@ -80,13 +80,18 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The run file a model's points come from, and the command that makes one like it."""
+    """The run file a model's points come from, and the command that makes one like it.
+
+    `random`: the model's weights were drawn, for its latency alone. `left_out` says of variants why they are absent.
+    """
 
     model: str
     run: str
     created: str
     artifact_digest: str
     command: str
+    random: bool
+    left_out: dict[str, str]
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -280,7 +285,10 @@ def _source(measurement: Measurement) -> Source:
         f"--dataset {shlex.quote(measurement.dataset)} --slates {slates} "
         f"--threads {plan.threads} --processes {plan.processes} --runs {plan.runs} --scope {plan.scope}"
         + (" --exclude-seen" if plan.exclude_seen else "")
-        + (f" --test-users {plan.test_users}" if plan.test_users else ""),
+        + (f" --test-users {plan.test_users}" if plan.test_users else "")
+        + (" --weights random" if measurement.random else ""),
+        random=measurement.random,
+        left_out=measurement.left_out,
     )
 
 

@@ -54,17 +54,22 @@ TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headli
 def collect(runs: Path) -> list[Measurement]:
     """The newest measurement of every model, data set and scope in runs/*.json, one scope each.
 
+    One of random weights stands in for a model that was not measured with its own.
     Raises DataError for a file that is not a run of this version, and where there is none.
     """
     newest: dict[tuple[str, str, str], Measurement] = {}
     for one in (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path))):
         key = (one.dataset, one.model, one.plan.scope)
         known = newest.get(key)
-        if known is None or (known.created, known.id) < (one.created, one.id):
+        if known is None or _standing(known) < _standing(one):
             newest[key] = one
     if not newest:
         raise DataError(f"no runs in {runs}", "rbserve profile --model gdcn")
     return [newest[key] for key in sorted(newest)]
+
+
+def _standing(measurement: Measurement) -> tuple[bool, str, str]:
+    return (not measurement.random, measurement.created, measurement.id)
 
 
 def render(measurements: Sequence[Measurement], folder: Path) -> Path:
@@ -161,7 +166,10 @@ def absent(section: Section) -> Iterator[str]:
         there = {point.variant for point in section.points if point.model == source.model}
         missing = [one for one in variants if one not in there]
         if missing:
-            yield f"{source.model} {listing(missing)}: not in run {source.run}."
+            reasons = {one: source.left_out.get(one, f"not in run {source.run}") for one in missing}
+            for reason in dict.fromkeys(reasons.values()):
+                those = [one for one in missing if reasons[one] == reason]
+                yield f"{source.model} {listing(those)}: {reason}."
     for name, q, field in (("p90", 0.90, "p90_ms"), ("p99", 0.99, "p99_ms")):
         lacking = [
             f"{p.label} {section.slate_name} {p.slate} ({p.runs})"
@@ -170,7 +178,10 @@ def absent(section: Section) -> Iterator[str]:
         ]
         if lacking:
             yield f"{name} of {listing(lacking)}: fewer than the {runs_needed(q)} timed calls that certify it."
-    lacking = [one.label for one in section.points if one.value(section.metric) is None]
+    drawn = [source.model for source in section.sources if source.random]
+    if drawn:
+        yield f"Accuracy of {listing(drawn)}: random weights, of the true shape for its latency alone."
+    lacking = [p.label for p in section.points if p.value(section.metric) is None and p.model not in drawn]
     if lacking:
         yield f"{section.metric_label} of {listing(lacking)}: not defined on these test rows, or not measured."
     unprinted = {one.model for one in section.points if one.paper is None or one.paper.latency_ms is None}

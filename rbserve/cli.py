@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -39,6 +39,12 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
 ]
 DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
+Weights = Annotated[
+    Literal["learnt", "random"],
+    typer.Option(
+        help="random: the model at its true size, nothing learnt or downloaded, for its latency alone."
+    ),
+]
 Many = Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")]
 
 
@@ -127,6 +133,7 @@ def train(
     schedule: Annotated[
         str | None, typer.Option(help="Learning rate: constant, or cosine: falling to 0 over all --epochs.")
     ] = None,
+    weights: Weights = "learnt",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed training.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +155,8 @@ def train(
     options = _options(option)
 
     def train_one(name: str) -> object:
-        return pipeline.train(name, dataset, settings, options, out, resume, backbone).manifest
+        drawn = weights == "random"
+        return pipeline.train(name, dataset, settings, options, out, resume, backbone, drawn).manifest
 
     _for_each(model, many, train_one, as_json)
 
@@ -207,6 +215,7 @@ def profile(
     test_users: Annotated[
         int, typer.Option(help="Accuracy of so many test users, drawn at random, instead of all (0).")
     ] = 0,
+    weights: Weights = "learnt",
     as_json: Json = False,
 ) -> None:
     """Measure latency and accuracy of each variant of a model, making what is missing.
@@ -230,7 +239,7 @@ def profile(
     chosen = _words(variants) if variants else None
 
     def profile_one(name: str) -> object:
-        measurement, path = pipeline.profile(name, dataset, settings, chosen)
+        measurement, path = pipeline.profile(name, dataset, settings, chosen, weights == "random")
         say(f"profiled {name} -> {path}")
         if not as_json:
             _show_results(measurement)

@@ -132,6 +132,10 @@ def _captions(measurement: Measurement) -> Iterator[str]:
             yield f"stages of {result.variant}, k {result.slate}: {shares}"
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
+    if measurement.random:
+        yield "accuracy: absent, the weights are random; the latency is that of the model's true shape"
+    for variant, reason in measurement.left_out.items():
+        yield f"{variant}: not measured, {reason}"
     for variant, warnings in measurement.variant_warnings.items():
         yield from (f"warning: {variant}: {warning}" for warning in warnings)
     for name, values in measurement.baselines.items():
@@ -149,8 +153,8 @@ def _result_cells(result: Result, main: str, second: str) -> list[str]:
         _ms(latency.p90),
         _ms(latency.p99),
         _ms(latency.max),
-        f"{_accuracy(result.accuracy[main])} {_interval(result.accuracy.get(f'{main}_ci95'))}",
-        _accuracy(result.accuracy[second]),
+        f"{_accuracy(result.accuracy.get(main))} {_interval(result.accuracy.get(f'{main}_ci95'))}",
+        _accuracy(result.accuracy.get(second)),
         f"{result.peak_rss_mb:.0f}",
         f"{result.load_ms:.0f}",
         _ms(result.first_call_ms),

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.console import progress_bar, say
-from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, TrainingRecord, open_artifact
+from rbserve.core import memory
+from rbserve.core.artifact import (
+    HALF_VARIANT,
+    REFERENCE_VARIANT,
+    TORCH_VARIANTS,
+    Artifact,
+    Parity,
+    TrainingRecord,
+    open_artifact,
+)
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
+RANDOM = "-random"  # behind the name of a row whose weights were drawn
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 EXPORTABLE = (*EXPORTED, "onnx-int4")
 ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
@@ -203,8 +213,9 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     backbone: str | None = None,
+    random: bool = False,
 ) -> Artifact:
-    """Trains a zoo row anew, or a recipe with a backbone.
+    """Trains a zoo row anew, or a recipe with a backbone; of `random` weights it is packaged untrained.
 
     `settings` and `options` change the training's and the config's defaults.
     """
@@ -215,10 +226,10 @@ def train(
         from rbserve.train.fit import checkpoint_path
         from rbserve.train.fit import train as fit_model
         from rbserve.train.loop import Settings
-    spec = replace(spec, config=with_options(spec.config, options or {}))
+    spec = replace(spec, config=with_options(spec.config, options or {}), random=random)
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
     data = ensure_dataset(dataset)
-    path = out or artifact_path(spec.name, dataset)
+    path = out or artifact_path(f"{spec.name}{RANDOM * random}", dataset)
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
     with progress_bar(f"train {path.name}") as progress:
@@ -229,6 +240,8 @@ def train(
 
 
 def _how(record: TrainingRecord) -> str:
+    if record.random:
+        return "packaged with random weights, for its latency"
     if record.best_metric is None:
         return "packaged as it is"
     how = f"weights of {record.taken_from}" if record.taken_from else "trained"
@@ -236,15 +249,15 @@ def _how(record: TrainingRecord) -> str:
     return f"{how}, {epochs}, valid {record.metric} {record.best_metric:.4f}"
 
 
-def ensure_artifact(model: str, dataset: str) -> Artifact:
-    """The artefact at a path, or of a zoo row on a data set, trained if it is not there."""
+def ensure_artifact(model: str, dataset: str, random: bool = False) -> Artifact:
+    """The artefact at a path, or of a zoo row on a data set, trained (or its weights drawn) if it is not there."""
     if is_path(model):
         return open_artifact(Path(model))
     require_runnable(find_model(model))
-    path = artifact_path(model, dataset)
+    path = artifact_path(f"{model}{RANDOM * random}", dataset)
     if not (path / "manifest.json").is_file():
-        say(f"{model} is not trained on {dataset} yet; training it")
-        return train(model, dataset)
+        say(f"{model} is not {'packaged for' if random else 'trained on'} {dataset} yet; doing so")
+        return train(model, dataset, random=random)
     artifact = open_artifact(path)
     if dataset_path(dataset).is_dir():
         check_same_data(
@@ -290,10 +303,12 @@ def profile(
     dataset: str,
     settings: Mapping[str, Any] | None = None,
     variants: Sequence[str] | None = None,
+    random: bool = False,
 ) -> tuple[Measurement, Path]:
     """Profiles a model, making what is missing upstream; returns the measurement and its file.
 
-    `settings` change the default plan of the model's task.
+    `settings` change the default plan of the model's task. Of the variants that nobody named, those whose weights do
+    not fit into memory are left out, and torch-bf16 takes the place of torch-fp32.
     """
     import msgspec
 
@@ -301,22 +316,36 @@ def profile(
     from rbserve.profilers.harness import default_plan
     from rbserve.profilers.harness import profile as measure
 
-    artifact = ensure_artifact(model, dataset)
+    artifact = ensure_artifact(model, dataset, random)
+    left_out: dict[str, str] = {}
     if artifact.is_endpoint:
         settings = {**ENDPOINT_PLAN, **(settings or {})}
+        chosen = list(variants or artifact.variants)
     else:
-        artifact = ensure_exported(artifact, [one for one in variants or EXPORTED if one in EXPORTABLE])
-    chosen = list(variants or artifact.variants)
-    if variants is None and REFERENCE_VARIANT in chosen and importlib.util.find_spec("torch") is None:
-        chosen.remove(REFERENCE_VARIANT)
-        say("torch-fp32 is not measured: torch is not installed")
+        chosen, left_out = _to_measure(artifact, variants)
+        artifact = ensure_exported(artifact, [one for one in chosen if one in EXPORTABLE])
     data = ensure_dataset(artifact.manifest.dataset.name)
     plan = msgspec.structs.replace(default_plan(artifact.manifest.task), **(settings or {}))
     if artifact.is_endpoint:
         _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:
-        measurement = measure(artifact, data, plan, chosen, progress)
+        measurement = measure(artifact, data, plan, chosen, progress, left_out)
     return measurement, write_measurement(runs_path(), measurement)
+
+
+def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """The variants to measure, and of those that are left out why; variants that were named are not left out."""
+    if named:
+        return list(named), {}
+    chosen = list(dict.fromkeys([REFERENCE_VARIANT, *EXPORTED, *artifact.manifest.variants]))
+    left_out = {one: reason for one in chosen if (reason := memory.shortage(artifact, one))}
+    if REFERENCE_VARIANT in left_out and HALF_VARIANT in artifact.can_open:
+        chosen.append(HALF_VARIANT)
+    if importlib.util.find_spec("torch") is None:
+        left_out |= {one: "torch is not installed" for one in chosen if one in TORCH_VARIANTS}
+    for one, reason in left_out.items():
+        say(f"{artifact.name} {one} is not measured: {reason}")
+    return [one for one in chosen if one not in left_out], left_out
 
 
 def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:

@@ -41,7 +41,6 @@ from rbserve.language import (
 )
 from rbserve.models import prompts
 from rbserve.models.configs import (
-    CONFIGS,
     EndpointConfig,
     LanguageConfig,
     ModelConfig,
@@ -166,21 +165,16 @@ def estimate(artifact: Artifact, histories: Ragged, candidates: Items) -> Estima
 def exported_scorer(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Scorer:
     """The scorer of a pair-wise artefact over its exported graph."""
     (graph,) = graphs
-    if is_language_model(artifact):
+    if artifact.is_language_model:
         return LanguageScorer(OnnxLanguageCall(graph, threads), artifact_prompts(artifact))
     return OnnxScorer(graph, threads)
 
 
 def torch_scorer(artifact: Artifact, model: Any) -> Scorer:
     """The scorer of a pair-wise artefact over its torch module."""
-    if is_language_model(artifact):
+    if artifact.is_language_model:
         return LanguageScorer(TorchLanguageCall(model), artifact_prompts(artifact))
     return TorchScorer(model)
-
-
-def is_language_model(artifact: Artifact) -> bool:
-    """Whether the artefact reads prompts. A graph needs no config: its kind may be one that is not known here."""
-    return issubclass(CONFIGS.get(artifact.manifest.config_kind, ModelConfig), LanguageConfig)
 
 
 def artifact_prompts(artifact: Artifact) -> Prompts:

@@ -6,6 +6,7 @@ A model is a name of BACKBONES, a hub id, or a directory in the format of transf
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ import torch
 from rbserve.core.assets import fetch
 from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.files import cache, replacing_directory, sha256
+from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES
 
+BERT_WORDS = ("bert", "mpnet")  # architectures that read BERT's word pieces
 _SAFE_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _OTHER_WEIGHTS = "*.bin"
 
@@ -40,6 +43,45 @@ def locate(name: str) -> Path:
     if backbone and backbone.architecture == "api":
         raise UsageError(f"{name} is an API without weights: there is nothing to load", _hint())
     return _from_hub(backbone.hub_id if backbone else name)
+
+
+def locate_shape(name: str) -> Path:
+    """A directory with a language model's config and a tokeniser, and no weights: enough to measure latency.
+
+    Of a name of SHAPES the tokeniser is a stand-in, since its own comes with its weights: that of MiniLM, which is
+    BERT's, or as many of SmolLM2's tokens as the model has. Raises AssetError for a hub id, whose shape is not here.
+    """
+    if name not in SHAPES:
+        return locate(name)
+    shape = SHAPES[name]
+    target = cache() / "shapes" / name
+    if not (target / "config.json").is_file():
+        from transformers import AutoConfig
+
+        stand_in = load_tokenizer(
+            locate("minilm-l6" if shape["model_type"] in BERT_WORDS else "smollm2-135m")
+        )
+        with replacing_directory(target) as partial:
+            AutoConfig.for_model(**shape).save_pretrained(partial)
+            _at_most(stand_in, shape["vocab_size"]).save_pretrained(partial)
+    return target
+
+
+def _at_most(tokenizer: Any, words: int) -> Any:
+    """A tokeniser of byte pairs that has learnt no more than `words` tokens; one that has not is as it is."""
+    if len(tokenizer) <= words:
+        return tokenizer
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = description["model"]
+    known = {token: place for token, place in model["vocab"].items() if place < words}
+    merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "") for pair in model["merges"]}
+    base = sum(token not in merged for token in model["vocab"])
+    model["vocab"], model["merges"] = known, model["merges"][: words - base]
+    wrapped: Callable[..., Any] = PreTrainedTokenizerFast
+    return wrapped(tokenizer_object=Tokenizer.from_str(json.dumps(description)))
 
 
 def identity(folder: Path) -> str:

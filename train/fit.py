@@ -33,7 +33,7 @@ from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dic
 from rbserve.models.zoo import require_runnable
 from rbserve.train import ctr, endpoint, language, next_item, seq
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
-from rbserve.train.tensors import save_tensors
+from rbserve.train.tensors import save_drawn, save_tensors
 
 
 def train(
@@ -46,17 +46,19 @@ def train(
 ) -> Artifact:
     """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there.
 
+    A `random` row is packaged with the weights that it begins with; a language model takes no memory then.
     A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
     that was trained on the same data with the same settings.
     """
     require_runnable(spec)
-    donor = _donor(spec, dataset, path, settings)
+    donor = None if spec.random else _donor(spec, dataset, path, settings)
     if donor is not None:
         return _decoded_otherwise(donor, spec, path)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)
     model, task = _maker(spec)(spec, dataset, progress)
-    state = fit(model, task, settings, checkpoint, resume, progress) if task.rows else State()
+    learns = task.rows and not spec.random
+    state = fit(model, task, settings, checkpoint, resume, progress) if learns else State()
     processes = PartialState()
     if processes.is_main_process:
         _write(spec, dataset, path, settings, state, model, task)
@@ -144,7 +146,10 @@ def _write(
     task: SavedTask,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
-        save_tensors(partial / WEIGHTS, task.weights(model))
+        if spec.random:
+            save_drawn(partial / WEIGHTS, task.weights(model), settings.seed)
+        else:
+            save_tensors(partial / WEIGHTS, task.weights(model))
         write_items(partial / ITEMS, dataset.items)
         task.save(partial)
         manifest = ArtifactManifest(
@@ -164,6 +169,7 @@ def _write(
                 metric=task.metric,
                 best_metric=state.best_metric if state.metrics else None,
                 seconds=round(state.seconds, 3),
+                random=spec.random,
             ),
             libraries=library_versions(),
             files={

@@ -46,7 +46,7 @@ from rbserve.models.lm import (
 )
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
-from rbserve.train.backbone import load_tokenizer, loading, locate
+from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape
 from rbserve.train.ctr import trained_items
 from rbserve.train.loop import Rows
 from rbserve.train.sids import ensure_semantic_ids
@@ -69,13 +69,13 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
     """The language model of a zoo row with prompts for the data set's items, and what it is to learn."""
     config: LanguageConfig = spec.config
     check_texts(spec, dataset)
-    folder = locate(config.backbone)
+    folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
     tokenizer = load_tokenizer(folder)
     words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
-    language = load(folder, [*words[0], *words[1]])
+    language = load(folder, [*words[0], *words[1]], spec.random)
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
     made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
-    if isinstance(config, TunedLanguageConfig):
+    if isinstance(config, TunedLanguageConfig) and not spec.random:
         adapt(language, config)
     return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
 
@@ -179,8 +179,10 @@ def users_begin(split: CtrSplit) -> NDArray[np.int64]:
     return np.array([*begins, len(split)] if len(split) else [0], np.int64)
 
 
-def load(folder: Path, answers: Sequence[int]) -> LanguageModel:
+def load(folder: Path, answers: Sequence[int], random: bool = False) -> LanguageModel:
     """The language model of a directory, in fp32, with those rows of its head that the answers' tokens have.
+
+    A `random` one has the shape that the directory's config says, and its tensors take no memory (device "meta").
 
     One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
     """
@@ -201,9 +203,13 @@ def load(folder: Path, answers: Sequence[int]) -> LanguageModel:
             if headed or not encoder
             else AutoModel
         )
-        whole = kind.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        if random:
+            with torch.device("meta"):
+                whole = kind.from_config(config, attn_implementation="sdpa")
+        else:
+            whole = kind.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
+            )
     base = whole.base_model
     without_pooler(base)
     as_decoder(base.config)
@@ -213,7 +219,7 @@ def load(folder: Path, answers: Sequence[int]) -> LanguageModel:
     words = whole.get_output_embeddings() or base.get_input_embeddings()
     rows = torch.tensor(list(answers))
     bias = getattr(words, "bias", None)
-    head = nn.Linear(words.weight.size(1), len(rows), bias=bias is not None)
+    head = nn.Linear(words.weight.size(1), len(rows), bias=bias is not None, device=words.weight.device)
     with torch.no_grad():
         head.weight.copy_(words.weight[rows])
         if bias is not None:
@@ -224,8 +230,8 @@ def load(folder: Path, answers: Sequence[int]) -> LanguageModel:
 def _transform(whole: Any) -> BertTransform:
     theirs = whole.cls.predictions.transform
     ours = BertTransform(theirs.dense.in_features, theirs.LayerNorm.eps)
-    ours.dense.load_state_dict(theirs.dense.state_dict())
-    ours.norm.load_state_dict(theirs.LayerNorm.state_dict())
+    ours.dense.load_state_dict(theirs.dense.state_dict(), assign=True)
+    ours.norm.load_state_dict(theirs.LayerNorm.state_dict(), assign=True)
     return ours
 
 

@@ -28,7 +28,7 @@ from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
 from rbserve.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtime import rank_rows
-from rbserve.train.backbone import load_tokenizer, locate
+from rbserve.train.backbone import load_tokenizer, locate, locate_shape
 from rbserve.train.ctr import trained_items
 from rbserve.train.language import adapt, check_texts, load, make_prompts, merge, save_prompts
 from rbserve.train.loop import Rows
@@ -44,8 +44,8 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     """The language model of a list-wise row, with new tokens and a head for them, and what it is to learn."""
     config: NextItemLanguageConfig = spec.config
     check_texts(spec, dataset)
-    folder = locate(config.backbone)
-    language = load(folder, answers=[0])
+    folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
+    language = load(folder, answers=[0], random=spec.random)
     seen = trained_items(dataset.seqrec("train"), len(dataset.items))
     made = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
     sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None
@@ -53,7 +53,8 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     language.transform = nn.Identity()
     language.head = nn.Linear(language.head.in_features, answers, bias=sids is not None)
     nn.init.normal_(language.head.weight, std=HEAD_STD)
-    adapt(language, config)
+    if not spec.random:
+        adapt(language, config)
     return language, NextItemTask(dataset, config, made, folder, sids)
 
 

@@ -149,7 +149,21 @@ class Artifact:
     @property
     def can_open(self) -> list[str]:
         """`variants`, and those that are made of the same files while they are loaded."""
-        return [*self.variants, HALF_VARIANT] if BACKBONE in self.manifest.files else self.variants
+        return [*self.variants, HALF_VARIANT] if self.is_language_model else self.variants
+
+    @property
+    def can_export(self) -> tuple[str, ...]:
+        """The exported variants that such a model can have."""
+        if self.is_endpoint:
+            return ()
+        return (
+            ("onnx-fp32", "onnx-int8", "onnx-int4") if self.is_language_model else ("onnx-fp32", "onnx-int8")
+        )
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the model reads prompts."""
+        return BACKBONE in self.manifest.files
 
     @property
     def is_random(self) -> bool:
@@ -186,12 +200,13 @@ class Artifact:
         return path
 
     def variant_files(self, variant: str) -> list[str]:
-        """The members that hold a variant's weights."""
+        """The members that hold a variant's weights; none where it is not exported."""
         if variant == ENDPOINT_VARIANT:
             return []
         if variant in TORCH_VARIANTS:
             return [WEIGHTS]
-        return self.manifest.variants[variant].files
+        record = self.manifest.variants.get(variant)
+        return record.files if record else []
 
 
 def open_artifact(path: Path) -> Artifact:

@@ -136,7 +136,11 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One profile of one artefact: where, how, the raw samples, and the figures derived from them."""
+    """One profile of one artefact: where, how, the raw samples, and the figures derived from them.
+
+    Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
+    measured why.
+    """
 
     schema: int
     id: str
@@ -157,6 +161,8 @@ class Measurement(msgspec.Struct, frozen=True):
     samples: list[Samples]
     predictions: Predictions
     results: list[Result] = []
+    random: bool = False
+    left_out: dict[str, str] = {}
 
 
 def summarise(measurement: Measurement) -> list[Result]:
@@ -168,7 +174,9 @@ def summarise(measurement: Measurement) -> list[Result]:
     shapes: dict[tuple[str, str, int], list[Samples]] = {}
     for one in measurement.samples:
         shapes.setdefault((one.variant, one.scope, one.slate), []).append(one)
-    return [_result(measurement, samples, accuracy[samples[0].variant]) for samples in shapes.values()]
+    return [
+        _result(measurement, samples, accuracy.get(samples[0].variant, {})) for samples in shapes.values()
+    ]
 
 
 def by_scope(measurement: Measurement) -> list[Measurement]:

@@ -12,7 +12,14 @@ from rbserve.core.artifact import HALF_VARIANT, REFERENCE_VARIANT, TORCH_VARIANT
 from rbserve.core.errors import RbserveError
 
 GIB = 1 << 30
-BYTES = {REFERENCE_VARIANT: 4, HALF_VARIANT: 2}
+# Bytes of a weight. In 8 and 4 bits there is a scale of 4 bytes for each 32; what is not multiplied stays larger.
+BYTES = {
+    REFERENCE_VARIANT: 4.0,
+    HALF_VARIANT: 2.0,
+    "onnx-fp32": 4.0,
+    "onnx-int8": 1.125,
+    "onnx-int4": 0.625,
+}
 
 
 def parameters(weights: Path) -> int:
@@ -23,32 +30,32 @@ def parameters(weights: Path) -> int:
 
 
 def needed(artifact: Artifact, variant: str) -> int:
-    """Bytes that a variant's weights take in memory; activations and caches come on top."""
-    if variant in TORCH_VARIANTS:
-        return BYTES[variant] * parameters(artifact.path / WEIGHTS)
-    return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
+    """Bytes that a variant's weights take in memory, to be made or there; activations and caches come on top."""
+    files = [] if variant in TORCH_VARIANTS else artifact.variant_files(variant)
+    if files or WEIGHTS not in artifact.manifest.files:
+        return sum(artifact.manifest.files[name].bytes for name in files)
+    return int(BYTES[variant] * parameters(artifact.path / WEIGHTS))
 
 
-def fits(artifact: Artifact, variant: str) -> bool:
-    """Whether there is free memory for a variant's weights."""
-    return needed(artifact, variant) <= free()
-
-
-def free() -> int:
-    """Bytes that can be had without swapping."""
-    return psutil.virtual_memory().available
+def shortage(artifact: Artifact, variant: str) -> str | None:
+    """The sum, where a variant's weights are larger than the memory that can be had without swapping."""
+    wanted, free = needed(artifact, variant), psutil.virtual_memory().available
+    return f"{in_gib(wanted)} of weights, {in_gib(free)} of memory are free" if wanted > free else None
 
 
 def require_memory(artifact: Artifact, variant: str) -> None:
-    """Raises RbserveError, with the sum, when a variant's weights are larger than the memory that is free."""
-    if fits(artifact, variant):
+    """Raises RbserveError, with the sum and what fits, when there is a shortage."""
+    reason = shortage(artifact, variant)
+    if reason is None:
         return
     smaller = [
-        f"{one} ({in_gib(needed(artifact, one))})" for one in artifact.can_open if fits(artifact, one)
+        f"{one} ({in_gib(needed(artifact, one))})"
+        for one in BYTES
+        if one in (*artifact.can_open, *artifact.can_export) and shortage(artifact, one) is None
     ]
     raise RbserveError(
-        f"{artifact.name} {variant} takes {in_gib(needed(artifact, variant))} of weights; {in_gib(free())} are free",
-        f"what fits: {', '.join(smaller)}" if smaller else "rbserve export --precision int4 makes it smaller",
+        f"{artifact.name} {variant} does not fit into memory: {reason}",
+        f"what fits: {', '.join(smaller)}" if smaller else "a smaller row, or a machine with more memory",
     )
 
 

@@ -36,7 +36,7 @@ class ModelSpec:
     `config` is the frozen config dataclass its model is built from, or None while the recipe is not
     built yet; `needs` names what else the row takes (a backbone, an API), empty for a self-contained row.
     `training` are the values of `train.loop.Settings` that differ from its defaults. `weights_of` names the row whose
-    trained weights this one decodes in another way.
+    trained weights this one decodes in another way. `random`: its weights are to be drawn, for its latency alone.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ModelSpec:
     needs: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_of: str | None = None
+    random: bool = False
 
     @property
     def runnable(self) -> bool:

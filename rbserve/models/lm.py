@@ -51,8 +51,9 @@ class LanguageModel(nn.Module):
     def add_tokens(self, number: int) -> None:
         """New tokens behind the vocabulary, drawn like the embeddings that are there."""
         old = cast(nn.Embedding, self.base.get_input_embeddings()).weight  # type: ignore[operator]
-        self.new_embedding = nn.Embedding(number, old.size(1))
-        self.new_embedding.weight.copy_(old.mean(0) + old.std() * torch.randn(number, old.size(1)))
+        self.new_embedding = nn.Embedding(number, old.size(1), device=old.device)
+        drawn = torch.randn(number, old.size(1), device=old.device)
+        self.new_embedding.weight.copy_(old.mean(0) + old.std() * drawn)
 
     @property
     def vocabulary(self) -> int:

@@ -24,8 +24,8 @@ from rbserve.exporters.language import write_graph
 from rbserve.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
 from rbserve.models.lm import ClickModel
 from rbserve.models.prompts import Prompts
-from rbserve.train.tensors import save_tensors
 from rbserve.train.language import NO, YES, load, pieces, single_tokens
+from rbserve.train.tensors import save_tensors
 
 SLATE, HISTORY, ITEM_TOKENS = 20, 20, 9
 SHAPE = {
