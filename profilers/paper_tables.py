@@ -120,10 +120,7 @@ def why_absent(spec: ModelSpec, dataset: str, measured: Collection[str]) -> Abse
         return Absence("not built yet")
     backbone = BACKBONES.get(spec.backbone or "")
     if backbone and not backbone.asset and not measured:
-        need = backbone.needs.format(hub_id=backbone.hub_id).removeprefix("backbone ")
-        return Absence(
-            f"needs {need}" if backbone.architecture == "api" else f"weights not available here: {need}"
-        )
+        return Absence(f"needs {backbone.needs}")
     return Absence("not measured", f"rbserve profile --model {spec.name} --dataset {shlex.quote(dataset)}")
 
 

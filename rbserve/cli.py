@@ -102,6 +102,36 @@ def models(
 
 
 @app.command()
+def backbones(as_json: Json = False) -> None:
+    """List the language models that a recipe takes by name: shape, licence, where its weights come from.
+
+    Example: rbserve backbones; any other one is given as rbserve train --model text --backbone HUB_ID|DIRECTORY
+    """
+    from rbserve.models.shapes import SHAPES
+    from rbserve.models.zoo import BACKBONES
+
+    rows: list[dict[str, object]] = [
+        {
+            "name": one.name,
+            "hub_id": one.hub_id,
+            "architecture": one.architecture,
+            "billion_parameters": one.parameters,
+            "licence": one.licence,
+            "paper": one.paper,
+            "needs": one.needs,
+            "shape": SHAPES.get(one.name),
+        }
+        for one in BACKBONES.values()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    from rbserve.console import backbones_table, show
+
+    show(backbones_table(rows))
+
+
+@app.command()
 def train(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A zoo row (see rbserve models).")

@@ -92,6 +92,28 @@ def models_table(rows: list[dict[str, object]]) -> Table:
     return table
 
 
+def backbones_table(rows: list[dict[str, object]]) -> Table:
+    """The language models, and what their weights take: in bf16 two bytes each, in int4 five eighths."""
+    from rich.table import Table
+
+    table = Table("language model", "architecture", box=None, pad_edge=False, caption_justify="left", caption=(
+        "--weights random gives any of them its true shape without its weights, for its latency alone"))  # fmt: skip
+    for name in ("billion weights", "GiB in bf16", "GiB in int4"):
+        table.add_column(name, justify="right")
+    table.add_column("licence")
+    table.add_column("needs")
+    for row in rows:
+        billions = row["billion_parameters"]
+        sizes = ["–"] * 3
+        if isinstance(billions, float):
+            gib = [f"{billions * 1e9 * each / 2**30:.1f}" for each in (2, 0.625)]
+            sizes = [f"{billions:.3f}", *gib]
+        table.add_row(
+            str(row["name"]), str(row["architecture"]), *sizes, str(row["licence"]), str(row["needs"])
+        )
+    return table
+
+
 def results_table(measurement: Measurement) -> Table:
     """A profile: one row a variant, scope and slate, latency in milliseconds a call, accuracy beside it."""
     from rich.table import Table

@@ -50,6 +50,15 @@ def test_models_lists_all_rows_of_the_paper(tmp_path: Path) -> None:
     assert "gdcn" in rbserve("models", home=tmp_path).stdout
 
 
+def test_backbones_lists_shape_licence_and_source_of_every_language_model(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(rbserve("backbones", "--json", home=tmp_path).stdout)}
+    assert sum(row["paper"] for row in rows.values()) == 17
+    assert rows["qwen-2-1.5b"]["licence"] == "Apache-2.0"
+    assert rows["qwen-2-1.5b"]["shape"]["hidden_size"] == 1536
+    assert rows["minilm-l6"]["needs"] == "asset minilm-l6"
+    assert "huggyllama/llama-7b" in rbserve("backbones", home=tmp_path).stdout
+
+
 def test_datasets_lists_sources_and_whether_they_are_prepared(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(rbserve("datasets", "--json", home=tmp_path).stdout)}
     assert rows["ml-100k"]["prepared"] is False

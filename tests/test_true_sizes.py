@@ -31,7 +31,7 @@ from rbserve.profilers.paper_tables import paper_tables
 from rbserve.profilers.pareto import sections
 from rbserve.profilers.report import absent, collect
 from rbserve.runtime import open_scorer
-from rbserve.train.backbone import _at_most, load_tokenizer, locate_shape
+from rbserve.train.backbone import _at_most, load_tokenizer, locate_shape, precision
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -74,6 +74,7 @@ def test_a_shape_has_the_parameters_that_are_published(name: str) -> None:
 def test_every_backbone_of_the_paper_that_has_weights_has_a_shape() -> None:
     lacking = {one.name for one in BACKBONES.values() if one.name not in SHAPES and not one.asset}
     assert lacking == {"gpt-3.5"}
+    assert all(one.licence for one in BACKBONES.values())
 
 
 def test_a_shorter_vocabulary_says_the_same_in_more_tokens(llama: Path) -> None:
@@ -181,6 +182,23 @@ def test_blocks_are_those_that_onnxruntimes_own_tool_makes_of_the_whole_graph(
     known = {one.name: one.raw_data for one in theirs.model.model.graph.initializer}
     assert len(products) == sum(node.op_type == "MatMulNBits" for node in mine.graph.node) == 2 * 7 + 1
     assert all(known[name] in made for node in products for name in node.input[1:3])
+
+
+def test_weights_that_memory_does_not_hold_in_32_bits_are_read_in_16(
+    llama: Path, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is to be trained; else they are refused with the sum."""
+    count = parameters(llama / "model.safetensors")
+    spec = find_model("zeroshot-smollm2-135m")
+    spec = dataclasses.replace(spec, config=with_options(spec.config, {"backbone": str(llama)}))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * count))
+    made = train(spec, planted, tmp_path / "half", Settings())
+    assert {one.dtype for one in load_file(made.path / WEIGHTS).values()} == {torch.bfloat16}
+    with pytest.raises(RbserveError, match="fp32, which training takes"):
+        precision(llama, tuned=True)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=count))
+    with pytest.raises(RbserveError, match="weights in bf16"):
+        precision(llama, tuned=False)
 
 
 def test_a_hub_id_has_no_shape_here(monkeypatch: pytest.MonkeyPatch) -> None:

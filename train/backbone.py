@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from rbserve.core.assets import fetch
-from rbserve.core.errors import AssetError, UsageError
+from rbserve.core.errors import AssetError, RbserveError, UsageError
 from rbserve.core.files import cache, replacing_directory, sha256
+from rbserve.core.memory import in_gib, parameters
 from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES
 
@@ -82,6 +84,24 @@ def _at_most(tokenizer: Any, words: int) -> Any:
     model["vocab"], model["merges"] = known, model["merges"][: words - base]
     wrapped: Callable[..., Any] = PreTrainedTokenizerFast
     return wrapped(tokenizer_object=Tokenizer.from_str(json.dumps(description)))
+
+
+def precision(folder: Path, tuned: bool) -> torch.dtype:
+    """What to read a directory's weights in: fp32, or bf16 where memory holds no more and nothing is to be trained.
+
+    Raises RbserveError, with the sum, when there is not enough for that either. Weights that are not in safetensors
+    are not counted before they are read.
+    """
+    count = sum(parameters(file) for file in folder.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    for kind in (torch.float32,) if tuned else (torch.float32, torch.bfloat16):
+        if count * kind.itemsize <= free:
+            return kind
+    least, name = (4, "fp32, which training takes") if tuned else (2, "bf16")
+    raise RbserveError(
+        f"{folder.name} has {in_gib(count * least)} of weights in {name}; {in_gib(free)} of memory are free",
+        "a smaller language model, or a machine with more memory; --weights random measures its latency in int4",
+    )
 
 
 def identity(folder: Path) -> str:

@@ -46,7 +46,7 @@ from rbserve.models.lm import (
 )
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
-from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape
+from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.ctr import trained_items
 from rbserve.train.loop import Rows
 from rbserve.train.sids import ensure_semantic_ids
@@ -72,7 +72,8 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
     folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
     tokenizer = load_tokenizer(folder)
     words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
-    language = load(folder, [*words[0], *words[1]], spec.random)
+    kind = None if spec.random else precision(folder, tuned=isinstance(config, TunedLanguageConfig))
+    language = load(folder, [*words[0], *words[1]], kind)
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
     made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
     if isinstance(config, TunedLanguageConfig) and not spec.random:
@@ -179,10 +180,12 @@ def users_begin(split: CtrSplit) -> NDArray[np.int64]:
     return np.array([*begins, len(split)] if len(split) else [0], np.int64)
 
 
-def load(folder: Path, answers: Sequence[int], random: bool = False) -> LanguageModel:
-    """The language model of a directory, in fp32, with those rows of its head that the answers' tokens have.
+def load(
+    folder: Path, answers: Sequence[int], precision: torch.dtype | None = torch.float32
+) -> LanguageModel:
+    """The language model of a directory with those rows of its head that the answers' tokens have.
 
-    A `random` one has the shape that the directory's config says, and its tensors take no memory (device "meta").
+    Without a precision it has the shape that the directory's config says, and no weights (device "meta").
 
     One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
     """
@@ -203,12 +206,12 @@ def load(folder: Path, answers: Sequence[int], random: bool = False) -> Language
             if headed or not encoder
             else AutoModel
         )
-        if random:
+        if precision is None:
             with torch.device("meta"):
                 whole = kind.from_config(config, attn_implementation="sdpa")
         else:
             whole = kind.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
+                folder, local_files_only=True, dtype=precision, attn_implementation="sdpa"
             )
     base = whole.base_model
     without_pooler(base)
@@ -219,7 +222,8 @@ def load(folder: Path, answers: Sequence[int], random: bool = False) -> Language
     words = whole.get_output_embeddings() or base.get_input_embeddings()
     rows = torch.tensor(list(answers))
     bias = getattr(words, "bias", None)
-    head = nn.Linear(words.weight.size(1), len(rows), bias=bias is not None, device=words.weight.device)
+    like: dict[str, Any] = {"device": words.weight.device, "dtype": words.weight.dtype}
+    head = nn.Linear(words.weight.size(1), len(rows), bias=bias is not None, **like)
     with torch.no_grad():
         head.weight.copy_(words.weight[rows])
         if bias is not None:

@@ -28,7 +28,7 @@ from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
 from rbserve.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtime import rank_rows
-from rbserve.train.backbone import load_tokenizer, locate, locate_shape
+from rbserve.train.backbone import load_tokenizer, locate, locate_shape, precision
 from rbserve.train.ctr import trained_items
 from rbserve.train.language import adapt, check_texts, load, make_prompts, merge, save_prompts
 from rbserve.train.loop import Rows
@@ -45,7 +45,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     config: NextItemLanguageConfig = spec.config
     check_texts(spec, dataset)
     folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
-    language = load(folder, answers=[0], random=spec.random)
+    language = load(folder, answers=[0], precision=None if spec.random else precision(folder, tuned=True))
     seen = trained_items(dataset.seqrec("train"), len(dataset.items))
     made = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
     sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None

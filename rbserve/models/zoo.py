@@ -49,45 +49,62 @@ from rbserve.models.configs import (
 
 @dataclass(frozen=True)
 class Backbone:
-    """A language model: where to get it, and its billions of parameters (None where unpublished).
+    """A language model: where to get it, its billions of parameters (None where unpublished) and its weights' licence.
 
-    `asset` names what `core/assets.py` fetches it as, without a hub; `paper` says whether the paper has it.
+    Its true shape is in `shapes.py`. `asset` names what `core/assets.py` fetches it as, without a hub; `paper` says
+    whether the paper has it, `elsewhere` where its weights are if no hub has them.
     """
 
     name: str
     hub_id: str
     architecture: str
     parameters: float | None
-    needs: str = "backbone {hub_id}"
+    licence: str
     asset: str | None = None
     paper: bool = True
+    elsewhere: str | None = None
+
+    @property
+    def needs(self) -> str:
+        """What a row with it takes."""
+        if self.architecture == "api":
+            return "an OpenAI-compatible endpoint"
+        return self.elsewhere or (f"asset {self.asset}" if self.asset else f"hub weights {self.hub_id}")
 
 
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        Backbone("bert-base", "bert-base-uncased", "bert", 0.110),
-        Backbone("opt-350m", "facebook/opt-350m", "opt", 0.331),
-        Backbone("opt-1b", "facebook/opt-1.3b", "opt", 1.316),
-        Backbone("llama-1-7b", "huggyllama/llama-7b", "llama", 6.738),
-        Backbone("llama-2-7b", "meta-llama/Llama-2-7b-hf", "llama", 6.738),
-        Backbone("llama-3-8b", "meta-llama/Meta-Llama-3-8B", "llama", 8.030),
-        Backbone("llama-3.1-8b", "meta-llama/Meta-Llama-3.1-8B", "llama", 8.030),
-        Backbone("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", "mistral", 7.248),
-        Backbone("glm-4-9b", "THUDM/glm-4-9b-chat-hf", "glm", 9.400),
-        Backbone("qwen-2-0.5b", "Qwen/Qwen2-0.5B-Instruct", "qwen2", 0.494),
-        Backbone("qwen-2-1.5b", "Qwen/Qwen2-1.5B-Instruct", "qwen2", 1.544),
-        Backbone("qwen-2-7b", "Qwen/Qwen2-7B-Instruct", "qwen2", 7.616),
-        Backbone("ds-qwen-2-7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2", 7.616),
-        Backbone("phi-2-3b", "microsoft/phi-2", "phi", 2.780),
-        Backbone("gpt-3.5", "gpt-3.5-turbo", "api", None, needs="an OpenAI-compatible endpoint"),
-        Backbone("recgpt-7b", "vinai/RecGPT-7B", "mpt", 7.0),
-        Backbone("p5-beauty", "t5-base", "t5", 0.223, needs="the OpenP5 checkpoint of t5-base for Beauty"),
+        Backbone("bert-base", "bert-base-uncased", "bert", 0.110, "Apache-2.0"),
+        Backbone("opt-350m", "facebook/opt-350m", "opt", 0.331, "OPT-175B (research)"),
+        Backbone("opt-1b", "facebook/opt-1.3b", "opt", 1.316, "OPT-175B (research)"),
+        Backbone("llama-1-7b", "huggyllama/llama-7b", "llama", 6.738, "LLaMA (research)"),
+        Backbone("llama-2-7b", "meta-llama/Llama-2-7b-hf", "llama", 6.738, "Llama 2 Community"),
+        Backbone("llama-3-8b", "meta-llama/Meta-Llama-3-8B", "llama", 8.030, "Llama 3 Community"),
+        Backbone("llama-3.1-8b", "meta-llama/Meta-Llama-3.1-8B", "llama", 8.030, "Llama 3.1 Community"),
+        Backbone("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", "mistral", 7.248, "Apache-2.0"),
+        Backbone("glm-4-9b", "THUDM/glm-4-9b-chat-hf", "glm", 9.400, "GLM-4"),
+        Backbone("qwen-2-0.5b", "Qwen/Qwen2-0.5B-Instruct", "qwen2", 0.494, "Apache-2.0"),
+        Backbone("qwen-2-1.5b", "Qwen/Qwen2-1.5B-Instruct", "qwen2", 1.544, "Apache-2.0"),
+        Backbone("qwen-2-7b", "Qwen/Qwen2-7B-Instruct", "qwen2", 7.616, "Apache-2.0"),
+        Backbone("ds-qwen-2-7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2", 7.616, "MIT"),
+        Backbone("phi-2-3b", "microsoft/phi-2", "phi", 2.780, "MIT"),
+        Backbone("gpt-3.5", "gpt-3.5-turbo", "api", None, "terms of the endpoint"),
+        Backbone("recgpt-7b", "vinai/RecGPT-7B", "mpt", 7.0, "see its hub page"),
+        Backbone(
+            "p5-beauty",
+            "t5-base",
+            "t5",
+            0.223,
+            "Apache-2.0",
+            elsewhere="the OpenP5 checkpoint of t5-base for Beauty",
+        ),
         Backbone(
             "minilm-l6",
             "sentence-transformers/all-MiniLM-L6-v2",
             "bert",
             0.023,
+            "Apache-2.0",
             asset="minilm-l6",
             paper=False,
         ),
@@ -96,10 +113,13 @@ BACKBONES: dict[str, Backbone] = {
             "HuggingFaceTB/SmolLM2-135M-Instruct",
             "llama",
             0.135,
+            "Apache-2.0",
             asset="smollm2-135m",
             paper=False,
         ),
-        Backbone("mpnet-base", "sentence-transformers/all-mpnet-base-v2", "mpnet", 0.109, paper=False),
+        Backbone(
+            "mpnet-base", "sentence-transformers/all-mpnet-base-v2", "mpnet", 0.109, "Apache-2.0", paper=False
+        ),
     )
 }
 
@@ -143,7 +163,7 @@ def _row(
     facts = _GROUPS[group]
     needs = facts.needs
     if backbone is not None:
-        needs = (BACKBONES[backbone].needs.format(hub_id=BACKBONES[backbone].hub_id), *needs)
+        needs = (BACKBONES[backbone].needs, *needs)
     if config is None:
         needs = (_not_supported(backbone), *needs)
     return ModelSpec(

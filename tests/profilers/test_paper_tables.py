@@ -167,8 +167,8 @@ def test_what_was_only_timed_is_latency_only() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("text-llama-3-8b", "weights not available here: meta-llama/Meta-Llama-3-8B"),
-        ("zeroshot-p5-beauty", "weights not available here: the OpenP5 checkpoint of t5-base for Beauty"),
+        ("text-llama-3-8b", "needs hub weights meta-llama/Meta-Llama-3-8B"),
+        ("zeroshot-p5-beauty", "needs the OpenP5 checkpoint of t5-base for Beauty"),
         ("zeroshot-gpt-3.5", "needs an OpenAI-compatible endpoint"),
     ],
 )
