@@ -3,7 +3,8 @@
 tokens, positions int64[B, L], mask bool[B, L, P + L], read int64[B, N] and past float32[layers, 2, B, H, P, C] go in;
 present float32[layers, 2, B, H, L, C] comes out, and answers: log-odds float32[B, N] of a click, or logits
 float32[B, N, K] of codes. Reading a prompt at once, a history first and candidates behind its cache, candidates
-apart, or beams token by token: all are this graph. A model with a head for the catalogue gives its best k items.
+apart, or beams token by token: all are this graph. A model with a head for the catalogue gives its best k items; one
+that keeps no cache has neither past nor present.
 
 Exporters of whole language models (optimum's) give every candidate a copy of the history's cache and the logits of
 every word; what is asked here takes neither.
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from rbserve.core.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, origin, save, trace
-from rbserve.models.lm import ItemScores, LanguageModel, empty_past
+from rbserve.models.drivers import architecture_of
+from rbserve.models.lm import Answers, ItemScores, LanguageModel, empty_past
 from rbserve.runtime import load_model
 
 INPUTS: Axes = {
@@ -48,11 +50,15 @@ def write_graph(model: nn.Module, config: Any, path: Path, origin: Mapping[str, 
     """Writes the graph of a model over a base of transformers' `config`; `items` of a head for the catalogue."""
     tokens, positions, mask, read, past = example(config)
     with _traceable():
+        once = {name: axes for name, axes in INPUTS.items() if name != "past"}
+        own = mask[:, :, : tokens.size(1)]
         if items:
-            once = {name: axes for name, axes in INPUTS.items() if name != "past"}
-            asked = (tokens, positions, mask[:, :, : tokens.size(1)], read[:, :1])
+            asked = (tokens, positions, own, read[:, :1])
             graph = trace(ItemScores(cast(LanguageModel, model)), asked, once, {ALL_SCORES: {0: "B"}})
             append_top_k(graph, items)
+        elif architecture_of(config).reads == "encoder-decoder":
+            answers = {"answers": OUTPUTS["answers"]}
+            graph = trace(Answers(model), (tokens, positions, own, read), once, answers)
         else:
             graph = trace(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
     save(graph, path, origin)
