@@ -115,8 +115,6 @@ def why_absent(spec: ModelSpec, dataset: str, measured: Collection[str]) -> Abse
     """Why `spec` has no accuracy on a data set; `measured` are the data sets the report has runs of it on."""
     if dataset in measured:
         return Absence("latency only")
-    if not spec.runnable:
-        return Absence("not built yet")
     backbone = BACKBONES.get(spec.backbone or "")
     if backbone and not backbone.asset and not measured:
         need = backbone.needs.format(hub_id=backbone.hub_id).removeprefix("backbone ")

@@ -188,7 +188,7 @@ def _attend(
     products: Sequence[Tensor], past: Tensor | None, bias: Tensor, heads: int, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention of queries, keys and values [B, L, H * C] each: [B, L, H * C], and a cache of the last two."""
-    query, key, value = (one.unflatten(-1, (heads, -1)).transpose(1, 2) for one in products)
+    query, key, value = (one.reshape(*one.shape[:2], heads, -1).transpose(1, 2) for one in products)
     new = torch.stack((key, value))
     keys, values = (new if past is None else torch.cat((past, new), -2)).unbind(0)
     context = F.scaled_dot_product_attention(query, keys, values, bias.to(query.dtype), scale=scale)
