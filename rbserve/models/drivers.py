@@ -31,9 +31,12 @@ hidden states [B, L, d] and the cache of the L tokens; that one is empty in trai
 
 @dataclass(frozen=True)
 class Architecture:
-    """What drives it, and how it reads: a decoder from left to right; an encoder in both directions, and it answers at
-    a [MASK]; an encoder-decoder in both directions, and it answers with its decoder's first word and keeps no cache.
-    `recomputes`: whether activations can be computed twice instead of kept (gradient checkpointing)."""
+    """What drives an architecture, and how it reads.
+
+    A decoder reads from left to right; an encoder in both directions, and it answers at a [MASK]; an encoder-decoder
+    in both directions, and it answers with its decoder's first word and keeps no cache. `recomputes`: whether its
+    activations can be computed twice instead of kept (gradient checkpointing).
+    """
 
     drive: Drive
     reads: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
