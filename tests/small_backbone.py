@@ -104,7 +104,9 @@ _CONFIGS: dict[str, Callable[[int], Any]] = {
     "llama": _config(tf.LlamaConfig, **_GROUPED),
     "mistral": _config(tf.MistralConfig, **_GROUPED, head_dim=8),
     "mpnet": _config(tf.MPNetConfig, intermediate_size=64),
-    "mpt": lambda words: tf.MptConfig(vocab_size=words, d_model=48, n_layers=2, n_heads=6, max_seq_len=256),
+    "mpt": lambda words: tf.MptConfig(
+        vocab_size=words, d_model=48, n_layers=2, n_heads=6, max_seq_len=256, attn_config={"clip_qkv": 0.5}
+    ),
     "opt": _config(tf.OPTConfig, ffn_dim=64, word_embed_proj_dim=16, do_layer_norm_before=False),
     "phi": _config(tf.PhiConfig, intermediate_size=64),
     "qwen2": _config(tf.Qwen2Config, **_GROUPED),
