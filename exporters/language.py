@@ -3,7 +3,8 @@
 tokens, positions int64[B, L], mask bool[B, L, P + L], read int64[B, N] and past float32[layers, 2, B, H, P, C] go in;
 present float32[layers, 2, B, H, L, C] comes out, and answers: log-odds float32[B, N] of a click, or logits
 float32[B, N, K] of codes. Reading a prompt at once, a history first and candidates behind its cache, candidates
-apart, or beams token by token: all are this graph. A model with a head for the catalogue gives its best k items.
+apart, or beams token by token: all are this graph. A model with a head for the catalogue gives its best k items; one
+that keeps no cache has neither past nor present.
 
 Exporters of whole language models (optimum's) give every candidate a copy of the history's cache and the logits of
 every word; what is asked here takes neither.
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
-from rbserve.models.lm import ItemScores, LanguageModel, empty_past
+from rbserve.models.drivers import architecture_of
+from rbserve.models.lm import Answers, ItemScores, LanguageModel, empty_past
 from rbserve.runtime import backbone_config, rebuild_model
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def write_graph(
 ) -> None:  # fmt: skip
     """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
     graph = trace_graph(model, config, items)
-    own = "language." if items else ""  # ItemScores is around what is saved
+    own = "language." if items else "model."  # what ItemScores and Answers call what is saved
     fill(graph, weights, lambda name: name.removeprefix(own), data_file(path), bits)
     save(graph, path, origin)
 
@@ -67,15 +69,18 @@ def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
     """The graph, without weights, of a model over a base of transformers' `config`; `items` of a catalogue's head."""
     tokens, positions, mask, read, past = example(config)
     with _traceable():
-        if not items:
-            return trace_without_weights(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
         once = {name: axes for name, axes in INPUTS.items() if name != "past"}
-        asked = (tokens, positions, mask[:, :, : tokens.size(1)], read[:, :1])
-        graph = trace_without_weights(
-            ItemScores(cast(LanguageModel, model)), asked, once, {ALL_SCORES: {0: "B"}}
-        )
-    append_top_k(graph, items)
-    return graph
+        own = mask[:, :, : tokens.size(1)]
+        if items:
+            whole = ItemScores(cast(LanguageModel, model))
+            asked = (tokens, positions, own, read[:, :1])
+            graph = trace_without_weights(whole, asked, once, {ALL_SCORES: {0: "B"}})
+            append_top_k(graph, items)
+            return graph
+        if architecture_of(config).reads == "encoder-decoder":
+            answers = {"answers": OUTPUTS["answers"]}
+            return trace_without_weights(Answers(model), (tokens, positions, own, read), once, answers)
+        return trace_without_weights(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
 
 
 @contextmanager

@@ -180,11 +180,15 @@ def _look_up_halves(
 
 @contextmanager
 def _writing(graph: ModelProto, data: Path | None) -> Iterator[Callable[[str, Array], None]]:
-    """A function that gives the graph a tensor: in itself, or, if it is not small, in a file beside it."""
+    """A function that gives the graph a tensor, once: in itself, or, if it is not small, in a file beside it."""
     from onnx import TensorProto, numpy_helper
 
+    there: set[str] = set()
+
     def add_inside(name: str, array: Array) -> None:
-        graph.graph.initializer.append(numpy_helper.from_array(array, name))
+        if name not in there:
+            graph.graph.initializer.append(numpy_helper.from_array(array, name))
+        there.add(name)
 
     if data is None:
         yield add_inside
@@ -192,9 +196,10 @@ def _writing(graph: ModelProto, data: Path | None) -> Iterator[Callable[[str, Ar
     with data.open("wb") as file:
 
         def add(name: str, array: Array) -> None:
-            if array.nbytes < SMALLEST:
+            if array.nbytes < SMALLEST or name in there:
                 add_inside(name, array)
                 return
+            there.add(name)
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             tensor = numpy_helper.from_array(array[:0], name)
             tensor.ClearField("raw_data")

@@ -116,8 +116,6 @@ def why_absent(spec: ModelSpec, dataset: str, measured: Collection[str]) -> Abse
     """Why `spec` has no accuracy on a data set; `measured` are the data sets the report has runs of it on."""
     if dataset in measured:
         return Absence("latency only")
-    if not spec.runnable:
-        return Absence("not built yet")
     backbone = BACKBONES.get(spec.backbone or "")
     if backbone and not backbone.asset and not measured:
         return Absence(f"needs {backbone.needs}")

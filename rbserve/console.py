@@ -74,9 +74,7 @@ def models_table(rows: list[dict[str, object]]) -> Table:
     """The zoo, a row a model."""
     from rich.table import Table
 
-    table = Table(
-        "model", "group", "task", "items as", "paper's name", "runnable", "needs", box=None, pad_edge=False
-    )
+    table = Table("model", "group", "task", "items as", "paper's name", "needs", box=None, pad_edge=False)
     for row in rows:
         needs = row["needs"]
         assert isinstance(needs, tuple)
@@ -86,7 +84,6 @@ def models_table(rows: list[dict[str, object]]) -> Table:
             str(row["task"]),
             str(row["item_form"]),
             str(row["paper_name"]),
-            "yes" if row["runnable"] else "no",
             "; ".join(needs) or "–",
         )
     return table

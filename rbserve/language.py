@@ -229,17 +229,18 @@ class OnnxLanguageCall:
 
     def __init__(self, graph: Path, threads: int) -> None:
         self._session = open_session(graph, threads)
-        shape = next(one for one in self._session.get_inputs() if one.name == "past").shape
-        layers, two, _, heads, _, width = shape
-        self._cache_shape = (layers, two, heads, width)
+        shapes = {one.name: one.shape for one in self._session.get_inputs()}
+        self._past: list[int] | None = shapes.get("past")  # a model that keeps no cache takes none
 
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
         """Log-odds float32[B, N] and the cache."""
-        if past is None:
-            layers, two, heads, width = self._cache_shape
-            past = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
+        arrays: dict[str, Any] = packed.arrays
+        if self._past is not None:
+            layers, two, _, heads, _, width = self._past
+            nothing = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
+            arrays["past"] = nothing if past is None else past
         names = ["answers", "present"] if cached else ["answers"]
-        odds, *cache = self._session.run(names, {**packed.arrays, "past": past})
+        odds, *cache = self._session.run(names, arrays)
         return odds, cache[0] if cached else None
 
     def head_of(self, cache: Any, length: int) -> Any:

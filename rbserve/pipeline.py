@@ -27,7 +27,7 @@ from rbserve.core.artifact import (
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
-from rbserve.models.zoo import find_model, require_runnable, with_backbone
+from rbserve.models.zoo import find_model, with_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,7 +220,6 @@ def train(
     `settings` and `options` change the training's and the config's defaults.
     """
     spec = with_backbone(model, backbone) if backbone else find_model(model)
-    require_runnable(spec)
     with _needs("train", "training"):
         from rbserve.models.configs import with_options
         from rbserve.train.fit import checkpoint_path
@@ -253,7 +252,7 @@ def ensure_artifact(model: str, dataset: str, random: bool = False) -> Artifact:
     """The artefact at a path, or of a zoo row on a data set, trained (or its weights drawn) if it is not there."""
     if is_path(model):
         return open_artifact(Path(model))
-    require_runnable(find_model(model))
+    find_model(model)  # an unknown name is refused before anything is looked for
     path = artifact_path(f"{model}{RANDOM * random}", dataset)
     if not (path / "manifest.json").is_file():
         say(f"{model} is not {'packaged for' if random else 'trained on'} {dataset} yet; doing so")

@@ -15,21 +15,23 @@ from rbserve.models.prompts import ANSWER, CANDIDATE, HISTORY, INSTRUCTION, numb
 
 TEXTS = [INSTRUCTION, HISTORY, CANDIDATE, ANSWER, *(numbered(place) for place in range(1, 21)),
          "Yes No yes no YES NO", *(f"topic{topic}word{word}" for topic in range(4) for word in range(10))]  # fmt: skip
-CAUSAL = ("glm", "llama", "mistral", "opt", "phi", "qwen2")
-ARCHITECTURES = ("bert", "sentence-bert", *CAUSAL)
+CAUSAL = ("glm", "llama", "mistral", "mpt", "opt", "phi", "qwen2")
+MASKED = ("bert", "mpnet")
+ARCHITECTURES = (*MASKED, "sentence-bert", "sentence-mpnet", *CAUSAL, "t5")
 
 
 def make_backbone(name: str, folder: Path) -> Path:
     """A directory in the format of transformers: config, weights and tokeniser."""
     torch.manual_seed(3)
-    encoder = name.endswith("bert")
-    tokenizer = _word_pieces() if encoder else _byte_pairs()
-    config = _CONFIGS[name.removeprefix("sentence-")](tokenizer.get_vocab_size())
-    kind: Any = {"bert": tf.BertForMaskedLM, "sentence-bert": tf.BertModel}.get(name, tf.AutoModelForCausalLM)
-    model = kind(config) if encoder else kind.from_config(config)
-    with torch.no_grad():  # random weights of the usual size say nothing in two layers
+    architecture = name.removeprefix("sentence-")
+    encoder = architecture in MASKED
+    tokenizer = _word_pieces() if encoder else _byte_pairs(ending=name == "t5")
+    config = _CONFIGS[architecture](tokenizer.get_vocab_size())
+    kind: Any = _KINDS.get(name, tf.AutoModelForCausalLM)
+    model = kind.from_config(config)
+    with torch.no_grad():  # random weights of the usual size say nothing in two layers; T5's are larger
         for parameter in model.parameters():
-            if parameter.dim() > 1:
+            if parameter.dim() > 1 and name != "t5":
                 parameter.mul_(4)
     model.save_pretrained(folder)
     special = {
@@ -50,7 +52,7 @@ def _word_pieces() -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]  # MPNet's padding is 1
     tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -59,7 +61,8 @@ def _word_pieces() -> Tokenizer:
     return tokenizer
 
 
-def _byte_pairs() -> Tokenizer:
+def _byte_pairs(ending: bool) -> Tokenizer:
+    """With a token at the beginning of a text, or at its end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -67,7 +70,9 @@ def _byte_pairs() -> Tokenizer:
         vocab_size=600, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <s>" if ending else "<s> $A", special_tokens=[("<s>", 0)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -85,13 +90,34 @@ def _config(cls: type, **more: Any) -> Callable[[int], Any]:
     return make
 
 
+_KINDS: dict[str, Any] = {
+    "bert": tf.AutoModelForMaskedLM,
+    "mpnet": tf.AutoModelForMaskedLM,
+    "sentence-bert": tf.AutoModel,
+    "sentence-mpnet": tf.AutoModel,
+    "t5": tf.AutoModelForSeq2SeqLM,
+}
 _GROUPED = {"num_key_value_heads": 2, "intermediate_size": 64}
 _CONFIGS: dict[str, Callable[[int], Any]] = {
     "bert": _config(tf.BertConfig, intermediate_size=64),
     "glm": _config(tf.GlmConfig, **_GROUPED, head_dim=8, pad_token_id=0),
     "llama": _config(tf.LlamaConfig, **_GROUPED),
     "mistral": _config(tf.MistralConfig, **_GROUPED, head_dim=8),
+    "mpnet": _config(tf.MPNetConfig, intermediate_size=64),
+    "mpt": lambda words: tf.MptConfig(
+        vocab_size=words, d_model=48, n_layers=2, n_heads=6, max_seq_len=256, attn_config={"clip_qkv": 0.5}
+    ),
     "opt": _config(tf.OPTConfig, ffn_dim=64, word_embed_proj_dim=16, do_layer_norm_before=False),
     "phi": _config(tf.PhiConfig, intermediate_size=64),
     "qwen2": _config(tf.Qwen2Config, **_GROUPED),
+    "t5": lambda words: tf.T5Config(
+        vocab_size=words,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        n_positions=256,
+        decoder_start_token_id=0,
+    ),
 }

@@ -1,4 +1,4 @@
-"""Every runnable pair-wise row passes the conformance suite, in every variant."""
+"""Every pair-wise row passes the conformance suite, in every variant."""
 
 from __future__ import annotations
 

@@ -17,13 +17,19 @@ from conformance import (
     check_items_that_training_never_saw_score_alike,
     check_scores_are_probabilities,
 )
-from small_backbone import ARCHITECTURES, CAUSAL, make_backbone
+from small_backbone import ARCHITECTURES, CAUSAL, MASKED, make_backbone
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from rbserve import language
 from rbserve.core.artifact import TOKENIZER, WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset, open_dataset
+from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
 from rbserve.exporters.export import export
@@ -36,7 +42,7 @@ from rbserve.models.zoo import find_model
 from rbserve.profilers.harness import profile
 from rbserve.runtime import artifact_prompts, open_scorer
 from rbserve.train.fit import train
-from rbserve.train.language import make
+from rbserve.train.language import load, make
 from rbserve.train.loop import Settings
 from rbserve.train.next_item import NextItemTask
 from rbserve.train.next_item import make as make_next_item
@@ -69,7 +75,8 @@ def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("language") / "planted"))
 
 
-RECIPES = [*(f"text {name}" for name in ARCHITECTURES), "p5 sentence-bert", "p5 llama", "sid bert", "sid opt"]
+RECIPES = [*(f"text {name}" for name in ARCHITECTURES if name != "sentence-mpnet"),
+           "p5 sentence-bert", "p5 llama", "p5 t5", "sid bert", "sid opt", "sid mpt"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -147,16 +154,18 @@ def test_adapters_are_merged_answers_trained_and_all_is_restored(
             (weights["language.new_embedding.weight"] - before["language.new_embedding.weight"]).abs().sum(1)
         )
         assert (change > 0).float().mean() > 0.5, "the new tokens' embeddings are trained"
-    assert len([name for name in moved if ".layers." in name or ".layer." in name]) >= 4, (
-        "queries and values of two layers"
-    )
+    adapted = [name for name in moved if name.startswith("language.base.")]
+    assert len(adapted) >= (2 if "mpt" in artifact.path.name else 4), "queries and values of two layers"
 
 
-@pytest.mark.parametrize("name", ["bert", *CAUSAL])
+@pytest.mark.parametrize("name", [*MASKED, *CAUSAL, "t5"])
 def test_zero_shot_is_the_softmax_over_yes_and_no_of_the_whole_model(
     name: str, backbones: Folders, planted: Dataset, tmp_path: Path
 ) -> None:
-    """Eq. 6, beside transformers' own model with its own head, on the prompt as one sequence; BERT at its [MASK]."""
+    """Eq. 6, beside transformers' own model with its own head, on the prompt as one sequence.
+
+    BERT and MPNet at their [MASK]; T5 with the decoder's first word.
+    """
     folder = backbones[name]
     artifact = train(row("zeroshot", folder), planted, tmp_path / "zero", Settings())
     assert artifact.manifest.training.best_metric is None
@@ -165,14 +174,19 @@ def test_zero_shot_is_the_softmax_over_yes_and_no_of_the_whole_model(
     history, candidate = test.histories[3], test.candidates[3:4]
     tokens = torch.from_numpy(np.concatenate([prompts.prefix(history), prompts.suffix(int(candidate[0]))]))
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
-    if name == "bert":
+    more = {}
+    if name in MASKED:
         model: Any = AutoModelForMaskedLM.from_pretrained(folder)
         place = tokens.tolist().index(tokenizer.mask_token_id)
         assert tokens.tolist().count(tokenizer.mask_token_id) == 1
+    elif name == "t5":
+        model, place = AutoModelForSeq2SeqLM.from_pretrained(folder), 0
+        more = {"decoder_input_ids": torch.tensor([[model.config.decoder_start_token_id]])}
+        assert tokens[-1] == tokenizer("").input_ids[-1], "an encoder of T5 was trained on texts that end"
     else:
         model, place = AutoModelForCausalLM.from_pretrained(folder), len(tokens) - 1
     with torch.inference_mode():
-        chances = model.eval()(input_ids=tokens[None]).logits[0, place].softmax(-1)
+        chances = model.eval()(input_ids=tokens[None], **more).logits[0, place].softmax(-1)
     ways = [
         {tokenizer.convert_tokens_to_ids(token) for way in (word, f" {word}") for token in tokenizer.tokenize(way)
          if len(tokenizer.tokenize(way)) == 1}
@@ -184,7 +198,7 @@ def test_zero_shot_is_the_softmax_over_yes_and_no_of_the_whole_model(
     assert 0 < found[0] < 1
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "opt"])
+@pytest.mark.parametrize("name", ["bert", "llama", "mpnet", "mpt", "opt"])
 def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
     name: str, backbones: Folders, planted: Dataset
 ) -> None:
@@ -221,7 +235,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
     assert tokens[1] > 1.5 * tokens[0]
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "opt"])
+@pytest.mark.parametrize("name", ["bert", "llama", "opt", "t5"])
 def test_checkpointing_changes_no_gradient(name: str, backbones: Folders, planted: Dataset) -> None:
     found = []
     for checkpointing in (False, True):
@@ -239,6 +253,31 @@ def test_checkpointing_changes_no_gradient(name: str, backbones: Folders, plante
     assert found[0].keys() == found[1].keys()
     for key, gradient in found[0].items():
         torch.testing.assert_close(found[1][key], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mpnet", "mpt"])
+def test_checkpointing_is_refused_where_layers_are_driven_one_by_one(
+    name: str, backbones: Folders, planted: Dataset
+) -> None:
+    with pytest.raises(UsageError, match=f"{name} computes no activations twice"):
+        make(row("text", backbones[name], checkpointing=True), planted, lambda *_: None)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_an_encoder_of_sentences_has_its_words_for_a_head(name: str, backbones: Folders) -> None:
+    """Its weights have no head, whatever its config says it was made from."""
+    language = load(backbones[f"sentence-{name}"], [7, 9])
+    words = language.base.get_input_embeddings().weight  # type: ignore[operator]
+    torch.testing.assert_close(language.head.weight, words[[7, 9]], rtol=0, atol=0)
+    assert isinstance(language.transform, torch.nn.Identity)
+
+
+def test_semantic_identifiers_are_not_answered_by_an_encoder_decoder(
+    backbones: Folders, planted: Dataset
+) -> None:
+    with pytest.raises(UsageError, match="t5 answers with one word") as refused:
+        make_next_item(row("seq-sid", backbones["t5"], levels=3, codes=8), planted, lambda *_: None)
+    assert "--model seq-p5 --backbone" in (refused.value.hint or "")
 
 
 def test_a_prompt_reads_as_the_papers(backbones: Folders, planted: Dataset) -> None:
@@ -276,7 +315,7 @@ def test_the_saved_tokeniser_makes_the_tokens_that_are_stored(artifact: Artifact
         assert tokenizer.encode(f" {text}", add_special_tokens=False).ids == prompts.items[item].tolist()
 
 
-@pytest.fixture(scope="module", params=["bert", "llama", "opt"])
+@pytest.fixture(scope="module", params=["bert", "llama", "mpnet", "mpt", "opt"])
 def next_item(
     request: pytest.FixtureRequest, backbones: Folders, planted: Dataset
 ) -> tuple[LanguageModel, NextItemTask]:

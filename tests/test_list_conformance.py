@@ -28,8 +28,8 @@ def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("lists") / "planted"))
 
 
-ROWS = ["sasrec-3l", "sid-sasrec-3l", "sid-sasrec-3l-cbs", "seq-p5 bert", "seq-p5 llama", "seq-sid opt",
-        "seq-sid-cbs bert", "seq-sid-cbs llama"]  # fmt: skip
+ROWS = ["sasrec-3l", "sid-sasrec-3l", "sid-sasrec-3l-cbs", "seq-p5 bert", "seq-p5 llama", "seq-p5 t5",
+        "seq-sid opt", "seq-sid-cbs bert", "seq-sid-cbs llama", "seq-sid-cbs mpnet", "seq-sid-cbs mpt"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=ROWS)

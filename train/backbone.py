@@ -44,6 +44,11 @@ def locate(name: str) -> Path:
         return _converted(fetch(backbone.asset))
     if backbone and backbone.architecture == "api":
         raise UsageError(f"{name} is an API without weights: there is nothing to load", _hint())
+    if backbone and "{hub_id}" not in backbone.needs:
+        raise AssetError(
+            f"{name} takes {backbone.needs}, and no hub id is known for it",
+            "--set backbone=DIRECTORY, in the format of transformers",
+        )
     return _from_hub(backbone.hub_id if backbone else name)
 
 

@@ -30,7 +30,6 @@ from rbserve.core.dataset import Dataset, write_items
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
-from rbserve.models.zoo import require_runnable
 from rbserve.train import ctr, endpoint, language, next_item, seq
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
 from rbserve.train.tensors import save_drawn, save_tensors
@@ -50,7 +49,6 @@ def train(
     A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
     that was trained on the same data with the same settings.
     """
-    require_runnable(spec)
     donor = None if spec.random else _donor(spec, dataset, path, settings)
     if donor is not None:
         return _decoded_otherwise(donor, spec, path)

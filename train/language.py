@@ -35,15 +35,8 @@ from rbserve.models.configs import (
     SidLanguageConfig,
     TunedLanguageConfig,
 )
-from rbserve.models.lm import (
-    ATTENTION,
-    ENCODERS,
-    BertTransform,
-    ClickModel,
-    LanguageModel,
-    as_decoder,
-    without_pooler,
-)
+from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens
+from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, as_decoder, bare
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
 from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape, precision
@@ -57,10 +50,14 @@ TEXTS_AT_ONCE = 10_000
 YES = ("Yes", " Yes", "YES", " YES", "yes", " yes")
 NO = ("No", " No", "NO", " NO", "no", " no")
 
-# What LoRA adapts (section 4.3 and the authors' code): queries and values, of Qwen all seven products.
+# What LoRA adapts (section 4.3 and the authors' code): queries and values, of Qwen all seven products. MPT's are one
+# product with its keys.
 LORA_TARGETS: dict[str, list[str]] = {
     "bert": ["query", "value"],
+    "mpnet": ["q", "v"],
+    "mpt": ["Wqkv"],
     "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "t5": ["q", "v"],
 }
 DEFAULT_TARGETS = ["q_proj", "v_proj"]
 
@@ -188,38 +185,50 @@ def load(
     Without a precision it has the shape that the directory's config says, and no weights (device "meta").
 
     One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
+    Raises AssetError where it cannot be loaded, or is of an architecture that is not supported.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
+    kinds: dict[str, Any] = {
+        "decoder": AutoModelForCausalLM,
+        "encoder": AutoModelForMaskedLM,
+        "encoder-decoder": AutoModelForSeq2SeqLM,
+    }
     with torch.random.fork_rng(), loading(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if config.model_type not in ATTENTION:
+        if config.model_type not in ARCHITECTURES:
             raise AssetError(
                 f"{folder} is of an architecture that is not supported: {config.model_type}",
-                f"supported: {', '.join(ATTENTION)}; another one takes a line in rbserve/models/lm.py: ATTENTION",
+                f"supported: {', '.join(ARCHITECTURES)}; another one takes a line in rbserve/models/drivers.py",
             )
-        headed = any("ForMaskedLM" in one or "ForPreTraining" in one or "ForCausalLM" in one or "LMHead" in one
-                     for one in config.architectures or [])  # fmt: skip
-        encoder = config.model_type in ENCODERS
-        kind: Any = (
-            (AutoModelForMaskedLM if encoder else AutoModelForCausalLM)
-            if headed or not encoder
-            else AutoModel
-        )
+        reads = architecture_of(config).reads
         if precision is None:
             with torch.device("meta"):
-                whole = kind.from_config(config, attn_implementation="sdpa")
+                whole = kinds[reads].from_config(config)
+            headed = reads != "encoder" or any("MaskedLM" in one for one in config.architectures or [])
         else:
-            whole = kind.from_pretrained(
-                folder, local_files_only=True, dtype=precision, attn_implementation="sdpa"
+            whole, found = kinds[reads].from_pretrained(
+                folder, local_files_only=True, dtype=precision, output_loading_info=True
             )
+            headed = all(key.startswith(f"{whole.base_model_prefix}.") for key in found["missing_keys"])
     base = whole.base_model
-    without_pooler(base)
+    words = whole.get_output_embeddings() if headed else base.get_input_embeddings()
+    head = _answers(words, answers)
+    if (
+        reads == "encoder-decoder" and config.tie_word_embeddings
+    ):  # T5 scales what it multiplies by its embeddings
+        with torch.no_grad():
+            head.weight *= config.d_model**-0.5
+    bare(base)
     as_decoder(base.config)
-    for module in base.modules():  # an encoder's attention notes it when it is made
-        if hasattr(module, "is_decoder"):
-            module.is_decoder = encoder or module.is_decoder
-    words = whole.get_output_embeddings() or base.get_input_embeddings()
+    for module in base.modules():  # BERT's attention notes it when it is made
+        if hasattr(module, "is_decoder") and config.model_type == "bert":
+            module.is_decoder = True
+    return LanguageModel(base.eval(), head, _transform(whole) if reads == "encoder" and headed else None)
+
+
+def _answers(words: Any, answers: Sequence[int]) -> nn.Linear:
+    """The answers' rows of a head for words."""
     rows = torch.tensor(list(answers))
     bias = getattr(words, "bias", None)
     like: dict[str, Any] = {"device": words.weight.device, "dtype": words.weight.dtype}
@@ -228,14 +237,18 @@ def load(
         head.weight.copy_(words.weight[rows])
         if bias is not None:
             head.bias.copy_(bias[rows])
-    return LanguageModel(base.eval(), head, _transform(whole) if encoder and headed else None)
+    return head
 
 
-def _transform(whole: Any) -> BertTransform:
-    theirs = whole.cls.predictions.transform
-    ours = BertTransform(theirs.dense.in_features, theirs.LayerNorm.eps)
-    ours.dense.load_state_dict(theirs.dense.state_dict(), assign=True)
-    ours.norm.load_state_dict(theirs.LayerNorm.state_dict(), assign=True)
+def _transform(whole: Any) -> MaskedWordTransform:
+    """What stands before the head for words."""
+    if whole.config.model_type == "bert":
+        theirs = whole.cls.predictions.transform
+        dense, norm = theirs.dense, theirs.LayerNorm
+    else:
+        dense, norm = whole.lm_head.dense, whole.lm_head.layer_norm
+    ours = MaskedWordTransform(dense.in_features, norm.eps)
+    ours.dense, ours.norm = dense, norm
     return ours
 
 
@@ -269,7 +282,7 @@ def make_prompts(
 
     `seen` says of each item whether training has it, `yes` how many answers say yes, 0 of a model that names items.
     """
-    limit = min(config.max_tokens, getattr(language.config, "max_position_embeddings", config.max_tokens))
+    limit = min(config.max_tokens, most_tokens(language.config) or config.max_tokens)
     items = _items(language, tokenizer, config, dataset, seen, limit, progress)
     tuned = isinstance(config, TunedLanguageConfig)
     return Prompts(pieces(tokenizer, language, limit, yes, shared=tuned), items)
@@ -301,25 +314,26 @@ def _items(
 
 
 def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared: bool) -> Pieces:
-    """The fixed parts of all prompts."""
-    encoder = language.config.model_type in ENCODERS
+    """The fixed parts of all prompts; an encoder is `shared` among candidates where it is asked to be."""
+    reads = architecture_of(language.config).reads
 
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
     before, after = _special_tokens(tokenizer)
-    tail = [tokenizer.mask_token_id, *after] if encoder and yes else []
+    mask = [tokenizer.mask_token_id] if reads == "encoder" and yes else []
+    tail = [*mask, *after] if mask or reads == "encoder-decoder" else []
     return Pieces(
         schema=prompts.SCHEMA,
         start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY if yes else prompts.HISTORY)],
         numbers=[ids(prompts.numbered(place)) for place in range(1, MAX_HISTORY + 1)],
         candidate=ids(prompts.CANDIDATE) if yes else [],
-        answer=[*ids(prompts.ANSWER), *tail] if yes else ids(prompts.NEXT_ITEM),
+        answer=[*ids(prompts.ANSWER if yes else prompts.NEXT_ITEM), *tail],
         max_tokens=limit,
-        read_from_end=len(tail) - 1 if tail else 0,
-        shared=shared or not encoder,
-        causal=not encoder,
+        read_from_end=len(tail) - 1 if mask else 0,
+        shared=reads == "decoder" or (shared and reads == "encoder"),
+        causal=reads == "decoder",
         yes=yes,
         vocabulary=language.vocabulary,
     )
@@ -354,6 +368,10 @@ def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
         if hasattr(module, "dropout_prob"):
             setattr(module, "dropout_prob", 0.0)  # noqa: B010
     if config.checkpointing:
+        if not architecture_of(language.config).recomputes:
+            raise UsageError(
+                f"{language.config.model_type} computes no activations twice", "--set checkpointing=false"
+            )
         cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
     if not config.lora_rank:
         return

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.dataset import Dataset, SeqSplit
-from rbserve.core.errors import RbserveError
+from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.language import LanguageItems, LanguageStepper, TorchBestItems, TorchLanguageCall
 from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
+from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
 from rbserve.ranking import GeneratingRanker, ScoringRanker
@@ -46,6 +47,11 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     check_texts(spec, dataset)
     folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
     language = load(folder, answers=[0], precision=None if spec.random else precision(folder, tuned=True))
+    if isinstance(config, SeqSidConfig) and architecture_of(language.config).reads == "encoder-decoder":
+        raise UsageError(
+            f"{spec.name}: {language.config.model_type} answers with one word, and semantic identifiers have several",
+            f"rbserve train --model seq-p5 --backbone {config.backbone} names items, one word each",
+        )
     seen = trained_items(dataset.seqrec("train"), len(dataset.items))
     made = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
     sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None

@@ -33,10 +33,10 @@ def no_progress(done: int, total: int, line: str) -> None:
 class ModelSpec:
     """One row of the zoo: a recommender of the paper's Tables 3, 4 or 5.
 
-    `config` is the frozen config dataclass its model is built from, or None while the recipe is not
-    built yet; `needs` names what else the row takes (a backbone, an API), empty for a self-contained row.
-    `training` are the values of `train.loop.Settings` that differ from its defaults. `weights_of` names the row whose
-    trained weights this one decodes in another way. `random`: its weights are to be drawn, for its latency alone.
+    `config` is the frozen config dataclass its model is built from; `needs` names what else the row takes (a
+    backbone, an API), empty for a self-contained row. `training` are the values of `train.loop.Settings` that differ
+    from its defaults. `weights_of` names the row whose trained weights this one decodes in another way. `random`: its
+    weights are to be drawn, for its latency alone.
     """
 
     name: str
@@ -45,17 +45,12 @@ class ModelSpec:
     item_form: ItemForm
     paper_name: str
     recipe: str
-    config: Any = None
+    config: Any
     backbone: str | None = None
     needs: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_of: str | None = None
     random: bool = False
-
-    @property
-    def runnable(self) -> bool:
-        """Whether this version of rbserve can train (or package) the row."""
-        return self.config is not None
 
 
 @runtime_checkable

@@ -2,8 +2,8 @@
 
 One module for all recipes: a model of transformers without its head, the rows of a head for the answers that are
 asked for and no others, and new tokens where items are tokens of their own. It is called with an explicit attention
-mask and explicit positions, so the prompts of one user's candidates can be packed behind the history that they
-share, and a history that was read before comes as a cache.
+mask and explicit positions (drivers.py), so the prompts of one user's candidates can be packed behind the history that
+they share, and a history that was read before comes as a cache.
 
 Shapes: B rows of L tokens, after P tokens in the cache; N answers a row, each over K answer tokens; layers, H heads
 of C numbers each.
@@ -12,25 +12,13 @@ of C numbers each.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attention = Literal["additive-4d", "binary-3d"]
-
-# How each architecture takes a mask [B, L, P + L]; those that are not here take none, or have no positions to give.
-ATTENTION: dict[str, Attention] = {
-    "bert": "binary-3d",
-    "glm": "additive-4d",
-    "llama": "additive-4d",
-    "mistral": "additive-4d",
-    "opt": "additive-4d",
-    "phi": "additive-4d",
-    "qwen2": "additive-4d",
-}
-ENCODERS = ("bert",)
+from rbserve.models.drivers import architecture_of
 
 
 class LanguageModel(nn.Module):
@@ -40,7 +28,7 @@ class LanguageModel(nn.Module):
         self, base: nn.Module, head: nn.Linear, transform: nn.Module | None = None, new_tokens: int = 0
     ) -> None:
         """`base` is a model of transformers that ends in hidden states, `transform` what its own head does before the
-        product with the token embeddings (BERT), `head` the rows [K, d] of that product which are asked for."""
+        product with the token embeddings (encoders), `head` the rows [K, d] of that product which are asked for."""
         super().__init__()
         self.base, self.head = base, head
         self.transform = transform or nn.Identity()
@@ -79,23 +67,8 @@ class LanguageModel(nn.Module):
         self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]; empty in training."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, keys_values in enumerate(past.unbind(0) if past is not None else ()):
-            cache.update(keys_values[0], keys_values[1], layer)
-        embedded = self.embed(tokens)
-        output = self.base(
-            inputs_embeds=embedded, attention_mask=self._mask(mask, embedded.dtype), position_ids=positions,
-            past_key_values=None if self.training else cache, use_cache=not self.training, **self._segments(tokens),
-        )  # fmt: skip
-        if self.training:  # where activations are computed twice, a cache would be filled twice
-            return output.last_hidden_state, embedded.new_empty(0)
-        new = [
-            torch.stack((layer.keys[:, :, -tokens.size(1) :], layer.values[:, :, -tokens.size(1) :]))
-            for layer in cast(list[Any], cache.layers)
-        ]
-        return output.last_hidden_state, torch.stack(new)
+        drive = architecture_of(self.config).drive
+        return drive(self.base, self.embed(tokens), positions, mask, past)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [B, L, d]; tokens past the base model's vocabulary are the new ones."""
@@ -107,17 +80,6 @@ class LanguageModel(nn.Module):
         is_new = (tokens >= known).unsqueeze(-1)
         new = self.new_embedding((tokens - known).clamp(min=0))
         return torch.where(is_new, new, old(tokens.clamp(max=known - 1)))
-
-    def _segments(self, tokens: Tensor) -> dict[str, Tensor]:
-        """BERT makes segments for as many tokens as it has positions; packed prompts are longer."""
-        return {"token_type_ids": torch.zeros_like(tokens)} if self.config.model_type in ENCODERS else {}
-
-    def _mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """The mask as the architecture takes it."""
-        if ATTENTION[self.config.model_type] == "binary-3d":
-            return mask.to(dtype)
-        blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=mask.device)
-        return torch.where(mask, torch.zeros_like(blocked), blocked)[:, None]
 
 
 class ClickModel(nn.Module):
@@ -139,6 +101,19 @@ class ClickModel(nn.Module):
         return logits[..., : self.yes].logsumexp(-1) - logits[..., self.yes :].logsumexp(-1), present
 
 
+class Answers(nn.Module):
+    """What a model says that keeps no cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+        """The model's answers alone; see LanguageModel and ClickModel."""
+        answers: Tensor = self.model(tokens, positions, mask, read)[0]
+        return answers
+
+
 class ItemScores(nn.Module):
     """What a language model with a head for the whole catalogue says of every item."""
 
@@ -153,8 +128,8 @@ class ItemScores(nn.Module):
         return scores
 
 
-class BertTransform(nn.Module):
-    """What BERT's masked-word head does to a hidden state before the product with the word embeddings."""
+class MaskedWordTransform(nn.Module):
+    """What an encoder's masked-word head does to a hidden state before the product with the word embeddings."""
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
@@ -167,17 +142,19 @@ class BertTransform(nn.Module):
 
 
 def as_decoder(config: Any) -> Any:
-    """The config, of an encoder too, as one whose attention takes a cache and the mask it is given."""
-    if config.model_type in ENCODERS:
+    """The config, of BERT too, as one whose attention takes a cache and the mask it is given."""
+    if config.model_type == "bert":
         config.is_decoder, config.add_cross_attention = True, False
     config.use_cache = True
     return config
 
 
-def without_pooler(base: nn.Module) -> None:
-    """Takes off a layer that some encoders have behind their hidden states, and nothing here asks."""
-    if hasattr(base, "pooler"):
-        setattr(base, "pooler", None)  # noqa: B010  (an attribute of some bases only)
+def bare(base: Any) -> None:
+    """Takes off what nothing here asks: an encoder's pooler; T5's head and its other names of the word embeddings."""
+    stacks = (base.encoder, base.decoder) if base.config.model_type == "t5" else ()
+    for owner, part in ((base, "pooler"), (base, "lm_head"), *((stack, "embed_tokens") for stack in stacks)):
+        if hasattr(owner, part):
+            setattr(owner, part, None)
 
 
 def empty_past(config: Any, rows: int = 1) -> Tensor:
@@ -193,15 +170,15 @@ def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
     from transformers.modeling_utils import no_init_weights
 
     with no_init_weights():  # what is allocated and never written takes no memory
-        base = AutoModel.from_config(as_decoder(config), attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+        base = AutoModel.from_config(as_decoder(config))  # type: ignore[no-untyped-call]
         answers, width = weights["head.weight"].shape
         head = nn.Linear(width, answers, bias="head.bias" in weights)
         transform = "transform.dense.weight" in weights
         new = weights.get("new_embedding.weight")
         language = LanguageModel(
-            base, head, BertTransform(width, config.layer_norm_eps) if transform else None,
+            base, head, MaskedWordTransform(width, config.layer_norm_eps) if transform else None,
             new_tokens=0 if new is None else len(new))  # fmt: skip
-    without_pooler(base)
+    bare(base)
     language.load_state_dict(weights, assign=True)
     return language
 

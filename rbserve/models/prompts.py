@@ -144,6 +144,8 @@ class Packed:
 
     tokens int64[B, L]; positions int64[B, L]; mask bool[B, L, P + L], which earlier and own tokens each token
     attends to; read int64[B, N], where the answers stand.
+
+    What a token attends to stands at positions 0, 1, 2, … in this order: drivers.py tells distances by it.
     """
 
     def __init__(self, tokens: Tokens, positions: Tokens, mask: NDArray[np.bool_], read: Tokens) -> None:

@@ -146,17 +146,14 @@ _GROUPS: dict[Group, _GroupFacts] = {
 }
 
 
-def _not_supported(backbone: str | None) -> str:
-    return f"architecture {BACKBONES[backbone or ''].architecture} (not supported yet)"
-
-
 def _row(
     group: Group,
     name: str,
     paper_name: str,
     recipe: str,
     backbone: str | None = None,
-    config: ModelConfig | None = None,
+    *,
+    config: ModelConfig,
     training: Mapping[str, Any] | None = None,
     weights_of: str | None = None,
 ) -> ModelSpec:
@@ -164,8 +161,6 @@ def _row(
     needs = facts.needs
     if backbone is not None:
         needs = (BACKBONES[backbone].needs, *needs)
-    if config is None:
-        needs = (_not_supported(backbone), *needs)
     return ModelSpec(
         name=name,
         group=group,
@@ -235,8 +230,8 @@ def _language(recipe: str, backbone: str, paper_name: str) -> ModelSpec:
     plain = f"{recipe.removesuffix('-cbs')}-{backbone}"
     conditional = recipe.endswith("-cbs")
     return _row(
-        group, f"{plain}-cbs" if conditional else plain, paper_name, recipe, backbone, config, training,
-        weights_of=plain if conditional else None,
+        group, f"{plain}-cbs" if conditional else plain, paper_name, recipe, backbone,
+        config=config, training=training, weights_of=plain if conditional else None,
     )  # fmt: skip
 
 
@@ -276,9 +271,9 @@ MODELS: tuple[ModelSpec, ...] = (
     _language("zeroshot", "qwen-2-7b", "Qwen-2_7B"),
     _language("zeroshot", "ds-qwen-2-7b", "DS-Qwen-2_7B"),
     _language("zeroshot", "phi-2-3b", "Phi-2_3B"),
-    _row("E", "zeroshot-gpt-3.5", "GPT-3.5", "zeroshot", "gpt-3.5", EndpointConfig()),
-    _row("E", "zeroshot-recgpt-7b", "RecGPT_7B", "zeroshot", "recgpt-7b"),
-    _row("E", "zeroshot-p5-beauty", "P5_Beauty", "zeroshot", "p5-beauty"),
+    _row("E", "zeroshot-gpt-3.5", "GPT-3.5", "zeroshot", "gpt-3.5", config=EndpointConfig()),
+    _language("zeroshot", "recgpt-7b", "RecGPT_7B"),
+    _language("zeroshot", "p5-beauty", "P5_Beauty"),
     _language("text", "bert-base", "BERT_base"),
     _language("text", "opt-1b", "OPT_1B"),
     _language("text", "llama-3-8b", "Llama-3_7B"),
@@ -307,7 +302,7 @@ MODELS: tuple[ModelSpec, ...] = (
 )
 
 
-# The recipes with language models that the paper does not have: runnable, and no rows of its tables.
+# The recipes with language models that the paper does not have: no rows of its tables.
 _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
     _language(recipe, backbone.name, f"{recipe} {backbone.name}")
     for recipe in _RECIPES
@@ -356,16 +351,6 @@ def select_models(text: str) -> list[ModelSpec]:
         raise UsageError("no model is selected", 'name models or groups: "all", "A,C", "A-H" or "dnn,gdcn"')
     chosen = {name for part in parts for name in _names(part)}
     return [spec for spec in MODELS if spec.name in chosen]
-
-
-def require_runnable(spec: ModelSpec) -> None:
-    """Raises UsageError when this version cannot train or package `spec`, naming what it can."""
-    if not spec.runnable:
-        ready = ", ".join(row.name for row in MODELS if row.runnable and row.recipe == spec.recipe)
-        raise UsageError(
-            f"model {spec.name} is not runnable yet: it takes {spec.needs[0]}",
-            f"runnable: {ready}; `rbserve models` lists them all",
-        )
 
 
 def _names(part: str) -> list[str]:

@@ -8,12 +8,12 @@ import pytest
 
 from rbserve.core.errors import UsageError
 from rbserve.models.configs import CONFIGS
+from rbserve.models.drivers import ARCHITECTURES
 from rbserve.models.zoo import (
     BACKBONES,
     MODELS,
     find_model,
     models,
-    require_runnable,
     select_models,
     with_backbone,
 )
@@ -44,14 +44,14 @@ def test_tasks_and_item_forms_follow_the_groups() -> None:
     }
 
 
-def test_group_a_is_runnable_with_the_config_of_its_name() -> None:
+def test_group_a_has_the_config_of_its_name_and_needs_nothing() -> None:
     assert all(type(spec.config) is CONFIGS[spec.name] for spec in models("A"))
-    assert all(spec.runnable and not spec.needs for spec in models("A"))
+    assert all(not spec.needs for spec in models("A"))
 
 
-def test_a_row_that_is_not_built_says_so_first() -> None:
-    for spec in MODELS:
-        assert any("not supported yet" in need for need in spec.needs[:1]) is not spec.runnable, spec.name
+def test_every_row_has_a_config_and_every_backbone_an_architecture_that_is_driven() -> None:
+    assert all(type(spec.config) in CONFIGS.values() for spec in MODELS)
+    assert {one.architecture for one in BACKBONES.values()} <= {*ARCHITECTURES, "api"}
 
 
 def test_every_backbone_is_a_row_and_every_language_model_row_has_one() -> None:
@@ -125,18 +125,6 @@ def test_a_selection_with_one_unknown_part_is_refused_with_the_nearest_name() ->
 def test_an_empty_selection_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no model is selected"):
         select_models(text)
-
-
-def test_only_a_built_row_is_runnable() -> None:
-    require_runnable(find_model("gdcn"))
-    with pytest.raises(UsageError) as wrong:
-        require_runnable(find_model("zeroshot-recgpt-7b"))
-    assert wrong.value.message == (
-        "model zeroshot-recgpt-7b is not runnable yet: it takes architecture mpt (not supported yet)"
-    )
-    assert wrong.value.hint is not None
-    assert "zeroshot-opt-1b" in wrong.value.hint
-    assert "`rbserve models`" in wrong.value.hint
 
 
 def test_a_recipe_takes_any_backbone() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import html
 import io
 import json
@@ -17,7 +16,7 @@ from artificial import measurement, ranking, result
 
 from rbserve.models.zoo import MODELS, find_model
 from rbserve.profilers.paper import PAPER_COLUMNS, printed_rows
-from rbserve.profilers.paper_tables import Absence, Cell, PaperTable, Row, paper_tables, why_absent
+from rbserve.profilers.paper_tables import Cell, PaperTable, Row, paper_tables, why_absent
 from rbserve.profilers.report import render
 from rbserve.profilers.tables import speed_text
 
@@ -143,12 +142,6 @@ def test_the_latency_of_a_list_is_forward_where_it_was_measured_so() -> None:
 # ---- Why a cell is empty ----
 
 
-def test_what_cannot_run_is_not_built_yet() -> None:
-    for name in ("dnn", "text-bert-base"):
-        spec = dataclasses.replace(find_model(name), config=None)
-        assert why_absent(spec, "mind", ()) == Absence("not built yet")
-
-
 def test_what_was_not_run_comes_with_its_command() -> None:
     absence = why_absent(find_model("dnn"), "mind", ("hm",))
     assert absence.reason == "not measured"
@@ -173,7 +166,7 @@ def test_what_was_only_timed_is_latency_only() -> None:
     ],
 )
 def test_weights_of_a_hub_are_named_unless_the_row_was_run_elsewhere(name: str, reason: str) -> None:
-    spec = dataclasses.replace(find_model(name), config=find_model("dnn").config)
+    spec = find_model(name)
     assert why_absent(spec, "mind", ()).reason == reason
     assert why_absent(spec, "mind", ("hm",)).reason == "not measured"
     assert why_absent(find_model("dnn-emb"), "mind", ()).reason == "not measured"  # its model needs no hub

@@ -11,6 +11,7 @@ import torch
 
 from rbserve.core.errors import AssetError, UsageError
 from rbserve.train import embed
+from rbserve.train.backbone import locate
 from rbserve.train.embed import embed_texts
 from rbserve.train.encoder import Pooling
 
@@ -104,6 +105,8 @@ def test_what_cannot_be_is_one_clear_error(encoder: Path, tmp_path: Path) -> Non
         embed_texts(TEXTS, str(tmp_path))
     with pytest.raises(UsageError, match="API without weights"):
         embed_texts(TEXTS, "gpt-3.5")
+    with pytest.raises(AssetError, match="p5-beauty takes the OpenP5 checkpoint"):
+        locate("p5-beauty")  # not plain t5-base under its name
 
 
 def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:

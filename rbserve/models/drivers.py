@@ -1,0 +1,208 @@
+"""How models of transformers are driven: embedded tokens, positions and a mask in, hidden states and a cache out.
+
+Most architectures take all of that in their own forward. MPT, MPNet and T5 make positions and masks of the order of a
+sequence, and know no packed prompts: here their own modules are run layer by layer, with what is given.
+
+These three add to attention what the distance from query to key says. The mask tells where a key stands, cached or
+not: a token attends to what is at positions 0, 1, 2, … of its own prompt, in this order (prompts.py: Packed).
+
+Shapes: B rows of L tokens after P in the cache, layers, H heads of C numbers each, width d. A cache is
+[layers, 2, B, H, P, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MPNET_FIRST = 2
+"""MPNet's number for the first position; those up to its padding's are not used."""
+
+Drive = Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""(base, embedded [B, L, d], positions int[B, L], mask bool[B, L, P + L], cache of the P tokens before or None) to
+hidden states [B, L, d] and the cache of the L tokens; that one is empty in training, and of a model that keeps none."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What drives an architecture, and how it reads.
+
+    A decoder reads from left to right; an encoder in both directions, and it answers at a [MASK]; an encoder-decoder
+    in both directions, and it answers with its decoder's first word and keeps no cache. `recomputes`: whether its
+    activations can be computed twice instead of kept (gradient checkpointing).
+    """
+
+    drive: Drive
+    reads: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
+    recomputes: bool = True
+
+
+def decoder(
+    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """By the model's own forward, with an additive mask; see Drive."""
+    return _own_forward(base, embedded, positions, _blocked(mask, embedded.new_zeros(()))[:, None], past)
+
+
+def bert(
+    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """By the model's own forward, with a mask of ones and zeros; see Drive.
+
+    BERT makes segments for as many tokens as it has positions; packed prompts are longer.
+    """
+    segments = torch.zeros_like(positions)
+    return _own_forward(base, embedded, positions, mask.to(embedded.dtype), past, token_type_ids=segments)
+
+
+def mpt(
+    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """MPT, whose heads lose interest with distance (ALiBi, Press et al. 2022, as transformers has it); see Drive."""
+    one_back = base.build_mpt_alibi_tensor(base.num_heads, 2, device=embedded.device)[:, :, :1]
+    bias = _blocked(mask[:, None], -_distance(positions, mask)[:, None] * one_back)
+    hidden, kept = embedded, []
+    for block, before in _with_past(base.blocks, past):
+        own = block.attn
+        products = own.Wqkv(block.norm_1(hidden))
+        if own.clip_qkv:
+            products = products.clamp(-own.clip_qkv, own.clip_qkv)
+        context, new = _attend(products.chunk(3, -1), before, bias, own.n_heads, own.softmax_scale)
+        hidden = hidden + block.resid_attn_dropout(own.out_proj(context))
+        hidden = block.ffn(block.norm_2(hidden), hidden)
+        kept.append(new)
+    return base.norm_f(hidden), _present(base, kept)
+
+
+def mpnet(
+    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """MPNet, whose positions begin behind its padding's, and whose heads have a bias for each distance; see Drive."""
+    hidden = base.embeddings(inputs_embeds=embedded, position_ids=positions + MPNET_FIRST)
+    encoder = base.encoder
+    buckets = encoder.relative_position_bucket(_distance(positions, mask))
+    bias = _blocked(mask[:, None], encoder.relative_attention_bias(buckets).permute(0, 3, 1, 2))
+    kept = []
+    for layer, before in _with_past(encoder.layer, past):
+        own = layer.attention.attn
+        products = own.q(hidden), own.k(hidden), own.v(hidden)
+        context, new = _attend(products, before, bias, own.num_attention_heads)
+        attended = layer.attention.LayerNorm(layer.attention.dropout(own.o(context)) + hidden)
+        hidden = layer.output(layer.intermediate(attended), attended)
+        kept.append(new)
+    return hidden, _present(base, kept)
+
+
+def t5(
+    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, _past: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """T5: each row is one prompt, read by the encoder; whatever place is read, the decoder's first word answers.
+
+    See Drive. What the first token does not attend to is filling.
+    """
+    own = base.encoder.block[0].layer[0].SelfAttention
+    buckets = own._relative_position_bucket(
+        _distance(positions, mask),
+        num_buckets=own.relative_attention_num_buckets,
+        max_distance=own.relative_attention_max_distance,
+    )
+    bias = _blocked(mask[:, None], own.relative_attention_bias(buckets).permute(0, 3, 1, 2))
+    encoded = _t5_stack(base.encoder, embedded, position_bias=bias)
+    nothing = embedded.new_zeros(1, 1, 1, 1)
+    start = torch.full_like(positions[:, :1], base.config.decoder_start_token_id)
+    answer = _t5_stack(
+        base.decoder, base.shared(start), position_bias=nothing, encoder_hidden_states=encoded,
+        encoder_decoder_position_bias=_blocked(mask[:, None, :1], nothing), cache_position=start[0],
+    )  # fmt: skip
+    return answer.expand(-1, embedded.size(1), -1), embedded.new_empty(0)
+
+
+def _t5_stack(stack: Any, hidden: Tensor, **given: Tensor) -> Tensor:
+    hidden = stack.dropout(hidden)
+    for block in stack.block:
+        hidden = block(hidden, **given)[0]
+    last: Tensor = stack.dropout(stack.final_layer_norm(hidden))
+    return last
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture(bert, "encoder"),
+    "glm": Architecture(decoder),
+    "llama": Architecture(decoder),
+    "mistral": Architecture(decoder),
+    "mpnet": Architecture(mpnet, "encoder", recomputes=False),
+    "mpt": Architecture(mpt, recomputes=False),
+    "opt": Architecture(decoder),
+    "phi": Architecture(decoder),
+    "qwen2": Architecture(decoder),
+    "t5": Architecture(t5, "encoder-decoder"),
+}
+
+
+def architecture_of(config: Any) -> Architecture:
+    """The architecture of transformers' `config`, one of ARCHITECTURES."""
+    return ARCHITECTURES[config.model_type]
+
+
+def most_tokens(config: Any) -> int | None:
+    """Tokens of the longest prompt that a model of transformers' `config` reads; None where it does not say."""
+    if config.model_type == "mpnet":
+        return int(config.max_position_embeddings) - MPNET_FIRST
+    names = ("max_position_embeddings", "max_seq_len", "n_positions")
+    return next((int(most) for name in names if (most := getattr(config, name, None))), None)
+
+
+def _own_forward(
+    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None, **more: Tensor
+) -> tuple[Tensor, Tensor]:
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, keys_values in enumerate(past if past is not None else ()):
+        cache.update(keys_values[0], keys_values[1], layer)
+    training = base.training  # where activations are computed twice, a cache would be filled twice
+    output = base(
+        inputs_embeds=embedded, attention_mask=mask, position_ids=positions,
+        past_key_values=None if training else cache, use_cache=not training, **more,
+    )  # fmt: skip
+    layers: Sequence[Any] = () if training else cache.layers
+    length = embedded.size(1)
+    new = [torch.stack((layer.keys[:, :, -length:], layer.values[:, :, -length:])) for layer in layers]
+    return output.last_hidden_state, _present(base, new)
+
+
+def _distance(positions: Tensor, mask: Tensor) -> Tensor:
+    """Position of each key less its query's, int[B, L, P + L], where the one attends to the other."""
+    return mask.long().cumsum(-1) - 1 - positions.unsqueeze(-1)
+
+
+def _blocked(mask: Tensor, bias: Tensor) -> Tensor:
+    """What is added to attention: `bias` where the mask lets attend, and next to minus infinity elsewhere."""
+    return torch.where(mask, bias, torch.full_like(bias, torch.finfo(bias.dtype).min))
+
+
+def _attend(
+    products: Sequence[Tensor], past: Tensor | None, bias: Tensor, heads: int, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of queries, keys and values [B, L, H * C] each: [B, L, H * C], and a cache of the last two."""
+    query, key, value = (one.reshape(*one.shape[:2], heads, -1).transpose(1, 2) for one in products)
+    new = torch.stack((key, value))
+    keys, values = (new if past is None else torch.cat((past, new), -2)).unbind(0)
+    context = F.scaled_dot_product_attention(query, keys, values, bias.to(query.dtype), scale=scale)
+    return context.transpose(1, 2).flatten(2), new
+
+
+def _with_past(layers: Iterable[Any], past: Tensor | None) -> Iterable[tuple[Any, Tensor | None]]:
+    """Each layer, and its part of the cache."""
+    return zip(layers, repeat(None) if past is None else past.unbind(0), strict=False)
+
+
+def _present(base: Any, kept: Sequence[Tensor]) -> Tensor:
+    """The cache of all layers; none in training."""
+    return torch.empty(0) if base.training else torch.stack(list(kept))
