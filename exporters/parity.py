@@ -63,7 +63,8 @@ class ScoreReference:
         """The same rows by an exported graph."""
         scorer = exported_scorer(self._artifact, graphs)
         scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
-        return compare(self._scores, scores, self._rows.labels)
+        labels = np.zeros_like(self._rows.labels) if self._artifact.is_random else self._rows.labels
+        return compare(self._scores, scores, labels)
 
     def is_equal(self, parity: Parity) -> bool:
         """Whether no probability differs by more than 1e-5."""
@@ -88,7 +89,9 @@ class ListReference:
         """The same histories by exported graphs."""
         mine, theirs = self._lists, _lists(exported_ranker(self._artifact, graphs), self._rows.histories)
         differences = _score_differences(mine, theirs)
-        ndcg = [ndcg_at_k(ranks_in_lists(items, self._rows.targets), TOP) for items, _ in (mine, theirs)]
+        ndcg: list[float | None] = [None, None]  # random lists are neither good nor bad
+        if not self._artifact.is_random:
+            ndcg = [ndcg_at_k(ranks_in_lists(items, self._rows.targets), TOP) for items, _ in (mine, theirs)]
         return Parity(
             rows=len(self._rows), max_abs=float(differences.max(initial=0.0)),
             mean_abs=float(differences.mean()) if len(differences) else 0.0,
@@ -124,7 +127,7 @@ Lists = tuple[Items, Scores]
 
 
 def compare(reference: Scores, scores: Scores, labels: NDArray[np.int8]) -> Parity:
-    """Differences of two score vectors float32[R] of the same rows, and what they do to AUC."""
+    """Differences of two score vectors float32[R] of the same rows, and what they do to AUC, if both labels occur."""
     difference = np.abs(scores.astype(np.float64) - reference.astype(np.float64))
     before, after = auc(labels, reference), auc(labels, scores)
     known = not np.isnan(before)
