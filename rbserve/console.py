@@ -132,8 +132,11 @@ def _captions(measurement: Measurement) -> Iterator[str]:
             yield f"stages of {result.variant}, k {result.slate}: {shares}"
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
+    warned: dict[str, list[str]] = {}
     for variant, warnings in measurement.variant_warnings.items():
-        yield from (f"warning: {variant}: {warning}" for warning in warnings)
+        for warning in warnings:
+            warned.setdefault(warning, []).append(variant)
+    yield from (f"warning: {', '.join(variants)}: {warning}" for warning, variants in warned.items())
     for name, values in measurement.baselines.items():
         yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
 

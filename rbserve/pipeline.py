@@ -222,7 +222,7 @@ def train(
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
     with progress_bar(f"train {path.name}") as progress:
-        artifact = fit_model(spec, data, path, chosen, resume, progress)
+        artifact = fit_model(spec, data, path, chosen, resume, progress, say)
     record = artifact.manifest.training
     say(f"{artifact.name} on {dataset}: {_how(record)} -> {path}")
     return artifact

@@ -266,6 +266,31 @@ def test_the_oldest_items_give_way_and_a_prompt_never_exceeds_its_limit(
     assert len(shorter) + longest <= 110
 
 
+def test_lost_history_is_told_before_training_kept_and_shown_by_a_profile(
+    backbones: Folders, planted: Dataset, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    spec = row("text", backbones["llama"], lora_rank=4, max_tokens=110)
+    settings = Settings(batch=4, micro_batch=4, epochs=1, epoch_rows=4)
+    artifact = train(spec, planted, tmp_path / "short", settings, say=told.append)
+    found = artifact.manifest.prompts["test"]
+    made, histories = artifact_prompts(artifact), planted.ctr("test").histories
+    kept = np.array([made.kept(histories[one]) for one in range(len(histories))])
+    assert found.cut == np.count_nonzero(kept < histories.lengths) > 0
+    assert [line.split(" of ")[0] for line in told] == [
+        f"text-smollm2-135m: {artifact.manifest.prompts[split].cut:,}" for split in ("train", "test")
+    ]
+    plan = Plan(1, 1, 1.0, [1], 1, "forward", seed=1, test_users=1)
+    measurement = profile(artifact, planted, plan, ["torch-fp32"])
+    (result,) = measurement.results
+    assert [one for one in result.warnings if "test prompts lose" in one] == [found.said("test")]
+    asked = train(
+        row("zeroshot", backbones["llama"]), planted, tmp_path / "asked", Settings(), say=told.append
+    )
+    assert [*asked.manifest.prompts] == ["test"], "nothing is trained"
+    assert len(told) == 3
+
+
 def test_the_saved_tokeniser_makes_the_tokens_that_are_stored(artifact: Artifact, planted: Dataset) -> None:
     """By the tokenizers library alone: what a service needs for texts of new items."""
     tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))

@@ -93,6 +93,7 @@ class LanguageTask:
     """A row is what is asked of one user: his history, and all candidates that were labelled with it."""
 
     metric = "auc"
+    max_history = MAX_HISTORY
 
     def __init__(self, dataset: Dataset, spec: ModelSpec, made: Prompts, folder: Path) -> None:
         self._train, self._valid, self._folder, self.prompts = (

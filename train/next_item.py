@@ -72,7 +72,7 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, made, folder, sids
-        self.rows = len(self._train)
+        self.rows, self.max_history = len(self._train), config.max_history
 
     @property
     def lengths(self) -> NDArray[np.int64]:

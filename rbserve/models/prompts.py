@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.artifact import PromptFit
 from rbserve.core.columns import Ragged, RaggedWriter, open_ragged
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.manifest import read_manifest
@@ -95,6 +96,34 @@ class Prompts:
         # With n items kept, the numbers 1 to n stand before them.
         needed = np.cumsum(lengths) + np.cumsum(numbers)
         return int(np.count_nonzero(needed <= self._room))
+
+    def fit(self, histories: Ragged, max_items: int, rows_at_once: int = 100_000) -> PromptFit:
+        """What prompts with the `max_items` newest items of each of R histories have room for, and what they lose."""
+        kept = [
+            self._kept_each(histories.take(np.arange(begin, min(begin + rows_at_once, len(histories)))))
+            for begin in range(0, len(histories), rows_at_once)
+        ]
+        lengths = histories.lengths
+        lost = lengths - np.minimum(np.concatenate([np.zeros(0, np.int64), *kept]), max_items)
+        return PromptFit(
+            prompts=len(histories),
+            cut=int(np.count_nonzero(lost)),
+            items=int(lengths.sum()),
+            lost=int(lost.sum()),
+            max_tokens=self.pieces.max_tokens,
+            max_items=min(max_items, len(self._numbers)),
+        )
+
+    def _kept_each(self, histories: Ragged) -> NDArray[np.int64]:
+        """`kept` of each of R histories, int64[R]."""
+        lengths, ends = histories.lengths, np.repeat(histories.offsets[1:], histories.lengths)
+        tokens = np.concatenate(([0], np.cumsum(self.items.lengths[histories.values])))
+        numbers = np.cumsum([0, *map(len, self._numbers)])
+        newer = ends - np.arange(len(ends))  # items from here to the newest, this one included
+        needed = tokens[ends] - tokens[:-1] + numbers[np.minimum(newer, len(self._numbers))]
+        fits = (needed <= self._room) & (newer <= len(self._numbers))
+        row_of = np.repeat(np.arange(len(histories)), lengths)
+        return np.bincount(row_of[fits], minlength=len(histories))
 
     def prefix(self, history: Items) -> Tokens:
         """Instruction and the newest items of history int32[T], oldest first: int64[P]."""
