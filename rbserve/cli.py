@@ -112,6 +112,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config."),
     ] = None,
+    api_base: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of zeroshot-gpt-3.5: the OpenAI-compatible endpoint to ask."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the artefact.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
     epoch_rows: Annotated[
@@ -136,9 +140,10 @@ def train(
     """
     from rbserve import pipeline
 
-    if many and (out or resume or option or backbone):
+    if many and (out or resume or option or backbone or api_base):
         raise UsageError(
-            "--models takes none of --out, --set, --backbone, --resume", "train the models one by one"
+            "--models takes none of --out, --set, --backbone, --api-base, --resume",
+            "train the models one by one",
         )
     given = {
         "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "epoch_rows": epoch_rows,
@@ -148,7 +153,8 @@ def train(
     options = _options(option)
 
     def train_one(name: str) -> object:
-        return pipeline.train(name, dataset, settings, options, out, resume, backbone).manifest
+        made = pipeline.train(name, dataset, settings, options, out, resume, backbone, api_base)
+        return made.manifest
 
     _for_each(model, many, train_one, as_json)
 

@@ -18,6 +18,7 @@ from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, TrainingR
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.errors import DataError, Interrupted, UsageError
 from rbserve.core.files import home
+from rbserve.models.configs import EndpointConfig
 from rbserve.models.zoo import find_model, require_runnable, with_backbone
 
 if TYPE_CHECKING:
@@ -203,13 +204,22 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     backbone: str | None = None,
+    api_base: str | None = None,
 ) -> Artifact:
     """Trains a zoo row anew, or a recipe with a backbone.
 
-    `settings` and `options` change the training's and the config's defaults.
+    `settings` and `options` change the training's and the config's defaults; `api_base` is the address of the endpoint
+    that a row asks. UsageError for a row that asks none.
     """
     spec = with_backbone(model, backbone) if backbone else find_model(model)
     require_runnable(spec)
+    if api_base is not None:
+        if not isinstance(spec.config, EndpointConfig):
+            raise UsageError(
+                f"{spec.name} asks no endpoint, so there is no --api-base for it",
+                "zeroshot-gpt-3.5 asks one, with any model: --set model=NAME",
+            )
+        options = {**(options or {}), "api_base": api_base}
     with _needs("train", "training"):
         from rbserve.models.configs import with_options
         from rbserve.train.fit import checkpoint_path

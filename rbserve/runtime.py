@@ -132,7 +132,7 @@ def open_endpoint(artifact: Artifact) -> EndpointScorer:
     if not key and config.api_base == endpoint.BASE_URL:
         raise UsageError(
             f"{artifact.name} asks {config.api_base}, and there is no key in {config.key_from}",
-            f"set {config.key_from}, or train it with --set api_base=URL for another endpoint",
+            f"set {config.key_from}, or train it with --api-base URL for another endpoint",
         )
     return EndpointScorer(
         artifact.items.texts, cache() / "endpoint", base_url=config.api_base, model=config.model, key=key,
