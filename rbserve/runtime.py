@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve import endpoint
-from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, WEIGHTS, Artifact
+from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, TOKENIZER, WEIGHTS, Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
@@ -43,7 +43,7 @@ from rbserve.models.configs import (
     SidSasRecConfig,
     config_from_dict,
 )
-from rbserve.models.prompts import Prompts, open_prompts
+from rbserve.models.prompts import ItemTokenizer, Prompts, item_limit, open_prompts
 from rbserve.ranking import (
     GeneratingRanker,
     OnnxItemScores,
@@ -177,6 +177,17 @@ def artifact_prompts(artifact: Artifact) -> Prompts:
     """The prompts of a language model's artefact, its files verified."""
     folder, *_ = (artifact.file(f"{prompts.FOLDER}/{name}").parent for name in prompts.FILES)
     return open_prompts(folder)
+
+
+def artifact_tokenizer(artifact: Artifact) -> ItemTokenizer:
+    """Makes tokens of the texts of items that a language model's artefact does not have.
+
+    Raises UsageError where the model reads no texts, ArtifactError for a damaged or missing file.
+    """
+    if not is_language_model(artifact) or artifact.manifest.item_form != "text":
+        raise UsageError(f"{artifact.name} reads no item texts", "zeroshot- and text- rows do")
+    limit = item_limit(artifact_prompts(artifact).pieces.max_tokens)
+    return ItemTokenizer(artifact.file(TOKENIZER), limit)
 
 
 class OnnxScorer:

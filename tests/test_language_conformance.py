@@ -22,19 +22,20 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from rbserve import language
-from rbserve.core.artifact import TOKENIZER, WEIGHTS, Artifact
+from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset, open_dataset
+from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
 from rbserve.exporters.export import export
-from rbserve.language import LanguageStepper, TorchLanguageCall
+from rbserve.language import LanguageScorer, LanguageStepper, TorchLanguageCall
 from rbserve.models.beam import search
 from rbserve.models.configs import with_options
 from rbserve.models.lm import LanguageModel
-from rbserve.models.prompts import Packed, pack_answer
+from rbserve.models.prompts import Packed, item_limit, pack_answer
 from rbserve.models.zoo import find_model
 from rbserve.profilers.harness import profile
-from rbserve.runtime import artifact_prompts, open_scorer
+from rbserve.runtime import artifact_prompts, artifact_tokenizer, open_scorer
 from rbserve.train.fit import train
 from rbserve.train.language import make
 from rbserve.train.loop import Settings
@@ -291,14 +292,27 @@ def test_lost_history_is_told_before_training_kept_and_shown_by_a_profile(
     assert len(told) == 3
 
 
-def test_the_saved_tokeniser_makes_the_tokens_that_are_stored(artifact: Artifact, planted: Dataset) -> None:
+def test_a_text_scores_like_the_item_it_is_the_text_of(artifact: Artifact, planted: Dataset) -> None:
     """By the tokenizers library alone: what a service needs for texts of new items."""
-    tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
-    prompts = artifact_prompts(artifact)
     if artifact.manifest.item_form != "text":
-        pytest.skip("its items are tokens of their own")
+        with pytest.raises(UsageError, match="reads no item texts"):
+            artifact_tokenizer(artifact)
+        return
+    tokenizer, prompts = artifact_tokenizer(artifact), artifact_prompts(artifact)
     for item, text in enumerate(planted.items.texts):
-        assert tokenizer.encode(f" {text}", add_special_tokens=False).ids == prompts.items[item].tolist()
+        np.testing.assert_array_equal(tokenizer.tokens(text), prompts.items[item])
+    scorer, history = open_scorer(artifact, "onnx-fp32"), planted.ctr("test").histories[0]
+    assert isinstance(scorer, LanguageScorer)
+    texts = [*planted.items.texts[:3], "topic1word3 topic2word1", " ".join(planted.items.texts)]
+    scores = scorer.score_tokens(history, [tokenizer.tokens(text) for text in texts])
+    known = scorer.score(history, np.arange(3, dtype=np.int32))
+    longest = len(tokenizer.tokens(texts[-1]))
+    assert longest == item_limit(prompts.pieces.max_tokens) > prompts.items.lengths.max()
+    assert len(prompts.prefix(history, longest)) + len(prompts.suffix_of(tokenizer.tokens(texts[-1]))) <= 256
+    assert np.isfinite(scores).all()
+    alone = scorer.score_tokens(history, [tokenizer.tokens(text) for text in texts[:3]])
+    np.testing.assert_allclose(alone, known, atol=1e-6, rtol=0)
+    assert len(set(scores.tolist())) == 5
 
 
 @pytest.fixture(scope="module", params=["bert", "llama", "opt"])

@@ -165,8 +165,13 @@ class LanguageTask:
 def save_prompts(made: Prompts, backbone: Path, folder: Path) -> None:
     """Writes prompts, and of the language model at `backbone` its config and tokeniser, into an artefact."""
     made.save(folder / prompts.FOLDER)
-    (folder / BACKBONE).parent.mkdir(exist_ok=True)
+    save_tokenizer(backbone, folder)
     shutil.copyfile(backbone / "config.json", folder / BACKBONE)
+
+
+def save_tokenizer(backbone: Path, folder: Path) -> None:
+    """Writes the tokeniser of the language model at `backbone` into an artefact, as the tokenizers library reads it."""
+    (folder / TOKENIZER).parent.mkdir(exist_ok=True)
     load_tokenizer(backbone).backend_tokenizer.save(str(folder / TOKENIZER))
 
 
@@ -318,11 +323,11 @@ def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared
 
 def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Progress) -> Ragged:
     """Every text's token ids, as they follow a word, cut to `limit`."""
-    space = "" if tokenizer("a", add_special_tokens=False).tokens()[0].startswith("▁") else " "
+    space = prompts.space_before(tokenizer("a", add_special_tokens=False).tokens()[0])
     values, lengths = [], []
     for begin in range(0, len(texts), TEXTS_AT_ONCE):
         some = [space + text for text in texts[begin : begin + TEXTS_AT_ONCE]]
-        for ids in tokenizer(some, add_special_tokens=False)["input_ids"]:
+        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
             values.append(np.array(ids[:limit], np.int32))
             lengths.append(len(values[-1]))
         progress(min(begin + TEXTS_AT_ONCE, len(texts)), len(texts), "item texts to tokens")
