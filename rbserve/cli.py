@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 from rbserve.cli_data import Json, datasets, prepare
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
-from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
 
 if TYPE_CHECKING:
     from rbserve.core.measurement import Measurement
@@ -45,7 +45,8 @@ Many = Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C
 def main() -> NoReturn:
     """Entry point: every user mistake becomes one line and a hint, never a traceback."""
     try:
-        code = app(standalone_mode=False)
+        with memory_told("working", "a smaller row, or a machine with more memory"):
+            code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except RbserveError as error:
         _fail(error.message, error.hint, error.exit_code)
@@ -122,6 +123,9 @@ def train(
         int | None, typer.Option(help="Validate after so many rows, instead of all of them.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Rows an update.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Rows of a batch that are computed at once; fewer take less memory.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
@@ -147,7 +151,7 @@ def train(
         )
     given = {
         "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "epoch_rows": epoch_rows,
-        "precision": precision, "schedule": schedule,
+        "precision": precision, "schedule": schedule, "micro_batch": micro_batch,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
     options = _options(option)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rbserve.console import progress_bar, say
 from rbserve.core.artifact import REFERENCE_VARIANT, Artifact, Parity, TrainingRecord, open_artifact
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
-from rbserve.core.errors import DataError, Interrupted, UsageError
+from rbserve.core.errors import DataError, Interrupted, UsageError, memory_told
 from rbserve.core.files import home
 from rbserve.models.configs import EndpointConfig
 from rbserve.models.zoo import find_model, require_runnable, with_backbone
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "ml-100k"
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 EXPORTABLE = (*EXPORTED, "onnx-int4")
+LESS_MEMORY = (
+    "a smaller --micro-batch, or --batch, or a smaller row; --set checkpointing=true where a row has it"
+)
 ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
 
 
@@ -231,7 +234,7 @@ def train(
     path = out or artifact_path(spec.name, dataset)
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
-    with progress_bar(f"train {path.name}") as progress:
+    with memory_told(f"training {spec.name}", LESS_MEMORY), progress_bar(f"train {path.name}") as progress:
         artifact = fit_model(spec, data, path, chosen, resume, progress, say)
     record = artifact.manifest.training
     say(f"{artifact.name} on {dataset}: {_how(record)} -> {path}")
@@ -265,7 +268,8 @@ def ensure_artifact(model: str, dataset: str) -> Artifact:
 
 def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
     """Exports an artefact at the given precisions and says how the scores compare."""
-    with _needs("export", "exporting"):
+    told = memory_told(f"exporting {artifact.name}", "a machine with more memory, or a smaller row")
+    with told, _needs("export", "exporting"):
         from rbserve.exporters.export import export as export_artifact
 
         exported = export_artifact(artifact, ensure_dataset(artifact.manifest.dataset.name), precisions)

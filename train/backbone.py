@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from rbserve.core.assets import fetch
 from rbserve.core.errors import AssetError, UsageError
@@ -58,7 +59,7 @@ def loading(folder: Path) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise AssetError(
             f"cannot load a language model from {folder}: {str(error).splitlines()[0]}", _hint()
         ) from None
