@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rbserve.core.artifact import BACKBONE, TOKENIZER
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset
-from rbserve.core.errors import AssetError, RbserveError, UsageError
+from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.metrics import auc
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
@@ -48,7 +48,7 @@ from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
 from rbserve.train.backbone import load_tokenizer, loading, locate
 from rbserve.train.ctr import trained_items
-from rbserve.train.loop import Rows
+from rbserve.train.loop import Rows, require_finite
 from rbserve.train.sids import ensure_semantic_ids
 
 MAX_HISTORY = 20
@@ -134,10 +134,7 @@ class LanguageTask:
         some = self._valid.take(rows)
         scorer = LanguageScorer(TorchLanguageCall(cast(ClickModel, model)), self.prompts)
         scores = score_rows(scorer, some.histories, some.candidates)
-        if not np.isfinite(scores).all():
-            raise RbserveError(
-                "training diverged: the model's scores are not finite", "a lower --lr may help"
-            )
+        require_finite(bool(np.isfinite(scores).all()), "the model's scores are")
         return auc(some.labels, scores)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:

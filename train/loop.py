@@ -185,6 +185,18 @@ def require_memory(model: nn.Module) -> None:
         )
 
 
+def require_finite(finite: bool, what: str) -> None:
+    """Raises RbserveError, saying `what` is not, when training has diverged."""
+    if not finite:
+        raise RbserveError(f"training diverged: {what} not finite", "a lower --lr may help")
+
+
+def require_finite_weights(model: nn.Module) -> None:
+    """The same of the weights that are trained."""
+    trained = (one for one in model.parameters() if one.requires_grad)
+    require_finite(all(torch.isfinite(one).all() for one in trained), "a weight is")
+
+
 def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:
     """The epoch's batches that are still to do, in the order that its seed gives."""
     rng = np.random.default_rng((settings.seed, state.epoch))
