@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbserve import endpoint
 from rbserve.core.artifact import BACKBONE, REFERENCE_VARIANT, TOKENIZER, WEIGHTS, Artifact
-from rbserve.core.columns import Ragged
+from rbserve.core.columns import Ragged, runs
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
 from rbserve.core.types import Items, Ranker, Scorer, Scores
@@ -255,11 +256,8 @@ def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
     if isinstance(scorer, EndpointScorer):  # which asks for many at a time
         return scorer.score_rows(histories, candidates)
     scores = np.empty(len(candidates), np.float32)
-    begin = 0
-    for end in range(1, len(candidates) + 1):
-        if end == len(candidates) or not np.array_equal(histories[begin], histories[end]):
-            scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
-            begin = end
+    for begin, end in pairwise(runs(histories).tolist()):
+        scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
     return scores
 
 

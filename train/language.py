@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.artifact import BACKBONE, TOKENIZER
-from rbserve.core.columns import Ragged
+from rbserve.core.columns import Ragged, runs
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.metrics import auc
@@ -174,12 +174,7 @@ def save_tokenizer(backbone: Path, folder: Path) -> None:
 
 def users_begin(split: CtrSplit) -> NDArray[np.int64]:
     """Where in a split each run of rows of one user with one history begins, and the end: int64[runs + 1]."""
-    begins = [0]
-    for row in range(1, len(split)):
-        same_user = split.users[row] == split.users[row - 1]
-        if not same_user or not np.array_equal(split.histories[row], split.histories[row - 1]):
-            begins.append(row)
-    return np.array([*begins, len(split)] if len(split) else [0], np.int64)
+    return np.union1d(runs(split.histories), np.flatnonzero(np.diff(split.users)) + 1)
 
 
 def load(folder: Path, answers: Sequence[int]) -> LanguageModel:
