@@ -28,11 +28,10 @@ from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
 from rbserve.models import prompts
 from rbserve.models.configs import (
+    CodedItems,
     LanguageConfig,
     P5Config,
     SeqP5Config,
-    SeqSidConfig,
-    SidLanguageConfig,
     TunedLanguageConfig,
 )
 from rbserve.models.lm import (
@@ -279,7 +278,7 @@ def _items(
         with torch.no_grad():  # nothing is known of items that training lacks: nothing sets them apart
             language.new_embedding.weight[torch.from_numpy(~seen)] = language.new_embedding.weight.mean(0)
         tokens = np.arange(len(dataset.items), dtype=np.int32)[:, None]
-    elif isinstance(config, SidLanguageConfig | SeqSidConfig):
+    elif isinstance(config, CodedItems):
         tokens = ensure_semantic_ids(dataset, config, progress).tokens
         language.add_tokens(config.levels * config.codes)
     else:
