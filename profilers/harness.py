@@ -91,7 +91,7 @@ def profile(
         environment=machine,
         plan=plan,
         file_bytes={one: _file_bytes(artifact, one) for one in variants},
-        variant_warnings={one: record.warnings for one, record in manifest.variants.items()},
+        variant_warnings=_warnings(artifact, variants),
         baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
@@ -119,6 +119,14 @@ def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]
     cores = allowed_cores()
     if cores and plan.threads > len(cores):
         raise UsageError(f"{plan.threads} threads need as many cores; this process may use {len(cores)}")
+
+
+def _warnings(artifact: Artifact, variants: list[str]) -> dict[str, list[str]]:
+    """What the export of each variant warned of, and what the prompts of all of them have no room for."""
+    manifest = artifact.manifest
+    lost = [said for split, fit in manifest.prompts.items() if (said := fit.said(split))]
+    exported = {one: record.warnings for one, record in manifest.variants.items()}
+    return {one: [*exported.get(one, []), *lost] for one in (*variants, *exported)}
 
 
 def _file_bytes(artifact: Artifact, variant: str) -> int:

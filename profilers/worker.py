@@ -17,7 +17,7 @@ import numpy as np
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import ItemTable
-from rbserve.core.errors import RbserveError
+from rbserve.core.errors import RbserveError, memory_told
 from rbserve.core.measurement import DEPTH, Samples
 from rbserve.core.metrics import ranks_in_lists
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
@@ -204,7 +204,8 @@ def main() -> None:
     if job.cores:
         os.sched_setaffinity(0, job.cores)
     try:
-        report = measure(job)
+        with memory_told(f"measuring {job.variant}", "a smaller --slates, or a smaller row"):
+            report = measure(job)
     except RbserveError as error:
         report = Report(error=error.message, hint=error.hint)
     sys.stdout.buffer.write(msgspec.json.encode(report))

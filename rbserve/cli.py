@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 from rbserve.cli_data import Json, datasets, prepare
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
-from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
 
 if TYPE_CHECKING:
     from rbserve.core.measurement import Measurement
@@ -51,7 +51,8 @@ Many = Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C
 def main() -> NoReturn:
     """Entry point: every user mistake becomes one line and a hint, never a traceback."""
     try:
-        code = app(standalone_mode=False)
+        with memory_told("working", "a smaller row, or a machine with more memory"):
+            code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except RbserveError as error:
         _fail(error.message, error.hint, error.exit_code)
@@ -148,12 +149,19 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config."),
     ] = None,
+    api_base: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of zeroshot-gpt-3.5: the OpenAI-compatible endpoint to ask."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the artefact.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
     epoch_rows: Annotated[
         int | None, typer.Option(help="Validate after so many rows, instead of all of them.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Rows an update.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Rows of a batch that are computed at once; fewer take less memory.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
@@ -173,20 +181,22 @@ def train(
     """
     from rbserve import pipeline
 
-    if many and (out or resume or option or backbone):
+    if many and (out or resume or option or backbone or api_base):
         raise UsageError(
-            "--models takes none of --out, --set, --backbone, --resume", "train the models one by one"
+            "--models takes none of --out, --set, --backbone, --api-base, --resume",
+            "train the models one by one",
         )
     given = {
         "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "epoch_rows": epoch_rows,
-        "precision": precision, "schedule": schedule,
+        "precision": precision, "schedule": schedule, "micro_batch": micro_batch,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
     options = _options(option)
 
     def train_one(name: str) -> object:
         drawn = weights == "random"
-        return pipeline.train(name, dataset, settings, options, out, resume, backbone, drawn).manifest
+        made = pipeline.train(name, dataset, settings, options, out, resume, backbone, api_base, drawn)
+        return made.manifest
 
     _for_each(model, many, train_one, as_json)
 

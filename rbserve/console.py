@@ -155,8 +155,11 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         yield "accuracy: absent, the weights are random; the latency is that of the model's true shape"
     for variant, reason in measurement.left_out.items():
         yield f"{variant}: not measured, {reason}"
+    warned: dict[str, list[str]] = {}
     for variant, warnings in measurement.variant_warnings.items():
-        yield from (f"warning: {variant}: {warning}" for warning in warnings)
+        for warning in warnings:
+            warned.setdefault(warning, []).append(variant)
+    yield from (f"warning: {', '.join(variants)}: {warning}" for warning, variants in warned.items())
     for name, values in measurement.baselines.items():
         yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
 

@@ -153,7 +153,7 @@ class EndpointScorer:
             f"top_logprobs goes from 0 to {TOP_LOGPROBS}, not {top_logprobs}",
         )
         self._texts = texts
-        self._base_url = _checked_url(base_url)
+        self._base_url = checked_url(base_url)
         self._model = model
         self._key = _checked_key(key)
         self._concurrency = concurrency
@@ -466,7 +466,7 @@ def _wait_s(retry_after: str | None, now_s: float) -> float:
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
-def _checked_url(base_url: str) -> str:
+def checked_url(base_url: str) -> str:
     """The base URL without a slash at its end."""
     _require("@" not in base_url, "the base URL holds a name or password", "give the API key instead")
     host = r"(\[[0-9a-fA-F:.]+\]|[^\s/?#:\[\]]+)(:\d{1,5})?"

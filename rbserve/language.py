@@ -54,8 +54,12 @@ class LanguageScorer:
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
-        prefix = self._prompts.prefix(history)
-        suffixes = [self._prompts.suffix(candidate) for candidate in candidates.tolist()]
+        return self.score_tokens(history, [self._prompts.items[one] for one in candidates.tolist()])
+
+    def score_tokens(self, history: Items, candidates: Sequence[NDArray[Any]]) -> Scores:
+        """The same for candidates as token ids, [I] each: items of the table, or texts of others (`ItemTokenizer`)."""
+        prefix = self._prompts.prefix(history, max(map(len, candidates), default=0))
+        suffixes = [self._prompts.suffix_of(candidate) for candidate in candidates]
         pieces = self._prompts.pieces
         odds = self._behind_one(prefix, suffixes) if pieces.shared else self._apart(prefix, suffixes)
         scores: Scores = (1 / (1 + np.exp(-odds))).astype(np.float32)

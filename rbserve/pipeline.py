@@ -25,8 +25,9 @@ from rbserve.core.artifact import (
     open_artifact,
 )
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
-from rbserve.core.errors import DataError, Interrupted, UsageError
+from rbserve.core.errors import DataError, Interrupted, UsageError, memory_told
 from rbserve.core.files import home
+from rbserve.models.configs import EndpointConfig
 from rbserve.models.zoo import find_model, with_backbone
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ DEFAULT_DATASET = "ml-100k"
 RANDOM = "-random"  # behind the name of a row whose weights were drawn
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 EXPORTABLE = (*EXPORTED, "onnx-int4")
+LESS_MEMORY = (
+    "a smaller --micro-batch, or --batch, or a smaller row; --set checkpointing=true where a row has it"
+)
 ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
 
 
@@ -213,13 +217,22 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     backbone: str | None = None,
+    api_base: str | None = None,
     random: bool = False,
 ) -> Artifact:
     """Trains a zoo row anew, or a recipe with a backbone; of `random` weights it is packaged untrained.
 
-    `settings` and `options` change the training's and the config's defaults.
+    `settings` and `options` change the training's and the config's defaults; `api_base` is the address of the endpoint
+    that a row asks. UsageError for a row that asks none.
     """
     spec = with_backbone(model, backbone) if backbone else find_model(model)
+    if api_base is not None:
+        if not isinstance(spec.config, EndpointConfig):
+            raise UsageError(
+                f"{spec.name} asks no endpoint, so there is no --api-base for it",
+                "zeroshot-gpt-3.5 asks one, with any model: --set model=NAME",
+            )
+        options = {**(options or {}), "api_base": api_base}
     with _needs("train", "training"):
         from rbserve.models.configs import with_options
         from rbserve.train.fit import checkpoint_path
@@ -231,8 +244,8 @@ def train(
     path = out or artifact_path(f"{spec.name}{RANDOM * random}", dataset)
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
-    with progress_bar(f"train {path.name}") as progress:
-        artifact = fit_model(spec, data, path, chosen, resume, progress)
+    with memory_told(f"training {spec.name}", LESS_MEMORY), progress_bar(f"train {path.name}") as progress:
+        artifact = fit_model(spec, data, path, chosen, resume, progress, say)
     record = artifact.manifest.training
     say(f"{artifact.name} on {dataset}: {_how(record)} -> {path}")
     return artifact
@@ -267,7 +280,8 @@ def ensure_artifact(model: str, dataset: str, random: bool = False) -> Artifact:
 
 def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
     """Exports an artefact at the given precisions and says how the scores compare."""
-    with _needs("export", "exporting"):
+    told = memory_told(f"exporting {artifact.name}", "a machine with more memory, or a smaller row")
+    with told, _needs("export", "exporting"):
         from rbserve.exporters.export import export as export_artifact
 
         exported = export_artifact(artifact, ensure_dataset(artifact.manifest.dataset.name), precisions)

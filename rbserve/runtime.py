@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from rbserve.core.artifact import (
     BACKBONE,
     HALF_VARIANT,
     REFERENCE_VARIANT,
+    TOKENIZER,
     TORCH_VARIANTS,
     WEIGHTS,
     Artifact,
 )
-from rbserve.core.columns import Ragged
+from rbserve.core.columns import Ragged, runs
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
 from rbserve.core.memory import require_memory
@@ -50,7 +52,7 @@ from rbserve.models.configs import (
     SidSasRecConfig,
     config_from_dict,
 )
-from rbserve.models.prompts import Prompts, open_prompts
+from rbserve.models.prompts import ItemTokenizer, Prompts, item_limit, open_prompts
 from rbserve.ranking import (
     GeneratingRanker,
     OnnxItemScores,
@@ -141,7 +143,7 @@ def open_endpoint(artifact: Artifact) -> EndpointScorer:
     if not key and config.api_base == endpoint.BASE_URL:
         raise UsageError(
             f"{artifact.name} asks {config.api_base}, and there is no key in {config.key_from}",
-            f"set {config.key_from}, or train it with --set api_base=URL for another endpoint",
+            f"set {config.key_from}, or train it with --api-base URL for another endpoint",
         )
     return EndpointScorer(
         artifact.items.texts, cache() / "endpoint", base_url=config.api_base, model=config.model, key=key,
@@ -181,6 +183,17 @@ def artifact_prompts(artifact: Artifact) -> Prompts:
     """The prompts of a language model's artefact, its files verified."""
     folder, *_ = (artifact.file(f"{prompts.FOLDER}/{name}").parent for name in prompts.FILES)
     return open_prompts(folder)
+
+
+def artifact_tokenizer(artifact: Artifact) -> ItemTokenizer:
+    """Makes tokens of the texts of items that a language model's artefact does not have.
+
+    Raises UsageError where the model reads no texts, ArtifactError for a damaged or missing file.
+    """
+    if not artifact.is_language_model or artifact.manifest.item_form != "text":
+        raise UsageError(f"{artifact.name} reads no item texts", "zeroshot- and text- rows do")
+    limit = item_limit(artifact_prompts(artifact).pieces.max_tokens)
+    return ItemTokenizer(artifact.file(TOKENIZER), limit)
 
 
 class OnnxScorer:
@@ -265,11 +278,8 @@ def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
     if isinstance(scorer, EndpointScorer):  # which asks for many at a time
         return scorer.score_rows(histories, candidates)
     scores = np.empty(len(candidates), np.float32)
-    begin = 0
-    for end in range(1, len(candidates) + 1):
-        if end == len(candidates) or not np.array_equal(histories[begin], histories[end]):
-            scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
-            begin = end
+    for begin, end in pairwise(runs(histories).tolist()):
+        scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
     return scores
 
 

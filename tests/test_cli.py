@@ -116,6 +116,13 @@ MISTAKES = [
     (("train", "--model", "dnn", "--epochs", "few"), 2, "--epochs", "--help"),
     (("train", "--model", "dnn", "--precision", "fp8"), 2, "unknown precision: fp8", "fp32 or bf16"),
     (("train", "--model", "dnn", "--schedule", "step"), 2, "unknown schedule: step", "constant or cosine"),
+    (
+        ("train", "--model", "dnn", "--api-base", "http://localhost:1/v1"),
+        2,
+        "dnn asks no endpoint, so there is no --api-base for it",
+        "zeroshot-gpt-3.5",
+    ),
+    (("train", "--models", "A", "--api-base", "http://localhost:1/v1"), 2, "--models takes none of", "one"),
     (("train",), 2, "--model", "--model gdcn"),
     (("train", "--models", "A", "--set", "dim=8"), 2, "--models takes none of", "one by one"),
     (("train", "--model", "txt", "--backbone", "minilm-l6"), 2, "unknown recipe: txt", "did you mean text?"),
@@ -185,6 +192,20 @@ def test_a_disk_that_fills_while_training_is_one_line_and_leaves_nothing(home: P
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "model.safetensors" in error
     assert list((tmp_path / "artifacts" / "planted").iterdir()) == []
+
+
+def test_an_endpoint_is_named_by_its_address(home: Path) -> None:
+    """What --set api_base= does, under a name of its own."""
+    address = "http://localhost:1/v1"
+    for words in (("--api-base", address), ("--set", f"api_base={address}")):
+        done = rbserve(
+            "train", "--model", "zeroshot-gpt-3.5", "--dataset", "planted", *words, "--json", home=home
+        )
+        assert json.loads(done.stdout)["config"]["api_base"] == address
+    done = rbserve("train", "--model", "zeroshot-gpt-3.5", "--dataset", "planted", "--api-base", "localhost",
+                   "--out", "elsewhere", home=home, check=2)  # fmt: skip
+    assert "not a base URL: 'localhost'" in done.stderr
+    assert not (home / "elsewhere").exists()
 
 
 def test_without_a_network_the_missing_wheel_is_named(tmp_path: Path) -> None:

@@ -27,20 +27,20 @@ from transformers import (
 )
 
 from rbserve import language
-from rbserve.core.artifact import TOKENIZER, WEIGHTS, Artifact
+from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
 from rbserve.exporters.export import export
-from rbserve.language import LanguageStepper, TorchLanguageCall
+from rbserve.language import LanguageScorer, LanguageStepper, TorchLanguageCall
 from rbserve.models.beam import search
 from rbserve.models.configs import with_options
 from rbserve.models.lm import LanguageModel
-from rbserve.models.prompts import Packed, pack_answer
+from rbserve.models.prompts import Packed, item_limit, pack_answer
 from rbserve.models.zoo import find_model
 from rbserve.profilers.harness import profile
-from rbserve.runtime import artifact_prompts, open_scorer
+from rbserve.runtime import artifact_prompts, artifact_tokenizer, open_scorer
 from rbserve.train.fit import train
 from rbserve.train.language import load, make
 from rbserve.train.loop import Settings
@@ -305,14 +305,52 @@ def test_the_oldest_items_give_way_and_a_prompt_never_exceeds_its_limit(
     assert len(shorter) + longest <= 110
 
 
-def test_the_saved_tokeniser_makes_the_tokens_that_are_stored(artifact: Artifact, planted: Dataset) -> None:
+def test_lost_history_is_told_before_training_kept_and_shown_by_a_profile(
+    backbones: Folders, planted: Dataset, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    spec = row("text", backbones["llama"], lora_rank=4, max_tokens=110)
+    settings = Settings(batch=4, micro_batch=4, epochs=1, epoch_rows=4)
+    artifact = train(spec, planted, tmp_path / "short", settings, say=told.append)
+    found = artifact.manifest.prompts["test"]
+    made, histories = artifact_prompts(artifact), planted.ctr("test").histories
+    kept = np.array([made.kept(histories[one]) for one in range(len(histories))])
+    assert found.cut == np.count_nonzero(kept < histories.lengths) > 0
+    assert [line.split(" of ")[0] for line in told] == [
+        f"text-smollm2-135m: {artifact.manifest.prompts[split].cut:,}" for split in ("train", "test")
+    ]
+    plan = Plan(1, 1, 1.0, [1], 1, "forward", seed=1, test_users=1)
+    measurement = profile(artifact, planted, plan, ["torch-fp32"])
+    (result,) = measurement.results
+    assert [one for one in result.warnings if "test prompts lose" in one] == [found.said("test")]
+    asked = train(
+        row("zeroshot", backbones["llama"]), planted, tmp_path / "asked", Settings(), say=told.append
+    )
+    assert [*asked.manifest.prompts] == ["test"], "nothing is trained"
+    assert len(told) == 3
+
+
+def test_a_text_scores_like_the_item_it_is_the_text_of(artifact: Artifact, planted: Dataset) -> None:
     """By the tokenizers library alone: what a service needs for texts of new items."""
-    tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
-    prompts = artifact_prompts(artifact)
     if artifact.manifest.item_form != "text":
-        pytest.skip("its items are tokens of their own")
+        with pytest.raises(UsageError, match="reads no item texts"):
+            artifact_tokenizer(artifact)
+        return
+    tokenizer, prompts = artifact_tokenizer(artifact), artifact_prompts(artifact)
     for item, text in enumerate(planted.items.texts):
-        assert tokenizer.encode(f" {text}", add_special_tokens=False).ids == prompts.items[item].tolist()
+        np.testing.assert_array_equal(tokenizer.tokens(text), prompts.items[item])
+    scorer, history = open_scorer(artifact, "onnx-fp32"), planted.ctr("test").histories[0]
+    assert isinstance(scorer, LanguageScorer)
+    texts = [*planted.items.texts[:3], "topic1word3 topic2word1", " ".join(planted.items.texts)]
+    scores = scorer.score_tokens(history, [tokenizer.tokens(text) for text in texts])
+    known = scorer.score(history, np.arange(3, dtype=np.int32))
+    longest = len(tokenizer.tokens(texts[-1]))
+    assert longest == item_limit(prompts.pieces.max_tokens) > prompts.items.lengths.max()
+    assert len(prompts.prefix(history, longest)) + len(prompts.suffix_of(tokenizer.tokens(texts[-1]))) <= 256
+    assert np.isfinite(scores).all()
+    alone = scorer.score_tokens(history, [tokenizer.tokens(text) for text in texts[:3]])
+    np.testing.assert_allclose(alone, known, atol=1e-6, rtol=0)
+    assert len(set(scores.tolist())) == 5
 
 
 @pytest.fixture(scope="module", params=["bert", "llama", "mpnet", "mpt", "opt"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from rbserve.core.assets import fetch
 from rbserve.core.errors import AssetError, RbserveError, UsageError
@@ -125,7 +126,7 @@ def loading(folder: Path) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise AssetError(
             f"cannot load a language model from {folder}: {str(error).splitlines()[0]}", _hint()
         ) from None

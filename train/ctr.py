@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from rbserve.core.artifact import WORDS
 from rbserve.core.columns import blocks
 from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
-from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.errors import UsageError
 from rbserve.core.metrics import auc
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.models.configs import EmbeddingItems, TextItems
 from rbserve.models.ctr import CtrModel, build
 from rbserve.models.items import IdItems, VectorItems, WordItems
 from rbserve.train.embed import item_vectors
-from rbserve.train.loop import Rows
+from rbserve.train.loop import Rows, require_finite
 
 VALIDATION_BATCH = 8_192
 
@@ -98,10 +98,7 @@ class CtrTask:
         logits = np.concatenate(
             [_logits(model, self._valid.take(piece), device).cpu().numpy() for piece in pieces]
         )
-        if not np.isfinite(logits).all():
-            raise RbserveError(
-                "training diverged: the model's scores are not finite", "a lower --lr may help"
-            )
+        require_finite(bool(np.isfinite(logits).all()), "the model's scores are")
         return auc(self._valid.labels, logits)
 
 

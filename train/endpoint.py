@@ -9,14 +9,18 @@ from torch import Tensor, nn
 
 from rbserve.core.dataset import Dataset
 from rbserve.core.types import ModelSpec, Progress
+from rbserve.endpoint import checked_url
+from rbserve.models.configs import EndpointConfig
 from rbserve.train.language import check_texts
 from rbserve.train.loop import Rows
 
 
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[nn.Module, EndpointTask]:
-    """No weights, and no rows."""
+    """No weights, and no rows. UsageError for an address that cannot be one."""
     del progress
     check_texts(spec, dataset)
+    assert isinstance(spec.config, EndpointConfig)
+    checked_url(spec.config.api_base)
     return nn.Identity(), EndpointTask()
 
 

@@ -21,17 +21,20 @@ from rbserve.core.artifact import (
     Artifact,
     ArtifactManifest,
     DatasetReference,
+    PromptFit,
     TrainingRecord,
     library_versions,
     open_artifact,
     write_manifest,
 )
-from rbserve.core.dataset import Dataset, write_items
+from rbserve.core.dataset import Dataset, Split, write_items
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train import ctr, endpoint, language, next_item, seq
+from rbserve.train.language import LanguageTask
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
+from rbserve.train.next_item import NextItemTask
 from rbserve.train.tensors import save_drawn, save_tensors
 
 
@@ -42,12 +45,14 @@ def train(
     settings: Settings,
     resume: bool = False,
     progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Artifact:
     """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there.
 
     A `random` row is packaged with the weights that it begins with; a language model takes no memory then.
     A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
-    that was trained on the same data with the same settings.
+    that was trained on the same data with the same settings. `say` is told, before training, what the row's prompts
+    have no room for.
     """
     donor = None if spec.random else _donor(spec, dataset, path, settings)
     if donor is not None:
@@ -55,11 +60,14 @@ def train(
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
     torch.manual_seed(settings.seed)
     model, task = _maker(spec)(spec, dataset, progress)
+    prompts = _prompt_fits(spec, dataset, task)
+    for said in filter(None, (one.said(split) for split, one in prompts.items())):
+        say(f"{spec.name}: {said}")
     learns = task.rows and not spec.random
     state = fit(model, task, settings, checkpoint, resume, progress) if learns else State()
     processes = PartialState()
     if processes.is_main_process:
-        _write(spec, dataset, path, settings, state, model, task)
+        _write(spec, dataset, path, settings, state, model, task, prompts)
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
@@ -129,6 +137,15 @@ def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact
     return open_artifact(path)
 
 
+def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str, PromptFit]:
+    """What a language model's prompts have room for: those that are tested, and those that train it, if any do."""
+    if not isinstance(task, LanguageTask | NextItemTask):
+        return {}
+    split = dataset.ctr if spec.task == "ctr" else dataset.seqrec
+    names: tuple[Split, ...] = ("train", "test") if task.rows else ("test",)
+    return {name: task.prompts.fit(split(name).histories, task.max_history) for name in names}
+
+
 def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued."""
     return {
@@ -141,7 +158,7 @@ def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str
 
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
-    task: SavedTask,
+    task: SavedTask, prompts: dict[str, PromptFit],
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         if spec.random:
@@ -170,6 +187,7 @@ def _write(
                 random=spec.random,
             ),
             libraries=library_versions(),
+            prompts=prompts,
             files={
                 str(file.relative_to(partial)): digest(file)
                 for file in sorted(partial.rglob("*"))

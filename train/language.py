@@ -20,19 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.artifact import BACKBONE, TOKENIZER
-from rbserve.core.columns import Ragged
+from rbserve.core.columns import Ragged, runs
 from rbserve.core.dataset import CtrSplit, Dataset
-from rbserve.core.errors import AssetError, RbserveError, UsageError
+from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.metrics import auc
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
 from rbserve.models import prompts
 from rbserve.models.configs import (
+    CodedItems,
     LanguageConfig,
     P5Config,
     SeqP5Config,
-    SeqSidConfig,
-    SidLanguageConfig,
     TunedLanguageConfig,
 )
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens
@@ -41,7 +40,7 @@ from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
 from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.ctr import trained_items
-from rbserve.train.loop import Rows
+from rbserve.train.loop import Rows, require_finite
 from rbserve.train.sids import ensure_semantic_ids
 
 MAX_HISTORY = 20
@@ -91,6 +90,7 @@ class LanguageTask:
     """A row is what is asked of one user: his history, and all candidates that were labelled with it."""
 
     metric = "auc"
+    max_history = MAX_HISTORY
 
     def __init__(self, dataset: Dataset, spec: ModelSpec, made: Prompts, folder: Path) -> None:
         self._train, self._valid, self._folder, self.prompts = (
@@ -131,10 +131,7 @@ class LanguageTask:
         some = self._valid.take(rows)
         scorer = LanguageScorer(TorchLanguageCall(cast(ClickModel, model)), self.prompts)
         scores = score_rows(scorer, some.histories, some.candidates)
-        if not np.isfinite(scores).all():
-            raise RbserveError(
-                "training diverged: the model's scores are not finite", "a lower --lr may help"
-            )
+        require_finite(bool(np.isfinite(scores).all()), "the model's scores are")
         return auc(some.labels, scores)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -162,19 +159,19 @@ class LanguageTask:
 def save_prompts(made: Prompts, backbone: Path, folder: Path) -> None:
     """Writes prompts, and of the language model at `backbone` its config and tokeniser, into an artefact."""
     made.save(folder / prompts.FOLDER)
-    (folder / BACKBONE).parent.mkdir(exist_ok=True)
+    save_tokenizer(backbone, folder)
     shutil.copyfile(backbone / "config.json", folder / BACKBONE)
+
+
+def save_tokenizer(backbone: Path, folder: Path) -> None:
+    """Writes the tokeniser of the language model at `backbone` into an artefact, as the tokenizers library reads it."""
+    (folder / TOKENIZER).parent.mkdir(exist_ok=True)
     load_tokenizer(backbone).backend_tokenizer.save(str(folder / TOKENIZER))
 
 
 def users_begin(split: CtrSplit) -> NDArray[np.int64]:
     """Where in a split each run of rows of one user with one history begins, and the end: int64[runs + 1]."""
-    begins = [0]
-    for row in range(1, len(split)):
-        same_user = split.users[row] == split.users[row - 1]
-        if not same_user or not np.array_equal(split.histories[row], split.histories[row - 1]):
-            begins.append(row)
-    return np.array([*begins, len(split)] if len(split) else [0], np.int64)
+    return np.union1d(runs(split.histories), np.flatnonzero(np.diff(split.users)) + 1)
 
 
 def load(
@@ -304,7 +301,7 @@ def _items(
         with torch.no_grad():  # nothing is known of items that training lacks: nothing sets them apart
             language.new_embedding.weight[torch.from_numpy(~seen)] = language.new_embedding.weight.mean(0)
         tokens = np.arange(len(dataset.items), dtype=np.int32)[:, None]
-    elif isinstance(config, SidLanguageConfig | SeqSidConfig):
+    elif isinstance(config, CodedItems):
         tokens = ensure_semantic_ids(dataset, config, progress).tokens
         language.add_tokens(config.levels * config.codes)
     else:
@@ -341,11 +338,11 @@ def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared
 
 def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Progress) -> Ragged:
     """Every text's token ids, as they follow a word, cut to `limit`."""
-    space = "" if tokenizer("a", add_special_tokens=False).tokens()[0].startswith("▁") else " "
+    space = prompts.space_before(tokenizer("a", add_special_tokens=False).tokens()[0])
     values, lengths = [], []
     for begin in range(0, len(texts), TEXTS_AT_ONCE):
         some = [space + text for text in texts[begin : begin + TEXTS_AT_ONCE]]
-        for ids in tokenizer(some, add_special_tokens=False)["input_ids"]:
+        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
             values.append(np.array(ids[:limit], np.int32))
             lengths.append(len(values[-1]))
         progress(min(begin + TEXTS_AT_ONCE, len(texts)), len(texts), "item texts to tokens")

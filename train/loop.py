@@ -5,7 +5,8 @@ drawn from it anew at each epoch and step. A run that was killed and continued f
 computes what an uninterrupted one does, to the last bit, on the same machine and number of threads.
 
 Runs on one process by default, and under `torchrun` or `accelerate launch` on many: a batch is divided
-among them.
+among them, and their gradients are summed before an update. No wrapper stands around the model (torch's would let
+all processes wait for one another after each micro batch, of which they may have unequal numbers).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -138,11 +140,12 @@ def fit(
     torch.use_deterministic_algorithms(True)
     accelerator = Accelerator()
     require_memory(model)
+    model.to(accelerator.device)
+    for value in _trained(model).values():
+        value.copy_(broadcast(value))
     optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    plain = accelerator.unwrap_model(model)
-    best = copy.deepcopy(_trained(plain))
-    state = _load(checkpoint, plain, optimizer, best) if resume else State()
+    best = copy.deepcopy(_trained(model))
+    state = _load(checkpoint, model, optimizer, best) if resume else State()
     total = _total_steps(task, settings)
     saved = started = time.monotonic()
     before = state.seconds
@@ -155,14 +158,14 @@ def fit(
                 progress(_steps_done(state, task, settings), total, _describe(state, task))
                 due = time.monotonic() - saved >= checkpoint.every_s
                 if accelerator.is_main_process and (due or stop.is_set()):
-                    _save(checkpoint, state, plain, optimizer, best)
+                    _save(checkpoint, state, model, optimizer, best)
                     saved = time.monotonic()
                 if stop.is_set():
                     raise Interrupted(f"stopped in epoch {state.epoch + 1}", "--resume continues from here")
-            _end_epoch(plain, task, state, best)
+            _end_epoch(model, task, state, best)
             progress(_steps_done(state, task, settings), total, _describe(state, task))
-    plain.load_state_dict(best, strict=False)
-    plain.eval()
+    model.load_state_dict(best, strict=False)
+    model.eval()
     return state
 
 
@@ -180,6 +183,18 @@ def require_memory(model: nn.Module) -> None:
             f"state, {trained / 2**30:.1f} GiB each; {free / 2**30:.1f} GiB are free",
             "a smaller row, or a machine with more memory",
         )
+
+
+def require_finite(finite: bool, what: str) -> None:
+    """Raises RbserveError, saying `what` is not, when training has diverged."""
+    if not finite:
+        raise RbserveError(f"training diverged: {what} not finite", "a lower --lr may help")
+
+
+def require_finite_weights(model: nn.Module) -> None:
+    """The same of the weights that are trained."""
+    trained = (one for one in model.parameters() if one.requires_grad)
+    require_finite(all(torch.isfinite(one).all() for one in trained), "a weight is")
 
 
 def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:
@@ -225,8 +240,8 @@ def _step(
     for start in range(0, len(mine), settings.micro_batch):
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = task.loss(model, mine[start : start + settings.micro_batch])
-        # Gradients are averaged over processes: the sum over this share counts num_processes times.
-        accelerator.backward(loss * (accelerator.num_processes / len(batch)))
+        (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+    _sum_gradients(accelerator, model)
     for group in optimizer.param_groups:
         group["lr"] = _learning_rate(
             settings, _steps_done(state, task, settings), _total_steps(task, settings)
@@ -234,6 +249,16 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     state.step += 1
+
+
+def _sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
+    """Gives every process the gradient of the whole batch. One whose share is empty has a gradient of zero."""
+    if accelerator.num_processes == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(own, "sum")
 
 
 def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tensor]) -> None:

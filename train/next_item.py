@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.dataset import Dataset, SeqSplit
-from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.errors import UsageError
 from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.core.types import ModelSpec, Progress, Ranker
@@ -32,7 +32,7 @@ from rbserve.runtime import rank_rows
 from rbserve.train.backbone import load_tokenizer, locate, locate_shape, precision
 from rbserve.train.ctr import trained_items
 from rbserve.train.language import adapt, check_texts, load, make_prompts, merge, save_prompts
-from rbserve.train.loop import Rows
+from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.seq import AT
 from rbserve.train.sids import ensure_semantic_ids
 from rbserve.train.softmax import softmax_loss
@@ -79,7 +79,7 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, made, folder, sids
-        self.rows = len(self._train)
+        self.rows, self.max_history = len(self._train), config.max_history
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -102,8 +102,7 @@ class NextItemTask:
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
-        if not all(torch.isfinite(one).all() for one in model.parameters() if one.requires_grad):
-            raise RbserveError("training diverged: a weight is not finite", "a lower --lr may help")
+        require_finite_weights(model)
         some = self._valid.take(np.arange(min(VALIDATION_ROWS, len(self._valid))))
         items = rank_rows(self.ranker(cast(LanguageModel, model)), some.histories, AT, batch=16)
         return ndcg_at_k(ranks_in_lists(items, some.targets), AT)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from rbserve.core.columns import Ragged, slices
 from rbserve.core.dataset import Dataset, SeqSplit
-from rbserve.core.errors import RbserveError
 from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.core.types import ModelSpec, Progress, Ranker
@@ -27,7 +26,7 @@ from rbserve.models.configs import SasRecConfig, SidSasRecConfig
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
 from rbserve.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
 from rbserve.runtime import rank_rows
-from rbserve.train.loop import Rows
+from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.softmax import softmax_loss
 
 AT = 10
@@ -66,8 +65,7 @@ class SeqTask:
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 over the validation users, ranks among the whole catalogue; RbserveError after divergence."""
-        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-            raise RbserveError("training diverged: a weight is not finite", "a lower --lr may help")
+        require_finite_weights(model)
         items = rank_rows(self.ranker(model), self._valid.histories, AT)
         return ndcg_at_k(ranks_in_lists(items, self._valid.targets), AT)
 
@@ -97,8 +95,7 @@ class ItemTask(SeqTask):
             known = wanted != NO_LABEL
             hidden.append(model(inputs)[known])
             labels.append(wanted[known])
-        plain = cast(SasRec, getattr(model, "module", model))
-        return softmax_loss(torch.cat(hidden), plain.items, torch.cat(labels))
+        return softmax_loss(torch.cat(hidden), cast(SasRec, model).items, torch.cat(labels))
 
     def ranker(self, model: nn.Module) -> Ranker:
         """All items, scored."""

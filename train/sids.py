@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.dataset import Dataset
-from rbserve.core.errors import DataError, Interrupted, RbserveError
+from rbserve.core.errors import DataError, Interrupted
 from rbserve.core.semantic_ids import (
     SEED,
     Coded,
@@ -33,7 +33,7 @@ from rbserve.core.semantic_ids import (
 from rbserve.core.types import Progress, no_progress
 from rbserve.models.configs import RqVaeConfig, config_to_dict
 from rbserve.models.rqvae import RqVae
-from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
+from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit, require_finite
 from rbserve.train.paths import Paths, check_room, distinct_paths, nearest_paths, prefixes, shared_paths
 
 Vectors = NDArray[np.float32]
@@ -146,8 +146,7 @@ class RqVaeTask:
         vectors = self._valid.to(model.centre.device)
         decoded = model.decoder(model.quantize(model.encode(vectors)).entries.sum(dim=1))
         explained = 1 - float((decoded - model.normalize(vectors)).square().mean())
-        if not np.isfinite(explained):
-            raise RbserveError("training diverged: the error is not finite", "a lower --lr may help")
+        require_finite(bool(np.isfinite(explained)), "the error is")
         return explained
 
 

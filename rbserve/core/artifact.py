@@ -104,6 +104,30 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     random: bool = False
 
 
+class PromptFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many prompts of a split have no room for all `items` of their histories, and how many items they lose.
+
+    A prompt has at most `max_tokens` tokens and the `max_items` newest items.
+    """
+
+    prompts: int
+    cut: int
+    items: int
+    lost: int
+    max_tokens: int
+    max_items: int
+
+    def said(self, split: str) -> str | None:
+        """One line of what is lost, if anything is."""
+        if not self.cut:
+            return None
+        return (
+            f"{self.cut:,} of {self.prompts:,} {split} prompts lose their oldest items: {self.lost:,} of "
+            f"{self.items:,} ({self.lost / self.items:.1%}) do not fit into max_tokens={self.max_tokens} "
+            f"and {self.max_items} places"
+        )
+
+
 class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The data set an artefact belongs to."""
 
@@ -112,7 +136,10 @@ class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an artefact says of itself. `config_kind` names the config class that `config` belongs to."""
+    """What an artefact says of itself. `config_kind` names the config class that `config` belongs to.
+
+    `prompts` says by split what a language model's prompts have no room for.
+    """
 
     schema: int
     name: str
@@ -126,6 +153,7 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str]
     files: dict[str, FileDigest]
     variants: dict[str, VariantRecord] = {}
+    prompts: dict[str, PromptFit] = {}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ class Ragged:
         return slices(self.values, self.offsets[rows], self.offsets[rows + 1])
 
 
+def runs(rows: Ragged) -> NDArray[np.int64]:
+    """Where in R sequences each run of equal ones begins, and the end: int64[runs + 1]."""
+    begins = [row for row in range(len(rows)) if not row or not np.array_equal(rows[row - 1], rows[row])]
+    return np.array([*begins, len(rows)], np.int64)
+
+
 def slices(values: Items, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Ragged:
     """values[begin[r]:end[r]] for each r, as one ragged array."""
     lengths = end - begin

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RbserveError(Exception):
@@ -39,10 +41,44 @@ class ParityError(RbserveError):
     """An exported model that does not score like the model it came from."""
 
 
+class OutOfMemory(RbserveError):  # noqa: N818  (what it is called)
+    """The machine has too little memory for the work."""
+
+
 class Interrupted(RbserveError):  # noqa: N818  (not a fault)
     """The user stopped the work; what was done so far is kept."""
 
     exit_code = 130
+
+
+# How torch, onnxruntime and the C++ library say it: none of them raises MemoryError.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "failed to allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+)
+
+
+@contextmanager
+def memory_told(doing: str, hint: str) -> Iterator[None]:
+    """Turns a failed allocation of Python, NumPy, torch or onnxruntime into OutOfMemory."""
+    try:
+        yield
+    except RbserveError:
+        raise
+    except Exception as error:
+        if not _is_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory while {doing}", hint) from None
+
+
+def _is_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -212,19 +212,32 @@ class SasRecConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
-class SidSasRecConfig(SasRecConfig):
-    """SASRec over semantic identifiers: an item is `levels` tokens, each one of `codes`.
+class CodedItems(ModelConfig):
+    """An item is its semantic identifier: `levels` tokens, each one of `codes`.
 
-    `decoding` is how a ranking is made of them: beam search of `width` beams over all codes, or, conditional, over
-    those that lead to an item (section 3.2). `encoder` and `pooling` make the vectors that the codes stand for.
+    `encoder` and `pooling` make the vectors that the codes stand for.
     """
 
     levels: Count = 4
     codes: Count = 256
     encoder: Name = "minilm-l6"
     pooling: Literal["mean", "last"] = "mean"
+
+
+@dataclass(frozen=True)
+class GeneratedItems(CodedItems):
+    """A ranking is generated: by beam search of `width` beams, over all codes or over those that lead to an item.
+
+    The latter is `decoding` cbs, conditional beam search (section 3.2).
+    """
+
     decoding: Literal["free", "cbs"] = "free"
     width: Count = 20
+
+
+@dataclass(frozen=True)
+class SidSasRecConfig(GeneratedItems, SasRecConfig):
+    """SASRec over semantic identifiers."""
 
 
 @dataclass(frozen=True)
@@ -289,13 +302,8 @@ class P5Config(TunedLanguageConfig):
 
 
 @dataclass(frozen=True)
-class SidLanguageConfig(TunedLanguageConfig):
-    """Group F: an item is its semantic identifier, `levels` new tokens each one of `codes`; see SidSasRecConfig."""
-
-    levels: Count = 4
-    codes: Count = 256
-    encoder: Name = "minilm-l6"
-    pooling: Literal["mean", "last"] = "mean"
+class SidLanguageConfig(CodedItems, TunedLanguageConfig):
+    """Group F: an item is its semantic identifier, in new tokens."""
 
 
 @dataclass(frozen=True)
@@ -312,15 +320,8 @@ class SeqP5Config(NextItemLanguageConfig):
 
 
 @dataclass(frozen=True)
-class SeqSidConfig(NextItemLanguageConfig):
-    """Group J: an item is its semantic identifier, read and written code by code; see SidSasRecConfig."""
-
-    levels: Count = 4
-    codes: Count = 256
-    encoder: Name = "minilm-l6"
-    pooling: Literal["mean", "last"] = "mean"
-    decoding: Literal["free", "cbs"] = "free"
-    width: Count = 20
+class SeqSidConfig(GeneratedItems, NextItemLanguageConfig):
+    """Group J: an item is its semantic identifier, read and written code by code."""
 
 
 @dataclass(frozen=True)

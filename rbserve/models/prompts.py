@@ -2,7 +2,8 @@
 
 A prompt is what is the same for all candidates of a user (the prefix: instruction and history), then what is not (a
 suffix: candidate and question). An item's text is tokenised when the model is packaged, so that a prompt at run time
-is a few array copies; no tokeniser is needed to serve. NumPy alone.
+is a few array copies; no tokeniser is needed to serve. NumPy alone, but for texts that were not there then:
+`ItemTokenizer` takes the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.artifact import PromptFit
 from rbserve.core.columns import Ragged, RaggedWriter, open_ragged
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.manifest import read_manifest
@@ -77,36 +79,73 @@ class Prompts:
             np.array(part, np.int64) for part in (pieces.start, pieces.candidate, pieces.answer)
         )
         self._numbers = [np.array(number, np.int64) for number in pieces.numbers]
-        longest = int(items.lengths.max(initial=0))
-        self._room = (
-            pieces.max_tokens - sum(map(len, (pieces.start, pieces.candidate, pieces.answer))) - longest
-        )
-        if self._room <= 0:
-            needed = pieces.max_tokens - self._room
+        self._longest = int(items.lengths.max(initial=0))
+        if self._room() <= 0:
+            needed = pieces.max_tokens - self._room()
             raise UsageError(
                 f"max_tokens={pieces.max_tokens} leaves no room for a history: the rest of a prompt takes {needed}"
             )
 
-    def kept(self, history: Items) -> int:
-        """How many of a history's newest items the prompt has room for, whatever the candidate is."""
+    def _room(self, candidate: int = 0) -> int:
+        """Tokens left for a history before a candidate of so many, or of as many as the longest item has."""
+        fixed = sum(map(len, (self.pieces.start, self.pieces.candidate, self.pieces.answer)))
+        return self.pieces.max_tokens - fixed - max(candidate, self._longest)
+
+    def kept(self, history: Items, candidate: int = 0) -> int:
+        """How many of a history's newest items the prompt has room for, whatever item the candidate is.
+
+        A `candidate` that is no item of the table and has more tokens than any leaves less room.
+        """
         newest = history[-len(self._numbers) :][::-1]
         lengths = self.items.offsets[newest + 1] - self.items.offsets[newest]
         numbers = np.array([len(number) for number in self._numbers[: len(newest)]], np.int64)
         # With n items kept, the numbers 1 to n stand before them.
         needed = np.cumsum(lengths) + np.cumsum(numbers)
-        return int(np.count_nonzero(needed <= self._room))
+        return int(np.count_nonzero(needed <= self._room(candidate)))
 
-    def prefix(self, history: Items) -> Tokens:
-        """Instruction and the newest items of history int32[T], oldest first: int64[P]."""
+    def fit(self, histories: Ragged, max_items: int, rows_at_once: int = 100_000) -> PromptFit:
+        """What prompts with the `max_items` newest items of each of R histories have room for, and what they lose."""
+        kept = [
+            self._kept_each(histories.take(np.arange(begin, min(begin + rows_at_once, len(histories)))))
+            for begin in range(0, len(histories), rows_at_once)
+        ]
+        lengths = histories.lengths
+        lost = lengths - np.minimum(np.concatenate([np.zeros(0, np.int64), *kept]), max_items)
+        return PromptFit(
+            prompts=len(histories),
+            cut=int(np.count_nonzero(lost)),
+            items=int(lengths.sum()),
+            lost=int(lost.sum()),
+            max_tokens=self.pieces.max_tokens,
+            max_items=min(max_items, len(self._numbers)),
+        )
+
+    def _kept_each(self, histories: Ragged) -> NDArray[np.int64]:
+        """`kept` of each of R histories, int64[R]."""
+        lengths, ends = histories.lengths, np.repeat(histories.offsets[1:], histories.lengths)
+        tokens = np.concatenate(([0], np.cumsum(self.items.lengths[histories.values])))
+        numbers = np.cumsum([0, *map(len, self._numbers)])
+        newer = ends - np.arange(len(ends))  # items from here to the newest, this one included
+        needed = tokens[ends] - tokens[:-1] + numbers[np.minimum(newer, len(self._numbers))]
+        fits = (needed <= self._room()) & (newer <= len(self._numbers))
+        row_of = np.repeat(np.arange(len(histories)), lengths)
+        return np.bincount(row_of[fits], minlength=len(histories))
+
+    def prefix(self, history: Items, candidate: int = 0) -> Tokens:
+        """Instruction and the newest items of history int32[T], oldest first: int64[P]; see `kept`."""
         parts: list[NDArray[Any]] = [self._start]
-        for number, item in zip(self._numbers, history[len(history) - self.kept(history) :], strict=False):
+        kept = history[len(history) - self.kept(history, candidate) :]
+        for number, item in zip(self._numbers, kept, strict=False):
             parts += [number, self.items[item]]
         return np.concatenate(parts).astype(np.int64)
 
     def suffix(self, candidate: int) -> Tokens:
         """Candidate and question: int64[S]."""
-        parts = (self._candidate, self.items[candidate], self._answer)
-        return np.concatenate(parts).astype(np.int64)
+        return self.suffix_of(self.items[candidate])
+
+    def suffix_of(self, item: NDArray[Any]) -> Tokens:
+        """The same for an item of these tokens, [I], which need not be in the table."""
+        return np.concatenate((self._candidate, item, self._answer)).astype(np.int64)
 
     def questions(self, histories: Items) -> Tokens:
         """History and question of B users, int32[B, T], whose items all have the same number of tokens: int64[B, P]."""
@@ -137,6 +176,41 @@ def open_prompts(folder: Path) -> Prompts:
 def item_limit(max_tokens: int) -> int:
     """How many tokens of an item's text are read, where items are texts."""
     return max_tokens // ITEMS_A_PROMPT
+
+
+def space_before(first: str) -> str:
+    """What an item's text begins with to read as one that follows a word; `first` is the token of "a".
+
+    A tokeniser that marks the beginning of words (▁) puts the space there itself.
+    """
+    return "" if first.startswith("▁") else " "
+
+
+class ItemTokenizer:
+    """The token ids of an item's text as `Prompts` has them of its items, by the `tokenizers` library alone."""
+
+    def __init__(self, file: Path, limit: int) -> None:
+        """`file` is a tokenizer.json, `limit` how many tokens of a text are read (`item_limit`).
+
+        Raises ArtifactError for a file that is no tokeniser, UsageError without the library.
+        """
+        try:
+            from tokenizers import Tokenizer
+        except ModuleNotFoundError:
+            raise UsageError("texts of new items need tokenizers", "pip install tokenizers") from None
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # noqa: BLE001  (what the library raises has no class of its own)
+            raise ArtifactError(f"{file} is no tokeniser: {error}") from None
+        self._tokenizer.no_truncation()  # a file may ask for either
+        self._tokenizer.no_padding()
+        self._limit = limit
+        self._space = space_before(self._tokenizer.encode("a", add_special_tokens=False).tokens[0])
+
+    def tokens(self, text: str) -> Tokens:
+        """int64[I]"""
+        found = self._tokenizer.encode(self._space + text, add_special_tokens=False).ids
+        return np.array(found[: self._limit], np.int64)
 
 
 class Packed:

@@ -6,7 +6,7 @@ import tempfile
 import tracemalloc
 import zipfile
 from contextlib import suppress
-from itertools import pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rbserve.core import columns
-from rbserve.core.columns import ColumnWriter, Ragged, RaggedWriter, blocks, open_column, open_ragged, slices
+from rbserve.core.columns import (
+    ColumnWriter,
+    Ragged,
+    RaggedWriter,
+    blocks,
+    open_column,
+    open_ragged,
+    runs,
+    slices,
+)
 from rbserve.core.errors import DataError
 
 ROWS = st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), max_size=12)
@@ -93,6 +102,14 @@ def test_taking_and_slicing_equal_indexing_one_by_one(rows: list[list[int]], dat
     begin, end = np.array(spans, np.int64).reshape(-1, 2).T
     expected = [ragged.values[first:last].tolist() for first, last in spans]
     assert _lists(slices(ragged.values, begin, end)) == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 1), max_size=2), max_size=12))
+@example([])
+@example([[], [], [0]])
+def test_runs_are_the_groups_of_equal_rows_in_turn(rows: list[list[int]]) -> None:
+    lengths = [len(list(group)) for _, group in groupby(rows)]
+    assert runs(_ragged(rows)).tolist() == [0, *accumulate(lengths)]
 
 
 def test_sequences_from_the_middle_of_others_are_appended_as_they_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small import train_small
+from small_backbone import make_backbone
 from torch import Tensor, nn
 
-from rbserve.core.artifact import WEIGHTS, open_artifact
+from rbserve.core.artifact import WEIGHTS, Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
@@ -244,19 +246,50 @@ def test_a_killed_training_resumes_to_the_same_artefact(tmp_path: Path) -> None:
     assert resumed.training.best_metric == whole.training.best_metric
 
 
-def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
-    """A batch divided among processes gives the gradient of the whole batch (dropout off: its masks differ)."""
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def _train_on_one_and_on_two(home: Path, *words: str) -> tuple[Artifact, Artifact]:
+    """The same training through the command line, on one process and on two."""
     environment = os.environ | {
-        "RBSERVE_HOME": str(tmp_path),
+        "RBSERVE_HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
-    train = ["-m", "rbserve", "train", "--model", "dnn", "--dataset", "synthetic", "--epochs", "2", "--set", "dim=8",
-             "--set", "hidden=32", "--set", "dropout=0", "--out"]  # fmt: skip
-    one, two = tmp_path / "one", tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command in ([sys.executable, *train, str(one)], [*launcher, *train, str(two)]):
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
-    expected, found = load_file(one / WEIGHTS), load_file(two / WEIGHTS)
+    for command, name in (([sys.executable], "one"), (LAUNCHER, "two")):
+        line = [*command, "-m", "rbserve", "train", *words, "--out", str(home / name)]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+    return open_artifact(home / "one"), open_artifact(home / "two")
+
+
+def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+    """A batch divided among processes gives the gradient of the whole batch (dropout off: its masks differ)."""
+    one, two = _train_on_one_and_on_two(
+        tmp_path, "--model", "dnn", "--dataset", "synthetic", "--epochs", "2", "--set", "dim=8",
+        "--set", "hidden=32", "--set", "dropout=0",
+    )  # fmt: skip
+    expected, found = load_file(one.file(WEIGHTS)), load_file(two.file(WEIGHTS))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("recipe", "batch"), [("text", 9), ("seq-p5", 33)])
+def test_two_processes_train_adapters_like_accumulated_gradients_on_one(
+    recipe: str, batch: int, planted: Dataset, tmp_path: Path
+) -> None:
+    """Shares of unequal size take the processes unequal numbers of micro batches; one has none of the last batch."""
+    shutil.copytree(planted.path, tmp_path / "data/planted")
+    backbone = make_backbone("llama", tmp_path / "tiny")
+    one, two = _train_on_one_and_on_two(
+        tmp_path, "--model", recipe, "--backbone", str(backbone), "--dataset", "planted", "--epochs", "2",
+        "--batch", str(batch), "--epoch-rows", str(4 * batch + 1), "--lr", "0.001",
+        "--set", "lora_rank=4", "--set", "lora_dropout=0",
+    )  # fmt: skip
+    start = load_file(backbone / WEIGHTS)["model.layers.0.self_attn.q_proj.weight"]
+    expected, found = load_file(one.file(WEIGHTS)), load_file(two.file(WEIGHTS))
+    trained = next(value for name, value in expected.items() if name.endswith("0.self_attn.q_proj.weight"))
+    assert (trained - start).abs().max() > 1e-4
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
+    assert two.manifest.training.best_metric == pytest.approx(one.manifest.training.best_metric, abs=1e-6)
