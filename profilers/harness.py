@@ -35,6 +35,7 @@ from rbserve.core.measurement import (
     comparability_key,
     summarise,
 )
+from rbserve.core.provenance import command_line, git_state
 from rbserve.core.types import Items, Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.worker import Job, Report
@@ -97,6 +98,8 @@ def profile(
         predictions=_predictions(test, reports),
         random=artifact.is_random,
         left_out=dict(left_out or {}),
+        command=command_line(),
+        git=git_state(Path.cwd()),
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

@@ -20,9 +20,10 @@ from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import RbserveError
 from rbserve.core.measurement import DEPTH, Samples
 from rbserve.core.metrics import ranks_in_lists
+from rbserve.core.noise import Snapshot, between, snapshot
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise, staged
-from rbserve.profilers.latency import Times, time_calls, time_stages
+from rbserve.profilers.latency import Times, overhead_ns, time_calls, time_stages
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
 
 STAGED_CALLS = 100  # observed, apart from the timed ones
@@ -97,9 +98,18 @@ def measure(job: Job) -> Report:
             load_ns += lookup_ns
         for slate in job.slates:
             exercise = _exercise(model, inputs, slate, job.exclude_seen, items)
-            times = time_calls(exercise.call, exercise.requests, job.runs, job.seconds)
+            looks: list[Snapshot] = []
+            times = time_calls(
+                exercise.call,
+                exercise.requests,
+                job.runs,
+                job.seconds,
+                mark=lambda looks=looks: looks.append(snapshot(job.cores)),  # type: ignore[misc]
+            )
             stages = {} if items else _stages(model, inputs, slate, job)
-            samples.append(_samples(job, scope, slate, load_ns, times, stages))
+            made = _samples(job, scope, slate, load_ns, times, stages)
+            noise, empty_ns = between(*looks), overhead_ns(exercise.requests)
+            samples.append(msgspec.structs.replace(made, noise=noise, overhead_ns=empty_ns))
     if not job.accuracy:
         return Report(samples)
     if isinstance(model, Scorer):
@@ -155,6 +165,7 @@ def _samples(
         runs_ns=times.runs_ns,
         peak_rss_bytes=peak_rss_bytes(),
         stages_ns=stages_ns,
+        settled=times.settled,
     )
 
 
