@@ -51,13 +51,15 @@ class Job(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What one process measured, or the error that kept it from measuring.
 
-    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`.
+    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`;
+    judging them took `accuracy_s` seconds.
     """
 
     samples: list[Samples] = []
     scores: list[float] = []
     ranks: list[int] = []
     illegal_share: float | None = None
+    accuracy_s: float = 0.0
     error: str | None = None
     hint: str | None = None
 
@@ -112,10 +114,9 @@ def measure(job: Job) -> Report:
             samples.append(msgspec.structs.replace(made, noise=noise, overhead_ns=empty_ns))
     if not job.accuracy:
         return Report(samples)
-    if isinstance(model, Scorer):
-        scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
-        return Report(samples, scores=scores.tolist())
-    return _ranked(model, inputs, job.exclude_seen, samples)
+    start = time.perf_counter_ns()
+    report = _judged(model, inputs, job.exclude_seen, samples)
+    return msgspec.structs.replace(report, accuracy_s=(time.perf_counter_ns() - start) / 1e9)
 
 
 def open_model(artifact: Artifact, variant: str, threads: int) -> Model:
@@ -167,6 +168,13 @@ def _samples(
         stages_ns=stages_ns,
         settled=times.settled,
     )
+
+
+def _judged(model: Model, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:
+    if isinstance(model, Scorer):
+        scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
+        return Report(samples, scores=scores.tolist())
+    return _ranked(model, inputs, exclude_seen, samples)
 
 
 def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:

@@ -48,7 +48,8 @@ class Plan(msgspec.Struct, frozen=True):
     out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of the
     list asked for. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of all test users,
     or of `test_users` of them, drawn by the seed. With a budget, `budget_s` seconds are what the whole profile may
-    take, and `runs_of` has the runs that were planned for each variant, in the place of `runs`.
+    take, and `runs_of` has the runs that were planned for each variant, in the place of `runs`; `processes` is 0 until
+    they are planned.
     """
 
     processes: int
@@ -162,7 +163,8 @@ class Measurement(msgspec.Struct, frozen=True):
     """One profile of one artefact: where, how, the raw samples, and the figures derived from them.
 
     Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
-    measured why. `command` is the command line, `git` the state of the working directory where that is a repository.
+    measured why. `command` is the command line, `git` the state of the working directory where that is a repository,
+    `seconds` what the whole profile took.
     """
 
     schema: int
@@ -188,6 +190,7 @@ class Measurement(msgspec.Struct, frozen=True):
     left_out: dict[str, str] = {}
     command: list[str] = []
     git: GitState | None = None
+    seconds: float | None = None
 
 
 def summarise(measurement: Measurement) -> list[Result]:
