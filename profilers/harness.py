@@ -7,10 +7,12 @@ round to round, so that a machine that drifts slows all of them alike.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,22 +37,25 @@ from rbserve.core.measurement import (
     comparability_key,
     summarise,
 )
+from rbserve.core.provenance import command_line, git_state
 from rbserve.core.types import Items, Progress, no_progress
 from rbserve.profilers.accuracy import baselines
+from rbserve.profilers.budget import PILOT_RUNS, Cost, check_budget, schedule
 from rbserve.profilers.worker import Job, Report
 
 REQUESTS = 256
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def default_plan(task: str = "ctr") -> Plan:
-    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99.
+def default_plan(task: str = "ctr", budget_s: float | None = None) -> Plan:
+    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99. A budget plans both anew.
 
     A model that ranks the catalogue is asked for ten items, and timed in both scopes: looking ids up is part of
     what it is for.
     """
     slates, scope = ([1, 100], "forward") if task == "ctr" else ([10], "both")
-    return Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
+    plan = Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
+    return plan if budget_s is None else msgspec.structs.replace(plan, processes=0, budget_s=budget_s)
 
 
 def profile(
@@ -63,15 +68,22 @@ def profile(
 ) -> Measurement:
     """Measures every variant (or those named) and derives the table's figures.
 
+    With `plan.budget_s`, a pilot process a variant judges the test rows and shows what a process and a run cost; the
+    number of both is then planned for what is left of the budget.
+
     `left_out` says of variants that are not measured why, for the record.
     """
+    started = time.monotonic()
     variants = list(variants or artifact.variants)
     _check(artifact, dataset, plan, variants)
     test = test_rows(artifact, dataset, plan)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
         _write_inputs(inputs, dataset, test, plan)
-        reports = _run(artifact, plan, variants, inputs, progress)
+        if plan.budget_s is None:
+            reports = _run(artifact, plan, variants, inputs, progress)
+        else:
+            plan, reports = _run_within(plan.budget_s, artifact, plan, variants, inputs, progress)
     machine = environment()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
@@ -97,6 +109,9 @@ def profile(
         predictions=_predictions(test, reports),
         random=artifact.is_random,
         left_out=dict(left_out or {}),
+        command=command_line(),
+        git=git_state(Path.cwd()),
+        seconds=time.monotonic() - started,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -108,9 +123,17 @@ def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
     if plan.test_users < 0:
         raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
-    if plan.processes < 1 or plan.runs < 1 or plan.threads < 1 or not plan.slates or min(plan.slates) < 1:
+    if (
+        plan.processes < (plan.budget_s is None)
+        or plan.runs < 1
+        or plan.threads < 1
+        or not plan.slates
+        or min(plan.slates) < 1
+    ):
         raise UsageError("processes, runs, threads and slates must all be at least 1")
     check_scope(plan.scope)
+    if plan.budget_s is not None:
+        check_budget(plan.budget_s)
     if plan.exclude_seen and artifact.manifest.task == "ctr":
         raise UsageError(
             f"{artifact.name} scores the candidates it is given; it leaves out none",
@@ -146,35 +169,80 @@ def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | Se
 
 
 def _run(
-    artifact: Artifact, plan: Plan, variants: list[str], inputs: Path, progress: Progress
+    artifact: Artifact,
+    plan: Plan,
+    variants: list[str],
+    inputs: Path,
+    progress: Progress,
+    judge: bool = True,
+    deadline: float = math.inf,
 ) -> list[tuple[str, Report]]:
-    """Every round's processes, one after another; the first round also scores the test rows."""
-    cores = allowed_cores()[-plan.threads :]
+    """Every round's processes, one after another; the first round also scores the test rows if they are to `judge`.
+
+    Rounds end early, but not before the second, when another would pass the `deadline` of the monotonic clock.
+    """
     total = plan.processes * len(variants)
     reports: list[tuple[str, Report]] = []
     for process in range(plan.processes):
+        started = time.monotonic()
         for variant in variants if process % 2 == 0 else variants[::-1]:
             progress(
                 len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}"
             )
-            job = Job(
-                artifact=str(artifact.path),
-                variant=variant,
-                inputs=str(inputs),
-                slates=plan.slates,
-                threads=plan.threads,
-                runs=plan.runs,
-                seconds=plan.seconds,
-                scopes=[*plan.scopes],
-                exclude_seen=plan.exclude_seen,
-                process=process,
-                cores=cores,
-                accuracy=process == 0 and not artifact.is_random,
-            )
-            reports.append((variant, _start(job)))
+            job = _job(artifact, plan, variant, inputs, process)
+            reports.append((variant, _start(msgspec.structs.replace(job, accuracy=job.accuracy and judge))))
+        round_s = time.monotonic() - started
+        if process > 0 and time.monotonic() + round_s > deadline:
+            break
     progress(total, total, f"{artifact.name} measured")
     order = {variant: index for index, variant in enumerate(variants)}
     return sorted(reports, key=lambda pair: order[pair[0]])
+
+
+def _run_within(
+    budget_s: float, artifact: Artifact, plan: Plan, variants: list[str], inputs: Path, progress: Progress
+) -> tuple[Plan, list[tuple[str, Report]]]:
+    """The plan that a pilot's costs make of a budget, and its reports; the pilot's own samples are left out."""
+    deadline = time.monotonic() + budget_s
+    pilot = msgspec.structs.replace(plan, runs=PILOT_RUNS, seconds=min(plan.seconds, budget_s / 20))
+    judged: list[tuple[str, Report]] = []
+    costs: dict[str, Cost] = {}
+    for variant in variants:
+        progress(len(judged), len(variants), f"{artifact.name} {variant}, pilot")
+        started = time.monotonic()
+        report = _start(_job(artifact, pilot, variant, inputs, process=0))
+        runs = [one.runs_ns for one in report.samples]
+        took_s = time.monotonic() - started - report.accuracy_s
+        run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
+        costs[variant] = Cost(took_s - sum(map(sum, runs)) / 1e9, run_s)
+        judged.append((variant, msgspec.structs.replace(report, samples=[])))
+    planned = schedule(costs, deadline - time.monotonic(), plan.processes)
+    plan = msgspec.structs.replace(
+        plan,
+        processes=planned.processes,
+        runs=max(planned.runs_of.values()),
+        seconds=budget_s,
+        runs_of=planned.runs_of,
+    )
+    reports = _run(artifact, plan, variants, inputs, progress, judge=False, deadline=deadline)
+    return msgspec.structs.replace(plan, processes=len(reports) // len(variants)), judged + reports
+
+
+def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, process: int) -> Job:
+    return Job(
+        artifact=str(artifact.path),
+        variant=variant,
+        inputs=str(inputs),
+        slates=plan.slates,
+        threads=plan.threads,
+        runs=plan.runs_of.get(variant, plan.runs),
+        seconds=plan.seconds,
+        scopes=[*plan.scopes],
+        exclude_seen=plan.exclude_seen,
+        process=process,
+        cores=allowed_cores()[-plan.threads :],
+        accuracy=process == 0 and not artifact.is_random,
+    )
 
 
 def _start(job: Job) -> Report:

@@ -6,26 +6,40 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rbserve.core.stability import has_trend
+
 Request = tuple[Any, ...]
 Clock = Callable[[], int]
 
-WARMUP_CALLS = 20
-WARMUP_NS = 500_000_000
+WINDOW = 20  # calls that show whether times still rise or fall
+STEP = 10  # calls between two looks at them
+WARMUP_CALLS = 200
+WARMUP_NS = 1_000_000_000
 FEWEST = 3
+EMPTY_CALLS = 1000
 
 
 @dataclass(frozen=True)
 class Times:
-    """Nanoseconds per call, in order. The first call and the warm-up are no part of the runs."""
+    """Nanoseconds per call, in order. The first call and the warm-up are no part of the runs.
+
+    `settled`: the warm-up ended without a trend, and not at its bound while times still rose or fell.
+    """
 
     first_call_ns: int
     warmup_ns: list[int]
     runs_ns: list[int]
+    settled: bool
+
+
+def _unmarked() -> None:
+    """What happens around the timed runs unless the caller has something to look at."""
 
 
 def time_calls(
@@ -34,23 +48,36 @@ def time_calls(
     runs: int,
     seconds: float,
     clock: Clock = time.perf_counter_ns,
+    mark: Callable[[], None] = _unmarked,
 ) -> Times:
     """Times `call(*request)` over the requests in turn, once around and around.
 
-    The first call is kept apart. Warm-up is 20 calls or half a second, whichever ends first; then `runs`
-    timed calls, fewer when their sum passes `seconds`; never fewer than 3 of either.
+    The first call is kept apart. Warm-up ends when the last 20 calls have no trend (`has_trend`, looked at every 10
+    calls), and at 200 calls or one second at the latest; then `runs` timed calls, fewer when their sum passes
+    `seconds`; never fewer than 3 of either. `mark()` is called before and after the timed runs.
     """
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         first = _timed(call, requests, 0, 1, 0, clock)
-        warmup = _timed(call, requests, 1, WARMUP_CALLS, WARMUP_NS, clock)
+        warmup = _warm_up(call, requests, clock)
+        mark()
         timed = _timed(call, requests, 1 + len(warmup), runs, round(seconds * 1e9), clock)
+        mark()
     finally:
         if collecting:
             gc.enable()
-    return Times(first[0], warmup, timed)
+    return Times(first[0], warmup, timed, settled=not has_trend(warmup[-WINDOW:]))
+
+
+def overhead_ns(requests: Sequence[Request], clock: Clock = time.perf_counter_ns) -> int:
+    """What this loop adds to each call: the median of 1,000 calls that do nothing, timed like any other."""
+    return int(statistics.median(_timed(_nothing, requests, 0, EMPTY_CALLS, WARMUP_NS, clock)))
+
+
+def _nothing(*request: object) -> None:
+    """A call without any work."""
 
 
 def time_stages(
@@ -81,6 +108,18 @@ def time_stages(
         if sum(spent.values()) >= seconds * 1e9:
             break
     return spent
+
+
+def _warm_up(call: Callable[..., object], requests: Sequence[Request], clock: Clock) -> list[int]:
+    """The samples of a warm-up, which starts at request 1."""
+    samples: list[int] = []
+    while True:
+        left_ns = WARMUP_NS - sum(samples)
+        samples += _timed(call, requests, 1 + len(samples), STEP, left_ns, clock)
+        if len(samples) >= WARMUP_CALLS or sum(samples) >= WARMUP_NS:
+            return samples
+        if len(samples) >= WINDOW and not has_trend(samples[-WINDOW:]):
+            return samples
 
 
 def _timed(

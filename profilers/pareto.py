@@ -16,7 +16,7 @@ import msgspec
 
 from rbserve.core.environment import Environment
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Accuracy, Measurement, Result, by_scope
+from rbserve.core.measurement import Accuracy, Measurement, Plan, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
 from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
 
@@ -62,6 +62,8 @@ class Point(msgspec.Struct, frozen=True):
     paper: PaperRow | None
     warnings: list[str]
     stages: dict[str, float] | None
+    overhead_us: float | None = None
+    energy_mj: float | None = None
 
     @property
     def label(self) -> str:
@@ -247,8 +249,10 @@ def _point(
         dominated_by=None,
         domination_certain=None,
         paper=printed,
-        warnings=result.warnings,
+        warnings=[*result.warnings, *(f"INCONCLUSIVE: {reason}" for reason in result.inconclusive)],
         stages=result.stages,
+        overhead_us=result.overhead_us,
+        energy_mj=result.energy_mj,
     )
 
 
@@ -283,13 +287,20 @@ def _source(measurement: Measurement) -> Source:
         artifact_digest=measurement.artifact_digest,
         command=f"rbserve profile --model {shlex.quote(measurement.model)} "
         f"--dataset {shlex.quote(measurement.dataset)} --slates {slates} "
-        f"--threads {plan.threads} --processes {plan.processes} --runs {plan.runs} --scope {plan.scope}"
+        f"--threads {plan.threads} {_amount(plan)} --scope {plan.scope}"
         + (" --exclude-seen" if plan.exclude_seen else "")
         + (f" --test-users {plan.test_users}" if plan.test_users else "")
         + (" --weights random" if measurement.random else ""),
         random=measurement.random,
         left_out=measurement.left_out,
     )
+
+
+def _amount(plan: Plan) -> str:
+    """The options that say how much is measured."""
+    if plan.budget_s is not None:
+        return f"--budget {plan.budget_s:g}"
+    return f"--processes {plan.processes} --runs {plan.runs}"
 
 
 def _notes(group: list[Measurement], groups: list[list[Measurement]]) -> Iterator[str]:

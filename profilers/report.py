@@ -52,14 +52,14 @@ TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headli
 
 
 def collect(runs: Path) -> list[Measurement]:
-    """The newest measurement of every model, data set and scope in runs/*.json, one scope each.
+    """The newest measurement of every model, data set, scope and number of threads in runs/*.json, one scope each.
 
     One of random weights stands in for a model that was not measured with its own.
     Raises DataError for a file that is not a run of this version, and where there is none.
     """
-    newest: dict[tuple[str, str, str], Measurement] = {}
+    newest: dict[tuple[str, str, str, int], Measurement] = {}
     for one in (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path))):
-        key = (one.dataset, one.model, one.plan.scope)
+        key = (one.dataset, one.model, one.plan.scope, one.plan.threads)
         known = newest.get(key)
         if known is None or _standing(known) < _standing(one):
             newest[key] = one
@@ -189,7 +189,8 @@ def absent(section: Section) -> Iterator[str]:
         yield f"Paper's figures of {listing(sorted(unprinted))}: the paper prints none, or no latency."
     if section.environment.governor is None:
         yield "CPU frequency governor: this machine does not tell it."
-    yield "Energy: rbserve reads no energy counter."
+    if section.environment.energy_absent:
+        yield f"Energy: {section.environment.energy_absent}."
 
 
 def method(section: Section) -> Iterator[str]:
@@ -201,8 +202,12 @@ def method(section: Section) -> Iterator[str]:
     yield (
         f"Latency: {runs} timed calls of each variant and {section.slate_name} in {processes} fresh processes, "
         f"threads: {section.threads}, scope: {section.scope}; the first call and the warm-up are kept apart. "
-        "The interval of p50 resamples processes, then their calls."
+        "The interval of p50 is Student's t over the logarithms of the processes' medians; of one process it resamples "
+        "its calls."
     )
+    overheads = [point.overhead_us for point in points if point.overhead_us is not None]
+    if overheads:
+        yield f"Harness overhead {max(overheads):.2g} us per call, by timing empty calls; nothing is subtracted."
     yield (
         f"Accuracy: the variant that was timed, on {section.rows:,} test rows of {section.users:,} users; its interval "
         "resamples users. Models share these users, so a difference between two is surer than their intervals look."

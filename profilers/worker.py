@@ -20,9 +20,10 @@ from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import RbserveError, memory_told
 from rbserve.core.measurement import DEPTH, Samples
 from rbserve.core.metrics import ranks_in_lists
+from rbserve.core.noise import Snapshot, between, snapshot
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise, staged
-from rbserve.profilers.latency import Times, time_calls, time_stages
+from rbserve.profilers.latency import Times, overhead_ns, time_calls, time_stages
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
 
 STAGED_CALLS = 100  # observed, apart from the timed ones
@@ -50,13 +51,15 @@ class Job(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What one process measured, or the error that kept it from measuring.
 
-    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`.
+    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`;
+    judging them took `accuracy_s` seconds.
     """
 
     samples: list[Samples] = []
     scores: list[float] = []
     ranks: list[int] = []
     illegal_share: float | None = None
+    accuracy_s: float = 0.0
     error: str | None = None
     hint: str | None = None
 
@@ -97,15 +100,23 @@ def measure(job: Job) -> Report:
             load_ns += lookup_ns
         for slate in job.slates:
             exercise = _exercise(model, inputs, slate, job.exclude_seen, items)
-            times = time_calls(exercise.call, exercise.requests, job.runs, job.seconds)
+            looks: list[Snapshot] = []
+            times = time_calls(
+                exercise.call,
+                exercise.requests,
+                job.runs,
+                job.seconds,
+                mark=lambda looks=looks: looks.append(snapshot(job.cores)),  # type: ignore[misc]
+            )
             stages = {} if items else _stages(model, inputs, slate, job)
-            samples.append(_samples(job, scope, slate, load_ns, times, stages))
+            made = _samples(job, scope, slate, load_ns, times, stages)
+            noise, empty_ns = between(*looks), overhead_ns(exercise.requests)
+            samples.append(msgspec.structs.replace(made, noise=noise, overhead_ns=empty_ns))
     if not job.accuracy:
         return Report(samples)
-    if isinstance(model, Scorer):
-        scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
-        return Report(samples, scores=scores.tolist())
-    return _ranked(model, inputs, job.exclude_seen, samples)
+    start = time.perf_counter_ns()
+    report = _judged(model, inputs, job.exclude_seen, samples)
+    return msgspec.structs.replace(report, accuracy_s=(time.perf_counter_ns() - start) / 1e9)
 
 
 def open_model(artifact: Artifact, variant: str, threads: int) -> Model:
@@ -155,7 +166,15 @@ def _samples(
         runs_ns=times.runs_ns,
         peak_rss_bytes=peak_rss_bytes(),
         stages_ns=stages_ns,
+        settled=times.settled,
     )
+
+
+def _judged(model: Model, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:
+    if isinstance(model, Scorer):
+        scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
+        return Report(samples, scores=scores.tolist())
+    return _ranked(model, inputs, exclude_seen, samples)
 
 
 def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:

@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from rbserve.cli_data import Json, datasets, prepare
+from rbserve.cli_doctor import doctor
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(datasets, name="datasets")
 app.command()(prepare)
 app.command()(sids)
+app.command()(doctor)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
@@ -242,7 +244,16 @@ def profile(
     exclude_seen: Annotated[
         bool, typer.Option("--exclude-seen", help="Leave a history's own items out of its ranking.")
     ] = False,
-    threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.")] = 1,
+    threads: Annotated[
+        str, typer.Option(help="Threads, each on a core of its own; 1,2 measures with one and with two.")
+    ] = "1",
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Plan processes and runs so that the profile of a model takes about so long.",
+        ),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Fresh processes a variant: 5; of an endpoint 1.")
     ] = None,
@@ -267,23 +278,31 @@ def profile(
 
     if scope is not None:
         check_scope(scope)
+    if budget is not None and (runs is not None or seconds is not None):
+        raise UsageError(
+            "--budget plans the runs; it takes neither --runs nor --seconds", "give one or the other"
+        )
     given = {
-        "slates": _counts(slates) if slates is not None else None, "scope": scope,
-        "processes": processes, "runs": runs, "seconds": seconds,
+        "slates": _counts("slates", slates, "1,100") if slates is not None else None, "scope": scope,
+        "processes": processes, "runs": runs, "seconds": seconds, "budget_s": budget,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None} | {
         "exclude_seen": exclude_seen,
-        "threads": threads,
         "test_users": test_users,
     }
+    counts = _counts("threads", threads, "1,2")
     chosen = _words(variants) if variants else None
 
     def profile_one(name: str) -> object:
-        measurement, path = pipeline.profile(name, dataset, settings, chosen, weights == "random")
-        say(f"profiled {name} -> {path}")
-        if not as_json:
-            _show_results(measurement)
-        return public(measurement)
+        documents = []
+        for count in counts:
+            plan = settings | {"threads": count}
+            measurement, path = pipeline.profile(name, dataset, plan, chosen, weights == "random")
+            say(f"profiled {name} -> {path}")
+            if not as_json:
+                _show_results(measurement)
+            documents.append(public(measurement))
+        return documents if len(counts) > 1 else documents[0]
 
     _for_each(model, many, profile_one, as_json)
 
@@ -383,12 +402,17 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _counts(text: str) -> list[int]:
-    """Comma-separated positive integers."""
+def _counts(name: str, text: str, example: str) -> list[int]:
+    """Comma-separated positive integers, at least one."""
     try:
-        return sorted({int(word) for word in _words(text)})
+        counts = sorted({int(word) for word in _words(text)})
     except ValueError:
-        raise UsageError(f"slates must be whole numbers, not {text}", "for example --slates 1,100") from None
+        counts = []
+    if not counts:
+        raise UsageError(
+            f"{name} must be whole numbers, not {text or 'nothing'}", f"for example --{name} {example}"
+        )
+    return counts
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:

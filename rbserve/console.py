@@ -132,8 +132,16 @@ def results_table(measurement: Measurement) -> Table:
     )
     for name in ("variant", "scope"):
         table.add_column(name, no_wrap=True)
-    size = "slate" if measurement.task == "ctr" else "k"
-    for name in (size, "p50 [95%]", "mean", "p90", "p99", "max", f"{main.upper()} [95%]", second.upper()):
+    for name in (
+        size(measurement),
+        "p50 [95%]",
+        "mean",
+        "p90",
+        "p99",
+        "max",
+        f"{main.upper()} [95%]",
+        second.upper(),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("RSS MB", "load ms", "first ms", "file MB", "n"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -145,7 +153,11 @@ def results_table(measurement: Measurement) -> Table:
 
 def _captions(measurement: Measurement) -> Iterator[str]:
     """What a profile has to say below its table: stages, illegal paths, warnings, baselines."""
+    yield from _instrument(measurement)
     for result in measurement.results:
+        if result.inconclusive:
+            shape = f"{result.variant}, {result.scope}, {size(measurement)} {result.slate}"
+            yield f"INCONCLUSIVE: {shape}: {'; '.join(result.inconclusive)}"
         if result.stages:
             shares = ", ".join(f"{stage} {share:.0%}" for stage, share in result.stages.items())
             yield f"stages of {result.variant}, k {result.slate}: {shares}"
@@ -164,10 +176,35 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
 
 
+def _instrument(measurement: Measurement) -> Iterator[str]:
+    """What the measuring itself cost, and what a budget was spent on."""
+    overheads = [one.overhead_us for one in measurement.results if one.overhead_us is not None]
+    if overheads:
+        yield f"harness overhead {max(overheads):.2g} us per call; nothing is subtracted"
+    plan = measurement.plan
+    if plan.budget_s is not None and measurement.seconds is not None:
+        runs = ", ".join(f"{variant} {count}" for variant, count in plan.runs_of.items())
+        yield (
+            f"budget {plan.budget_s:g} s, took {measurement.seconds:.0f} s: {plan.processes} processes a variant; "
+            f"runs a process: {runs}"
+        )
+    if measurement.environment.energy_absent:
+        yield f"energy: absent, {measurement.environment.energy_absent}"
+    for one in measurement.results:
+        if one.energy_mj is not None:
+            shape = f"{one.variant}, {one.scope}, {size(measurement)} {one.slate}"
+            yield f"energy of {shape}: {one.energy_mj:.3g} mJ per call, the whole processor package's"
+
+
+def size(measurement: Measurement) -> str:
+    """What the size of a request is called."""
+    return "slate" if measurement.task == "ctr" else "k"
+
+
 def _result_cells(result: Result, main: str, second: str) -> list[str]:
     latency = result.latency_ms
     return [
-        result.variant,
+        f"{result.variant} INCONCLUSIVE" if result.inconclusive else result.variant,
         result.scope,
         str(result.slate),
         f"{_ms(latency.p50)} [{_ms(latency.ci95[0])}, {_ms(latency.ci95[1])}]",

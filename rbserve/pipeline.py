@@ -332,13 +332,19 @@ def profile(
     artifact = ensure_artifact(model, dataset, random)
     left_out: dict[str, str] = {}
     if artifact.is_endpoint:
+        if settings and "budget_s" in settings:
+            raise UsageError(
+                "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
+            )
         settings = {**ENDPOINT_PLAN, **(settings or {})}
         chosen = list(variants or artifact.variants)
     else:
         chosen, left_out = _to_measure(artifact, variants)
         artifact = ensure_exported(artifact, [one for one in chosen if one in EXPORTABLE])
     data = ensure_dataset(artifact.manifest.dataset.name)
-    plan = msgspec.structs.replace(default_plan(artifact.manifest.task), **(settings or {}))
+    settings = settings or {}
+    plan = default_plan(artifact.manifest.task, settings.get("budget_s"))
+    plan = msgspec.structs.replace(plan, **settings)
     if artifact.is_endpoint:
         _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:

@@ -10,10 +10,16 @@ import msgspec
 import psutil
 
 from rbserve.core.artifact import library_versions
+from rbserve.core.kernel import ROOT, cgroup_cpus, cgroup_memory_mb, text, turbo
+from rbserve.core.noise import energy_absent
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """A machine as a measurement sees it. None stands for what this system does not tell."""
+    """A machine as a measurement sees it. None stands for what this system does not tell.
+
+    `isa` are those of the processor's `flags` that decide about speed. `energy_absent` is the reason why no energy was
+    measured, empty where it was.
+    """
 
     cpu: str
     isa: list[str]
@@ -24,6 +30,10 @@ class Environment(msgspec.Struct, frozen=True):
     kernel: str
     container_cpus: float | None
     libraries: dict[str, str]
+    flags: list[str] = []
+    container_memory_mb: int | None = None
+    turbo: bool | None = None
+    energy_absent: str = "the version that made these runs did not look for a counter"
 
 
 # Instruction sets that decide how fast matrix products run; the other flags do not matter here.
@@ -43,17 +53,21 @@ ISA_FLAGS = (
 
 def environment() -> Environment:
     """Describes this machine now."""
-    cpu, flags = _processor()
+    cpu, flags = processor()
     return Environment(
         cpu=cpu,
         isa=[flag for flag in ISA_FLAGS if flag in flags],
         cores=psutil.cpu_count(logical=True) or 1,
         allowed_cores=len(allowed_cores()),
         memory_mb=psutil.virtual_memory().total >> 20,
-        governor=_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        governor=text(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         kernel=platform.release(),
-        container_cpus=_container_cpus(),
+        container_cpus=cgroup_cpus(),
         libraries=library_versions(),
+        flags=sorted(flags),
+        container_memory_mb=cgroup_memory_mb(),
+        turbo=turbo(),
+        energy_absent=energy_absent(),
     )
 
 
@@ -64,24 +78,11 @@ def allowed_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def _processor() -> tuple[str, set[str]]:
+def processor(root: Path = ROOT) -> tuple[str, set[str]]:
     """Model name and feature flags of the processor."""
     fields: dict[str, str] = {}
-    for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
+    for line in (text(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     name = fields.get("model name") or platform.processor() or platform.machine()
     return name, set((fields.get("flags") or fields.get("Features") or "").split())
-
-
-def _container_cpus() -> float | None:
-    """The container's processor quota in cores (cgroup v2), None when there is none."""
-    quota, _, period = (_text(Path("/sys/fs/cgroup/cpu.max")) or "").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

@@ -1,15 +1,19 @@
-"""How sure a figure is: bootstrap intervals for times and accuracies, and when a percentile may be printed.
+"""How sure a figure is: intervals for times and accuracies, and when a percentile may be printed.
 
-Every interval is a percentile bootstrap (Efron & Tibshirani, 1993, chapter 13) of the unit that was drawn
-independently: processes and then runs for a time, users for an accuracy. Resampling single runs or single
-rows would call dependent values independent, and the interval too narrow.
+Every interval is one over the unit that was drawn independently: processes for a time, users for an accuracy.
+Taking single runs or single rows for independent makes it too narrow.
 
-The same arguments and seed give the same interval; for accuracies, the same seed also draws the same users
-for every model and metric. Work is cut into blocks: memory hardly grows with `resamples`.
+- Of processes there are five or ten: Student's t over their logarithms (`process_interval`). A bootstrap of so
+  few is too narrow; of a single process it is all there is (`hierarchical_interval`).
+- Of users there are hundreds: a percentile bootstrap (Efron & Tibshirani, 1993, chapter 13). The same seed draws
+  the same users for every model and metric; work is cut into blocks, so that memory hardly grows with `resamples`.
+
+The same arguments and seed give the same interval.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -26,6 +30,56 @@ _BLOCK = 2**19  # values held at once: 4 MB of float64 a temporary, about the si
 # ---- Run times ----
 
 
+def process_interval(
+    samples: Sequence[NDArray[Any]], statistic: Statistic, confidence: float = 0.95
+) -> Interval:
+    """Interval (low, high), in the samples' unit, of the statistic over all the processes that might have been started.
+
+    `samples` holds one array of positive run times per process, of any lengths but none empty. Student's t over the
+    logarithms of the processes' statistics: processes are what is independent, their spread is a factor rather than
+    a sum, and t knows that a spread seen five times is itself uncertain. What runs scatter within a process is part
+    of what its statistic scatters. The interval is widened to hold the statistic of all runs pooled, which is printed
+    beside it, and which may lie outside where a few processes are far off.
+
+    One process shows no spread between processes: its runs are resampled, and the interval is that of this process
+    alone.
+    """
+    _check_bootstrap(confidence, 1)
+    runs = _checked_runs(samples, statistic)
+    if len(runs) == 1:
+        return hierarchical_interval(runs, statistic, confidence)
+    of = np.mean if statistic == "mean" else np.median
+    if min(process.min() for process in runs) <= 0:
+        raise ValueError("run times must be positive")
+    logs = np.log([of(process) for process in runs])
+    half = student_t(len(runs) - 1, confidence) * float(logs.std(ddof=1)) / math.sqrt(len(runs))
+    middle, pooled = float(logs.mean()), float(of(np.concatenate(runs)))
+    return min(math.exp(middle - half), pooled), max(math.exp(middle + half), pooled)
+
+
+def student_t(freedom: int, confidence: float) -> float:
+    """The t that |T| stays below with that confidence, T of Student's distribution with `freedom` degrees.
+
+    By bisection of the distribution's finite sums (Abramowitz & Stegun, 1964, 26.7.3 and 26.7.4).
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _chance_within(angle, freedom) < confidence else (low, angle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _chance_within(angle: float, freedom: int) -> float:
+    """Chance of |T| < sqrt(freedom) tan(angle)."""
+    odd = freedom % 2
+    term = total = 0.0 if freedom == 1 else math.cos(angle) if odd else 1.0
+    for factor in range(2 + odd, freedom - 1, 2):
+        term *= (factor - 1) / factor * math.cos(angle) ** 2
+        total += term
+    within = math.sin(angle) * total
+    return 2 / math.pi * (angle + within) if odd else within
+
+
 def hierarchical_interval(
     samples: Sequence[NDArray[Any]],
     statistic: Statistic,
@@ -39,19 +93,11 @@ def hierarchical_interval(
     many processes as there are, then from each drawn process as many runs as it has, both with replacement
     (hierarchical data: Davison & Hinkley, 1997, section 3.8).
 
-    Few processes give too narrow an interval: where the spread between processes dominates, a 95% interval
-    covered the truth in 84% of simulations with five processes and in 90% with ten. With one process that
-    spread is unseen.
+    Few processes give too narrow an interval (LOG.md has the coverage): `process_interval` is for them.
     """
     _check_bootstrap(confidence, resamples)
-    if statistic not in get_args(Statistic):
-        raise ValueError(f"statistic must be one of {get_args(Statistic)}, got {statistic!r}")
-    runs = [np.asarray(process, dtype=np.float64) for process in samples]
-    if not runs or any(process.ndim != 1 or not len(process) for process in runs):
-        raise ValueError("samples must be at least one process, each a non-empty array of run times")
+    runs = _checked_runs(samples, statistic)
     pooled = np.concatenate(runs)
-    if not np.isfinite(pooled).all():
-        raise ValueError("run times must be finite")
     lengths = np.array([len(process) for process in runs])
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(runs), size=(resamples, len(runs)))
@@ -61,6 +107,17 @@ def hierarchical_interval(
         np.concatenate([_resampled_statistic(pooled, lengths, block, statistic, rng) for block in blocks]),
         confidence,
     )
+
+
+def _checked_runs(samples: Sequence[NDArray[Any]], statistic: Statistic) -> list[NDArray[np.float64]]:
+    if statistic not in get_args(Statistic):
+        raise ValueError(f"statistic must be one of {get_args(Statistic)}, got {statistic!r}")
+    runs = [np.asarray(process, dtype=np.float64) for process in samples]
+    if not runs or any(process.ndim != 1 or not len(process) for process in runs):
+        raise ValueError("samples must be at least one process, each a non-empty array of run times")
+    if not all(np.isfinite(process).all() for process in runs):
+        raise ValueError("run times must be finite")
+    return runs
 
 
 def _resampled_statistic(
@@ -121,12 +178,34 @@ def certified_percentile(samples: ArrayLike, q: float, confidence: float = 0.99)
 
     The nearest-rank percentile: the ceil(q n)-th fastest run, a time that was measured, never interpolated.
     """
-    times = np.asarray(samples, dtype=np.float64)
-    if times.ndim != 1 or not np.isfinite(times).all():
-        raise ValueError("samples must be one array of finite run times")
+    times = _checked_times(samples)
     if len(times) < runs_needed(q, confidence):
         return None
     return float(np.quantile(times, q, method="inverted_cdf"))
+
+
+def percentile_bound(samples: ArrayLike, q: float, confidence: float = 0.99) -> float | None:
+    """A time that the true percentile q of run times [n] does not pass, at that confidence; None of too few runs.
+
+    MLPerf's early-stopping estimate (loadgen, early_stopping.cc and results.cc): the t-th slowest run, t the
+    largest number that Binomial(n, 1 - q) stays at or below with a chance under 1 - confidence.
+    """
+    times = _checked_times(samples)
+    runs = len(times)
+    if runs < runs_needed(q, confidence):
+        return None
+    past = np.arange(1, max(2, math.ceil(runs * (1 - q)) + 1))
+    steps = np.log((runs - past + 1) / past) + math.log((1 - q) / q)
+    chances = np.exp(runs * math.log(q) + np.cumsum(np.concatenate([[0.0], steps])))
+    allowed = int((np.cumsum(chances) < 1 - confidence).sum()) - 1
+    return float(np.partition(times, runs - allowed)[runs - allowed])
+
+
+def _checked_times(samples: ArrayLike) -> NDArray[np.float64]:
+    times = np.asarray(samples, dtype=np.float64)
+    if times.ndim != 1 or not np.isfinite(times).all():
+        raise ValueError("samples must be one array of finite run times")
+    return times
 
 
 # ---- Accuracies ----

@@ -22,11 +22,15 @@ from rbserve.core.intervals import (
     auc_interval,
     certified_percentile,
     gauc_interval,
-    hierarchical_interval,
     mean_interval,
+    percentile_bound,
+    process_interval,
 )
 from rbserve.core.manifest import read_manifest
 from rbserve.core.metrics import ctr_metrics, gains_at_k, hits_at_k, seqrec_metrics
+from rbserve.core.noise import Noise
+from rbserve.core.provenance import GitState
+from rbserve.core.stability import inconclusive
 
 SCHEMA = 1
 MS = 1e-6  # nanoseconds to milliseconds
@@ -43,7 +47,9 @@ class Plan(msgspec.Struct, frozen=True):
     `scope` is forward (rows of the item table in, scores or rows out), end_to_end (raw ids in, scores or raw ids
     out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of the
     list asked for. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of all test users,
-    or of `test_users` of them, drawn by the seed.
+    or of `test_users` of them, drawn by the seed. With a budget, `budget_s` seconds are what the whole profile may
+    take, and `runs_of` has the runs that were planned for each variant, in the place of `runs`; `processes` is 0 until
+    they are planned.
     """
 
     processes: int
@@ -55,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     exclude_seen: bool = False
     test_users: int = 0
+    budget_s: float | None = None
+    runs_of: dict[str, int] = {}
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -68,6 +76,8 @@ class Samples(msgspec.Struct, frozen=True):
     `load_ns` is opening the artefact's variant, `first_call_ns` the first call of this shape, `warmup_ns`
     the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far. `stages_ns` is
     time summed by stage over calls of their own, observed, and no part of the runs; empty for one-stage models.
+    `overhead_ns` is the median of an empty call in the same loop, `settled` whether the warm-up ended without a trend,
+    `noise` what disturbed the timed runs; null in files of versions that did not look.
     """
 
     variant: str
@@ -82,6 +92,9 @@ class Samples(msgspec.Struct, frozen=True):
     runs_ns: list[int]
     peak_rss_bytes: int
     stages_ns: dict[str, int] = {}
+    overhead_ns: int | None = None
+    settled: bool | None = None
+    noise: Noise | None = None
 
 
 class Predictions(msgspec.Struct, frozen=True):
@@ -102,7 +115,11 @@ class Predictions(msgspec.Struct, frozen=True):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Milliseconds per call. `ci95` belongs to p50, `mean_ci95` to the mean; null: too few runs to certify."""
+    """Milliseconds per call. `ci95` belongs to p50, `mean_ci95` to the mean; null: too few runs to certify.
+
+    The true percentile lies below `p90_bound` or `p99_bound` with 99% confidence (MLPerf's early stopping), were
+    calls independent; null also in files of versions that did not compute it.
+    """
 
     mean: float
     p50: float
@@ -111,12 +128,16 @@ class Latency(msgspec.Struct, frozen=True):
     max: float
     ci95: tuple[float, float]
     mean_ci95: tuple[float, float]
+    p90_bound: float | None = None
+    p99_bound: float | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
     """One line of the table: one variant in one scope at one slate, and the accuracy of the same artefact.
 
-    `stages` is the share of time in each stage of a generative model, null for the others.
+    `stages` is the share of time in each stage of a generative model, null for the others. `inconclusive` has the
+    reasons why this latency settles nothing, empty where it is stable. `overhead_us` is what the timing loop adds to
+    a call, and is not subtracted; `energy_mj` the millijoules of the whole processor package per call.
     """
 
     variant: str
@@ -133,13 +154,17 @@ class Result(msgspec.Struct, frozen=True):
     file_mb: float
     warnings: list[str]
     stages: dict[str, float] | None = None
+    inconclusive: list[str] = []
+    overhead_us: float | None = None
+    energy_mj: float | None = None
 
 
 class Measurement(msgspec.Struct, frozen=True):
     """One profile of one artefact: where, how, the raw samples, and the figures derived from them.
 
     Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
-    measured why.
+    measured why. `command` is the command line, `git` the state of the working directory where that is a repository,
+    `seconds` what the whole profile took.
     """
 
     schema: int
@@ -163,6 +188,9 @@ class Measurement(msgspec.Struct, frozen=True):
     results: list[Result] = []
     random: bool = False
     left_out: dict[str, str] = {}
+    command: list[str] = []
+    git: GitState | None = None
+    seconds: float | None = None
 
 
 def summarise(measurement: Measurement) -> list[Result]:
@@ -202,8 +230,10 @@ def latency(runs_ns: Sequence[Sequence[int]]) -> Latency:
         p90=certified_percentile(runs, 0.90),
         p99=certified_percentile(runs, 0.99),
         max=float(runs.max()),
-        ci95=hierarchical_interval(processes, "median"),
-        mean_ci95=hierarchical_interval(processes, "mean"),
+        ci95=process_interval(processes, "median"),
+        mean_ci95=process_interval(processes, "mean"),
+        p90_bound=percentile_bound(runs, 0.90),
+        p99_bound=percentile_bound(runs, 0.99),
     )
 
 
@@ -233,8 +263,21 @@ def write_measurement(folder: Path, measurement: Measurement) -> Path:
 
 
 def read_measurement(path: Path) -> Measurement:
-    """Reads a run file; DataError when it is not one or of another version."""
-    return read_manifest(path, Measurement, SCHEMA, "a run file", "remove it, or profile the model again")
+    """Reads a run file; DataError when it is not one or of another version.
+
+    The latencies are derived from its samples anew, so that runs of any age are compared by the same statistics.
+    """
+    again = "remove it, or profile the model again"
+    measurement = read_manifest(path, Measurement, SCHEMA, "a run file", again)
+    runs: dict[tuple[str, str, int], list[list[int]]] = {}
+    for one in measurement.samples:
+        runs.setdefault((one.variant, one.scope, one.slate), []).append(one.runs_ns)
+    results = [
+        msgspec.structs.replace(one, latency_ms=latency(found)) if (found := runs.get(shape)) else one
+        for one in measurement.results
+        for shape in [(one.variant, one.scope, one.slate)]
+    ]
+    return msgspec.structs.replace(measurement, results=results)
 
 
 def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy) -> Result:
@@ -254,7 +297,22 @@ def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy
         file_mb=measurement.file_bytes[first.variant] / 2**20,
         warnings=measurement.variant_warnings.get(first.variant, []),
         stages=_stages(samples),
+        inconclusive=inconclusive(samples),
+        overhead_us=_overhead_us(samples),
+        energy_mj=_energy_mj(samples),
     )
+
+
+def _overhead_us(samples: list[Samples]) -> float | None:
+    known = [one.overhead_ns for one in samples if one.overhead_ns is not None]
+    return float(np.median(known)) / 1000 if known else None
+
+
+def _energy_mj(samples: list[Samples]) -> float | None:
+    """Millijoules a timed call, of all processes together; None where one could not be counted."""
+    spent = [one.noise.energy_uj if one.noise else None for one in samples]
+    known = [energy for energy in spent if energy is not None]
+    return sum(known) / 1000 / sum(len(one.runs_ns) for one in samples) if len(known) == len(spent) else None
 
 
 def _stages(samples: list[Samples]) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 from rbserve.core import intervals, metrics
 from rbserve.core.intervals import Statistic
@@ -163,6 +163,85 @@ def test_an_unknown_statistic_is_an_error() -> None:
         intervals.hierarchical_interval([np.ones(3)], unknown)
 
 
+def profile_times(
+    rng: np.random.Generator, processes: int, between: float, runs: int = 40
+) -> list[NDArray[np.float64]]:
+    """Run times whose median is 1: a factor for each process, runs 3% about it, one in a hundred thrice as slow."""
+    factors = np.exp(between * rng.normal(size=(processes, 1)))
+    slow = np.where(rng.random((processes, runs)) < 0.01, 3, 1)
+    return list(factors * np.exp(0.03 * rng.normal(size=(processes, runs))) * slow)
+
+
+# Seen between processes of one model: 1.2% in the median, 7% in the mean (with single runs that are 3 times as slow).
+TRUTH = {"median": 1.0, "mean": math.exp((0.07**2 + 0.03**2) / 2) * 1.02}
+BETWEEN = {"median": 0.012, "mean": 0.07}
+
+
+@pytest.mark.parametrize("processes", [5, 10])
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_nominal_95_percent_intervals_cover_the_truth_in_93_to_97_percent_of_profiles(
+    statistic: Statistic, processes: int
+) -> None:
+    """And those that take runs for independent cover it in about half of them, a bootstrap of 5 processes in 87%."""
+    rng = np.random.default_rng(7)
+    covered = covered_alone = covered_by_bootstrap = 0
+    for profile in range(2000):
+        samples = profile_times(rng, processes, BETWEEN[statistic])
+        low, high = intervals.process_interval(samples, statistic)
+        covered += low <= TRUTH[statistic] <= high
+        if profile < 200:
+            alone = [np.concatenate(samples)]
+            low, high = intervals.hierarchical_interval(alone, statistic, resamples=200, seed=profile)
+            covered_alone += low <= TRUTH[statistic] <= high
+            low, high = intervals.hierarchical_interval(samples, statistic, resamples=200, seed=profile)
+            covered_by_bootstrap += low <= TRUTH[statistic] <= high
+    assert 0.93 <= covered / 2000 <= 0.97
+    assert covered_alone / 200 < 0.75
+    assert covered_by_bootstrap < covered / 10
+
+
+def test_student_t_is_that_of_scipy() -> None:
+    for freedom in range(1, 60):
+        for confidence in (0.5, 0.9, 0.95, 0.999):
+            expected = t.ppf((1 + confidence) / 2, freedom)
+            assert intervals.student_t(freedom, confidence) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_the_interval_over_processes_is_students_of_the_logarithms(statistic: Statistic) -> None:
+    samples = process_times(np.random.default_rng(5), processes=6, runs=21, between=5, within=2)
+    logs = [math.log(STATISTIC[statistic](process)) for process in samples]
+    expected = t.interval(0.9, 5, np.mean(logs), np.std(logs, ddof=1) / math.sqrt(6))
+    assert np.log(intervals.process_interval(samples, statistic, 0.9)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_the_interval_over_processes_holds_the_printed_figure_even_with_one_process_far_off(
+    statistic: Statistic,
+) -> None:
+    samples = [np.full(9, 1.0)] * 19 + [np.full(9, 50.0)]
+    low, high = intervals.process_interval(samples, statistic)
+    assert low <= STATISTIC[statistic](np.concatenate(samples)) <= high
+    in_microseconds = intervals.process_interval([1000 * times for times in samples], statistic)
+    assert in_microseconds == pytest.approx((1000 * low, 1000 * high))
+
+
+def test_of_one_process_the_runs_are_resampled_and_of_two_the_interval_is_wide() -> None:
+    first, second = process_times(np.random.default_rng(5), processes=2, runs=50, between=5, within=2)
+    alone = intervals.process_interval([first], "median")
+    assert alone == intervals.hierarchical_interval([first], "median")
+    low, high = intervals.process_interval([first, second], "median")
+    assert high - low > 4 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize(
+    "times", [[], [np.array([])], [np.ones(3), np.array([math.inf])], [np.ones(2), np.zeros(2)]]
+)
+def test_run_times_without_a_logarithm_are_an_error(times: list[NDArray[Any]]) -> None:
+    with pytest.raises(ValueError, match=r"samples must be|finite|positive"):
+        intervals.process_interval(times, "mean")
+
+
 # ---- Percentiles ----
 
 
@@ -199,6 +278,26 @@ def test_a_percentile_with_one_run_too_few_is_none(q: float) -> None:
     runs = intervals.runs_needed(q)
     assert intervals.certified_percentile(np.ones(runs - 1), q) is None
     assert intervals.certified_percentile(np.ones(runs), q) == 1.0
+
+
+@properties
+@given(st.integers(0, 3000), st.sampled_from([0.5, 0.9, 0.99]))
+def test_the_bound_of_a_percentile_is_the_slowest_run_but_those_that_the_binomial_allows(
+    runs: int, q: float
+) -> None:
+    times = np.random.default_rng(runs).permutation(runs)
+    bound, percentile = (of(times, q) for of in (intervals.percentile_bound, intervals.certified_percentile))
+    assert (bound is None) == (percentile is None) == (runs < intervals.runs_needed(q))
+    if bound is not None and percentile is not None:
+        slower = runs - int(bound)  # itself among them
+        assert binom.cdf(slower, runs, 1 - q) < 0.01 <= binom.cdf(slower + 1, runs, 1 - q)
+        assert bound >= percentile - 1  # times count from 0, ranks from 1
+
+
+def test_the_bound_of_a_percentile_bounds_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(4)
+    bounds = [intervals.percentile_bound(rng.random(300), 0.9) or 0 for _ in range(4000)]
+    assert np.mean(np.array(bounds) >= 0.9) == pytest.approx(0.993, abs=0.006)
 
 
 def test_no_runs_certify_nothing() -> None:

@@ -1,0 +1,141 @@
+"""What fits into a budget, by arithmetic; that a profile keeps to one, with scripted workers."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.errors import UsageError
+from rbserve.core.measurement import Samples
+from rbserve.profilers import harness
+from rbserve.profilers.budget import (
+    FEWEST_RUNS,
+    MOST_RUNS,
+    PILOT_RUNS,
+    PROCESSES,
+    RUNS,
+    Cost,
+    check_budget,
+    schedule,
+)
+from rbserve.profilers.harness import default_plan, profile
+from rbserve.profilers.worker import Job, Report
+
+costs = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]), st.builds(Cost, st.floats(0.01, 5), st.floats(1e-6, 3)), min_size=1
+)
+
+
+def enough(costs: dict[str, Cost], processes: int, runs: int) -> float:
+    return processes * sum(cost.process_s + runs * cost.run_s for cost in costs.values())
+
+
+@given(costs, st.floats(0.1, 10_000))
+def test_a_plan_fits_its_budget_unless_it_is_the_smallest_there_is(
+    costs: dict[str, Cost], seconds: float
+) -> None:
+    plan = schedule(costs, seconds)
+    assert PROCESSES[0] <= plan.processes <= PROCESSES[1]
+    assert all(FEWEST_RUNS <= runs <= MOST_RUNS for runs in plan.runs_of.values())
+    total = sum(
+        plan.processes * (cost.process_s + plan.runs_of[name] * cost.run_s) for name, cost in costs.items()
+    )
+    assert plan.seconds == pytest.approx(total)
+    if min(plan.runs_of.values()) > FEWEST_RUNS:
+        assert plan.seconds <= seconds * 1.001
+    if plan.processes > PROCESSES[0]:
+        assert min(plan.runs_of.values()) >= RUNS
+
+
+@given(costs, st.floats(0.1, 10_000))
+def test_a_plan_leaves_over_no_more_than_a_run_unless_there_is_nothing_left_to_add(
+    costs: dict[str, Cost], seconds: float
+) -> None:
+    plan = schedule(costs, seconds)
+    if max(plan.runs_of.values()) < MOST_RUNS:
+        assert plan.seconds >= seconds - plan.processes * sum(cost.run_s for cost in costs.values()) * 1.001
+
+
+def test_what_a_fast_variant_cannot_use_the_slow_one_gets() -> None:
+    plan = schedule({"slow": Cost(1, 0.5), "fast": Cost(1, 1e-5)}, seconds=110)
+    assert (plan.processes, plan.runs_of["fast"]) == (PROCESSES[0], MOST_RUNS)
+    assert plan.runs_of["slow"] == pytest.approx((110 - 10) / 5 / 0.5, abs=1)
+
+
+def test_more_time_buys_processes_and_then_runs() -> None:
+    cost = {"only": Cost(1, 0.01)}
+    assert schedule(cost, enough(cost, 12, RUNS) + 0.1).processes == 12
+    longest = schedule(cost, 1e6)
+    assert (longest.processes, longest.runs_of) == (PROCESSES[1], {"only": MOST_RUNS})
+
+
+def test_the_number_of_processes_can_be_fixed() -> None:
+    assert schedule({"only": Cost(1, 0.01)}, 1e6, processes=2) == (2, {"only": MOST_RUNS}, pytest.approx(22))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="--budget takes seconds above 0"):
+        check_budget(seconds)
+
+
+class Workers:
+    """Processes of known cost, on a clock of their own: loading takes 1 s, judging 4 s, a run 10 ms a variant."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slowdown: float = 1.0) -> None:
+        self.now, self.jobs, self.slowdown = 0.0, list[Job](), slowdown
+        monkeypatch.setattr(harness, "_start", self.start)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def start(self, job: Job) -> Report:
+        slower = self.slowdown if len(self.jobs) >= 2 else 1.0  # after the pilot of two variants
+        self.jobs.append(job)
+        run_ns = round(10_000_000 * slower)
+        self.now += 1.0 + 4.0 * job.accuracy + job.runs * run_ns / 1e9
+        samples = Samples(
+            job.variant, "forward", 1, 1, job.process, None, 1, 1, [], [run_ns] * job.runs, 1
+        )  # fmt: skip
+        scores = [0.5] * 3 if job.accuracy else []
+        return Report([samples], scores=scores, accuracy_s=4.0 * job.accuracy)
+
+
+def budgeted(trained: Artifact, planted: Dataset, seconds: float) -> harness.Measurement:
+    plan = msgspec.structs.replace(default_plan(budget_s=seconds), slates=[1])
+    split = planted.ctr("test").take(np.arange(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "test_rows", lambda *_: split)
+        patch.setattr(harness, "baselines", lambda *_: {})
+        return profile(trained, planted, plan, ["onnx-fp32", "onnx-int8"])
+
+
+def test_a_profile_takes_its_budget_and_judges_the_test_rows_once(
+    trained: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(monkeypatch)
+    measured = budgeted(trained, planted, 60)
+    assert 55 <= (measured.seconds or 0) <= 60.001
+    assert [job.runs for job in workers.jobs[:2]] == [PILOT_RUNS] * 2
+    assert [job.accuracy for job in workers.jobs] == [True] * 2 + [False] * (len(workers.jobs) - 2)
+    assert measured.predictions.scores.keys() == {"onnx-fp32", "onnx-int8"}
+    for result in measured.results:
+        assert result.processes == measured.plan.processes >= PROCESSES[0]
+        assert (
+            result.n == result.processes * measured.plan.runs_of[result.variant]
+        )  # the pilot is no part of them
+
+
+def test_rounds_end_early_when_the_machine_slows_down_after_the_pilot(
+    trained: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Workers(monkeypatch, slowdown=3)
+    measured = budgeted(trained, planted, 60)
+    assert (measured.seconds or 0) <= 60
+    assert 2 <= measured.plan.processes < PROCESSES[0]
+    assert {one.processes for one in measured.results} == {measured.plan.processes}
