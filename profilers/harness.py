@@ -40,6 +40,7 @@ from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.worker import Job, Report
 
 REQUESTS = 256
+WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -66,11 +67,11 @@ def profile(
     `left_out` says of variants that are not measured why, for the record.
     """
     variants = list(variants or artifact.variants)
-    _check(artifact, dataset, plan, variants)
+    check_plan(artifact, dataset, plan, variants)
     test = test_rows(artifact, dataset, plan)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
-        _write_inputs(inputs, dataset, test, plan)
+        write_inputs(inputs, dataset, test, plan)
         reports = _run(artifact, plan, variants, inputs, progress)
     machine = environment()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -90,7 +91,7 @@ def profile(
         comparability_key=comparability_key(machine, plan.threads, dataset.fingerprint),
         environment=machine,
         plan=plan,
-        file_bytes={one: _file_bytes(artifact, one) for one in variants},
+        file_bytes={one: file_bytes(artifact, one) for one in variants},
         variant_warnings={one: record.warnings for one, record in manifest.variants.items()},
         baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
@@ -101,7 +102,8 @@ def profile(
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
 
-def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
+def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
+    """Raises UsageError for a plan that cannot be carried out."""
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     for variant in variants:
         if variant not in artifact.can_open:
@@ -121,7 +123,8 @@ def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]
         raise UsageError(f"{plan.threads} threads need as many cores; this process may use {len(cores)}")
 
 
-def _file_bytes(artifact: Artifact, variant: str) -> int:
+def file_bytes(artifact: Artifact, variant: str) -> int:
+    """The size of what a variant's weights are loaded from."""
     return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
 
 
@@ -163,17 +166,17 @@ def _run(
                 cores=cores,
                 accuracy=process == 0 and not artifact.is_random,
             )
-            reports.append((variant, _start(job)))
+            reports.append((variant, run_job(job)))
     progress(total, total, f"{artifact.name} measured")
     order = {variant: index for index, variant in enumerate(variants)}
     return sorted(reports, key=lambda pair: order[pair[0]])
 
 
-def _start(job: Job) -> Report:
-    """Runs a job in a fresh process and waits for its report."""
+def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:
+    """Runs a job in a fresh process and waits for its report. `worker` is the command to start."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.threads))
     done = subprocess.run(
-        [sys.executable, "-m", "rbserve.profilers.worker"],
+        [*worker],
         input=msgspec.json.encode(job),
         capture_output=True,
         env=os.environ | threads,
@@ -187,7 +190,7 @@ def _start(job: Job) -> Report:
     return report
 
 
-def _write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
+def write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
     """Real requests, drawn once by the plan's seed: the same for every variant, scope and process.
 
     A pair-wise request of slate 1 is a test row as it is; a longer slate is a test user's history and that many
