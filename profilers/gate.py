@@ -324,5 +324,5 @@ def judged(line: Line, decision: Decision, tolerance: float, relative: bool) -> 
         change=told(decision.estimate.change),
         low=told(decision.low),
         high=told(decision.high),
-        tolerance=told(tolerance),
+        tolerance=round(told(tolerance) or 0.0, 12),
     )

@@ -224,7 +224,7 @@ class _Gate:
     def _line(self, contender: Contender, key: Key) -> Line:
         line = Line(
             key.model, key.metric, Verdict.MISSING, key.variant, key.scope, key.slate,
-            rounds=len(contender.head.reports), reason=contender.failed,
+            rounds=contender.head.processes(key), reason=contender.failed,
         )  # fmt: skip
         decision = self._decisions.get(key)
         relative = key.metric not in ACCURACY.values()

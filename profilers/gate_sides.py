@@ -76,6 +76,10 @@ class Side:
         samples = [one for report in self.reports for one in report.samples]
         return [one.runs_ns for one in samples if (one.scope, one.slate) == (key.scope, key.slate)]
 
+    def processes(self, key: Key) -> int:
+        """How many processes the key's figure rests on."""
+        return len(self.runs(key) if key.metric == "p50" else self.reports)
+
     def observations(self, key: Key) -> NDArray[np.float64]:
         """The key's figure of each process: median milliseconds, or peak megabytes."""
         if key.metric == "p50":
