@@ -226,10 +226,14 @@ class _Gate:
             key.model, key.metric, Verdict.MISSING, key.variant, key.scope, key.slate,
             rounds=contender.head.processes(key), reason=contender.failed,
         )  # fmt: skip
-        decision = self._decisions.get(key)
+        if contender.failed:
+            return line
         relative = key.metric not in ACCURACY.values()
-        if contender.failed or (decision := decision or self._known(contender, key)) is None:
-            return line if line.reason else msgspec.structs.replace(line, reason="nothing was measured")
+        decision = self._decisions.get(key) or self._known(contender, key)
+        if decision is None:
+            unjudged = Verdict.NOT_COMPARABLE if contender.advisory else Verdict.MISSING
+            reason = contender.advisory or "nothing was measured"
+            return msgspec.structs.replace(line, verdict=unjudged, reason=reason)
         before, after = figures(contender, key)
         line = msgspec.structs.replace(line, base=before, head=after)
         line = judged(line, decision, self._tolerance(contender, key), relative)

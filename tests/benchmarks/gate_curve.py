@@ -3,15 +3,15 @@
     python tests/benchmarks/gate_curve.py run --scale 1          # make gate-curve; stop and start it as you like
     python tests/benchmarks/gate_curve.py table
 
-A trial is one run of the gate over one model, the DNN at the paper's size (onnx-fp32, slate 1), in fresh processes.
-Its conditions:
+A trial is one run of the gate over one model (onnx-fp32, slate 1) in fresh processes: the DNN at the paper's size on
+planted data, or --artifact with the data set --data. Its conditions:
 
     same          base and head are the same files
     +5%, +10%     head's calls take so much longer: a wrapper spins for that share of each call's own time
     -0.002 AUC    head's scores carry noise that costs so much AUC on the test rows, another noise in each trial
 
-After each trial one JSON file is written anew, and a stopped run continues there. The workers of all but `same` are this
-very file, so that nothing in the package can slow a scorer. Both sides run the wrapper, base with a share of 0.
+After each trial one JSON file is written anew, and a stopped run continues there. The workers of all but `same` are
+this very file: nothing in the package can slow a scorer. Both sides run the wrapper, base with a share of 0.
 """
 
 from __future__ import annotations
@@ -123,8 +123,7 @@ def serve_as_worker(kind: str, *values: str) -> None:
 
 
 def prepared() -> tuple[Any, Any]:
-    """The data set (5,000 planted test users of four rows) and the DNN at the paper's size, made once."""
-    from rbserve.core.artifact import open_artifact
+    """The data set (10,000 planted test users of four rows) and the DNN at the paper's size, made once."""
     from rbserve.core.dataset import open_dataset
     from rbserve.exporters.export import export
     from rbserve.models.zoo import find_model
@@ -135,16 +134,25 @@ def prepared() -> tuple[Any, Any]:
     from rbserve.train.sampling import Protocol
     from rbserve.train.tally import Tally
 
+    protocol = Protocol(rows_per_label=2, ctr_test_rows=40_000)
     if not (WORK / "data/manifest.json").is_file():
         tally = Tally()
-        events, items = synthetic.read(synthetic.Planted(users=30_000, events_per_user=20), tally.dropped)
-        build(WORK / "data", "synthetic", events, items, Protocol(rows_per_label=2), tally)
+        events, items = synthetic.read(synthetic.Planted(users=40_000, events_per_user=20), tally.dropped)
+        build(WORK / "data", "synthetic", events, items, protocol, tally)
     dataset = open_dataset(WORK / "data")
     if not (WORK / "dnn/onnx/fp32.onnx").is_file():
         export(
             train(find_model("dnn"), dataset, WORK / "dnn", Settings(epochs=1, batch=500)), dataset, ["fp32"]
         )
-    return open_artifact(WORK / "dnn"), dataset
+    return opened(WORK / "dnn", WORK / "data")
+
+
+def opened(artifact: Path, data: Path) -> tuple[Any, Any]:
+    """A model and its data set."""
+    from rbserve.core.artifact import open_artifact
+    from rbserve.core.dataset import open_dataset
+
+    return open_artifact(artifact), open_dataset(data)
 
 
 def run_trial(condition: str, number: int, artifact: Any, dataset: Any, scores: Scores) -> Trial:
@@ -189,20 +197,20 @@ def amplitude(dataset: Any, scores: Scores, seed: int) -> float:
     return high
 
 
-def run(path: Path, trials: dict[str, int]) -> None:
+def run(path: Path, trials: dict[str, int], artifact: Any, dataset: Any) -> None:
     """Trials until there are so many of each condition, the conditions in turn."""
     from rbserve.core.environment import environment
     from rbserve.core.files import write_bytes
     from rbserve.profilers.gate_config import GateConfig
     from rbserve.runtime import open_scorer, score_rows
 
-    artifact, dataset = prepared()
     test = dataset.ctr("test")
     scores = score_rows(open_scorer(artifact, VARIANT), test.histories, test.candidates)
     machine = environment()
     made_with = msgspec.to_builtins(
         {"cpu": machine.cpu, "cores": machine.cores, "libraries": machine.libraries, "config": GateConfig(),
-         "model": artifact.name, "variant": VARIANT, "slate": 1, "test_users": len({*test.users})}
+         "model": artifact.name, "dataset": dataset.name,
+         "fingerprint": dataset.fingerprint, "variant": VARIANT, "slate": 1, "test_users": len({*test.users})}
     )  # fmt: skip
     curve = read(path) if path.is_file() else Curve(made_with, [])
     if curve.made_with != made_with:
@@ -277,11 +285,16 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("--file", type=Path, default=RESULTS)
     parser.add_argument("--scale", type=float, default=1.0, help="0.04 makes a 25th of the trials")
+    parser.add_argument("--artifact", type=Path, help="another model, with its --data")
+    parser.add_argument("--data", type=Path)
     given = parser.parse_args()
     if given.action == "table":
         table(given.file)
         return
-    run(given.file, {one: max(1, round(most * given.scale)) for one, most in TRIALS.items()})
+    if (given.artifact is None) != (given.data is None):
+        parser.error("--artifact and --data go together")
+    found = opened(given.artifact, given.data) if given.artifact else prepared()
+    run(given.file, {one: max(1, round(most * given.scale)) for one, most in TRIALS.items()}, *found)
 
 
 if __name__ == "__main__":
