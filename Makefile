@@ -10,7 +10,7 @@ export RBSERVE_HOME ?= $(CURDIR)
 # pip is told not to compile all of torch; what is used is compiled when it is first imported, and must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo reference test test-slow check lint types wheel-test bench big clean
+.PHONY: help setup demo reference test test-slow check lint types wheel-test bench gate gate-curve big clean
 
 help:
 	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
@@ -20,6 +20,8 @@ help:
 	@echo "make reference  the figures in README, anew"
 	@echo "make big        preparing 30 million generated interactions, beside pandas"
 	@echo "make bench      pytest-benchmark timings of the hot paths"
+	@echo "make gate       the hot paths held against themselves, or BASE_PYTHON=... against another checkout's"
+	@echo "make gate-curve how often rbserve check is wrong, by 1,000 live trials; hours, stop and resume"
 
 setup: $(VENV)/.done
 
@@ -53,6 +55,7 @@ test-slow: setup
 check: setup lint types
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 	$(MAKE) wheel-test
+	$(MAKE) gate
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
@@ -70,6 +73,15 @@ wheel-test: setup
 
 bench: setup
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+# Seconds. A regression fails, a machine too noisy to tell does not. BASE_PYTHON is another checkout's interpreter.
+gate: setup
+	$(BIN)/python tests/self_gate.py $(BASE_PYTHON)
+
+# Continues where it was stopped. SCALE=0.04 makes a 25th of the trials.
+SCALE ?= 1
+gate-curve: setup
+	$(BIN)/python tests/benchmarks/gate_curve.py run --scale $(SCALE)
 
 # Half an hour, 12 GB of disk: 30 million generated interactions of a million items in two layouts, through
 # `prepare` (limit 2 GB) and through pandas, which reads the whole file (stopped at 18 GB).

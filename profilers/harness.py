@@ -44,6 +44,7 @@ from rbserve.profilers.budget import PILOT_RUNS, Cost, check_budget, schedule
 from rbserve.profilers.worker import Job, Report
 
 REQUESTS = 256
+WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -75,11 +76,11 @@ def profile(
     """
     started = time.monotonic()
     variants = list(variants or artifact.variants)
-    _check(artifact, dataset, plan, variants)
+    check_plan(artifact, dataset, plan, variants)
     test = test_rows(artifact, dataset, plan)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
-        _write_inputs(inputs, dataset, test, plan)
+        write_inputs(inputs, dataset, test, plan)
         if plan.budget_s is None:
             reports = _run(artifact, plan, variants, inputs, progress)
         else:
@@ -102,7 +103,7 @@ def profile(
         comparability_key=comparability_key(machine, plan.threads, dataset.fingerprint),
         environment=machine,
         plan=plan,
-        file_bytes={one: _file_bytes(artifact, one) for one in variants},
+        file_bytes={one: file_bytes(artifact, one) for one in variants},
         variant_warnings=_warnings(artifact, variants),
         baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
@@ -116,7 +117,8 @@ def profile(
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
 
-def _check(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
+def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
+    """Raises UsageError for a plan that cannot be carried out."""
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     for variant in variants:
         if variant not in artifact.can_open:
@@ -152,7 +154,8 @@ def _warnings(artifact: Artifact, variants: list[str]) -> dict[str, list[str]]:
     return {one: [*exported.get(one, []), *lost] for one in (*variants, *exported)}
 
 
-def _file_bytes(artifact: Artifact, variant: str) -> int:
+def file_bytes(artifact: Artifact, variant: str) -> int:
+    """The size of what a variant's weights are loaded from."""
     return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
 
 
@@ -190,7 +193,7 @@ def _run(
                 len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}"
             )
             job = _job(artifact, plan, variant, inputs, process)
-            reports.append((variant, _start(msgspec.structs.replace(job, accuracy=job.accuracy and judge))))
+            reports.append((variant, run_job(msgspec.structs.replace(job, accuracy=job.accuracy and judge))))
         round_s = time.monotonic() - started
         if process > 0 and time.monotonic() + round_s > deadline:
             break
@@ -210,7 +213,7 @@ def _run_within(
     for variant in variants:
         progress(len(judged), len(variants), f"{artifact.name} {variant}, pilot")
         started = time.monotonic()
-        report = _start(_job(artifact, pilot, variant, inputs, process=0))
+        report = run_job(_job(artifact, pilot, variant, inputs, process=0))
         runs = [one.runs_ns for one in report.samples]
         took_s = time.monotonic() - started - report.accuracy_s
         run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
@@ -245,11 +248,11 @@ def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, process: in
     )
 
 
-def _start(job: Job) -> Report:
-    """Runs a job in a fresh process and waits for its report."""
+def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:
+    """Runs a job in a fresh process and waits for its report. `worker` is the command to start."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.threads))
     done = subprocess.run(
-        [sys.executable, "-m", "rbserve.profilers.worker"],
+        [*worker],
         input=msgspec.json.encode(job),
         capture_output=True,
         env=os.environ | threads,
@@ -263,7 +266,7 @@ def _start(job: Job) -> Report:
     return report
 
 
-def _write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
+def write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
     """Real requests, drawn once by the plan's seed: the same for every variant, scope and process.
 
     A pair-wise request of slate 1 is a test row as it is; a longer slate is a test user's history and that many

@@ -1,7 +1,7 @@
 """The command line: thin verbs that parse, call one function of the pipeline, and print.
 
 Data goes to standard output (`--json` where it makes sense), messages and progress to standard error.
-Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted.
+Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted; `check` adds one for each verdict.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from rbserve.cli_check import check
 from rbserve.cli_data import Json, datasets, prepare
 from rbserve.cli_doctor import doctor
 from rbserve.cli_sids import sids
@@ -36,6 +37,7 @@ app.add_typer(datasets, name="datasets")
 app.command()(prepare)
 app.command()(sids)
 app.command()(doctor)
+app.command()(check)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from rbserve.core.integrity import IntegrityReport
     from rbserve.core.measurement import Measurement, Plan
     from rbserve.core.semantic_ids import SemanticIds
+    from rbserve.profilers.gate_config import GateConfig
+    from rbserve.profilers.gate_run import Outcome
+    from rbserve.profilers.gate_sides import Pair
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
@@ -387,6 +390,19 @@ def report(name: str, runs: Path | None = None) -> Path:
 
     with _needs("report", "reporting"):
         return render(collect(runs or runs_path()), home() / "reports" / name)
+
+
+def check(pairs: Sequence[Pair], config: GateConfig, chosen: Mapping[str, Any]) -> Outcome:
+    """Holds artefacts against what they were; `chosen` are fields of the gate's Scope."""
+    with _needs("check", "judging a change"):
+        import scipy.special  # noqa: F401  (missing, it is to be missed before anything is measured)
+
+        from rbserve.profilers.gate_run import check as judge
+        from rbserve.profilers.gate_sides import Scope
+    with progress_bar("check") as progress:
+        return judge(
+            pairs, lambda one: ensure_dataset(one.manifest.dataset.name), config, Scope(**chosen), progress
+        )
 
 
 def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:

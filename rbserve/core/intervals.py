@@ -224,20 +224,34 @@ def auc_interval(
     Resamples that hold a single label have no AUC and are left out; (nan, nan) if all do.
     """
     _check_bootstrap(confidence, resamples)
+    drawn = auc_resamples(labels, scores, users, resamples, seed)
+    defined = drawn[~np.isnan(drawn)]
+    return _percentile_interval(defined, confidence) if len(defined) else (float("nan"), float("nan"))
+
+
+def auc_resamples(
+    labels: ArrayLike, scores: ArrayLike, users: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """`metrics.auc` [resamples] of users drawn with replacement, with all their rows; nan where one label is missing.
+
+    The same seed draws the same users for any scores of the same rows: the difference of two such arrays is a
+    paired bootstrap.
+    """
     y, s, ids = checked_rows(labels, scores, users)
     names, user = np.unique(ids, return_inverse=True)
     order = np.argsort(s)
     negatives, positives = order[y[order] == 0], order[y[order] == 1]
     lower = np.searchsorted(s[negatives], s[positives], side="left")
     upper = np.searchsorted(s[negatives], s[positives], side="right")
-    wins, pairs = [], []
+    aucs = [np.empty(0)]
     for counts in _user_counts(len(names), len(s), resamples, seed):
         below = np.zeros((len(negatives) + 1, counts.shape[1]))  # [j]: weight of the j lowest negatives
         np.cumsum(counts[user[negatives]], axis=0, out=below[1:])
         drawn = counts[user[positives]]
-        wins.append(np.einsum("pr,pr->r", drawn, below[lower] + below[upper]) / 2)
-        pairs.append(drawn.sum(axis=0) * below[-1])
-    return _ratio_interval(wins, pairs, confidence)
+        wins = np.einsum("pr,pr->r", drawn, below[lower] + below[upper]) / 2
+        pairs = drawn.sum(axis=0) * below[-1]
+        aucs.append(np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0))
+    return np.concatenate(aucs)
 
 
 def gauc_interval(

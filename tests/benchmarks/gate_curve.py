@@ -1,0 +1,301 @@
+"""The operating curve of `rbserve check`, by live trials: how often it cries wolf, and how often it sees one.
+
+    python tests/benchmarks/gate_curve.py run --scale 1          # make gate-curve; stop and start it as you like
+    python tests/benchmarks/gate_curve.py table
+
+A trial is one run of the gate over one model (onnx-fp32, slate 1) in fresh processes: the DNN at the paper's size on
+planted data, or --artifact with the data set --data. Its conditions:
+
+    same          base and head are the same files
+    +5%, +10%     head's calls take so much longer: a wrapper spins for that share of each call's own time
+    -0.002 AUC    head's scores carry noise that costs so much AUC on the test rows, another noise in each trial
+
+After each trial one JSON file is written anew, and a stopped run continues there. The workers of all but `same` are
+this very file: nothing in the package can slow a scorer. Both sides run the wrapper, base with a share of 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.types import Items, Scores
+
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
+WORK = ROOT / "build" / "gate-curve"
+RESULTS = ROOT / "reports" / "gate-curve" / "curve.json"
+TRIALS = {"same": 500, "+5%": 200, "+10%": 200, "-0.002 AUC": 100}
+TARGETS = {"same": "<= 1%", "+5%": ">= 95%", "+10%": ">= 99%", "-0.002 AUC": "caught"}
+SHARES = {"+5%": 0.05, "+10%": 0.10}
+VARIANT, LOSS = "onnx-fp32", 0.002
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One run of the gate. `change` is that of p50, or the loss of AUC."""
+
+    condition: str
+    verdict: str
+    rounds: int
+    seconds: float
+    change: float | None
+    low: float | None
+    high: float | None
+    created: str
+
+
+class Curve(msgspec.Struct):
+    """All trials, and what they were made with: trials of other settings or machines do not mix."""
+
+    made_with: dict[str, Any]
+    trials: list[Trial]
+    summary: list[dict[str, Any]] = []
+
+
+# ---- Workers: python gate_curve.py worker KIND VALUE [SEED] ----
+
+
+class Slowed:
+    """A scorer whose calls take `share` longer, by spinning: a sleep would let the core rest."""
+
+    def __init__(self, scorer: Any, share: float) -> None:
+        self._score, self._factor = scorer.score, 1 + share
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        start = time.perf_counter_ns()
+        scores: Scores = self._score(history, candidates)
+        end = start + (time.perf_counter_ns() - start) * self._factor
+        while time.perf_counter_ns() < end:
+            pass
+        return scores
+
+
+class Noisy:
+    """A scorer whose scores carry noise, the same whenever it is asked the same."""
+
+    def __init__(self, scorer: Any, amplitude: float, seed: int) -> None:
+        self._score, self._amplitude, self._seed = scorer.score, amplitude, seed
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        noise = np.array([noise_of(history, int(one), self._seed) for one in candidates])
+        return with_noise(self._score(history, candidates), self._amplitude * noise)
+
+
+def noise_of(history: Items, candidate: int, seed: int) -> float:
+    """A standard normal number of its own for every history and candidate."""
+    return float(np.random.default_rng([seed, zlib.crc32(history.tobytes()), candidate]).normal())
+
+
+def with_noise(scores: Scores, noise: NDArray[np.float64]) -> Scores:
+    """Click probabilities float32[N] moved by `noise` in log-odds."""
+    odds = np.log(np.clip(scores, 1e-7, 1 - 1e-7).astype(np.float64))
+    odds -= np.log1p(-np.exp(odds))
+    moved: Scores = (1 / (1 + np.exp(-(odds + noise)))).astype(np.float32)
+    return moved
+
+
+def serve_as_worker(kind: str, *values: str) -> None:
+    """A worker of the harness whose scorers are slowed or noisy."""
+    from rbserve.profilers import worker
+
+    opened = worker.open_model
+
+    def open_model(*arguments: Any) -> Any:
+        scorer = opened(*arguments)
+        if kind == "slowed":
+            return Slowed(scorer, float(values[0]))
+        return Noisy(scorer, float(values[0]), int(values[1]))
+
+    worker.open_model = open_model  # type: ignore[assignment]
+    worker.main()
+
+
+# ---- Trials ----
+
+
+def prepared() -> tuple[Any, Any]:
+    """The data set (10,000 planted test users of four rows) and the DNN at the paper's size, made once."""
+    from rbserve.core.dataset import open_dataset
+    from rbserve.exporters.export import export
+    from rbserve.models.zoo import find_model
+    from rbserve.train.datasets import synthetic
+    from rbserve.train.datasets.sources import build
+    from rbserve.train.fit import train
+    from rbserve.train.loop import Settings
+    from rbserve.train.sampling import Protocol
+    from rbserve.train.tally import Tally
+
+    protocol = Protocol(rows_per_label=2, ctr_test_rows=40_000)
+    if not (WORK / "data/manifest.json").is_file():
+        tally = Tally()
+        events, items = synthetic.read(synthetic.Planted(users=40_000, events_per_user=20), tally.dropped)
+        build(WORK / "data", "synthetic", events, items, protocol, tally)
+    dataset = open_dataset(WORK / "data")
+    if not (WORK / "dnn/onnx/fp32.onnx").is_file():
+        export(
+            train(find_model("dnn"), dataset, WORK / "dnn", Settings(epochs=1, batch=500)), dataset, ["fp32"]
+        )
+    return opened(WORK / "dnn", WORK / "data")
+
+
+def opened(artifact: Path, data: Path) -> tuple[Any, Any]:
+    """A model and its data set."""
+    from rbserve.core.artifact import open_artifact
+    from rbserve.core.dataset import open_dataset
+
+    return open_artifact(artifact), open_dataset(data)
+
+
+def run_trial(condition: str, number: int, artifact: Any, dataset: Any, scores: Scores) -> Trial:
+    """One run of the gate under a condition; `scores` are what the model says of the test rows."""
+    from rbserve.profilers.gate_config import GateConfig
+    from rbserve.profilers.gate_run import check
+    from rbserve.profilers.gate_sides import Pair, Scope
+    from rbserve.profilers.harness import WORKER
+
+    base, head, metrics = WORKER, WORKER, ("p50", "peak_rss")
+    if condition in SHARES:
+        base, head = command("slowed", "0"), command("slowed", str(SHARES[condition]))
+    if condition == "-0.002 AUC":
+        metrics = ("accuracy",)
+        head = command("noisy", str(amplitude(dataset, scores, number)), str(number))
+    pair = Pair("dnn", artifact, artifact, base_worker=base, head_worker=head)
+    suite = check([pair], lambda _: dataset, GateConfig(), Scope([VARIANT], [1], metrics=metrics)).suite
+    line = next(one for one in suite.lines if one.metric in ("p50", "auc"))
+    return Trial(
+        condition, suite.verdict.value, suite.rounds, suite.seconds, line.change, line.low, line.high, suite.created
+    )  # fmt: skip
+
+
+def command(*words: str) -> tuple[str, ...]:
+    """How a worker of this file is started."""
+    return (sys.executable, str(HERE), "worker", *words)
+
+
+def amplitude(dataset: Any, scores: Scores, seed: int) -> float:
+    """How much of that seed's noise costs LOSS of AUC on the test rows."""
+    from rbserve.core.metrics import auc
+
+    test = dataset.ctr("test")
+    noise = np.array(
+        [noise_of(test.histories[row], int(item), seed) for row, item in enumerate(test.candidates)]
+    )
+    whole, low, high = auc(test.labels, scores), 0.0, 4.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        lost = whole - auc(test.labels, with_noise(scores, middle * noise))
+        low, high = (low, middle) if lost > LOSS else (middle, high)
+    return high
+
+
+def run(path: Path, trials: dict[str, int], artifact: Any, dataset: Any) -> None:
+    """Trials until there are so many of each condition, the conditions in turn."""
+    from rbserve.core.environment import environment
+    from rbserve.core.files import write_bytes
+    from rbserve.profilers.gate_config import GateConfig
+    from rbserve.runtime import open_scorer, score_rows
+
+    test = dataset.ctr("test")
+    scores = score_rows(open_scorer(artifact, VARIANT), test.histories, test.candidates)
+    machine = environment()
+    made_with = msgspec.to_builtins(
+        {"cpu": machine.cpu, "cores": machine.cores, "libraries": machine.libraries, "config": GateConfig(),
+         "model": artifact.name, "dataset": dataset.name,
+         "fingerprint": dataset.fingerprint, "variant": VARIANT, "slate": 1, "test_users": len({*test.users})}
+    )  # fmt: skip
+    curve = read(path) if path.is_file() else Curve(made_with, [])
+    if curve.made_with != made_with:
+        sys.exit(
+            f"error: {path} was made with other settings or on another machine\nhint: move it away to start anew"
+        )
+    while True:
+        done = {one: sum(trial.condition == one for trial in curve.trials) for one in trials}
+        left = {one: done[one] / most for one, most in trials.items() if done[one] < most}
+        if not left:
+            break
+        condition = min(left, key=lambda one: left[one])
+        trial = run_trial(condition, done[condition], artifact, dataset, scores)
+        curve.trials.append(trial)
+        curve.summary = summarise(curve.trials)
+        write_bytes(path, msgspec.json.format(msgspec.json.encode(curve)))
+        print(f"{condition} {done[condition] + 1}/{trials[condition]}: {trial.verdict}, {trial.rounds} rounds, "
+              f"{trial.seconds:.1f} s", file=sys.stderr, flush=True)  # fmt: skip
+    table(path)
+
+
+def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Counts of each condition; the interval is Clopper and Pearson's of the share called REGRESSED."""
+    from scipy.stats import binomtest
+
+    rows = []
+    for condition in dict.fromkeys(trial.condition for trial in trials):
+        some = [trial for trial in trials if trial.condition == condition]
+        verdicts = {
+            one: sum(trial.verdict == one for trial in some) for one in ("REGRESSED", "PASS", "INCONCLUSIVE")
+        }
+        interval = binomtest(verdicts["REGRESSED"], len(some)).proportion_ci(0.95)
+        seconds = np.array([trial.seconds for trial in some])
+        rows.append(
+            {"condition": condition, "target": TARGETS[condition], "trials": len(some), **verdicts,
+             "regressed_share": verdicts["REGRESSED"] / len(some), "ci95": [float(interval.low), float(interval.high)],
+             "rounds_mean": float(np.mean([trial.rounds for trial in some])), "seconds_mean": float(seconds.mean()),
+             "seconds_p50": float(np.median(seconds)), "seconds_max": float(seconds.max())}
+        )  # fmt: skip
+    return rows
+
+
+def read(path: Path) -> Curve:
+    return msgspec.json.decode(path.read_bytes(), type=Curve)
+
+
+def table(path: Path) -> None:
+    """The summary in Markdown."""
+    curve = read(path)
+    print(
+        "| head | trials | REGRESSED [95%] | wanted | PASS | INCONCLUSIVE | rounds | seconds a model, mean (max) |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for row in curve.summary:
+        low, high = row["ci95"]
+        print(
+            f"| {row['condition']} | {row['trials']} | {row['regressed_share']:.1%} [{low:.1%}, {high:.1%}] | "
+            f"{row['target']} | {row['PASS'] / row['trials']:.1%} | {row['INCONCLUSIVE'] / row['trials']:.1%} | "
+            f"{row['rounds_mean']:.1f} | {row['seconds_mean']:.0f} ({row['seconds_max']:.0f}) |"
+        )
+    print(f"\nOn {curve.made_with['cpu']}, {curve.made_with['cores']} cores.")
+
+
+def main() -> None:
+    """See the module's docstring."""
+    if sys.argv[1:2] == ["worker"]:
+        serve_as_worker(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("--file", type=Path, default=RESULTS)
+    parser.add_argument("--scale", type=float, default=1.0, help="0.04 makes a 25th of the trials")
+    parser.add_argument("--artifact", type=Path, help="another model, with its --data")
+    parser.add_argument("--data", type=Path)
+    given = parser.parse_args()
+    if given.action == "table":
+        table(given.file)
+        return
+    if (given.artifact is None) != (given.data is None):
+        parser.error("--artifact and --data go together")
+    found = opened(given.artifact, given.data) if given.artifact else prepared()
+    run(given.file, {one: max(1, round(most * given.scale)) for one, most in TRIALS.items()}, *found)
+
+
+if __name__ == "__main__":
+    main()
