@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from rbserve.cli_data import Json, datasets, prepare
+from rbserve.cli_bench import bench
+from rbserve.cli_data import Json, counts, datasets, prepare, words
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(datasets, name="datasets")
 app.command()(prepare)
 app.command()(sids)
+app.command()(bench)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
@@ -204,7 +206,7 @@ def export(
     """
     from rbserve import pipeline
 
-    artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), _words(precision))
+    artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), words(precision))
     if as_json:
         print_json(artifact.manifest.variants)
 
@@ -258,7 +260,7 @@ def profile(
     if scope is not None:
         check_scope(scope)
     given = {
-        "slates": _counts(slates) if slates is not None else None, "scope": scope,
+        "slates": counts(slates) if slates is not None else None, "scope": scope,
         "processes": processes, "runs": runs, "seconds": seconds,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None} | {
@@ -266,7 +268,7 @@ def profile(
         "threads": threads,
         "test_users": test_users,
     }
-    chosen = _words(variants) if variants else None
+    chosen = words(variants) if variants else None
 
     def profile_one(name: str) -> object:
         measurement, path = pipeline.profile(name, dataset, settings, chosen, weights == "random")
@@ -367,18 +369,6 @@ def _options(pairs: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--set takes KEY=VALUE, not {pair}", "for example --set dim=32")
         options[key.strip()] = value.strip()
     return options
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _counts(text: str) -> list[int]:
-    """Comma-separated positive integers."""
-    try:
-        return sorted({int(word) for word in _words(text)})
-    except ValueError:
-        raise UsageError(f"slates must be whole numbers, not {text}", "for example --slates 1,100") from None
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:

@@ -176,3 +176,19 @@ def _tab(delimiter: str | None) -> str | None:
     if len(meant) != 1:
         raise UsageError(f"--delimiter takes one character, not {delimiter!r}", "for example --delimiter ';'")
     return str(meant)
+
+
+def words(text: str) -> list[str]:
+    """The parts of a comma-separated option."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def counts(text: str, what: str = "slates") -> list[int]:
+    """Comma-separated positive integers, sorted, each once."""
+    try:
+        numbers = sorted({int(word) for word in words(text)})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise UsageError(f"{what} must be whole numbers, not {text}", f"for example --{what} 1,100")
+    return numbers
