@@ -93,7 +93,7 @@ def bench(
     """
     from rbserve import pipeline
     from rbserve.bench import matrix
-    from rbserve.bench.journal import Journal
+    from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.core.measurement import check_scope
     from rbserve.models.zoo import select_models
 
@@ -124,6 +124,10 @@ def bench(
     fitting = {"epochs": epochs, "batch": batch, "patience": patience}
     training = {key: value for key, value in fitting.items() if value is not None}
     nodes = matrix.nodes(rows, named, plan_of, chosen, training, weights == "random")
+    if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
+        say(
+            f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"
+        )
     if dry_run:
         _show_plan(nodes, journal, as_json)
         return
@@ -215,7 +219,6 @@ def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
     from rich.table import Table
 
     from rbserve.bench.display import in_hours
-    from rbserve.core.memory import in_gib
 
     table = Table("step", "data set", "model", "variants", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("time", "weights in memory", "to disk"):
@@ -223,7 +226,7 @@ def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
     table.add_column("estimated from")
     for cell, one in cells:
         time = "?" if one.seconds is None else "–" if one.source == "done" else in_hours(one.seconds)
-        sizes = [in_gib(size) if size else "" for size in (one.memory, one.disk)]
+        sizes = [f"{size / 2**20:,.0f} MiB" if size else "" for size in (one.memory, one.disk)]
         table.add_row(
             cell.step, cell.dataset, cell.name, ", ".join(cell.variants) if cell.step == "profile" else "",
             f"{'≤ ' * one.bound}{time}", *sizes, one.source,

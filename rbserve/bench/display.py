@@ -85,20 +85,25 @@ class TimeLeft:
 
 
 class Lines:
-    """A line for each start and each end."""
+    """A line for each start and each end, and now and then one in between."""
 
-    def __init__(self, clock: TimeLeft) -> None:
-        self._clock = clock
+    def __init__(self, clock: TimeLeft, every_s: float = 60.0) -> None:
+        self._clock, self._every_s = clock, every_s
+        self._last = time.monotonic()
 
     def started(self, cell: Cell) -> None:
         self._clock.start(cell)
         say(f"[{self._clock.done + 1}/{self._clock.total}] {cell.title} ({self._clock})")
 
     def moved(self, cell: Cell, done: int, total: int, line: str) -> None:
-        del cell, done, total, line
+        now = time.monotonic()
+        if now - self._last >= self._every_s:
+            self._last = now
+            say(f"    {cell.title}: {done:,} of at most {total:,}, {line} ({self._clock})")
 
     def ended(self, outcome: Outcome) -> None:
         self._clock.end(outcome)
+        self._last = time.monotonic()
         say(f"[{self._clock.done}/{self._clock.total}] {describe(outcome)}")
 
 

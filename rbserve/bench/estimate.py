@@ -56,13 +56,17 @@ def estimate(cell: Cell, journal: Journal) -> Estimate:
 
 
 def _as_before(cell: Cell) -> tuple[float, str] | None:
-    """The seconds of the newest such cell, of this or another bench."""
+    """The seconds of the newest such cell, of this or another bench, without a training that is not to be repeated."""
     found: list[tuple[float, float, str]] = []
     for file in bench_path().glob(f"*/journal/{cell.id}.json"):
         kept = Journal(file.parent.parent.name).read(cell)
         if kept and kept.status == "done" and kept.cell.training == cell.training:
             found.append((file.stat().st_mtime, kept.seconds, f"bench {file.parent.parent.name}"))
-    return max(found)[1:] if found else None
+    if not found:
+        return None
+    _, seconds, source = max(found)
+    there = _artifact(cell) if cell.model else None
+    return max(0.0, seconds - (there.manifest.training.seconds if there else 0.0)), source
 
 
 def _training(cell: Cell) -> tuple[float | None, str]:

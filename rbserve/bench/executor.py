@@ -148,6 +148,7 @@ class LocalExecutor:
                 yield worker
                 worker.wait()  # before its standard input is closed, which would stop it
             finally:
+                _close(worker)
                 self._workers.discard(worker)
 
     def _threads(self, cell: Cell) -> dict[str, str]:

@@ -93,6 +93,17 @@ def artifact_of(cell: Cell) -> Artifact:
     return open_artifact(pipeline.artifact_path(cell.name, cell.dataset))
 
 
+def trained_otherwise(cell: Cell) -> bool:
+    """Whether the cell's artefact is there, but of a training with other settings than the cell's."""
+    if cell.step != "build" or not cell.training:
+        return False
+    try:
+        settings = artifact_of(cell).manifest.training.settings
+    except RbserveError:
+        return False
+    return any(settings.get(name) != value for name, value in cell.training.items())
+
+
 def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
     """The exported variants that the cell wants, the model can have, and the artefact has not yet."""
     wanted = cell.variants or pipeline.EXPORTED

@@ -13,7 +13,7 @@ import msgspec
 from rbserve import pipeline
 from rbserve.bench.journal import SCHEMA, Journal, Outcome, artifact_of, impossible, missing_variants
 from rbserve.bench.matrix import Cell
-from rbserve.console import progress_to
+from rbserve.console import progress_to, say
 from rbserve.core import memory
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import Interrupted, RbserveError
@@ -68,6 +68,8 @@ def _trained(cell: Cell) -> Artifact:
         from rbserve.train.fit import checkpoint_path
 
         cut_off = checkpoint_path(path).is_file()
+        if cut_off:
+            say(f"the training of {path.name} goes on where it was cut off")
         pipeline.train(cell.model, cell.dataset, cell.training, out=path, resume=cut_off, random=cell.random)
     return pipeline.ensure_artifact(cell.model, cell.dataset, cell.random)
 

@@ -6,6 +6,7 @@ input ends the bench is gone: the worker stops as after Ctrl-C, and is killed wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -32,17 +33,22 @@ def main() -> None:
         os.sched_setaffinity(0, task.cores)
     last = 0.0
 
+    def send(message: Message) -> None:
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # the bench is gone, and the thread is about to stop the work
+            messages.write(msgspec.json.encode(message) + b"\n")
+
     def progress(done: int, total: int, line: str) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= EVERY_S or done == total:
-            messages.write(msgspec.json.encode(Message(progress=(done, total, line))) + b"\n")
+            send(Message(progress=(done, total, line)))
             last = now
 
     try:
-        outcome = work(task.cell, task.bench, progress)
-        messages.write(msgspec.json.encode(Message(outcome=outcome)) + b"\n")
-    except (KeyboardInterrupt, Interrupted, BrokenPipeError):
+        send(Message(outcome=work(task.cell, task.bench, progress)))
+    except (KeyboardInterrupt, Interrupted):
         sys.exit(130)
 
 
