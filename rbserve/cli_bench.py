@@ -123,7 +123,7 @@ def bench(
 
     fitting = {"epochs": epochs, "batch": batch, "patience": patience}
     training = {key: value for key, value in fitting.items() if value is not None}
-    nodes = matrix.nodes(rows, named, plan_of, chosen, training, weights == "random")
+    nodes = matrix.nodes(rows, named, plan_of, chosen, training, weights == "random", quiet)
     if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
         say(
             f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"
@@ -131,15 +131,14 @@ def bench(
     if dry_run:
         _show_plan(nodes, journal, as_json)
         return
-    _run(nodes, journal, jobs, quiet, threads, report, as_json)
+    _run(nodes, journal, jobs, threads if quiet == "core" else 0, report, as_json)
 
 
 def _run(
     nodes: Sequence[Node],
     journal: Journal,
     jobs: int,
-    quiet: Literal["machine", "core"],
-    threads: int,
+    kept_cores: int,
     report: str | None,
     as_json: bool,
 ) -> None:
@@ -151,7 +150,7 @@ def _run(
     from rbserve.bench.executor import LocalExecutor, only_bench
     from rbserve.bench.summary import machines, summarise
 
-    with only_bench() as lock, LocalExecutor(journal.name, lock, jobs, quiet, threads) as executor:
+    with only_bench() as lock, LocalExecutor(journal.name, lock, jobs, kept_cores) as executor:
         estimates = {node.cell.id: estimate(node.cell, journal) for node in nodes}
         with _stoppable(journal), show_cells(estimates, jobs) as display:
             outcomes = schedule.run(nodes, journal, executor, display)
@@ -229,7 +228,7 @@ def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
         sizes = [f"{size / 2**20:,.0f} MiB" if size else "" for size in (one.memory, one.disk)]
         table.add_row(
             cell.step, cell.dataset, cell.name, ", ".join(cell.variants) if cell.step == "profile" else "",
-            f"{'≤ ' * one.bound}{time}", *sizes, one.source,
+            time, *sizes, one.source,
         )  # fmt: skip
     return table
 
@@ -249,11 +248,16 @@ def what_it_takes(estimates: Sequence[Estimate]) -> str:
     bounds = sum(one.bound for one in todo)
     parts = [f"{len(todo)} of {len(estimates)} cells to do, about {in_hours(seconds)} one after another"]
     if bounds:
-        parts.append(f"{bounds} of them counted with their plan's bounds (processes x seconds)")
+        parts.append(f"{bounds} of them counted with what their plan allows (processes x seconds)")
     if unknown:
         parts.append(f"{unknown} of them not counted: nothing like them was done here before")
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(home()).free
-    return f"{'; '.join(parts)}; {in_gib(memory)} of memory and {in_gib(disk)} of disk are free"
+    parts.append(f"{in_gib(memory)} of memory and {in_gib(disk)} of disk are free")
+    if large := sum((one.memory or 0) > memory for one in todo):
+        parts.append(f"warning: {large} cells have variants that memory does not hold now")
+    if (wanted := sum(one.disk or 0 for one in todo)) > disk:
+        parts.append(f"warning: {in_gib(wanted)} are to be written")
+    return "; ".join(parts)
 
 
 def summary_table(rows: Sequence[Row]) -> Table:

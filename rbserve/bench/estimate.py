@@ -23,7 +23,7 @@ from rbserve.core.dataset import open_dataset
 from rbserve.core.errors import RbserveError
 from rbserve.core.files import home
 from rbserve.core.measurement import Plan, Result
-from rbserve.models.zoo import BACKBONES, find_model
+from rbserve.models.zoo import BACKBONES, MODELS, find_model
 from rbserve.profilers.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
 
 OPEN_S = 2.0  # of a process of which nothing is known: to start and load
@@ -31,7 +31,9 @@ OPEN_S = 2.0  # of a process of which nothing is known: to start and load
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of a cell, None where nothing is known, and the `source` of the figure; `bound`: at most so many.
+    """Seconds of a cell, None where nothing is known, and the `source` of the figure.
+
+    `bound`: what the plan allows for its timed calls is in the sum, because nothing like them was measured.
 
     `memory` are bytes of the largest variant's weights, `disk` bytes to be written; None where not known.
     """
@@ -70,23 +72,32 @@ def _as_before(cell: Cell) -> tuple[float, str] | None:
 
 
 def _training(cell: Cell) -> tuple[float | None, str]:
-    """From what the trainings of like models took: of its group on its data set, else of itself on another one."""
+    """From trainings of like models on the same data set, else of the same model on another one."""
     if cell.random or _artifact(cell):
         return None, "not known"
-    group, at_most = find_model(cell.model).group, cell.training.get("epochs")
-    alike: dict[str, list[float]] = {}
+    at_most = cell.training.get("epochs")
+    alike: list[float] = []
+    elsewhere: dict[str, float] = {}
     for artifact in _artifacts():
         record, trained_on = artifact.manifest.training, artifact.manifest.dataset.name
         if record.random or record.taken_from or not record.epochs:
             continue
         seconds = record.seconds * min(1.0, (at_most or record.epochs) / record.epochs)
-        if artifact.name == cell.model:
-            alike.setdefault(f"{cell.model} on {trained_on}", []).append(seconds)
-        elif artifact.manifest.group == group and trained_on == cell.dataset:
-            alike.setdefault(f"group {group} on {cell.dataset}", []).append(seconds)
-    for source in sorted(alike, key=lambda one: not one.startswith("group")):
-        return median(alike[source]), f"training of {source}"
+        if trained_on == cell.dataset and _like(artifact.name, cell.model):
+            alike.append(seconds)
+        elif artifact.name == cell.model:
+            elsewhere[trained_on] = seconds
+    if alike:
+        return median(alike), f"{len(alike)} trainings of its kind on {cell.dataset}"
+    if elsewhere:
+        return max((seconds, f"training on {dataset}") for dataset, seconds in elsewhere.items())
     return None, "not known"
+
+
+def _like(name: str, model: str) -> bool:
+    """Whether two rows are of one kind and size: the same recipe, backbone and way to train."""
+    kinds = {spec.name: (spec.recipe, spec.backbone, spec.training) for spec in MODELS}
+    return name == model or (name in kinds and kinds[name] == kinds.get(model))
 
 
 def _profile(cell: Cell) -> Estimate:
@@ -96,28 +107,31 @@ def _profile(cell: Cell) -> Estimate:
     run = _newest_run(cell)
     seconds, bound = 0.0, False
     for variant in variants:
-        known = [one for one in run.results if one.variant == variant] if run else []
-        spent, at_most = _variant_seconds(cell.plan, known, _test_rows(cell))
+        spent, at_most = _variant_seconds(cell.plan, variant, run.results if run else [], _test_rows(cell))
         seconds, bound = seconds + spent, bound or at_most
-    source = f"run of {run.created[:10]} on {run.dataset}" if run else "the plan"
+    source = f"run of {run.created[:10]} on {run.dataset}" if run else "the plan's seconds, without accuracy"
+    if run and bound:
+        source += "; in part the plan's seconds"
     return Estimate(seconds, source, bound, memory=_memory(cell))
 
 
-def _variant_seconds(plan: Plan, known: list[Result], test_rows: int) -> tuple[float, bool]:
-    """All processes of a variant, and whether a bound of the plan is in the sum."""
-    opening = max((one.load_ms for one in known), default=OPEN_S * 1e3) / 1e3
+def _variant_seconds(plan: Plan, variant: str, known: list[Result], test_rows: int) -> tuple[float, bool]:
+    """All processes of a variant, and whether a bound of the plan is in the sum.
+
+    What was not measured of the variant counts like the slowest of the others.
+    """
+    ordered = sorted(known, key=lambda one: (one.variant != variant, -one.latency_ms.mean))
+    opening = ordered[0].load_ms / 1e3 if ordered else OPEN_S
     spent, bound = 0.0, False
     for scope, slate in product(plan.scopes, plan.slates):
-        row = next((one for one in known if (one.scope, one.slate) == (scope, slate)), None)
+        row = next((one for one in ordered if (one.scope, one.slate) == (scope, slate)), None)
         if row is None:
             spent, bound = spent + plan.seconds + WARMUP_NS * 1e-9, True
             continue
         mean = row.latency_ms.mean / 1e3
-        timed = max(FEWEST * mean, min(plan.runs * mean, plan.seconds))
-        spent += (
-            row.first_call_ms / 1e3 + min(WARMUP_CALLS * mean, max(WARMUP_NS * 1e-9, FEWEST * mean)) + timed
-        )
-    smallest = min(known, key=lambda one: one.slate, default=None)
+        warm_up = min(WARMUP_CALLS * mean, max(WARMUP_NS * 1e-9, FEWEST * mean))
+        spent += row.first_call_ms / 1e3 + warm_up + max(FEWEST * mean, min(plan.runs * mean, plan.seconds))
+    smallest = min(ordered, key=lambda one: one.slate, default=None)
     judged = test_rows * smallest.latency_ms.mean / 1e3 if smallest else 0.0
     return plan.processes * (opening + spent) + judged, bound
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import IO, Any, Literal, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import msgspec
 import psutil
@@ -29,7 +29,6 @@ from rbserve.core.types import Progress
 from rbserve.profilers.harness import THREAD_VARIABLES
 
 GRACE_S = 20.0  # for a step of training to end and its checkpoint to be written
-Quiet = Literal["machine", "core"]
 
 
 class Executor(Protocol):
@@ -63,23 +62,21 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LocalExecutor:
-    """Up to `jobs` cells at a time on this machine; a latency cell has the machine, or its cores, to itself.
+    """Up to `jobs` cells at a time on this machine; a latency cell has it, or its cores, to itself.
 
-    With `quiet` "core" the last `threads` cores are kept for latency, and everything else keeps to the others. Caches,
-    memory bandwidth and clock are still shared: figures are steadier with "machine".
+    The last `kept` cores are for cells that must have a core to themselves, and everything else keeps to the others.
+    Caches, memory bandwidth and clock are still shared: figures are steadier where a cell has the machine.
     """
 
-    def __init__(
-        self, bench: str, lock: int, jobs: int = 1, quiet: Quiet = "machine", threads: int = 1
-    ) -> None:
+    def __init__(self, bench: str, lock: int, jobs: int = 1, kept: int = 0) -> None:
         cores = allowed_cores()
-        if quiet == "core" and len(cores) <= threads:
+        if kept and len(cores) <= kept:
             raise UsageError(
-                f"{threads} of {len(cores)} cores for latency leave none for the rest",
+                f"{kept} of {len(cores)} cores for latency leave none for the rest",
                 "--quiet machine, or fewer --threads",
             )
-        self._journal, self._lock, self._jobs, self._quiet = Journal(bench), lock, jobs, quiet
-        self._kept, self._others = cores[-threads:], cores[:-threads]
+        self._journal, self._lock, self._jobs = Journal(bench), lock, jobs
+        self._kept, self._others = (cores[-kept:], cores[:-kept]) if kept else ([], [])
         self._pool = ThreadPoolExecutor(jobs + 1)
         self._workers: set[subprocess.Popen[bytes]] = set()
         self._stopping = False
@@ -102,10 +99,10 @@ class LocalExecutor:
 
     def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
         """Latency waits for silence; the rest for one of the jobs to be free."""
-        measured = any(one.needs_quiet for one in running)
-        if self._quiet == "machine":
-            return not running if cell.needs_quiet else not measured and len(running) < self._jobs
-        return not measured if cell.needs_quiet else len(running) - measured < self._jobs
+        measured = [one for one in running if one.quiet != "none"]
+        if cell.quiet == "machine" or any(one.quiet == "machine" for one in measured):
+            return not running
+        return not measured if cell.quiet == "core" else len(running) - len(measured) < self._jobs
 
     def submit(self, cell: Cell, progress: Progress) -> Future[Outcome]:
         """Starts the cell's process."""
@@ -127,7 +124,7 @@ class LocalExecutor:
     @contextmanager
     def _worker(self, cell: Cell, messages: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
         """A process of a group of its own, which Ctrl-C at the terminal does not reach."""
-        cores = [] if self._quiet == "machine" else self._kept if cell.needs_quiet else self._others
+        cores = {"machine": [], "core": self._kept, "none": self._others}[cell.quiet]
         with subprocess.Popen(
             [sys.executable, "-m", "rbserve.bench.worker"],
             stdin=subprocess.PIPE,
@@ -153,7 +150,7 @@ class LocalExecutor:
 
     def _threads(self, cell: Cell) -> dict[str, str]:
         """Builds side by side share the cores, unless the user has said how many each takes."""
-        if self._jobs == 1 or cell.needs_quiet or any(name in os.environ for name in THREAD_VARIABLES):
+        if self._jobs == 1 or cell.quiet != "none" or any(name in os.environ for name in THREAD_VARIABLES):
             return {}
         return dict.fromkeys(THREAD_VARIABLES, str(max(1, (os.cpu_count() or 1) // self._jobs)))
 

@@ -22,6 +22,7 @@ from rbserve.models.configs import EndpointConfig
 from rbserve.profilers.harness import default_plan
 
 Step = Literal["prepare", "build", "profile"]
+Quiet = Literal["none", "core", "machine"]
 VARIANTS = (*TORCH_VARIANTS, *pipeline.EXPORTABLE, ENDPOINT_VARIANT)
 MADE_ONCE = ("embedding", "semantic_id")  # items whose first model on a data set makes what the others find
 
@@ -30,7 +31,7 @@ class Cell(msgspec.Struct, frozen=True):
     """One piece of work, in plain data: it can be sent anywhere that sees RBSERVE_HOME.
 
     No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `train.loop.Settings`
-    that differ from the model's own, `plan` is that of a latency cell.
+    that differ from the model's own, `plan` is that of a latency cell, and `quiet` what it must have to itself.
     """
 
     step: Step
@@ -40,6 +41,7 @@ class Cell(msgspec.Struct, frozen=True):
     training: dict[str, Any] = {}
     plan: Plan | None = None
     random: bool = False
+    quiet: Quiet = "none"
 
     @property
     def name(self) -> str:
@@ -55,11 +57,6 @@ class Cell(msgspec.Struct, frozen=True):
     def title(self) -> str:
         """What people read: build gdcn on ml-100k"""
         return f"{self.step} {self.name} on {self.dataset}" if self.model else f"{self.step} {self.dataset}"
-
-    @property
-    def needs_quiet(self) -> bool:
-        """Whether anything that runs beside the cell would be in its figures."""
-        return self.step == "profile"
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -77,6 +74,7 @@ def nodes(
     variants: Sequence[str] = (),
     training: Mapping[str, Any] | None = None,
     random: bool = False,
+    quiet: Quiet = "machine",
 ) -> list[Node]:
     """The cells of a matrix, each behind what it needs: one model's latency before the next one's training."""
     made: list[Node] = []
@@ -86,7 +84,7 @@ def nodes(
         first: dict[str, str] = {}
         for spec in models:
             build = Cell("build", dataset, spec.name, [*variants], dict(training or {}), random=random)
-            profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec))
+            profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec), quiet=quiet)
             maker = first.setdefault(spec.item_form, build.id) if spec.item_form in MADE_ONCE else build.id
             donor = msgspec.structs.replace(build, model=spec.weights_of).id if spec.weights_of else build.id
             earlier = {maker, donor} - {build.id}
