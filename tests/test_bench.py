@@ -203,8 +203,8 @@ def test_a_mistake_is_one_line_and_a_hint(
 class Spoken:
     """An engine with a queue of its own that runs nothing: each cell ends as it was told."""
 
-    def __init__(self, failing: Collection[str] = ()) -> None:
-        self.failing, self.order = failing, list[str]()
+    def __init__(self, failing: Collection[str] = (), lost: Collection[str] = ()) -> None:
+        self.failing, self.lost, self.order = failing, lost, list[str]()
 
     def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
         del cell, running
@@ -214,6 +214,9 @@ class Spoken:
         del progress
         self.order.append(cell.id)
         future: Future[Outcome] = Future()
+        if cell.id in self.lost:
+            future.set_exception(ConnectionError("no node"))
+            return future
         failed = cell.id in self.failing
         future.set_result(
             Outcome(SCHEMA, cell, "failed" if failed else "done", error="no" if failed else None)
@@ -248,6 +251,19 @@ def test_cells_run_after_what_they_need_and_a_data_set_is_prepared_once(
     assert [outcome.cell.id for outcome in outcomes if outcome.status == "not run"] == [
         "profile.a.dnn", "build.b.dnn", "profile.b.dnn", "build.b.pnn", "profile.b.pnn",
     ]  # fmt: skip
+
+
+def test_a_cell_that_its_engine_loses_has_failed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    engine = Spoken(lost={"build.a.dnn"})
+    outcomes = {
+        one.cell.id: one for one in schedule.run(_nodes("dnn,pnn", ["a"]), Journal("x"), engine, Unseen())
+    }
+    assert outcomes["build.a.dnn"].error == "its engine lost it: ConnectionError: no node"
+    assert outcomes["profile.a.dnn"].status == "not run"
+    assert outcomes["profile.a.pnn"].status == "done"
 
 
 def test_models_that_share_identifiers_or_weights_wait_for_the_one_that_makes_them() -> None:

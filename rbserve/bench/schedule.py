@@ -44,20 +44,24 @@ def run(nodes: Sequence[Node], journal: Journal, executor: Executor, watcher: Wa
         ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
         for future in ended:
             cell = running.pop(future)
-            outcomes[cell.id] = future.result()
+            outcomes[cell.id] = _outcome(cell, future)
             watcher.ended(outcomes[cell.id])
     return [outcomes[node.cell.id] for node in nodes]
 
 
+def _outcome(cell: Cell, future: Future[Outcome]) -> Outcome:
+    """What the cell came to; that the engine lost it, where it did."""
+    lost = future.exception()
+    if lost is None:
+        return future.result()
+    return Outcome(SCHEMA, cell, "failed", error=f"its engine lost it: {type(lost).__name__}: {lost}")
+
+
 def _blocked(node: Node, outcomes: dict[str, Outcome]) -> Outcome | None:
     """The outcome of a cell that cannot run, because one that it needs has failed."""
-    for need in node.needs:
-        if not outcomes[need].ok:
-            return Outcome(
-                SCHEMA, node.cell, "not run", error=f"{outcomes[need].cell.title}: {_why(outcomes[need])}"
-            )
-    return None
-
-
-def _why(outcome: Outcome) -> str:
-    return outcome.error or "failed"
+    failed = next((outcomes[need] for need in node.needs if not outcomes[need].ok), None)
+    if failed is None:
+        return None
+    return Outcome(
+        SCHEMA, node.cell, "not run", error=f"{failed.cell.title}: {failed.error}", hint=failed.hint
+    )
