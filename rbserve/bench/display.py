@@ -44,11 +44,11 @@ def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher
 
 
 class TimeLeft:
-    """What is left: of each cell its estimate, else the mean of the like cells that have ended."""
+    """What is left: of each cell its estimate; where that rests on nothing measured, the mean of its step's cells so far."""
 
     def __init__(self, estimates: Mapping[str, Estimate], jobs: int) -> None:
         self.total, self.done = len(estimates), 0
-        self._left = {cell: one.seconds for cell, one in estimates.items()}
+        self._left = dict(estimates)
         self._jobs = jobs
         self._took: dict[str, list[float]] = {}
         self._started: dict[str, float] = {}
@@ -70,14 +70,9 @@ class TimeLeft:
         with self._lock:
             seconds, unknown, now = 0.0, False, time.monotonic()
             for cell, estimate in self._left.items():
-                step = cell.split(".")[0]
-                expected = (
-                    estimate
-                    if estimate is not None
-                    else mean(self._took[step])
-                    if step in self._took
-                    else None
-                )
+                step, expected = cell.split(".")[0], estimate.seconds
+                if step in self._took and (estimate.bound or expected is None):
+                    expected = mean(self._took[step])
                 unknown |= expected is None
                 spent = now - self._started[cell] if cell in self._started else 0.0
                 seconds += max(0.0, (expected or 0.0) - spent) / (1 if step == "profile" else self._jobs)

@@ -31,17 +31,18 @@ def run(nodes: Sequence[Node], journal: Journal, executor: Executor, watcher: Wa
         for node in list(waiting):
             if not all(one in outcomes for one in (*node.needs, *node.after)):
                 continue
-            settled = _blocked(node, outcomes) or journal.standing(node.cell)
+            blocked = _blocked(node, outcomes)
+            if not (blocked or executor.has_room(node.cell, running.values())):
+                continue
+            waiting.remove(node)
+            settled = blocked or journal.standing(node.cell)
             if settled:
                 outcomes[node.cell.id] = settled
                 watcher.ended(settled)
-            elif executor.has_room(node.cell, running.values()):
+            else:
                 watcher.started(node.cell)
                 running[executor.submit(node.cell, partial(watcher.moved, node.cell))] = node.cell
-            else:
-                continue
-            waiting.remove(node)
-        ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+        ended, _ = wait(running, return_when=FIRST_COMPLETED)  # idle meanwhile: a latency cell may be at work
         for future in ended:
             cell = running.pop(future)
             outcomes[cell.id] = _outcome(cell, future)
