@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rbserve.bench.estimate import Estimate
     from rbserve.bench.journal import Journal
     from rbserve.bench.matrix import Cell, Node
-    from rbserve.bench.summary import Row
     from rbserve.core.measurement import Plan
     from rbserve.core.types import ModelSpec
 
@@ -148,7 +147,7 @@ def _run(
     from rbserve.bench.display import show_cells
     from rbserve.bench.estimate import estimate
     from rbserve.bench.executor import LocalExecutor, only_bench
-    from rbserve.bench.summary import machines, summarise
+    from rbserve.bench.summary import machines, summarise, summary_table
 
     with only_bench() as lock, LocalExecutor(journal.name, lock, jobs, kept_cores) as executor:
         estimates = {node.cell.id: estimate(node.cell, journal) for node in nodes}
@@ -258,36 +257,3 @@ def what_it_takes(estimates: Sequence[Estimate]) -> str:
     if (wanted := sum(one.disk or 0 for one in todo)) > disk:
         parts.append(f"warning: {in_gib(wanted)} are to be written")
     return "; ".join(parts)
-
-
-def summary_table(rows: Sequence[Row]) -> Table:
-    """A matrix's results: latency of each slate or k, accuracy; or why there are none."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(
-        "data set", "model", "variant", "", "p50 ms a call", "accuracy",
-        box=None, pad_edge=False, padding=(0, 2, 0, 0),
-        caption="p50 by scope and slate (of models that rank: k); kept: measured by an earlier start",
-        caption_justify="left",
-    )  # fmt: skip
-    for row in rows:
-        status = "kept" if row.kept else row.status
-        latency = ", ".join(f"{one.scope} {one.slate}: {one.latency_ms.p50:.3g}" for one in row.results)
-        table.add_row(
-            row.dataset, row.model, row.variant or "–", status, latency or escape(row.reason), headline(row),
-        )  # fmt: skip
-    return table
-
-
-def headline(row: Row) -> str:
-    """The headline metric of a row, with its interval."""
-    from rbserve.core.measurement import HEADLINES
-
-    accuracy = row.results[0].accuracy if row.results else {}
-    for metric, _ in HEADLINES.values():
-        value, interval = accuracy.get(metric), accuracy.get(f"{metric}_ci95")
-        if isinstance(value, float):
-            between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if isinstance(interval, tuple) else ""
-            return f"{metric} {value:.4f}{between}"
-    return ""

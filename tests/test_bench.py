@@ -21,14 +21,18 @@ import psutil
 import pytest
 from entry_point import rbserve
 
-from rbserve.bench import matrix, schedule
+from rbserve import pipeline
+from rbserve.bench import matrix, schedule, work
 from rbserve.bench.display import TimeLeft
 from rbserve.bench.estimate import Estimate
 from rbserve.bench.executor import LocalExecutor, only_bench
 from rbserve.bench.journal import SCHEMA, Journal, Outcome
 from rbserve.bench.matrix import Cell, Node
+from rbserve.bench.summary import summarise
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
+from rbserve.core.environment import allowed_cores
+from rbserve.core.errors import ParityError
 from rbserve.core.types import Progress, no_progress
 from rbserve.models.zoo import find_model, select_models
 
@@ -283,7 +287,7 @@ def test_an_endpoint_is_asked_only_where_it_is_named() -> None:
     assert matrix.plan_of(endpoint, {"runs": 7}).runs == 7
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
+@pytest.mark.skipif(len(allowed_cores()) < 2, reason="takes two cores")
 def test_latency_has_the_machine_or_its_core_to_itself() -> None:
     build, profile = Cell("build", "a", "dnn"), Cell("profile", "a", "pnn", quiet="machine")
     with LocalExecutor("x", lock=0, jobs=2) as machine:
@@ -310,6 +314,30 @@ def test_a_cell_whose_process_is_killed_has_failed(tmp_path: Path, monkeypatch: 
         outcome = executor.submit(Cell("prepare", "a"), no_progress).result(timeout=20)
     assert outcome.error == "its process was killed by SIGKILL; memory may have run out"
     assert Journal("x").read(outcome.cell) == outcome
+
+
+def test_an_export_that_fails_costs_its_variant_alone(
+    trained: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def ensure_exported(artifact: Artifact, variants: list[str]) -> Artifact:
+        if "onnx-int8" in variants:
+            raise ParityError("the scores differ")
+        made.extend(variants)
+        return artifact
+
+    monkeypatch.setattr(pipeline, "ensure_exported", ensure_exported)
+    cell = Cell("build", "planted", "dnn", ["onnx-fp32", "onnx-int8"])
+    monkeypatch.setattr(work, "_trained", lambda _: trained)
+    monkeypatch.setattr(work, "missing_variants", lambda *_: cell.variants)
+    build = work._build(cell)
+    assert made == ["onnx-fp32"]
+    assert (build.status, build.failed) == ("done", {"onnx-int8": "the scores differ"})
+    profile = msgspec.structs.replace(build, cell=msgspec.structs.replace(cell, step="profile"), failed={})
+    lost, failed = summarise([build, profile])
+    assert (failed.status, failed.reason) == ("failed", "the scores differ")
+    assert (lost.status, lost.variant) == ("failed", "onnx-fp32"), "no variant goes missing"
 
 
 def test_two_benches_do_not_share_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher
 
 
 class TimeLeft:
-    """What is left: of each cell its estimate; where that rests on nothing measured, the mean of its step's cells so far."""
+    """What is left: of each cell its estimate; where nothing like it was measured, the mean of its step so far."""
 
     def __init__(self, estimates: Mapping[str, Estimate], jobs: int) -> None:
         self.total, self.done = len(estimates), 0
