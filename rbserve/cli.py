@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from rbserve.cli_bench import bench
 from rbserve.cli_check import check
-from rbserve.cli_data import Json, datasets, prepare
+from rbserve.cli_data import Json, counts, datasets, prepare, words
 from rbserve.cli_doctor import doctor
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(datasets, name="datasets")
 app.command()(prepare)
 app.command()(sids)
+app.command()(bench)
 app.command()(doctor)
 app.command()(check)
 
@@ -218,7 +220,7 @@ def export(
     """
     from rbserve import pipeline
 
-    artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), _words(precision))
+    artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), words(precision))
     if as_json:
         print_json(artifact.manifest.variants)
 
@@ -285,26 +287,26 @@ def profile(
             "--budget plans the runs; it takes neither --runs nor --seconds", "give one or the other"
         )
     given = {
-        "slates": _counts("slates", slates, "1,100") if slates is not None else None, "scope": scope,
+        "slates": counts(slates) if slates is not None else None, "scope": scope,
         "processes": processes, "runs": runs, "seconds": seconds, "budget_s": budget,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None} | {
         "exclude_seen": exclude_seen,
         "test_users": test_users,
     }
-    counts = _counts("threads", threads, "1,2")
-    chosen = _words(variants) if variants else None
+    thread_counts = counts(threads, "threads", "1,2")
+    chosen = words(variants) if variants else None
 
     def profile_one(name: str) -> object:
         documents = []
-        for count in counts:
+        for count in thread_counts:
             plan = settings | {"threads": count}
             measurement, path = pipeline.profile(name, dataset, plan, chosen, weights == "random")
             say(f"profiled {name} -> {path}")
             if not as_json:
                 _show_results(measurement)
             documents.append(public(measurement))
-        return documents if len(counts) > 1 else documents[0]
+        return documents if len(thread_counts) > 1 else documents[0]
 
     _for_each(model, many, profile_one, as_json)
 
@@ -398,23 +400,6 @@ def _options(pairs: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--set takes KEY=VALUE, not {pair}", "for example --set dim=32")
         options[key.strip()] = value.strip()
     return options
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _counts(name: str, text: str, example: str) -> list[int]:
-    """Comma-separated positive integers, at least one."""
-    try:
-        counts = sorted({int(word) for word in _words(text)})
-    except ValueError:
-        counts = []
-    if not counts:
-        raise UsageError(
-            f"{name} must be whole numbers, not {text or 'nothing'}", f"for example --{name} {example}"
-        )
-    return counts
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbserve.cli_data import Json
+from rbserve.cli_data import Json, counts, words
 from rbserve.console import print_json, say
 from rbserve.core.errors import UsageError
 
@@ -95,13 +95,20 @@ def check(
         suite = _judge_files(*pytest_benchmark, settings)
     else:
         chosen = {
-            "variants": _words(variants),
-            "slates": _counts(slates),
+            "variants": words(variants) if variants else None,
+            "slates": counts(slates) if slates is not None else None,
             "scope": scope,
-            "metrics": _words(metrics),
+            "metrics": words(metrics) if metrics else None,
         }
         suite = _measure(
-            base, head, baseline, _words(models), chosen, settings, base_python, pytest_benchmark_out
+            base,
+            head,
+            baseline,
+            words(models) if models else None,
+            chosen,
+            settings,
+            base_python,
+            pytest_benchmark_out,
         )
     _tell(suite, markdown, junit, as_json)
     raise typer.Exit(suite.exit_code)
@@ -185,16 +192,3 @@ def _show(suite: Suite) -> None:
         if line.reason:
             say(f"{line.verdict} {line.model} {line.name} {line.metric}: {line.reason}")
     show(table)
-
-
-def _words(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _counts(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else sorted({int(word) for word in _words(text) or []})
-    except ValueError:
-        raise UsageError(f"slates must be whole numbers, not {text}", "for example --slates 1,100") from None

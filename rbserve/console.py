@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from rbserve.core.types import Progress, no_progress
@@ -28,12 +29,28 @@ def print_json(data: Any) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
 
 
+_elsewhere: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def progress_to(progress: Progress) -> Iterator[None]:
+    """What would be drawn as bars in this context goes to `progress` instead."""
+    token = _elsewhere.set(progress)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
 @contextmanager
 def progress_bar(title: str, bound: str = "at most") -> Iterator[Progress]:
     """A bar with steps, a line of status and the time left; silent when standard error is no terminal.
 
     A step back, or another total, starts a new stage: its time left is its own.
     """
+    if (elsewhere := _elsewhere.get()) is not None:
+        yield elsewhere
+        return
     if not sys.stderr.isatty():
         yield no_progress
         return

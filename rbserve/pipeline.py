@@ -91,7 +91,7 @@ def prepare(
         from rbserve.train.text import read_vocabulary
 
         source = sources.find_source(name)
-        path = dataset_path(_checked_name(called or name))
+        path = dataset_path(plain_name(called or name, "--name"))
         words = read_vocabulary(vocabulary) if vocabulary else None
         with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
             dataset = sources.prepare(
@@ -119,10 +119,10 @@ def _unfinished(path: Path) -> Iterator[None]:
         raise Interrupted(f"stopped; {there}") from None
 
 
-def _checked_name(name: str) -> str:
-    """A name that is one directory below data/."""
-    if not name or name in (".", "..") or "/" in name or name.startswith("."):
-        raise UsageError(f"--name takes a plain name, not {name!r}", "for example --name shop")
+def plain_name(name: str, option: str) -> str:
+    """The name, where it is one directory below another; UsageError for what is a path."""
+    if not name or "/" in name or name.startswith("."):
+        raise UsageError(f"{option} takes a plain name, not {name!r}", f"for example {option} shop")
     return name
 
 

@@ -25,9 +25,12 @@ ALLOWED = {
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},
     "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
     "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "bench": BELOW_SPOKES | {"console", "pipeline", "bench", *SPOKES},
+    "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", *SPOKES},
     "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
-    "cli": BELOW_SPOKES | {"console", "pipeline", "cli_check", "cli_data", "cli_doctor", "cli_sids", *SPOKES},
+    "cli": BELOW_SPOKES
+    | {"console", "pipeline", "cli_bench", "cli_check", "cli_data", "cli_doctor", "cli_sids", *SPOKES},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -74,7 +77,7 @@ def test_core_needs_only_its_few_packages() -> None:
 
 @pytest.mark.parametrize("module", ["rbserve.cli", "rbserve.pipeline", "rbserve.runtime", "rbserve.models.zoo",
                                     "rbserve.server.run", "rbserve.profilers.harness",
-                                    "rbserve.profilers.gate_run"])  # fmt: skip
+                                    "rbserve.profilers.gate_run", "rbserve.bench.worker"])  # fmt: skip
 def test_importing_what_serves_and_profiles_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

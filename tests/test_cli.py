@@ -31,7 +31,20 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
     text = rbserve("--help", home=tmp_path).stdout
-    for verb in ("models", "datasets", "prepare", "train", "export", "profile", "check", "report", "serve"):
+    verbs = (
+        "models",
+        "datasets",
+        "prepare",
+        "train",
+        "export",
+        "profile",
+        "check",
+        "report",
+        "bench",
+        "doctor",
+        "serve",
+    )
+    for verb in verbs:
         assert verb in text
         shown = " ".join(rbserve(verb, "--help", home=tmp_path).stdout.split())
         assert re.search("Examples?: rbserve", shown), verb

@@ -60,6 +60,20 @@ def main() -> None:
         document = json.loads(_run([*profile, "--json"], folder, environment))
         variants = {result["variant"] for result in document["results"]}
         assert variants == {"onnx-fp32", "onnx-int8"}, f"without torch these were measured: {variants}"
+        bench = [
+            installed,
+            "bench",
+            "--models",
+            "gdcn",
+            "--datasets",
+            "synthetic",
+            "--processes",
+            "1",
+            "--runs",
+            "20",
+        ]
+        rows = json.loads(_run([*bench, "--variants", "onnx-int8", "--json"], folder, environment))["rows"]
+        assert [row["status"] for row in rows] == ["measured"]
         packages = json.loads(_run([python, "-m", "pip", "list", "--format", "json"], folder, environment))
         heavy = {"torch", "transformers", "onnx", "duckdb"} & {package["name"] for package in packages}
         assert not heavy, f"the base install pulls in {heavy}"

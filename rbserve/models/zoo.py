@@ -344,21 +344,25 @@ def models(group: Group | None = None) -> tuple[ModelSpec, ...]:
 def select_models(text: str) -> list[ModelSpec]:
     """The rows named by "all", "A", "A,C", "A-H" or "dnn,gdcn,B": in table order, each once.
 
+    A recipe with a backbone that the paper does not have is named on its own; it belongs to no group.
+
     Raises UsageError for a part that is no group, range of groups or model, and for an empty selection.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UsageError("no model is selected", 'name models or groups: "all", "A,C", "A-H" or "dnn,gdcn"')
     chosen = {name for part in parts for name in _names(part)}
-    return [spec for spec in MODELS if spec.name in chosen]
+    return [spec for spec in (*MODELS, *_OTHER_BACKBONES) if spec.name in chosen]
 
 
 def _names(part: str) -> list[str]:
     """The names of the rows one part of a selection stands for."""
     groups = _groups(part)
-    named = [spec.name for spec in MODELS if spec.group in groups or spec.name == part]
+    every = (*MODELS, *_OTHER_BACKBONES)
+    named = [spec.name for spec in MODELS if spec.group in groups]
+    named += [spec.name for spec in every if spec.name == part]
     if not named:
-        raise unknown_name("model or group", part, ["all", *_GROUPS, *(spec.name for spec in MODELS)])
+        raise unknown_name("model or group", part, ["all", *_GROUPS, *(spec.name for spec in every)])
     return named
 
 

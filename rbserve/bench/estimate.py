@@ -1,0 +1,231 @@
+"""How long a cell may take and what it needs, from what was done before; where nothing was, from the plan's bounds.
+
+An estimate plans an evening. It says where it comes from, and is no part of any result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from rbserve import pipeline
+from rbserve.bench.journal import Journal, artifact_of, bench_path, missing_variants
+from rbserve.bench.matrix import Cell
+from rbserve.core import memory
+from rbserve.core.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact, open_artifact
+from rbserve.core.dataset import open_dataset
+from rbserve.core.errors import RbserveError
+from rbserve.core.files import home
+from rbserve.core.measurement import Plan, Result
+from rbserve.models.zoo import BACKBONES, MODELS, find_model
+from rbserve.profilers.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
+
+OPEN_S = 2.0  # of a process of which nothing is known: to start and load
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of a cell, None where nothing is known, and the `source` of the figure.
+
+    `bound`: what the plan allows for its timed calls is in the sum, because nothing like them was measured.
+
+    `memory` are bytes of the largest variant's weights, `disk` bytes to be written; None where not known.
+    """
+
+    seconds: float | None
+    source: str
+    bound: bool = False
+    memory: int | None = None
+    disk: int | None = None
+
+
+def estimate(cell: Cell, journal: Journal) -> Estimate:
+    """What doing a cell takes; nothing where its outcome stands."""
+    if journal.standing(cell):
+        return Estimate(0.0, "done")
+    if cell.step == "profile":
+        return _profile(cell)
+    seconds, source = _as_before(cell) or (_training(cell) if cell.step == "build" else (None, "not known"))
+    if cell.step == "prepare":
+        return Estimate(seconds, source)
+    return Estimate(seconds, source, memory=_memory(cell), disk=_disk(cell))
+
+
+def _as_before(cell: Cell) -> tuple[float, str] | None:
+    """The seconds of the newest such cell, of this or another bench, without a training that is not to be repeated."""
+    found: list[tuple[float, float, str]] = []
+    for file in bench_path().glob(f"*/journal/{cell.id}.json"):
+        kept = Journal(file.parent.parent.name).read(cell)
+        if kept and kept.status == "done" and kept.cell.training == cell.training:
+            found.append((file.stat().st_mtime, kept.seconds, f"bench {file.parent.parent.name}"))
+    if not found:
+        return None
+    _, seconds, source = max(found)
+    there = _artifact(cell) if cell.model else None
+    return max(0.0, seconds - (there.manifest.training.seconds if there else 0.0)), source
+
+
+def _training(cell: Cell) -> tuple[float | None, str]:
+    """From trainings of like models on the same data set, else of the same model on another one."""
+    if cell.random or _artifact(cell):
+        return None, "not known"
+    at_most = cell.training.get("epochs")
+    alike: list[float] = []
+    elsewhere: dict[str, float] = {}
+    for artifact in _artifacts():
+        record, trained_on = artifact.manifest.training, artifact.manifest.dataset.name
+        if record.random or record.taken_from or not record.epochs:
+            continue
+        seconds = record.seconds * min(1.0, (at_most or record.epochs) / record.epochs)
+        if trained_on == cell.dataset and _like(artifact.name, cell.model):
+            alike.append(seconds)
+        elif artifact.name == cell.model:
+            elsewhere[trained_on] = seconds
+    if alike:
+        return median(alike), f"{len(alike)} trainings of its kind on {cell.dataset}"
+    if elsewhere:
+        return max((seconds, f"training on {dataset}") for dataset, seconds in elsewhere.items())
+    return None, "not known"
+
+
+def _like(name: str, model: str) -> bool:
+    """Whether two rows are of one kind and size: the same recipe, backbone and way to train."""
+    kinds = {spec.name: (spec.recipe, spec.backbone, spec.training) for spec in MODELS}
+    return name == model or (name in kinds and kinds[name] == kinds.get(model))
+
+
+def _profile(cell: Cell) -> Estimate:
+    """From the newest run of the model, of its data set if there is one; what that lacks counts with its bound."""
+    assert cell.plan is not None
+    variants = cell.variants or [REFERENCE_VARIANT, *pipeline.EXPORTED]
+    run = _newest_run(cell)
+    seconds, bound = 0.0, False
+    for variant in variants:
+        spent, at_most = _variant_seconds(cell.plan, variant, run.results if run else [], _test_rows(cell))
+        seconds, bound = seconds + spent, bound or at_most
+    source = f"run of {run.created[:10]} on {run.dataset}" if run else "the plan's seconds, without accuracy"
+    if run and bound:
+        source += "; in part the plan's seconds"
+    return Estimate(seconds, source, bound, memory=_memory(cell))
+
+
+def _variant_seconds(plan: Plan, variant: str, known: list[Result], test_rows: int) -> tuple[float, bool]:
+    """All processes of a variant, and whether a bound of the plan is in the sum.
+
+    What was not measured of the variant counts like the slowest of the others.
+    """
+    ordered = sorted(known, key=lambda one: (one.variant != variant, -one.latency_ms.mean))
+    opening = ordered[0].load_ms / 1e3 if ordered else OPEN_S
+    spent, bound = 0.0, False
+    for scope, slate in product(plan.scopes, plan.slates):
+        row = next((one for one in ordered if (one.scope, one.slate) == (scope, slate)), None)
+        if row is None:
+            spent, bound = spent + plan.seconds + WARMUP_NS * 1e-9, True
+            continue
+        mean = row.latency_ms.mean / 1e3
+        warm_up = min(WARMUP_CALLS * mean, max(WARMUP_NS * 1e-9, FEWEST * mean))
+        spent += row.first_call_ms / 1e3 + warm_up + max(FEWEST * mean, min(plan.runs * mean, plan.seconds))
+    smallest = min(ordered, key=lambda one: one.slate, default=None)
+    judged = test_rows * smallest.latency_ms.mean / 1e3 if smallest else 0.0
+    return plan.processes * (opening + spent) + judged, bound
+
+
+def _test_rows(cell: Cell) -> int:
+    """Rows that accuracy is measured on, 0 where they are not known."""
+    assert cell.plan is not None
+    if cell.random:
+        return 0
+    try:
+        counts = open_dataset(pipeline.dataset_path(cell.dataset)).manifest.counts
+    except RbserveError:
+        return 0
+    test: dict[str, int] = counts[find_model(cell.model).task]["test"]
+    share = min(1.0, cell.plan.test_users / test["users"]) if cell.plan.test_users else 1.0
+    return round(test["rows"] * share)
+
+
+def _memory(cell: Cell) -> int | None:
+    """Bytes of the largest variant's weights; of a language model that is not there, by its published size."""
+    sizes = [one for variant in _variants(cell) if (one := _weights(cell, variant)) is not None]
+    return max(sizes, default=None)
+
+
+def _disk(cell: Cell) -> int | None:
+    """Bytes that building writes: what is trained, and each exported variant that is missing."""
+    artifact = _artifact(cell)
+    if artifact:
+        wanted: Sequence[str] = missing_variants(cell, artifact)
+    else:
+        wanted = ["torch-bf16", *(one for one in _variants(cell) if one not in TORCH_VARIANTS)]
+    sizes = [_weights(cell, variant) for variant in wanted]
+    return None if None in sizes else sum(one for one in sizes if one is not None)
+
+
+def _weights(cell: Cell, variant: str) -> int | None:
+    artifact = _artifact(cell)
+    if artifact:
+        return (
+            memory.needed(artifact, variant)
+            if variant in (*artifact.can_open, *artifact.can_export)
+            else None
+        )
+    backbone = find_model(cell.model).backbone
+    billions = BACKBONES[backbone].parameters if backbone else None
+    return int(billions * 1e9 * memory.BYTES[variant]) if billions and variant in memory.BYTES else None
+
+
+def _variants(cell: Cell) -> Sequence[str]:
+    return cell.variants or [REFERENCE_VARIANT, *pipeline.EXPORTED]
+
+
+def _artifact(cell: Cell) -> Artifact | None:
+    try:
+        return artifact_of(cell)
+    except RbserveError:
+        return None
+
+
+class _Run(msgspec.Struct):
+    """What of a run file an estimate reads."""
+
+    model: str
+    dataset: str
+    created: str
+    results: list[Result]
+    random: bool = False
+
+
+def _newest_run(cell: Cell) -> _Run | None:
+    found = [
+        run
+        for file in pipeline.runs_path().glob(f"*-{cell.model}-*.json")
+        if (run := _read_run(file)) and (run.model, run.random) == (cell.model, cell.random)
+    ]
+    return max(found, key=lambda run: (run.dataset == cell.dataset, run.created), default=None)
+
+
+@cache
+def _read_run(file: Path) -> _Run | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Run)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@cache
+def _artifacts() -> list[Artifact]:
+    return [*_readable(sorted((home() / "artifacts").glob("*/*/manifest.json")))]
+
+
+def _readable(manifests: Sequence[Path]) -> Iterator[Artifact]:
+    for manifest in manifests:
+        try:
+            yield open_artifact(manifest.parent)
+        except RbserveError:
+            continue

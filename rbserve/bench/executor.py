@@ -1,0 +1,218 @@
+"""Where cells run. An engine is anything with these two methods; here is the one that uses this machine.
+
+`LocalExecutor` starts a process a cell (`python -m rbserve.bench.worker`). The worker's standard input stays open as
+long as the bench lives: its end, be it by Ctrl-C or by kill -9, tells the worker to stop, a training to save itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, Any, Protocol, Self
+
+import msgspec
+import psutil
+
+from rbserve.bench.journal import SCHEMA, Journal, Outcome, bench_path
+from rbserve.bench.matrix import Cell
+from rbserve.core.environment import allowed_cores
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.types import Progress
+from rbserve.profilers.harness import THREAD_VARIABLES
+
+GRACE_S = 20.0  # for a step of training to end and its checkpoint to be written
+
+
+class Executor(Protocol):
+    """Runs cells. The order among them is the scheduler's; what they share of a machine is the executor's."""
+
+    def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
+        """Whether the cell may start beside those running; true where an engine has its own queue.
+
+        With nothing running there is room.
+        """
+        ...
+
+    def submit(self, cell: Cell, progress: Progress) -> Future[Outcome]:
+        """Starts `work` on the cell, somewhere; `progress` is called from any thread, or never."""
+        ...
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a worker reads: a cell, whose bench, and the cores that it keeps to; none: all."""
+
+    cell: Cell
+    bench: str
+    cores: list[int] = []
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line that a worker writes: how it goes, at last how it went."""
+
+    progress: tuple[int, int, str] | None = None
+    outcome: Outcome | None = None
+
+
+class LocalExecutor:
+    """Up to `jobs` cells at a time on this machine; a latency cell has it, or its cores, to itself.
+
+    The last `kept` cores are for cells that must have a core to themselves, and everything else keeps to the others.
+    Caches, memory bandwidth and clock are still shared: figures are steadier where a cell has the machine.
+    """
+
+    def __init__(self, bench: str, lock: int, jobs: int = 1, kept: int = 0) -> None:
+        cores = allowed_cores()
+        if kept and len(cores) <= kept:
+            raise UsageError(
+                f"{kept} of {len(cores)} cores for latency leave none for the rest",
+                "--quiet machine, or fewer --threads",
+            )
+        self._journal, self._lock, self._jobs = Journal(bench), lock, jobs
+        self._kept, self._others = (cores[-kept:], cores[:-kept]) if kept else ([], [])
+        self._pool = ThreadPoolExecutor(jobs + 1)
+        self._workers: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops what still runs, and waits for it; a second Ctrl-C does not wait."""
+        self._stopping = True
+        for worker in [*self._workers]:
+            _close(worker)
+        try:
+            self._pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            for worker in [*self._workers]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+            raise
+
+    def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
+        """Latency waits for silence; the rest for one of the jobs to be free."""
+        measured = [one for one in running if one.quiet != "none"]
+        if cell.quiet == "machine" or any(one.quiet == "machine" for one in measured):
+            return not running
+        return not measured if cell.quiet == "core" else len(running) - len(measured) < self._jobs
+
+    def submit(self, cell: Cell, progress: Progress) -> Future[Outcome]:
+        """Starts the cell's process."""
+        return self._pool.submit(self._run, cell, progress)
+
+    def _run(self, cell: Cell, progress: Progress) -> Outcome:
+        log = self._journal.log(cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with log.open("wb") as messages, self._worker(cell, messages) as worker:
+            outcome = _listen(worker, progress)
+        if outcome is None:
+            seconds, code = time.monotonic() - started, worker.returncode
+            outcome = Outcome(SCHEMA, cell, "failed", seconds, error=_how_it_died(code), hint=f"see {log}")
+            if not self._stopping:
+                self._journal.write(outcome)
+        return outcome
+
+    @contextmanager
+    def _worker(self, cell: Cell, messages: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+        """A process of a group of its own, which Ctrl-C at the terminal does not reach."""
+        cores = {"machine": [], "core": self._kept, "none": self._others}[cell.quiet]
+        with subprocess.Popen(
+            [sys.executable, "-m", "rbserve.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            start_new_session=True,
+            pass_fds=[self._lock],
+            env=os.environ | self._threads(cell),
+        ) as worker:
+            assert worker.stdin is not None
+            self._workers.add(worker)
+            try:
+                with contextlib.suppress(BrokenPipeError):
+                    worker.stdin.write(msgspec.json.encode(Task(cell, self._journal.name, cores)) + b"\n")
+                    worker.stdin.flush()
+                if self._stopping:
+                    _close(worker)
+                yield worker
+                worker.wait()  # before its standard input is closed, which would stop it
+            finally:
+                _close(worker)
+                self._workers.discard(worker)
+
+    def _threads(self, cell: Cell) -> dict[str, str]:
+        """Builds side by side share the cores, unless the user has said how many each takes."""
+        if self._jobs == 1 or cell.quiet != "none" or any(name in os.environ for name in THREAD_VARIABLES):
+            return {}
+        return dict.fromkeys(THREAD_VARIABLES, str(max(1, (os.cpu_count() or 1) // self._jobs)))
+
+
+@contextmanager
+def only_bench() -> Iterator[int]:
+    """The lock of this home's benches, as a file descriptor: two would train the same model and time each other.
+
+    Workers inherit it, so that it is held until the last of them has stopped, even when their bench was killed. Raises
+    RbserveError when another bench is still at work after the time that workers have to stop.
+    """
+    folder = bench_path()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        give_up = time.monotonic() + GRACE_S + 5
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if _holder(file) or time.monotonic() > give_up:
+                    raise RbserveError(
+                        f"another bench is at work in {folder.absolute()}",
+                        "wait for it, or stop it with Ctrl-C",
+                    ) from None
+                time.sleep(0.1)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _holder(file: IO[str]) -> bool:
+    """Whether the bench that took the lock lives; else its workers are about to stop."""
+    file.seek(0)
+    text = file.read().strip()
+    return text.isdecimal() and psutil.pid_exists(int(text))
+
+
+def _listen(worker: subprocess.Popen[Any], progress: Progress) -> Outcome | None:
+    """Passes on what the worker says until it ends; its outcome, None where it died without one."""
+    assert worker.stdout is not None
+    outcome = None
+    for line in worker.stdout:
+        message = msgspec.json.decode(line, type=Message)
+        if message.progress:
+            progress(*message.progress)
+        outcome = message.outcome or outcome
+    return outcome
+
+
+def _close(worker: subprocess.Popen[Any]) -> None:
+    with contextlib.suppress(OSError):
+        assert worker.stdin is not None
+        worker.stdin.close()
+
+
+def _how_it_died(code: int) -> str:
+    if code == 130:
+        return "its process was stopped"
+    if code < 0:
+        likely = "; memory may have run out" if -code == signal.SIGKILL else ""
+        return f"its process was killed by {signal.Signals(-code).name}{likely}"
+    return f"its process died (exit {code})"

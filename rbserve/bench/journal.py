@@ -1,0 +1,149 @@
+"""What became of each cell, a file a cell, whole or absent; and whether that still stands.
+
+A folder instead of one file that all append to: a cell's outcome is then written by the process that ran it, in one
+rename, and neither a killed bench nor two cells on two machines can lose or tear it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from rbserve import pipeline
+from rbserve.bench.matrix import Cell
+from rbserve.core.artifact import Artifact, open_artifact
+from rbserve.core.dataset import open_dataset
+from rbserve.core.errors import DataError, RbserveError
+from rbserve.core.files import home, sha256, write_bytes
+from rbserve.core.manifest import read_manifest
+from rbserve.core.measurement import Result
+
+SCHEMA = 1
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a cell ended. `run` is the name of the file of its measurement, below runs/.
+
+    `absent` says of each variant that cannot be (the model has none such, memory does not hold it) why; `failed` what
+    went wrong with a variant while the others were made. `status` "there": nothing had to be done.
+    """
+
+    schema: int
+    cell: Cell
+    status: Literal["done", "there", "failed", "not run"]
+    seconds: float = 0.0
+    fingerprint: str = ""
+    artifact_digest: str = ""
+    comparability_key: str = ""
+    run: str = ""
+    results: list[Result] = []
+    absent: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    error: str | None = None
+    hint: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether cells that need this one can begin."""
+        return self.status in ("done", "there")
+
+
+class Journal:
+    """The outcomes of one bench, at bench/<name>/journal/."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = bench_path() / name
+
+    def write(self, outcome: Outcome) -> None:
+        """Keeps an outcome, atomically, in place of the cell's earlier one."""
+        write_bytes(self._file(outcome.cell), msgspec.json.encode(outcome))
+
+    def read(self, cell: Cell) -> Outcome | None:
+        """The cell's last outcome; one that cannot be read is none, and the cell is done again."""
+        try:
+            return read_manifest(self._file(cell), Outcome, SCHEMA, "an outcome", "")
+        except DataError:
+            return None
+
+    def log(self, cell: Cell) -> Path:
+        """Where a cell's messages go."""
+        return self.folder / "logs" / f"{cell.id}.log"
+
+    def standing(self, cell: Cell) -> Outcome | None:
+        """What makes the cell's work superfluous: it is there, made from the data and artefact that are there now."""
+        try:
+            return _STANDING[cell.step](cell, self.read(cell))
+        except RbserveError:
+            return None
+
+    def _file(self, cell: Cell) -> Path:
+        return self.folder / "journal" / f"{cell.id}.json"
+
+
+def bench_path() -> Path:
+    """Where every bench keeps its journal."""
+    return home() / "bench"
+
+
+def artifact_of(cell: Cell) -> Artifact:
+    """The artefact that a cell builds or measures; ArtifactError where there is none."""
+    return open_artifact(pipeline.artifact_path(cell.name, cell.dataset))
+
+
+def trained_otherwise(cell: Cell) -> bool:
+    """Whether the cell's artefact is there, but of a training with other settings than the cell's."""
+    if cell.step != "build" or not cell.training:
+        return False
+    try:
+        settings = artifact_of(cell).manifest.training.settings
+    except RbserveError:
+        return False
+    return any(settings.get(name) != value for name, value in cell.training.items())
+
+
+def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
+    """The exported variants that the cell wants, the model can have, and the artefact has not yet."""
+    wanted = cell.variants or pipeline.EXPORTED
+    return [one for one in wanted if one in artifact.can_export and one not in artifact.variants]
+
+
+def _there(cell: Cell, kept: Outcome | None, fingerprint: str) -> Outcome:
+    kept = kept if kept and kept.cell == cell else Outcome(SCHEMA, cell, "there")
+    return msgspec.structs.replace(kept, status="there", seconds=0.0, fingerprint=fingerprint)
+
+
+def _prepared(cell: Cell, kept: Outcome | None) -> Outcome:
+    return _there(cell, kept, open_dataset(pipeline.dataset_path(cell.dataset)).fingerprint)
+
+
+def _built(cell: Cell, kept: Outcome | None) -> Outcome | None:
+    data, artifact = open_dataset(pipeline.dataset_path(cell.dataset)), artifact_of(cell)
+    if artifact.manifest.dataset.fingerprint != data.fingerprint or missing_variants(cell, artifact):
+        return None
+    return msgspec.structs.replace(
+        _there(cell, kept, data.fingerprint), failed={}, absent=impossible(cell, artifact)
+    )
+
+
+def _profiled(cell: Cell, kept: Outcome | None) -> Outcome | None:
+    if kept is None or not kept.ok or kept.cell != cell:
+        return None
+    digest = sha256(artifact_of(cell).path / "manifest.json")
+    data = open_dataset(pipeline.dataset_path(cell.dataset))
+    same = (kept.artifact_digest, kept.fingerprint) == (digest, data.fingerprint)
+    if not same or (kept.run and not (pipeline.runs_path() / kept.run).is_file()):
+        return None
+    return _there(cell, kept, data.fingerprint)
+
+
+_STANDING = {"prepare": _prepared, "build": _built, "profile": _profiled}
+
+
+def impossible(cell: Cell, artifact: Artifact) -> dict[str, str]:
+    """Why those of the cell's variants cannot be that no artefact of such a model has."""
+    possible = [*dict.fromkeys((*artifact.can_open, *artifact.can_export))]
+    why = f"{artifact.name} has no such variant, only {', '.join(possible)}"
+    return {one: why for one in cell.variants if one not in possible}

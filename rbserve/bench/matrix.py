@@ -1,0 +1,123 @@
+"""The matrix models x data sets x variants as cells: what is made and measured, and what must come first.
+
+Three steps: a data set is prepared once, a model is built (trained and exported) once a data set, and its latency is
+measured. All variants of a model share one latency cell. The harness interleaves them, round by round, so that a
+machine that drifts slows all of them alike; measured as cells of their own, minutes or machines apart, a speed-up of
+one over the other would be a difference between two moments. Outcomes are told apart by variant all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from rbserve import pipeline
+from rbserve.core.artifact import ENDPOINT_VARIANT, TORCH_VARIANTS
+from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.measurement import Plan
+from rbserve.core.types import ModelSpec
+from rbserve.models.configs import EndpointConfig
+from rbserve.profilers.harness import default_plan
+
+Step = Literal["prepare", "build", "profile"]
+Quiet = Literal["none", "core", "machine"]
+VARIANTS = (*TORCH_VARIANTS, *pipeline.EXPORTABLE, ENDPOINT_VARIANT)
+MADE_ONCE = ("embedding", "semantic_id")  # items whose first model on a data set makes what the others find
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One piece of work, in plain data: it can be sent anywhere that sees RBSERVE_HOME.
+
+    No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `train.loop.Settings`
+    that differ from the model's own, `plan` is that of a latency cell, and `quiet` what it must have to itself.
+    """
+
+    step: Step
+    dataset: str
+    model: str = ""
+    variants: list[str] = []
+    training: dict[str, Any] = {}
+    plan: Plan | None = None
+    random: bool = False
+    quiet: Quiet = "none"
+
+    @property
+    def name(self) -> str:
+        """The artefact's name; of a data set's cell nothing."""
+        return f"{self.model}{pipeline.RANDOM * self.random}"
+
+    @property
+    def id(self) -> str:
+        """Names the cell in a matrix, and its files: build.ml-100k.gdcn"""
+        return ".".join(part for part in (self.step, self.dataset, self.name) if part)
+
+    @property
+    def title(self) -> str:
+        """What people read: build gdcn on ml-100k"""
+        return f"{self.step} {self.name} on {self.dataset}" if self.model else f"{self.step} {self.dataset}"
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A cell in its matrix: the ids of the cells that it `needs`, and of those that it only comes `after`."""
+
+    cell: Cell
+    needs: list[str] = []
+    after: list[str] = []
+
+
+def nodes(
+    models: Sequence[ModelSpec],
+    datasets: Sequence[str],
+    plan_of: Callable[[ModelSpec], Plan],
+    variants: Sequence[str] = (),
+    training: Mapping[str, Any] | None = None,
+    random: bool = False,
+    quiet: Quiet = "machine",
+) -> list[Node]:
+    """The cells of a matrix, each behind what it needs: one model's latency before the next one's training."""
+    made: list[Node] = []
+    for dataset in datasets:
+        prepare = Cell("prepare", dataset)
+        made.append(Node(prepare))
+        first: dict[str, str] = {}
+        for spec in models:
+            build = Cell("build", dataset, spec.name, [*variants], dict(training or {}), random=random)
+            profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec), quiet=quiet)
+            maker = first.setdefault(spec.item_form, build.id) if spec.item_form in MADE_ONCE else build.id
+            donor = msgspec.structs.replace(build, model=spec.weights_of).id if spec.weights_of else build.id
+            earlier = {maker, donor} - {build.id}
+            made += [Node(build, [prepare.id], sorted(earlier)), Node(profile, [build.id])]
+    known = {node.cell.id for node in made}
+    return [msgspec.structs.replace(node, after=[one for one in node.after if one in known]) for node in made]
+
+
+def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:
+    """The whole plan of a model's latency cell: its task's default, an endpoint's, and what the user gave."""
+    own = pipeline.ENDPOINT_PLAN if isinstance(spec.config, EndpointConfig) else {}
+    return msgspec.structs.replace(default_plan(spec.task), **(own | dict(given)))
+
+
+def without_endpoints(models: Iterable[ModelSpec], named: Sequence[str]) -> tuple[list[ModelSpec], list[str]]:
+    """The models, and the names of those left out: an endpoint costs money, and is asked where it is named alone."""
+    costly = [one for one in models if isinstance(one.config, EndpointConfig) and one.name not in named]
+    return [one for one in models if one not in costly], [one.name for one in costly]
+
+
+def check_variants(variants: Iterable[str]) -> None:
+    """Raises UsageError for a variant that no model has."""
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise unknown_name("variant", variant, VARIANTS)
+
+
+def check_datasets(names: Sequence[str]) -> None:
+    """Raises UsageError for a data set that is neither prepared nor known, and where there is none."""
+    if not names:
+        raise UsageError("no data set is selected", "for example --datasets ml-100k,microlens")
+    for name in names:
+        if not (pipeline.dataset_path(name) / "manifest.json").is_file():
+            known = [str(row["name"]) for row in pipeline.dataset_rows()]
+            if name not in known:
+                raise unknown_name("data set", name, known)

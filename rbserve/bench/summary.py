@@ -1,0 +1,109 @@
+"""What came of a matrix, a row a model, data set and variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from rbserve.bench.journal import Outcome
+from rbserve.bench.matrix import Cell
+from rbserve.core.measurement import HEADLINES, Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One variant of one model on one data set; `reason` says why it has no results.
+
+    `variant` is "" where a cell ended before it was known which variants there are. `kept`: measured by an earlier
+    start of the bench.
+    """
+
+    dataset: str
+    model: str
+    variant: str
+    status: Literal["measured", "absent", "failed", "not run"]
+    reason: str = ""
+    kept: bool = False
+    run: str = ""
+    results: list[Result] = []
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
+    """The rows of all models, in the order of the matrix."""
+    by_id = {outcome.cell.id: outcome for outcome in outcomes}
+    rows: list[Row] = []
+    for profile in outcomes:
+        if profile.cell.step == "profile":
+            build = by_id[msgspec.structs.replace(profile.cell, step="build").id]
+            rows += _rows(build, profile)
+    return rows
+
+
+def machines(outcomes: Sequence[Outcome]) -> int:
+    """On how many kinds of machine, with what libraries, a data set was measured: more than 1 are not comparable."""
+    keys: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        if outcome.comparability_key:
+            keys.setdefault(outcome.cell.dataset, set()).add(outcome.comparability_key)
+    return max(map(len, keys.values()), default=0)
+
+
+def summary_table(rows: Sequence[Row]) -> Table:
+    """A matrix's results: latency of each slate or k, accuracy; or why there are none."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "data set", "model", "variant", "", "p50 ms a call", "accuracy",
+        box=None, pad_edge=False, padding=(0, 2, 0, 0),
+        caption="p50 by scope and slate (of models that rank: k); kept: measured by an earlier start",
+        caption_justify="left",
+    )  # fmt: skip
+    for row in rows:
+        status = "kept" if row.kept else row.status
+        latency = ", ".join(f"{one.scope} {one.slate}: {one.latency_ms.p50:.3g}" for one in row.results)
+        table.add_row(
+            row.dataset, row.model, row.variant or "–", status, latency or escape(row.reason), _headline(row),
+        )  # fmt: skip
+    return table
+
+
+def _rows(build: Outcome, profile: Outcome) -> list[Row]:
+    """One row a variant: what was measured, what cannot be, what failed."""
+    cell = profile.cell
+    if not profile.ok:
+        status: Any = "failed" if "failed" in (build.status, profile.status) else "not run"
+        reason = (build if not build.ok else profile).error or ""
+        return [_row(cell, variant, status, reason=reason) for variant in cell.variants or [""]]
+    measured: dict[str, list[Result]] = {}
+    for result in profile.results:
+        measured.setdefault(result.variant, []).append(result)
+    kept = profile.status == "there"
+    found = {
+        **{one: _row(cell, one, "measured", kept=kept, run=profile.run, results=results)
+           for one, results in measured.items()},
+        **{one: _row(cell, one, "absent", reason=why) for one, why in (build.absent | profile.absent).items()},
+        **{one: _row(cell, one, "failed", reason=why) for one, why in build.failed.items()},
+    }  # fmt: skip
+    lost = "it was neither exported nor measured; the logs of the bench may say why"
+    named = [found.get(one) or _row(cell, one, "failed", reason=lost) for one in cell.variants]
+    return named or [*found.values()]
+
+
+def _row(cell: Cell, variant: str, status: Any, **fields: Any) -> Row:
+    return Row(cell.dataset, cell.name, variant, status, **fields)
+
+
+def _headline(row: Row) -> str:
+    """The headline metric of a row, with its interval."""
+    accuracy = row.results[0].accuracy if row.results else {}
+    for metric, _ in HEADLINES.values():
+        value, interval = accuracy.get(metric), accuracy.get(f"{metric}_ci95")
+        if isinstance(value, float):
+            between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if isinstance(interval, tuple) else ""
+            return f"{metric} {value:.4f}{between}"
+    return ""

@@ -1,0 +1,124 @@
+"""The work of one cell: a function of the cell alone, which writes below RBSERVE_HOME and says how it ended.
+
+Whatever engine runs cells calls `work`. What it makes is made by the pipeline; this module adds what a matrix needs:
+a variant that cannot be made does not cost its model the others, and a training that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from rbserve import pipeline
+from rbserve.bench.journal import SCHEMA, Journal, Outcome, artifact_of, impossible, missing_variants
+from rbserve.bench.matrix import Cell
+from rbserve.console import progress_to, say
+from rbserve.core import memory
+from rbserve.core.artifact import Artifact
+from rbserve.core.errors import Interrupted, RbserveError
+from rbserve.core.files import sha256
+from rbserve.core.types import Progress, no_progress
+
+
+def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
+    """Does a cell and keeps its outcome in the journal of `bench`; a failure is an outcome too.
+
+    Raises Interrupted or KeyboardInterrupt when it is stopped: then there is no outcome.
+    """
+    started = time.monotonic()
+    try:
+        with progress_to(progress):
+            outcome = _STEPS[cell.step](cell)
+    except Interrupted:
+        raise
+    except RbserveError as error:
+        outcome = Outcome(SCHEMA, cell, "failed", error=error.message, hint=error.hint)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        outcome = Outcome(SCHEMA, cell, "failed", error=f"{error.strerror or error}{where}")
+    outcome = msgspec.structs.replace(outcome, seconds=time.monotonic() - started)
+    Journal(bench).write(outcome)
+    return outcome
+
+
+def _prepare(cell: Cell) -> Outcome:
+    return Outcome(SCHEMA, cell, "done", fingerprint=pipeline.ensure_dataset(cell.dataset).fingerprint)
+
+
+def _build(cell: Cell) -> Outcome:
+    """Trains and exports what is missing."""
+    artifact = _trained(cell)
+    artifact, failed = _exported(artifact, missing_variants(cell, artifact))
+    return Outcome(
+        SCHEMA,
+        cell,
+        "done",
+        fingerprint=artifact.manifest.dataset.fingerprint,
+        artifact_digest=_digest(artifact),
+        absent=impossible(cell, artifact),
+        failed=failed,
+    )
+
+
+def _trained(cell: Cell) -> Artifact:
+    """The artefact, trained where there is none; from its checkpoint where a training was cut off."""
+    path = pipeline.artifact_path(cell.name, cell.dataset)
+    if not (path / "manifest.json").is_file():
+        from rbserve.train.fit import checkpoint_path
+
+        cut_off = checkpoint_path(path).is_file()
+        if cut_off:
+            say(f"the training of {path.name} goes on where it was cut off")
+        pipeline.train(cell.model, cell.dataset, cell.training, out=path, resume=cut_off, random=cell.random)
+    return pipeline.ensure_artifact(cell.model, cell.dataset, cell.random)
+
+
+def _exported(artifact: Artifact, variants: list[str]) -> tuple[Artifact, dict[str, str]]:
+    """The artefact with the variants, and of those whose export failed why. Together they share the reference."""
+    if not variants:
+        return artifact, {}
+    try:
+        return pipeline.ensure_exported(artifact, variants), {}
+    except RbserveError as error:
+        if len(variants) == 1:
+            return artifact, {variants[0]: error.message}
+    failed: dict[str, str] = {}
+    for variant in variants:
+        artifact, why = _exported(artifact, [variant])
+        failed |= why
+    return artifact, failed
+
+
+def _profile(cell: Cell) -> Outcome:
+    """Measures the variants that there are and that memory holds."""
+    assert cell.plan is not None
+    artifact = artifact_of(cell)
+    chosen, absent = _to_measure(cell, artifact)
+    done = Outcome(SCHEMA, cell, "done", fingerprint=artifact.manifest.dataset.fingerprint, absent=absent)
+    if cell.variants and not chosen:
+        return msgspec.structs.replace(done, artifact_digest=_digest(artifact))
+    settings = msgspec.structs.asdict(cell.plan)
+    measurement, path = pipeline.profile(cell.model, cell.dataset, settings, chosen or None, cell.random)
+    return msgspec.structs.replace(
+        done,
+        artifact_digest=measurement.artifact_digest,
+        comparability_key=measurement.comparability_key,
+        run=path.name,
+        results=measurement.results,
+        absent=absent | measurement.left_out,
+    )
+
+
+def _to_measure(cell: Cell, artifact: Artifact) -> tuple[list[str], dict[str, str]]:
+    """Those of the named variants that can be opened here, and why others cannot; of a failed export its cell tells."""
+    there = [one for one in cell.variants if one in artifact.can_open]
+    too_large = {one: reason for one in there if (reason := memory.shortage(artifact, one))}
+    return [one for one in there if one not in too_large], impossible(cell, artifact) | too_large
+
+
+def _digest(artifact: Artifact) -> str:
+    return sha256(artifact.path / "manifest.json")
+
+
+_STEPS = {"prepare": _prepare, "build": _build, "profile": _profile}
