@@ -153,9 +153,7 @@ def _measure(
 def _judge_files(base: str, head: str, settings: GateConfig) -> Suite:
     from rbserve.profilers.pytest_benchmark import compare
 
-    return compare(
-        [Path(one) for one in _words(base) or []], [Path(one) for one in _words(head) or []], settings
-    )
+    return compare([Path(one) for one in words(base)], [Path(one) for one in words(head)], settings)
 
 
 def _tell(suite: Suite, markdown: Path | None, junit: Path | None, as_json: bool) -> None:

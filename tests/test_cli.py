@@ -31,8 +31,9 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
     text = rbserve("--help", home=tmp_path).stdout
-    verbs = (
+    verbs = [
         "models",
+        "backbones",
         "datasets",
         "prepare",
         "train",
@@ -43,7 +44,7 @@ def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
         "bench",
         "doctor",
         "serve",
-    )
+    ]
     for verb in verbs:
         assert verb in text
         shown = " ".join(rbserve(verb, "--help", home=tmp_path).stdout.split())
