@@ -31,7 +31,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
     text = rbserve("--help", home=tmp_path).stdout
-    for verb in ("models", "datasets", "prepare", "train", "export", "profile", "report", "serve"):
+    for verb in ("models", "datasets", "prepare", "train", "export", "profile", "report", "serve", "doctor"):
         assert verb in text
         shown = " ".join(rbserve(verb, "--help", home=tmp_path).stdout.split())
         assert re.search("Examples?: rbserve", shown), verb
