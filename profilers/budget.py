@@ -1,8 +1,9 @@
 """How many processes and runs fit into a budget of seconds, from what one pilot process of each variant cost.
 
 More processes narrow the interval more than more runs do, and 200 runs in each of five are what certifies p99: so the
-plan has five processes or more, as many as leave 200 runs to each variant. Variants share the time equally; what a fast
-one cannot use, the slower ones get.
+plan has five processes or more, as many as leave 200 runs to each variant; fewer than five only where five do not fit.
+A process that takes long to start makes at least the runs that a tenth of that time holds. What is left is shared
+equally; what a fast variant cannot use, the slower ones get.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import NamedTuple
 
 from rbserve.core.errors import UsageError
 
-PROCESSES = (5, 30)  # fewest that show the spread between them, most that are worth starting
+FEWEST_PROCESSES = 2
+PROCESSES = 5  # enough to show the spread between them
+MOST_PROCESSES = 30
 RUNS = 200  # wanted
 MOST_RUNS = 1000
 FEWEST_RUNS = 3
+RUNS_TO_START = 0.1  # seconds of runs for a second of starting, as far as 200 runs go
 PILOT_RUNS = 10
 
 
@@ -40,13 +44,14 @@ def schedule(costs: Mapping[str, Cost], seconds: float, processes: int = 0) -> S
 
     Where the budget is too short for the fewest processes and runs, the plan is these, and takes longer.
     """
-    fewest, most = (processes, processes) if processes else PROCESSES
-    for count in range(most, fewest, -1):
-        runs_of = _runs_of(costs, seconds, count)
-        if min(runs_of.values()) >= RUNS:
+    for count in (processes,) if processes else range(MOST_PROCESSES, PROCESSES, -1):
+        runs_of = _runs_of(costs, seconds / count)
+        if processes or min(runs_of.values()) >= RUNS:
+            return Schedule(count, runs_of, _seconds(costs, count, runs_of))
+    for count in range(PROCESSES, FEWEST_PROCESSES - 1, -1):
+        runs_of = _runs_of(costs, seconds / count)
+        if _seconds(costs, count, runs_of) <= seconds:
             break
-    else:
-        count, runs_of = fewest, _runs_of(costs, seconds, fewest)
     return Schedule(count, runs_of, _seconds(costs, count, runs_of))
 
 
@@ -56,15 +61,20 @@ def check_budget(seconds: float) -> None:
         raise UsageError(f"--budget takes seconds above 0, not {seconds:g}", "for example --budget 60")
 
 
-def _runs_of(costs: Mapping[str, Cost], seconds: float, processes: int) -> dict[str, int]:
-    """Runs of each variant, the cheapest first: what it leaves of its share goes to the others."""
-    left, runs_of = seconds, {}
+def _runs_of(costs: Mapping[str, Cost], seconds: float) -> dict[str, int]:
+    """Runs of each variant in a round of so many seconds: the fewest, and an equal share of what these leave."""
+    runs_of = {variant: _fewest(cost) for variant, cost in costs.items()}
+    left = seconds - _seconds(costs, 1, runs_of)
     for done, (variant, cost) in enumerate(sorted(costs.items(), key=lambda item: item[1].run_s)):
-        share = left / (len(costs) - done) / processes - cost.process_s
-        runs = int(min(MOST_RUNS, max(FEWEST_RUNS, share / max(cost.run_s, 1e-9))))
-        left -= processes * (cost.process_s + runs * cost.run_s)
-        runs_of[variant] = runs
+        share = max(0.0, left) / (len(costs) - done)
+        more = int(min(MOST_RUNS - runs_of[variant], share / max(cost.run_s, 1e-9)))
+        runs_of[variant] += more
+        left -= more * cost.run_s
     return runs_of
+
+
+def _fewest(cost: Cost) -> int:
+    return int(max(FEWEST_RUNS, min(RUNS, RUNS_TO_START * cost.process_s / max(cost.run_s, 1e-9))))
 
 
 def _seconds(costs: Mapping[str, Cost], processes: int, runs_of: Mapping[str, int]) -> float:

@@ -20,7 +20,7 @@ from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import RbserveError, memory_told
 from rbserve.core.measurement import DEPTH, Samples
 from rbserve.core.metrics import ranks_in_lists
-from rbserve.core.noise import Snapshot, between, snapshot
+from rbserve.core.noise import Noise, Snapshot, between, snapshot
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise, staged
 from rbserve.profilers.latency import Times, overhead_ns, time_calls, time_stages
@@ -100,18 +100,10 @@ def measure(job: Job) -> Report:
             load_ns += lookup_ns
         for slate in job.slates:
             exercise = _exercise(model, inputs, slate, job.exclude_seen, items)
-            looks: list[Snapshot] = []
-            times = time_calls(
-                exercise.call,
-                exercise.requests,
-                job.runs,
-                job.seconds,
-                mark=lambda looks=looks: looks.append(snapshot(job.cores)),  # type: ignore[misc]
-            )
+            times, noise = _timed(exercise, job)
             stages = {} if items else _stages(model, inputs, slate, job)
-            made = _samples(job, scope, slate, load_ns, times, stages)
-            noise, empty_ns = between(*looks), overhead_ns(exercise.requests)
-            samples.append(msgspec.structs.replace(made, noise=noise, overhead_ns=empty_ns))
+            empty_ns = overhead_ns(exercise.requests)
+            samples.append(_samples(job, scope, slate, load_ns, times, stages, noise, empty_ns))
     if not job.accuracy:
         return Report(samples)
     start = time.perf_counter_ns()
@@ -143,6 +135,20 @@ def _exercise(
     return list_wise(model, histories, slate, exclude_seen, items)
 
 
+def _timed(exercise: Exercise, job: Job) -> tuple[Times, Noise]:
+    """The times of an exercise, and what happened to this process and its cores around the timed runs."""
+    looks: list[Snapshot] = []
+    times = time_calls(
+        exercise.call,
+        exercise.requests,
+        job.runs,
+        job.seconds,
+        mark=lambda: looks.append(snapshot(job.cores)),
+    )
+    before, after = looks
+    return times, between(before, after)
+
+
 def _stages(model: Model, inputs: Inputs, k: int, job: Job) -> dict[str, int]:
     if not isinstance(model, StagedRanker):
         return {}
@@ -151,7 +157,14 @@ def _stages(model: Model, inputs: Inputs, k: int, job: Job) -> dict[str, int]:
 
 
 def _samples(
-    job: Job, scope: str, slate: int, load_ns: int, times: Times, stages_ns: dict[str, int]
+    job: Job,
+    scope: str,
+    slate: int,
+    load_ns: int,
+    times: Times,
+    stages_ns: dict[str, int],
+    noise: Noise,
+    empty_ns: int,
 ) -> Samples:
     return Samples(
         variant=job.variant,
@@ -166,7 +179,9 @@ def _samples(
         runs_ns=times.runs_ns,
         peak_rss_bytes=peak_rss_bytes(),
         stages_ns=stages_ns,
+        overhead_ns=empty_ns,
         settled=times.settled,
+        noise=noise,
     )
 
 

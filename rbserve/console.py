@@ -205,6 +205,8 @@ def _instrument(measurement: Measurement) -> Iterator[str]:
             f"budget {plan.budget_s:g} s, took {measurement.seconds:.0f} s: {plan.processes} processes a variant; "
             f"runs a process: {runs}"
         )
+        if plan.processes < 5:
+            yield "fewer than five processes hardly show the spread between them; a longer budget has more"
     if measurement.environment.energy_absent:
         yield f"energy: absent, {measurement.environment.energy_absent}"
     for one in measurement.results:

@@ -21,6 +21,7 @@ from rbserve.core.measurement import (
     write_measurement,
 )
 from rbserve.core.metrics import auc, ndcg_at_k, recall_at_k
+from rbserve.core.noise import Noise
 
 
 def test_latency_is_in_milliseconds_and_certifies_only_what_it_can() -> None:
@@ -47,6 +48,28 @@ def test_a_run_file_reads_back_and_its_figures_follow_from_its_samples(
     assert result.accuracy["auc"] == auc(
         measured.predictions.labels, measured.predictions.scores[result.variant]
     )
+
+
+def test_energy_and_overhead_are_those_of_all_processes_and_absent_where_one_was_not_counted(
+    measured: Measurement,
+) -> None:
+    def summarised(*energies_uj: int | None) -> tuple[float | None, float | None]:
+        first = measured.samples[0]
+        noises = [
+            Noise(wall_ns=10**9, waited_ns=0, steal_ns=0, throttled_ns=0, mhz=None, energy_uj=energy)
+            for energy in energies_uj
+        ]
+        samples = [
+            msgspec.structs.replace(first, process=process, noise=noise, overhead_ns=100 * (process + 1))
+            for process, noise in enumerate(noises)
+        ]
+        (result,) = summarise(msgspec.structs.replace(measured, samples=samples))
+        return result.energy_mj, result.overhead_us
+
+    runs = len(measured.samples[0].runs_ns)
+    assert summarised(3_000, 6_000) == (pytest.approx(9 / (2 * runs)), pytest.approx(0.15))
+    assert summarised(3_000, None)[0] is None
+    assert summarised(None)[0] is None
 
 
 RANKS = [1, 0, 3, 11, 50, 2, 10, 0]
