@@ -97,6 +97,7 @@ def profile(
         predictions=_predictions(test, reports),
         random=artifact.is_random,
         left_out=dict(left_out or {}),
+        config=manifest.config,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

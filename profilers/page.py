@@ -16,6 +16,7 @@ from rbserve.profilers.plot import VARIANT_STYLES
 from rbserve.profilers.tables import (
     DASH,
     Answer,
+    Book,
     Chapter,
     Column,
     columns,
@@ -32,8 +33,9 @@ from rbserve.profilers.tables import (
 )
 
 
-def page(chapters: Sequence[Chapter], printed: Sequence[PaperTable], report: dict[str, Any]) -> str:
+def page(book: Book, report: dict[str, Any]) -> str:
     """The whole page; `report` is what its script draws from."""
+    chapters, printed = book.chapters, book.printed
     fills = {
         "title": html.escape(listing(list(dict.fromkeys(one.section.dataset for one in chapters)))),
         "style": _asset("page.css"),

@@ -139,7 +139,7 @@ class Measurement(msgspec.Struct, frozen=True):
     """One profile of one artefact: where, how, the raw samples, and the figures derived from them.
 
     Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
-    measured why.
+    measured why. `config` is that of the artefact; empty in files from before it was kept.
     """
 
     schema: int
@@ -163,6 +163,7 @@ class Measurement(msgspec.Struct, frozen=True):
     results: list[Result] = []
     random: bool = False
     left_out: dict[str, str] = {}
+    config: dict[str, Any] = {}
 
 
 def summarise(measurement: Measurement) -> list[Result]:

@@ -247,7 +247,8 @@ def test_a_ranking_is_reported_in_its_own_terms(rankings: Path) -> None:
     assert section["answers"][0]["question"] == "Fastest within 0.005 NDCG@10 of the best at k 10"
     markdown = (rankings / "table.md").read_text()
     assert (
-        "| k | front | p50 ms [95%] | NDCG@10 [95%] | RECALL@10 [95%] | MRR@10 | illegal paths |" in markdown
+        "| k | front | P(front) | p50 ms [95%] | NDCG@10 [95%] | RECALL@10 [95%] | MRR@10 | illegal paths |"
+        in markdown
     )
     assert "| 0.1250 | prefill 75%, rest 25% |" in markdown
     assert "slate" not in markdown.replace("--slates", "")
