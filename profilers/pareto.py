@@ -372,14 +372,10 @@ def _source(measurement: Measurement) -> Source:
 def command(measurement: Measurement) -> str:
     """What measures a run again; of a changed config, what trains it too."""
     plan, changes = measurement.plan, changed(measurement)
-    model, dataset = shlex.quote(measurement.model), shlex.quote(measurement.dataset)
-    train = ""
-    if changes:
-        slug = re.sub(r"[^A-Za-z0-9.]+", "-", options_text(changes)).strip("-")
-        out = shlex.quote(f"artifacts/{measurement.dataset}/{measurement.model}-{slug}")
-        options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items())
-        train = f"rbserve train --model {model} --dataset {dataset} {options} --out {out} && "
-        model = out
+    name, dataset = shlex.quote(measurement.model), shlex.quote(measurement.dataset)
+    options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items())
+    model = shlex.quote(model_option(measurement))
+    train = f"rbserve train --model {name} --dataset {dataset} {options} --out {model} && " if changes else ""
     slates = ",".join(str(slate) for slate in plan.slates)
     return (
         f"{train}rbserve profile --model {model} --dataset {dataset} --slates {slates} "
@@ -390,12 +386,21 @@ def command(measurement: Measurement) -> str:
     )
 
 
+def model_option(measurement: Measurement) -> str:
+    """What --model takes: the row, or of a changed config a directory named after the change."""
+    changes = changed(measurement)
+    if not changes:
+        return measurement.model
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", options_text(changes)).strip("-")
+    return f"artifacts/{measurement.dataset}/{measurement.model}-{slug}"
+
+
 def _notes(group: list[Measurement], groups: list[list[Measurement]], shared: Measurement) -> Iterator[str]:
     """What keeps these points from being compared with others, or with one another."""
     for other in groups:
         if other is not group and (other[0].dataset, other[0].task) == (group[0].dataset, group[0].task):
             models = ", ".join(sorted(display_name(one) for one in other))
-            yield f"Not comparable with the section of {models}: {_difference(group[0], other[0])}."
+            yield f"Not comparable with the section of {models}: {difference(group[0], other[0])}."
     for one in group:
         if (reason := aside(one, shared)) is not None:
             yield (
@@ -412,7 +417,7 @@ def _rows(measurement: Measurement) -> bytes:
     return msgspec.json.encode((predictions.users, predictions.labels, predictions.targets))
 
 
-def _difference(a: Measurement, b: Measurement) -> str:
+def difference(a: Measurement, b: Measurement) -> str:
     """In what two measurements that may not be compared differ."""
     pairs = {
         "CPU": (a.environment.cpu, b.environment.cpu),

@@ -245,8 +245,8 @@ def footnotes(section: Section) -> list[str]:
     )
     if any(point.front_probability is not None for point in section.points):
         lines.append(
-            f"P(front): share of {RESAMPLES:,} resamples (users for accuracies, processes and calls for times) in which "
-            "the point is on the front."
+            f"P(front): share of {RESAMPLES:,} resamples (users for accuracies, processes and calls for times) in "
+            "which the point is on the front."
         )
     lines += [
         f"{section.slate_name} {front.slate}: {front_text(front, section.metric)}"

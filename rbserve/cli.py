@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from rbserve.cli_data import Json, datasets, prepare
+from rbserve.cli_recommend import recommend
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(datasets, name="datasets")
 app.command()(prepare)
 app.command()(sids)
+app.command()(recommend)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rbserve.core.integrity import IntegrityReport
     from rbserve.core.measurement import Measurement, Plan
     from rbserve.core.semantic_ids import SemanticIds
+    from rbserve.profilers.recommend import Recommendation
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
@@ -367,6 +368,16 @@ def report(name: str, runs: Path | None = None) -> Path:
 
     with _needs("report", "reporting"):
         return render(collect(runs or runs_path()), home() / "reports" / name)
+
+
+def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendation:
+    """The most accurate variant that meets the latency objectives; `choice` is as `profilers.recommend` takes it."""
+    from rbserve.profilers.recommend import parse_objectives
+    from rbserve.profilers.recommend import recommend as choose
+    from rbserve.profilers.report import collect
+
+    objectives = parse_objectives(slo)
+    return choose(collect(runs or runs_path()), objectives, **choice)
 
 
 def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:

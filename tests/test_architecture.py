@@ -25,7 +25,8 @@ ALLOWED = {
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},
     "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
     "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
-    "cli": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_sids", *SPOKES},
+    "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_recommend", "cli_sids", *SPOKES},
     "__main__": {"cli"},
     "__init__": set(),
 }
