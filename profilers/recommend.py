@@ -17,7 +17,7 @@ import numpy as np
 
 from rbserve.core.environment import environment
 from rbserve.core.errors import DataError, UsageError, unknown_name
-from rbserve.core.intervals import Statistic, runs_needed
+from rbserve.core.intervals import Statistic, certified_percentile, runs_needed
 from rbserve.core.measurement import Measurement, Result, by_scope, comparability_key
 from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS
 from rbserve.profilers.changes import display_name
@@ -54,11 +54,12 @@ class Objective(msgspec.Struct, frozen=True):
 class Check(msgspec.Struct, frozen=True):
     """An objective held against the timed calls of a variant. `over` is how many of them reach the limit.
 
-    `runs_needed` certify the percentile (0 for the mean). `binomial` is null for the mean.
+    `runs_needed` certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `binomial` is null for the
+    mean.
     """
 
     objective: str
-    measured_ms: float
+    measured_ms: float | None
     n: int
     processes: int
     over: int
@@ -346,19 +347,23 @@ def _candidate(
 def _check(objective: Objective, times: Sequence[Draws], bootstrap: float) -> Check:
     runs = np.concatenate(times)
     q = objective.fraction
+    need = 0 if q is None else runs_needed(q)
     over = int(np.count_nonzero(runs >= objective.limit_ms))
     binomial = None if q is None else _binomial(over, len(runs), q)
+    measured: float | None
     if q is None:
         measured = float(runs.mean())
-    else:  # p50 as everywhere else: the median
-        measured = float(np.median(runs) if q == 0.5 else np.quantile(runs, q, method="inverted_cdf"))
+    elif q == 0.5:  # as everywhere else: the median
+        measured = float(np.median(runs))
+    else:
+        measured = certified_percentile(runs, q)
     return Check(
         objective=objective.text,
         measured_ms=measured,
         n=len(runs),
         processes=len(times),
         over=over,
-        runs_needed=0 if q is None else runs_needed(q),
+        runs_needed=need,
         bootstrap=bootstrap,
         binomial=binomial,
         probability=bootstrap if binomial is None else min(bootstrap, binomial),
@@ -388,7 +393,7 @@ def _refusal(
     """The first reason that rules a variant out; a miss that is sure comes before what is not known."""
     for one in checks:
         if one.probability < 1 - confidence and one.over:
-            return f"misses {one.objective}: {one.over:,} of {one.n:,} calls took longer, {_measured(one)}"
+            return f"misses {one.objective}: {one.over:,} of {one.n:,} calls took longer{_measured(one)}"
     if run.random:
         return "its weights are random: latency only"
     if accuracy is None:
@@ -403,12 +408,14 @@ def _refusal(
     if probability < confidence:
         worst = min(checks, key=lambda one: one.probability)
         known = f"with probability {probability:.2f}, less than {confidence:g}"
-        return f"meets {worst.objective} {known}: {_measured(worst)}"
+        return f"meets {worst.objective} {known}{_measured(worst)}"
     return None
 
 
 def _measured(check: Check) -> str:
-    return f"{check.objective.partition('<')[0]} is {check.measured_ms:.3g} ms"
+    if check.measured_ms is None:
+        return ""
+    return f", {check.objective.partition('<')[0]} is {check.measured_ms:.3g} ms"
 
 
 def _check_certified(

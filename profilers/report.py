@@ -40,6 +40,7 @@ from rbserve.profilers.paper_tables import paper_tables
 from rbserve.profilers.pareto import REFERENCE, Point, Section, overlap, sections
 from rbserve.profilers.plot import draw
 from rbserve.profilers.tables import (
+    TOLERANCE,
     Answer,
     Book,
     Chapter,
@@ -54,7 +55,6 @@ from rbserve.profilers.tables import (
 from rbserve.profilers.uncertainty import RESAMPLES, Draws, Evidence
 
 SCHEMA = 1
-TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headline
 
 
 def collect(runs: Path) -> list[Measurement]:

@@ -21,6 +21,7 @@ from rbserve.profilers.pareto import REFERENCE, Point, Section
 from rbserve.profilers.uncertainty import RESAMPLES, Front
 
 DASH = "–"
+TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headline
 INTERVALS = {metric for metrics in HEADLINES.values() for metric in metrics}
 TITLES = {"logloss": "logloss", "illegal_share": "illegal paths"}
 TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "recall@10", "mrr@10")}
@@ -175,11 +176,17 @@ def front_text(front: Front, metric: str) -> str:
     """The front as one number: "hypervolume 1.456 [1.432, 1.482]", and what that is."""
     if front.hypervolume is None:
         return "Hypervolume of the front: none, no accuracy was measured."
-    figure = f"{front.hypervolume:.3f}" + _between(front.ci95, "{:.3f}".format)
     return (
-        f"Hypervolume of the front: {figure}, {metric.upper()} above {front.reference_accuracy:g} times decades of p50 "
-        f"below {front.reference_ms:,.0f} ms; more is better."
+        f"Hypervolume of the front: {volume_text(front)}, {metric.upper()} above {front.reference_accuracy:g} times "
+        f"decades of p50 below {front.reference_ms:,.0f} ms; more is better."
     )
+
+
+def volume_text(front: Front) -> str:
+    """Its hypervolume with its interval."""
+    if front.hypervolume is None:
+        return DASH
+    return f"{front.hypervolume:.3f}" + _between(front.ci95, "{:.3f}".format)
 
 
 def _between(interval: tuple[float, float] | None, text: Callable[[float], str]) -> str:

@@ -114,7 +114,7 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
         table.add_column("why")
     for one in rows:
         measured = [
-            f"{check.measured_ms:.3g}"
+            _figure(check.measured_ms)
             for check, name in zip(one.checks, statistics, strict=False)
             if name != "p50"
         ] or ["–"] * sum(name != "p50" for name in statistics)
@@ -137,10 +137,14 @@ def _accuracy(one: Candidate, metric: str) -> str:
 
 def _meeting(one: Candidate) -> str:
     measured = ", ".join(
-        f"{check.objective.partition('<')[0]} {check.measured_ms:.3g} ms" for check in one.checks
+        f"{check.objective.partition('<')[0]} {_figure(check.measured_ms)} ms" for check in one.checks
     )
     limits = ", ".join(check.objective for check in one.checks)
     return f"{measured}; meets {limits} with probability {_share(one.probability or 0.0)}"
+
+
+def _figure(ms: float | None) -> str:
+    return "–" if ms is None else f"{ms:.3g}"
 
 
 def _share(share: float) -> str:
