@@ -31,7 +31,7 @@ OTHER_STYLE = ("#7A5195", "P")
 INK, MUTED, RULE = "#1c2430", "#667080", "#e3e7ec"
 
 WIDTH, LEFT, RIGHT, GAP = 12.0, 0.85, 1.3, 2.05  # inches, as are the next
-HEADER, FIRST, OTHERS, BELOW = 1.6, 5.4, 4.0, 1.15
+HEADER, FIRST, OTHERS, EMPTY, BELOW = 1.6, 5.4, 4.0, 1.3, 1.15
 DPI = 150
 COLUMN, TALL, COLUMN_DPI = (
     5.2,
@@ -60,12 +60,12 @@ def draw(sections: Sequence[Section], folder: Path) -> None:
                 name = _figure_name(section, slate)
                 name = f"{section.id}-{name}" if name in names else name
                 names.add(name)
-                _save(column_figure(section, slate), folder / "figures" / name)
+                _save(column_figure(section, slate), folder / "figures" / name, COLUMN_DPI)
 
 
-def _save(picture: Any, path: Path) -> None:
+def _save(picture: Any, path: Path, dpi: int = DPI) -> None:
     """The picture as .png and .svg, without the time of day in it."""
-    picture.savefig(path.with_name(f"{path.name}.png"), metadata={"Software": None})
+    picture.savefig(path.with_name(f"{path.name}.png"), dpi=dpi, metadata={"Software": None})
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     picture.savefig(path.with_name(f"{path.name}.svg"), metadata=nothing)
 
@@ -104,13 +104,13 @@ def column_figure(section: Section, slate: int) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(COLUMN, TALL), dpi=COLUMN_DPI, facecolor="white")
+    picture = Figure(figsize=(COLUMN, TALL), dpi=DPI, facecolor="white")
     FigureCanvasAgg(picture)
     named = bool(section.baselines)
     wide = COLUMN - 0.72 - (0.95 if named else 0.15)
-    axes = picture.add_axes((0.72 / COLUMN, 0.85 / TALL, wide / COLUMN, (TALL - 1.3) / TALL))
+    axes = picture.add_axes((0.72 / COLUMN, 0.82 / TALL, wide / COLUMN, (TALL - 1.25) / TALL))
     _panel(axes, section, slate)
-    axes.set_title("")
+    axes.set_title("", loc="left")
     threads = f"{section.threads} thread{'s' * (section.threads > 1)}"
     _text(picture, 0.1, TALL - 0.26, f"{section.dataset}, {section.slate_name} {slate}", 11, INK, "bold")
     facts = f"{section.environment.cpu}, {threads}, {section.scope}; bars: 95%"
@@ -148,7 +148,8 @@ def _rows(section: Section) -> list[tuple[float, list[tuple[float, float, int | 
     """Rows of (height, [(left, width, slate; None for the paper)]), in inches."""
     first, *others = _drawn(section) or section.slates[:1]
     full = WIDTH - LEFT - RIGHT
-    rows: list[tuple[float, list[tuple[float, float, int | None]]]] = [(FIRST, [(LEFT, full, first)])]
+    tall = FIRST if _drawn(section) else EMPTY
+    rows: list[tuple[float, list[tuple[float, float, int | None]]]] = [(tall, [(LEFT, full, first)])]
     panels: list[int | None] = [*others, None] if _printed(section) else [*others]
     abreast = 2 if len({point.model for point in section.points}) <= CROWD else 1
     for start in range(0, len(panels), abreast):
@@ -274,8 +275,14 @@ def _frame(axes: Any, metric_label: str, title: str, low: float, high: float) ->
 
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    inches = axes.get_position().width * WIDTH / math.log10(high / low)
-    subs = (1.0, 2.0, 5.0) if inches > 1.6 else (1.0,)
+    inches = axes.get_position().width * axes.figure.get_figwidth() / math.log10(high / low)
+    ticks = {
+        12.0: (1.0, 1.2, 1.5, *range(2, 10)),
+        5.0: (1.0, 2.0, 3.0, 5.0, 7.0),
+        1.6: (1.0, 2.0, 5.0),
+        0.0: (1.0,),
+    }
+    subs = next(leads for room, leads in ticks.items() if inches > room)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=50))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
@@ -292,15 +299,19 @@ def _baselines(axes: Any, baselines: dict[str, float]) -> None:
     """Dashed lines, named in the right margin where no point can be; one off the axis is named at its edge."""
     low, high = axes.get_ylim()
     line = (high - low) * 2.9 * 9.5 / 72 / (axes.get_position().height * axes.figure.get_figheight())
-    last = -math.inf
-    for name, value in sorted(baselines.items(), key=lambda pair: (pair[1], pair[0])):
+    rows = sorted(baselines.items(), key=lambda pair: (pair[1], pair[0]))
+    heights: list[float] = []
+    for _, value in rows:
+        heights.append(max(min(max(value, low), high), heights[-1] + line if heights else low))
+    for index in reversed(range(len(heights))):  # none above the axes, where the title is
+        heights[index] = min(heights[index], heights[index + 1] - line if index + 1 < len(heights) else high)
+    for (name, value), height in zip(rows, heights, strict=True):
         axes.axhline(value, color=MUTED, lw=1.2, ls=(0, (5, 4)), zorder=1)
-        last = max(min(max(value, low), high), last + line)
         arrow = "↓ " if value < low else "↑ " if value > high else ""
         text = f" {arrow}{name}\n {value:.4f}"
         transform = axes.get_yaxis_transform()
         axes.text(
-            1.0, last, text, transform=transform, va="center", color=MUTED, fontsize=9.5, parse_math=False
+            1.0, height, text, transform=transform, va="center", color=MUTED, fontsize=9.5, parse_math=False
         )
     axes.set_ylim(low, high)
 
@@ -319,7 +330,7 @@ def _marks(axes: Any, points: Sequence[Point], metric: str) -> None:
     color, marker = style(points[0].variant)
     xs, ys = [point.p50_ms for point in points], [point.value(metric) for point in points]
     alpha, width, layer = (0.85, 1.5, 4.0) if front else (0.22, 1.1, 2.0)
-    bars = {"color": color, "alpha": alpha, "lw": width, "zorder": layer}
+    bars: dict[str, Any] = {"color": color, "alpha": alpha, "lw": width, "zorder": layer}
     axes.hlines(ys, *zip(*(point.p50_ci95_ms for point in points), strict=True), **bars)
     sure = [(point.p50_ms, *interval) for point in points if (interval := point.interval(metric))]
     if sure:
@@ -330,8 +341,8 @@ def _marks(axes: Any, points: Sequence[Point], metric: str) -> None:
         axes.plot(xs, ys, ls="", marker=marker, ms=size, **hollow)
         return
     for point, x, y in zip(points, xs, ys, strict=True):
-        sure = strength if front else max(strength, point.front_probability or 0.0)
-        edge = {"mec": "white", "mew": 0.8, "alpha": sure, "zorder": layer + 1}
+        solid = strength if front else max(strength, point.front_probability or 0.0)
+        edge = {"mec": "white", "mew": 0.8, "alpha": solid, "zorder": layer + 1}
         axes.plot([x], [y], ls="", marker=marker, color=color, ms=size, **edge)
 
 
@@ -404,8 +415,9 @@ def _name_points(
         return point.p50_ms, point.value(metric) or 0.0
 
     slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
-    others = sorted((one for one in slowest.values() if one not in front), key=lambda one: at(one)[1])
-    names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in front]
+    named = {one.name for one in front}  # a line leads from there to the model's other variants
+    others = sorted((one for one in slowest.values() if one.name not in named), key=lambda one: at(one)[1])
+    names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in reversed(front)]
     names += [Name(one.name, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]
     low = axes.get_ylim()[0]
     names += _edge_names(unjudged, low)

@@ -1,4 +1,4 @@
-"""Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, pareto.svg, report.html, report.json.
+"""Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, .svg, figures/, report.html, report.json.
 
 report.json is what every other file is drawn from, and stable within one `schema`:
 
@@ -80,7 +80,7 @@ def _standing(measurement: Measurement) -> tuple[bool, bool, str, str]:
 
 
 def render(measurements: Sequence[Measurement], folder: Path) -> Path:
-    """Writes the seven files of a report into `folder`, whole or not at all; what was there is replaced."""
+    """Writes the files of a report into `folder`, whole or not at all; what was there is replaced."""
     if not measurements:
         raise DataError("no runs in the report", "rbserve profile --model gdcn")
     evidence = Evidence()

@@ -293,7 +293,7 @@ def report(
     from rbserve import pipeline
 
     folder = pipeline.report(name, runs)
-    files = sorted(str(file) for file in folder.iterdir())
+    files = sorted(str(file) for file in folder.rglob("*") if file.is_file())
     if as_json:
         print_json({"folder": str(folder), "files": files})
         return
