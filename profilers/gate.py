@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rbserve.core.environment import Environment
-from rbserve.core.intervals import auc_resamples
+from rbserve.core.intervals import auc_draws
 from rbserve.core.metrics import auc, gains_at_k
 from rbserve.profilers.gate_config import GateConfig
 
@@ -147,7 +147,7 @@ def exact(base: float, head: float) -> Estimate:
 
 def auc_loss(labels: ArrayLike, users: ArrayLike, base: ArrayLike, head: ArrayLike) -> Estimate:
     """AUC of base minus that of head on the same rows [n]; the error is a bootstrap's over users, paired."""
-    drawn = auc_resamples(labels, base, users) - auc_resamples(labels, head, users)
+    drawn = auc_draws(labels, base, users) - auc_draws(labels, head, users)
     drawn = drawn[~np.isnan(drawn)]
     change = auc(labels, base) - auc(labels, head)
     if math.isnan(change) or len(drawn) < 2:

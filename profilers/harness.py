@@ -113,6 +113,7 @@ def profile(
         command=command_line(),
         git=git_state(Path.cwd()),
         seconds=time.monotonic() - started,
+        config=manifest.config,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

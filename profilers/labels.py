@@ -87,12 +87,13 @@ def place(
     """A spot for each label, in order of priority, or None where there is no room.
 
     A placed label lies within `bounds` and meets neither a marker nor an earlier label; among such spots the
-    nearest wins, unless it would cover `lines` or its leader line would cross a label or a marker.
+    nearest wins, unless it would cover `lines`, its leader line would cross a label or a marker, or another marker is
+    nearer to it than its own.
     """
     solid = list(markers)
     spots: list[Spot | None] = []
     for label in labels:
-        spot = _best_spot(label, solid, lines, bounds)
+        spot = _best_spot(label, markers, solid, lines, bounds)
         spots.append(spot)
         if spot:
             solid.append(spot.box)
@@ -108,13 +109,15 @@ def steps(xs: Sequence[float], ys: Sequence[float]) -> list[Segment]:
     return pieces
 
 
-def _best_spot(label: Label, solid: Sequence[Box], lines: Sequence[Box], bounds: Box) -> Spot | None:
+def _best_spot(
+    label: Label, markers: Sequence[Box], solid: Sequence[Box], lines: Sequence[Box], bounds: Box
+) -> Spot | None:
     best: tuple[float, Spot] | None = None
     for cost, spot in _candidates(label):
         if best and cost >= best[0]:
             break
         if _within(spot.box, bounds) and not any(spot.box.meets(other) for other in solid):
-            cost += _clutter(label, spot, solid, lines)
+            cost += _clutter(label, spot, solid, lines) + _mistaken(label, spot, markers)
             best = min(best, (cost, spot)) if best else (cost, spot)
     return best[1] if best else None
 
@@ -150,6 +153,18 @@ def _clutter(label: Label, spot: Spot, solid: Sequence[Box], lines: Sequence[Box
     dots = [Box(x - 0.5, y - 0.5, x + 0.5, y + 0.5) for x, y in path]
     crossed = sum(any(dot.meets(box) for dot in dots) for box in solid if not box.meets(anchor))
     return covered + 40.0 * crossed
+
+
+def _mistaken(label: Label, spot: Spot, markers: Sequence[Box]) -> float:
+    """What a spot costs for standing closer to the markers of others than to its own."""
+
+    def gap(x: float, y: float) -> float:
+        across = max(spot.box.left - x, x - spot.box.right, 0.0)
+        return math.hypot(across, max(spot.box.bottom - y, y - spot.box.top, 0.0))
+
+    own = gap(label.x, label.y)
+    others = [gap((one.left + one.right) / 2, (one.bottom + one.top) / 2) for one in markers]
+    return 90.0 * (min(others, default=own) < own - 1)
 
 
 def _strip(pixels: Callable[[tuple[float, float]], tuple[float, float]], line: Segment) -> Box:

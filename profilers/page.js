@@ -9,26 +9,41 @@ const PAPER_WIDTH = 700; // of a portrait page, so that print is as large as the
 const SAID = new Set(["runs", "processes", "threads", "scope", "group", "warnings"]); // in the text too: print leaves these out where all rows agree
 const REACH = 18; // pixels from which a pointer picks a point
 
+const FILTERS = [["group", "Group"], ["item_form", "Items"], ["runtime", "Runtime"], ["precision", "Precision"]];
+const STATISTICS = [["p50_ms", "p50"], ["p90_ms", "p90"], ["p99_ms", "p99"]];
+const STEPS = 400; // of the latency slider, logarithmic
+
 for (const part of document.querySelectorAll(".part")) show(part, report.sections[Number(part.dataset.index)]);
+theme(document.getElementById("theme"));
+paperTables();
+overallTables();
+addEventListener("beforeprint", () => document.querySelectorAll("details.method").forEach((one) => (one.open = true)));
 
 function show(part, section) {
-  const variants = [...new Set(section.points.map((point) => point.variant))];
-  const own = section.paper_column !== "overall";
-  const state = { slate: section.slates[0], shown: new Set(variants), paper: own ? "mine" : "off", active: null };
+  const state = {
+    slate: section.slates[0], paper: "off", limit: null, statistic: "p50_ms",
+    shown: Object.fromEntries(FILTERS.map(([field]) => [field, new Set(section.points.map((point) => point[field]))])),
+  };
   const board = part.querySelector(".board");
   const chart = element("div", { class: "chart" });
   const draw = (width = chart.clientWidth) => drawChart(chart, part, section, state, width);
+  const target = slider(section, state, () => update());
   const update = () => {
+    target.refresh();
     draw();
+    const points = new Map(section.points.map((point) => [point.id, point]));
     for (const row of part.querySelectorAll("tbody tr")) {
-      const point = section.points.find((one) => one.id === row.dataset.point);
-      row.hidden = point.slate !== state.slate || !state.shown.has(point.variant);
+      const point = points.get(row.dataset.point);
+      row.hidden = point.slate !== state.slate || !passes(point, state);
+      row.classList.toggle("late", late(point, state));
     }
   };
-  board.append(controls(section, variants, state, update), chart);
-  const keys = "Hover, tap or tab to a point for its figures; arrow keys go to the next, Escape closes.";
-  board.append(element("p", { class: "hint" }, `${keys} The table shows the same ${section.slate_name} and variants; the front is that of all variants.`));
-  sortable(part.querySelector("table"));
+  board.append(controls(section, state, update), target.box, legend(section), chart);
+  const keys = "Hover, tap or tab to a point for its figures; arrow keys go to the next, Enter shows how to measure it again, Escape closes.";
+  board.append(element("p", { class: "hint" }, `${keys} The table shows the same points; the front is that of all of them, and a fainter mark is less surely on it.`));
+  const table = part.querySelector("table");
+  sortable(table);
+  opens(table, "tbody tr", (row) => pointFacts(section, section.points.find((one) => one.id === row.dataset.point)));
   update();
   let width = chart.clientWidth;
   new ResizeObserver(() => {
@@ -41,18 +56,31 @@ function show(part, section) {
   addEventListener("afterprint", () => draw());
 }
 
+function passes(point, state) {
+  return FILTERS.every(([field]) => state.shown[field].has(point[field]));
+}
+
+/* Whether a point does not meet the latency target; a percentile that is not certified does not. */
+function late(point, state) {
+  return state.limit !== null && !(point[state.statistic] !== null && point[state.statistic] <= state.limit);
+}
+
 /* ---- Controls ---- */
 
-function controls(section, variants, state, update) {
+function controls(section, state, update) {
   const box = element("div", { class: "controls" });
   box.append(choice(section, section.slate_name === "k" ? "Items asked for (k)" : "Slate", "radio", section.slates.map((n) => [n, String(n)]), (n) => n === state.slate, (n) => {
     state.slate = n;
     update();
   }));
-  box.append(choice(section, "Variants", "checkbox", variants.map((v) => [v, v, swatch(v)]), (v) => state.shown.has(v), (v, on) => {
-    on ? state.shown.add(v) : state.shown.delete(v);
-    update();
-  }));
+  for (const [field, title] of FILTERS) {
+    const values = [...state.shown[field]].sort();
+    if (values.length < 2) continue;
+    box.append(choice(section, title, "checkbox", values.map((v) => [v, v.replaceAll("_", " ")]), () => true, (v, on) => {
+      on ? state.shown[field].add(v) : state.shown[field].delete(v);
+      update();
+    }));
+  }
   if (printed(section).length) {
     const layers = [["off", "off"], ["mine", "these models"], ["all", "every row"]];
     box.append(choice(section, "Paper’s figures", "radio", layers, (v) => v === state.paper, (v) => {
@@ -61,6 +89,68 @@ function controls(section, variants, state, update) {
     }));
   }
   return box;
+}
+
+/* The latency target: a logarithmic slider, and in words the most accurate point that meets it. */
+function slider(section, state, update) {
+  const box = element("div", { class: "target" });
+  const id = `${section.id}-target`;
+  const input = element("input", { type: "range", id, min: 0, max: STEPS, value: STEPS, step: 1 });
+  const select = element("select", { "aria-label": "Statistic of the latency target" });
+  for (const [field, name] of STATISTICS) select.append(element("option", { value: field }, name));
+  const said = element("output", { for: id });
+  const verdict = element("p", { class: "verdict", role: "status" });
+  const known = () => section.points.filter((one) => one.slate === state.slate).map((one) => one[state.statistic]).filter((one) => one !== null);
+  const ends = () => [Math.min(...known()) / 1.05, Math.max(...known()) * 1.05];
+  const change = () => {
+    const [low, high] = ends();
+    state.limit = Number(input.value) >= STEPS || !known().length ? null : low * (high / low) ** (Number(input.value) / STEPS);
+    update();
+  };
+  input.addEventListener("input", change);
+  select.addEventListener("change", () => {
+    state.statistic = select.value;
+    change();
+  });
+  box.append(element("label", { for: id }, "Latency target"), select, input, said, verdict);
+  const refresh = () => {
+    const [low, high] = ends();
+    if (state.limit !== null && known().length) input.value = Math.max(0, Math.min(STEPS - 1, Math.round((Math.log(state.limit / low) / Math.log(high / low)) * STEPS)));
+    input.disabled = !known().length;
+    const name = STATISTICS.find(([field]) => field === state.statistic)[1];
+    said.textContent = state.limit === null ? "none" : `${name} ≤ ${ms(state.limit)} ms`;
+    input.setAttribute("aria-valuetext", said.textContent);
+    verdict.textContent = answer(section, state, name, known().length);
+  };
+  return { box, refresh };
+}
+
+function answer(section, state, name, certified) {
+  if (!certified) return `No point of ${section.slate_name} ${state.slate} has the calls that certify its ${name}.`;
+  if (state.limit === null) return "";
+  const metric = section.metric;
+  const candidates = section.points.filter((one) => one.slate === state.slate && passes(one, state) && !late(one, state));
+  const judged = candidates.filter((one) => typeof one.accuracy[metric] === "number" && !one.aside);
+  if (!judged.length) return `Nothing shown here with a known accuracy meets ${name} ≤ ${ms(state.limit)} ms.`;
+  const best = judged.reduce((a, b) => (b.accuracy[metric] > a.accuracy[metric] ? b : a));
+  return `Most accurate within it: ${best.name} ${best.variant}, ${metric.toUpperCase()} ${best.accuracy[metric].toFixed(4)}, ${name} ${ms(best[state.statistic])} ms. How sure that is: rbserve recommend --slo '${name}<${ms(state.limit).replaceAll(",", "")}ms' --slate ${state.slate} --dataset ${section.dataset}.`;
+}
+
+function legend(section) {
+  const box = element("ul", { class: "legend", "aria-label": "Marks" });
+  for (const variant of new Set(section.points.map((point) => point.variant))) {
+    const one = element("li");
+    one.append(swatch(variant), variant);
+    box.append(one);
+  }
+  return box;
+}
+
+/* Light, dark, or as the system has it; print is always light. */
+function theme(box) {
+  const set = (value) => (value === "auto" ? delete document.documentElement.dataset.theme : (document.documentElement.dataset.theme = value));
+  box.className = "controls";
+  box.append(choice({ id: "page" }, "Colours", "radio", [["auto", "auto"], ["light", "light"], ["dark", "dark"]], (v) => v === "auto", set));
 }
 
 function choice(section, title, type, options, checked, change) {
@@ -92,17 +182,19 @@ function drawChart(chart, part, section, state, width) {
   const value = (point) => point.accuracy[metric];
   const range = (point) => point.accuracy[`${metric}_ci95`] || [value(point), value(point)];
   const points = section.points
-    .filter((one) => one.slate === state.slate && state.shown.has(one.variant) && value(one) !== null && value(one) !== undefined)
+    .filter((one) => one.slate === state.slate && passes(one, state))
     .sort((a, b) => a.p50_ms - b.p50_ms || (a.id < b.id ? -1 : 1));
+  const judged = points.filter((one) => typeof value(one) === "number");
   const paper = layer(section, state.paper);
   const frame = scales(width, section, points, paper, value, range);
   const svg = shape("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, height: frame.height, role: "group" });
   svg.setAttribute("aria-label", `${metric.toUpperCase()} against p50 latency, ${section.slate_name} ${state.slate}`);
   axes(svg, frame, section, state);
-  if (!points.length && !paper.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: choose a variant", { "text-anchor": "middle" }));
-  const lines = [...baselines(svg, frame, section), ...families(svg, frame, points, value), ...front(svg, frame, points, value)];
+  if (!points.length && !paper.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: every point is filtered out", { "text-anchor": "middle" }));
+  const lines = [...baselines(svg, frame, section), ...families(svg, frame, judged, value), ...front(svg, frame, judged, value)];
+  if (state.limit !== null && state.statistic === "p50_ms") drawTarget(svg, frame, state.limit);
   drawPaper(svg, frame, paper);
-  const marks = points.map((point) => drawPoint(svg, frame, point, value, range));
+  const marks = points.map((point) => drawPoint(svg, frame, point, value, range, state));
   const view = { chart, part, section, frame };
   for (const [index, mark] of marks.entries()) listen(mark, index, marks, points, view);
   follow(svg, marks, points, value, view);
@@ -111,6 +203,8 @@ function drawChart(chart, part, section, state, width) {
   const levels = Object.entries(section.baselines).filter(([, figures]) => metric in figures);
   if (levels.length && frame.narrow)
     notes.push(`Baselines (dashed): ${levels.map(([name, figures]) => `${name} ${figures[metric].toFixed(4)}`).join(", ")}.`);
+  if (judged.length < points.length) notes.push("Marks on the lower edge: latency only, no accuracy was measured (random weights, or not judged).");
+  if (judged.some((point) => point.aside)) notes.push("Dashed outline: judged on other test rows than the rest, and no part of the front.");
   if (paper.length) notes.push(`Hollow grey rings. ${section.paper_title}. ${section.paper_cautions.join(" ")}`);
   chart.replaceChildren(svg, ...notes.map((note) => element("p", { class: "hint" }, note)));
 }
@@ -120,7 +214,8 @@ function scales(width, section, points, paper, value, range) {
   const right = narrow ? 12 : 108;
   const height = Math.max(360, Math.min(540, Math.round(width * 0.52)));
   const xs = [...points.flatMap((p) => p.p50_ci95_ms), ...paper.map((row) => row.latency_ms)];
-  const ys = [...points.flatMap((p) => [...range(p), value(p)]), ...paper.map((row) => row.accuracy)];
+  const judged = points.filter((p) => typeof value(p) === "number");
+  const ys = [...judged.flatMap((p) => [...range(p), value(p)]), ...paper.map((row) => row.accuracy)];
   const [x0, x1] = xs.length ? [Math.min(...xs) / 1.3, Math.max(...xs) * 1.5] : [0.1, 10];
   const [low, high] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
   const margin = 0.06 * (high - low) || 0.01;
@@ -153,7 +248,7 @@ function latencyTicks(frame) {
   const ticks = [];
   const decades = Math.log10(frame.x1 / frame.x0);
   for (let power = Math.floor(Math.log10(frame.x0)); power <= Math.log10(frame.x1); power++)
-    for (const lead of decades < 2.5 ? [1, 2, 5] : [1]) ticks.push(Number(`${lead}e${power}`));
+    for (const lead of decades < 1 ? [1, 1.5, 2, 3, 4, 5, 7] : decades < 2.5 ? [1, 2, 5] : [1]) ticks.push(Number(`${lead}e${power}`));
   return ticks.filter((tick) => tick >= frame.x0 && tick <= frame.x1);
 }
 
@@ -186,8 +281,8 @@ function baselines(svg, frame, section) {
 }
 
 function families(svg, frame, points, value) {
-  return [...new Set(points.map((point) => point.model))].map((model) => {
-    const own = points.filter((point) => point.model === model).map((point) => [frame.x(point.p50_ms), frame.y(value(point))]);
+  return [...new Set(points.map((point) => point.name))].map((model) => {
+    const own = points.filter((point) => point.name === model).map((point) => [frame.x(point.p50_ms), frame.y(value(point))]);
     svg.append(shape("polyline", { class: "same", points: own.join(" ") }));
     const [xs, ys] = [own.map((at) => at[0]), own.map((at) => at[1])];
     return { left: Math.min(...xs), right: Math.max(...xs), top: Math.min(...ys) - 1, bottom: Math.max(...ys) + 1 };
@@ -211,16 +306,32 @@ function front(svg, frame, points, value) {
   return pieces;
 }
 
-function drawPoint(svg, frame, point, value, range) {
-  const [x, y] = [frame.x(point.p50_ms), frame.y(value(point))];
-  const group = shape("g", { class: point.on_front ? "point front" : "point", tabindex: 0, role: "img" });
+function drawTarget(svg, frame, limit) {
+  const x = Math.max(frame.left, Math.min(frame.right, frame.x(limit)));
+  svg.append(shape("rect", { class: "beyond", x, y: frame.top, width: frame.right - x, height: frame.bottom - frame.top }), line(x, frame.top, x, frame.bottom, "limit"));
+}
+
+/* Where a point stands; one without an accuracy on the lower edge. */
+function spot(frame, point, value) {
+  return [frame.x(point.p50_ms), typeof value(point) === "number" ? frame.y(value(point)) : frame.bottom];
+}
+
+function drawPoint(svg, frame, point, value, range, state) {
+  const [x, y] = spot(frame, point, value);
+  const judged = typeof value(point) === "number";
+  const kinds = ["point", ...(point.on_front ? ["front"] : []), ...(judged ? [] : ["unjudged"]), ...(point.aside ? ["aside"] : []), ...(late(point, state) ? ["late"] : [])];
+  const group = shape("g", { class: kinds.join(" "), tabindex: -1, role: "button" });
   group.style.color = color(point.variant);
   group.setAttribute("aria-label", details(point, value, range).map((pair) => pair.join(" ")).join(", "));
-  const [low, high] = range(point);
   const [fast, slow] = point.p50_ci95_ms;
-  group.append(line(frame.x(fast), y, frame.x(slow), y, "bar"), line(x, frame.y(low), x, frame.y(high), "bar"));
+  group.append(line(frame.x(fast), y, frame.x(slow), y, "bar"));
+  if (judged) {
+    const [low, high] = range(point);
+    group.append(line(x, frame.y(low), x, frame.y(high), "bar"));
+  }
   const mark = marker(point.variant, point.on_front ? 7 : 5.2);
   mark.setAttribute("class", "mark");
+  if (!point.on_front && point.front_probability !== null) mark.style.opacity = 0.35 + 0.65 * point.front_probability;
   const place = shape("g", { transform: `translate(${x} ${y})` });
   place.append(shape("circle", { class: "hit", r: 13 }), shape("circle", { class: "halo", r: 12 }), mark);
   group.append(place);
@@ -254,17 +365,17 @@ function drawPaper(svg, frame, rows) {
 /* ---- Labels: the nearest spot that covers no marker and no label ---- */
 
 function label(svg, frame, points, paper, value, range, lines) {
-  const at = (point) => [frame.x(point.p50_ms), frame.y(value(point))];
-  const slowest = new Map(points.map((point) => [point.model, point]));
+  const at = (point) => spot(frame, point, value);
+  const slowest = new Map(points.map((point) => [point.name, point]));
   const others = [...slowest.values()].filter((point) => !point.on_front);
   const names = [
-    ...points.filter((point) => point.on_front).map((point) => [point.model, at(point), "label front", 135]),
-    ...others.map((point) => [point.model, at(point), "label dim", 0]),
+    ...points.filter((point) => point.on_front).map((point) => [point.name, at(point), "label front", 135]),
+    ...others.map((point) => [point.name, at(point), "label dim", typeof value(point) === "number" ? 0 : 90]),
     ...[...paper].sort((a, b) => b.mine - a.mine).map((row) => [row.model, [frame.x(row.latency_ms), frame.y(row.accuracy)], "label printed", 90]),
   ];
   const around = ([x, y]) => ({ left: x - 8, right: x + 8, top: y - 8, bottom: y + 8 });
   const solid = [...points.map((point) => around(at(point))), ...paper.map((row) => around([frame.x(row.latency_ms), frame.y(row.accuracy)]))];
-  const bars = points.map((point) => {
+  const bars = points.filter((point) => typeof value(point) === "number").map((point) => {
     const [low, high] = range(point);
     const [x] = at(point);
     return { left: x - 1, right: x + 1, top: frame.y(high), bottom: frame.y(low) };
@@ -334,10 +445,18 @@ function listen(mark, index, marks, points, view) {
   mark.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape") close();
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      openFacts(pointFacts(view.section, points[index]));
+    }
     if (!step) return;
     event.preventDefault();
-    marks[(index + step + marks.length) % marks.length].focus();
+    const next = marks[(index + step + marks.length) % marks.length];
+    mark.setAttribute("tabindex", -1);
+    next.setAttribute("tabindex", 0);
+    next.focus();
   });
+  if (!index) mark.setAttribute("tabindex", 0); // one stop for the whole chart; arrows go on from it
 }
 
 /* The pointer picks the nearest point: where points crowd, one lies beneath another. */
@@ -345,7 +464,7 @@ function follow(svg, marks, points, value, view) {
   const nearest = (event) => {
     const area = svg.getBoundingClientRect();
     const [x, y] = [event.clientX - area.left, event.clientY - area.top];
-    const away = points.map((point) => Math.hypot(view.frame.x(point.p50_ms) - x, view.frame.y(value(point)) - y));
+    const away = points.map((point) => Math.hypot(spot(view.frame, point, value)[0] - x, spot(view.frame, point, value)[1] - y));
     const closest = Math.min(...away);
     return closest <= REACH ? away.indexOf(closest) : -1;
   };
@@ -364,6 +483,7 @@ function follow(svg, marks, points, value, view) {
   svg.addEventListener("click", (event) => {
     const index = nearest(event);
     if (index < 0) return;
+    if (marks[index] === document.activeElement && event.detail) openFacts(pointFacts(view.section, points[index]));
     marks[index].focus({ preventScroll: true });
     show(index);
   });
@@ -381,7 +501,7 @@ function activate(mark, point, view) {
   for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
   tip.append(list);
   view.chart.append(tip);
-  const [x, y] = [view.frame.x(point.p50_ms), view.frame.y(point.accuracy[metric])];
+  const [x, y] = spot(view.frame, point, (one) => one.accuracy[metric]);
   const left = x + 18 + tip.offsetWidth < view.frame.width ? x + 18 : x - 18 - tip.offsetWidth;
   tip.style.left = `${Math.max(0, Math.min(left, view.frame.width - tip.offsetWidth))}px`;
   tip.style.top = `${view.frame.narrow ? view.frame.height : Math.max(0, y - tip.offsetHeight / 2)}px`;
@@ -395,22 +515,147 @@ function deactivate(view) {
 function details(point, value, range) {
   const interval = range(point);
   const metrics = Object.entries(point.accuracy).filter(([, one]) => typeof one === "number");
-  const [name, known] = metrics.find(([, one]) => one === value(point)) || ["", 0];
+  const [name, known] = metrics.find(([, one]) => one === value(point)) || ["accuracy", null];
   const facts = [
-    ["", `${point.model} ${point.variant}`],
+    ["", `${point.name} ${point.variant}`],
     ["p50", `${ms(point.p50_ms)} ms [${ms(point.p50_ci95_ms[0])}, ${ms(point.p50_ci95_ms[1])}]`],
-    [name.toUpperCase(), known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
-    ["n", `${point.runs.toLocaleString("en")} calls in ${point.processes} processes`],
+    known === null ? ["accuracy", "not measured"] :
+      [name.toUpperCase(), known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
+    ["n", `${point.runs.toLocaleString("en")} calls in ${point.processes} process${point.processes > 1 ? "es" : ""}`],
     point.p50_ms_per_candidate === null ? ["k", `${point.slate} items asked for`] :
       ["slate", point.slate === 1 ? "1" : `${point.slate}: ${ms(point.p50_ms_per_candidate)} ms a candidate`],
     ["p99", point.p99_ms === null ? "too few calls to certify" : `${ms(point.p99_ms)} ms`],
     ["memory", `${ms(point.peak_rss_mb)} MB peak, file ${ms(point.file_mb)} MB`],
   ];
   if (point.speedup !== null && point.variant !== "torch-fp32") facts.push(["speed", `${ms(point.speedup)}× torch-fp32`]);
-  facts.push(["front", point.on_front ? "yes" : `no: dominated by ${point.dominated_by.split("/").slice(0, -1).join(" ")}` + (point.domination_certain ? "" : " (not certain: intervals overlap)")]);
+  if (point.on_front !== null)
+    facts.push(["front", point.on_front ? "yes" : `no: dominated by ${point.dominated_by.split("/").slice(0, -1).join(" ")}` + (point.domination_certain ? "" : " (not certain: intervals overlap)")]);
+  if (point.front_probability !== null) facts.push(["P(front)", share(point.front_probability)]);
+  if (point.aside) facts.push(["⚠", point.aside]);
   if (point.paper) facts.push(["paper", `${point.paper.metric} ${point.paper.accuracy.toFixed(4)}, ${point.paper.latency_ms ?? "–"} ms (not comparable)`]);
   for (const warning of point.warnings) facts.push(["⚠", warning]);
   return facts;
+}
+
+function share(value) {
+  return value < 0.01 ? "< 0.01" : value > 0.99 ? "> 0.99" : value.toFixed(2);
+}
+
+/* ---- Where a figure comes from: a dialog with n, interval, key and command ---- */
+
+function pointFacts(section, point) {
+  const metric = section.metric;
+  const source = section.sources.find((one) => one.run === point.run);
+  const [[, title], ...facts] = details(point, (one) => one.accuracy[metric], (one) => one.accuracy[`${metric}_ci95`]);
+  facts.push(["test rows", `${point.users.toLocaleString("en")} users`], ["run", `${point.run}, made ${source.created}`]);
+  facts.push(["measured on", `${section.environment.cpu}, scope ${section.scope}, threads: ${section.threads}`]);
+  facts.push(["comparability key", section.comparability_key]);
+  return { title: `${title} on ${section.dataset}`, facts, commands: [source.command] };
+}
+
+function cellFacts(table, row, cell) {
+  const facts = [];
+  const commands = [];
+  const say = (ours, name) => {
+    const interval = ours.ci95 ? ` [${ours.ci95.map((end) => end.toFixed(4)).join(", ")}]` : "";
+    const changes = Object.entries(ours.changed).map((pair) => pair.join("=")).join(", ");
+    facts.push([name, `${table.metric} ${ours.accuracy.toFixed(4)}${interval}, ${ours.variant}`]);
+    facts.push(["n", `${ours.rows.toLocaleString("en")} test rows of ${ours.users.toLocaleString("en")} users${ours.test_users ? ", drawn at random" : ""}`]);
+    facts.push(["config", changes ? `changed: ${changes}` : "the row’s own, as far as the run file says"]);
+    facts.push(["run", `${ours.run}, made ${ours.created}`], ["comparability key", ours.comparability_key]);
+    commands.push(ours.command);
+  };
+  if (cell.ours) say(cell.ours, "ours");
+  else {
+    facts.push(["ours", `absent: ${cell.absent}`]);
+    if (cell.command) commands.push(cell.command);
+  }
+  facts.push(["paper", cell.paper === null ? "prints none" : cell.paper.toFixed(4)]);
+  if (cell.difference !== null) facts.push(["difference", `${cell.difference > 0 ? "+" : ""}${cell.difference.toFixed(4)}`]);
+  for (const one of cell.also) say(one, "also");
+  return { title: `${row.model} on ${cell.dataset}`, facts, commands };
+}
+
+function speedFacts(row) {
+  const speed = row.speed;
+  if (!speed) return { title: `${row.model}: latency`, facts: [["ours", "not measured"]], commands: [] };
+  const facts = [["fastest", `${speed.fastest}, p50 ${ms(speed.fastest_ms)} ms [${ms(speed.ci95_ms[0])}, ${ms(speed.ci95_ms[1])}]`]];
+  if (speed.reference_ms !== null) facts.push(["torch-fp32", `p50 ${ms(speed.reference_ms)} ms`]);
+  facts.push(["n", `${speed.n.toLocaleString("en")} calls, slate or k ${speed.slate}`], ["measured on", `${speed.cpu}, scope ${speed.scope}, threads: ${speed.threads}`]);
+  facts.push(["run", speed.run], ["comparability key", speed.comparability_key]);
+  return { title: `${row.model} on ${speed.dataset}: latency`, facts, commands: [speed.command] };
+}
+
+function overallFacts(table, point) {
+  const parts = table.datasets.map((dataset, index) => {
+    const section = report.sections.find((one) => one.dataset === dataset && one.scope === table.scope && one.threads === table.threads && one.exclude_seen === table.exclude_seen && one.task === table.task && one.points.some((other) => other.id === point.parts[index]));
+    const own = section.points.find((one) => one.id === point.parts[index]);
+    return { dataset, section, own, source: section.sources.find((one) => one.run === own.run) };
+  });
+  const facts = parts.map(({ dataset, section, own }) => [dataset, `${section.metric.toUpperCase()} ${own.accuracy[section.metric].toFixed(4)}, p50 ${ms(own.p50_ms)} ms, n ${own.runs.toLocaleString("en")}, key ${section.comparability_key}`]);
+  if (point.front_probability !== null) facts.push(["P(front)", share(point.front_probability)]);
+  return { title: `${point.name} ${point.variant}, overall`, facts, commands: parts.map((one) => one.source.command) };
+}
+
+function paperTables() {
+  for (const cell of document.querySelectorAll("#paper [data-cell]")) {
+    const [t, r, c] = cell.dataset.cell.split(".");
+    const [table, row] = [report.paper_tables[t], report.paper_tables[t].rows[r]];
+    button(cell, () => (c === "speed" ? speedFacts(row) : cellFacts(table, row, row.cells[c])));
+  }
+  for (const table of document.querySelectorAll("#paper table")) {
+    const bare = table.querySelectorAll("tr.bare").length;
+    if (!bare || bare === table.querySelectorAll("tbody tr:not(:has(.group))").length) continue;
+    const id = `bare-${table.querySelector("[data-cell]").dataset.cell}`;
+    const box = element("div", { class: "controls" });
+    box.append(choice({ id }, "Rows", "radio", [["measured", "measured here"], ["all", `all (${bare} not measured)`]], (v) => v === "measured", (v) => table.classList.toggle("measured", v === "measured")));
+    table.classList.add("measured");
+    table.parentElement.before(box);
+  }
+}
+
+function overallTables() {
+  for (const table of document.querySelectorAll("#overall table"))
+    opens(table, "tbody tr", (row) => {
+      const [t, n] = row.dataset.overall.split(".");
+      return overallFacts(report.overall[t], report.overall[t].points[n]);
+    });
+}
+
+/* Every cell of a row opens its facts to a pointer, its head to a keyboard too. */
+function opens(table, rows, facts) {
+  for (const row of table.querySelectorAll(rows)) {
+    button(row.cells[0], () => facts(row));
+    row.addEventListener("click", (event) => {
+      if (!event.target.closest("button") && !String(getSelection())) openFacts(facts(row));
+    });
+  }
+}
+
+function button(cell, facts) {
+  const inner = element("button", { type: "button", class: "cell", "aria-haspopup": "dialog" });
+  inner.append(...cell.childNodes);
+  cell.replaceChildren(inner);
+  inner.addEventListener("click", () => openFacts(facts()));
+}
+
+function openFacts({ title, facts, commands }) {
+  const box = document.getElementById("facts");
+  const list = element("dl");
+  for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
+  const shut = element("button", { type: "button", class: "shut", "aria-label": "Close" }, "×");
+  shut.addEventListener("click", () => box.close());
+  box.replaceChildren(shut, element("h2", { id: "facts-title" }, title), list);
+  if (commands.length) box.append(element("h3", {}, "Measured again by"));
+  for (const command of commands) {
+    const copy = element("button", { type: "button", class: "copy" }, "Copy");
+    copy.addEventListener("click", () => navigator.clipboard?.writeText(command).then(() => (copy.textContent = "Copied"), () => {}));
+    const line = element("div", { class: "command" });
+    line.append(element("pre", { tabindex: 0 }, command), copy);
+    box.append(line);
+  }
+  box.onclick = (event) => event.target === box && box.close();
+  box.showModal();
 }
 
 /* ---- Table ---- */

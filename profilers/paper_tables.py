@@ -11,6 +11,7 @@ import msgspec
 from rbserve.core.measurement import Measurement, Result, by_scope
 from rbserve.core.types import ModelSpec
 from rbserve.models.zoo import BACKBONES, find_model
+from rbserve.profilers.changes import changed, options_text
 from rbserve.profilers.paper import (
     PAPER_COLUMNS,
     TABLES,
@@ -20,7 +21,7 @@ from rbserve.profilers.paper import (
     paper_cautions,
     printed_rows,
 )
-from rbserve.profilers.pareto import REFERENCE, Interval
+from rbserve.profilers.pareto import REFERENCE, Interval, command
 
 JUDGED = (REFERENCE, "onnx-fp32")  # whose accuracy a cell shows, else the first variant's that has one
 LATENCY_ONLY = "latency only (random weights); "
@@ -28,7 +29,10 @@ CALL = {"ctr": 1, "seqrec": 10}  # the slate or k that the latencies are of
 
 
 class Ours(msgspec.Struct, frozen=True):
-    """The accuracy of one variant in one of our runs, on so many test rows."""
+    """The accuracy of one variant in one of our runs, on so many test rows, and what measures it again.
+
+    `changed` are the options of the row's config that were not the row's; `test_users` is 0, or how many were drawn.
+    """
 
     accuracy: float
     ci95: Interval | None
@@ -38,6 +42,19 @@ class Ours(msgspec.Struct, frozen=True):
     created: str
     dataset_fingerprint: str
     exclude_seen: bool
+    users: int
+    changed: dict[str, str]
+    test_users: int
+    comparability_key: str
+    command: str
+
+    @property
+    def marks(self) -> list[str]:
+        """In what this is not the row as the paper has it: "changed: vectors=tuned", "500 test users"."""
+        return [
+            *([f"changed: {options_text(self.changed)}"] if self.changed else []),
+            *([f"{self.users:,} test users"] if self.test_users else []),
+        ]
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -52,16 +69,23 @@ class Speed(msgspec.Struct, frozen=True):
     reference_ms: float | None
     fastest_ms: float
     fastest: str
+    n: int
+    ci95_ms: Interval
+    changed: dict[str, str]
+    comparability_key: str
+    command: str
 
 
 class Cell(msgspec.Struct, frozen=True):
     """A row on a data set. Without `ours`, `absent` says why, and `command` what would measure it, if anything would.
 
-    `difference` is ours less the paper's, at its four digits.
+    `ours` is of the row's own config where that was run; `also` are the runs with other options, and those are never
+    taken for it unmarked. `difference` is ours less the paper's, at its four digits.
     """
 
     dataset: str
     ours: Ours | None
+    also: list[Ours]
     paper: float | None
     difference: float | None
     speed: Speed | None
@@ -159,10 +183,15 @@ def _row(printed: PrintedRow, task: str, datasets: Sequence[str], runs: Sequence
 
 
 def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measurement]) -> Cell:
-    newest = sorted(
-        (one for one in runs if one.dataset == dataset), key=lambda one: (one.created, one.id), reverse=True
-    )
-    ours = next(filter(None, (_ours(one, TASK_METRIC[task]) for one in newest)), None)
+    newest = sorted((one for one in runs if one.dataset == dataset), key=_standing, reverse=True)
+    judged = [made for one in newest if (made := _ours(one, TASK_METRIC[task]))]
+    ours = judged[0] if judged else None
+    known = [ours.changed] if ours else []
+    also = []
+    for one in judged[1:]:
+        if one.changed not in [*known, {}]:
+            known.append(one.changed)
+            also.append(one)
     model_alone = sorted(
         newest, key=lambda one: one.plan.scope != "forward"
     )  # as the paper times it; else any
@@ -173,12 +202,18 @@ def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measureme
     return Cell(
         dataset=dataset,
         ours=ours,
+        also=also,
         paper=paper,
         difference=round(round(ours.accuracy, 4) - paper, 4) if ours and paper is not None else None,
         speed=next(filter(None, (_speed(one, CALL[task]) for one in model_alone)), None),
         absent=f"{LATENCY_ONLY * drawn}{absence.reason}" if absence else None,
         command=absence.command if absence else None,
     )
+
+
+def _standing(run: Measurement) -> tuple[bool, bool, str, str]:
+    """The row as it is before the row with other options, all test users before some; then the newest."""
+    return (not changed(run), not run.plan.test_users, run.created, run.id)
 
 
 def _ours(run: Measurement, metric: str) -> Ours | None:
@@ -197,6 +232,11 @@ def _ours(run: Measurement, metric: str) -> Ours | None:
         created=run.created,
         dataset_fingerprint=run.dataset_fingerprint,
         exclude_seen=run.plan.exclude_seen,
+        users=len(set(run.predictions.users)),
+        changed=changed(run),
+        test_users=run.plan.test_users,
+        comparability_key=run.comparability_key,
+        command=command(run),
     )
 
 
@@ -215,6 +255,11 @@ def _speed(run: Measurement, slate: int) -> Speed | None:
         reference_ms=next((one.latency_ms.p50 for one in timed if one.variant == REFERENCE), None),
         fastest_ms=fastest.latency_ms.p50,
         fastest=fastest.variant,
+        n=fastest.n,
+        ci95_ms=fastest.latency_ms.ci95,
+        changed=changed(run),
+        comparability_key=run.comparability_key,
+        command=command(run),
     )
 
 
@@ -241,6 +286,11 @@ def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
     left_out = [f"{model} on {dataset}" for model, dataset, ours in measured if ours.exclude_seen]
     if left_out:
         yield f"Lists without what the user has seen: {', '.join(left_out)}."
+    marked = [
+        f"{model} on {dataset} ({', '.join(ours.marks)})" for model, dataset, ours in measured if ours.marks
+    ]
+    if marked:
+        yield f"Not the row as it is: {'; '.join(marked)}."
     yield from _latency_notes(task, rows)
     if any(cell.command for cell in cells):
         yield (
@@ -250,6 +300,8 @@ def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
     for name in dict.fromkeys(dataset for _, dataset, _ in measured):
         here = [ours for _, dataset, ours in measured if dataset == name]
         fewest = min(ours.rows for ours in here)
+        if any(ours.test_users for ours in here) and not all(ours.test_users for ours in here):
+            fewest = min(ours.rows for ours in here if not ours.test_users)
         if name in PAPER_COLUMNS and fewest < TEST_ROWS[task]:
             yield f"{name}: {fewest:,} test rows, where the paper has {TEST_ROWS[task]:,}: not the same test."
         if len({ours.dataset_fingerprint for ours in here}) > 1:

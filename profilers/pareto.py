@@ -4,21 +4,33 @@ Measurements are compared only within a section: one data set, one task, one sco
 lists with or without the items the user has seen.
 A point is one variant of one model at one slate. The front is, for each slate, the points no other point
 beats in p50 latency or accuracy without losing in the other (the paper weighs the same two in section 5.3).
+How sure that is, is the share of resamples in which a point is on it (`uncertainty.py`).
 """
 
 from __future__ import annotations
 
 import math
+import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
+import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Accuracy, Measurement, Plan, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
+from rbserve.profilers.changes import changed, display_name, options_text
 from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
+from rbserve.profilers.uncertainty import (
+    Draws,
+    Evidence,
+    Front,
+    front_of,
+    front_probabilities,
+    nondominated_rows,
+)
 
 REFERENCE = "torch-fp32"
 
@@ -30,11 +42,20 @@ class Point(msgspec.Struct, frozen=True):
 
     `on_front` is None where the accuracy is not known. `dominated_by` is the id of the most accurate front
     point that is no slower; `domination_certain` says that its intervals clear this point's in both directions.
-    `p50_ms_per_candidate` is None and `slate` is k where the model ranks the catalogue.
+    `p50_ms_per_candidate` is None and `slate` is k where the model ranks the catalogue. `name` is the model and what
+    was `changed` of its row's config. `front_probability` is the share of resamples in which the point is on the front,
+    null where the run kept no raw samples. `aside` says why an accuracy is not to be compared with the others'.
     """
 
     id: str
     model: str
+    name: str
+    changed: dict[str, str]
+    item_form: str
+    runtime: str
+    precision: str
+    run: str
+    users: int
     group: str
     variant: str
     slate: int
@@ -59,6 +80,8 @@ class Point(msgspec.Struct, frozen=True):
     on_front: bool | None
     dominated_by: str | None
     domination_certain: bool | None
+    front_probability: float | None
+    aside: str | None
     paper: PaperRow | None
     warnings: list[str]
     stages: dict[str, float] | None
@@ -68,7 +91,7 @@ class Point(msgspec.Struct, frozen=True):
     @property
     def label(self) -> str:
         """How a sentence calls the point."""
-        return f"{self.model} {self.variant}"
+        return f"{self.name} {self.variant}"
 
     def value(self, metric: str) -> float | None:
         """The accuracy called `metric`, None where it was not measured or is not defined."""
@@ -85,9 +108,12 @@ class Source(msgspec.Struct, frozen=True):
     """The run file a model's points come from, and the command that makes one like it.
 
     `random`: the model's weights were drawn, for its latency alone. `left_out` says of variants why they are absent.
+    `changed`: the options of its row's config that were not the row's.
     """
 
     model: str
+    name: str
+    changed: dict[str, str]
     run: str
     created: str
     artifact_digest: str
@@ -119,6 +145,7 @@ class Section(msgspec.Struct, frozen=True):
     notes: list[str]
     exclude_seen: bool
     paper_cautions: list[str]
+    fronts: list[Front]
 
     @property
     def slate_name(self) -> str:
@@ -142,18 +169,19 @@ def nondominated(rows: Sequence[Sequence[float]], directions: Sequence[Direction
     """
     if not rows:
         return []
-    try:
-        import moocore
-    except ImportError:
-        raise UsageError(
-            "a report needs moocore, which is not installed", "pip install 'rbserve[report]'"
-        ) from None
     maximise = [direction == "higher" for direction in directions]
-    return [bool(kept) for kept in moocore.is_nondominated(rows, maximise=maximise, keep_weakly=True)]
+    return [bool(kept) for kept in nondominated_rows(np.array(rows, np.float64), maximise)]
 
 
-def sections(measurements: Sequence[Measurement]) -> list[Section]:
+def sections(measurements: Sequence[Measurement], evidence: Evidence | None = None) -> list[Section]:
     """Measurements sorted into what is comparable, the newest section of a data set first."""
+    ordered = comparable(measurements)
+    known = evidence or Evidence()
+    return [_section(f"section-{index}", group, ordered, known) for index, group in enumerate(ordered, 1)]
+
+
+def comparable(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
+    """The measurements of every section, one scope each; the newest first, in it and of a data set's sections."""
     groups: dict[tuple[str | bool, ...], list[Measurement]] = {}
     scopes = [part for one in measurements for part in by_scope(one)]
     for one in sorted(scopes, key=lambda one: (one.created, one.id, one.plan.scope), reverse=True):
@@ -162,8 +190,7 @@ def sections(measurements: Sequence[Measurement]) -> list[Section]:
             one.dataset, one.task, plan.scope, plan.exclude_seen, one.comparability_key, one.dataset_fingerprint
         )  # fmt: skip
         groups.setdefault(key, []).append(one)
-    ordered = sorted(groups.values(), key=lambda group: group[0].dataset)
-    return [_section(f"section-{index}", group, ordered) for index, group in enumerate(ordered, 1)]
+    return sorted(groups.values(), key=lambda group: group[0].dataset)
 
 
 def overlap(a: Interval | None, b: Interval | None) -> bool:
@@ -171,16 +198,21 @@ def overlap(a: Interval | None, b: Interval | None) -> bool:
     return a is None or b is None or (a[0] <= b[1] and b[0] <= a[1])
 
 
-def _section(name: str, group: list[Measurement], groups: list[list[Measurement]]) -> Section:
+def _section(
+    name: str, group: list[Measurement], groups: list[list[Measurement]], evidence: Evidence
+) -> Section:
     first = group[0]
     metric = TASK_METRIC[first.task]
     column, paper = paper_rows(first.task, first.dataset)
     printed = {row.model: row for row in paper}
-    points = [
-        point for one in sorted(group, key=_table_order) for point in _points(one, printed.get(one.model))
-    ]
+    ordered = sorted(group, key=_table_order)
+    shared = shared_rows(group)
+    points = [point for one in ordered for point in _points(one, printed.get(one.model), aside(one, shared))]
     slates = sorted({point.slate for point in points})
-    placed = [point for slate in slates for point in _judged([p for p in points if p.slate == slate], metric)]
+    runs = {one.id: one for one in group}
+    judged = [
+        _judged(slate, [p for p in points if p.slate == slate], metric, runs, evidence) for slate in slates
+    ]
     return Section(
         id=name,
         dataset=first.dataset,
@@ -191,39 +223,69 @@ def _section(name: str, group: list[Measurement], groups: list[list[Measurement]
         threads=first.plan.threads,
         comparability_key=first.comparability_key,
         environment=first.environment,
-        rows=len(first.predictions.users),
-        users=len(set(first.predictions.users)),
+        rows=len(shared.predictions.users),
+        users=len(set(shared.predictions.users)),
         slates=slates,
-        points=placed,
+        points=[point for placed, _ in judged for point in placed],
         baselines={
             name: {key: value for key, value in figures.items() if not math.isnan(value)}
-            for name, figures in first.baselines.items()
+            for name, figures in shared.baselines.items()
         },
         paper_column=column,
         paper=paper,
-        sources=[_source(one) for one in sorted(group, key=_table_order)],
-        notes=list(_notes(group, groups)),
+        sources=[_source(one) for one in ordered],
+        notes=list(_notes(group, groups, shared)),
         exclude_seen=first.plan.exclude_seen,
         paper_cautions=paper_cautions(first.task),
+        fronts=[front for _, front in judged],
     )
 
 
+def shared_rows(group: Sequence[Measurement]) -> Measurement:
+    """A run on the test rows that most runs of a group share, and of equally many the most rows."""
+    counts = Counter(_rows(one) for one in group if not one.random)
+    judged = [one for one in group if not one.random] or group
+    return max(judged, key=lambda one: (counts[_rows(one)], len(one.predictions.users)))
+
+
+def aside(measurement: Measurement, shared: Measurement) -> str | None:
+    """Why a run's accuracy is not to be compared with that of the rows which most runs share."""
+    if measurement.random or _rows(measurement) == _rows(shared):
+        return None
+    mine, others = (len(set(one.predictions.users)) for one in (measurement, shared))
+    if measurement.plan.test_users:
+        return f"judged on {mine:,} test users drawn at random, the others on {others:,}"
+    return f"judged on other test rows ({mine:,} users) than the others ({others:,})"
+
+
 def _table_order(measurement: Measurement) -> tuple[str, str]:
-    return measurement.group, measurement.model
+    return measurement.group, display_name(measurement)
 
 
-def _points(measurement: Measurement, printed: PaperRow | None) -> list[Point]:
+def _points(measurement: Measurement, printed: PaperRow | None, aside: str | None) -> list[Point]:
     reference = {one.slate: one.latency_ms.p50 for one in measurement.results if one.variant == REFERENCE}
-    return [_point(measurement, one, reference.get(one.slate), printed) for one in measurement.results]
+    return [_point(measurement, one, reference.get(one.slate), printed, aside) for one in measurement.results]
 
 
 def _point(
-    measurement: Measurement, result: Result, reference_ms: float | None, printed: PaperRow | None
+    measurement: Measurement,
+    result: Result,
+    reference_ms: float | None,
+    printed: PaperRow | None,
+    aside: str | None,
 ) -> Point:
-    latency = result.latency_ms
+    latency, name = result.latency_ms, display_name(measurement)
+    runtime, _, precision = result.variant.partition("-")
     return Point(
-        id=f"{measurement.model}/{result.variant}/{result.slate}",
+        id=f"{name}/{result.variant}/{result.slate}",
         model=measurement.model,
+        name=name,
+        changed=changed(measurement),
+        item_form=measurement.item_form,
+        runtime=runtime,
+        precision=precision or "unknown",
+        run=measurement.id,
+        users=len(set(measurement.predictions.users)),
         group=measurement.group,
         variant=result.variant,
         slate=result.slate,
@@ -248,6 +310,8 @@ def _point(
         on_front=None,
         dominated_by=None,
         domination_certain=None,
+        front_probability=None,
+        aside=aside,
         paper=printed,
         warnings=[*result.warnings, *(f"INCONCLUSIVE: {reason}" for reason in result.inconclusive)],
         stages=result.stages,
@@ -256,17 +320,35 @@ def _point(
     )
 
 
-def _judged(points: list[Point], metric: str) -> list[Point]:
-    """The points of one slate, each with its place relative to the front."""
-    known = [(point, value) for point in points if (value := point.value(metric)) is not None]
-    kept = nondominated([(point.p50_ms, value) for point, value in known], ("lower", METRICS[metric]))
-    front = [point for (point, _), keep in zip(known, kept, strict=True) if keep]
-    return [_placed(point, front, metric) for point in points]
+def _judged(
+    slate: int, points: list[Point], metric: str, runs: dict[str, Measurement], evidence: Evidence
+) -> tuple[list[Point], Front]:
+    """The points of one slate, each with its place relative to the front, and the front as a whole."""
+    known = [p for p in points if p.value(metric) is not None and p.aside is None]
+    spots = [(point.p50_ms, point.value(metric) or 0.0) for point in known]
+    kept = nondominated(spots, ("lower", METRICS[metric]))
+    front = [point for point, keep in zip(known, kept, strict=True) if keep]
+    latency = drawn([evidence.latency(runs[p.run], p.variant, slate) for p in known])
+    accuracy = drawn([evidence.accuracy(runs[p.run], p.variant, metric) for p in known])
+    shares: dict[str, float | None] = {}
+    if latency and accuracy:
+        found = front_probabilities(latency, accuracy)
+        shares = {p.id: None if math.isnan(share) else share for p, share in zip(known, found, strict=True)}
+    placed = [
+        msgspec.structs.replace(_placed(point, front, metric), front_probability=shares.get(point.id))
+        for point in points
+    ]
+    return placed, front_of(slate, metric, spots, latency, accuracy)
+
+
+def drawn(draws: Sequence[Draws | None]) -> list[Draws] | None:
+    """The draws where there are some of all; else None: what is not drawn would always win, or never."""
+    found = [one for one in draws if one is not None]
+    return found if found and len(found) == len(draws) else None
 
 
 def _placed(point: Point, front: list[Point], metric: str) -> Point:
-    value = point.value(metric)
-    if value is None:
+    if point.value(metric) is None or point.aside:
         return point
     if point in front:
         return msgspec.structs.replace(point, on_front=True)
@@ -278,21 +360,33 @@ def _placed(point: Point, front: list[Point], metric: str) -> Point:
 
 
 def _source(measurement: Measurement) -> Source:
-    plan = measurement.plan
-    slates = ",".join(str(slate) for slate in plan.slates)
     return Source(
         model=measurement.model,
+        name=display_name(measurement),
+        changed=changed(measurement),
         run=measurement.id,
         created=measurement.created,
         artifact_digest=measurement.artifact_digest,
-        command=f"rbserve profile --model {shlex.quote(measurement.model)} "
-        f"--dataset {shlex.quote(measurement.dataset)} --slates {slates} "
+        command=command(measurement),
+        random=measurement.random,
+        left_out=measurement.left_out,
+    )
+
+
+def command(measurement: Measurement) -> str:
+    """What measures a run again; of a changed config, what trains it too."""
+    plan, changes = measurement.plan, changed(measurement)
+    name, dataset = shlex.quote(measurement.model), shlex.quote(measurement.dataset)
+    options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items())
+    model = shlex.quote(model_option(measurement))
+    train = f"rbserve train --model {name} --dataset {dataset} {options} --out {model} && " if changes else ""
+    slates = ",".join(str(slate) for slate in plan.slates)
+    return (
+        f"{train}rbserve profile --model {model} --dataset {dataset} --slates {slates} "
         f"--threads {plan.threads} {_amount(plan)} --scope {plan.scope}"
         + (" --exclude-seen" if plan.exclude_seen else "")
         + (f" --test-users {plan.test_users}" if plan.test_users else "")
-        + (" --weights random" if measurement.random else ""),
-        random=measurement.random,
-        left_out=measurement.left_out,
+        + (" --weights random" if measurement.random else "")
     )
 
 
@@ -303,14 +397,28 @@ def _amount(plan: Plan) -> str:
     return f"--processes {plan.processes} --runs {plan.runs}"
 
 
-def _notes(group: list[Measurement], groups: list[list[Measurement]]) -> Iterator[str]:
+def model_option(measurement: Measurement) -> str:
+    """What --model takes: the row, or of a changed config a directory named after the change."""
+    changes = changed(measurement)
+    if not changes:
+        return measurement.model
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", options_text(changes)).strip("-")
+    return f"artifacts/{measurement.dataset}/{measurement.model}-{slug}"
+
+
+def _notes(group: list[Measurement], groups: list[list[Measurement]], shared: Measurement) -> Iterator[str]:
     """What keeps these points from being compared with others, or with one another."""
     for other in groups:
         if other is not group and (other[0].dataset, other[0].task) == (group[0].dataset, group[0].task):
-            models = ", ".join(sorted(one.model for one in other))
-            yield f"Not comparable with the section of {models}: {_difference(group[0], other[0])}."
-    if len({_rows(one) for one in group}) > 1:
-        yield "These models were not all scored on the same test rows: their accuracies are not comparable."
+            models = ", ".join(sorted(display_name(one) for one in other))
+            yield f"Not comparable with the section of {models}: {difference(group[0], other[0])}."
+    for one in group:
+        if (reason := aside(one, shared)) is not None:
+            yield (
+                f"{display_name(one)} was {reason}: these models were not all scored on the same test rows, so it is "
+                "drawn, and no part of the front."
+            )
+    group = [one for one in group if one.random or aside(one, shared) is None]
     if len({msgspec.json.encode(one.baselines) for one in group}) > 1:
         yield f"The run files disagree on the baselines; those of {group[0].id} are shown."
 
@@ -320,7 +428,7 @@ def _rows(measurement: Measurement) -> bytes:
     return msgspec.json.encode((predictions.users, predictions.labels, predictions.targets))
 
 
-def _difference(a: Measurement, b: Measurement) -> str:
+def difference(a: Measurement, b: Measurement) -> str:
     """In what two measurements that may not be compared differ."""
     pairs = {
         "CPU": (a.environment.cpu, b.environment.cpu),

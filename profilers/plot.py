@@ -1,12 +1,15 @@
-"""The picture of a report: accuracy against p50 latency, with intervals, the front and, apart, the paper's figures.
+"""The pictures of a report: accuracy against p50 latency, with intervals, the front and, apart, the paper's figures.
 
-Points carry 95% intervals both ways; what the front dominates is dimmed. The paper's figures come from other
-data and another machine, so they get a panel of their own and never share an axis with a measurement.
+pareto.png and .svg have every section; figures/ has each panel alone, of a column's width and legible at 400 pixels,
+for a paper or a slide. Points carry 95% intervals both ways; what the front dominates is dimmed, the less the surer
+a point is on it. What was timed and not judged stands on the lower edge. The paper's figures come from other data and
+another machine, so they get a panel of their own and never share an axis with a measurement.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -28,13 +31,18 @@ OTHER_STYLE = ("#7A5195", "P")
 INK, MUTED, RULE = "#1c2430", "#667080", "#e3e7ec"
 
 WIDTH, LEFT, RIGHT, GAP = 12.0, 0.85, 1.3, 2.05  # inches, as are the next
-HEADER, FIRST, OTHERS, BELOW = 1.6, 5.4, 4.0, 1.15
+HEADER, FIRST, OTHERS, EMPTY, BELOW = 1.6, 5.4, 4.0, 1.3, 1.15
 DPI = 150
+COLUMN, TALL, COLUMN_DPI = (
+    5.2,
+    4.3,
+    240,
+)  # inches of a figure of its own: 1,248 pixels, and 9 points are 10 px at 400
 CROWD = 12  # more models than this need the whole width for their names
 
 
 def draw(sections: Sequence[Section], folder: Path) -> None:
-    """Writes pareto.png and pareto.svg; the same sections give the same bytes."""
+    """Writes pareto.png, pareto.svg and figures/; the same sections give the same bytes."""
     try:
         import matplotlib
     except ImportError:
@@ -44,10 +52,30 @@ def draw(sections: Sequence[Section], folder: Path) -> None:
     with matplotlib.rc_context(
         {"svg.hashsalt": "rbserve", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     ):
-        picture = figure(sections)
-        picture.savefig(folder / "pareto.png", metadata={"Software": None})
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        picture.savefig(folder / "pareto.svg", metadata=nothing)
+        _save(figure(sections), folder / "pareto")
+        (folder / "figures").mkdir()
+        names: set[str] = set()
+        for section in sections:
+            for slate in _drawn(section):
+                name = _figure_name(section, slate)
+                name = f"{section.id}-{name}" if name in names else name
+                names.add(name)
+                _save(column_figure(section, slate), folder / "figures" / name, COLUMN_DPI)
+
+
+def _save(picture: Any, path: Path, dpi: int = DPI) -> None:
+    """The picture as .png and .svg, without the time of day in it."""
+    picture.savefig(path.with_name(f"{path.name}.png"), dpi=dpi, metadata={"Software": None})
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    picture.savefig(path.with_name(f"{path.name}.svg"), metadata=nothing)
+
+
+def _figure_name(section: Section, slate: int) -> str:
+    """A file's name, of plain letters: "ml-100k-ctr-forward-slate-100"."""
+    parts = [section.dataset, section.task, section.scope, section.slate_name, str(slate)]
+    parts += ["unseen"] if section.exclude_seen else []
+    parts += [f"{section.threads}-threads"] if section.threads > 1 else []
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-.")
 
 
 def figure(sections: Sequence[Section]) -> Any:
@@ -71,6 +99,43 @@ def figure(sections: Sequence[Section]) -> Any:
     return picture
 
 
+def column_figure(section: Section, slate: int) -> Any:
+    """One slate as a figure of its own, a column wide."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(COLUMN, TALL), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(picture)
+    named = bool(section.baselines)
+    wide = COLUMN - 0.72 - (0.95 if named else 0.15)
+    axes = picture.add_axes((0.72 / COLUMN, 0.82 / TALL, wide / COLUMN, (TALL - 1.25) / TALL))
+    _panel(axes, section, slate)
+    axes.set_title("", loc="left")
+    threads = f"{section.threads} thread{'s' * (section.threads > 1)}"
+    _text(picture, 0.1, TALL - 0.26, f"{section.dataset}, {section.slate_name} {slate}", 11, INK, "bold")
+    facts = f"{section.environment.cpu}, {threads}, {section.scope}; bars: 95%"
+    picture.text(
+        (COLUMN - 0.1) / COLUMN,
+        (TALL - 0.26) / TALL,
+        facts,
+        fontsize=8.5,
+        color=MUTED,
+        ha="right",
+        parse_math=False,
+    )
+    picture.legend(
+        handles=_handles(section.at(slate), 6),
+        loc="lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.2,
+        columnspacing=1.0,
+        borderaxespad=0.1,
+    )
+    return picture
+
+
 def style(variant: str) -> tuple[str, str]:
     """Colour and marker of a variant."""
     return VARIANT_STYLES.get(variant, OTHER_STYLE)
@@ -81,9 +146,10 @@ def style(variant: str) -> tuple[str, str]:
 
 def _rows(section: Section) -> list[tuple[float, list[tuple[float, float, int | None]]]]:
     """Rows of (height, [(left, width, slate; None for the paper)]), in inches."""
-    first, *others = section.slates
+    first, *others = _drawn(section) or section.slates[:1]
     full = WIDTH - LEFT - RIGHT
-    rows: list[tuple[float, list[tuple[float, float, int | None]]]] = [(FIRST, [(LEFT, full, first)])]
+    tall = FIRST if _drawn(section) else EMPTY
+    rows: list[tuple[float, list[tuple[float, float, int | None]]]] = [(tall, [(LEFT, full, first)])]
     panels: list[int | None] = [*others, None] if _printed(section) else [*others]
     abreast = 2 if len({point.model for point in section.points}) <= CROWD else 1
     for start in range(0, len(panels), abreast):
@@ -94,6 +160,27 @@ def _rows(section: Section) -> list[tuple[float, list[tuple[float, float, int | 
         sizes = [(LEFT, wide), (right, WIDTH - right - (0.35 if pair[-1] is None else RIGHT))]
         rows.append((OTHERS, [(*size, slate) for size, slate in zip(sizes, pair, strict=False)]))
     return rows
+
+
+def _drawn(section: Section) -> list[int]:
+    """The slates with an accuracy to draw."""
+    return [
+        slate
+        for slate in section.slates
+        if any(point.value(section.metric) is not None for point in section.at(slate))
+    ]
+
+
+def _handles(points: Sequence[Point], size: float) -> list[Any]:
+    """A legend's marks of the variants, and the front's line."""
+    from matplotlib.lines import Line2D
+
+    variants = dict.fromkeys(point.variant for point in points)
+    marks = [
+        Line2D([], [], color=style(one)[0], marker=style(one)[1], ls="", ms=size, label=one)
+        for one in variants
+    ]
+    return [*marks, Line2D([], [], color=INK, lw=1.6, label="front")]
 
 
 def _header(picture: Any, section: Section, top: float) -> None:
@@ -108,12 +195,8 @@ def _header(picture: Any, section: Section, top: float) -> None:
     seen = ", seen items left out" if section.exclude_seen else ""
     facts = f"{environment.cpu}, {threads}, scope {section.scope}{seen}; bars are 95% intervals"
     _text(picture, 0.3, top - 0.72, facts, 10.5, MUTED)
-    handles = [
-        Line2D([], [], color=style(one)[0], marker=style(one)[1], ls="", ms=8, label=one)
-        for one in dict.fromkeys(point.variant for point in section.points)
-    ]
+    handles = _handles(section.points, 8)
     handles += [
-        Line2D([], [], color=INK, lw=1.6, label="front"),
         Line2D([], [], color=MUTED, marker="o", ls="", ms=8, alpha=0.35, label="dominated (dimmed)"),
         Line2D([], [], color="#c3cad3", lw=1, label="same model"),
     ]
@@ -150,8 +233,14 @@ def _panel(axes: Any, section: Section, slate: int) -> None:
     title = f"{section.slate_name} {slate}: {slate} {what}{'s' if slate > 1 else ''} per call"
     _frame(axes, section.metric_label, title, min(ends) / 1.35, max(ends) * 1.5)
     axes.set_xlabel("p50 latency per call, ms (log scale, left is faster)", color=MUTED, fontsize=10)
+    unjudged = [point for point in section.at(slate) if point.value(metric) is None]
     if not points:
-        axes.text(0.5, 0.5, f"{section.metric_label} was not measured", transform=axes.transAxes, ha="center")
+        reason = f"{section.metric_label} was not measured: latency only"
+        axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", color=MUTED)
+        axes.set_ylim(0, 1)
+        axes.set_yticks([])
+        _on_the_edge(axes, unjudged)
+        write(axes, _edge_names(unjudged, 0.0), [(one.p50_ms, 0.0) for one in unjudged], [])
         return
     low, high = _reach(points, metric)
     axes.set_ylim(low, high)
@@ -159,15 +248,17 @@ def _panel(axes: Any, section: Section, slate: int) -> None:
         axes, {name: figures[metric] for name, figures in section.baselines.items() if metric in figures}
     )
     _models(axes, points, metric)
-    groups: dict[tuple[bool, str], list[Point]] = {}
+    _on_the_edge(axes, unjudged)
+    groups: dict[tuple[bool, bool, str], list[Point]] = {}
     for point in points:
-        groups.setdefault((bool(point.on_front), point.variant), []).append(point)
+        groups.setdefault((bool(point.on_front), point.aside is not None, point.variant), []).append(point)
     for group in groups.values():
         _marks(axes, group, metric)
     xs, ys = [point.p50_ms for point in front], [point.value(metric) or 0.0 for point in front]
-    corners = [*xs, axes.get_xlim()[1]], [*ys, ys[-1]]
+    corners = [*xs, axes.get_xlim()[1]], [*ys, *ys[-1:]]
+    corners = corners if front else ([], [])
     axes.step(*corners, where="post", color=INK, lw=1.6, zorder=3.5)
-    _name_points(axes, points, front, metric, steps(*corners))
+    _name_points(axes, points, front, unjudged, metric, steps(*corners))
 
 
 def _reach(points: Sequence[Point], metric: str) -> tuple[float, float]:
@@ -184,8 +275,14 @@ def _frame(axes: Any, metric_label: str, title: str, low: float, high: float) ->
 
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    inches = axes.get_position().width * WIDTH / math.log10(high / low)
-    subs = (1.0, 2.0, 5.0) if inches > 1.6 else (1.0,)
+    inches = axes.get_position().width * axes.figure.get_figwidth() / math.log10(high / low)
+    ticks = {
+        12.0: (1.0, 1.2, 1.5, *range(2, 10)),
+        5.0: (1.0, 2.0, 3.0, 5.0, 7.0),
+        1.6: (1.0, 2.0, 5.0),
+        0.0: (1.0,),
+    }
+    subs = next(leads for room, leads in ticks.items() if inches > room)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=50))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
@@ -202,23 +299,27 @@ def _baselines(axes: Any, baselines: dict[str, float]) -> None:
     """Dashed lines, named in the right margin where no point can be; one off the axis is named at its edge."""
     low, high = axes.get_ylim()
     line = (high - low) * 2.9 * 9.5 / 72 / (axes.get_position().height * axes.figure.get_figheight())
-    last = -math.inf
-    for name, value in sorted(baselines.items(), key=lambda pair: (pair[1], pair[0])):
+    rows = sorted(baselines.items(), key=lambda pair: (pair[1], pair[0]))
+    heights: list[float] = []
+    for _, value in rows:
+        heights.append(max(min(max(value, low), high), heights[-1] + line if heights else low))
+    for index in reversed(range(len(heights))):  # none above the axes, where the title is
+        heights[index] = min(heights[index], heights[index + 1] - line if index + 1 < len(heights) else high)
+    for (name, value), height in zip(rows, heights, strict=True):
         axes.axhline(value, color=MUTED, lw=1.2, ls=(0, (5, 4)), zorder=1)
-        last = max(min(max(value, low), high), last + line)
         arrow = "↓ " if value < low else "↑ " if value > high else ""
         text = f" {arrow}{name}\n {value:.4f}"
         transform = axes.get_yaxis_transform()
         axes.text(
-            1.0, last, text, transform=transform, va="center", color=MUTED, fontsize=9.5, parse_math=False
+            1.0, height, text, transform=transform, va="center", color=MUTED, fontsize=9.5, parse_math=False
         )
     axes.set_ylim(low, high)
 
 
 def _models(axes: Any, points: Sequence[Point], metric: str) -> None:
     """A faint line through the variants of each model."""
-    for model in dict.fromkeys(point.model for point in points):
-        own = sorted((point for point in points if point.model == model), key=lambda point: point.p50_ms)
+    for name in dict.fromkeys(point.name for point in points):
+        own = sorted((point for point in points if point.name == name), key=lambda point: point.p50_ms)
         ys = [point.value(metric) for point in own]
         axes.plot([point.p50_ms for point in own], ys, color="#c3cad3", lw=1, zorder=1.5)
 
@@ -229,14 +330,34 @@ def _marks(axes: Any, points: Sequence[Point], metric: str) -> None:
     color, marker = style(points[0].variant)
     xs, ys = [point.p50_ms for point in points], [point.value(metric) for point in points]
     alpha, width, layer = (0.85, 1.5, 4.0) if front else (0.22, 1.1, 2.0)
-    bars = {"color": color, "alpha": alpha, "lw": width, "zorder": layer}
+    bars: dict[str, Any] = {"color": color, "alpha": alpha, "lw": width, "zorder": layer}
     axes.hlines(ys, *zip(*(point.p50_ci95_ms for point in points), strict=True), **bars)
     sure = [(point.p50_ms, *interval) for point in points if (interval := point.interval(metric))]
     if sure:
         axes.vlines(*zip(*sure, strict=True), **bars)
     size, strength = (9.5, 1.0) if front else (7.0, 0.5)
-    edge = {"mec": "white", "mew": 0.8, "alpha": strength, "zorder": layer + 1}
-    axes.plot(xs, ys, ls="", marker=marker, color=color, ms=size, **edge)
+    if points[0].aside:  # hollow: judged on other rows
+        hollow = {"mfc": "white", "mec": color, "mew": 1.3, "zorder": layer + 1}
+        axes.plot(xs, ys, ls="", marker=marker, ms=size, **hollow)
+        return
+    for point, x, y in zip(points, xs, ys, strict=True):
+        solid = strength if front else max(strength, point.front_probability or 0.0)
+        edge = {"mec": "white", "mew": 0.8, "alpha": solid, "zorder": layer + 1}
+        axes.plot([x], [y], ls="", marker=marker, color=color, ms=size, **edge)
+
+
+def _on_the_edge(axes: Any, points: Sequence[Point]) -> None:
+    """What was timed and not judged, on the lower edge of its axes."""
+    for point in points:
+        color, marker = style(point.variant)
+        edge = {"mec": "white", "mew": 0.8, "alpha": 0.6, "zorder": 5, "clip_on": False}
+        transform = axes.get_xaxis_transform()
+        axes.plot([point.p50_ms], [0], ls="", marker=marker, color=color, ms=7, transform=transform, **edge)
+
+
+def _edge_names(points: Sequence[Point], low: float) -> list[Name]:
+    slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
+    return [Name(one.name, one.p50_ms, low, 90.0, "#4a5361", "normal", 9.0) for one in slowest.values()]
 
 
 # ---- The paper ----
@@ -281,21 +402,29 @@ def _paper_panel(axes: Any, section: Section) -> None:
 
 
 def _name_points(
-    axes: Any, points: Sequence[Point], front: Sequence[Point], metric: str, step_line: Sequence[Segment]
+    axes: Any,
+    points: Sequence[Point],
+    front: Sequence[Point],
+    unjudged: Sequence[Point],
+    metric: str,
+    step_line: Sequence[Segment],
 ) -> None:
     """Names every front point, then each model once, at its slowest variant."""
 
     def at(point: Point) -> tuple[float, float]:
         return point.p50_ms, point.value(metric) or 0.0
 
-    slowest = {one.model: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
-    others = sorted((one for one in slowest.values() if one not in front), key=lambda one: at(one)[1])
-    names = [Name(one.model, *at(one), 135.0, INK, "bold", 10.0) for one in front]
-    names += [Name(one.model, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]
+    slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
+    named = {one.name for one in front}  # a line leads from there to the model's other variants
+    others = sorted((one for one in slowest.values() if one.name not in named), key=lambda one: at(one)[1])
+    names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in reversed(front)]
+    names += [Name(one.name, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]
+    low = axes.get_ylim()[0]
+    names += _edge_names(unjudged, low)
     lines = [*step_line]
     for point in points:
         x, y = at(point)
         low, high = point.interval(metric) or (y, y)
         lines.append((x, low, x, high))
-        lines.append((point.p50_ci95_ms[0], y, slowest[point.model].p50_ms, y))  # and its model's line
-    write(axes, names, [at(point) for point in points], lines)
+        lines.append((point.p50_ci95_ms[0], y, slowest[point.name].p50_ms, y))  # and its model's line
+    write(axes, names, [*map(at, points), *((one.p50_ms, low) for one in unjudged)], lines)

@@ -1,8 +1,9 @@
-"""Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, pareto.svg, report.html, report.json.
+"""Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, .svg, figures/, report.html, report.json.
 
 report.json is what every other file is drawn from, and stable within one `schema`:
 
 - `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
+  `overall`: what several data sets have in common, with the fields of `overall.Overall`;
   `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run, every row of them.
 - A section has the fields of `pareto.Section` (data set, task, `metric`, scope, threads, environment,
   `comparability_key`, `slates`, `points`, `baselines`, `paper`, `sources`, `notes`) and, in words,
@@ -20,23 +21,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.intervals import runs_needed
 from rbserve.core.measurement import Measurement, by_scope, read_measurement
+from rbserve.profilers.changes import display_name
+from rbserve.profilers.overall import overalls
 from rbserve.profilers.page import page
 from rbserve.profilers.paper import paper_title
-from rbserve.profilers.paper_tables import PaperTable, paper_tables
+from rbserve.profilers.paper_tables import paper_tables
 from rbserve.profilers.pareto import REFERENCE, Point, Section, overlap, sections
 from rbserve.profilers.plot import draw
 from rbserve.profilers.tables import (
+    TOLERANCE,
     Answer,
+    Book,
     Chapter,
     accuracy_text,
     csv_text,
@@ -46,20 +52,21 @@ from rbserve.profilers.tables import (
     paper_csv,
     significant,
 )
+from rbserve.profilers.uncertainty import RESAMPLES, Draws, Evidence
 
 SCHEMA = 1
-TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headline
 
 
 def collect(runs: Path) -> list[Measurement]:
-    """The newest measurement of every model, data set, scope and number of threads in runs/*.json, one scope each.
+    """The newest measurement of every model, changed config, data set, scope and threads in runs/*.json, a scope each.
 
-    One of random weights stands in for a model that was not measured with its own.
+    One of random weights stands in for a model that was not measured with its own, one of some test users for a model
+    that was not judged on all.
     Raises DataError for a file that is not a run of this version, and where there is none.
     """
     newest: dict[tuple[str, str, str, int], Measurement] = {}
     for one in (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path))):
-        key = (one.dataset, one.model, one.plan.scope, one.plan.threads)
+        key = (one.dataset, display_name(one), one.plan.scope, one.plan.threads)
         known = newest.get(key)
         if known is None or _standing(known) < _standing(one):
             newest[key] = one
@@ -68,29 +75,37 @@ def collect(runs: Path) -> list[Measurement]:
     return [newest[key] for key in sorted(newest)]
 
 
-def _standing(measurement: Measurement) -> tuple[bool, str, str]:
-    return (not measurement.random, measurement.created, measurement.id)
+def _standing(measurement: Measurement) -> tuple[bool, bool, str, str]:
+    return (not measurement.random, not measurement.plan.test_users, measurement.created, measurement.id)
 
 
 def render(measurements: Sequence[Measurement], folder: Path) -> Path:
-    """Writes the seven files of a report into `folder`, whole or not at all; what was there is replaced."""
+    """Writes the files of a report into `folder`, whole or not at all; what was there is replaced."""
     if not measurements:
         raise DataError("no runs in the report", "rbserve profile --model gdcn")
-    parts = sections(measurements)
-    chapters = [Chapter(part, answers(part), list(absent(part)), list(method(part))) for part in parts]
-    printed = paper_tables(measurements)
-    report = document(chapters, printed, max(one.created for one in measurements))
+    evidence = Evidence()
+    parts = sections(measurements, evidence)
+    book = Book(
+        chapters=[
+            Chapter(part, answers(part, measurements, evidence), list(absent(part)), list(method(part)))
+            for part in parts
+        ],
+        overalls=overalls(parts, [one for run in measurements for one in by_scope(run)], evidence),
+        printed=paper_tables(measurements),
+        created=max(one.created for one in measurements),
+    )
+    report = document(book)
     with replacing_directory(folder) as partial:
         draw(parts, partial)
-        (partial / "table.md").write_text(markdown(chapters, printed), encoding="utf-8")
+        (partial / "table.md").write_text(markdown(book), encoding="utf-8")
         (partial / "table.csv").write_text(csv_text(parts), encoding="utf-8")
-        (partial / "paper.csv").write_text(paper_csv(printed), encoding="utf-8")
+        (partial / "paper.csv").write_text(paper_csv(book.printed), encoding="utf-8")
         (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (partial / "report.html").write_text(page(chapters, printed, report), encoding="utf-8")
+        (partial / "report.html").write_text(page(book, report), encoding="utf-8")
     return folder
 
 
-def document(chapters: Sequence[Chapter], printed: Sequence[PaperTable], created: str) -> dict[str, Any]:
+def document(book: Book) -> dict[str, Any]:
     """report.json, as the module's docstring describes it."""
     parts = [
         {
@@ -101,25 +116,47 @@ def document(chapters: Sequence[Chapter], printed: Sequence[PaperTable], created
             "paper_title": paper_title(chapter.section.paper_column),
             "slate_name": chapter.section.slate_name,
         }
-        for chapter in chapters
+        for chapter in book.chapters
     ]
-    tables = msgspec.to_builtins(printed)
-    return {"schema": SCHEMA, "created": created, "sections": parts, "paper_tables": tables}
+    return {
+        "schema": SCHEMA,
+        "created": book.created,
+        "sections": parts,
+        "overall": msgspec.to_builtins(book.overalls),
+        "paper_tables": msgspec.to_builtins(book.printed),
+    }
 
 
 # ---- Words ----
 
 
-def answers(section: Section) -> list[Answer]:
-    """The fastest point within TOLERANCE of the best accuracy, for each slate that has any accuracy."""
+def answers(
+    section: Section, measurements: Sequence[Measurement] = (), evidence: Evidence | None = None
+) -> list[Answer]:
+    """The fastest point within TOLERANCE of the best accuracy, for each slate that has any accuracy.
+
+    With the measurements, how sure a difference of accuracies is comes from paired resamples of their users.
+    """
+    runs = {one.id: one for one in measurements}
+    known = evidence or Evidence()
+
+    def draws(point: Point) -> Draws | None:
+        return known.accuracy(runs[point.run], point.variant, section.metric) if point.run in runs else None
+
     return [
-        _answer(section, slate, known)
+        _answer(section, slate, points, draws)
         for slate in section.slates
-        if (known := [point for point in section.at(slate) if point.value(section.metric) is not None])
+        if (
+            points := [
+                one for one in section.at(slate) if one.value(section.metric) is not None and not one.aside
+            ]
+        )
     ]
 
 
-def _answer(section: Section, slate: int, points: Sequence[Point]) -> Answer:
+def _answer(
+    section: Section, slate: int, points: Sequence[Point], draws: Callable[[Point], Draws | None]
+) -> Answer:
     metric, name = section.metric, section.metric_label
     best = max(points, key=lambda point: (point.value(metric) or 0.0, -point.p50_ms, point.id))
     enough = (best.value(metric) or 0.0) - TOLERANCE
@@ -136,14 +173,24 @@ def _answer(section: Section, slate: int, points: Sequence[Point]) -> Answer:
         point=pick.id,
         label=pick.label,
         figures=f"{p50_text(pick)} ms p50 per call{speed}; {name} {accuracy_text(pick, metric)}",
-        notes=[*_doubts(section, pick, best, near[1:]), *pick.warnings],
+        notes=[*_doubts(section, pick, best, near[1:], draws), *pick.warnings],
     )
 
 
-def _doubts(section: Section, pick: Point, best: Point, slower: Sequence[Point]) -> Iterator[str]:
+def _doubts(
+    section: Section,
+    pick: Point,
+    best: Point,
+    slower: Sequence[Point],
+    draws: Callable[[Point], Draws | None],
+) -> Iterator[str]:
     """What the intervals and the baselines say against a pick."""
     metric, name = section.metric, section.metric_label
-    if pick is not best:
+    if pick.front_probability is not None:
+        yield f"On the front in {_percent(pick.front_probability)} of {RESAMPLES:,} resamples."
+    if pick is not best and (paired := _paired(best, pick, metric, draws)):
+        yield f"The best {name} is that of {best.label}, {accuracy_text(best, metric)}: {paired}."
+    elif pick is not best:
         settled = (
             f"the {name} intervals overlap, so these test rows do not settle which is more accurate"
             if overlap(pick.interval(metric), best.interval(metric))
@@ -159,17 +206,36 @@ def _doubts(section: Section, pick: Point, best: Point, slower: Sequence[Point])
             yield f"The baseline {baseline} reaches {name} {figures[metric]:.4f} without a model, no less than {whom}."
 
 
+def _paired(best: Point, pick: Point, metric: str, draws: Callable[[Point], Draws | None]) -> str | None:
+    """How sure one accuracy is above another, on resamples that drew the same users for both."""
+    theirs, mine = draws(best), draws(pick)
+    if theirs is None or mine is None:
+        return None
+    difference = (theirs - mine)[~np.isnan(theirs - mine)]
+    if not len(difference):
+        return None
+    low, high = np.quantile(difference, [0.025, 0.975])
+    higher = (best.value(metric) or 0.0) - (pick.value(metric) or 0.0)
+    above = _percent(float(np.mean(difference > 0)))
+    return f"higher by {higher:.4f} [{low:.4f}, {high:.4f}], above in {above} of resamples of the same users"
+
+
+def _percent(share: float) -> str:
+    """A share of resamples, rounded but never up to all or down to none of them."""
+    return "under 1%" if 0 < share < 0.01 else "over 99%" if 0.99 < share < 1 else f"{share:.0%}"
+
+
 def absent(section: Section) -> Iterator[str]:
     """What was not measured, each with its reason."""
     variants = dict.fromkeys(point.variant for point in section.points)
     for source in section.sources:
-        there = {point.variant for point in section.points if point.model == source.model}
+        there = {point.variant for point in section.points if point.name == source.name}
         missing = [one for one in variants if one not in there]
         if missing:
             reasons = {one: source.left_out.get(one, f"not in run {source.run}") for one in missing}
             for reason in dict.fromkeys(reasons.values()):
                 those = [one for one in missing if reasons[one] == reason]
-                yield f"{source.model} {listing(those)}: {reason}."
+                yield f"{source.name} {listing(those)}: {reason}."
     for name, q, field in (("p90", 0.90, "p90_ms"), ("p99", 0.99, "p99_ms")):
         lacking = [
             f"{p.label} {section.slate_name} {p.slate} ({p.runs})"
@@ -178,10 +244,10 @@ def absent(section: Section) -> Iterator[str]:
         ]
         if lacking:
             yield f"{name} of {listing(lacking)}: fewer than the {runs_needed(q)} timed calls that certify it."
-    drawn = [source.model for source in section.sources if source.random]
+    drawn = [source.name for source in section.sources if source.random]
     if drawn:
         yield f"Accuracy of {listing(drawn)}: random weights, of the true shape for its latency alone."
-    lacking = [p.label for p in section.points if p.value(section.metric) is None and p.model not in drawn]
+    lacking = [p.label for p in section.points if p.value(section.metric) is None and p.name not in drawn]
     if lacking:
         yield f"{section.metric_label} of {listing(lacking)}: not defined on these test rows, or not measured."
     unprinted = {one.model for one in section.points if one.paper is None or one.paper.latency_ms is None}
@@ -191,6 +257,12 @@ def absent(section: Section) -> Iterator[str]:
         yield "CPU frequency governor: this machine does not tell it."
     if section.environment.energy_absent:
         yield f"Energy: {section.environment.energy_absent}."
+    alone = sorted({point.name for point in section.points if point.processes == 1})
+    if alone:
+        yield (
+            f"Spread between processes of {listing(alone)}: one process was timed, so the intervals of its times and "
+            "P(front) are too sure."
+        )
 
 
 def method(section: Section) -> Iterator[str]:
@@ -210,7 +282,8 @@ def method(section: Section) -> Iterator[str]:
         yield f"Harness overhead {max(overheads):.2g} us per call, by timing empty calls; nothing is subtracted."
     yield (
         f"Accuracy: the variant that was timed, on {section.rows:,} test rows of {section.users:,} users; its interval "
-        "resamples users. Models share these users, so a difference between two is surer than their intervals look."
+        "resamples users. Models share these users, so a difference between two is surer than their intervals look: "
+        "P(front) and differences redraw the same users for all."
     )
     yield f"Libraries: {', '.join(f'{name} {version}' for name, version in sorted(machine.libraries.items()))}."
     key = f"comparability key {section.comparability_key}"

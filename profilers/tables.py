@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rbserve.core.measurement import HEADLINES
+from rbserve.profilers import overall
+from rbserve.profilers.changes import options_text
 from rbserve.profilers.paper import paper_title
-from rbserve.profilers.paper_tables import Cell, PaperTable, Row
+from rbserve.profilers.paper_tables import Cell, Ours, PaperTable, Row
 from rbserve.profilers.pareto import REFERENCE, Point, Section
+from rbserve.profilers.uncertainty import RESAMPLES, Front
 
 DASH = "–"
+TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headline
 INTERVALS = {metric for metrics in HEADLINES.values() for metric in metrics}
 TITLES = {"logloss": "logloss", "illegal_share": "illegal paths"}
 TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "recall@10", "mrr@10")}
@@ -43,6 +47,15 @@ class Chapter(NamedTuple):
     method: list[str]
 
 
+class Book(NamedTuple):
+    """All that a report shows."""
+
+    chapters: list[Chapter]
+    overalls: list[overall.Overall]
+    printed: list[PaperTable]
+    created: str
+
+
 class Column(NamedTuple):
     """A column of the tables people read; `value` is what it sorts by."""
 
@@ -51,10 +64,10 @@ class Column(NamedTuple):
     value: Callable[[Point], float | str | None]
 
 
-def markdown(chapters: Sequence[Chapter], printed: Sequence[PaperTable]) -> str:
-    """table.md: for each section its answers, its table, and how and what not; then the paper's tables."""
+def markdown(book: Book) -> str:
+    """table.md: for each section its answers, its table, and how and what not; then across data sets, and the paper."""
     lines = ["# Accuracy against latency", ""]
-    for chapter in chapters:
+    for chapter in book.chapters:
         section = chapter.section
         lines += [f"## {_md(section_title(section))}", ""]
         for answer in chapter.answers:
@@ -68,7 +81,20 @@ def markdown(chapters: Sequence[Chapter], printed: Sequence[PaperTable]) -> str:
         lines += ["", "How it was measured:", "", *(f"- {_md(line)}" for line in chapter.method), ""]
         lines += ["Not measured:", "", *(f"- {_md(line)}" for line in chapter.absent), ""]
         lines += ["```sh", *(source.command.replace("`", "") for source in section.sources), "```", ""]
-    for part in printed:
+    for across in book.overalls:
+        lines += [
+            f"## {_md(overall_title(across))}",
+            "",
+            _md_row(OVERALL_HEADS),
+            _md_row(["---"] * len(OVERALL_HEADS)),
+        ]
+        lines += [_md_row(overall_cells(point)) for point in across.points]
+        lines += [
+            "",
+            *(f"- {_md(note)}" for note in [*overall.notes(across), front_text(across.front, across.metric)]),
+        ]
+        lines += [""]
+    for part in book.printed:
         heads = paper_columns(part)
         lines += [f"## {paper_table_title(part)}", "", _md_row(heads), _md_row(["---"] * len(heads))]
         lines += [_md_row(_paper_cells(row)) for row in part.rows]
@@ -91,12 +117,13 @@ def paper_csv(printed: Sequence[PaperTable]) -> str:
 def columns(section: Section) -> list[Column]:
     """The columns of table.md and of the page."""
     return [
-        Column("model", lambda p: p.model + (" ⚠" if p.warnings else ""), lambda p: p.model),
+        Column("model", lambda p: p.name + (" ⚠" if p.warnings or p.aside else ""), lambda p: p.name),
         Column("variant", lambda p: p.variant, lambda p: p.variant),
         Column(section.slate_name, lambda p: str(p.slate), lambda p: p.slate),
         Column(
             "front", lambda p: {True: "yes", False: "no", None: DASH}[p.on_front], lambda p: bool(p.on_front)
         ),
+        Column("P(front)", lambda p: share_text(p.front_probability), lambda p: p.front_probability),
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
         *(_metric_column(metric) for metric in TABLE_METRICS[section.task]),
         *_generation_columns(section),
@@ -120,6 +147,52 @@ def columns(section: Section) -> list[Column]:
     ]
 
 
+OVERALL_HEADS = ["model", "variant", "front", "P(front)", "p50 ms [95%]", "accuracy [95%]", "group"]
+
+
+def overall_title(table: overall.Overall) -> str:
+    """What a table across data sets is about."""
+    threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
+    return (
+        f"Overall · {table.task} · {table.slate_name} {table.slate} · {', '.join(table.datasets)} · {table.cpu} · "
+        f"{threads} · scope {table.scope}{' · seen items left out' * table.exclude_seen}"
+    )
+
+
+def overall_cells(point: overall.OverallPoint) -> list[str]:
+    """A row of it, under OVERALL_HEADS."""
+    return [
+        point.name,
+        point.variant,
+        "yes" if point.on_front else "no",
+        share_text(point.front_probability),
+        significant(point.p50_ms) + _between(point.p50_ci95_ms, significant),
+        f"{point.accuracy:.4f}" + _between(point.accuracy_ci95, "{:.4f}".format),
+        point.group,
+    ]
+
+
+def front_text(front: Front, metric: str) -> str:
+    """The front as one number: "hypervolume 1.456 [1.432, 1.482]", and what that is."""
+    if front.hypervolume is None:
+        return "Hypervolume of the front: none, no accuracy was measured."
+    return (
+        f"Hypervolume of the front: {volume_text(front)}, {metric.upper()} above {front.reference_accuracy:g} times "
+        f"decades of p50 below {front.reference_ms:,.0f} ms; more is better."
+    )
+
+
+def volume_text(front: Front) -> str:
+    """Its hypervolume with its interval."""
+    if front.hypervolume is None:
+        return DASH
+    return f"{front.hypervolume:.3f}" + _between(front.ci95, "{:.3f}".format)
+
+
+def _between(interval: tuple[float, float] | None, text: Callable[[float], str]) -> str:
+    return f" [{text(interval[0])}, {text(interval[1])}]" if interval else ""
+
+
 def paper_columns(table: PaperTable) -> list[str]:
     """The heads of one of the paper's tables."""
     latencies = [f"ms at {table.call}: {REFERENCE} → fastest", "paper's ms"]
@@ -132,8 +205,13 @@ def paper_table_title(table: PaperTable) -> str:
 
 
 def ours_text(cell: Cell) -> str:
-    """Our figure, or why there is none."""
-    return f"{cell.ours.accuracy:.4f}" if cell.ours else f"absent: {cell.absent}"
+    """Our figure and in what it is not the row's, or why there is none."""
+    return marked_text(cell.ours) if cell.ours else f"absent: {cell.absent}"
+
+
+def marked_text(ours: Ours) -> str:
+    """An accuracy with its marks: "0.7566, changed: vectors=tuned"."""
+    return ", ".join([f"{ours.accuracy:.4f}", *ours.marks])
 
 
 def printed_text(cell: Cell) -> str:
@@ -150,6 +228,7 @@ def speed_text(row: Row) -> str:
         return DASH
     slower = speed.reference_ms is not None and speed.fastest != REFERENCE
     scope = "" if speed.scope == "forward" else f", {speed.scope}"
+    scope += f", changed: {options_text(speed.changed)}" if speed.changed else ""
     start = f"{_number(speed.reference_ms)} → " if slower else ""
     return f"{start}{significant(speed.fastest_ms)} {speed.fastest} ({speed.dataset}{scope})"
 
@@ -171,6 +250,16 @@ def footnotes(section: Section) -> list[str]:
     lines.append(
         f"front: no other point of the {section.slate_name} is as fast and as accurate, and better in one of the two."
     )
+    if any(point.front_probability is not None for point in section.points):
+        lines.append(
+            f"P(front): share of {RESAMPLES:,} resamples (users for accuracies, processes and calls for times) in "
+            "which the point is on the front."
+        )
+    lines += [
+        f"{section.slate_name} {front.slate}: {front_text(front, section.metric)}"
+        for front in section.fronts
+        if front.hypervolume is not None
+    ]
     if section.task == "seqrec":
         lines.append("k: the number of items asked for.")
     if any(point.stages for point in section.points):
@@ -182,7 +271,11 @@ def footnotes(section: Section) -> list[str]:
 def warning_lines(section: Section) -> list[str]:
     """Each variant's warnings once, whatever its slates."""
     return list(
-        dict.fromkeys(f"{point.label}: {text}" for point in section.points for text in point.warnings)
+        dict.fromkeys(
+            f"{point.label}: {text}"
+            for point in section.points
+            for text in [*point.warnings, *([point.aside] if point.aside else [])]
+        )
     )
 
 
@@ -200,6 +293,13 @@ def significant(value: float, digits: int = 3) -> str:
         return "0" if value == 0 else DASH
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
+
+
+def share_text(share: float | None) -> str:
+    """A probability from resamples: never a bare 0 or 1, which no number of resamples shows."""
+    if share is None:
+        return DASH
+    return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
 
 
 def p50_text(point: Point) -> str:
@@ -248,7 +348,8 @@ def _metric_column(metric: str) -> Column:
 
 def _paper_cells(row: Row) -> list[str]:
     cells = [
-        f"{ours_text(cell)} ({printed})" if (printed := printed_text(cell)) else ours_text(cell)
+        (f"{ours_text(cell)} ({printed})" if (printed := printed_text(cell)) else ours_text(cell))
+        + "".join(f"; {marked_text(one)}" for one in cell.also)
         for cell in row.cells
     ]
     return [row.model, row.group, row.paper_name, *cells, speed_text(row), _number(row.paper_latency_ms)]
@@ -283,6 +384,7 @@ def _flat(section: Section, point: Point) -> dict[str, str]:
     fields |= {f"stage_{name}": share for name, share in (stages or {}).items()}
     fields |= {"paper_accuracy": paper and paper.accuracy, "paper_latency_ms": paper and paper.latency_ms}
     fields["warnings"] = "; ".join(fields.pop("warnings"))
+    fields["changed"] = options_text(fields.pop("changed"))
     row: dict[str, str] = {}
     for name, value in fields.items():
         if isinstance(value, tuple):
@@ -307,6 +409,7 @@ def _flat_cell(table: PaperTable, row: Row, cell: Cell) -> dict[str, str]:
         "accuracy_high": high,
         "variant": ours and ours.variant,
         "run": ours and ours.run,
+        "marks": "; ".join(ours.marks) if ours else None,
         "paper_accuracy": cell.paper,
         "difference": cell.difference,
         "absent": cell.absent,

@@ -18,6 +18,7 @@ from rbserve.cli_bench import bench
 from rbserve.cli_check import check
 from rbserve.cli_data import Json, counts, datasets, prepare, words
 from rbserve.cli_doctor import doctor
+from rbserve.cli_recommend import recommend
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
@@ -40,6 +41,7 @@ app.command()(sids)
 app.command()(bench)
 app.command()(doctor)
 app.command()(check)
+app.command()(recommend)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
@@ -324,7 +326,7 @@ def report(
     from rbserve import pipeline
 
     folder = pipeline.report(name, runs)
-    files = sorted(str(file) for file in folder.iterdir())
+    files = sorted(str(file) for file in folder.rglob("*") if file.is_file())
     if as_json:
         print_json({"folder": str(folder), "files": files})
         return

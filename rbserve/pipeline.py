@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rbserve.profilers.gate_config import GateConfig
     from rbserve.profilers.gate_run import Outcome
     from rbserve.profilers.gate_sides import Pair
+    from rbserve.profilers.recommend import Recommendation
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
@@ -403,6 +404,16 @@ def check(pairs: Sequence[Pair], config: GateConfig, chosen: Mapping[str, Any]) 
         return judge(
             pairs, lambda one: ensure_dataset(one.manifest.dataset.name), config, Scope(**chosen), progress
         )
+
+
+def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendation:
+    """The most accurate variant that meets the latency objectives; `choice` is as `profilers.recommend` takes it."""
+    from rbserve.profilers.recommend import parse_objectives
+    from rbserve.profilers.recommend import recommend as choose
+    from rbserve.profilers.report import collect
+
+    objectives = parse_objectives(slo)
+    return choose(collect(runs or runs_path()), objectives, **choice)
 
 
 def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:

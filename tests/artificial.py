@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.measurement import Latency, Measurement, Plan, Predictions, Result
+from rbserve.core.measurement import Latency, Measurement, Plan, Predictions, Result, Samples, summarise
 
 GROUP_A = ("dnn", "pnn", "deepfm", "dcn", "dcnv2", "masknet", "finalmlp", "autoint", "gdcn")
 VARIANTS = {"torch-fp32": 1.0, "onnx-fp32": 0.5, "onnx-int8": 0.3}
@@ -118,3 +118,53 @@ def ranking(model: str, ndcg: float, **changes: Any) -> Measurement:
         "predictions": Predictions([1, 2], [], {}, [3, 4], {}, 50),
     }  # fmt: skip
     return msgspec.structs.replace(measurement(model, lines), **{**facts, **changes})
+
+
+def sampled(
+    model: str,
+    times_ms: dict[str, float],
+    *,
+    skill: float = 1.0,
+    slate: int = 100,
+    processes: int = 5,
+    runs: int = 140,
+    users: int = 60,
+    seed: int = 0,
+    noise: int = 9,
+    **changes: Any,
+) -> Measurement:
+    """An artificial profile with raw samples and predictions; `skill` is how far the scores tell the labels apart.
+
+    Of one `noise` the models find the same rows hard.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(np.arange(users), 8)
+    labels = np.tile([0, 1], len(rows) // 2)
+    scores = 1 / (1 + np.exp(-(skill * labels + np.random.default_rng(noise).normal(size=len(rows)))))
+    samples = [
+        Samples(
+            variant=variant,
+            scope="forward",
+            slate=slate,
+            threads=1,
+            process=process,
+            core=None,
+            load_ns=1,
+            first_call_ns=1,
+            warmup_ns=[],
+            runs_ns=(ms * 1e6 * rng.lognormal(0, 0.05, runs)).astype(int).tolist(),
+            peak_rss_bytes=1,
+        )
+        for variant, ms in times_ms.items()
+        for process in range(processes)
+    ]
+    made = measurement(
+        model,
+        [],
+        plan=Plan(processes, runs, 10.0, [slate], 1, "forward", 2024),
+        file_bytes=dict.fromkeys(times_ms, 1),
+        samples=samples,
+        predictions=Predictions(rows.tolist(), labels.tolist(), dict.fromkeys(times_ms, scores.tolist())),
+        **changes,
+    )
+    return msgspec.structs.replace(made, results=summarise(made))

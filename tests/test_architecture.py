@@ -29,8 +29,19 @@ ALLOWED = {
     "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", *SPOKES},
     "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
+    "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli": BELOW_SPOKES
-    | {"console", "pipeline", "cli_bench", "cli_check", "cli_data", "cli_doctor", "cli_sids", *SPOKES},
+    | {
+        "console",
+        "pipeline",
+        "cli_bench",
+        "cli_check",
+        "cli_data",
+        "cli_doctor",
+        "cli_recommend",
+        "cli_sids",
+        *SPOKES,
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }

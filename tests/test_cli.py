@@ -32,7 +32,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
     text = rbserve("--help", home=tmp_path).stdout
     verbs = ["models", "backbones", "datasets", "prepare", "train", "export", "profile"]
-    verbs += ["check", "report", "bench", "doctor", "serve"]
+    verbs += ["check", "report", "recommend", "bench", "doctor", "serve"]
     for verb in verbs:
         assert verb in text
         shown = " ".join(rbserve(verb, "--help", home=tmp_path).stdout.split())
@@ -83,7 +83,10 @@ def test_one_command_makes_everything_that_is_missing(tmp_path: Path) -> None:
     folder = json.loads(rbserve("report", "--name", "mine", "--json", home=tmp_path).stdout)["folder"]
     names = {file.name for file in Path(folder).iterdir()}
     tables, pictures = {"table.md", "table.csv", "paper.csv"}, {"pareto.png", "pareto.svg"}
-    assert names == {*tables, *pictures, "report.html", "report.json"}
+    assert names == {*tables, *pictures, "figures", "report.html", "report.json"}
+    question = ("recommend", "--slo", "p50<1s", "--slate", "1", "--dataset", "synthetic", "--json")
+    answer = json.loads(rbserve(*question, home=tmp_path).stdout)
+    assert answer["pick"]["model"] == "dnn (dim=8, hidden=32)"  # never taken for the row itself
 
 
 def test_an_artefact_is_addressed_by_its_path(home: Path) -> None:

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rbserve.core.metrics import checked_rows, user_auc
 
-Statistic = Literal["mean", "median"]
+Statistic = Literal["mean", "median"] | float
+STATISTICS = ("mean", "median")
+"""The mean, the median, or a fraction q: the nearest-rank percentile, as `certified_percentile` takes it."""
 Interval = tuple[float, float]
 
 _BLOCK = 2**19  # values held at once: 4 MB of float64 a temporary, about the size of a cache
@@ -96,6 +98,13 @@ def hierarchical_interval(
     Few processes give too narrow an interval (LOG.md has the coverage): `process_interval` is for them.
     """
     _check_bootstrap(confidence, resamples)
+    return _percentile_interval(hierarchical_draws(samples, statistic, resamples, seed), confidence)
+
+
+def hierarchical_draws(
+    samples: Sequence[NDArray[Any]], statistic: Statistic, resamples: int = 2000, seed: int = 0
+) -> NDArray[np.float64]:
+    """The statistic [R] of each resample that `hierarchical_interval` is the interval of."""
     runs = _checked_runs(samples, statistic)
     pooled = np.concatenate(runs)
     lengths = np.array([len(process) for process in runs])
@@ -103,15 +112,12 @@ def hierarchical_interval(
     drawn = rng.integers(len(runs), size=(resamples, len(runs)))
     rows = max(1, _BLOCK // (len(runs) * int(lengths.max())))
     blocks = [drawn[start : start + rows] for start in range(0, resamples, rows)]
-    return _percentile_interval(
-        np.concatenate([_resampled_statistic(pooled, lengths, block, statistic, rng) for block in blocks]),
-        confidence,
-    )
+    return np.concatenate([_resampled_statistic(pooled, lengths, block, statistic, rng) for block in blocks])
 
 
 def _checked_runs(samples: Sequence[NDArray[Any]], statistic: Statistic) -> list[NDArray[np.float64]]:
-    if statistic not in get_args(Statistic):
-        raise ValueError(f"statistic must be one of {get_args(Statistic)}, got {statistic!r}")
+    if not isinstance(statistic, float) and statistic not in STATISTICS:
+        raise ValueError(f"statistic must be one of {STATISTICS} or a fraction, got {statistic!r}")
     runs = [np.asarray(process, dtype=np.float64) for process in samples]
     if not runs or any(process.ndim != 1 or not len(process) for process in runs):
         raise ValueError("samples must be at least one process, each a non-empty array of run times")
@@ -141,6 +147,10 @@ def _resampled_statistic(
         return means
     times.sort(axis=1)
     row = np.arange(len(drawn))
+    if isinstance(statistic, float):
+        rank = np.clip(np.ceil(statistic * total - 1e-9).astype(np.int64), 1, total)
+        percentiles: NDArray[np.float64] = times[row, rank - 1]
+        return percentiles
     medians: NDArray[np.float64] = (times[row, (total - 1) // 2] + times[row, total // 2]) / 2
     return medians
 
@@ -224,15 +234,13 @@ def auc_interval(
     Resamples that hold a single label have no AUC and are left out; (nan, nan) if all do.
     """
     _check_bootstrap(confidence, resamples)
-    drawn = auc_resamples(labels, scores, users, resamples, seed)
-    defined = drawn[~np.isnan(drawn)]
-    return _percentile_interval(defined, confidence) if len(defined) else (float("nan"), float("nan"))
+    return _defined_interval(auc_draws(labels, scores, users, resamples, seed), confidence)
 
 
-def auc_resamples(
+def auc_draws(
     labels: ArrayLike, scores: ArrayLike, users: ArrayLike, resamples: int = 1000, seed: int = 0
 ) -> NDArray[np.float64]:
-    """`metrics.auc` [resamples] of users drawn with replacement, with all their rows; nan where one label is missing.
+    """The AUC [R] of each resample of users with all their rows, nan where a resample holds a single label.
 
     The same seed draws the same users for any scores of the same rows: the difference of two such arrays is a
     paired bootstrap.
@@ -243,15 +251,14 @@ def auc_resamples(
     negatives, positives = order[y[order] == 0], order[y[order] == 1]
     lower = np.searchsorted(s[negatives], s[positives], side="left")
     upper = np.searchsorted(s[negatives], s[positives], side="right")
-    aucs = [np.empty(0)]
+    wins, pairs = [], []
     for counts in _user_counts(len(names), len(s), resamples, seed):
         below = np.zeros((len(negatives) + 1, counts.shape[1]))  # [j]: weight of the j lowest negatives
         np.cumsum(counts[user[negatives]], axis=0, out=below[1:])
         drawn = counts[user[positives]]
-        wins = np.einsum("pr,pr->r", drawn, below[lower] + below[upper]) / 2
-        pairs = drawn.sum(axis=0) * below[-1]
-        aucs.append(np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0))
-    return np.concatenate(aucs)
+        wins.append(np.einsum("pr,pr->r", drawn, below[lower] + below[upper]) / 2)
+        pairs.append(drawn.sum(axis=0) * below[-1])
+    return _ratios(wins, pairs)
 
 
 def gauc_interval(
@@ -264,6 +271,13 @@ def gauc_interval(
 ) -> Interval:
     """Interval (low, high) of `metrics.gauc`, resampling all users; (nan, nan) if none has both labels."""
     _check_bootstrap(confidence, resamples)
+    return _defined_interval(gauc_draws(labels, scores, users, resamples, seed), confidence)
+
+
+def gauc_draws(
+    labels: ArrayLike, scores: ArrayLike, users: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """The GAUC [R] of each resample of users, nan where none of a resample's users has both labels."""
     _, aucs, rows = user_auc(labels, scores, users)
     weights = np.where(np.isnan(aucs), 0, rows).astype(np.float64)
     weighted_aucs = np.nan_to_num(aucs) * weights
@@ -271,7 +285,7 @@ def gauc_interval(
     for counts in _user_counts(len(aucs), len(aucs), resamples, seed):
         sums.append(weighted_aucs @ counts)
         totals.append(weights @ counts)
-    return _ratio_interval(sums, totals, confidence)
+    return _ratios(sums, totals)
 
 
 def mean_interval(
@@ -282,12 +296,17 @@ def mean_interval(
     For list-wise metrics: `metrics.gains_at_k` has the mean ndcg@k, `metrics.hits_at_k` recall@k.
     """
     _check_bootstrap(confidence, resamples)
+    return _defined_interval(mean_draws(values, resamples, seed), confidence)
+
+
+def mean_draws(values: ArrayLike, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """The mean [R] of each resample of one value a user [U]; nan of none."""
     column = np.asarray(values, dtype=np.float64)
     if column.ndim != 1 or not np.isfinite(column).all():
         raise ValueError("values must be one array of finite numbers, one a user")
     blocks = _user_counts(len(column), len(column), resamples, seed)
     sums = [column @ counts for counts in blocks]
-    return _ratio_interval(sums, [np.full(len(block), float(len(column))) for block in sums], confidence)
+    return _ratios(sums, [np.full(len(block), float(len(column))) for block in sums])
 
 
 def _user_counts(users: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -301,17 +320,22 @@ def _user_counts(users: int, rows: int, resamples: int, seed: int) -> Iterator[N
         yield np.bincount(cells.ravel(), minlength=users * size).reshape(users, size).astype(np.float64)
 
 
-def _ratio_interval(
-    numerators: list[NDArray[np.float64]], denominators: list[NDArray[np.float64]], confidence: float
-) -> Interval:
-    """Interval of numerator / denominator over all blocks' resamples with a positive denominator."""
+def _ratios(
+    numerators: list[NDArray[np.float64]], denominators: list[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Numerator / denominator of all blocks' resamples, nan where the denominator is not positive."""
     if not numerators:
-        return float("nan"), float("nan")
+        return np.empty(0)
     numerator, denominator = np.concatenate(numerators), np.concatenate(denominators)
-    defined = denominator > 0
-    if not defined.any():
-        return float("nan"), float("nan")
-    return _percentile_interval(numerator[defined] / denominator[defined], confidence)
+    ratios = np.full(len(numerator), np.nan)
+    np.divide(numerator, denominator, out=ratios, where=denominator > 0)
+    return ratios
+
+
+def _defined_interval(draws: NDArray[np.float64], confidence: float) -> Interval:
+    """Interval of the resamples that have the statistic; (nan, nan) of none."""
+    defined = draws[~np.isnan(draws)]
+    return _percentile_interval(defined, confidence) if len(defined) else (float("nan"), float("nan"))
 
 
 def _percentile_interval(statistics: NDArray[np.float64], confidence: float) -> Interval:

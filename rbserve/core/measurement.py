@@ -164,7 +164,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
     Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
     measured why. `command` is the command line, `git` the state of the working directory where that is a repository,
-    `seconds` what the whole profile took.
+    `seconds` what the whole profile took, `config` the artefact's; empty in files from before it was kept.
     """
 
     schema: int
@@ -191,6 +191,7 @@ class Measurement(msgspec.Struct, frozen=True):
     command: list[str] = []
     git: GitState | None = None
     seconds: float | None = None
+    config: dict[str, Any] = {}
 
 
 def summarise(measurement: Measurement) -> list[Result]:

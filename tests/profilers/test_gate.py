@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from rbserve.core.intervals import auc_interval, auc_resamples
+from rbserve.core.intervals import auc_draws, auc_interval
 from rbserve.profilers.gate import (
     EXIT_CODES,
     UNKNOWN,
@@ -70,10 +70,10 @@ def test_what_has_one_process_or_no_spread() -> None:
     assert exact(0, 10).change == math.inf
 
 
-def test_auc_resamples_of_one_seed_draw_the_same_users() -> None:
+def test_auc_draws_of_one_seed_draw_the_same_users() -> None:
     labels, users, scores = _rows(400, 3)
-    assert np.array_equal(auc_resamples(labels, scores, users), auc_resamples(labels, scores * 2, users))
-    low, high = np.quantile(auc_resamples(labels, scores, users), [0.025, 0.975])
+    assert np.array_equal(auc_draws(labels, scores, users), auc_draws(labels, scores * 2, users))
+    low, high = np.quantile(auc_draws(labels, scores, users), [0.025, 0.975])
     assert auc_interval(labels, scores, users) == (low, high)
 
 
@@ -84,7 +84,7 @@ def test_an_accuracy_loss_is_told_from_none_on_the_same_rows() -> None:
     loss = auc_loss(labels, users, scores, worse)
     assert loss.change == pytest.approx(0.002, abs=1e-5)
     assert loss.lower(0.005) > 0.0005
-    unpaired_error = math.sqrt(2) * auc_resamples(labels, scores, users).std()
+    unpaired_error = math.sqrt(2) * auc_draws(labels, scores, users).std()
     assert loss.error < unpaired_error / 4
 
 

@@ -217,7 +217,7 @@ def test_the_csv_has_a_line_for_every_cell(folder: Path) -> None:
 
 def test_the_page_has_every_row_with_its_cells_and_reasons(folder: Path) -> None:
     page = (folder / "report.html").read_text()
-    _, beside = page.split('<section class="beside">')
+    _, beside = page.split('<section class="beside" id="paper">')
     beside, _ = beside.split("</section>")
     assert len(re.findall(r'<th scope="row">', beside)) == 63
     assert beside.count('scope="rowgroup"') == 1 + 6 + 4
@@ -228,6 +228,7 @@ def test_the_page_has_every_row_with_its_cells_and_reasons(folder: Path) -> None
     reason = why_absent(find_model("zeroshot-gpt-3.5"), "mind", ()).reason
     assert f'class="gone">absent: {reason}<small>paper 0.5057</small>' in beside
     assert len(page) < 1_000_000
+    assert beside.count("data-cell=") == 17 * 6 + 27 * 6 + 19 * 7  # a cell a data set, and the latency
 
 
 def test_the_json_file_has_the_same_tables(folder: Path) -> None:

@@ -23,7 +23,7 @@ from rbserve.core.errors import DataError, UsageError
 from rbserve.core.measurement import Plan, Predictions, write_measurement
 from rbserve.profilers.labels import Box
 from rbserve.profilers.pareto import sections
-from rbserve.profilers.plot import figure
+from rbserve.profilers.plot import column_figure, figure
 from rbserve.profilers.report import answers, collect, render
 
 FILES = {"table.md", "table.csv", "paper.csv", "pareto.png", "pareto.svg", "report.html", "report.json"}
@@ -66,7 +66,9 @@ class Tags(HTMLParser):
 
 
 def test_a_report_is_seven_files_and_nothing_half_made(folder: Path) -> None:
-    assert {file.name for file in folder.iterdir()} == FILES
+    assert {file.name for file in folder.iterdir()} == {*FILES, "figures"}
+    names = [f"ml-100k-ctr-forward-slate-{slate}.{kind}" for slate in SLATES for kind in ("png", "svg")]
+    assert sorted(file.name for file in (folder / "figures").iterdir()) == sorted(names)
     assert [one.name for one in folder.parent.iterdir()] == ["nine"]
 
 
@@ -80,6 +82,7 @@ def test_every_table_has_one_row_per_model_variant_and_slate(folder: Path) -> No
     assert len(markdown) == expected + 2
     assert {line.count("|") for line in markdown} == {markdown[0].count("|")}
     page = Tags((folder / "report.html").read_text())
+    assert len([one for one in page.found if one[0] == "article"]) == len(SLATES)
     assert sum("data-point" in attributes for _, attributes in page.found) == expected
 
 
@@ -108,13 +111,19 @@ def test_the_page_opens_offline_with_no_outside_resource(folder: Path) -> None:
     assert set(outside) <= {"http://www.w3.org/2000/svg"}
     tags = Tags(page)
     assert not {tag for tag, _ in tags.found} & {"link", "img", "iframe", "object", "embed"}
-    assert not any("src" in attributes or "href" in attributes for _, attributes in tags.found)
+    assert not any("src" in attributes for _, attributes in tags.found)
+    links = [str(attributes["href"]) for _, attributes in tags.found if "href" in attributes]
+    ids = {attributes.get("id") for _, attributes in tags.found}
+    assert links
+    assert all(link[0] == "#" and link[1:] in ids for link in links)
 
 
 def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     few = profiles(("dnn", "gdcn"))
     first, second = render(few, tmp_path / "a"), render(few[::-1], tmp_path / "b")
-    for name in sorted(FILES):
+    figures = {f"figures/{file.name}" for file in (first / "figures").iterdir()}
+    assert figures
+    for name in sorted(FILES | figures):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
@@ -247,7 +256,8 @@ def test_a_ranking_is_reported_in_its_own_terms(rankings: Path) -> None:
     assert section["answers"][0]["question"] == "Fastest within 0.005 NDCG@10 of the best at k 10"
     markdown = (rankings / "table.md").read_text()
     assert (
-        "| k | front | p50 ms [95%] | NDCG@10 [95%] | RECALL@10 [95%] | MRR@10 | illegal paths |" in markdown
+        "| k | front | P(front) | p50 ms [95%] | NDCG@10 [95%] | RECALL@10 [95%] | MRR@10 | illegal paths |"
+        in markdown
     )
     assert "| 0.1250 | prefill 75%, rest 25% |" in markdown
     assert "slate" not in markdown.replace("--slates", "")
@@ -329,6 +339,35 @@ def test_labels_of_nine_models_meet_neither_each_other_nor_a_marker(seed: int) -
         dots = [axes.transData.transform(spot) for line in lines for spot in line.get_xydata()]
         assert len(dots) == len(GROUP_A) * len(VARIANTS)
         assert not any(box.meets(Box(x - 5, y - 5, x + 5, y + 5)) for box in boxes for x, y in dots)
+
+
+@pytest.mark.parametrize("slate", SLATES)
+def test_a_column_figure_names_the_front_and_covers_nothing(slate: int) -> None:
+    (section,) = sections(profiles())
+    picture = column_figure(section, slate)
+    picture.canvas.draw()
+    renderer = picture.canvas.get_renderer()
+    (axes,) = picture.axes
+    notes = [text for text in axes.texts if text.get_gid() == "label"]
+    boxes = [Box(*words_extent(note, renderer)) for note in notes]
+    front = {point.model for point in section.at(slate) if point.on_front}
+    assert front <= {note.get_text() for note in notes}
+    assert not any(a.meets(b) for a, b in combinations(boxes, 2))
+    low, high = axes.get_xlim()
+    ticks = [text for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
+    words = [text for text in (*picture.texts, *ticks, *axes.texts) if text.get_text()]
+    others = [Box(*words_extent(text, renderer)) for text in words if text.get_gid() != "label"]
+    assert not any(a.meets(b) for a, b in combinations(others, 2))
+    smallest = min(text.get_fontsize() for text in words)
+    assert smallest / 72 * 400 / picture.get_figwidth() > 8.5  # pixels, where the figure is 400 wide
+
+
+def test_what_was_only_timed_stands_on_the_edge_of_its_picture() -> None:
+    blind = measurement("dcn", [result("onnx-fp32", 1, 5.0, 0.7, accuracy={})], random=True)
+    (section,) = sections([measurement("dnn", [result("onnx-fp32", 1, 1.0, 0.7)]), blind])
+    axes = column_figure(section, 1).axes[0]
+    assert {text.get_text() for text in axes.texts if text.get_gid() == "label"} == {"dnn", "dcn"}
+    assert figure(sections([blind])).axes[0].texts[0].get_text() == "AUC was not measured: latency only"
 
 
 def words_extent(note: Any, renderer: Any) -> tuple[float, float, float, float]:

@@ -1,0 +1,189 @@
+"""Across data sets: the same variant on several of them, as the paper's column "Overall" averages its five.
+
+Accuracies are averaged, p50 latencies by their geometric mean. Only what was measured on every data set of the table is
+in it, on one machine with the same libraries, threads and scope.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import msgspec
+import numpy as np
+
+from rbserve.core.measurement import Measurement, comparability_key
+from rbserve.core.metrics import METRICS
+from rbserve.profilers.pareto import Point, Section, drawn, nondominated
+from rbserve.profilers.uncertainty import Draws, Evidence, Front, Interval, front_of, front_probabilities
+
+
+class OverallPoint(msgspec.Struct, frozen=True):
+    """One variant of one model at one slate, over the data sets of its table; `parts` are the sections' point ids."""
+
+    name: str
+    model: str
+    group: str
+    item_form: str
+    variant: str
+    accuracy: float
+    accuracy_ci95: Interval | None
+    p50_ms: float
+    p50_ci95_ms: Interval | None
+    on_front: bool
+    front_probability: float | None
+    parts: list[str]
+
+
+class Overall(msgspec.Struct, frozen=True):
+    """A task at one slate over several data sets. `left_out` are data sets on which too few of the variants ran."""
+
+    task: str
+    metric: str
+    scope: str
+    threads: int
+    exclude_seen: bool
+    slate: int
+    slate_name: str
+    cpu: str
+    datasets: list[str]
+    left_out: list[str]
+    points: list[OverallPoint]
+    front: Front
+
+
+def overalls(
+    parts: Sequence[Section], measurements: Sequence[Measurement], evidence: Evidence
+) -> list[Overall]:
+    """A table for each task, scope and slate that at least two data sets share variants of."""
+    groups: dict[tuple[object, ...], list[Section]] = {}
+    for part in parts:
+        machine = comparability_key(part.environment, part.threads, "")
+        key = (part.task, part.scope, part.threads, part.exclude_seen, machine)
+        if part.dataset not in [
+            one.dataset for one in groups.get(key, [])
+        ]:  # the newest of a data set comes first
+            groups.setdefault(key, []).append(part)
+    runs = {(one.id, one.plan.scope): one for one in measurements}
+    return [
+        table
+        for group in groups.values()
+        for slate in sorted({slate for part in group for slate in part.slates})
+        if (table := _overall(group, slate, runs, evidence))
+    ]
+
+
+def _overall(
+    group: Sequence[Section],
+    slate: int,
+    runs: dict[tuple[str, str], Measurement],
+    evidence: Evidence,
+) -> Overall | None:
+    metric = group[0].metric
+    known = {
+        part.dataset: {
+            (one.name, one.variant): one
+            for one in part.at(slate)
+            if one.value(metric) is not None and one.aside is None
+        }
+        for part in group
+    }
+    datasets, names = _largest_table(known)
+    if not datasets:
+        return None
+    rows = [[known[dataset][name] for dataset in datasets] for name in names]
+    spots = [(_geometric([one.p50_ms for one in row]), _mean(row, metric)) for row in rows]
+    latency, accuracy = _draws(rows, metric, group[0].scope, runs, evidence)
+    shares = front_probabilities(latency, accuracy) if latency and accuracy else [math.nan] * len(rows)
+    kept = nondominated(spots, ("lower", METRICS[metric]))
+    points = [
+        OverallPoint(
+            name=row[0].name,
+            model=row[0].model,
+            group=row[0].group,
+            item_form=row[0].item_form,
+            variant=row[0].variant,
+            accuracy=spot[1],
+            accuracy_ci95=_interval(accuracy[index]) if accuracy else None,
+            p50_ms=spot[0],
+            p50_ci95_ms=_interval(latency[index]) if latency else None,
+            on_front=keep,
+            front_probability=None if math.isnan(share) else share,
+            parts=[one.id for one in row],
+        )
+        for index, (row, spot, keep, share) in enumerate(zip(rows, spots, kept, shares, strict=True))
+    ]
+    first = group[0]
+    return Overall(
+        task=first.task,
+        metric=metric,
+        scope=first.scope,
+        threads=first.threads,
+        exclude_seen=first.exclude_seen,
+        slate=slate,
+        slate_name=first.slate_name,
+        cpu=first.environment.cpu,
+        datasets=datasets,
+        left_out=[part.dataset for part in group if part.dataset not in datasets],
+        points=sorted(points, key=lambda one: (one.group, one.name, one.variant)),
+        front=front_of(slate, metric, spots, latency, accuracy),
+    )
+
+
+def _largest_table(
+    known: dict[str, dict[tuple[str, str], Point]],
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The data sets, two at least, and the variants on all of them that make the table of most cells."""
+    best: tuple[int, int, list[str], list[tuple[str, str]]] = (0, 0, [], [])
+    for size in range(2, len(known) + 1):
+        for some in combinations(known, size):
+            shared = [name for name in known[some[0]] if all(name in known[one] for one in some)]
+            if shared and (size * len(shared), size) > best[:2]:
+                best = (size * len(shared), size, list(some), shared)
+    return best[2], best[3]
+
+
+def _draws(
+    rows: Sequence[Sequence[Point]],
+    metric: str,
+    scope: str,
+    runs: dict[tuple[str, str], Measurement],
+    evidence: Evidence,
+) -> tuple[list[Draws] | None, list[Draws] | None]:
+    """Geometric means of latency and means of accuracy [R] of each row, None where one has no draws."""
+    latency: list[Draws | None] = []
+    accuracy: list[Draws | None] = []
+    for row in rows:
+        own = [(runs[one.run, scope], one) for one in row]
+        times = drawn([evidence.latency(run, one.variant, one.slate) for run, one in own])
+        values = drawn([evidence.accuracy(run, one.variant, metric) for run, one in own])
+        latency.append(np.exp(np.mean(np.log(times), axis=0)) if times else None)
+        accuracy.append(np.mean(values, axis=0) if values else None)
+    return drawn(latency), drawn(accuracy)
+
+
+def notes(table: Overall) -> Iterator[str]:
+    """What a reader of the table has to know."""
+    yield (
+        f"Mean {table.metric.upper()} and geometric mean of p50 over {', '.join(table.datasets)}; what was not "
+        "measured on each of them is not in it."
+    )
+    if table.left_out:
+        yield f"Left out, for sharing too few variants with them: {', '.join(table.left_out)}."
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def _mean(row: Sequence[Point], metric: str) -> float:
+    return sum(one.value(metric) or 0.0 for one in row) / len(row)
+
+
+def _interval(draws: Draws) -> Interval | None:
+    known = draws[~np.isnan(draws)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
