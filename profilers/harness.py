@@ -35,6 +35,7 @@ from rbserve.core.measurement import (
     comparability_key,
     summarise,
 )
+from rbserve.core.roofline import Cost
 from rbserve.core.types import Items, Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.worker import Job, Report
@@ -72,6 +73,7 @@ def profile(
         inputs = Path(folder) / "inputs.npz"
         _write_inputs(inputs, dataset, test, plan)
         reports = _run(artifact, plan, variants, inputs, progress)
+        costs = _costs(artifact, plan, variants, inputs) if plan.cost else []
     machine = environment()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
@@ -97,6 +99,7 @@ def profile(
         predictions=_predictions(test, reports),
         random=artifact.is_random,
         left_out=dict(left_out or {}),
+        costs=costs,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -141,7 +144,6 @@ def _run(
     artifact: Artifact, plan: Plan, variants: list[str], inputs: Path, progress: Progress
 ) -> list[tuple[str, Report]]:
     """Every round's processes, one after another; the first round also scores the test rows."""
-    cores = allowed_cores()[-plan.threads :]
     total = plan.processes * len(variants)
     reports: list[tuple[str, Report]] = []
     for process in range(plan.processes):
@@ -149,24 +151,36 @@ def _run(
             progress(
                 len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}"
             )
-            job = Job(
-                artifact=str(artifact.path),
-                variant=variant,
-                inputs=str(inputs),
-                slates=plan.slates,
-                threads=plan.threads,
-                runs=plan.runs,
-                seconds=plan.seconds,
-                scopes=[*plan.scopes],
-                exclude_seen=plan.exclude_seen,
-                process=process,
-                cores=cores,
-                accuracy=process == 0 and not artifact.is_random,
-            )
+            judged = process == 0 and not artifact.is_random
+            job = _job(artifact, plan, variant, inputs, process=process, accuracy=judged)
             reports.append((variant, _start(job)))
     progress(total, total, f"{artifact.name} measured")
     order = {variant: index for index, variant in enumerate(variants)}
     return sorted(reports, key=lambda pair: order[pair[0]])
+
+
+def _costs(artifact: Artifact, plan: Plan, variants: list[str], inputs: Path) -> list[Cost]:
+    """What each variant's calls cost, looked at in processes of their own; that of an endpoint's is not to be seen."""
+    jobs = [_job(artifact, plan, one, inputs, cost=True) for one in variants if not artifact.is_endpoint]
+    return [cost for job in jobs for cost in _start(job).costs]
+
+
+def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:
+    job = Job(
+        artifact=str(artifact.path),
+        variant=variant,
+        inputs=str(inputs),
+        slates=plan.slates,
+        threads=plan.threads,
+        runs=plan.runs,
+        seconds=plan.seconds,
+        scopes=[*plan.scopes],
+        exclude_seen=plan.exclude_seen,
+        process=0,
+        cores=allowed_cores()[-plan.threads :],
+        accuracy=False,
+    )
+    return msgspec.structs.replace(job, **changes)
 
 
 def _start(job: Job) -> Report:

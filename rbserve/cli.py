@@ -245,6 +245,10 @@ def profile(
     test_users: Annotated[
         int, typer.Option(help="Accuracy of so many test users, drawn at random, instead of all (0).")
     ] = 0,
+    cost: Annotated[
+        bool,
+        typer.Option("--cost/--no-cost", help="Operations and bytes of a call beside this machine's limits."),
+    ] = True,
     weights: Weights = "learnt",
     as_json: Json = False,
 ) -> None:
@@ -265,6 +269,7 @@ def profile(
         "exclude_seen": exclude_seen,
         "threads": threads,
         "test_users": test_users,
+        "cost": cost,
     }
     chosen = _words(variants) if variants else None
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rbserve.core.integrity import Check, IntegrityReport, SplitFigures
     from rbserve.core.measurement import Measurement, Result
 
+STAGES_OFF = 0.03  # further than this from the unobserved calls, and the stages' sum is told
+
 
 def say(message: str) -> None:
     """One line to the user."""
@@ -135,7 +137,7 @@ def results_table(measurement: Measurement) -> Table:
     size = "slate" if measurement.task == "ctr" else "k"
     for name in (size, "p50 [95%]", "mean", "p90", "p99", "max", f"{main.upper()} [95%]", second.upper()):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("RSS MB", "load ms", "first ms", "file MB", "n"):
+    for name in ("loaded MB", "RSS MB", "load ms", "first ms", "file MB", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in measurement.results:
         cells = _result_cells(result, main, second)
@@ -146,9 +148,7 @@ def results_table(measurement: Measurement) -> Table:
 def _captions(measurement: Measurement) -> Iterator[str]:
     """What a profile has to say below its table: stages, illegal paths, warnings, baselines."""
     for result in measurement.results:
-        if result.stages:
-            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in result.stages.items())
-            yield f"stages of {result.variant}, k {result.slate}: {shares}"
+        yield from _costs(result, measurement.task, measurement.plan.threads)
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
     if measurement.random:
@@ -159,6 +159,42 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         yield from (f"warning: {variant}: {warning}" for warning in warnings)
     for name, values in measurement.baselines.items():
         yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
+
+
+def _costs(result: Result, task: str, threads: int) -> Iterator[str]:
+    """Where a line's time goes, how near it is to the machine's limits, and how it grows."""
+    line = f"{result.variant} {result.scope}, {'slate' if task == 'ctr' else 'k'} {result.slate}"
+    if result.stages:
+        yield f"{line}: {_shares(result.stages)}{_off(result.stages_check)}"
+    cost = result.cost
+    if cost and result.scope == "forward":
+        moved = (cost.weight_bytes + cost.activation_bytes) / 1e6
+        cores = "this core's" if threads == 1 else f"these {threads} cores'"
+        peak = "" if cost.share_of_peak is None or cost.peak_gflops is None else (
+            f"{cost.share_of_peak:.0%} of {cores} {cost.peak_gflops:.0f} GFLOP/s, ")  # fmt: skip
+        yield (
+            f"{line}: {cost.flops / 1e6:.3g} MFLOP, {moved:.3g} MB ({cost.weight_bytes / 1e6:.3g} of weights): {peak}"
+            f"{cost.share_of_bandwidth:.0%} of {cost.bandwidth_gbs:.0f} GB/s; {_shares(cost.operators, 3)}"
+        )
+    for what, growth in (("slate", result.slate_growth), ("history", result.history_growth)):
+        if growth and growth.superlinear:
+            low, high = growth.ci95
+            yield (
+                f"warning: {line}: time grows faster than the {what}, as its power {growth.exponent:.2f} "
+                f"[{low:.2f}, {high:.2f}] from {growth.smallest} to {growth.largest}"
+            )
+
+
+def _shares(shares: dict[str, float], most: int | None = None) -> str:
+    """The shares, or the first few, that are not nothing."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in [*shares.items()][:most] if share >= 0.005)
+
+
+def _off(check: float | None) -> str:
+    """What is to be said of stages that do not add up to the time of the calls unobserved."""
+    if check is None or abs(check - 1) <= STAGES_OFF:
+        return ""
+    return f" (observed, a call took {check:.0%} of its time)"
 
 
 def _result_cells(result: Result, main: str, second: str) -> list[str]:
@@ -174,6 +210,7 @@ def _result_cells(result: Result, main: str, second: str) -> list[str]:
         _ms(latency.max),
         f"{_accuracy(result.accuracy.get(main))} {_interval(result.accuracy.get(f'{main}_ci95'))}",
         _accuracy(result.accuracy.get(second)),
+        "–" if result.loaded_rss_mb is None else f"{result.loaded_rss_mb:.0f}",
         f"{result.peak_rss_mb:.0f}",
         f"{result.load_ms:.0f}",
         _ms(result.first_call_ms),

@@ -44,6 +44,13 @@ def hierarchical_interval(
     spread is unseen.
     """
     _check_bootstrap(confidence, resamples)
+    return percentile_interval(hierarchical_resamples(samples, statistic, resamples, seed), confidence)
+
+
+def hierarchical_resamples(
+    samples: Sequence[NDArray[Any]], statistic: Statistic, resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """The statistic [resamples] of each of `hierarchical_interval`'s resamples."""
     if statistic not in get_args(Statistic):
         raise ValueError(f"statistic must be one of {get_args(Statistic)}, got {statistic!r}")
     runs = [np.asarray(process, dtype=np.float64) for process in samples]
@@ -57,10 +64,7 @@ def hierarchical_interval(
     drawn = rng.integers(len(runs), size=(resamples, len(runs)))
     rows = max(1, _BLOCK // (len(runs) * int(lengths.max())))
     blocks = [drawn[start : start + rows] for start in range(0, resamples, rows)]
-    return _percentile_interval(
-        np.concatenate([_resampled_statistic(pooled, lengths, block, statistic, rng) for block in blocks]),
-        confidence,
-    )
+    return np.concatenate([_resampled_statistic(pooled, lengths, block, statistic, rng) for block in blocks])
 
 
 def _resampled_statistic(
@@ -218,10 +222,11 @@ def _ratio_interval(
     defined = denominator > 0
     if not defined.any():
         return float("nan"), float("nan")
-    return _percentile_interval(numerator[defined] / denominator[defined], confidence)
+    return percentile_interval(numerator[defined] / denominator[defined], confidence)
 
 
-def _percentile_interval(statistics: NDArray[np.float64], confidence: float) -> Interval:
+def percentile_interval(statistics: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """The interval (low, high) that holds the middle share `confidence` of a statistic's resamples."""
     low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 

@@ -18,6 +18,7 @@ import numpy as np
 from rbserve.core.environment import Environment
 from rbserve.core.errors import unknown_name
 from rbserve.core.files import write_bytes
+from rbserve.core.growth import Growth, between, over
 from rbserve.core.intervals import (
     auc_interval,
     certified_percentile,
@@ -27,11 +28,13 @@ from rbserve.core.intervals import (
 )
 from rbserve.core.manifest import read_manifest
 from rbserve.core.metrics import ctr_metrics, gains_at_k, hits_at_k, seqrec_metrics
+from rbserve.core.roofline import Cost, Roofline, roofline
 
 SCHEMA = 1
 MS = 1e-6  # nanoseconds to milliseconds
 SCOPES = ("forward", "end_to_end")
 DEPTH = 50  # how long a list the target of a sequence is looked for in
+ONE_STAGE = {"forward", "rest"}  # what there is to tell of a call that has no stages
 HEADLINES = {"ctr": ("auc", "gauc"), "seqrec": ("ndcg@10", "recall@10")}  # each has an interval over users
 
 Accuracy = dict[str, float | tuple[float, float] | None]
@@ -43,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True):
     `scope` is forward (rows of the item table in, scores or rows out), end_to_end (raw ids in, scores or raw ids
     out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of the
     list asked for. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of all test users,
-    or of `test_users` of them, drawn by the seed.
+    or of `test_users` of them, drawn by the seed. `cost` asks for each variant's operations and bytes.
     """
 
     processes: int
@@ -55,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     exclude_seen: bool = False
     test_users: int = 0
+    cost: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -66,8 +70,11 @@ class Samples(msgspec.Struct, frozen=True):
     """What one fresh process saw of one variant and slate. Times are nanoseconds, in order.
 
     `load_ns` is opening the artefact's variant, `first_call_ns` the first call of this shape, `warmup_ns`
-    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far. `stages_ns` is
-    time summed by stage over calls of their own, observed, and no part of the runs; empty for one-stage models.
+    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far, `loaded_rss_bytes`
+    what it held once the model was loaded.
+
+    `stages_ns` is time summed by stage over observed calls, `observed_ns` that of each of them. They are no part of the
+    runs; each was made beside an unobserved one of the same request, `unobserved_ns`, of so many `history_lengths`.
     """
 
     variant: str
@@ -82,6 +89,10 @@ class Samples(msgspec.Struct, frozen=True):
     runs_ns: list[int]
     peak_rss_bytes: int
     stages_ns: dict[str, int] = {}
+    loaded_rss_bytes: int | None = None
+    observed_ns: list[int] = []
+    unobserved_ns: list[int] = []
+    history_lengths: list[int] = []
 
 
 class Predictions(msgspec.Struct, frozen=True):
@@ -116,7 +127,9 @@ class Latency(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One line of the table: one variant in one scope at one slate, and the accuracy of the same artefact.
 
-    `stages` is the share of time in each stage of a generative model, null for the others.
+    `stages` is the share of time in each stage, null where a call is one; `stages_check` is what a call's stages
+    add up to as a part of the same call unobserved: the median of all pairs. `slate_growth` is that of p50 from the next smaller slate measured,
+    `history_growth` that of a call with its history.
     """
 
     variant: str
@@ -133,6 +146,11 @@ class Result(msgspec.Struct, frozen=True):
     file_mb: float
     warnings: list[str]
     stages: dict[str, float] | None = None
+    stages_check: float | None = None
+    loaded_rss_mb: float | None = None
+    slate_growth: Growth | None = None
+    history_growth: Growth | None = None
+    cost: Roofline | None = None
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -163,6 +181,7 @@ class Measurement(msgspec.Struct, frozen=True):
     results: list[Result] = []
     random: bool = False
     left_out: dict[str, str] = {}
+    costs: list[Cost] = []
 
 
 def summarise(measurement: Measurement) -> list[Result]:
@@ -174,9 +193,12 @@ def summarise(measurement: Measurement) -> list[Result]:
     shapes: dict[tuple[str, str, int], list[Samples]] = {}
     for one in measurement.samples:
         shapes.setdefault((one.variant, one.scope, one.slate), []).append(one)
-    return [
-        _result(measurement, samples, accuracy.get(samples[0].variant, {})) for samples in shapes.values()
-    ]
+    results = []
+    for (variant, scope, slate), samples in shapes.items():
+        smaller = max((n for v, s, n in shapes if (v, s) == (variant, scope) and n < slate), default=None)
+        before = shapes[variant, scope, smaller] if smaller else None
+        results.append(_result(measurement, samples, accuracy.get(variant, {}), before))
+    return results
 
 
 def by_scope(measurement: Measurement) -> list[Measurement]:
@@ -237,8 +259,13 @@ def read_measurement(path: Path) -> Measurement:
     return read_manifest(path, Measurement, SCHEMA, "a run file", "remove it, or profile the model again")
 
 
-def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy) -> Result:
+def _result(
+    measurement: Measurement, samples: list[Samples], accuracy: Accuracy, smaller: list[Samples] | None
+) -> Result:
+    """`smaller` are the samples of the next smaller slate, if there are any."""
     first = samples[0]
+    cost = [one for one in measurement.costs if (one.variant, one.slate) == (first.variant, first.slate)]
+    resident = [one.loaded_rss_bytes for one in samples if one.loaded_rss_bytes is not None]
     return Result(
         variant=first.variant,
         scope=first.scope,
@@ -253,17 +280,35 @@ def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy
         first_call_ms=float(np.median([one.first_call_ns for one in samples])) * MS,
         file_mb=measurement.file_bytes[first.variant] / 2**20,
         warnings=measurement.variant_warnings.get(first.variant, []),
-        stages=_stages(samples),
+        **_stages(samples),
+        loaded_rss_mb=max(resident) / 2**20 if resident else None,
+        slate_growth=_slate_growth(smaller, samples) if smaller else None,
+        history_growth=over(
+            [np.array(one.history_lengths) for one in samples],
+            [np.array(one.unobserved_ns, np.float64) for one in samples],
+        ),
+        cost=roofline(cost[0], [one.unobserved_ns for one in samples]) if cost else None,
     )
 
 
-def _stages(samples: list[Samples]) -> dict[str, float] | None:
-    """Each stage's share of the observed time of all processes."""
+def _stages(samples: list[Samples]) -> dict[str, Any]:
+    """Each stage's share of all observed time, and what observing does to a call."""
     spent: Counter[str] = Counter()
     for one in samples:
         spent.update(one.stages_ns)
     total = spent.total()
-    return {stage: ns / total for stage, ns in spent.items()} if total else None
+    if not total or spent.keys() <= ONE_STAGE:
+        return {}
+    pairs = [pair for one in samples for pair in zip(one.observed_ns, one.unobserved_ns, strict=True)]
+    return {
+        "stages": {stage: ns / total for stage, ns in spent.items()},
+        "stages_check": float(np.median([seen / unseen for seen, unseen in pairs])) if pairs else None,
+    }
+
+
+def _slate_growth(smaller: list[Samples], larger: list[Samples]) -> Growth:
+    before, after = ([np.array(one.runs_ns, np.float64) for one in samples] for samples in (smaller, larger))
+    return between(before, after, (smaller[0].slate, larger[0].slate))
 
 
 def _accuracy(predictions: Predictions, variant: str) -> Accuracy:
