@@ -160,9 +160,20 @@ def _run(
 
 
 def _costs(artifact: Artifact, plan: Plan, variants: list[str], inputs: Path) -> list[Cost]:
-    """What each variant's calls cost, looked at in processes of their own; that of an endpoint's is not to be seen."""
+    """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
+
+    Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw.
+    """
     jobs = [_job(artifact, plan, one, inputs, cost=True) for one in variants if not artifact.is_endpoint]
-    return [cost for job in jobs for cost in _start(job).costs]
+    costs = [cost for job in jobs for cost in _start(job).costs]
+    peaks: dict[str, float] = {}
+    for cost in costs:
+        for kind, gflops in cost.peak_gflops.items():
+            peaks[kind] = max(gflops or 0.0, peaks.get(kind, 0.0))
+    return [
+        msgspec.structs.replace(cost, peak_gflops={kind: peaks[kind] or None for kind in cost.peak_gflops})
+        for cost in costs
+    ]
 
 
 def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:

@@ -62,6 +62,13 @@ class Point(msgspec.Struct, frozen=True):
     paper: PaperRow | None
     warnings: list[str]
     stages: dict[str, float] | None
+    stages_check: float | None
+    loaded_rss_mb: float | None
+    parameters: int | None
+    mflop: float | None
+    moved_mb: float | None
+    share_of_peak: float | None
+    share_of_bandwidth: float | None
 
     @property
     def label(self) -> str:
@@ -218,7 +225,9 @@ def _points(measurement: Measurement, printed: PaperRow | None) -> list[Point]:
 def _point(
     measurement: Measurement, result: Result, reference_ms: float | None, printed: PaperRow | None
 ) -> Point:
-    latency = result.latency_ms
+    latency, cost = result.latency_ms, result.cost
+    size = "slate" if measurement.task == "ctr" else "k"
+    growth = [f"{size} {result.slate}: {warning}" for warning in result.growth_warnings]
     return Point(
         id=f"{measurement.model}/{result.variant}/{result.slate}",
         model=measurement.model,
@@ -247,8 +256,15 @@ def _point(
         dominated_by=None,
         domination_certain=None,
         paper=printed,
-        warnings=result.warnings,
+        warnings=[*result.warnings, *growth],
         stages=result.stages,
+        stages_check=result.stages_check,
+        loaded_rss_mb=result.loaded_rss_mb,
+        parameters=cost.parameters if cost else None,
+        mflop=cost.flops / 1e6 if cost else None,
+        moved_mb=(cost.weight_bytes + cost.activation_bytes) / 1e6 if cost else None,
+        share_of_peak=cost.share_of_peak if cost else None,
+        share_of_bandwidth=cost.share_of_bandwidth if cost else None,
     )
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rbserve.core.integrity import Check, IntegrityReport, SplitFigures
     from rbserve.core.measurement import Measurement, Result
 
-STAGES_OFF = 0.03  # further than this from the unobserved calls, and the stages' sum is told
-
 
 def say(message: str) -> None:
     """One line to the user."""
@@ -148,7 +146,7 @@ def results_table(measurement: Measurement) -> Table:
 def _captions(measurement: Measurement) -> Iterator[str]:
     """What a profile has to say below its table: stages, illegal paths, warnings, baselines."""
     for result in measurement.results:
-        yield from _costs(result, measurement.task, measurement.plan.threads)
+        yield from _costs(result, measurement)
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
     if measurement.random:
@@ -161,28 +159,26 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
 
 
-def _costs(result: Result, task: str, threads: int) -> Iterator[str]:
-    """Where a line's time goes, how near it is to the machine's limits, and how it grows."""
-    line = f"{result.variant} {result.scope}, {'slate' if task == 'ctr' else 'k'} {result.slate}"
-    if result.stages:
+def _costs(result: Result, measurement: Measurement) -> Iterator[str]:
+    """Where a line's time goes, how near it is to the machine's limits, and how it grows.
+
+    End to end, a call has all the stages of its other scope.
+    """
+    size = "slate" if measurement.task == "ctr" else "k"
+    line = f"{result.variant} {result.scope}, {size} {result.slate}"
+    if result.stages and result.scope == measurement.plan.scopes[-1]:
         yield f"{line}: {_shares(result.stages)}{_off(result.stages_check)}"
     cost = result.cost
     if cost and result.scope == "forward":
         moved = (cost.weight_bytes + cost.activation_bytes) / 1e6
-        cores = "this core's" if threads == 1 else f"these {threads} cores'"
+        cores = "this core's" if result.threads == 1 else f"these {result.threads} cores'"
         peak = "" if cost.share_of_peak is None or cost.peak_gflops is None else (
             f"{cost.share_of_peak:.0%} of {cores} {cost.peak_gflops:.0f} GFLOP/s, ")  # fmt: skip
         yield (
             f"{line}: {cost.flops / 1e6:.3g} MFLOP, {moved:.3g} MB ({cost.weight_bytes / 1e6:.3g} of weights): {peak}"
             f"{cost.share_of_bandwidth:.0%} of {cost.bandwidth_gbs:.0f} GB/s; {_shares(cost.operators, 3)}"
         )
-    for what, growth in (("slate", result.slate_growth), ("history", result.history_growth)):
-        if growth and growth.superlinear:
-            low, high = growth.ci95
-            yield (
-                f"warning: {line}: time grows faster than the {what}, as its power {growth.exponent:.2f} "
-                f"[{low:.2f}, {high:.2f}] from {growth.smallest} to {growth.largest}"
-            )
+    yield from (f"warning: {line}: {warning}" for warning in result.growth_warnings)
 
 
 def _shares(shares: dict[str, float], most: int | None = None) -> str:
@@ -192,6 +188,8 @@ def _shares(shares: dict[str, float], most: int | None = None) -> str:
 
 def _off(check: float | None) -> str:
     """What is to be said of stages that do not add up to the time of the calls unobserved."""
+    from rbserve.core.measurement import STAGES_OFF
+
     if check is None or abs(check - 1) <= STAGES_OFF:
         return ""
     return f" (observed, a call took {check:.0%} of its time)"

@@ -33,6 +33,14 @@ class Growth(msgspec.Struct, frozen=True):
         """Whether time certainly grows faster than size."""
         return self.ci95[0] > 1
 
+    def warning(self, what: str) -> str:
+        """A line for readers, where growth with `what` is super-linear."""
+        low, high = self.ci95
+        return (
+            f"time grows faster than the {what}, as its power {self.exponent:.2f} [{low:.2f}, {high:.2f}] "
+            f"from {self.smallest} to {self.largest}"
+        )
+
 
 def between(smaller: Runs, larger: Runs, sizes: tuple[int, int]) -> Growth:
     """Growth of the median time from one size to another, each with its runs by process.

@@ -35,6 +35,7 @@ MS = 1e-6  # nanoseconds to milliseconds
 SCOPES = ("forward", "end_to_end")
 DEPTH = 50  # how long a list the target of a sequence is looked for in
 ONE_STAGE = {"forward", "rest"}  # what there is to tell of a call that has no stages
+STAGES_OFF = 0.03  # what observing a call may add to its time; more is told with its stages
 HEADLINES = {"ctr": ("auc", "gauc"), "seqrec": ("ndcg@10", "recall@10")}  # each has an interval over users
 
 Accuracy = dict[str, float | tuple[float, float] | None]
@@ -127,9 +128,9 @@ class Latency(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One line of the table: one variant in one scope at one slate, and the accuracy of the same artefact.
 
-    `stages` is the share of time in each stage, null where a call is one; `stages_check` is what a call's stages
-    add up to as a part of the same call unobserved: the median of all pairs. `slate_growth` is that of p50 from the next smaller slate measured,
-    `history_growth` that of a call with its history.
+    `stages` is the share of time in each stage, null where a call is one; `stages_check` is what a call's stages add up
+    to as a part of the same call unobserved: the median of all pairs. `slate_growth` is that of p50 from the next
+    smaller slate measured, `history_growth` that of a call with its history.
     """
 
     variant: str
@@ -151,6 +152,12 @@ class Result(msgspec.Struct, frozen=True):
     slate_growth: Growth | None = None
     history_growth: Growth | None = None
     cost: Roofline | None = None
+
+    @property
+    def growth_warnings(self) -> list[str]:
+        """A line for each size that the time certainly grows faster than."""
+        grown = {"slate": self.slate_growth, "history": self.history_growth}
+        return [growth.warning(what) for what, growth in grown.items() if growth and growth.superlinear]
 
 
 class Measurement(msgspec.Struct, frozen=True):
