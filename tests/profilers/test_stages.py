@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rbserve.core.columns import Ragged
 from rbserve.core.dataset import ItemTable
-from rbserve.core.types import Items, Observe, Scores
+from rbserve.core.types import Items, Observe, Scores, StagedRanker, StagedScorer
+from rbserve.language import LanguageScorer
+from rbserve.models.prompts import Packed, Pieces, Prompts
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise
 from rbserve.profilers.stages import time_stages
+from rbserve.ranking import ScoringRanker
 
 ITEMS = ItemTable(["a", "b", "c", "d"], ["", "", "", ""])
 HISTORIES = [np.array([0, 1], np.int32), np.array([2], np.int32)]
@@ -119,3 +124,56 @@ def test_a_ranking_without_stages_of_its_own_has_those_around_it(
     unobserved_names, unobserved = exercise.call(*request)  # type: ignore[misc]
     assert unobserved_names == names
     np.testing.assert_array_equal(unobserved, scores)
+
+
+class Silent:
+    """A language model that answers nothing, of any size, at once."""
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+        return np.zeros(packed.read.shape, np.float32), (past, cached)
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        return cache, length
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        return cache, more
+
+
+@pytest.mark.parametrize(
+    ("shared", "candidates", "stages"),
+    [
+        (True, 2, ["prompt", "prefill", "probabilities"]),
+        (True, 6, ["prompt", "prefill", "prompt", "candidates", "probabilities"]),
+        (False, 2, ["prompt", "candidates", "probabilities"]),
+    ],
+)
+def test_a_language_model_tells_prompt_prefill_and_the_candidates_that_did_not_fit_behind_it(
+    shared: bool, candidates: int, stages: list[str]
+) -> None:
+    """Items of 100 tokens: a history of one and four candidates fill a call."""
+    pieces = Pieces(
+        schema=1, start=[1], numbers=[[2]], candidate=[3], answer=[4], max_tokens=512, read_from_end=0, shared=shared,
+        causal=True, yes=1, vocabulary=10,
+    )  # fmt: skip
+    prompts = Prompts(pieces, Ragged(np.ones(1000, np.int32), 100 * np.arange(11)))
+    scorer = LanguageScorer(Silent(), prompts)
+    assert isinstance(scorer, StagedScorer)
+    heard: list[str] = []
+    slate = np.arange(candidates, dtype=np.int32)
+    scores = scorer.score_staged(np.array([3], np.int32), slate, heard.append)
+    assert heard == stages
+    np.testing.assert_array_equal(scores, scorer.score(np.array([3], np.int32), slate))
+
+
+def test_a_ranker_that_asks_a_prompt_tells_of_it_and_one_that_generates_nothing_says_so() -> None:
+    def best(asked: list[Items], k: int) -> tuple[Items, Scores]:
+        assert len(asked) == 1
+        return np.arange(k, dtype=np.int32)[None], np.zeros((1, k), np.float32)
+
+    ranker = ScoringRanker(best, 5, prompts=lambda histories: [histories])
+    assert isinstance(ranker, StagedRanker)
+    assert not ranker.generates
+    heard: list[str] = []
+    items, _ = ranker.top_k_staged(HISTORIES[0], 3, heard.append)
+    assert heard == ["prompt", "forward"]
+    assert items.tolist() == [0, 1, 2]
