@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-SIDE = 768  # of square matrices: large enough for the peak, small enough for a cache
+SIDE = (
+    512  # of square matrices: large enough for the peak, done within a millisecond, between two interruptions
+)
 SMALLEST, LARGEST = 1 << 20, 1 << 28  # bytes
-TRIAL_S = 0.1
+CHUNK = 1 << 19  # bytes of either array that are timed at once
+TRIAL_S = 0.2
 
 Kernel = Callable[[], object]
 
@@ -23,7 +27,7 @@ def peak_gflops(kind: str, threads: int) -> float | None:
     it is loaded); None where none of them makes such a product.
     """
     kernels = _kernels(kind, threads)
-    return 2 * SIDE**3 / min(map(_best_ns, kernels)) if kernels else None
+    return 2 * SIDE**3 / min(min(_times_ns([kernel])) for kernel in kernels) if kernels else None
 
 
 def bandwidth_gbs(size: int) -> float:
@@ -33,8 +37,12 @@ def bandwidth_gbs(size: int) -> float:
     """
     half = min(max(size, SMALLEST), LARGEST) // 8
     source, target = np.ones(half, np.float32), np.zeros(half, np.float32)
-    kernels: list[Kernel] = [lambda: np.copyto(target, source), lambda: np.dot(source, target)]
-    return (source.nbytes + target.nbytes) / min(map(_best_ns, kernels))
+    step = CHUNK // source.itemsize
+    parts = [(source[at : at + step], target[at : at + step]) for at in range(0, half - step + 1, step)]
+    copies: list[Kernel] = [partial(np.copyto, b, a) for a, b in parts]
+    reads: list[Kernel] = [partial(np.dot, a, b) for a, b in parts]
+    # A chunk may be faster for once; a tenth of them are not, and an interrupted one is among the others.
+    return 2 * CHUNK / min(float(np.quantile(_times_ns(kernels), 0.1)) for kernels in (copies, reads))
 
 
 def _kernels(kind: str, threads: int) -> list[Kernel]:
@@ -82,13 +90,15 @@ def _torch_product(kind: str) -> Kernel:
     return lambda: matrix @ matrix
 
 
-def _best_ns(kernel: Kernel) -> int:
-    """The shortest of the times in TRIAL_S seconds, after a first one."""
-    kernel()
+def _times_ns(kernels: Sequence[Kernel]) -> list[int]:
+    """The times of kernels in turn, around and around, for TRIAL_S seconds and one round at least, after a first."""
+    for kernel in kernels:
+        kernel()
     end = time.perf_counter_ns() + round(TRIAL_S * 1e9)
     times: list[int] = []
     while not times or time.perf_counter_ns() < end:
-        begin = time.perf_counter_ns()
-        kernel()
-        times.append(time.perf_counter_ns() - begin)
-    return min(times)
+        for kernel in kernels:
+            begin = time.perf_counter_ns()
+            kernel()
+            times.append(time.perf_counter_ns() - begin)
+    return times
