@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core import roofline
 from rbserve.core.artifact import Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
@@ -85,6 +86,7 @@ def profile(
             reports = _run(artifact, plan, variants, inputs, progress)
         else:
             plan, reports = _run_within(plan.budget_s, artifact, plan, variants, inputs, progress)
+        costs = _costs(artifact, plan, variants, inputs) if plan.cost else []
     machine = environment()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
@@ -114,6 +116,7 @@ def profile(
         git=git_state(Path.cwd()),
         seconds=time.monotonic() - started,
         config=manifest.config,
+        costs=costs,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -193,8 +196,9 @@ def _run(
             progress(
                 len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}"
             )
-            job = _job(artifact, plan, variant, inputs, process)
-            reports.append((variant, run_job(msgspec.structs.replace(job, accuracy=job.accuracy and judge))))
+            judged = judge and process == 0 and not artifact.is_random
+            job = _job(artifact, plan, variant, inputs, process=process, accuracy=judged)
+            reports.append((variant, run_job(job)))
         round_s = time.monotonic() - started
         if process > 0 and time.monotonic() + round_s > deadline:
             break
@@ -214,7 +218,7 @@ def _run_within(
     for variant in variants:
         progress(len(judged), len(variants), f"{artifact.name} {variant}, pilot")
         started = time.monotonic()
-        report = run_job(_job(artifact, pilot, variant, inputs, process=0))
+        report = run_job(_job(artifact, pilot, variant, inputs, accuracy=not artifact.is_random))
         runs = [one.runs_ns for one in report.samples]
         took_s = time.monotonic() - started - report.accuracy_s
         run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
@@ -232,8 +236,25 @@ def _run_within(
     return msgspec.structs.replace(plan, processes=len(reports) // len(variants)), judged + reports
 
 
-def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, process: int) -> Job:
-    return Job(
+def _costs(artifact: Artifact, plan: Plan, variants: list[str], inputs: Path) -> list[roofline.Cost]:
+    """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
+
+    Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw.
+    """
+    jobs = [_job(artifact, plan, one, inputs, cost=True) for one in variants if not artifact.is_endpoint]
+    costs = [cost for job in jobs for cost in run_job(job).costs]
+    peaks: dict[str, float] = {}
+    for cost in costs:
+        for kind, gflops in cost.peak_gflops.items():
+            peaks[kind] = max(gflops or 0.0, peaks.get(kind, 0.0))
+    return [
+        msgspec.structs.replace(cost, peak_gflops={kind: peaks[kind] or None for kind in cost.peak_gflops})
+        for cost in costs
+    ]
+
+
+def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:
+    job = Job(
         artifact=str(artifact.path),
         variant=variant,
         inputs=str(inputs),
@@ -243,10 +264,11 @@ def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, process: in
         seconds=plan.seconds,
         scopes=[*plan.scopes],
         exclude_seen=plan.exclude_seen,
-        process=process,
+        process=0,
         cores=allowed_cores()[-plan.threads :],
-        accuracy=process == 0 and not artifact.is_random,
+        accuracy=False,
     )
+    return msgspec.structs.replace(job, **changes)
 
 
 def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:

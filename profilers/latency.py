@@ -1,7 +1,4 @@
-"""The only timing loop: varied requests, a monotonic nanosecond clock, every sample kept, nothing subtracted.
-
-`time_stages` looks into the same calls, apart from it.
-"""
+"""The only timing loop: varied requests, a monotonic nanosecond clock, every sample kept, nothing subtracted."""
 
 from __future__ import annotations
 
@@ -78,36 +75,6 @@ def overhead_ns(requests: Sequence[Request], clock: Clock = time.perf_counter_ns
 
 def _nothing(*request: object) -> None:
     """A call without any work."""
-
-
-def time_stages(
-    call: Callable[..., object],
-    requests: Sequence[Request],
-    calls: int,
-    seconds: float,
-    clock: Clock = time.perf_counter_ns,
-) -> dict[str, int]:
-    """Nanoseconds by stage, summed over at most `calls` calls or `seconds`, one at least.
-
-    Each is `call(*request, observe)`, which calls observe(stage) at the end of a stage; what is left when the
-    call returns is "rest". Observing costs time: these calls are no part of any latency.
-    """
-    spent: dict[str, int] = {}
-    last = 0
-
-    def observe(stage: str) -> None:
-        nonlocal last
-        now = clock()
-        spent[stage] = spent.get(stage, 0) + now - last
-        last = now
-
-    for index in range(calls):
-        last = clock()
-        call(*requests[index % len(requests)], observe)
-        observe("rest")
-        if sum(spent.values()) >= seconds * 1e9:
-            break
-    return spent
 
 
 def _warm_up(call: Callable[..., object], requests: Sequence[Request], clock: Clock) -> list[int]:

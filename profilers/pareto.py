@@ -85,6 +85,13 @@ class Point(msgspec.Struct, frozen=True):
     paper: PaperRow | None
     warnings: list[str]
     stages: dict[str, float] | None
+    stages_check: float | None = None
+    loaded_rss_mb: float | None = None
+    parameters: int | None = None
+    mflop: float | None = None
+    moved_mb: float | None = None
+    share_of_peak: float | None = None
+    share_of_bandwidth: float | None = None
     overhead_us: float | None = None
     energy_mj: float | None = None
 
@@ -274,8 +281,11 @@ def _point(
     printed: PaperRow | None,
     aside: str | None,
 ) -> Point:
-    latency, name = result.latency_ms, display_name(measurement)
+    latency, cost, name = result.latency_ms, result.cost, display_name(measurement)
     runtime, _, precision = result.variant.partition("-")
+    size = "slate" if measurement.task == "ctr" else "k"
+    growth = [f"{size} {result.slate}: {warning}" for warning in result.growth_warnings]
+    unsettled = [f"INCONCLUSIVE: {reason}" for reason in result.inconclusive]
     return Point(
         id=f"{name}/{result.variant}/{result.slate}",
         model=measurement.model,
@@ -313,8 +323,15 @@ def _point(
         front_probability=None,
         aside=aside,
         paper=printed,
-        warnings=[*result.warnings, *(f"INCONCLUSIVE: {reason}" for reason in result.inconclusive)],
+        warnings=[*result.warnings, *unsettled, *growth],
         stages=result.stages,
+        stages_check=result.stages_check,
+        loaded_rss_mb=result.loaded_rss_mb,
+        parameters=cost.parameters if cost else None,
+        mflop=cost.flops / 1e6 if cost else None,
+        moved_mb=(cost.weight_bytes + cost.activation_bytes) / 1e6 if cost else None,
+        share_of_peak=cost.share_of_peak if cost else None,
+        share_of_bandwidth=cost.share_of_bandwidth if cost else None,
         overhead_us=result.overhead_us,
         energy_mj=result.energy_mj,
     )

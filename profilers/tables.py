@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from rbserve.core.measurement import HEADLINES
+from rbserve.core.measurement import HEADLINES, STAGES_OFF
 from rbserve.profilers import overall
 from rbserve.profilers.changes import options_text
 from rbserve.profilers.paper import paper_title
@@ -127,6 +127,7 @@ def columns(section: Section) -> list[Column]:
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
         *(_metric_column(metric) for metric in TABLE_METRICS[section.task]),
         *_generation_columns(section),
+        *_cost_columns(section),
         Column(f"× {REFERENCE}", lambda p: _number(p.speedup), lambda p: p.speedup),
         Column("mean ms", lambda p: significant(p.mean_ms), lambda p: p.mean_ms),
         Column("p90 ms", lambda p: _number(p.p90_ms), lambda p: p.p90_ms),
@@ -134,6 +135,7 @@ def columns(section: Section) -> list[Column]:
         Column("max ms", lambda p: significant(p.max_ms), lambda p: p.max_ms),
         Column("first call ms", lambda p: significant(p.first_call_ms), lambda p: p.first_call_ms),
         Column("load ms", lambda p: significant(p.load_ms), lambda p: p.load_ms),
+        Column("loaded RSS MB", lambda p: _number(p.loaded_rss_mb), lambda p: p.loaded_rss_mb),
         Column("peak RSS MB", lambda p: significant(p.peak_rss_mb), lambda p: p.peak_rss_mb),
         Column("file MB", lambda p: significant(p.file_mb), lambda p: p.file_mb),
         Column("runs", lambda p: str(p.runs), lambda p: p.runs),
@@ -264,6 +266,13 @@ def footnotes(section: Section) -> list[str]:
         lines.append("k: the number of items asked for.")
     if any(point.stages for point in section.points):
         lines.append("stages: share of a call's time, from observed calls that are no part of the latencies.")
+    if any(point.mflop is not None for point in section.points):
+        lines.append(
+            "MFLOP, MB: of a call's matrix products, and of all that its operators read and write. % of peak, "
+            "% of bandwidth: the part of its time that these would take alone, as fast as this machine does them."
+        )
+    if _off_stages(section):
+        lines.append(f"Stages are told of calls that observing changed: {'; '.join(_off_stages(section))}.")
     lines.append(f"{DASH}: not measured, for the reason under “Not measured”.")
     return [*lines, f"{paper_title(section.paper_column)}.", *section.paper_cautions]
 
@@ -281,7 +290,7 @@ def warning_lines(section: Section) -> list[str]:
 
 def stages_text(stages: dict[str, float]) -> str:
     """Where the time of a generative model's call goes: "prefill 41%, step 50%, rest 9%"."""
-    return ", ".join(f"{stage} {share:.0%}" for stage, share in stages.items())
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in stages.items() if share >= 0.005)
 
 
 # ---- Numbers and lists ----
@@ -334,6 +343,31 @@ def _generation_columns(section: Section) -> list[Column]:
     if any(point.stages for point in section.points):
         found.append(Column("stages", _stages, _stages))
     return found
+
+
+def _off_stages(section: Section) -> list[str]:
+    """Where a call's stages do not add up to its time unobserved."""
+    return [
+        f"{point.label}, {section.slate_name} {point.slate}, took {point.stages_check:.0%} of its time"
+        for point in section.points
+        if point.stages_check is not None and abs(point.stages_check - 1) > STAGES_OFF
+    ]
+
+
+def _cost_columns(section: Section) -> list[Column]:
+    """What a call costs; nothing where it was not asked for."""
+    if all(point.mflop is None for point in section.points):
+        return []
+    return [
+        Column("MFLOP", lambda p: _number(p.mflop), lambda p: p.mflop),
+        Column("MB", lambda p: _number(p.moved_mb), lambda p: p.moved_mb),
+        Column("% of peak", lambda p: _percent(p.share_of_peak), lambda p: p.share_of_peak),
+        Column("% of bandwidth", lambda p: _percent(p.share_of_bandwidth), lambda p: p.share_of_bandwidth),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return DASH if share is None else significant(100 * share, 2)
 
 
 def _stages(point: Point) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.columns import Ragged
@@ -21,18 +23,25 @@ from rbserve.core.errors import RbserveError, memory_told
 from rbserve.core.measurement import DEPTH, Samples
 from rbserve.core.metrics import ranks_in_lists
 from rbserve.core.noise import Noise, Snapshot, between, snapshot
+from rbserve.core.roofline import Cost
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
-from rbserve.profilers.calls import Exercise, list_wise, pair_wise, staged
-from rbserve.profilers.latency import Times, overhead_ns, time_calls, time_stages
+from rbserve.profilers.calls import Exercise, list_wise, pair_wise
+from rbserve.profilers.cost import measure_cost
+from rbserve.profilers.latency import Times, overhead_ns, time_calls
+from rbserve.profilers.stages import Waterfall, time_stages
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
 
-STAGED_CALLS = 100  # observed, apart from the timed ones
+OBSERVED_CALLS = 100  # apart from the timed ones,
+OBSERVED_PART = 0.25  # and as many as take this part of their seconds
 
 Model = Scorer | Ranker
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to measure. `inputs` is an .npz of requests by slate and, for accuracy, the test rows."""
+    """What to measure. `inputs` is an .npz of requests by slate and, for accuracy, the test rows.
+
+    `cost`: what the calls cost, and nothing else.
+    """
 
     artifact: str
     variant: str
@@ -46,6 +55,7 @@ class Job(msgspec.Struct, frozen=True):
     process: int
     cores: list[int]
     accuracy: bool
+    cost: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -56,6 +66,7 @@ class Report(msgspec.Struct, frozen=True):
     """
 
     samples: list[Samples] = []
+    costs: list[Cost] = []
     scores: list[float] = []
     ranks: list[int] = []
     illegal_share: float | None = None
@@ -87,11 +98,14 @@ class Inputs:
 
 
 def measure(job: Job) -> Report:
-    """Loads the variant, times every scope and slate, and judges the test rows if asked to."""
+    """Loads the variant, times every scope and slate, and judges the test rows if asked to; or looks into its cost."""
     artifact, inputs = open_artifact(Path(job.artifact)), Inputs(job.inputs)
+    if job.cost:
+        return Report(costs=_costs(artifact, inputs, job))
     start = time.perf_counter_ns()
     model = open_model(artifact, job.variant, job.threads)
     load_ns = time.perf_counter_ns() - start
+    loaded = rss_bytes()
     samples: list[Samples] = []
     for scope in job.scopes:
         items = None
@@ -101,9 +115,15 @@ def measure(job: Job) -> Report:
         for slate in job.slates:
             exercise = _exercise(model, inputs, slate, job.exclude_seen, items)
             times, noise = _timed(exercise, job)
-            stages = {} if items else _stages(model, inputs, slate, job)
             empty_ns = overhead_ns(exercise.requests)
-            samples.append(_samples(job, scope, slate, load_ns, times, stages, noise, empty_ns))
+            waterfall = Waterfall()
+            if not artifact.is_endpoint:  # whose every call costs money
+                seconds = OBSERVED_PART * job.seconds
+                waterfall = time_stages(exercise, min(OBSERVED_CALLS, job.runs), seconds)
+            lengths = [len(history) for history in inputs.requests(slate)]
+            samples.append(
+                _samples(job, scope, slate, load_ns, loaded, times, noise, empty_ns, waterfall, lengths)
+            )
     if not job.accuracy:
         return Report(samples)
     start = time.perf_counter_ns()
@@ -149,11 +169,12 @@ def _timed(exercise: Exercise, job: Job) -> tuple[Times, Noise]:
     return times, between(before, after)
 
 
-def _stages(model: Model, inputs: Inputs, k: int, job: Job) -> dict[str, int]:
-    if not isinstance(model, StagedRanker):
-        return {}
-    observed = staged(model, inputs.requests(k), k, job.exclude_seen)
-    return time_stages(observed.call, observed.requests, min(STAGED_CALLS, job.runs), job.seconds)
+def _costs(artifact: Artifact, inputs: Inputs, job: Job) -> list[Cost]:
+    def open_variant() -> Callable[[int], Exercise]:
+        model = open_model(artifact, job.variant, job.threads)
+        return lambda slate: _exercise(model, inputs, slate, job.exclude_seen, None)
+
+    return measure_cost(artifact, job.variant, job.slates, job.threads, open_variant)
 
 
 def _samples(
@@ -161,11 +182,14 @@ def _samples(
     scope: str,
     slate: int,
     load_ns: int,
+    loaded_rss_bytes: int,
     times: Times,
-    stages_ns: dict[str, int],
     noise: Noise,
     empty_ns: int,
+    waterfall: Waterfall,
+    lengths: list[int],
 ) -> Samples:
+    calls = len(waterfall.unobserved_ns)
     return Samples(
         variant=job.variant,
         scope=scope,
@@ -178,10 +202,14 @@ def _samples(
         warmup_ns=times.warmup_ns,
         runs_ns=times.runs_ns,
         peak_rss_bytes=peak_rss_bytes(),
-        stages_ns=stages_ns,
+        stages_ns=waterfall.stages_ns,
         overhead_ns=empty_ns,
         settled=times.settled,
         noise=noise,
+        loaded_rss_bytes=loaded_rss_bytes,
+        observed_ns=waterfall.observed_ns,
+        unobserved_ns=waterfall.unobserved_ns,
+        history_lengths=[lengths[call % len(lengths)] for call in range(calls)],
     )
 
 
@@ -197,7 +225,7 @@ def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool, samples: list[Sa
     tally = _PathTally(ranker)
     lists = rank_rows(tally, inputs.histories("test"), DEPTH, exclude_seen=exclude_seen)
     ranks = ranks_in_lists(lists, inputs.items("test"))
-    illegal = tally.illegal / tally.paths if isinstance(ranker, StagedRanker) else None
+    illegal = tally.illegal / tally.paths if isinstance(ranker, StagedRanker) and ranker.generates else None
     return Report(samples, ranks=ranks.tolist(), illegal_share=illegal)
 
 
@@ -214,6 +242,11 @@ class _PathTally:
         self.paths += int((scores > -np.inf).sum())
         self.illegal += int(((scores > -np.inf) & (items < 0)).sum())
         return items, scores
+
+
+def rss_bytes() -> int:
+    """This process's resident memory now: interpreter and libraries, and what was loaded."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_rss_bytes() -> int:

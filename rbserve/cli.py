@@ -272,6 +272,10 @@ def profile(
     test_users: Annotated[
         int, typer.Option(help="Accuracy of so many test users, drawn at random, instead of all (0).")
     ] = 0,
+    cost: Annotated[
+        bool,
+        typer.Option("--cost/--no-cost", help="Operations and bytes of a call beside this machine's limits."),
+    ] = True,
     weights: Weights = "learnt",
     as_json: Json = False,
 ) -> None:
@@ -295,6 +299,7 @@ def profile(
     settings = {key: value for key, value in given.items() if value is not None} | {
         "exclude_seen": exclude_seen,
         "test_users": test_users,
+        "cost": cost,
     }
     thread_counts = counts(threads, "threads", "1,2")
     chosen = words(variants) if variants else None

@@ -160,7 +160,7 @@ def results_table(measurement: Measurement) -> Table:
         second.upper(),
     ):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("RSS MB", "load ms", "first ms", "file MB", "n"):
+    for name in ("loaded MB", "RSS MB", "load ms", "first ms", "file MB", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in measurement.results:
         cells = _result_cells(result, main, second)
@@ -175,9 +175,7 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         if result.inconclusive:
             shape = f"{result.variant}, {result.scope}, {size(measurement)} {result.slate}"
             yield f"INCONCLUSIVE: {shape}: {'; '.join(result.inconclusive)}"
-        if result.stages:
-            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in result.stages.items())
-            yield f"stages of {result.variant}, k {result.slate}: {shares}"
+        yield from _costs(result, measurement)
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
     if measurement.random:
@@ -220,6 +218,41 @@ def size(measurement: Measurement) -> str:
     return "slate" if measurement.task == "ctr" else "k"
 
 
+def _costs(result: Result, measurement: Measurement) -> Iterator[str]:
+    """Where a line's time goes, how near it is to the machine's limits, and how it grows.
+
+    End to end, a call has all the stages of its other scope.
+    """
+    line = f"{result.variant} {result.scope}, {size(measurement)} {result.slate}"
+    if result.stages and result.scope == measurement.plan.scopes[-1]:
+        yield f"{line}: {_shares(result.stages)}{_off(result.stages_check)}"
+    cost = result.cost
+    if cost and result.scope == "forward":
+        moved = (cost.weight_bytes + cost.activation_bytes) / 1e6
+        cores = "this core's" if result.threads == 1 else f"these {result.threads} cores'"
+        peak = "" if cost.share_of_peak is None or cost.peak_gflops is None else (
+            f"{cost.share_of_peak:.0%} of {cores} {cost.peak_gflops:.0f} GFLOP/s, ")  # fmt: skip
+        yield (
+            f"{line}: {cost.flops / 1e6:.3g} MFLOP, {moved:.3g} MB ({cost.weight_bytes / 1e6:.3g} of weights): {peak}"
+            f"{cost.share_of_bandwidth:.0%} of {cost.bandwidth_gbs:.0f} GB/s; {_shares(cost.operators, 3)}"
+        )
+    yield from (f"warning: {line}: {warning}" for warning in result.growth_warnings)
+
+
+def _shares(shares: dict[str, float], most: int | None = None) -> str:
+    """The shares, or the first few, that are not nothing."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in [*shares.items()][:most] if share >= 0.005)
+
+
+def _off(check: float | None) -> str:
+    """What is to be said of stages that do not add up to the time of the calls unobserved."""
+    from rbserve.core.measurement import STAGES_OFF
+
+    if check is None or abs(check - 1) <= STAGES_OFF:
+        return ""
+    return f" (observed, a call took {check:.0%} of its time)"
+
+
 def _result_cells(result: Result, main: str, second: str) -> list[str]:
     latency = result.latency_ms
     return [
@@ -233,6 +266,7 @@ def _result_cells(result: Result, main: str, second: str) -> list[str]:
         _ms(latency.max),
         f"{_accuracy(result.accuracy.get(main))} {_interval(result.accuracy.get(f'{main}_ci95'))}",
         _accuracy(result.accuracy.get(second)),
+        "–" if result.loaded_rss_mb is None else f"{result.loaded_rss_mb:.0f}",
         f"{result.peak_rss_mb:.0f}",
         f"{result.load_ms:.0f}",
         _ms(result.first_call_ms),

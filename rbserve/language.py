@@ -7,14 +7,14 @@ are the same: a candidate attends to the history and itself, at the positions it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.types import Items, Scores
+from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
 from rbserve.session import open_session
 
@@ -54,38 +54,55 @@ class LanguageScorer:
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
-        return self.score_tokens(history, [self._prompts.items[one] for one in candidates.tolist()])
+        return self.score_staged(history, candidates, no_observer)
+
+    def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
+        """The same; `observe` hears the name of each stage as it ends."""
+        return self._score(history, [self._prompts.items[one] for one in candidates.tolist()], observe)
 
     def score_tokens(self, history: Items, candidates: Sequence[NDArray[Any]]) -> Scores:
         """The same for candidates as token ids, [I] each: items of the table, or texts of others (`ItemTokenizer`)."""
+        return self._score(history, candidates, no_observer)
+
+    def _score(self, history: Items, candidates: Sequence[NDArray[Any]], observe: Observe) -> Scores:
         prefix = self._prompts.prefix(history, max(map(len, candidates), default=0))
         suffixes = [self._prompts.suffix_of(candidate) for candidate in candidates]
         pieces = self._prompts.pieces
-        odds = self._behind_one(prefix, suffixes) if pieces.shared else self._apart(prefix, suffixes)
+        odds = (self._behind_one if pieces.shared else self._apart)(prefix, suffixes, observe)
         scores: Scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
+        observe("probabilities")
         return scores
 
-    def _behind_one(self, prefix: Tokens, suffixes: Sequence[Tokens]) -> Scores:
+    def _behind_one(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
         """The prefix once, with the first suffixes; the others behind its cache."""
         first, *others = [*_groups(suffixes, len(prefix), CALL_TOKENS)] or [[]]
         if not first:
             return np.empty(0, np.float32)
         pieces = self._prompts.pieces
-        odds, cache = self._call(pack(prefix, first, pieces), None, cached=bool(others))
+        packed = pack(prefix, first, pieces)
+        observe("prompt")
+        odds, cache = self._call(packed, None, cached=bool(others))
         past = self._call.head_of(cache, len(prefix)) if others else None
-        rest = [
-            self._call(pack(prefix, group, pieces, len(prefix)), past, cached=False)[0] for group in others
-        ]
-        together: Scores = np.concatenate([odds, *rest], axis=1)[0]
+        observe("prefill")
+        found = [odds]
+        for group in others:
+            packed = pack(prefix, group, pieces, len(prefix))
+            observe("prompt")
+            found.append(self._call(packed, past, cached=False)[0])
+            observe("candidates")
+        together: Scores = np.concatenate(found, axis=1)[0]
         return together
 
-    def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens]) -> Scores:
+    def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
         """A row for each candidate, whose prefix is read anew: what the prefix becomes depends on it."""
         odds = [np.empty(0, np.float32)]
         rows = [pack(prefix, [suffix], self._prompts.pieces) for suffix in suffixes]
         at_once = max(1, 4 * CALL_TOKENS // max((row.tokens.shape[1] for row in rows), default=1))
         for begin in range(0, len(rows), at_once):
-            found, _ = self._call(pad(rows[begin : begin + at_once]), None, cached=False)
+            padded = pad(rows[begin : begin + at_once])
+            observe("prompt")
+            found, _ = self._call(padded, None, cached=False)
+            observe("candidates")
             odds.append(found[:, 0])
         return np.concatenate(odds)
 
@@ -149,28 +166,13 @@ class BeamPasts(NamedTuple):
     depth: int
 
 
-class LanguageItems:
-    """The best items of the catalogue after a history, for a ScoringRanker."""
-
-    def __init__(self, best: BestOf, prompts: Prompts) -> None:
-        self._best, self._prompts = best, prompts
-
-    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        """The best min(k, n_items) items int32[B, k] for int32[B, T], and their scores."""
-        questions = self._prompts.questions(histories)
-        return self._best(pack_questions(questions, self._prompts.pieces.causal), k)
-
-
-class BestOf(Protocol):
-    """A language model with a head for the catalogue, in one of the runtimes."""
-
-    def __call__(self, packed: Packed, k: int) -> tuple[Items, Scores]:
-        """The best min(k, n_items) items int32[B, k], and their scores."""
-        ...
+def packed_questions(prompts: Prompts) -> Callable[[Items], Packed]:
+    """What a ScoringRanker asks TorchBestItems or OnnxBestItems: the questions of histories int32[B, T]."""
+    return lambda histories: pack_questions(prompts.questions(histories), prompts.pieces.causal)
 
 
 class TorchBestItems:
-    """The reference: eager torch."""
+    """A language model with a head for the catalogue in eager torch: the reference."""
 
     def __init__(self, model: LanguageModel) -> None:
         import torch
@@ -180,9 +182,9 @@ class TorchBestItems:
         self._torch, self._model = torch, ItemScores(model)
         self._device = next(model.parameters()).device
 
-    def __call__(self, packed: Packed, k: int) -> tuple[Items, Scores]:
+    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
         arrays = {
-            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
+            name: self._torch.from_numpy(array).to(self._device) for name, array in asked.arrays.items()
         }
         with self._torch.inference_mode():
             scores = self._model(**arrays)
@@ -196,8 +198,8 @@ class OnnxBestItems:
     def __init__(self, graph: Path, threads: int) -> None:
         self._session = open_session(graph, threads)
 
-    def __call__(self, packed: Packed, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {**packed.arrays, "k": np.array([k], np.int64)})
+    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
         return items, scores
 
 

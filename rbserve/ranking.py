@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.semantic_ids import SemanticIds
-from rbserve.core.types import Items, Scores
+from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.models.beam import Stepper, search
 from rbserve.models.configs import SeqSidConfig, SidSasRecConfig
 from rbserve.session import open_session
@@ -28,28 +28,45 @@ Cache = tuple[Any, Any]  # a user's prompt, shared by all beams; what each beam 
 
 
 class ItemScores(Protocol):
-    """SASRec in one of the runtimes."""
+    """A model with a head for the catalogue, in one of the runtimes."""
 
-    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        """The best min(k, n_items) items int32[B, k] for int32[B, T], and their scores."""
+    def __call__(self, asked: Any, k: int) -> tuple[Items, Scores]:
+        """The best min(k, n_items) items int32[B, k] for histories int32[B, T] or their prompts, and their scores."""
         ...
 
 
 class ScoringRanker:
     """Ranks all items by score (group G)."""
 
-    def __init__(self, best: ItemScores, max_history: int) -> None:
-        self._best = best
-        self._max_history = max_history
+    generates = False
+
+    def __init__(
+        self, best: ItemScores, max_history: int, prompts: Callable[[Items], Any] | None = None
+    ) -> None:
+        """`prompts` makes what the model is asked of histories int32[B, T]; else it takes them as they are."""
+        self._best, self._max_history, self._prompts = best, max_history, prompts
 
     def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
         """The k best items, best first; fewer when the catalogue is smaller."""
-        items, scores = self._best(history[None, -self._max_history :], k)
+        return self.top_k_staged(history, k, no_observer)
+
+    def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        """The same; `observe` hears of the prompt, where there is one, and of the model's part."""
+        items, scores = self._ranked(history[None], k, observe)
         return items[0], scores[0]
 
     def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
         """The same for B users, int32[B, T]; -1 in places past the catalogue."""
-        return _widened(*self._best(histories[:, -self._max_history :], k), k)
+        return _widened(*self._ranked(histories, k, no_observer), k)
+
+    def _ranked(self, histories: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        asked: Any = histories[:, -self._max_history :]
+        if self._prompts:
+            asked = self._prompts(asked)
+            observe("prompt")
+        found = self._best(asked, k)
+        observe("forward")
+        return found
 
 
 class GeneratingRanker:
@@ -57,6 +74,8 @@ class GeneratingRanker:
 
     At most `width` items come back, and fewer where free beam search ended in paths that no item has.
     """
+
+    generates = True
 
     def __init__(
         self,
@@ -71,22 +90,25 @@ class GeneratingRanker:
 
     def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
         """The k most probable items, best first."""
-        return self.top_k_staged(history, k, _nobody)
+        return self.top_k_staged(history, k, no_observer)
 
-    def top_k_staged(self, history: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
+    def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
         """The same; `observe` hears the name of each stage of the decoding as it ends."""
         items, scores = self._search(history[None], k, observe)
         found = items[0] >= 0
-        return items[0][found], scores[0][found]
+        best = items[0][found], scores[0][found]
+        observe("rank")
+        return best
 
     def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
         """The same for B users, int32[B, T]; behind the items, -1 for beams that ended in none, and past them."""
-        return _widened(*self._search(histories, k, _nobody), k)
+        return _widened(*self._search(histories, k, no_observer), k)
 
-    def _search(self, histories: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
-        recent = histories[:, -self._config.max_history :]
+    def _search(self, histories: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        prompts = self._prompts(histories[:, -self._config.max_history :])
+        observe("prompt")
         beams = search(
-            self._stepper, self._prompts(recent), self._sids.trie, self._config.codes, self._config.width,
+            self._stepper, prompts, self._sids.trie, self._config.codes, self._config.width,
             constrained=self._config.decoding == "cbs", observe=observe)  # fmt: skip
         order = np.argsort(beams.items < 0, axis=1, kind="stable")[:, :k]  # a rank belongs to an item
         return np.take_along_axis(beams.items, order, 1), np.take_along_axis(beams.scores, order, 1)
@@ -101,10 +123,6 @@ def _widened(items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
     return np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
 
 
-def _nobody(stage: str) -> None:
-    """Hears nothing."""
-
-
 class TorchItemScores:
     """SASRec in eager torch: the reference."""
 
@@ -113,9 +131,9 @@ class TorchItemScores:
 
         self._torch, self._model = torch, model
 
-    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
+    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
         with self._torch.inference_mode():
-            items, scores = self._model.top_k(_on_device(self._torch, self._model, histories), k)
+            items, scores = self._model.top_k(_on_device(self._torch, self._model, asked), k)
             return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
 
 
@@ -155,8 +173,8 @@ class OnnxItemScores:
     def __init__(self, graphs: Sequence[Path], threads: int) -> None:
         (self._session,) = (open_session(graph, threads) for graph in graphs)
 
-    def __call__(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {"histories": histories, "k": np.array([k], np.int64)})
+    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {"histories": asked, "k": np.array([k], np.int64)})
         return items, scores
 
 

@@ -33,13 +33,13 @@ from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.endpoint import EndpointScorer, Estimate
 from rbserve.language import (
     LanguageCall,
-    LanguageItems,
     LanguageScorer,
     LanguageStepper,
     OnnxBestItems,
     OnnxLanguageCall,
     TorchBestItems,
     TorchLanguageCall,
+    packed_questions,
 )
 from rbserve.models import prompts
 from rbserve.models.configs import (
@@ -89,8 +89,8 @@ def exported_ranker(artifact: Artifact, graphs: Sequence[Path], threads: int = 1
         return _language_ranker(artifact, config, OnnxLanguageCall(graph, threads))
     if isinstance(config, SeqP5Config):
         (graph,) = graphs
-        best = LanguageItems(OnnxBestItems(graph, threads), artifact_prompts(artifact))
-        return ScoringRanker(best, config.max_history)
+        asked = packed_questions(artifact_prompts(artifact))
+        return ScoringRanker(OnnxBestItems(graph, threads), config.max_history, asked)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(OnnxStepper(graphs, threads), artifact.sids, config)
     assert isinstance(config, SasRecConfig)
@@ -103,8 +103,8 @@ def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
     if isinstance(config, SeqSidConfig):
         return _language_ranker(artifact, config, TorchLanguageCall(model))
     if isinstance(config, SeqP5Config):
-        best = LanguageItems(TorchBestItems(model), artifact_prompts(artifact))
-        return ScoringRanker(best, config.max_history)
+        asked = packed_questions(artifact_prompts(artifact))
+        return ScoringRanker(TorchBestItems(model), config.max_history, asked)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(TorchStepper(model), artifact.sids, config)
     assert isinstance(config, SasRecConfig)
@@ -287,7 +287,11 @@ def recommend(ranker: Ranker, history: Items, k: int, exclude_seen: bool = False
     """The k best items int32[<=k] for history int32[T] and their scores, without the history's if asked to."""
     if not exclude_seen:
         return ranker.top_k(history, k)
-    items, scores = ranker.top_k(history, k + len(history))
+    return without_seen(history, k, *ranker.top_k(history, k + len(history)))
+
+
+def without_seen(history: Items, k: int, items: Items, scores: Scores) -> tuple[Items, Scores]:
+    """The first k of a list of items int32[n], and their scores, that are not in history int32[T]."""
     unseen = np.flatnonzero(~np.isin(items, history))[:k]
     return items[unseen], scores[unseen]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from rbserve.core.errors import ArtifactError
+
+_profiled: ContextVar[tuple[Path, list[Any]] | None] = ContextVar("profiled", default=None)
 
 
 def open_session(path: Path, threads: int) -> Any:
@@ -20,7 +25,25 @@ def open_session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    profiled = _profiled.get()
+    if profiled:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profiled[0] / path.stem)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
+    if profiled:
+        profiled[1].append(session)
+    return session
+
+
+@contextmanager
+def profiled_sessions(folder: Path) -> Iterator[list[Any]]:
+    """The sessions opened inside, which note each node's shapes and times; `end_profiling()` writes them to folder."""
+    sessions: list[Any] = []
+    token = _profiled.set((folder, sessions))
+    try:
+        yield sessions
+    finally:
+        _profiled.reset(token)

@@ -76,10 +76,12 @@ def test_one_command_makes_everything_that_is_missing(tmp_path: Path) -> None:
     assert [(one["variant"], one["slate"]) for one in document["results"]] == [
         (variant, slate) for variant in ("torch-fp32", "onnx-fp32", "onnx-int8") for slate in (1, 100)
     ]
+    assert all(one["cost"]["flops"] > 0 and one["loaded_rss_mb"] > 0 for one in document["results"])
     assert "exported dnn onnx-fp32" in done.stderr
     again = rbserve(*words, "--variants", "onnx-int8", home=tmp_path)
     assert "exported" not in again.stderr
     assert "onnx-int8" in again.stdout
+    assert "GFLOP/s" in again.stdout
     folder = json.loads(rbserve("report", "--name", "mine", "--json", home=tmp_path).stdout)["folder"]
     names = {file.name for file in Path(folder).iterdir()}
     tables, pictures = {"table.md", "table.csv", "paper.csv"}, {"pareto.png", "pareto.svg"}
@@ -91,9 +93,13 @@ def test_one_command_makes_everything_that_is_missing(tmp_path: Path) -> None:
 
 def test_an_artefact_is_addressed_by_its_path(home: Path) -> None:
     done = rbserve("profile", "--model", "artifacts/planted/dnn", "--variants", "onnx-fp32", "--processes", "1",
-                   "--runs", "5", "--slates", "3", "--json", home=home)  # fmt: skip
+                   "--runs", "5", "--slates", "3", "--scope", "end_to_end", "--no-cost", "--json",
+                   home=home)  # fmt: skip
     (result,) = json.loads(done.stdout)["results"]
     assert (result["slate"], result["n"]) == (3, 5)
+    assert result["cost"] is None
+    assert sum(result["stages"].values()) == pytest.approx(1)
+    assert {"lookup", "forward"} <= result["stages"].keys()
 
 
 def test_many_models_give_a_list_and_one_failure_does_not_stop_the_rest(home: Path) -> None:

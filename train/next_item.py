@@ -22,7 +22,7 @@ from rbserve.core.errors import UsageError
 from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.core.types import ModelSpec, Progress, Ranker
-from rbserve.language import LanguageItems, LanguageStepper, TorchBestItems, TorchLanguageCall
+from rbserve.language import LanguageStepper, TorchBestItems, TorchLanguageCall, packed_questions
 from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
@@ -111,7 +111,7 @@ class NextItemTask:
         """The model as it is served."""
         if self.sids is None:
             return ScoringRanker(
-                LanguageItems(TorchBestItems(language), self.prompts), self._config.max_history
+                TorchBestItems(language), self._config.max_history, packed_questions(self.prompts)
             )
         assert isinstance(self._config, SeqSidConfig)
         stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)

@@ -98,7 +98,7 @@ def hierarchical_interval(
     Few processes give too narrow an interval (LOG.md has the coverage): `process_interval` is for them.
     """
     _check_bootstrap(confidence, resamples)
-    return _percentile_interval(hierarchical_draws(samples, statistic, resamples, seed), confidence)
+    return percentile_interval(hierarchical_draws(samples, statistic, resamples, seed), confidence)
 
 
 def hierarchical_draws(
@@ -335,10 +335,11 @@ def _ratios(
 def _defined_interval(draws: NDArray[np.float64], confidence: float) -> Interval:
     """Interval of the resamples that have the statistic; (nan, nan) of none."""
     defined = draws[~np.isnan(draws)]
-    return _percentile_interval(defined, confidence) if len(defined) else (float("nan"), float("nan"))
+    return percentile_interval(defined, confidence) if len(defined) else (float("nan"), float("nan"))
 
 
-def _percentile_interval(statistics: NDArray[np.float64], confidence: float) -> Interval:
+def percentile_interval(statistics: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """The interval (low, high) that holds the middle share `confidence` of a statistic's resamples."""
     low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 

@@ -18,6 +18,7 @@ import numpy as np
 from rbserve.core.environment import Environment
 from rbserve.core.errors import unknown_name
 from rbserve.core.files import write_bytes
+from rbserve.core.growth import Growth, between, over
 from rbserve.core.intervals import (
     auc_interval,
     certified_percentile,
@@ -30,12 +31,15 @@ from rbserve.core.manifest import read_manifest
 from rbserve.core.metrics import ctr_metrics, gains_at_k, hits_at_k, seqrec_metrics
 from rbserve.core.noise import Noise
 from rbserve.core.provenance import GitState
+from rbserve.core.roofline import Cost, Roofline, roofline
 from rbserve.core.stability import inconclusive
 
 SCHEMA = 1
 MS = 1e-6  # nanoseconds to milliseconds
 SCOPES = ("forward", "end_to_end")
 DEPTH = 50  # how long a list the target of a sequence is looked for in
+ONE_STAGE = {"forward", "rest"}  # what there is to tell of a call that has no stages
+STAGES_OFF = 0.03  # what observing a call may add to its time; more is told with its stages
 HEADLINES = {"ctr": ("auc", "gauc"), "seqrec": ("ndcg@10", "recall@10")}  # each has an interval over users
 
 Accuracy = dict[str, float | tuple[float, float] | None]
@@ -49,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
     list asked for. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of all test users,
     or of `test_users` of them, drawn by the seed. With a budget, `budget_s` seconds are what the whole profile may
     take, and `runs_of` has the runs that were planned for each variant, in the place of `runs`; `processes` is 0 until
-    they are planned.
+    they are planned. `cost` asks for each variant's operations and bytes.
     """
 
     processes: int
@@ -63,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True):
     test_users: int = 0
     budget_s: float | None = None
     runs_of: dict[str, int] = {}
+    cost: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -74,10 +79,13 @@ class Samples(msgspec.Struct, frozen=True):
     """What one fresh process saw of one variant and slate. Times are nanoseconds, in order.
 
     `load_ns` is opening the artefact's variant, `first_call_ns` the first call of this shape, `warmup_ns`
-    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far. `stages_ns` is
-    time summed by stage over calls of their own, observed, and no part of the runs; empty for one-stage models.
-    `overhead_ns` is the median of an empty call in the same loop, `settled` whether the warm-up ended without a trend,
-    `noise` what disturbed the timed runs; null in files of versions that did not look.
+    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far, `loaded_rss_bytes`
+    what it held once the model was loaded. `overhead_ns` is the median of an empty call in the same loop, `settled`
+    whether the warm-up ended without a trend, `noise` what disturbed the timed runs; null in files of versions that did
+    not look.
+
+    `stages_ns` is time summed by stage over observed calls, `observed_ns` that of each of them. They are no part of the
+    runs; each was made beside an unobserved one of the same request, `unobserved_ns`, of so many `history_lengths`.
     """
 
     variant: str
@@ -95,6 +103,10 @@ class Samples(msgspec.Struct, frozen=True):
     overhead_ns: int | None = None
     settled: bool | None = None
     noise: Noise | None = None
+    loaded_rss_bytes: int | None = None
+    observed_ns: list[int] = []
+    unobserved_ns: list[int] = []
+    history_lengths: list[int] = []
 
 
 class Predictions(msgspec.Struct, frozen=True):
@@ -135,9 +147,11 @@ class Latency(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One line of the table: one variant in one scope at one slate, and the accuracy of the same artefact.
 
-    `stages` is the share of time in each stage of a generative model, null for the others. `inconclusive` has the
-    reasons why this latency settles nothing, empty where it is stable. `overhead_us` is what the timing loop adds to
-    a call, and is not subtracted; `energy_mj` the millijoules of the whole processor package per call.
+    `stages` is the share of time in each stage, null where a call is one; `stages_check` is what a call's stages add up
+    to as a part of the same call unobserved: the median of all pairs. `slate_growth` is that of p50 from the next
+    smaller slate measured, `history_growth` that of a call with its history. `inconclusive` has the reasons why this
+    latency settles nothing, empty where it is stable. `overhead_us` is what the timing loop adds to a call, and is not
+    subtracted; `energy_mj` the millijoules of the whole processor package per call.
     """
 
     variant: str
@@ -157,6 +171,17 @@ class Result(msgspec.Struct, frozen=True):
     inconclusive: list[str] = []
     overhead_us: float | None = None
     energy_mj: float | None = None
+    stages_check: float | None = None
+    loaded_rss_mb: float | None = None
+    slate_growth: Growth | None = None
+    history_growth: Growth | None = None
+    cost: Roofline | None = None
+
+    @property
+    def growth_warnings(self) -> list[str]:
+        """A line for each size that the time certainly grows faster than."""
+        grown = {"slate": self.slate_growth, "history": self.history_growth}
+        return [growth.warning(what) for what, growth in grown.items() if growth and growth.superlinear]
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -192,6 +217,7 @@ class Measurement(msgspec.Struct, frozen=True):
     git: GitState | None = None
     seconds: float | None = None
     config: dict[str, Any] = {}
+    costs: list[Cost] = []
 
 
 def summarise(measurement: Measurement) -> list[Result]:
@@ -203,9 +229,12 @@ def summarise(measurement: Measurement) -> list[Result]:
     shapes: dict[tuple[str, str, int], list[Samples]] = {}
     for one in measurement.samples:
         shapes.setdefault((one.variant, one.scope, one.slate), []).append(one)
-    return [
-        _result(measurement, samples, accuracy.get(samples[0].variant, {})) for samples in shapes.values()
-    ]
+    results = []
+    for (variant, scope, slate), samples in shapes.items():
+        smaller = max((n for v, s, n in shapes if (v, s) == (variant, scope) and n < slate), default=None)
+        before = shapes[variant, scope, smaller] if smaller else None
+        results.append(_result(measurement, samples, accuracy.get(variant, {}), before))
+    return results
 
 
 def by_scope(measurement: Measurement) -> list[Measurement]:
@@ -281,8 +310,13 @@ def read_measurement(path: Path) -> Measurement:
     return msgspec.structs.replace(measurement, results=results)
 
 
-def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy) -> Result:
+def _result(
+    measurement: Measurement, samples: list[Samples], accuracy: Accuracy, smaller: list[Samples] | None
+) -> Result:
+    """`smaller` are the samples of the next smaller slate, if there are any."""
     first = samples[0]
+    cost = [one for one in measurement.costs if (one.variant, one.slate) == (first.variant, first.slate)]
+    resident = [one.loaded_rss_bytes for one in samples if one.loaded_rss_bytes is not None]
     return Result(
         variant=first.variant,
         scope=first.scope,
@@ -297,10 +331,17 @@ def _result(measurement: Measurement, samples: list[Samples], accuracy: Accuracy
         first_call_ms=float(np.median([one.first_call_ns for one in samples])) * MS,
         file_mb=measurement.file_bytes[first.variant] / 2**20,
         warnings=measurement.variant_warnings.get(first.variant, []),
-        stages=_stages(samples),
+        **_stages(samples),
         inconclusive=inconclusive(samples),
         overhead_us=_overhead_us(samples),
         energy_mj=_energy_mj(samples),
+        loaded_rss_mb=max(resident) / 2**20 if resident else None,
+        slate_growth=_slate_growth(smaller, samples) if smaller else None,
+        history_growth=over(
+            [np.array(one.history_lengths) for one in samples],
+            [np.array(one.unobserved_ns, np.float64) for one in samples],
+        ),
+        cost=roofline(cost[0], [one.unobserved_ns for one in samples]) if cost else None,
     )
 
 
@@ -316,13 +357,24 @@ def _energy_mj(samples: list[Samples]) -> float | None:
     return sum(known) / 1000 / sum(len(one.runs_ns) for one in samples) if len(known) == len(spent) else None
 
 
-def _stages(samples: list[Samples]) -> dict[str, float] | None:
-    """Each stage's share of the observed time of all processes."""
+def _stages(samples: list[Samples]) -> dict[str, Any]:
+    """Each stage's share of all observed time, and what observing does to a call."""
     spent: Counter[str] = Counter()
     for one in samples:
         spent.update(one.stages_ns)
     total = spent.total()
-    return {stage: ns / total for stage, ns in spent.items()} if total else None
+    if not total or spent.keys() <= ONE_STAGE:
+        return {}
+    pairs = [pair for one in samples for pair in zip(one.observed_ns, one.unobserved_ns, strict=True)]
+    return {
+        "stages": {stage: ns / total for stage, ns in spent.items()},
+        "stages_check": float(np.median([seen / unseen for seen, unseen in pairs])) if pairs else None,
+    }
+
+
+def _slate_growth(smaller: list[Samples], larger: list[Samples]) -> Growth:
+    before, after = ([np.array(one.runs_ns, np.float64) for one in samples] for samples in (smaller, larger))
+    return between(before, after, (smaller[0].slate, larger[0].slate))
 
 
 def _accuracy(predictions: Predictions, variant: str) -> Accuracy:

@@ -29,6 +29,15 @@ def no_progress(done: int, total: int, line: str) -> None:
     del done, total, line
 
 
+Observe = Callable[[str], None]
+"""Called with the name of each stage of a call as it ends."""
+
+
+def no_observer(stage: str) -> None:
+    """Watches nothing."""
+    del stage
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One row of the zoo: a recommender of the paper's Tables 3, 4 or 5.
@@ -86,9 +95,30 @@ class Ranker(Protocol):
 
 
 @runtime_checkable
-class StagedRanker(Ranker, Protocol):
-    """A ranker that generates its items step by step, and can say where the time goes."""
+class StagedScorer(Scorer, Protocol):
+    """A scorer whose calls have stages, and tell where the time goes."""
 
-    def top_k_staged(self, history: Items, k: int, observe: Callable[[str], None]) -> tuple[Items, Scores]:
-        """As `top_k`; calls observe(name) at the end of each stage: prefill, step, filter or top_k."""
+    def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
+        """As `score`; calls observe(name) at the end of each stage.
+
+        prompt: tokens laid out; prefill: the history with the candidates that fit behind it; candidates: the others;
+        probabilities.
+        """
+        ...
+
+
+@runtime_checkable
+class StagedRanker(Ranker, Protocol):
+    """A ranker whose calls have stages, and tell where the time goes.
+
+    `generates`: it writes its items step by step, and a path may name none.
+    """
+
+    generates: bool
+
+    def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        """As `top_k`; calls observe(name) at the end of each stage.
+
+        prompt: tokens laid out; then forward, or, by beam search, prefill, a level's step, filter and top_k, and rank.
+        """
         ...

@@ -15,7 +15,6 @@ M continuations of a user's beams. The token of code c at level l (from 0) is l 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.trie import Nodes, Trie
-from rbserve.core.types import Items, Scores
+from rbserve.core.types import Items, Observe, Scores, no_observer
 
 Tokens = NDArray[np.int32]
 Cache = TypeVar("Cache")
@@ -64,11 +63,6 @@ class Beams:
         return share
 
 
-def no_observer(stage: str) -> None:
-    """Watches nothing."""
-    del stage
-
-
 def search(
     stepper: Stepper[Any],
     prompts: Tokens,
@@ -77,7 +71,7 @@ def search(
     width: int,
     *,
     constrained: bool,
-    observe: Callable[[str], None] = no_observer,
+    observe: Observe = no_observer,
 ) -> Beams:
     """The `width` best paths of each user by beam search, from prompts int32[B, T] of one length.
 

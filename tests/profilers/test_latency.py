@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ from rbserve.profilers.latency import (
     WINDOW,
     overhead_ns,
     time_calls,
-    time_stages,
 )
 
 
@@ -168,35 +167,3 @@ def test_the_garbage_collector_rests_while_the_clock_runs_and_wakes_after_a_fail
         time_calls(machine.call, [()], runs=5, seconds=1, clock=machine.clock)
     assert not any(machine.collecting)
     assert gc.isenabled()
-
-
-class StagedMachine:
-    """A clock that moves only where a call says what it does: 3 to begin, 5 a step, 2 at the end."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.seen: list[object] = []
-
-    def clock(self) -> int:
-        return self.now
-
-    def call(self, steps: int, observe: Callable[[str], None]) -> None:
-        self.seen.append(steps)
-        for stage, taken in (("prefill", 3), *[("step", 5)] * steps):
-            self.now += taken
-            observe(stage)
-        self.now += 2
-
-
-def test_stages_add_up_to_the_time_of_all_calls_and_the_end_of_a_call_is_rest() -> None:
-    machine = StagedMachine()
-    stages = time_stages(machine.call, [(2,), (4,)], calls=3, seconds=1, clock=machine.clock)
-    assert machine.seen == [2, 4, 2]
-    assert stages == {"prefill": 9, "step": 40, "rest": 6}
-    assert sum(stages.values()) == machine.now
-
-
-def test_observing_ends_when_the_budget_is_spent_but_not_before_one_call() -> None:
-    machine = StagedMachine()
-    time_stages(machine.call, [(1,)], calls=9, seconds=0, clock=machine.clock)
-    assert machine.seen == [1]

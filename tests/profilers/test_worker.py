@@ -17,6 +17,8 @@ from rbserve.profilers.worker import Job, measure
 class Generator:
     """Four paths for every user: item 7, no item, item 3, and nothing at all."""
 
+    generates = True
+
     items = np.array([7, -1, 3, -1], np.int32)
     scores = np.array([-1, -2, -3, -np.inf], np.float32)
 
@@ -66,7 +68,11 @@ def test_ranks_illegal_paths_and_stages_of_a_generating_model_are_told(
     assert report.illegal_share == pytest.approx(1 / 3)
     forward, end_to_end = report.samples
     assert list(forward.stages_ns) == ["prefill", "step", "rest"]
-    assert end_to_end.stages_ns == {}
+    assert list(end_to_end.stages_ns) == ["lookup", "prefill", "step", "names", "rest"]
+    assert forward.history_lengths == [1, 2, 1, 2]
+    assert len(forward.unobserved_ns) == len(forward.observed_ns) == 4
+    assert sum(forward.stages_ns.values()) == sum(forward.observed_ns)
+    assert 0 < (forward.loaded_rss_bytes or 0) <= forward.peak_rss_bytes
     assert len(forward.runs_ns) == len(end_to_end.runs_ns) == 4
     assert generator.asked
 
