@@ -273,7 +273,9 @@ class _Gate:
 
 def _undecided_slates(contender: Contender, test: SequentialTest[Key] | None) -> Sequence[int]:
     """All of them while memory is undecided: a process's peak is that of all its slates."""
-    if test is None or contender.advisory:
+    if not any(key.metric in ("p50", "peak_rss") for key in contender.keys):
+        return contender.plan.slates[:1]  # a process times something; nobody asks
+    if test is None or not contender.judgeable:
         return contender.plan.slates
     undecided = [key for key in contender.keys if key in test.undecided]
     if any(key.metric == "peak_rss" for key in undecided):

@@ -380,7 +380,9 @@ def check(pairs: Sequence[Pair], config: GateConfig, chosen: Mapping[str, Any]) 
         from rbserve.profilers.gate_run import check as judge
         from rbserve.profilers.gate_sides import Scope
     with progress_bar("check") as progress:
-        return judge(pairs, lambda one: ensure_dataset(one.manifest.dataset.name), config, Scope(**chosen), progress)
+        return judge(
+            pairs, lambda one: ensure_dataset(one.manifest.dataset.name), config, Scope(**chosen), progress
+        )
 
 
 def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
