@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,6 +39,7 @@ def test_an_artefact_against_itself_passes_or_asks_for_more_rounds(home: Path) -
     )
     one = "artifacts/planted/dnn"
     done = rbserve("check", "--base", one, "--head", one, "--slates", "4", "--variant", "onnx-fp32", "--json",
+                   "--base-python", sys.executable,
                    "--markdown", "out/gate.md", "--junit", "gate.xml", "--pytest-benchmark-out", "gate.json",
                    home=home, check=None)  # fmt: skip
     (home / "rbserve-check.toml").unlink()
@@ -120,6 +122,7 @@ MISTAKES = [
         "--baseline takes a run file, not gone.json",
     ),
     (("--base", "artifacts/planted/dnn", "--head", "."), "", "must both be one model"),
+    (("--base", "main", "--head", ".", "--base-python", "gone"), "", "there is no interpreter gone"),
     (("--base", "main", "--head", ".", "--metrics", "speed"), "", "unknown metric: speed"),
     (("--base", "main", "--head", ".", "--slates", "one"), "", "slates must be whole numbers"),
     (("--base", "main", "--head", ".", "--budget", "0"), "", "budget must be more than 0 seconds"),
