@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
 	@echo "make test       the test suite"
-	@echo "make check      lint, types, architecture, and the built wheel away from its source"
+	@echo "make check      lint, types, architecture, the built wheel away from its source, the gate of the hot paths"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make reference  the figures in README, anew"
 	@echo "make big        preparing 30 million generated interactions, beside pandas"

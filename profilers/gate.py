@@ -34,7 +34,10 @@ from rbserve.core.intervals import auc_draws
 from rbserve.core.metrics import auc, gains_at_k
 from rbserve.profilers.gate_config import GateConfig
 
-FIRST_LOOK = 6  # rounds
+FIRST_LOOK = (
+    6  # rounds. Fewer that agree by chance, on a machine with two levels of speed, would look certain
+)
+FEWEST_PROCESSES = 5  # of each side, where they did not run in turn
 GROWTH = 4 / 3  # from look to look
 TRIM = 0.2
 
@@ -82,8 +85,8 @@ class Estimate:
 
     def p_value(self, tolerance: float) -> float:
         """How likely so large a change is seen when the true one is the tolerance."""
-        if self.error == 0:
-            return float(self.change <= tolerance)
+        if self.error == 0 or math.isinf(self.error):
+            return float(self.change <= tolerance or self.error > 0)
         from scipy.special import stdtr
 
         return float(stdtr(self.freedom, (tolerance - self.change) / self.error))
@@ -110,11 +113,11 @@ UNKNOWN = Estimate(math.nan, math.inf)
 
 
 def paired(base: ArrayLike, head: ArrayLike) -> Estimate:
-    """Log ratio of head to base over rounds [R]: trimmed mean and Yuen's error, of scipy.stats.mstats.trimmed_stde."""
+    """Log ratio of head to base over rounds [R]: trimmed mean and Yuen's error, unknown of fewer than FIRST_LOOK."""
     changes = np.sort(np.log(np.asarray(head, np.float64)) - np.log(np.asarray(base, np.float64)))
     rounds = len(changes)
-    if rounds < 2:
-        return UNKNOWN
+    if rounds < FIRST_LOOK:
+        return Estimate(float(np.median(changes)), math.inf) if rounds else UNKNOWN
     cut = int(TRIM * rounds)
     kept = rounds - 2 * cut
     winsorised = np.clip(changes, changes[cut], changes[rounds - 1 - cut])
@@ -125,9 +128,11 @@ def paired(base: ArrayLike, head: ArrayLike) -> Estimate:
 def unpaired(base: ArrayLike, head: ArrayLike) -> Estimate:
     """Log ratio of head [Q] to base [P], processes that did not run in turn (Welch, 1947)."""
     logs = [np.log(np.asarray(side, np.float64)) for side in (base, head)]
-    if min(len(side) for side in logs) < 2:
+    if not all(len(side) for side in logs):
         return UNKNOWN
     change = float(logs[1].mean() - logs[0].mean())
+    if min(len(side) for side in logs) < FEWEST_PROCESSES:
+        return Estimate(change, math.inf)
     shares = [float(side.var(ddof=1)) / len(side) for side in logs]
     variance = sum(shares)
     if variance == 0:
@@ -243,7 +248,7 @@ def holm_levels(p_values: Sequence[float], alpha: float, hypotheses: int | None 
 
 
 def looks(rounds: int) -> list[int]:
-    """After which of at most so many rounds to look: a third more from look to look, and at the last.
+    """After which of so many rounds to look: a third more from look to look, and at the last.
 
     Even numbers: base and head then were first equally often.
     """
@@ -315,8 +320,9 @@ def judged(line: Line, decision: Decision, tolerance: float, relative: bool) -> 
     """The line with a decision; of a `relative` one, changes are log ratios, and told as shares."""
 
     def told(value: float) -> float | None:
-        value = math.expm1(min(value, 700.0)) if relative else value
-        return value if math.isfinite(value) else None
+        if not abs(value) < 700:  # nothing bounds it
+            return None
+        return math.expm1(value) if relative else value
 
     return msgspec.structs.replace(
         line,

@@ -110,8 +110,10 @@ def checked(config: GateConfig) -> GateConfig:
     for name in ("budget", "seconds"):
         if getattr(config, name) <= 0:
             raise UsageError(f"{name} must be more than 0 seconds, not {getattr(config, name)}")
-    if config.max_rounds < 2:
-        raise UsageError(f"max_rounds must be at least 2, not {config.max_rounds}", "one round has no spread")
+    if config.max_rounds < 6:
+        raise UsageError(
+            f"max_rounds must be at least 6, not {config.max_rounds}", "fewer rounds are not judged"
+        )
     if config.process_cv < 0:
         raise UsageError(f"process_cv must be at least 0, not {config.process_cv}")
     for name, value in msgspec.to_builtins(config.tolerance).items():

@@ -24,6 +24,8 @@ def pairs_of(
     Of folders, every model of base, or those of `models` (names, groups, "all"). A model that one side lacks is a pair
     with None. `base_python` is the interpreter that measures base. Raises UsageError for paths that hold no models.
     """
+    if base_python and not base_python.is_file():
+        raise UsageError(f"there is no interpreter {base_python}", "--base-python main/.venv/bin/python")
     worker = (str(base_python), *WORKER[1:]) if base_python else WORKER
     before, after = _models(base), _models(head)
     if ONE in before and ONE in after:

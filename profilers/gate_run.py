@@ -17,6 +17,7 @@ from rbserve.core.environment import environment
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.types import Progress, no_progress
 from rbserve.profilers.gate import (
+    FEWEST_PROCESSES,
     FIRST_LOOK,
     Decision,
     Estimate,
@@ -166,17 +167,13 @@ class _Gate:
     def _waiting(self, test: SequentialTest[Key] | None) -> list[Contender]:
         """Who is to be measured in the next round."""
         undecided = {(key.model, key.variant) for key in test.undecided} if test else set()
-        return [
-            one
-            for one in self._contenders
-            if one.live
-            and not one.failed
-            and (
-                self._rounds < FIRST_LOOK
-                if one.advisory or not test
-                else (one.model, one.variant) in undecided
-            )
-        ]
+
+        def waits(one: Contender) -> bool:
+            if not one.judgeable or not test:
+                return self._rounds < FIRST_LOOK
+            return (one.model, one.variant) in undecided
+
+        return [one for one in self._contenders if one.live and not one.failed and waits(one)]
 
     def _round(self, contender: Contender, slates: Sequence[int]) -> None:
         """A fresh process of each live side, the order turned around from round to round."""
@@ -267,14 +264,18 @@ class _Gate:
             return None
         if line.metric in ACCURACY.values():
             return f"{len(set(contender.rows.users)):,} test users are too few to tell so small a loss"
-        return (
-            f"{line.rounds} processes were too few for their spread; raise the budget, or quieten the machine"
-        )
+        fewest = FIRST_LOOK if len(contender.live) == 2 else FEWEST_PROCESSES
+        for side, there in (("base", contender.base), ("head", contender.head)):
+            if len(there.reports) < fewest:
+                return f"{side} has {len(there.reports)} process(es), and {fewest} are the fewest to judge by"
+        return f"{line.rounds} processes were too few for so large a spread; raise the budget, or quieten the machine"
 
 
 def _undecided_slates(contender: Contender, test: SequentialTest[Key] | None) -> Sequence[int]:
     """All of them while memory is undecided: a process's peak is that of all its slates."""
-    if test is None or contender.advisory:
+    if not any(key.metric in ("p50", "peak_rss") for key in contender.keys):
+        return contender.plan.slates[:1]  # a process times something; nobody asks
+    if test is None or not contender.judgeable:
         return contender.plan.slates
     undecided = [key for key in contender.keys if key in test.undecided]
     if any(key.metric == "peak_rss" for key in undecided):

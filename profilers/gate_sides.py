@@ -21,7 +21,16 @@ from rbserve.core.environment import allowed_cores, environment
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.measurement import MS, Measurement, Plan, Predictions, Samples, comparability_key
 from rbserve.core.metrics import auc, ndcg_at_k
-from rbserve.profilers.gate import Estimate, Line, Verdict, auc_loss, ndcg_loss, paired, unpaired
+from rbserve.profilers.gate import (
+    FEWEST_PROCESSES,
+    Estimate,
+    Line,
+    Verdict,
+    auc_loss,
+    ndcg_loss,
+    paired,
+    unpaired,
+)
 from rbserve.profilers.gate_config import GateConfig
 from rbserve.profilers.harness import WORKER, check_plan, default_plan, file_bytes, test_rows, write_inputs
 from rbserve.profilers.worker import Job, Report
@@ -109,6 +118,12 @@ class Contender:
     def __post_init__(self) -> None:
         self.live = [side for side in (self.base, self.head) if side.artifact is not None]
 
+    @property
+    def judgeable(self) -> bool:
+        """Whether rounds can lead to a verdict: not against another machine, or a run file of few processes."""
+        stored = [side for side in (self.base, self.head) if side.artifact is None]
+        return self.advisory is None and all(len(side.reports) >= FEWEST_PROCESSES for side in stored)
+
     def estimate(self, key: Key) -> Estimate:
         """The change of p50 or peak memory so far."""
         base, head = self.base.observations(key), self.head.observations(key)
@@ -126,6 +141,10 @@ def contenders_of(
     base, head = pair.base, pair.head
     if base is None or head is None:
         return [], [Line(pair.model, "all", Verdict.MISSING, reason=pair.reason)]
+    if any(isinstance(side, Artifact) and side.is_endpoint for side in (base, head)):
+        return [], [
+            Line(pair.model, "all", Verdict.MISSING, reason="an endpoint answers for it; nothing runs here")
+        ]
     differing = _difference(base, head)
     if differing:
         return [], [Line(pair.model, "all", Verdict.NOT_COMPARABLE, reason=differing)]
@@ -185,7 +204,7 @@ def _variants(
 def _available(side: Artifact | Measurement) -> list[str]:
     if isinstance(side, Measurement):
         return list(dict.fromkeys(one.variant for one in side.samples))
-    return [] if side.is_endpoint else side.can_open
+    return side.can_open
 
 
 def _served(side: Artifact | Measurement) -> list[str]:

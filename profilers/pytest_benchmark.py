@@ -2,7 +2,7 @@
 
 A file usually holds one process, whose spread between processes nobody has seen: `process_cv` of the configuration
 stands in for it. Files that `write` made keep the median of each process, and several files a side are several
-processes; where both sides have at least two, their own spread decides.
+processes; where both sides have at least five, their own spread decides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ import numpy as np
 from rbserve.core.environment import environment
 from rbserve.core.errors import DataError
 from rbserve.core.files import write_bytes
-from rbserve.profilers.gate import Estimate, Line, SequentialTest, Suite, Verdict, judged, suite_of, unpaired
+from rbserve.profilers.gate import (
+    FEWEST_PROCESSES,
+    Estimate,
+    Line,
+    SequentialTest,
+    Suite,
+    Verdict,
+    judged,
+    suite_of,
+    unpaired,
+)
 from rbserve.profilers.gate_config import GateConfig
 from rbserve.profilers.gate_sides import Contender, Side
 
@@ -143,7 +153,7 @@ def _median_ms(benchmarks: Sequence[Benchmark]) -> float:
 def _estimate(base: Sequence[Benchmark], head: Sequence[Benchmark], process_cv: float) -> Estimate:
     """Log ratio of medians, with the processes' own spread where both sides show one."""
     before, after = _processes(base), _processes(head)
-    if min(len(before), len(after)) >= 2:
+    if min(len(before), len(after)) >= FEWEST_PROCESSES:
         return unpaired(before, after)
     change = float(np.log(after).mean() - np.log(before).mean())
     within = sum(side[0].relative_error ** 2 for side in (base, head))

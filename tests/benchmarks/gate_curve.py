@@ -162,14 +162,18 @@ def run_trial(condition: str, number: int, artifact: Any, dataset: Any, scores: 
     from rbserve.profilers.gate_sides import Pair, Scope
     from rbserve.profilers.harness import WORKER
 
-    base, head, metrics = WORKER, WORKER, ("p50", "peak_rss")
+    base, head = WORKER, WORKER
+    config, metrics = (
+        GateConfig(test_users=200),
+        ("p50", "peak_rss"),
+    )  # fewer users: the requests alone are read
     if condition in SHARES:
         base, head = command("slowed", "0"), command("slowed", str(SHARES[condition]))
     if condition == "-0.002 AUC":
-        metrics = ("accuracy",)
+        config, metrics = GateConfig(), ("accuracy",)
         head = command("noisy", str(amplitude(dataset, scores, number)), str(number))
-    pair = Pair("dnn", artifact, artifact, base_worker=base, head_worker=head)
-    suite = check([pair], lambda _: dataset, GateConfig(), Scope([VARIANT], [1], metrics=metrics)).suite
+    pair = Pair(artifact.name, artifact, artifact, base_worker=base, head_worker=head)
+    suite = check([pair], lambda _: dataset, config, Scope([VARIANT], [1], metrics=metrics)).suite
     line = next(one for one in suite.lines if one.metric in ("p50", "auc"))
     return Trial(
         condition, suite.verdict.value, suite.rounds, suite.seconds, line.change, line.low, line.high, suite.created

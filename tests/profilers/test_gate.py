@@ -61,9 +61,13 @@ def test_an_unpaired_change_is_welchs() -> None:
     assert (found.lower(0.05), found.upper(0.05)) == pytest.approx((interval.low, interval.high))
 
 
-def test_what_has_one_process_or_no_spread() -> None:
-    assert paired([1.0], [2.0]) == UNKNOWN == unpaired([1.0], [2.0, 2.1])
-    same = paired([1.0, 2.0], [1.0, 2.0])
+def test_what_has_too_few_processes_or_no_spread() -> None:
+    few = (paired([1.0] * 5, [2.0] * 5), unpaired([1.0] * 4, [2.0] * 9))
+    for one in few:
+        assert one == Estimate(pytest.approx(math.log(2)), math.inf)  # type: ignore[arg-type]
+        assert (one.p_value(0.02), one.lower(0.4), one.upper(0.4)) == (1, -math.inf, math.inf)
+    assert paired([], []) == UNKNOWN == unpaired([], [1.0])
+    same = paired([1.0, 2.0] * 3, [1.0, 2.0] * 3)
     assert (same.change, same.error, same.p_value(0.01), same.upper(1e-9)) == (0, 0, 1, 0)
     assert exact(100, 100).change == 0
     assert exact(100, 110).lower(1e-9) == pytest.approx(math.log(1.1))

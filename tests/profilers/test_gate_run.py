@@ -199,14 +199,14 @@ def _lines(found: Suite) -> list[Line]:
 
 @pytest.fixture
 def slow_run(measured: Measurement) -> Callable[[float], Measurement]:
-    """The run file of a model that took so many times a scripted 0.1 ms a candidate, in four processes."""
+    """The run file of a model that took so many times a scripted 0.1 ms a candidate, in five processes."""
 
     def made(times: float) -> Measurement:
         samples = [
             msgspec.structs.replace(one, process=process, runs_ns=[round(times * one.slate * level)] * 9)
             for one in measured.samples
             if one.process == 0
-            for process, level in enumerate((99_000, 100_000, 100_500, 101_000))
+            for process, level in enumerate((99_000, 99_500, 100_000, 100_500, 101_000))
         ]
         return msgspec.structs.replace(measured, samples=samples)
 
@@ -239,6 +239,16 @@ def test_a_baseline_of_another_machine_is_advice(
     assert all(line.change == pytest.approx(1, abs=0.05) for line in found.lines)
 
 
+def test_a_baseline_of_too_few_processes_says_so(
+    machine: Machine, trained: Artifact, planted: Dataset, measured: Measurement
+) -> None:
+    found = suite([pair(measured, trained)], planted)
+    assert (found.verdict, found.rounds) == (Verdict.INCONCLUSIVE, 6)
+    assert found.lines[0].reason == "base has 2 process(es), and 5 are the fewest to judge by"
+    assert found.lines[0].change is not None
+    assert found.lines[0].low is None
+
+
 def test_two_run_files_are_judged_without_measuring(
     machine: Machine, planted: Dataset, slow_run: Callable[[float], Measurement]
 ) -> None:
@@ -259,7 +269,7 @@ def test_an_unknown_metric_is_refused(planted: Dataset) -> None:
 def test_the_scripted_machine_is_not_the_real_one(
     trained: Artifact, planted: Dataset, tmp_path: Path
 ) -> None:
-    """Real workers, two rounds: whatever the times are, every figure is there."""
+    """Real workers, too few rounds to judge by: whatever the times are, every figure is there."""
     found = suite(
         [Pair("dnn", trained, trained)], planted, GateConfig(max_rounds=2, runs=3, seconds=0.01),
         Scope(["onnx-fp32"], [4]),

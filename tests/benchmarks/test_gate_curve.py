@@ -1,0 +1,66 @@
+"""The injections of the gate's operating curve do what they say."""
+
+from __future__ import annotations
+
+import gate_curve
+import numpy as np
+import pytest
+from gate_curve import LOSS, Noisy, Slowed, Trial, amplitude, noise_of, summarise, with_noise
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.metrics import auc
+from rbserve.core.types import Items, Scores
+from rbserve.runtime import open_scorer, score_rows
+
+
+class Half:
+    """Every item is as likely as not."""
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        del history
+        return np.full(len(candidates), 0.5, np.float32)
+
+
+def test_a_slowed_scorer_spins_for_its_share_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1000, 1100, 1104, 1105, 9999])
+    monkeypatch.setattr(gate_curve.time, "perf_counter_ns", lambda: next(clock))
+    history = candidates = np.array([1, 2], np.int32)
+    assert Slowed(Half(), 0.05).score(history, candidates).tolist() == [0.5, 0.5]
+    assert next(clock) == 9999  # a call of 100 ns ended when 105 had passed
+
+
+def test_noise_belongs_to_a_pair_and_not_to_the_slate_or_the_call() -> None:
+    history, candidates = np.array([3, 4], np.int32), np.arange(5, dtype=np.int32)
+    noisy = Noisy(Half(), 0.5, seed=1)
+    whole = noisy.score(history, candidates)
+    assert len({*whole.tolist()}) == 5
+    assert np.array_equal(
+        whole, np.concatenate([noisy.score(history, candidates[i : i + 1]) for i in range(5)])
+    )
+    assert not np.array_equal(whole, Noisy(Half(), 0.5, seed=2).score(history, candidates))
+    scores = np.array([0.1, 0.5, 0.9], np.float32)
+    np.testing.assert_allclose(with_noise(scores, np.zeros(3)), scores, rtol=1e-6)
+
+
+def test_the_noise_costs_the_auc_that_it_is_to_cost(trained: Artifact, planted: Dataset) -> None:
+    test = planted.ctr("test")
+    scores = score_rows(open_scorer(trained, "onnx-fp32"), test.histories, test.candidates)
+    size = amplitude(planted, scores, seed=3)
+    noise = np.array(
+        [noise_of(test.histories[row], int(item), 3) for row, item in enumerate(test.candidates)]
+    )
+    pairs = test.labels.sum() * (1 - test.labels).sum()
+    lost = auc(test.labels, scores) - auc(test.labels, with_noise(scores, size * noise))
+    assert lost == pytest.approx(LOSS, abs=20 / pairs)
+
+
+def test_the_summary_counts_verdicts_by_condition() -> None:
+    trials = [
+        Trial("+5%", verdict, 8, seconds, 0.05, 0.03, 0.07, "now")
+        for verdict, seconds in (("REGRESSED", 1.0), ("REGRESSED", 2.0), ("INCONCLUSIVE", 9.0))
+    ]
+    (row,) = summarise(trials)
+    assert (row["trials"], row["REGRESSED"], row["PASS"], row["INCONCLUSIVE"]) == (3, 2, 0, 1)
+    assert row["ci95"][0] < 2 / 3 < row["ci95"][1]
+    assert (row["seconds_mean"], row["seconds_p50"], row["seconds_max"]) == (4, 2, 9)
