@@ -19,7 +19,8 @@ from rbserve.console import results_table
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.schema import run_schema
-from rbserve.profilers.report import render
+from rbserve.profilers.pareto import sections
+from rbserve.profilers.report import collect, render
 
 DNN = ("profile", "--model", "dnn", "--dataset", "planted", "--variants", "onnx-fp32", "--slates", "1")
 
@@ -77,9 +78,7 @@ def test_each_number_of_threads_is_a_run_and_a_comparability_key_of_its_own(home
     assert (one["plan"]["threads"], two["plan"]["threads"]) == (1, 2)
     assert one["comparability_key"] != two["comparability_key"]
     assert len(list((home / "runs").iterdir())) == 2
-    folder = Path(json.loads(rbserve("report", "--json", home=home).stdout)["folder"])
-    sections = json.loads((folder / "report.json").read_text())["sections"]
-    assert sorted(section["threads"] for section in sections) == [1, 2]
+    assert sorted(section.threads for section in sections(collect(home / "runs"))) == [1, 2]
 
 
 @pytest.mark.parametrize(
