@@ -98,7 +98,7 @@ def test_a_resample_is_the_statistic_of_the_runs_it_drew(
     assert actual == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("statistic", ["mean", "median"])  # both are 100 in truth
 def test_hierarchical_interval_covers_the_truth_where_resampling_runs_alone_does_not(
     statistic: Statistic,
 ) -> None:
