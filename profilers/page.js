@@ -561,7 +561,7 @@ function cellFacts(table, row, cell) {
     const changes = Object.entries(ours.changed).map((pair) => pair.join("=")).join(", ");
     facts.push([name, `${table.metric} ${ours.accuracy.toFixed(4)}${interval}, ${ours.variant}`]);
     facts.push(["n", `${ours.rows.toLocaleString("en")} test rows of ${ours.users.toLocaleString("en")} users${ours.test_users ? ", drawn at random" : ""}`]);
-    facts.push(["config", changes ? `changed: ${changes}` : "the row’s own, as far as the run file says"]);
+    facts.push(["config", changes ? `changed: ${changes}` : ours.config_known ? "the row’s own" : "not in the run file: taken to be the row’s own"]);
     facts.push(["run", `${ours.run}, made ${ours.created}`], ["comparability key", ours.comparability_key]);
     commands.push(ours.command);
   };

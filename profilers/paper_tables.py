@@ -11,7 +11,7 @@ import msgspec
 from rbserve.core.measurement import Measurement, Result, by_scope
 from rbserve.core.types import ModelSpec
 from rbserve.models.zoo import BACKBONES, find_model
-from rbserve.profilers.changes import changed, options_text
+from rbserve.profilers.changes import changed, knows_config, options_text
 from rbserve.profilers.paper import (
     PAPER_COLUMNS,
     TABLES,
@@ -31,7 +31,8 @@ CALL = {"ctr": 1, "seqrec": 10}  # the slate or k that the latencies are of
 class Ours(msgspec.Struct, frozen=True):
     """The accuracy of one variant in one of our runs, on so many test rows, and what measures it again.
 
-    `changed` are the options of the row's config that were not the row's; `test_users` is 0, or how many were drawn.
+    `changed` are the options of the row's config that were not the row's, none where the run file is too old to say
+    (`config_known`); `test_users` is 0, or how many were drawn.
     """
 
     accuracy: float
@@ -44,6 +45,7 @@ class Ours(msgspec.Struct, frozen=True):
     exclude_seen: bool
     users: int
     changed: dict[str, str]
+    config_known: bool
     test_users: int
     comparability_key: str
     command: str
@@ -234,6 +236,7 @@ def _ours(run: Measurement, metric: str) -> Ours | None:
         exclude_seen=run.plan.exclude_seen,
         users=len(set(run.predictions.users)),
         changed=changed(run),
+        config_known=knows_config(run),
         test_users=run.plan.test_users,
         comparability_key=run.comparability_key,
         command=command(run),
@@ -291,6 +294,9 @@ def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
     ]
     if marked:
         yield f"Not the row as it is: {'; '.join(marked)}."
+    unsaid = sum(not ours.config_known for _, _, ours in measured)
+    if unsaid:
+        yield f"{unsaid} of these runs do not say their config, which is taken to be the row's: profile them again."
     yield from _latency_notes(task, rows)
     if any(cell.command for cell in cells):
         yield (

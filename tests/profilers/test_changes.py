@@ -91,6 +91,10 @@ def test_a_cell_of_nothing_but_a_change_is_marked() -> None:
     assert ours_text(found) == "0.8000, changed: vectors=tuned"
     (table,) = [one for one in paper_tables([run(0.80, 2, vectors="tuned")]) if one.table == "4"]
     assert "Not the row as it is: dnn-emb on microlens (changed: vectors=tuned)." in table.notes
+    assert not any("do not say their config" in note for note in table.notes)
+    old = msgspec.structs.replace(run(), config={})
+    (table,) = [one for one in paper_tables([old]) if one.table == "4"]
+    assert any(note.startswith("1 of these runs do not say their config") for note in table.notes)
 
 
 @pytest.mark.parametrize("file", ["table.md", "table.csv", "paper.csv", "report.html", "report.json"])

@@ -19,6 +19,7 @@ from rbserve.core.metrics import ranks_in_lists
 from rbserve.exporters.export import export
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.zoo import find_model
+from rbserve.profilers.changes import changed
 from rbserve.profilers.harness import default_plan, profile
 from rbserve.profilers.worker import peak_rss_bytes
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
@@ -46,6 +47,11 @@ def test_every_variant_and_slate_is_measured_in_every_process(measured: Measurem
     assert [(one.variant, one.slate) for one in measured.results] == [
         (v, s) for v in variants for s in (1, 8)
     ]
+
+
+def test_the_config_of_the_artefact_is_kept(measured: Measurement, trained: Artifact) -> None:
+    assert measured.config == trained.manifest.config
+    assert changed(measured) != {}  # the fixtures' models are smaller than their rows
 
 
 def test_a_process_is_pinned_to_one_core_and_reports_its_cost(measured: Measurement) -> None:
