@@ -19,7 +19,7 @@ class Cost(msgspec.Struct, frozen=True):
     (fp32, bf16, int8); `peak_gflops` is what the same cores do of each in one large product, null where nothing at
     hand makes such. Bytes are what each operator reads and writes, whatever a cache makes of it: `weight_bytes` of the
     model's weights, `activation_bytes` of the rest. `bandwidth_gbs` is the speed of going through as many bytes as a
-    call has. `operators_ns` is time by type of operator.
+    call has. `operators_ns` is time by type of operator, of one that ran often its median time as often.
     """
 
     variant: str

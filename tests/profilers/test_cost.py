@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from rbserve.exporters.quantize import quantise_blocks
 from rbserve.exporters.sequential import write_graphs
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.sasrec import SasRec
-from rbserve.profilers import cost_onnx, cost_torch, machine
+from rbserve.profilers import cost_onnx, cost_torch, harness, machine, worker
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise
-from rbserve.profilers.cost import Opened, Spent
+from rbserve.profilers.cost import Opened, Spent, total
 from rbserve.profilers.harness import default_plan, profile
 from rbserve.ranking import OnnxItemScores, ScoringRanker, TorchItemScores
 from rbserve.runtime import open_scorer
@@ -110,6 +111,16 @@ def test_of_a_table_only_the_rows_that_are_looked_up_are_read() -> None:
     spent = cost_onnx.node_cost(node)
     assert (spent.weight_bytes, spent.activation_bytes) == (1280, 40 + 1280)
     assert spent.flops.total() == 0
+
+
+def test_an_interruption_is_no_part_of_an_operators_time() -> None:
+    def one(name: str, ns: int, read: int) -> Spent:
+        return Spent(Counter({"fp32": 4}), 8, read, Counter({name: ns}))
+
+    add, large, relu = [one("Add", ns, 1) for ns in (10, 9_999, 12)], one("Add", 50, 9), one("Relu", 7, 1)
+    found = total([*add, large, relu])
+    assert found.operators_ns == {"Add": 3 * 12 + 50, "Relu": 7}
+    assert (found.flops, found.weight_bytes, found.activation_bytes) == ({"fp32": 20}, 40, 13)
 
 
 # ---- Whole models ----
@@ -259,3 +270,25 @@ def test_a_profile_tells_cost_and_no_share_exceeds_what_the_machine_has(
         assert 0 < one.share_of_bandwidth <= 1.05
         assert sum(one.operators.values()) == pytest.approx(1)
     assert measured.results[1].slate_growth is not None
+
+
+def test_all_variants_of_a_run_are_held_against_the_highest_peak_that_any_saw(
+    trained: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, dict[str, float | None]] = {
+        "torch-fp32": {"fp32": 50.0},
+        "onnx-fp32": {"fp32": 200.0},
+        "onnx-int8": {"fp32": 100.0, "int8": None},
+    }
+
+    def start(job: worker.Job) -> worker.Report:
+        assert job.cost
+        return worker.Report(costs=[cost(variant=job.variant, peak_gflops=seen[job.variant])])
+
+    monkeypatch.setattr(harness, "_start", start)
+    found = harness._costs(trained, default_plan(), list(seen), Path("inputs.npz"))
+    assert {one.variant: one.peak_gflops for one in found} == {
+        "torch-fp32": {"fp32": 200.0},
+        "onnx-fp32": {"fp32": 200.0},
+        "onnx-int8": {"fp32": 200.0, "int8": None},
+    }
