@@ -34,8 +34,8 @@ from rbserve.train.loop import Settings
 
 SLOWED = (sys.executable, str(Path(__file__).parent / "benchmarks/gate_curve.py"), "worker", "slowed")
 CONFIG = """\
-budget = 20.0
-max_rounds = 10
+budget = 90.0
+max_rounds = 6
 runs = 100
 seconds = 0.05
 [tolerance]
@@ -67,7 +67,7 @@ def main() -> None:
 
 def sees_a_slow_head(dnn: Artifact, dataset: Dataset) -> None:
     """A gate that cannot fail is none: a head of three times the latency must not pass."""
-    config = GateConfig(budget=20, max_rounds=10, runs=100, seconds=0.05, tolerance=Tolerance(p50=0.5))
+    config = GateConfig(budget=90, max_rounds=6, runs=100, seconds=0.05, tolerance=Tolerance(p50=0.5))
     pair = Pair("dnn, slowed", dnn, dnn, base_worker=(*SLOWED, "0"), head_worker=(*SLOWED, "2"))
     suite = check([pair], lambda _: dataset, config, Scope(["onnx-fp32"], [1], metrics=["p50"])).suite
     print(f"a head that spins: {headline(suite)}", file=sys.stderr)
