@@ -33,7 +33,7 @@ _BLOCK = 2**19  # values held at once: 4 MB of float64 a temporary, about the si
 
 
 def process_interval(
-    samples: Sequence[NDArray[Any]], statistic: Statistic, confidence: float = 0.95
+    samples: Sequence[NDArray[Any]], statistic: Literal["mean", "median"], confidence: float = 0.95
 ) -> Interval:
     """Interval (low, high), in the samples' unit, of the statistic over all the processes that might have been started.
 
@@ -50,6 +50,8 @@ def process_interval(
     runs = _checked_runs(samples, statistic)
     if len(runs) == 1:
         return hierarchical_interval(runs, statistic, confidence)
+    if statistic not in STATISTICS:
+        raise ValueError(f"statistic must be one of {STATISTICS}, got {statistic!r}")
     of = np.mean if statistic == "mean" else np.median
     if min(process.min() for process in runs) <= 0:
         raise ValueError("run times must be positive")

@@ -27,7 +27,12 @@ def parameters(weights: Path) -> int:
     try:
         with weights.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError, OverflowError, MemoryError):  # who loads it holds it against its digest, and says so
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    ):  # who loads it holds it against its digest, and says so
         return 0
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 

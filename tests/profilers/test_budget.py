@@ -99,7 +99,7 @@ class Workers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, slowdown: float = 1.0) -> None:
         self.now, self.jobs, self.slowdown = 0.0, list[Job](), slowdown
-        monkeypatch.setattr(harness, "_start", self.start)
+        monkeypatch.setattr(harness, "run_job", self.start)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def start(self, job: Job) -> Report:

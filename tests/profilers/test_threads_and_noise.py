@@ -88,7 +88,7 @@ def test_each_number_of_threads_is_a_run_and_a_comparability_key_of_its_own(home
         (("--budget", "60", "--runs", "5"), "it takes neither --runs nor --seconds", "one or the other"),
         (("--threads", "two"), "threads must be whole numbers, not two", "--threads 1,2"),
         (("--threads", ""), "threads must be whole numbers, not nothing", "--threads 1,2"),
-        (("--threads", "0"), "threads and slates must all be at least 1", None),
+        (("--threads", "0"), "threads must be whole numbers, not 0", "--threads 1,2"),
     ],
 )
 def test_mistakes_are_one_line_and_a_hint(
