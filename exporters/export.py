@@ -46,7 +46,7 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
-        made = _write(artifact, folder, precisions)
+        made = _write(artifact, folder, list(dict.fromkeys(precisions)))
         records = {
             f"onnx-{precision}": _admit(artifact, precision, files, reference)
             for precision, files in made.items()

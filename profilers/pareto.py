@@ -21,6 +21,7 @@ import numpy as np
 from rbserve.core.environment import Environment
 from rbserve.core.measurement import Accuracy, Measurement, Plan, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
+from rbserve.core.types import size_name
 from rbserve.profilers.changes import changed, display_name, options_text
 from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
 from rbserve.profilers.uncertainty import (
@@ -157,7 +158,7 @@ class Section(msgspec.Struct, frozen=True):
     @property
     def slate_name(self) -> str:
         """What people call the size of a request: candidates scored, or items asked for."""
-        return "slate" if self.task == "ctr" else "k"
+        return size_name(self.task)
 
     @property
     def metric_label(self) -> str:
@@ -283,8 +284,8 @@ def _point(
 ) -> Point:
     latency, cost, name = result.latency_ms, result.cost, display_name(measurement)
     runtime, _, precision = result.variant.partition("-")
-    size = "slate" if measurement.task == "ctr" else "k"
-    growth = [f"{size} {result.slate}: {warning}" for warning in result.growth_warnings]
+    size = f"{size_name(measurement.task)} {result.slate}"
+    growth = [f"{size}: {warning}" for warning in result.growth_warnings]
     unsettled = [f"INCONCLUSIVE: {reason}" for reason in result.inconclusive]
     return Point(
         id=f"{name}/{result.variant}/{result.slate}",

@@ -10,6 +10,7 @@ import typer
 from rbserve.cli_data import Json
 from rbserve.console import print_json, say
 from rbserve.core.errors import RbserveError
+from rbserve.core.types import size_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -152,8 +153,7 @@ def _share(share: float) -> str:
 
 
 def _where(answer: Recommendation) -> str:
-    name = "slate" if answer.task == "ctr" else "k"
-    return f"on {answer.dataset} at {name} {answer.slate} with probability {answer.confidence:g}"
+    return f"on {answer.dataset} at {size_name(answer.task)} {answer.slate} with probability {answer.confidence:g}"
 
 
 def _nearest(answer: Recommendation) -> str | None:

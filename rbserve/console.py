@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.types import Progress, no_progress
+from rbserve.core.types import Progress, no_progress, size_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -150,7 +150,7 @@ def results_table(measurement: Measurement) -> Table:
     for name in ("variant", "scope"):
         table.add_column(name, no_wrap=True)
     for name in (
-        size(measurement),
+        size_name(measurement.task),
         "p50 [95%]",
         "mean",
         "p90",
@@ -173,7 +173,7 @@ def _captions(measurement: Measurement) -> Iterator[str]:
     yield from _instrument(measurement)
     for result in measurement.results:
         if result.inconclusive:
-            shape = f"{result.variant}, {result.scope}, {size(measurement)} {result.slate}"
+            shape = f"{result.variant}, {result.scope}, {size_name(measurement.task)} {result.slate}"
             yield f"INCONCLUSIVE: {shape}: {'; '.join(result.inconclusive)}"
         yield from _costs(result, measurement)
     for variant, share in measurement.predictions.illegal_share.items():
@@ -209,13 +209,8 @@ def _instrument(measurement: Measurement) -> Iterator[str]:
         yield f"energy: absent, {measurement.environment.energy_absent}"
     for one in measurement.results:
         if one.energy_mj is not None:
-            shape = f"{one.variant}, {one.scope}, {size(measurement)} {one.slate}"
+            shape = f"{one.variant}, {one.scope}, {size_name(measurement.task)} {one.slate}"
             yield f"energy of {shape}: {one.energy_mj:.3g} mJ per call, the whole processor package's"
-
-
-def size(measurement: Measurement) -> str:
-    """What the size of a request is called."""
-    return "slate" if measurement.task == "ctr" else "k"
 
 
 def _costs(result: Result, measurement: Measurement) -> Iterator[str]:
@@ -223,7 +218,7 @@ def _costs(result: Result, measurement: Measurement) -> Iterator[str]:
 
     End to end, a call has all the stages of its other scope.
     """
-    line = f"{result.variant} {result.scope}, {size(measurement)} {result.slate}"
+    line = f"{result.variant} {result.scope}, {size_name(measurement.task)} {result.slate}"
     if result.stages and result.scope == measurement.plan.scopes[-1]:
         yield f"{line}: {_shares(result.stages)}{_off(result.stages_check)}"
     cost = result.cost

@@ -65,16 +65,25 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
     """The language model of a zoo row with prompts for the data set's items, and what it is to learn."""
     config: LanguageConfig = spec.config
     check_texts(spec, dataset)
-    folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
+    folder = backbone_folder(spec)
     tokenizer = load_tokenizer(folder)
     words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
-    kind = None if spec.random else precision(folder, tuned=isinstance(config, TunedLanguageConfig))
-    language = load(folder, [*words[0], *words[1]], kind)
+    language = load(folder, [*words[0], *words[1]], weights_kind(spec, folder))
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
     made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
     if isinstance(config, TunedLanguageConfig) and not spec.random:
         adapt(language, config)
     return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
+
+
+def backbone_folder(spec: ModelSpec) -> Path:
+    """The directory of a row's language model; of random weights that of its shape."""
+    return locate_shape(spec.config.backbone) if spec.random else locate(spec.config.backbone)
+
+
+def weights_kind(spec: ModelSpec, folder: Path) -> torch.dtype | None:
+    """What a row's weights are read in (`backbone.precision`); None where they are to be drawn."""
+    return None if spec.random else precision(folder, tuned=isinstance(spec.config, TunedLanguageConfig))
 
 
 def check_texts(spec: ModelSpec, dataset: Dataset) -> None:

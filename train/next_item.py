@@ -29,9 +29,18 @@ from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
 from rbserve.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtime import rank_rows
-from rbserve.train.backbone import load_tokenizer, locate, locate_shape, precision
+from rbserve.train.backbone import load_tokenizer
 from rbserve.train.ctr import trained_items
-from rbserve.train.language import adapt, check_texts, load, make_prompts, merge, save_prompts
+from rbserve.train.language import (
+    adapt,
+    backbone_folder,
+    check_texts,
+    load,
+    make_prompts,
+    merge,
+    save_prompts,
+    weights_kind,
+)
 from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.seq import AT
 from rbserve.train.sids import ensure_semantic_ids
@@ -45,8 +54,8 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     """The language model of a list-wise row, with new tokens and a head for them, and what it is to learn."""
     config: NextItemLanguageConfig = spec.config
     check_texts(spec, dataset)
-    folder = locate_shape(config.backbone) if spec.random else locate(config.backbone)
-    language = load(folder, answers=[0], precision=None if spec.random else precision(folder, tuned=True))
+    folder = backbone_folder(spec)
+    language = load(folder, answers=[0], precision=weights_kind(spec, folder))
     if isinstance(config, SeqSidConfig) and architecture_of(language.config).reads == "encoder-decoder":
         raise UsageError(
             f"{spec.name}: {language.config.model_type} answers with one word, and semantic identifiers have several",

@@ -62,6 +62,11 @@ class ModelSpec:
     random: bool = False
 
 
+def size_name(task: str) -> str:
+    """What the size of a request is called: candidates scored (ctr), or items asked for (seqrec)."""
+    return "slate" if task == "ctr" else "k"
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """Pair-wise recommendation: how likely does one user click each of N candidates?"""
