@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 WORK = ROOT / "build" / "gate-curve"
 RESULTS = ROOT / "reports" / "gate-curve" / "curve.json"
-TRIALS = {"same": 500, "+5%": 200, "+10%": 200, "-0.002 AUC": 100}
+TRIALS = {"same": 500, "+5%": 100, "+10%": 100, "-0.002 AUC": 40}
 TARGETS = {"same": "<= 1%", "+5%": ">= 95%", "+10%": ">= 99%", "-0.002 AUC": "caught"}
 SHARES = {"+5%": 0.05, "+10%": 0.10}
 VARIANT, LOSS = "onnx-fp32", 0.002
