@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
+from rbserve.exporters.tokenwise import Plan
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
-from rbserve.models.drivers import architecture_of
-from rbserve.models.lm import Answers, ItemScores, LanguageModel, empty_past
+from rbserve.models.drivers import GROUPED, architecture_of, grouped_attention
+from rbserve.models.lm import Answers, ClickModel, ItemScores, LanguageModel, empty_past
 from rbserve.runtime import backbone_config, rebuild_model
 
 if TYPE_CHECKING:
@@ -40,35 +42,39 @@ INPUTS: Axes = {
 OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
 
 
+UNROUNDED: Plan = {}
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 
 
-def write(artifact: Artifact, folder: Path, precision: str) -> list[Path]:
-    """Writes the graph of an artefact in one of BITS into `folder`; memory holds one weight at a time."""
+def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNROUNDED) -> list[Path]:
+    """Writes the graph of an artefact in one of BITS into `folder`; memory holds one weight at a time.
+
+    `plan` says how int8 products are rounded.
+    """
     weights, path = artifact.file(WEIGHTS), folder / f"{precision}.onnx"
     config = backbone_config(artifact)
     model = rebuild_model(artifact, config, weightless(shapes_of(weights)))
     items = len(artifact.items) if artifact.manifest.config_kind == "seq-p5" else 0
     named = origin(artifact, f"onnx-{precision}")
-    write_graph(model, config, weights, path, named, BITS[precision], items)
+    write_graph(model, config, weights, path, named, BITS[precision], items, plan)
     return [path]
 
 
 def write_graph(
     model: nn.Module, config: Any, weights: Path, path: Path, origin: Mapping[str, str], bits: int = 32,
-    items: int = 0,
+    items: int = 0, plan: Plan = UNROUNDED,
 ) -> None:  # fmt: skip
     """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
     graph = trace_graph(model, config, items)
     own = "language." if items else "model."  # what ItemScores and Answers call what is saved
-    fill(graph, weights, lambda name: name.removeprefix(own), data_file(path), bits)
+    fill(graph, weights, lambda name: name.removeprefix(own), data_file(path), bits, plan)
     save(graph, path, origin)
 
 
 def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
     """The graph, without weights, of a model over a base of transformers' `config`; `items` of a catalogue's head."""
     tokens, positions, mask, read, past = example(config)
-    with _traceable():
+    with _traceable(), _grouped(model):
         once = {name: axes for name, axes in INPUTS.items() if name != "past"}
         own = mask[:, :, : tokens.size(1)]
         if items:
@@ -97,6 +103,20 @@ def _traceable() -> Iterator[None]:
         yield
     finally:
         torch.Tensor.repeat_interleave = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def _grouped(model: nn.Module) -> Iterator[None]:
+    """With `grouped_attention`, wherever transformers' own forward computes attention."""
+    AttentionInterface.register(GROUPED, grouped_attention)  # type: ignore[no-untyped-call]
+    base = (model if isinstance(model, LanguageModel) else cast(ClickModel, model).language).base
+    config = cast(Any, base.config)
+    before = config._attn_implementation
+    config._attn_implementation = GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def example(config: object) -> tuple[Tensor, ...]:

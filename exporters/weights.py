@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from rbserve.exporters.graph import LARGEST, Axes, trace
 from rbserve.exporters.quantize import BLOCK, INT8_PRODUCTS, quantise_blocks
+from rbserve.exporters.tokenwise import DOMAIN, UNPLANNED, Plan, Rounding, TokenwiseProducts
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 ALIGNMENT = 4096  # of a tensor in the data file: it can be mapped
 SMALLEST = 1024  # bytes; smaller tensors stay in the graph's file
-DOMAIN = "com.microsoft"
+FEWEST = 64  # rows and columns of a weight that is worth rounding
 
 Array = NDArray[Any]
 
@@ -68,11 +69,14 @@ class _Called(nn.Module):
         return self._call(*arguments[: self._inputs])
 
 
-def fill(graph: ModelProto, weights: Path, name_in_file: Callable[[str], str], data: Path, bits: int) -> None:
+def fill(
+    graph: ModelProto, weights: Path, name_in_file: Callable[[str], str], data: Path, bits: int, plan: Plan
+) -> None:
     """Gives a graph made by `trace_without_weights` its weights, from a safetensors file.
 
-    Of 32 bits all are as they are; of 8 or 4 the products' weights are (`quantise_blocks`), and what is looked up and
-    not multiplied is kept in 16. Where there are more than LARGEST bytes of fp32 they go into the file `data`.
+    Of 32 bits all are as they are. Of 8 the products are `TokenwiseProducts`, rounded by the plan, and those that do
+    not hold, as all of 4 bits, have weights in blocks (`quantise_blocks`); what is looked up and not multiplied is kept
+    in 16 bits. Where there are more than LARGEST bytes of fp32 they go into the file `data`.
     """
     with safe_open(weights, framework="pt") as file:
         parameters = {
@@ -82,9 +86,13 @@ def fill(graph: ModelProto, weights: Path, name_in_file: Callable[[str], str], d
         total = sum(4 * int(np.prod(file.get_slice(name).get_shape())) for name in parameters.values())
         uses = _uses(graph, parameters)
         with _writing(graph, data if total > LARGEST else None) as add:
+            placing = _Placing(add, bits)
             for parameter, name in parameters.items():
                 array = file.get_tensor(name).float().numpy()
-                _place(graph, uses[parameter], parameter, array, bits, add)
+                placing.place(parameter, array, uses[parameter], plan.get(name, UNPLANNED))
+    nodes = [new for node in graph.graph.node for new in placing.instead.get(id(node), (node,))]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
     gone = set(parameters)
     kept = [one for one in graph.graph.input if one.name not in gone]
     del graph.graph.input[:]
@@ -114,68 +122,77 @@ def _uses(graph: ModelProto, parameters: Mapping[str, str]) -> dict[str, list[_U
     }
 
 
-def _place(
-    graph: ModelProto, uses: list[_Use], name: str, array: Array, bits: int, add: Callable[[str, Array], None]
-) -> None:
-    """One parameter, as each of the nodes takes it that use it."""
-    plain = False
-    for node, products in uses:
-        if node.op_type == "Transpose":  # of a linear layer
-            graph.graph.node.remove(node)
-            turned = f"{name}.T"
-            if bits == 32:
-                add(turned, np.ascontiguousarray(array.T))
-            for product in products:
-                if bits == 32:
-                    product.input[1] = turned
-                else:
-                    _quantise(graph, product, turned, array.T, bits, add)
-        elif node.op_type == "Gemm" and node.input[1] == name and bits < 32:  # one over two dimensions
-            _quantise(graph, node, f"{name}.T", array.T, bits, add)
-        elif node.op_type == "Gather" and bits < 32:
-            _look_up_halves(graph, node, name, array, add)
+class _Placing:
+    """Gives parameters to the nodes that use them, and collects what comes in the place of nodes, by their id."""
+
+    def __init__(self, add: Callable[[str, Array], None], bits: int) -> None:
+        self._add, self._bits, self._tokenwise = add, bits, TokenwiseProducts(add)
+        self.instead: dict[int, list[NodeProto]] = {}
+
+    def place(self, name: str, array: Array, uses: list[_Use], rounding: Rounding) -> None:
+        """One parameter, as each of the nodes takes it that use it."""
+        plain = False
+        for node, products in uses:
+            if node.op_type == "Transpose":  # of a linear layer
+                self.instead[id(node)] = []
+                for product in products:
+                    self._multiply(product, f"{name}.T", array.T, rounding)
+            elif node.op_type == "Gemm" and node.input[1] == name and self._is_rounded(array):
+                self._multiply(node, f"{name}.T", array.T, rounding)  # one over two dimensions
+            elif node.op_type == "Gather" and self._bits < 32:
+                self._look_up_halves(node, name, array)
+            else:
+                plain = True
+        if plain:
+            self._add(name, array)
+
+    def _is_rounded(self, array: Array) -> bool:
+        return self._bits < 32 and min(array.shape) >= FEWEST
+
+    def _multiply(self, product: NodeProto, name: str, weight: Array, rounding: Rounding) -> None:
+        """A product with a weight [K, N], and an addition where it had one."""
+        from onnx import helper
+
+        weight = np.ascontiguousarray(weight)
+        if not self._is_rounded(weight):
+            self._add(name, weight)
+            product.input[1] = name
+            return
+        output = product.output[0]
+        bias = product.input[2] if product.op_type == "Gemm" else None
+        if bias:
+            product.output[0] = f"{output}.product"
+        if self._bits == 8 and rounding.holds:
+            made = self._tokenwise.nodes(product, name, weight, rounding.smooth)
         else:
-            plain = True
-    if plain:
-        add(name, array)
+            made = [self._in_blocks(product, name, weight)]
+        if bias:
+            made.append(helper.make_node("Add", [product.output[0], bias], [output]))
+        self.instead[id(product)] = made
 
+    def _in_blocks(self, product: NodeProto, name: str, weight: Array) -> NodeProto:
+        from onnx import helper
 
-def _quantise(
-    graph: ModelProto, product: NodeProto, name: str, weight: Array, bits: int, add: Callable[[str, Array], None]
-) -> None:  # fmt: skip
-    """Puts a product with a weight [K, N] in blocks in the place of a product, and an addition where it had one."""
-    from onnx import helper
+        bits = self._bits
+        packed, scales = quantise_blocks(weight, bits)
+        self._add(f"{name}.int{bits}", packed)
+        self._add(f"{name}.scales", scales)
+        rows, columns = weight.shape
+        return helper.make_node(
+            "MatMulNBits", [product.input[0], f"{name}.int{bits}", f"{name}.scales"], [product.output[0]],
+            name=f"{product.name}.int{bits}", domain=DOMAIN,
+            K=rows, N=columns, bits=bits, block_size=BLOCK, accuracy_level=INT8_PRODUCTS)  # fmt: skip
 
-    packed, scales = quantise_blocks(np.ascontiguousarray(weight), bits)
-    add(f"{name}.int{bits}", packed)
-    add(f"{name}.scales", scales)
-    place = list(graph.graph.node).index(product)
-    bias = product.input[2] if product.op_type == "Gemm" else None
-    rows, columns = weight.shape
-    output = product.output[0]
-    product_only = f"{output}.product" if bias else output
-    graph.graph.node.remove(product)
-    graph.graph.node.insert(place, helper.make_node(
-        "MatMulNBits", [product.input[0], f"{name}.int{bits}", f"{name}.scales"], [product_only],
-        name=f"{product.name}.int{bits}", domain=DOMAIN,
-        K=rows, N=columns, bits=bits, block_size=BLOCK, accuracy_level=INT8_PRODUCTS))  # fmt: skip
-    if bias:
-        graph.graph.node.insert(place + 1, helper.make_node("Add", [product_only, bias], [output]))
+    def _look_up_halves(self, node: NodeProto, name: str, array: Array) -> None:
+        """Rows of a table in 16 bits, and only what was looked up in 32."""
+        from onnx import TensorProto, helper
 
-
-def _look_up_halves(
-    graph: ModelProto, node: NodeProto, name: str, array: Array, add: Callable[[str, Array], None]
-) -> None:
-    """Rows of a table in 16 bits, and only what was looked up in 32."""
-    from onnx import TensorProto, helper
-
-    half, found = f"{name}.half", node.output[0]
-    add(half, array.astype(np.float16))
-    node.input[0], node.output[0] = half, f"{found}.half"
-    place = list(graph.graph.node).index(node)
-    graph.graph.node.insert(
-        place + 1, helper.make_node("Cast", [f"{found}.half"], [found], to=TensorProto.FLOAT)
-    )
+        half, found = f"{name}.half", node.output[0]
+        self._add(half, array.astype(np.float16))
+        node.input[0], node.output[0] = half, f"{found}.half"
+        self.instead[id(node)] = [
+            node, helper.make_node("Cast", [f"{found}.half"], [found], to=TensorProto.FLOAT)
+        ]  # fmt: skip
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """Scoring and ranking with language models: the user's part of a prompt is read once, candidates are packed behind it.
 
-The paper's protocol encodes the whole prompt again for each candidate. Here one call takes the history and as many
-candidates as fit in CALL_TOKENS; where there are more, the history's cache goes along with the next call. The scores
-are the same: a candidate attends to the history and itself, at the positions it would have alone.
+The paper's protocol encodes the whole prompt again for each candidate. Here calls of about CALL_TOKENS each take the
+user's part once, then candidates, which attend to its cache and themselves, at the positions they would have alone:
+the scores are the same. What was read of a user can be kept for his next request (`PrefixCache`).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,8 +23,9 @@ from rbserve.session import open_session
 if TYPE_CHECKING:
     from rbserve.models.lm import ClickModel, LanguageModel
 
-CALL_TOKENS = 512
-"""Tokens of a call; attention costs their square, a cache handed on costs a copy."""
+CALL_TOKENS = 192
+"""Tokens of a call: attention between candidates, which a mask takes back, costs their square; a call costs a copy
+of the cache."""
 
 
 class LanguageCall(Protocol):
@@ -49,8 +52,9 @@ class LanguageCall(Protocol):
 class LanguageScorer:
     """Scores candidates by what the language model answers (groups D, E and F)."""
 
-    def __init__(self, call: LanguageCall, prompts: Prompts) -> None:
-        self._call, self._prompts = call, prompts
+    def __init__(self, call: LanguageCall, prompts: Prompts, kept: PrefixCache | None = None) -> None:
+        """`kept` is what remembers users from request to request; without it every request reads all of its prompt."""
+        self._call, self._prompts, self._kept = call, prompts, kept
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
@@ -74,22 +78,30 @@ class LanguageScorer:
         return scores
 
     def _behind_one(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
-        """The prefix once, with the first suffixes; the others behind its cache."""
-        first, *others = [*_groups(suffixes, len(prefix), CALL_TOKENS)] or [[]]
-        if not first:
+        """The prefix, or what of it is not known yet, with the first suffixes; the others behind its cache."""
+        if not suffixes:
             return np.empty(0, np.float32)
         pieces = self._prompts.pieces
-        packed = pack(prefix, first, pieces)
-        observe("prompt")
-        odds, cache = self._call(packed, None, cached=bool(others))
-        past = self._call.head_of(cache, len(prefix)) if others else None
-        observe("prefill")
-        found = [odds]
-        for group in others:
-            packed = pack(prefix, group, pieces, len(prefix))
+        read, past = self._kept.longest(prefix) if self._kept else (0, None)
+        if past is not None:
+            past = self._call.head_of(past, read)
+            observe("user cache")
+        found: list[Scores] = []
+        groups = [*_groups(suffixes, len(prefix) - read, CALL_TOKENS)]
+        for place, group in enumerate(groups):
+            packed = pack(prefix, group, pieces, read)
             observe("prompt")
-            found.append(self._call(packed, past, cached=False)[0])
-            observe("candidates")
+            new = len(prefix) - read
+            cached = new > 0 and (self._kept is not None or place + 1 < len(groups))
+            odds, present = self._call(packed, past, cached=cached)
+            found.append(odds[:, : len(group)])
+            if cached:
+                fresh = self._call.head_of(present, new)
+                past = fresh if past is None else self._call.joined(past, fresh)
+                if self._kept:
+                    self._kept.keep(prefix, past)
+            observe("prefill" if new else "candidates")
+            read = len(prefix)
         together: Scores = np.concatenate(found, axis=1)[0]
         return together
 
@@ -110,18 +122,82 @@ class LanguageScorer:
 def _groups(suffixes: Sequence[Tokens], first: int, most: int) -> Iterator[list[Tokens]]:
     """The suffixes in their order, in groups of at most `most` tokens; the first has `first` tokens already.
 
-    Each has one suffix at least, and the first, which reads the prefix, is there where there are suffixes.
+    The first has no suffix where `first` leaves no room; every other has one at least.
     """
     group: list[Tokens] = []
     total = first
     for suffix in suffixes:
-        if group and total + len(suffix) > most:
+        if total and total + len(suffix) > most:
             yield group
             group, total = [], 0
         group.append(suffix)
         total += len(suffix)
-    if group:
-        yield group
+    yield group
+
+
+class PrefixCache:
+    """What a model read of its last users' prompts, found again by the very tokens; the least recently used go first.
+
+    A prompt is found by its longest known beginning, to the token: a history that grew by an item has all but its last
+    words in common with what it was. For one model; safe for threads, since what is kept is never written again.
+    """
+
+    def __init__(self, limit: int, stride: int = 16) -> None:
+        """At most `limit` bytes are kept, prompts of at least `stride` tokens."""
+        self._limit, self._stride = limit, stride
+        self._entries: OrderedDict[bytes, tuple[Tokens, Any]] = OrderedDict()
+        self._beginnings: dict[bytes, bytes] = {}
+        self._bytes = 0
+        self._lock = Lock()
+        self.tokens_found = self.tokens_asked = 0
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of all caches."""
+        return self._bytes
+
+    def longest(self, tokens: Tokens) -> tuple[int, Any | None]:
+        """How many of tokens int64[P] one of the kept prompts begins with, and that prompt's cache; 0 and None."""
+        with self._lock:
+            self.tokens_asked += len(tokens)
+            for length in range(len(tokens) - len(tokens) % self._stride, 0, -self._stride):
+                key = self._beginnings.get(tokens[:length].tobytes())
+                if key is None:
+                    continue
+                self._entries.move_to_end(key)
+                known, cache = self._entries[key]
+                most = min(len(known), len(tokens))
+                differ = np.flatnonzero(known[length:most] != tokens[length:most])
+                found = length + int(differ[0]) if len(differ) else most
+                self.tokens_found += found
+                return found, cache
+        return 0, None
+
+    def keep(self, tokens: Tokens, cache: Any) -> None:
+        """Keeps the cache of tokens int64[P]; what is larger than the limit is not kept."""
+        key, size = tokens.tobytes(), int(cache.nbytes)
+        if size > self._limit or len(tokens) < self._stride:
+            return
+        with self._lock:
+            self._drop(key)
+            while self._bytes + size > self._limit:
+                self._drop(next(iter(self._entries)))
+            self._entries[key] = tokens, cache
+            self._bytes += size
+            for beginning in self._beginnings_of(tokens):
+                self._beginnings[beginning] = key
+
+    def _drop(self, key: bytes) -> None:
+        if key not in self._entries:
+            return
+        tokens, cache = self._entries.pop(key)
+        self._bytes -= int(cache.nbytes)
+        for beginning in self._beginnings_of(tokens):
+            if self._beginnings.get(beginning) == key:
+                del self._beginnings[beginning]
+
+    def _beginnings_of(self, tokens: Tokens) -> Iterator[bytes]:
+        return (tokens[:length].tobytes() for length in range(self._stride, len(tokens) + 1, self._stride))
 
 
 class LanguageStepper:
@@ -223,7 +299,7 @@ class TorchLanguageCall:
 
     def head_of(self, cache: Any, length: int) -> Any:
         """The cache of the first `length` tokens."""
-        return cache[..., :length, :]
+        return cache[..., :length, :].contiguous()  # a view would keep the rest alive
 
     def joined(self, cache: Any, more: Any) -> Any:
         """The cache of some tokens and of those that followed."""

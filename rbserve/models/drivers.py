@@ -131,6 +131,9 @@ def _t5_stack(stack: Any, hidden: Tensor, **given: Tensor) -> Tensor:
     return last
 
 
+GROUPED = "rbserve-grouped"
+"""What transformers knows `grouped_attention` as, in exporters/language.py."""
+
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture(bert, "encoder"),
     "glm": Architecture(decoder),
@@ -175,6 +178,26 @@ def _own_forward(
     length = embedded.size(1)
     new = [torch.stack((layer.keys[:, :, -length:], layer.values[:, :, -length:])) for layer in layers]
     return output.last_hidden_state, _present(base, new)
+
+
+def grouped_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention for exported graphs, by transformers' interface: queries [B, H, L, C], keys and values [B, G, P + L, C].
+
+    The H / G heads that share keys are rows of one product, where the usual way copies the keys for each of them.
+    """
+    rows, heads, length, width = query.shape
+    groups = key.size(1)
+    scale = width**-0.5 if scaling is None else scaling
+    together = query.reshape(rows, groups, heads // groups * length, width)
+    scores = (together @ key.transpose(-1, -2)) * scale
+    if mask is not None:
+        scores = scores.reshape(rows, groups, heads // groups, length, -1) + mask[:, :, None]
+    weights = scores.softmax(-1).reshape(rows, groups, heads // groups * length, -1)
+    context = (weights @ value).reshape(rows, heads, length, width)
+    return context.transpose(1, 2), None
 
 
 def _distance(positions: Tensor, mask: Tensor) -> Tensor:

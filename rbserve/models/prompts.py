@@ -1,7 +1,7 @@
 """Prompts as token ids: RecBench's wording, put together from pieces that are tokenised once.
 
-A prompt is what is the same for all candidates of a user (the prefix: instruction and history), then what is not (a
-suffix: candidate and question). An item's text is tokenised when the model is packaged, so that a prompt at run time
+A prompt is what is the same for all candidates of a user (the prefix: instruction, history, and the words that announce
+a candidate), then what is not (a suffix: the candidate's text and the question). An item's text is tokenised when the model is packaged, so that a prompt at run time
 is a few array copies; no tokeniser is needed to serve. NumPy alone, but for texts that were not there then:
 `ItemTokenizer` takes the `tokenizers` library.
 """
@@ -132,12 +132,15 @@ class Prompts:
         return np.bincount(row_of[fits], minlength=len(histories))
 
     def prefix(self, history: Items, candidate: int = 0) -> Tokens:
-        """Instruction and the newest items of history int32[T], oldest first: int64[P]; see `kept`."""
+        """Instruction, the newest items of history int32[T], oldest first, and what announces a candidate: int64[P].
+
+        See `kept`.
+        """
         parts: list[NDArray[Any]] = [self._start]
         kept = history[len(history) - self.kept(history, candidate) :]
         for number, item in zip(self._numbers, kept, strict=False):
             parts += [number, self.items[item]]
-        return np.concatenate(parts).astype(np.int64)
+        return np.concatenate([*parts, self._candidate]).astype(np.int64)
 
     def suffix(self, candidate: int) -> Tokens:
         """Candidate and question: int64[S]."""
@@ -145,7 +148,7 @@ class Prompts:
 
     def suffix_of(self, item: NDArray[Any]) -> Tokens:
         """The same for an item of these tokens, [I], which need not be in the table."""
-        return np.concatenate((self._candidate, item, self._answer)).astype(np.int64)
+        return np.concatenate((item, self._answer)).astype(np.int64)
 
     def questions(self, histories: Items) -> Tokens:
         """History and question of B users, int32[B, T], whose items all have the same number of tokens: int64[B, P]."""
@@ -234,16 +237,14 @@ class Packed:
 def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int = 0) -> Packed:
     """One user's prefix and suffixes, in one row: B = 1.
 
-    Each suffix attends to the prefix and itself, at the positions it would have alone. With `before`, the prefix's
-    length, it was read by an earlier call, and only the suffixes are laid out. A prefix that is not `shared` attends
-    to its one suffix as well.
+    Each suffix attends to the prefix and itself, at the positions it would have alone. The first `before` tokens of
+    the prefix were read by an earlier call, and are not laid out. A prefix that is not `shared` attends to its one
+    suffix as well. Without suffixes one place is read all the same: not every runtime reads none.
     """
-    own = np.zeros(0, np.int64) if before else prefix
-    parts = [own, *suffixes]
+    parts = [prefix[before:], *suffixes]
     lengths = np.array([len(part) for part in parts])
     begins = np.cumsum(lengths) - lengths
-    total = int(lengths.sum())
-    shared = before + len(own)
+    own, total, shared = int(lengths[0]), int(lengths.sum()), len(prefix)
     positions = np.concatenate(
         [np.arange(before, shared), *(np.arange(shared, shared + length) for length in lengths[1:])]
     )
@@ -251,10 +252,10 @@ def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int
     mask = part_of[:, None] == part_of[None, :]
     if pieces.causal:
         mask &= np.tri(total, dtype=bool)
-    mask[:, : len(own)] |= (part_of > 0)[:, None]
+    mask[:, :own] |= (part_of > 0)[:, None]
     mask |= not pieces.shared
     mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
-    read = begins[1:] + lengths[1:] - 1 - pieces.read_from_end
+    read = (begins + lengths)[1:] - 1 - pieces.read_from_end if suffixes else np.array([total - 1])
     return Packed(np.concatenate(parts)[None], positions[None], mask[None], read[None])
 
 

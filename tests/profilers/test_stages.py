@@ -150,12 +150,12 @@ class Silent:
 def test_a_language_model_tells_prompt_prefill_and_the_candidates_that_did_not_fit_behind_it(
     shared: bool, candidates: int, stages: list[str]
 ) -> None:
-    """Items of 100 tokens: a history of one and four candidates fill a call."""
+    """Items of 36 tokens: a history of one and four candidates fill a call."""
     pieces = Pieces(
         schema=1, start=[1], numbers=[[2]], candidate=[3], answer=[4], max_tokens=512, read_from_end=0, shared=shared,
         causal=True, yes=1, vocabulary=10,
     )  # fmt: skip
-    prompts = Prompts(pieces, Ragged(np.ones(1000, np.int32), 100 * np.arange(11)))
+    prompts = Prompts(pieces, Ragged(np.ones(360, np.int32), 36 * np.arange(11)))
     scorer = LanguageScorer(Silent(), prompts)
     assert isinstance(scorer, StagedScorer)
     heard: list[str] = []

@@ -1,0 +1,186 @@
+"""Products of language models in 8 bits: a scale for each token and each output, and a plan for what that would spoil.
+
+x W is computed as (round(x / s / t) @ round(s W / w)) * t * w, where t is a scale for each token, w one for each output,
+and s one for each input feature, fixed beforehand (SmoothQuant, Xiao et al. 2023). Language models have a few
+features a hundred times as large as the others; s moves part of their size into the weight. How much, and which
+products had better keep their activations in blocks (`quantise_blocks`: slower), is planned on real prompts.
+
+The operators are onnxruntime's; sums of integers are exact, so that scores do not depend on the order they are made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+Array = NDArray[Any]
+
+SAMPLED = 64  # activations of each product that a plan is made on
+SHARES = (0.0, 0.3, 0.5, 0.7, 0.85)  # how much of a feature's size may go into the weight: exponents that are tried
+MOST_ERROR = 0.03  # what rounding may add to a product, root mean square, as a part of the product
+LEVELS, ZERO_POINT = 127, 128
+DOMAIN = "com.microsoft"
+
+
+class Rounding(NamedTuple):
+    """How a product is rounded: its input is divided by `smooth` float32[K] (None: by 1); `error` is what that adds."""
+
+    smooth: Array | None
+    error: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the product is still the product."""
+        return self.error <= MOST_ERROR
+
+
+UNPLANNED = Rounding(None, 0.0)
+Plan = Mapping[str, Rounding]
+"""By the name of a linear layer's weight. Layers that share an input share their `smooth`."""
+
+
+class Recorder:
+    """Keeps some of what each linear layer of a model is given while it runs, and the size of every feature."""
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        self._layers = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+        self._inputs: dict[str, Tensor] = {}
+        self._largest: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Tensor]] = {}
+        self._drawn = torch.Generator().manual_seed(seed)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, the model is run on what it is meant for."""
+        handles = [layer.register_forward_pre_hook(self._hook(name)) for name, layer in self._layers.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
+            rows = given[0].detach().reshape(-1, given[0].size(-1)).float()
+            self._inputs[name] = given[0]
+            largest = rows.abs().amax(0)
+            self._largest[name] = torch.maximum(self._largest.get(name, largest), largest)
+            chosen = torch.randperm(len(rows), generator=self._drawn)[: max(1, SAMPLED // 8)]
+            self._rows.setdefault(name, []).append(rows[chosen])
+
+        return hook
+
+    def plan(self) -> dict[str, Rounding]:
+        """The rounding of each layer that ran."""
+        made: dict[str, Rounding] = {}
+        for names in self._sharing():
+            weights = [self._layers[name].weight.detach().float() for name in names]
+            rows = torch.cat(self._rows[names[0]])
+            rows = rows[torch.randperm(len(rows), generator=self._drawn)[:SAMPLED]]
+            smooth, errors = _best(rows, weights, self._largest[names[0]])
+            for name, error in zip(names, errors, strict=True):
+                made[f"{name}.weight"] = Rounding(smooth, error)
+        return made
+
+    def _sharing(self) -> list[list[str]]:
+        """Layers that were given the very same tensor, by the name of the first."""
+        groups: dict[int, list[str]] = {}
+        for name, given in self._inputs.items():
+            groups.setdefault(id(given), []).append(name)
+        return list(groups.values())
+
+
+def _best(rows: Tensor, weights: Sequence[Tensor], largest: Tensor) -> tuple[Array | None, list[float]]:
+    """The features' scales of the least error for rows [R, K] and weights [N, K] each, and the errors."""
+    of_weights = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
+    found: list[tuple[float, Tensor, list[float]]] = []
+    for share in SHARES:
+        smooth = (largest.clamp(min=1e-5) ** share / of_weights ** (1 - share)) if share else torch.ones_like(largest)
+        smooth = smooth / smooth.log().mean().exp()
+        errors = [_error(rows, weight, smooth) for weight in weights]
+        found.append((sum(errors), smooth, errors))
+    _, smooth, errors = min(found, key=lambda one: one[0])
+    return None if bool((smooth == 1).all()) else smooth.numpy(), errors
+
+
+def _error(rows: Tensor, weight: Tensor, smooth: Tensor) -> float:
+    """Root mean square of what rounding adds to rows @ weight.T, relative to the product."""
+    exact = rows @ weight.T
+    moved, turned = rows / smooth, weight * smooth
+    token = moved.abs().amax(1, keepdim=True).clamp(min=1e-9) / LEVELS
+    output = turned.abs().amax(1, keepdim=True).clamp(min=1e-9) / LEVELS
+    rounded = ((moved / token).round() * token) @ ((turned / output).round() * output).T
+    return float((rounded - exact).norm() / exact.norm().clamp(min=1e-9))
+
+
+def quantise_outputs(weight: Array, smooth: Array | None) -> tuple[Array, Array]:
+    """A weight [K, N] in 8 bits: int8[K, N] and the scales float32[N] of its outputs."""
+    moved = weight if smooth is None else weight * smooth[:, None]
+    scales = np.maximum(np.abs(moved).max(axis=0), 1e-9) / LEVELS
+    return np.rint(moved / scales).astype(np.int8), scales.astype(np.float32)
+
+
+class TokenwiseProducts:
+    """The nodes that compute products with tokens' own scales; an input that several take is rounded once."""
+
+    def __init__(self, add: Callable[[str, Array], None]) -> None:
+        """`add` gives the graph a tensor, once for each name."""
+        self._add = add
+        self._rounded: dict[str, tuple[Array | None, str]] = {}
+
+    def nodes(self, product: NodeProto, name: str, weight: Array, smooth: Array | None) -> list[NodeProto]:
+        """In the place of a product with a weight [K, N] of this name, without its bias: `product.output[0]`."""
+        from onnx import helper
+
+        given, output = product.input[0], product.output[0]
+        made: list[NodeProto] = []
+        if given not in self._rounded or self._rounded[given][0] is not smooth:
+            prefix = f"{given}.tokens" if given not in self._rounded else f"{given}.{name}.tokens"
+            made = self._rounding(given, prefix, smooth)
+            self._rounded[given] = smooth, prefix
+        prefix = self._rounded[given][1]
+        whole, scales = quantise_outputs(weight, smooth)
+        self._add(f"{name}.int8", whole)
+        self._add(f"{name}.outputs", scales)
+        self._add("one", np.array(1, np.float32))
+        self._add("zero_point", np.array(ZERO_POINT, np.uint8))
+        sums = f"{output}.sums"
+        return [
+            *made,
+            helper.make_node(
+                "MatMulIntegerToFloat", [f"{prefix}.int8", f"{name}.int8", "one", f"{name}.outputs", "zero_point"],
+                [sums], domain=DOMAIN, name=f"{product.name}.int8"),
+            helper.make_node("Mul", [sums, f"{prefix}.scale"], [output]),
+        ]  # fmt: skip
+
+    def _rounding(self, given: str, prefix: str, smooth: Array | None) -> list[NodeProto]:
+        from onnx import helper
+
+        self._add("smallest", np.array(1e-9, np.float32))
+        self._add("levels", np.array(LEVELS, np.float32))
+        self._add("one", np.array(1, np.float32))
+        self._add("zero_point", np.array(ZERO_POINT, np.uint8))
+        made, moved = [], given
+        if smooth is not None:
+            self._add(f"{prefix}.smooth", (1 / smooth).astype(np.float32))
+            moved = f"{prefix}.moved"
+            made.append(helper.make_node("Mul", [given, f"{prefix}.smooth"], [moved]))
+        return [
+            *made,
+            helper.make_node("Abs", [moved], [f"{prefix}.abs"]),
+            helper.make_node("ReduceMax", [f"{prefix}.abs"], [f"{prefix}.largest"], axes=[-1], keepdims=1),
+            helper.make_node("Max", [f"{prefix}.largest", "smallest"], [f"{prefix}.above"]),
+            helper.make_node("Div", [f"{prefix}.above", "levels"], [f"{prefix}.scale"]),
+            helper.make_node("Div", ["levels", f"{prefix}.above"], [f"{prefix}.inverse"]),
+            helper.make_node("Mul", [moved, f"{prefix}.inverse"], [f"{prefix}.scaled"]),
+            helper.make_node("QuantizeLinear", [f"{prefix}.scaled", "one", "zero_point"], [f"{prefix}.int8"]),
+        ]
