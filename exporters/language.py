@@ -17,17 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from rbserve.core.artifact import WEIGHTS, Artifact
+from rbserve.core.dataset import Dataset
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
-from rbserve.exporters.tokenwise import Plan
+from rbserve.exporters.parity import reference_variant
+from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
 from rbserve.models.drivers import GROUPED, architecture_of, grouped_attention
 from rbserve.models.lm import Answers, ClickModel, ItemScores, LanguageModel, empty_past
-from rbserve.runtime import backbone_config, rebuild_model
+from rbserve.runtime import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,14 +45,15 @@ INPUTS: Axes = {
 OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
 
 
-UNROUNDED: Plan = {}
+UNPLANNED: Plan = {}
+PLANNED = 16
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 
 
-def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNROUNDED) -> list[Path]:
+def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANNED) -> list[Path]:
     """Writes the graph of an artefact in one of BITS into `folder`; memory holds one weight at a time.
 
-    `plan` says how int8 products are rounded.
+    `plan` says which int8 products are rounded by token, and how.
     """
     weights, path = artifact.file(WEIGHTS), folder / f"{precision}.onnx"
     config = backbone_config(artifact)
@@ -60,9 +64,36 @@ def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNROUND
     return [path]
 
 
+def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:
+    """How the products of an artefact's int8 graph are best rounded, seen from PLANNED requests of the training users.
+
+    Random weights say nothing of any activations: theirs are rounded by token everywhere, as they are.
+    """
+    if artifact.is_random:
+        names = shapes_of(artifact.file(WEIGHTS))
+        return {name: Rounding(None, 0.0) for name, shape in names.items() if len(shape) == 2}
+    model = load_model(artifact, reference_variant(artifact))
+    recorder = Recorder(model)
+    with recorder.listening():
+        _ask(artifact, model, dataset)
+    return recorder.plan()
+
+
+def _ask(artifact: Artifact, model: nn.Module, dataset: Dataset) -> None:
+    rng = np.random.default_rng(0)
+    if artifact.manifest.task == "ctr":
+        clicks, scorer = dataset.ctr("train"), torch_scorer(artifact, model)
+        for row in rng.permutation(len(clicks))[:PLANNED]:
+            scorer.score(clicks.histories[row], clicks.candidates[row : row + 1])
+    else:
+        sequences, ranker = dataset.seqrec("train"), torch_ranker(artifact, model)
+        for row in rng.permutation(len(sequences))[:PLANNED]:
+            ranker.top_k(sequences.histories[row], 1)
+
+
 def write_graph(
     model: nn.Module, config: Any, weights: Path, path: Path, origin: Mapping[str, str], bits: int = 32,
-    items: int = 0, plan: Plan = UNROUNDED,
+    items: int = 0, plan: Plan = UNPLANNED,
 ) -> None:  # fmt: skip
     """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
     graph = trace_graph(model, config, items)
@@ -108,7 +139,7 @@ def _traceable() -> Iterator[None]:
 @contextmanager
 def _grouped(model: nn.Module) -> Iterator[None]:
     """With `grouped_attention`, wherever transformers' own forward computes attention."""
-    AttentionInterface.register(GROUPED, grouped_attention)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(GROUPED, grouped_attention)
     base = (model if isinstance(model, LanguageModel) else cast(ClickModel, model).language).base
     config = cast(Any, base.config)
     before = config._attn_implementation

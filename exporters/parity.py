@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ SEED = 2024
 PROBABILITY_TOLERANCE = 1e-5
 SCORE_TOLERANCE = 1e-4  # of logits and log-probabilities, which are sums over more terms
 TOP = 10
+ORDINARY_AUC = 0.7  # what is asked of a model that is at chance here: that it could tell as much elsewhere
 
 
 class Reference(Protocol):
@@ -42,6 +44,10 @@ class Reference(Protocol):
 
     def is_equal(self, parity: Parity) -> bool:
         """Whether the differences are those of rounding."""
+        ...
+
+    def loss(self, parity: Parity) -> float:
+        """What of AUC or nDCG@10 the exported graphs cost."""
         ...
 
     def describe(self, parity: Parity) -> str:
@@ -69,6 +75,12 @@ class ScoreReference:
     def is_equal(self, parity: Parity) -> bool:
         """Whether no probability differs by more than 1e-5."""
         return parity.max_abs <= PROBABILITY_TOLERANCE
+
+    def loss(self, parity: Parity) -> float:
+        """Of AUC, on the rows; where they are few, as much as their correlation lets expect (`expected_loss`)."""
+        if parity.auc_difference is None or len(self._rows) <= LANGUAGE_ROWS:
+            return expected_loss(parity.auc_reference, parity.correlation)
+        return -parity.auc_difference
 
     def describe(self, parity: Parity) -> str:
         """The largest difference."""
@@ -102,6 +114,10 @@ class ListReference:
     def is_equal(self, parity: Parity) -> bool:
         """Whether all lists have the same items, and scores that differ by no more than rounding."""
         return parity.same_top == 1.0 and parity.max_abs <= SCORE_TOLERANCE
+
+    def loss(self, parity: Parity) -> float:
+        """Of nDCG@10, on the rows; 0 for random weights."""
+        return (parity.ndcg_reference or 0.0) - (parity.ndcg or 0.0)
 
     def describe(self, parity: Parity) -> str:
         """Lists and scores."""
@@ -138,7 +154,28 @@ def compare(reference: Scores, scores: Scores, labels: NDArray[np.int8]) -> Pari
         auc_reference=before if known else None,
         auc=after if known else None,
         auc_difference=after - before if known else None,
+        correlation=_correlation(reference, scores),
     )
+
+
+def _correlation(reference: Scores, scores: Scores) -> float | None:
+    """Pearson's, of log-odds; None where there is no spread."""
+    both = np.clip(np.stack((reference, scores)).astype(np.float64), 1e-7, 1 - 1e-7)
+    odds = np.log(both) - np.log1p(-both)
+    if odds.shape[1] < 2 or (odds.std(axis=1) == 0).any():
+        return None
+    return float(np.corrcoef(odds)[0, 1])
+
+
+def expected_loss(auc_reference: float | None, correlation: float | None) -> float:
+    """The AUC that scores lose whose errors are independent of the labels, by the binormal model.
+
+    A correlation r with the reference scales the distance between the classes by r: AUC = Phi(r Phi^-1(AUC)). Over
+    200 rows this is known to a tenth of what the difference of two AUCs is.
+    """
+    normal = NormalDist()
+    before = min(max(auc_reference or 0.0, ORDINARY_AUC), 0.999)
+    return before - normal.cdf((correlation or 0.0) * normal.inv_cdf(before))
 
 
 def sample(split: CtrSplit, rows: int, seed: int) -> CtrSplit:

@@ -1,7 +1,7 @@
-"""Products of language models in 8 bits: a scale for each token and each output, and a plan for what that would spoil.
+"""Products of language models in 8 bits: a scale for each token and output, and a plan for what that would spoil.
 
-x W is computed as (round(x / s / t) @ round(s W / w)) * t * w, where t is a scale for each token, w one for each output,
-and s one for each input feature, fixed beforehand (SmoothQuant, Xiao et al. 2023). Language models have a few
+x W is computed as (round(x / s / t) @ round(s W / w)) * t * w, where t is a scale for each token, w one for each
+output, and s one for each input feature, fixed beforehand (SmoothQuant, Xiao et al. 2023). Language models have a few
 features a hundred times as large as the others; s moves part of their size into the weight. How much, and which
 products had better keep their activations in blocks (`quantise_blocks`: slower), is planned on real prompts.
 
@@ -25,8 +25,18 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 SAMPLED = 64  # activations of each product that a plan is made on
-SHARES = (0.0, 0.3, 0.5, 0.7, 0.85)  # how much of a feature's size may go into the weight: exponents that are tried
-MOST_ERROR = 0.03  # what rounding may add to a product, root mean square, as a part of the product
+SHARES = (
+    0.0,
+    0.3,
+    0.5,
+    0.7,
+    0.85,
+)  # how much of a feature's size may go into the weight: exponents that are tried
+MOST_ERRORS = (
+    0.03,
+    0.018,
+    0.0,
+)  # what rounding may add to a product, as a part of it: tried until scores hold
 LEVELS, ZERO_POINT = 127, 128
 DOMAIN = "com.microsoft"
 
@@ -37,15 +47,14 @@ class Rounding(NamedTuple):
     smooth: Array | None
     error: float
 
-    @property
-    def holds(self) -> bool:
-        """Whether the product is still the product."""
-        return self.error <= MOST_ERROR
 
-
-UNPLANNED = Rounding(None, 0.0)
 Plan = Mapping[str, Rounding]
-"""By the name of a linear layer's weight. Layers that share an input share their `smooth`."""
+"""By the name of a linear layer's weight, products that are rounded by token. Layers of one input share `smooth`."""
+
+
+def within(plan: Plan, most: float) -> dict[str, Rounding]:
+    """What of a plan has no larger error, root mean square relative to the product; the rest is left to blocks."""
+    return {name: rounding for name, rounding in plan.items() if rounding.error <= most}
 
 
 class Recorder:
@@ -104,7 +113,11 @@ def _best(rows: Tensor, weights: Sequence[Tensor], largest: Tensor) -> tuple[Arr
     of_weights = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
     found: list[tuple[float, Tensor, list[float]]] = []
     for share in SHARES:
-        smooth = (largest.clamp(min=1e-5) ** share / of_weights ** (1 - share)) if share else torch.ones_like(largest)
+        smooth = (
+            (largest.clamp(min=1e-5) ** share / of_weights ** (1 - share))
+            if share
+            else torch.ones_like(largest)
+        )
         smooth = smooth / smooth.log().mean().exp()
         errors = [_error(rows, weight, smooth) for weight in weights]
         found.append((sum(errors), smooth, errors))

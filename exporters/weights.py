@@ -18,15 +18,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rbserve.exporters.graph import LARGEST, Axes, trace
-from rbserve.exporters.quantize import BLOCK, INT8_PRODUCTS, quantise_blocks
-from rbserve.exporters.tokenwise import DOMAIN, UNPLANNED, Plan, Rounding, TokenwiseProducts
+from rbserve.exporters.quantize import INT8_PRODUCTS, block_size, quantise_blocks
+from rbserve.exporters.tokenwise import DOMAIN, Plan, Rounding, TokenwiseProducts
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 ALIGNMENT = 4096  # of a tensor in the data file: it can be mapped
 SMALLEST = 1024  # bytes; smaller tensors stay in the graph's file
-FEWEST = 64  # rows and columns of a weight that is worth rounding
+FEWEST = 16  # rows and columns of a weight that is worth rounding
 
 Array = NDArray[Any]
 
@@ -74,9 +74,9 @@ def fill(
 ) -> None:
     """Gives a graph made by `trace_without_weights` its weights, from a safetensors file.
 
-    Of 32 bits all are as they are. Of 8 the products are `TokenwiseProducts`, rounded by the plan, and those that do
-    not hold, as all of 4 bits, have weights in blocks (`quantise_blocks`); what is looked up and not multiplied is kept
-    in 16 bits. Where there are more than LARGEST bytes of fp32 they go into the file `data`.
+    Of 32 bits all are as they are. Of 8, products that are planned are `TokenwiseProducts`; the others, and all of 4
+    bits, have weights in blocks (`quantise_blocks`); what is looked up and not multiplied is kept in 16 bits. Where
+    there are more than LARGEST bytes of fp32 they go into the file `data`.
     """
     with safe_open(weights, framework="pt") as file:
         parameters = {
@@ -89,7 +89,7 @@ def fill(
             placing = _Placing(add, bits)
             for parameter, name in parameters.items():
                 array = file.get_tensor(name).float().numpy()
-                placing.place(parameter, array, uses[parameter], plan.get(name, UNPLANNED))
+                placing.place(parameter, array, uses[parameter], plan.get(name))
     nodes = [new for node in graph.graph.node for new in placing.instead.get(id(node), (node,))]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
@@ -129,7 +129,7 @@ class _Placing:
         self._add, self._bits, self._tokenwise = add, bits, TokenwiseProducts(add)
         self.instead: dict[int, list[NodeProto]] = {}
 
-    def place(self, name: str, array: Array, uses: list[_Use], rounding: Rounding) -> None:
+    def place(self, name: str, array: Array, uses: list[_Use], rounding: Rounding | None) -> None:
         """One parameter, as each of the nodes takes it that use it."""
         plain = False
         for node, products in uses:
@@ -149,7 +149,7 @@ class _Placing:
     def _is_rounded(self, array: Array) -> bool:
         return self._bits < 32 and min(array.shape) >= FEWEST
 
-    def _multiply(self, product: NodeProto, name: str, weight: Array, rounding: Rounding) -> None:
+    def _multiply(self, product: NodeProto, name: str, weight: Array, rounding: Rounding | None) -> None:
         """A product with a weight [K, N], and an addition where it had one."""
         from onnx import helper
 
@@ -162,7 +162,7 @@ class _Placing:
         bias = product.input[2] if product.op_type == "Gemm" else None
         if bias:
             product.output[0] = f"{output}.product"
-        if self._bits == 8 and rounding.holds:
+        if self._bits == 8 and rounding:
             made = self._tokenwise.nodes(product, name, weight, rounding.smooth)
         else:
             made = [self._in_blocks(product, name, weight)]
@@ -181,7 +181,7 @@ class _Placing:
         return helper.make_node(
             "MatMulNBits", [product.input[0], f"{name}.int{bits}", f"{name}.scales"], [product.output[0]],
             name=f"{product.name}.int{bits}", domain=DOMAIN,
-            K=rows, N=columns, bits=bits, block_size=BLOCK, accuracy_level=INT8_PRODUCTS)  # fmt: skip
+            K=rows, N=columns, bits=bits, block_size=block_size(rows, bits), accuracy_level=INT8_PRODUCTS)  # fmt: skip
 
     def _look_up_halves(self, node: NodeProto, name: str, array: Array) -> None:
         """Rows of a table in 16 bits, and only what was looked up in 32."""

@@ -49,7 +49,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an exported variant's scores differ from the reference's on the same real rows.
 
     Of a list-wise model the scores are those of the items that both have among their first `k`, `same_top` is the
-    share of rows in which these are the same items, and nDCG takes the place of AUC.
+    share of rows in which these are the same items, and nDCG takes the place of AUC. `correlation` is that of log-odds.
     """
 
     rows: int
@@ -62,6 +62,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     same_top: float | None = None
     ndcg_reference: float | None = None
     ndcg: float | None = None
+    correlation: float | None = None
 
 
 class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

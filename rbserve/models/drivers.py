@@ -181,12 +181,13 @@ def _own_forward(
 
 
 def grouped_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None = None,
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Attention for exported graphs, by transformers' interface: queries [B, H, L, C], keys and values [B, G, P + L, C].
+    """Attention for exported graphs, by transformers' interface.
 
-    The H / G heads that share keys are rows of one product, where the usual way copies the keys for each of them.
+    Queries are [B, H, L, C], keys and values [B, G, P + L, C]. The H / G heads that share keys are rows of one
+    product, where the usual way copies the keys for each of them.
     """
     rows, heads, length, width = query.shape
     groups = key.size(1)

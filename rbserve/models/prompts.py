@@ -1,9 +1,9 @@
 """Prompts as token ids: RecBench's wording, put together from pieces that are tokenised once.
 
 A prompt is what is the same for all candidates of a user (the prefix: instruction, history, and the words that announce
-a candidate), then what is not (a suffix: the candidate's text and the question). An item's text is tokenised when the model is packaged, so that a prompt at run time
-is a few array copies; no tokeniser is needed to serve. NumPy alone, but for texts that were not there then:
-`ItemTokenizer` takes the `tokenizers` library.
+a candidate), then what is not (a suffix: the candidate's text and the question). An item's text is tokenised when the
+model is packaged, so that a prompt at run time is a few array copies; no tokeniser is needed to serve. NumPy alone, but
+for texts that were not there then: `ItemTokenizer` takes the `tokenizers` library.
 """
 
 from __future__ import annotations

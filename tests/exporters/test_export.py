@@ -70,7 +70,7 @@ def test_an_fp32_graph_that_scores_otherwise_is_an_error_and_writes_nothing(
 def test_an_int8_variant_that_loses_auc_is_kept_with_a_warning(
     copy: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "INT8_LOSS", -1.0)
+    monkeypatch.setattr(module, "MOST_LOSS", -1.0)
     exported = export(copy, planted, ["int8"])
     (warning,) = exported.manifest.variants["onnx-int8"].warnings
     assert warning.startswith("int8 loses")

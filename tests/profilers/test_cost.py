@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.roofline import Cost, roofline
-from rbserve.exporters.quantize import quantise_blocks
+from rbserve.exporters.quantize import block_size, quantise_blocks
 from rbserve.exporters.sequential import write_graphs
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.sasrec import SasRec
@@ -59,7 +59,11 @@ def constant(name: str, *shape: int, dtype: Any = np.float32) -> onnx.TensorProt
 def blocks(bits: int) -> tuple[str, list[onnx.TensorProto], dict[str, Any]]:
     packed, scales = quantise_blocks(np.ones((K, N), np.float32), bits)
     tensors = [numpy_helper.from_array(packed, "b"), numpy_helper.from_array(scales, "s")]
-    return "MatMulNBits", tensors, {"K": K, "N": N, "bits": bits, "block_size": 32, "accuracy_level": 4}
+    return (
+        "MatMulNBits",
+        tensors,
+        {"K": K, "N": N, "bits": bits, "block_size": block_size(K, bits), "accuracy_level": 4},
+    )
 
 
 PRODUCTS: list[tuple[str, list[onnx.TensorProto], dict[str, Any]]] = [
