@@ -348,6 +348,9 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
     ] = 8000,
     threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
+    user_cache: Annotated[
+        int, typer.Option(help="MB in which a language model keeps what it read of its last users.", min=0)
+    ] = 256,
 ) -> None:
     """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
 
@@ -357,8 +360,9 @@ def serve(
     from rbserve.server.run import serve as run_server
 
     run_server(
-        pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads
-    )
+        pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads,
+        user_cache=user_cache * 1_000_000,
+    )  # fmt: skip
 
 
 def _for_each(model: str | None, many: str | None, work: Callable[[str], object], as_json: bool) -> None:

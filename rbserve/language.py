@@ -200,6 +200,34 @@ class PrefixCache:
         return (tokens[:length].tobytes() for length in range(self._stride, len(tokens) + 1, self._stride))
 
 
+class ProtocolScorer:
+    """The paper's way, to compare with: eager torch, one candidate's whole prompt at a time, nothing kept.
+
+    Every word's logit is computed at every place, two words' at the last are read, as RecBench's public code has it.
+    """
+
+    def __init__(self, model: ClickModel, prompts: Prompts) -> None:
+        import torch
+
+        self._torch, self._model, self._prompts = torch, model, prompts
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        return np.array([self._score_one(history, one) for one in candidates.tolist()], np.float32)
+
+    def _score_one(self, history: Items, candidate: int) -> float:
+        packed = pack(self._prompts.prefix(history), [self._prompts.suffix(candidate)], self._prompts.pieces)
+        tokens, positions, mask, read = (self._torch.from_numpy(one) for one in packed.arrays.values())
+        language = self._model.language
+        with self._torch.inference_mode():
+            hidden = language.transform(language.hidden(tokens, positions, mask)[0])
+            embedding: Any = language.base.get_input_embeddings
+            words = embedding().weight
+            self._torch.nn.functional.linear(hidden, words)
+            odds = self._model.odds(language.head(hidden[0, read[0]]))
+        return float(odds.sigmoid())
+
+
 class LanguageStepper:
     """Continues sequences for beam search: all beams of a user lie in one row, and a mask says whose past is whose.
 

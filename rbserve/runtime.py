@@ -19,6 +19,7 @@ from rbserve import endpoint
 from rbserve.core.artifact import (
     BACKBONE,
     HALF_VARIANT,
+    PROTOCOL_VARIANT,
     REFERENCE_VARIANT,
     TOKENIZER,
     TORCH_VARIANTS,
@@ -37,6 +38,8 @@ from rbserve.language import (
     LanguageStepper,
     OnnxBestItems,
     OnnxLanguageCall,
+    PrefixCache,
+    ProtocolScorer,
     TorchBestItems,
     TorchLanguageCall,
     packed_questions,
@@ -116,10 +119,11 @@ def _language_ranker(artifact: Artifact, config: SeqSidConfig, call: LanguageCal
     return GeneratingRanker(LanguageStepper(call, made), artifact.sids, config, made.questions)
 
 
-def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
+def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: int = 0) -> Scorer:
     """A scorer of one variant of an artefact, its files verified, computing on `threads` threads.
 
-    Raises ArtifactError for a damaged or missing file, UsageError for a variant the artefact lacks.
+    A language model keeps up to `user_cache` bytes of what it read of its last users' prompts; other models have
+    nothing to keep. Raises ArtifactError for a damaged or missing file, UsageError for a variant the artefact lacks.
     """
     if artifact.manifest.task != "ctr":
         raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
@@ -127,9 +131,11 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1) -> Scorer:
     if artifact.is_endpoint:
         return open_endpoint(artifact)
     require_memory(artifact, variant)
+    if variant == PROTOCOL_VARIANT:
+        return ProtocolScorer(_torch_model(artifact, variant, threads), artifact_prompts(artifact))
     if variant in TORCH_VARIANTS:
-        return torch_scorer(artifact, _torch_model(artifact, variant, threads))
-    return exported_scorer(artifact, _onnx_files(artifact, variant), threads)
+        return torch_scorer(artifact, _torch_model(artifact, variant, threads), user_cache)
+    return exported_scorer(artifact, _onnx_files(artifact, variant), threads, user_cache)
 
 
 def open_endpoint(artifact: Artifact) -> EndpointScorer:
@@ -164,19 +170,25 @@ def estimate(artifact: Artifact, histories: Ragged, candidates: Items) -> Estima
         )
 
 
-def exported_scorer(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Scorer:
+def exported_scorer(
+    artifact: Artifact, graphs: Sequence[Path], threads: int = 1, user_cache: int = 0
+) -> Scorer:
     """The scorer of a pair-wise artefact over its exported graph."""
     (graph,) = graphs
     if artifact.is_language_model:
-        return LanguageScorer(OnnxLanguageCall(graph, threads), artifact_prompts(artifact))
+        return _language_scorer(artifact, OnnxLanguageCall(graph, threads), user_cache)
     return OnnxScorer(graph, threads)
 
 
-def torch_scorer(artifact: Artifact, model: Any) -> Scorer:
+def torch_scorer(artifact: Artifact, model: Any, user_cache: int = 0) -> Scorer:
     """The scorer of a pair-wise artefact over its torch module."""
     if artifact.is_language_model:
-        return LanguageScorer(TorchLanguageCall(model), artifact_prompts(artifact))
+        return _language_scorer(artifact, TorchLanguageCall(model), user_cache)
     return TorchScorer(model)
+
+
+def _language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> LanguageScorer:
+    return LanguageScorer(call, artifact_prompts(artifact), PrefixCache(user_cache) if user_cache else None)
 
 
 def artifact_prompts(artifact: Artifact) -> Prompts:

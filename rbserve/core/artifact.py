@@ -40,7 +40,9 @@ BACKBONE = "backbone/config.json"
 TOKENIZER = "backbone/tokenizer.json"
 REFERENCE_VARIANT = "torch-fp32"
 HALF_VARIANT = "torch-bf16"
-TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT)
+PROTOCOL_VARIANT = "torch-recbench"
+"""A language model asked the paper's way: to compare with, not to serve."""
+TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT, PROTOCOL_VARIANT)
 ENDPOINT_VARIANT = "endpoint"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
 
@@ -178,7 +180,9 @@ class Artifact:
     @property
     def can_open(self) -> list[str]:
         """`variants`, and those that are made of the same files while they are loaded."""
-        return [*self.variants, HALF_VARIANT] if self.is_language_model else self.variants
+        if not self.is_language_model:
+            return self.variants
+        return [*self.variants, HALF_VARIANT, *([PROTOCOL_VARIANT] if self.manifest.task == "ctr" else [])]
 
     @property
     def can_export(self) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import psutil
 
-from rbserve.core.artifact import HALF_VARIANT, REFERENCE_VARIANT, TORCH_VARIANTS, WEIGHTS, Artifact
+from rbserve.core.artifact import (
+    HALF_VARIANT,
+    PROTOCOL_VARIANT,
+    REFERENCE_VARIANT,
+    TORCH_VARIANTS,
+    WEIGHTS,
+    Artifact,
+)
 from rbserve.core.errors import RbserveError
 
 GIB = 1 << 30
@@ -16,6 +23,7 @@ GIB = 1 << 30
 BYTES = {
     REFERENCE_VARIANT: 4.0,
     HALF_VARIANT: 2.0,
+    PROTOCOL_VARIANT: 4.0,
     "onnx-fp32": 4.0,
     "onnx-int8": 1.125,
     "onnx-int4": 0.625,

@@ -97,8 +97,12 @@ class ClickModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Log-odds [B, N] of a click, and the cache; see LanguageModel."""
         logits, present = self.language(tokens, positions, mask, read, past)
+        return self.odds(logits), present
+
+    def odds(self, logits: Tensor) -> Tensor:
+        """Log-odds [...] of a click from the answers' logits [..., K]."""
         logits = logits.float()
-        return logits[..., : self.yes].logsumexp(-1) - logits[..., self.yes :].logsumexp(-1), present
+        return logits[..., : self.yes].logsumexp(-1) - logits[..., self.yes :].logsumexp(-1)
 
 
 class Answers(nn.Module):

@@ -36,18 +36,19 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     threads: int = 1,
+    user_cache: int = 0,
     limits: Limits | None = None,
     drain_timeout_s: int = 30,
 ) -> None:
     """Serves one variant until SIGTERM or SIGINT, then finishes the requests in flight.
 
-    What is not finished after `drain_timeout_s` is dropped. Port 0 takes a free one. Says on stderr when it
-    is ready. Raises RbserveError when the port cannot be had, ArtifactError or UsageError when the variant
-    cannot be scored with.
+    A language model remembers its last users, in `user_cache` bytes. What is not finished after `drain_timeout_s` is
+    dropped. Port 0 takes a free one. Says on stderr when it is ready. Raises RbserveError when the port cannot be
+    had, ArtifactError or UsageError when the variant cannot be scored with.
     """
     limits = limits or Limits()
     with listen(host, port) as listener:
-        service = open_service(artifact, variant, threads)
+        service = open_service(artifact, variant, threads, user_cache)
         service.warm_up(limits)
         config = uvicorn.Config(
             build_app(service, limits),
@@ -66,11 +67,11 @@ def serve(
         DrainingServer(config, service, host).run(sockets=[listener])
 
 
-def open_service(artifact: Artifact, variant: str, threads: int) -> Service[Any, Any]:
+def open_service(artifact: Artifact, variant: str, threads: int, user_cache: int = 0) -> Service[Any, Any]:
     """Loads a variant and the item table it belongs to."""
     work: Scoring | Ranking
     if artifact.manifest.task == "ctr":
-        work = Scoring(open_scorer(artifact, variant, threads), artifact.items)
+        work = Scoring(open_scorer(artifact, variant, threads, user_cache), artifact.items)
     else:
         work = Ranking(open_ranker(artifact, variant, threads))
     return Service(work, artifact.items, artifact.name, variant, artifact.manifest.dataset)
