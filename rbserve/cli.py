@@ -100,12 +100,14 @@ def models(
     group: Annotated[str | None, typer.Option(help="Only these groups or rows, such as A or A,C.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List every model of the paper's Tables 3 to 5, and what each needs.
+    """List every model of the paper's Tables 3 to 5, and what each needs; below them the students that were distilled.
 
     Example: rbserve models --group A
     """
     from rbserve.models.zoo import MODELS, select_models
+    from rbserve.pipeline import student_rows
 
+    chosen = select_models(group) if group else MODELS
     rows: list[dict[str, object]] = [
         {
             "name": spec.name,
@@ -118,8 +120,9 @@ def models(
             "runnable": True,  # every row is, and readers of this document may ask
             "needs": spec.needs,
         }
-        for spec in (select_models(group) if group else MODELS)
+        for spec in chosen
     ]
+    rows += student_rows({spec.name: spec for spec in chosen})
     if as_json:
         print_json(rows)
         return

@@ -26,7 +26,7 @@ from rbserve.core.artifact import (
 )
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
-from rbserve.core.errors import DataError, Interrupted, UsageError, memory_told
+from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told
 from rbserve.core.files import home
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
@@ -285,6 +285,33 @@ def distill(
         )
     spec = replace(spec, name=student_name(student, teaches.name))
     return _fit(spec, data, out or artifact_path(spec.name, dataset), chosen, resume, lesson)
+
+
+def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
+    """Of every student of these rows that was made, what a listing of models says."""
+    found: list[dict[str, object]] = []
+    for file in sorted((home() / "artifacts").glob(f"*/*{FROM}*/manifest.json")):
+        try:
+            manifest = open_artifact(file.parent).manifest
+        except ArtifactError as error:  # one that cannot be read must not hide the others
+            say(f"left out: {error.message}")
+            continue
+        taught = manifest.training.distilled
+        if taught is None or taught.student not in rows:
+            continue
+        spec = rows[taught.student]
+        found.append({
+            "name": manifest.name,
+            "group": spec.group,
+            "task": spec.task,
+            "item_form": spec.item_form,
+            "paper_name": f"{spec.paper_name}, distilled",
+            "recipe": spec.recipe,
+            "backbone": spec.backbone,
+            "runnable": True,
+            "needs": (f"nothing: made on {manifest.dataset.name}",),
+        })  # fmt: skip
+    return found
 
 
 def _fit(

@@ -108,6 +108,15 @@ def test_a_student_is_a_row_like_any_other(home: Path, said: str) -> None:
     assert manifest.training.distilled.teacher_users == 30
 
 
+def test_a_student_is_listed_with_its_row(home: Path, said: str) -> None:
+    def listed(*words: str) -> list[str]:
+        return [row["name"] for row in json.loads(rbserve("models", "--json", *words, home=home).stdout)]
+
+    assert NAME in listed()
+    assert listed("--group", "gdcn") == ["gdcn", NAME]
+    assert listed("--group", "C")[-1] == "gdcn-emb"
+
+
 def test_a_student_that_is_not_there_says_how_to_make_it(here: Here) -> None:
     code, (error, hint) = here("serve", "--model", "dnn-from-gdcn", "--dataset", "planted")
     assert code == 2
