@@ -21,7 +21,7 @@ from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.distillation import Distillation, Teaching, check_teacher
 from rbserve.core.environment import allowed_cores
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.metrics import auc
 from rbserve.core.types import Progress, Scores, no_progress
 from rbserve.train.ctr import SoftRows
@@ -60,12 +60,14 @@ def prepare_lesson(
 ) -> Lesson:
     """Asks the teacher, whose scores are kept below `folder`, and makes soft labels of what it says.
 
-    Raises UsageError for a teacher of other data, or one that has nothing to teach.
+    Raises UsageError for a teacher of other data, a variant that it lacks, and one that has nothing to teach.
     """
     manifest = teacher.manifest
     check_teacher(teacher.name, manifest.task, manifest.config_kind, teacher.is_random)
     check_same_data(teacher.name, manifest.dataset.fingerprint, dataset)
     variant = variant or fastest_variant(teacher)
+    if variant not in teacher.can_open:
+        raise unknown_name(f"variant of {teacher.name}", variant, teacher.can_open)
     train = dataset.ctr("train")
     asked = questions(train, teaching.pairs, seed, teaching.teacher_users)
     kept = folder / scores_name(teacher, variant, dataset, teaching.pairs, seed)

@@ -122,10 +122,8 @@ def ask(
 ) -> Scores:
     """The teacher's click probabilities float32[sum of sizes], slate by slate, those in `folder` as they are.
 
-    Raises Interrupted on Ctrl-C, which loses a piece at most, UsageError for a variant that the teacher lacks.
+    Raises Interrupted on Ctrl-C, which loses a piece at most.
     """
-    if variant not in teacher.can_open:
-        open_scorer(teacher, variant)  # which says what there is, also where all scores are there
     ends = np.cumsum(asked.sizes).tolist()
     scorer, found = None, [np.empty(0, np.float32)]
     done = f"pairs scored by {teacher.name}"
