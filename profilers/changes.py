@@ -24,10 +24,12 @@ NO_CHANGE = {
 def changed(measurement: Measurement) -> dict[str, str]:
     """The options of the run's config that differ from its zoo row's, as `--set` takes them.
 
-    Empty for a model that is no row, and for a run file from before configs were kept (`knows_config`).
+    Those of a student are from its own row's. Empty for a model that is no row, and for a run file from before configs
+    were kept (`knows_config`).
     """
+    taught = measurement.distilled
     try:
-        row = find_model(measurement.model)
+        row = find_model(taught.student if taught else measurement.model)
     except UsageError:
         return {}
     usual = config_to_dict(row.config)
@@ -50,9 +52,15 @@ def options_text(changes: dict[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in changes.items())
 
 
+def all_changes(measurement: Measurement) -> dict[str, str]:
+    """What was changed of the row's config and, of a student, of the usual way to teach it."""
+    taught = measurement.distilled
+    return changed(measurement) | (taught.changed if taught else {})
+
+
 def display_name(measurement: Measurement) -> str:
-    """The model, and what was changed of it: "dnn-emb (vectors=tuned)"."""
-    changes = changed(measurement)
+    """The model, and what was changed of it, or of how it was taught: "dnn-emb (vectors=tuned)"."""
+    changes = all_changes(measurement)
     return f"{measurement.model} ({options_text(changes)})" if changes else measurement.model
 
 

@@ -117,6 +117,8 @@ def profile(
         seconds=time.monotonic() - started,
         config=manifest.config,
         costs=costs,
+        model_digest=artifact.model_digest,
+        distilled=manifest.training.distilled,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

@@ -22,8 +22,9 @@ from rbserve.core.environment import Environment
 from rbserve.core.measurement import Accuracy, Measurement, Plan, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
 from rbserve.core.types import size_name
-from rbserve.profilers.changes import changed, display_name, options_text
+from rbserve.profilers.changes import all_changes, changed, display_name, options_text
 from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
+from rbserve.profilers.students import Lesson, Seen, lesson
 from rbserve.profilers.uncertainty import (
     Draws,
     Evidence,
@@ -46,6 +47,7 @@ class Point(msgspec.Struct, frozen=True):
     `p50_ms_per_candidate` is None and `slate` is k where the model ranks the catalogue. `name` is the model and what
     was `changed` of its row's config. `front_probability` is the share of resamples in which the point is on the front,
     null where the run kept no raw samples. `aside` says why an accuracy is not to be compared with the others'.
+    `lesson` holds a distilled model against its teacher.
     """
 
     id: str
@@ -95,6 +97,7 @@ class Point(msgspec.Struct, frozen=True):
     share_of_bandwidth: float | None = None
     overhead_us: float | None = None
     energy_mj: float | None = None
+    lesson: Lesson | None = None
 
     @property
     def label(self) -> str:
@@ -234,7 +237,7 @@ def _section(
         rows=len(shared.predictions.users),
         users=len(set(shared.predictions.users)),
         slates=slates,
-        points=[point for placed, _ in judged for point in placed],
+        points=_with_lessons([point for placed, _ in judged for point in placed], runs, metric, evidence),
         baselines={
             name: {key: value for key, value in figures.items() if not math.isnan(value)}
             for name, figures in shared.baselines.items()
@@ -359,6 +362,18 @@ def _judged(
     return placed, front_of(slate, metric, spots, latency, accuracy)
 
 
+def _with_lessons(
+    points: list[Point], runs: dict[str, Measurement], metric: str, evidence: Evidence
+) -> list[Point]:
+    """The points, those of students beside their teachers."""
+    rows = {name: _rows(run) for name, run in runs.items()}
+    seen = [Seen(p.run, p.variant, p.slate, p.p50_ms, p.value(metric), rows[p.run]) for p in points]
+    return [
+        msgspec.structs.replace(point, lesson=lesson(one, seen, runs, metric, evidence))
+        for point, one in zip(points, seen, strict=True)
+    ]
+
+
 def drawn(draws: Sequence[Draws | None]) -> list[Draws] | None:
     """The draws where there are some of all; else None: what is not drawn would always win, or never."""
     found = [one for one in draws if one is not None]
@@ -392,12 +407,10 @@ def _source(measurement: Measurement) -> Source:
 
 
 def command(measurement: Measurement) -> str:
-    """What measures a run again; of a changed config, what trains it too."""
-    plan, changes = measurement.plan, changed(measurement)
-    name, dataset = shlex.quote(measurement.model), shlex.quote(measurement.dataset)
-    options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items())
+    """What measures a run again; of a changed config or a student, what trains it too."""
+    plan, dataset = measurement.plan, shlex.quote(measurement.dataset)
     model = shlex.quote(model_option(measurement))
-    train = f"rbserve train --model {name} --dataset {dataset} {options} --out {model} && " if changes else ""
+    train = _training_command(measurement, dataset, model)
     slates = ",".join(str(slate) for slate in plan.slates)
     return (
         f"{train}rbserve profile --model {model} --dataset {dataset} --slates {slates} "
@@ -406,6 +419,22 @@ def command(measurement: Measurement) -> str:
         + (f" --test-users {plan.test_users}" if plan.test_users else "")
         + (" --weights random" if measurement.random else "")
     )
+
+
+def _training_command(measurement: Measurement, dataset: str, model: str) -> str:
+    """What makes the model, where profiling would not: one that is changed or was taught."""
+    taught, name = measurement.distilled, shlex.quote(measurement.model)
+    verb = f"train --model {name}"
+    if taught:
+        verb = f"distill --teacher {shlex.quote(taught.teacher)} --student {taught.student}"
+    elif not changed(measurement):
+        return ""
+    options = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changed(measurement).items()]
+    if taught:
+        options += [f"--teacher-variant {taught.variant}"]
+        options += [f"--{key} {value}" for key, value in taught.changed.items()]
+    out = [f"--out {model}"] if all_changes(measurement) else []
+    return " ".join(["rbserve", verb, "--dataset", dataset, *options, *out, "&& "])
 
 
 def _amount(plan: Plan) -> str:
@@ -417,7 +446,7 @@ def _amount(plan: Plan) -> str:
 
 def model_option(measurement: Measurement) -> str:
     """What --model takes: the row, or of a changed config a directory named after the change."""
-    changes = changed(measurement)
+    changes = all_changes(measurement)
     if not changes:
         return measurement.model
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", options_text(changes)).strip("-")

@@ -18,6 +18,7 @@ from rbserve.profilers.changes import options_text
 from rbserve.profilers.paper import paper_title
 from rbserve.profilers.paper_tables import Cell, Ours, PaperTable, Row
 from rbserve.profilers.pareto import REFERENCE, Point, Section
+from rbserve.profilers.students import Lesson, paper_claim
 from rbserve.profilers.uncertainty import RESAMPLES, Front
 
 DASH = "–"
@@ -127,6 +128,7 @@ def columns(section: Section) -> list[Column]:
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
         *(_metric_column(metric) for metric in TABLE_METRICS[section.task]),
         *_generation_columns(section),
+        *_lesson_columns(section),
         *_cost_columns(section),
         Column(f"× {REFERENCE}", lambda p: _number(p.speedup), lambda p: p.speedup),
         Column("mean ms", lambda p: significant(p.mean_ms), lambda p: p.mean_ms),
@@ -271,6 +273,7 @@ def footnotes(section: Section) -> list[str]:
             "MFLOP, MB: of a call's matrix products, and of all that its operators read and write. % of peak, "
             "% of bandwidth: the part of its time that these would take alone, as fast as this machine does them."
         )
+    lines += _lesson_notes(section)
     if _off_stages(section):
         lines.append(f"Stages are told of calls that observing changed: {'; '.join(_off_stages(section))}.")
     lines.append(f"{DASH}: not measured, for the reason under “Not measured”.")
@@ -354,6 +357,56 @@ def _off_stages(section: Section) -> list[str]:
     ]
 
 
+def _lesson_columns(section: Section) -> list[Column]:
+    """What a student keeps of its teacher; nothing where there is no student."""
+    if all(point.lesson is None for point in section.points):
+        return []
+    return [
+        Column("teacher", lambda p: _of_lesson(p, _teacher), lambda p: _of_lesson(p, _teacher)),
+        Column(
+            f"% of its {section.metric_label} [95%]",
+            lambda p: _of_lesson(p, _kept),
+            lambda p: p.lesson.kept if p.lesson else None,
+        ),
+        Column(
+            "× teacher [95%]",
+            lambda p: _of_lesson(p, _times),
+            lambda p: p.lesson.speedup if p.lesson else None,
+        ),
+    ]
+
+
+def _of_lesson(point: Point, text: Callable[[Lesson], str]) -> str:
+    return text(point.lesson) if point.lesson else DASH
+
+
+def _teacher(one: Lesson) -> str:
+    return f"{one.teacher} {one.variant}" if one.variant else one.teacher
+
+
+def _kept(one: Lesson) -> str:
+    return DASH if one.kept is None else f"{one.kept:.1%}" + _between(one.kept_ci95, "{:.1%}".format)
+
+
+def _times(one: Lesson) -> str:
+    return DASH if one.speedup is None else significant(one.speedup) + _between(one.speedup_ci95, significant)
+
+
+def _lesson_notes(section: Section) -> list[str]:
+    """What is said of students, where there are any, beside the paper's claim."""
+    taught = [(point.name, point.lesson) for point in section.points if point.lesson]
+    if not taught:
+        return []
+    lacking = {f"{name}: {one.absent}" for name, one in taught if one.absent}
+    return [
+        f"% of its {section.metric_label}, × teacher: of a student distilled from a teacher's scores, the share of the "
+        "teacher's accuracy that it keeps and how many times as fast it is at the same "
+        f"{section.slate_name}, by p50. An AUC of 0.5 is chance: half of the accuracy would be nothing.",
+        *(f"Beside its teacher, {line}." for line in sorted(lacking)),
+        paper_claim(),
+    ]
+
+
 def _cost_columns(section: Section) -> list[Column]:
     """What a call costs; nothing where it was not asked for."""
     if all(point.mflop is None for point in section.points):
@@ -414,6 +467,8 @@ def _flat(section: Section, point: Point) -> dict[str, str]:
     fields: dict[str, Any] = {"dataset": section.dataset, "task": section.task, "section": section.id}
     fields |= msgspec.structs.asdict(point)
     accuracy, paper, stages = fields.pop("accuracy"), fields.pop("paper"), fields.pop("stages")
+    if taught := fields.pop("lesson"):
+        fields |= {f"lesson_{name}": value for name, value in msgspec.structs.asdict(taught).items()}
     fields |= {key: value for key, value in accuracy.items() if value is not None}
     fields |= {f"stage_{name}": share for name, share in (stages or {}).items()}
     fields |= {"paper_accuracy": paper and paper.accuracy, "paper_latency_ms": paper and paper.latency_ms}

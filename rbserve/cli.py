@@ -17,7 +17,24 @@ from typer.exceptions import TyperException
 from rbserve.cli_bench import bench
 from rbserve.cli_check import check
 from rbserve.cli_data import Json, counts, datasets, prepare, words
+from rbserve.cli_distill import distill
 from rbserve.cli_doctor import doctor
+from rbserve.cli_options import (
+    Batch,
+    EpochRows,
+    Epochs,
+    LearningRate,
+    MicroBatch,
+    Out,
+    Patience,
+    Precision,
+    Resume,
+    Schedule,
+    Seed,
+    Set,
+    given,
+    options,
+)
 from rbserve.cli_recommend import recommend
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
@@ -38,6 +55,7 @@ app = typer.Typer(
 app.add_typer(datasets, name="datasets")
 app.command()(prepare)
 app.command()(sids)
+app.command()(distill)
 app.command()(bench)
 app.command()(doctor)
 app.command()(check)
@@ -82,12 +100,14 @@ def models(
     group: Annotated[str | None, typer.Option(help="Only these groups or rows, such as A or A,C.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List every model of the paper's Tables 3 to 5, and what each needs.
+    """List every model of the paper's Tables 3 to 5, and what each needs; below them the students that were distilled.
 
     Example: rbserve models --group A
     """
     from rbserve.models.zoo import MODELS, select_models
+    from rbserve.pipeline import student_rows
 
+    chosen = select_models(group) if group else MODELS
     rows: list[dict[str, object]] = [
         {
             "name": spec.name,
@@ -100,8 +120,9 @@ def models(
             "runnable": True,  # every row is, and readers of this document may ask
             "needs": spec.needs,
         }
-        for spec in (select_models(group) if group else MODELS)
+        for spec in chosen
     ]
+    rows += student_rows({spec.name: spec for spec in chosen})
     if as_json:
         print_json(rows)
         return
@@ -153,34 +174,23 @@ def train(
             help="A language model (name, hub id or directory); --model is then a recipe, such as text."
         ),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config."),
-    ] = None,
+    option: Set = None,
     api_base: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Of zeroshot-gpt-3.5: the OpenAI-compatible endpoint to ask."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the artefact.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
-    epoch_rows: Annotated[
-        int | None, typer.Option(help="Validate after so many rows, instead of all of them.")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows an update.")] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option(help="Rows of a batch that are computed at once; fewer take less memory.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, or bf16: products in 16 bits, weights in 32.")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="Learning rate: constant, or cosine: falling to 0 over all --epochs.")
-    ] = None,
+    out: Out = None,
+    epochs: Epochs = None,
+    epoch_rows: EpochRows = None,
+    batch: Batch = None,
+    micro_batch: MicroBatch = None,
+    lr: LearningRate = None,
+    patience: Patience = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    schedule: Schedule = None,
     weights: Weights = "learnt",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed training.")] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Fit a model; stop it with Ctrl-C and continue with --resume.
@@ -194,16 +204,15 @@ def train(
             "--models takes none of --out, --set, --backbone, --api-base, --resume",
             "train the models one by one",
         )
-    given = {
-        "epochs": epochs, "batch": batch, "lr": lr, "patience": patience, "seed": seed, "epoch_rows": epoch_rows,
-        "precision": precision, "schedule": schedule, "micro_batch": micro_batch,
-    }  # fmt: skip
-    settings = {key: value for key, value in given.items() if value is not None}
-    options = _options(option)
+    settings = given(
+        epochs=epochs, batch=batch, lr=lr, patience=patience, seed=seed, epoch_rows=epoch_rows,
+        precision=precision, schedule=schedule, micro_batch=micro_batch,
+    )  # fmt: skip
+    changes = options(option)
 
     def train_one(name: str) -> object:
         drawn = weights == "random"
-        made = pipeline.train(name, dataset, settings, options, out, resume, backbone, api_base, drawn)
+        made = pipeline.train(name, dataset, settings, changes, out, resume, backbone, api_base, drawn)
         return made.manifest
 
     _for_each(model, many, train_one, as_json)
@@ -292,11 +301,11 @@ def profile(
         raise UsageError(
             "--budget plans the runs; it takes neither --runs nor --seconds", "give one or the other"
         )
-    given = {
-        "slates": counts(slates) if slates is not None else None, "scope": scope,
-        "processes": processes, "runs": runs, "seconds": seconds, "budget_s": budget,
-    }  # fmt: skip
-    settings = {key: value for key, value in given.items() if value is not None} | {
+    chosen_plan = given(
+        slates=counts(slates) if slates is not None else None, scope=scope,
+        processes=processes, runs=runs, seconds=seconds, budget_s=budget,
+    )  # fmt: skip
+    settings = chosen_plan | {
         "exclude_seen": exclude_seen,
         "test_users": test_users,
         "cost": cost,
@@ -400,17 +409,6 @@ def _show_results(measurement: Measurement) -> None:
     from rbserve.console import results_table, show
 
     show(results_table(measurement))
-
-
-def _options(pairs: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE words as a mapping."""
-    options: dict[str, str] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set takes KEY=VALUE, not {pair}", "for example --set dim=32")
-        options[key.strip()] = value.strip()
-    return options
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:

@@ -178,6 +178,8 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         yield from _costs(result, measurement)
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
+    if measurement.distilled:
+        yield measurement.distilled.said
     if measurement.random:
         yield "accuracy: absent, the weights are random; the latency is that of the model's true shape"
     for variant, reason in measurement.left_out.items():

@@ -25,9 +25,10 @@ from rbserve.core.artifact import (
     open_artifact,
 )
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
-from rbserve.core.errors import DataError, Interrupted, UsageError, memory_told
+from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
+from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told
 from rbserve.core.files import home
-from rbserve.models.configs import EndpointConfig
+from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from rbserve.core.integrity import IntegrityReport
     from rbserve.core.measurement import Measurement, Plan
     from rbserve.core.semantic_ids import SemanticIds
+    from rbserve.core.types import ModelSpec
     from rbserve.profilers.gate_config import GateConfig
     from rbserve.profilers.gate_run import Outcome
     from rbserve.profilers.gate_sides import Pair
     from rbserve.profilers.recommend import Recommendation
+    from rbserve.train.distill import Lesson
     from rbserve.train.loop import Settings
 
 DEFAULT_DATASET = "ml-100k"
@@ -239,19 +242,91 @@ def train(
         options = {**(options or {}), "api_base": api_base}
     with _needs("train", "training"):
         from rbserve.models.configs import with_options
-        from rbserve.train.fit import checkpoint_path
-        from rbserve.train.fit import train as fit_model
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}), random=random)
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
     data = ensure_dataset(dataset)
     path = out or artifact_path(f"{spec.name}{RANDOM * random}", dataset)
+    return _fit(spec, data, path, chosen, resume)
+
+
+def distill(
+    teacher: str,
+    student: str,
+    dataset: str,
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    variant: str | None = None,
+    teaching: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Trains a pair-wise zoo row on a teacher's scores; the teacher is made if it is missing.
+
+    `teaching` changes the defaults of `Teaching`; the rest is as in `train`. UsageError for what cannot
+    teach, or learn.
+    """
+    spec, wanted = find_model(student), Teaching(**(teaching or {}))
+    check_student(spec)
+    if not is_path(teacher) and FROM not in teacher:  # before it is trained for hours
+        row = find_model(teacher)
+        check_teacher(row.name, row.task, kind_of(row.config))
+    with _needs("train", "distilling"):
+        from rbserve.models.configs import with_options
+        from rbserve.train.distill import prepare_lesson
+        from rbserve.train.loop import Settings
+    spec = replace(spec, config=with_options(spec.config, options or {}))
+    chosen: Settings = Settings(**{**spec.training, **(settings or {})})
+    teaches = ensure_artifact(teacher, dataset)
+    data = ensure_dataset(dataset)
+    with progress_bar(f"score {teaches.name}") as progress:
+        lesson = prepare_lesson(
+            teaches, student, data, wanted, chosen.seed, home() / "teachers" / dataset, variant, progress, say
+        )
+    spec = replace(spec, name=student_name(student, teaches.name))
+    return _fit(spec, data, out or artifact_path(spec.name, dataset), chosen, resume, lesson)
+
+
+def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
+    """Of every student of these rows that was made, what a listing of models says."""
+    found: list[dict[str, object]] = []
+    for file in sorted((home() / "artifacts").glob(f"*/*{FROM}*/manifest.json")):
+        try:
+            manifest = open_artifact(file.parent).manifest
+        except ArtifactError as error:  # one that cannot be read must not hide the others
+            say(f"left out: {error.message}")
+            continue
+        taught = manifest.training.distilled
+        if taught is None or taught.student not in rows:
+            continue
+        spec = rows[taught.student]
+        found.append({
+            "name": manifest.name,
+            "group": spec.group,
+            "task": spec.task,
+            "item_form": spec.item_form,
+            "paper_name": f"{spec.paper_name}, distilled",
+            "recipe": spec.recipe,
+            "backbone": spec.backbone,
+            "runnable": True,
+            "needs": (f"nothing: made on {manifest.dataset.name}",),
+        })  # fmt: skip
+    return found
+
+
+def _fit(
+    spec: ModelSpec, data: Dataset, path: Path, settings: Settings, resume: bool, lesson: Lesson | None = None
+) -> Artifact:
+    """Trains a row into its artefact, and says what came of it."""
+    from rbserve.train.fit import checkpoint_path
+    from rbserve.train.fit import train as fit_model
+
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
     with memory_told(f"training {spec.name}", LESS_MEMORY), progress_bar(f"train {path.name}") as progress:
-        artifact = fit_model(spec, data, path, chosen, resume, progress, say)
+        artifact = fit_model(spec, data, path, settings, resume, progress, say, lesson)
     record = artifact.manifest.training
-    say(f"{artifact.name} on {dataset}: {_how(record)} -> {path}")
+    say(f"{artifact.name} on {data.name}: {_how(record)} -> {path}")
     return artifact
 
 
@@ -261,17 +336,28 @@ def _how(record: TrainingRecord) -> str:
     if record.best_metric is None:
         return "packaged as it is"
     how = f"weights of {record.taken_from}" if record.taken_from else "trained"
+    if record.distilled:
+        how = record.distilled.said
     epochs = f"{record.epochs} epochs in {record.seconds:.0f} s"
     return f"{how}, {epochs}, valid {record.metric} {record.best_metric:.4f}"
 
 
 def ensure_artifact(model: str, dataset: str, random: bool = False) -> Artifact:
-    """The artefact at a path, or of a zoo row on a data set, trained (or its weights drawn) if it is not there."""
+    """The artefact at a path, or of a zoo row on a data set, trained (or its weights drawn) if it is not there.
+
+    A student is found by the name of its artefact, and not made: who asks for it has to say how it is taught.
+    """
     if is_path(model):
         return open_artifact(Path(model))
-    find_model(model)  # an unknown name is refused before anything is looked for
+    student, taught, teacher = model.partition(FROM)
+    find_model(student)  # an unknown name is refused before anything is looked for
     path = artifact_path(f"{model}{RANDOM * random}", dataset)
     if not (path / "manifest.json").is_file():
+        if taught:
+            raise UsageError(
+                f"no artefact of {model} at {path}",
+                f"rbserve distill --teacher {teacher} --student {student} --dataset {dataset}",
+            )
         say(f"{model} is not {'packaged for' if random else 'trained on'} {dataset} yet; doing so")
         return train(model, dataset, random=random)
     artifact = open_artifact(path)

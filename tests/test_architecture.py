@@ -28,6 +28,8 @@ ALLOWED = {
     "bench": BELOW_SPOKES | {"console", "pipeline", "bench", *SPOKES},
     "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", *SPOKES},
     "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli_options": {"core", "__init__"},
+    "cli_distill": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
     "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli": BELOW_SPOKES
@@ -37,7 +39,9 @@ ALLOWED = {
         "cli_bench",
         "cli_check",
         "cli_data",
+        "cli_distill",
         "cli_doctor",
+        "cli_options",
         "cli_recommend",
         "cli_sids",
         *SPOKES,

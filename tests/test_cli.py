@@ -31,7 +31,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
     text = rbserve("--help", home=tmp_path).stdout
-    verbs = ["models", "backbones", "datasets", "prepare", "train", "export", "profile"]
+    verbs = ["models", "backbones", "datasets", "prepare", "train", "distill", "export", "profile"]
     verbs += ["check", "report", "recommend", "bench", "doctor", "serve"]
     for verb in verbs:
         assert verb in text

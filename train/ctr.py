@@ -1,9 +1,13 @@
-"""Click prediction as a training task: binary cross-entropy (eq. 1) and validation AUC."""
+"""Click prediction as a training task: binary cross-entropy (eq. 1) and validation AUC.
+
+The labels are those of the data set, or probabilities (`SoftRows`); validation knows the data set's alone.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.artifact import WORDS
-from rbserve.core.columns import blocks
+from rbserve.core.columns import Ragged, blocks
 from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.core.errors import UsageError
 from rbserve.core.metrics import auc
-from rbserve.core.types import ModelSpec, Progress
+from rbserve.core.types import Items, ModelSpec, Progress
 from rbserve.models.configs import EmbeddingItems, TextItems
 from rbserve.models.ctr import CtrModel, build
 from rbserve.models.items import IdItems, VectorItems, WordItems
@@ -27,9 +31,36 @@ from rbserve.train.loop import Rows, require_finite
 VALIDATION_BATCH = 8_192
 
 
-def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[CtrModel, CtrTask]:
-    """A freshly initialised model of a zoo row for the data set's items, and what it is to learn."""
-    task = CtrTask(dataset, words=isinstance(spec.config, TextItems))
+@dataclass(frozen=True)
+class SoftRows:
+    """R pairs with probabilities for labels; each has the history of one of `split`'s rows, its owner."""
+
+    split: CtrSplit
+    owners: Rows
+    candidates: Items
+    labels: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    @property
+    def histories(self) -> Ragged:
+        """Copied out of the split's."""
+        return self.split.histories.take(self.owners)
+
+    def take(self, rows: Rows) -> SoftRows:
+        """The given pairs."""
+        return SoftRows(self.split, self.owners[rows], self.candidates[rows], self.labels[rows])
+
+
+def make(
+    spec: ModelSpec, dataset: Dataset, progress: Progress, soft: SoftRows | None = None
+) -> tuple[CtrModel, CtrTask]:
+    """A freshly initialised model of a zoo row for the data set's items, and what it is to learn.
+
+    `soft` takes the place of the training rows; its items are to be ones that they have.
+    """
+    task = CtrTask(dataset, words=isinstance(spec.config, TextItems), soft=soft)
     if isinstance(spec.config, TextItems):
         return build(spec.config, _word_items(spec, dataset)), task
     if isinstance(spec.config, EmbeddingItems):
@@ -67,10 +98,10 @@ class CtrTask:
 
     metric = "auc"
 
-    def __init__(self, dataset: Dataset, words: bool = False) -> None:
-        """`words`: the model reads words of the data set's vocabulary."""
+    def __init__(self, dataset: Dataset, words: bool = False, soft: SoftRows | None = None) -> None:
+        """`words`: the model reads words of the data set's vocabulary. `soft`: what is learnt, if not its rows."""
         self._words = dataset.file("text/words.parquet") if words else None
-        self._train = dataset.ctr("train")
+        self._train = dataset.ctr("train") if soft is None else soft
         self._valid = dataset.ctr("valid")
         self.rows = len(self._train)
 
@@ -112,8 +143,9 @@ def trained_items(train: CtrSplit | SeqSplit, items: int) -> NDArray[np.bool_]:
     return seen
 
 
-def _logits(model: nn.Module, batch: CtrSplit, device: torch.device) -> Tensor:
-    values, offsets = batch.histories.values, batch.histories.offsets
+def _logits(model: nn.Module, batch: CtrSplit | SoftRows, device: torch.device) -> Tensor:
+    histories = batch.histories
+    values, offsets = histories.values, histories.offsets
     logits: Tensor = model(
         torch.from_numpy(values).to(device, torch.int64),
         torch.from_numpy(offsets).to(device),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train import ctr, endpoint, language, next_item, seq
+from rbserve.train.distill import Lesson
 from rbserve.train.language import LanguageTask
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
 from rbserve.train.next_item import NextItemTask
@@ -46,20 +48,21 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
+    lesson: Lesson | None = None,
 ) -> Artifact:
     """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there.
 
     A `random` row is packaged with the weights that it begins with; a language model takes no memory then.
     A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
     that was trained on the same data with the same settings. `say` is told, before training, what the row's prompts
-    have no room for.
+    have no room for. With a `lesson`, a pair-wise row learns its soft labels in the place of the training rows'.
     """
     donor = None if spec.random else _donor(spec, dataset, path, settings)
     if donor is not None:
         return _decoded_otherwise(donor, spec, path)
-    checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings))
+    checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings, lesson))
     torch.manual_seed(settings.seed)
-    model, task = _maker(spec)(spec, dataset, progress)
+    model, task = _maker(spec, lesson)(spec, dataset, progress)
     prompts = _prompt_fits(spec, dataset, task)
     for said in filter(None, (one.said(split) for split, one in prompts.items())):
         say(f"{spec.name}: {said}")
@@ -67,7 +70,7 @@ def train(
     state = fit(model, task, settings, checkpoint, resume, progress) if learns else State()
     processes = PartialState()
     if processes.is_main_process:
-        _write(spec, dataset, path, settings, state, model, task, prompts)
+        _write(spec, dataset, path, settings, state, model, task, prompts, lesson)
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
@@ -88,7 +91,9 @@ class SavedTask(Task, Protocol):
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
-def _maker(spec: ModelSpec) -> Maker:
+def _maker(spec: ModelSpec, lesson: Lesson | None) -> Maker:
+    if lesson is not None:
+        return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
         return endpoint.make
     if isinstance(spec.config, LanguageConfig):
@@ -146,19 +151,22 @@ def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str
     return {name: task.prompts.fit(split(name).histories, task.max_history) for name in names}
 
 
-def _identity(spec: ModelSpec, dataset: Dataset, settings: Settings) -> dict[str, object]:
+def _identity(
+    spec: ModelSpec, dataset: Dataset, settings: Settings, lesson: Lesson | None
+) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued."""
     return {
         "model": spec.name,
         **{f"config {key}": value for key, value in config_to_dict(spec.config).items()},
         **{f"setting {key}": value for key, value in dataclasses.asdict(settings).items()},
         "data": dataset.fingerprint,
+        **({"lesson": msgspec.to_builtins(lesson.record)} if lesson else {}),
     }
 
 
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
-    task: SavedTask, prompts: dict[str, PromptFit],
+    task: SavedTask, prompts: dict[str, PromptFit], lesson: Lesson | None,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         if spec.random:
@@ -185,6 +193,7 @@ def _write(
                 best_metric=state.best_metric if state.metrics else None,
                 seconds=round(state.seconds, 3),
                 random=spec.random,
+                distilled=lesson.record if lesson else None,
             ),
             libraries=library_versions(),
             prompts=prompts,

@@ -16,6 +16,7 @@ before it is used.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from typing import Any
 import msgspec
 
 from rbserve.core.dataset import ItemTable, read_items
+from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
@@ -93,7 +95,8 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another.
 
-    `random`: they were drawn, not learnt; the model has its true shape, and nothing to say.
+    `random`: they were drawn, not learnt; the model has its true shape, and nothing to say. `distilled`: they were
+    learnt from another model's scores.
     """
 
     seed: int
@@ -105,6 +108,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     taken_from: str | None = None
     random: bool = False
+    distilled: Distillation | None = None
 
 
 class PromptFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,6 +211,13 @@ class Artifact:
     def is_endpoint(self) -> bool:
         """Whether the model answers from elsewhere, and has no weights here."""
         return self.manifest.config_kind == ENDPOINT_VARIANT
+
+    @property
+    def model_digest(self) -> str:
+        """Hex digest of the files that the model was packaged with; exporting a variant leaves it as it is."""
+        exported = {name for record in self.manifest.variants.values() for name in record.files}
+        own = sorted((name, one.sha256) for name, one in self.manifest.files.items() if name not in exported)
+        return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
     @cached_property
     def items(self) -> ItemTable:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from rbserve.core.distillation import Distillation
 from rbserve.core.environment import Environment
 from rbserve.core.errors import unknown_name
 from rbserve.core.files import write_bytes
@@ -189,7 +190,8 @@ class Measurement(msgspec.Struct, frozen=True):
 
     Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
     measured why. `command` is the command line, `git` the state of the working directory where that is a repository,
-    `seconds` what the whole profile took, `config` the artefact's; empty in files from before it was kept.
+    `seconds` what the whole profile took, `config` and `model_digest` the artefact's; empty in files from before they
+    were kept. `distilled` says whose scores a student learnt from.
     """
 
     schema: int
@@ -218,6 +220,8 @@ class Measurement(msgspec.Struct, frozen=True):
     seconds: float | None = None
     config: dict[str, Any] = {}
     costs: list[Cost] = []
+    model_digest: str = ""
+    distilled: Distillation | None = None
 
 
 def summarise(measurement: Measurement) -> list[Result]:

@@ -1,0 +1,161 @@
+"""`rbserve distill` through the real entry point: a tiny language model teaches, its student is a row of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from entry_point import rbserve
+from small_backbone import make_backbone
+
+from rbserve import cli
+from rbserve.core.artifact import Artifact, open_artifact, write_manifest
+from rbserve.core.dataset import Dataset
+from rbserve.models.configs import with_options
+from rbserve.models.zoo import find_model
+from rbserve.train import language
+from rbserve.train.fit import train
+from rbserve.train.loop import Settings
+
+Here = Callable[..., tuple[object, list[str]]]
+TINY = ["--set", "hidden=16", "--set", "dim=8", "--batch", "1000", "--lr", "5e-3", "--epochs", "2"]
+TEACH = ["--dataset", "planted", "--teacher-users", "30", "--pairs", "4", *TINY]
+TEACHER = "artifacts/planted/text-llama"
+NAME = "gdcn-from-text-llama"
+
+
+@pytest.fixture(scope="module")
+def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a data set, a tiny fine-tuned language model and a conventional row."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(planted.path, home / "data" / "planted")
+    shutil.copytree(trained.path, home / "artifacts" / "planted" / "dnn")
+    spec = find_model("text-smollm2-135m")
+    backbone = make_backbone("llama", tmp_path_factory.mktemp("backbones") / "llama")
+    config = with_options(spec.config, {"backbone": str(backbone), "lora_rank": 0})
+    spec = dataclasses.replace(spec, name="text-llama", config=config)
+    settings = Settings(batch=16, micro_batch=16, lr=3e-3, epochs=1, epoch_rows=800)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "VALIDATION_ROWS", 50)
+        train(spec, planted, home / TEACHER, settings)
+    return home
+
+
+@pytest.fixture(scope="module")
+def said(home: Path) -> str:
+    """What is said while the language model teaches."""
+    return rbserve(
+        "distill", "--teacher", "artifacts/planted/text-llama", "--student", "gdcn", *TEACH, home=home
+    ).stderr
+
+
+@pytest.fixture
+def here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """The function that the entry point calls, in this process: exit code and lines on standard error."""
+    monkeypatch.setenv("RBSERVE_HOME", str(home))
+    monkeypatch.chdir(home)
+
+    def run(*words: str) -> tuple[object, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["rbserve", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code, capsys.readouterr().err.strip().splitlines()
+
+    return run
+
+
+def test_what_it_takes_is_told_before_and_scores_are_kept(here: Here, said: str) -> None:
+    first, second, last = said.strip().splitlines()
+    assert re.fullmatch(
+        r"text-llama torch-fp32 scores [\d,]+ pairs of 30 training users: [\d,]+ labelled, 120 not; "
+        r"about [\d,]+ tokens to read\. Ctrl-C keeps what is scored\.",
+        first,
+    )
+    assert "its log-odds x become" in second
+    assert f"{NAME} on planted: taught by text-llama torch-fp32 (alpha 0.5)" in last
+    code, again = here("distill", "--teacher", TEACHER, "--student", "dnn", *TEACH)
+    assert code == 0
+    assert "were scored before" in again[0]
+    assert "tokens" not in again[0]
+
+
+def test_a_student_is_a_row_like_any_other(home: Path, said: str) -> None:
+    rbserve("export", "--model", NAME, "--dataset", "planted", home=home)
+    measure = (
+        "--dataset",
+        "planted",
+        "--processes",
+        "1",
+        "--runs",
+        "5",
+        "--slates",
+        "4",
+        "--no-cost",
+        "--json",
+    )
+    run = json.loads(rbserve("profile", "--model", NAME, *measure, home=home).stdout)
+    assert (run["model"], run["group"], run["distilled"]["teacher"]) == (NAME, "A", "text-llama")
+    assert {one["variant"] for one in run["results"]} == {"torch-fp32", "onnx-fp32", "onnx-int8"}
+    manifest = open_artifact(home / "artifacts" / "planted" / NAME).manifest
+    assert manifest.training.distilled is not None
+    assert manifest.training.distilled.teacher_users == 30
+
+
+def test_a_student_is_listed_with_its_row(home: Path, said: str) -> None:
+    def listed(*words: str) -> list[str]:
+        return [row["name"] for row in json.loads(rbserve("models", "--json", *words, home=home).stdout)]
+
+    assert NAME in listed()
+    assert listed("--group", "gdcn") == ["gdcn", NAME]
+    assert listed("--group", "C")[-1] == "gdcn-emb"
+
+
+def test_a_student_that_is_not_there_says_how_to_make_it(here: Here) -> None:
+    code, (error, hint) = here("serve", "--model", "dnn-from-gdcn", "--dataset", "planted")
+    assert code == 2
+    assert error.startswith("error: no artefact of dnn-from-gdcn at ")
+    assert hint == "hint: rbserve distill --teacher gdcn --student dnn --dataset planted"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--teacher", "dnn", "--student", "text-minilm-l6"], "text-minilm-l6 cannot be a student: it is a language"),
+        (["--teacher", "dnn", "--student", "sasrec-3l"], "sasrec-3l cannot be a student: it ranks the catalogue"),
+        (["--teacher", "sasrec-3l", "--student", "dnn"], "sasrec-3l cannot teach: it names the next item"),
+        (["--teacher", "zeroshot-gpt-3.5", "--student", "dnn"], "zeroshot-gpt-3.5 cannot teach: an endpoint is paid"),
+        (["--teacher", "dnnn", "--student", "dnn"], "unknown model: dnnn"),
+        (["--teacher", "dnn", "--student", "gdnc"], "unknown model: gdnc"),
+        (["--teacher", "./nowhere", "--student", "dnn"], "no artefact at nowhere"),
+        (["--teacher", "dnn", "--student", "dnn", "--alpha", "2"], "alpha must be between 0 and 1, not 2.0"),
+        (["--teacher", "dnn", "--student", "dnn", "--pairs", "-1"], "pairs must be at least 0, not -1"),
+        (["--teacher", "dnn", "--student", "dnn", "--pairs", "0", "--alpha", "0"], "the teacher teaches nothing"),
+        (["--teacher", "dnn", "--student", "dnn", "--teacher-variant", "int9"], "unknown variant of dnn: int9"),
+        (["--teacher", "dnn", "--student", "dnn", "--set", "dimm=8"], "dimm"),
+        (["--teacher", "dnn", "--student", "dnn", "--resume"], "nothing to resume"),
+    ],
+)  # fmt: skip
+def test_wrong_words_get_one_line_and_a_hint(home: Path, here: Here, words: list[str], message: str) -> None:
+    code, (*_, error, hint) = here("distill", "--dataset", "planted", "--teacher-users", "5", *words)
+    assert code in (1, 2)
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("hint: ")
+    assert not (home / "artifacts" / "planted" / "dnn-from-dnn").exists()
+
+
+def test_a_teacher_of_another_data_set_is_refused(home: Path, here: Here) -> None:
+    other = home / "artifacts" / "other" / "dnn"
+    manifest = open_artifact(Path(shutil.copytree(home / "artifacts" / "planted" / "dnn", other))).manifest
+    reference = msgspec.structs.replace(manifest.dataset, fingerprint="0" * 64)
+    write_manifest(other, msgspec.structs.replace(manifest, dataset=reference))
+    code, (error, _) = here("distill", "--teacher", str(other), "--student", "gdcn", "--dataset", "planted")
+    assert code == 2
+    assert error.startswith("error: artefact dnn was made from data 000000000000, but data set planted is")
