@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 import msgspec
+import numpy as np
 import pytest
 from small import train_small
 
@@ -31,6 +32,33 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     items = ItemTable([*items.ids, "new0", "new1"], [*items.texts, "topic0word1", "topic1word2"])
     path = tmp_path_factory.mktemp("data") / "planted"
     return build(path, "synthetic", events, items, Protocol(), tally)
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Everybody likes items of the topics 0 and 2, nine times in ten, and the others once in ten.
+
+    What `planted` has, a taste of one's own, takes more than seconds: history and candidate must be compared. That
+    histories are read, the list-wise rows show.
+    """
+    from rbserve.train.datasets.sources import build
+    from rbserve.train.sampling import Interactions, Protocol
+    from rbserve.train.tally import Tally
+
+    users, events_each, n_items, topics = 300, 16, 40, 4
+    rng, shape = np.random.default_rng(7), (users, events_each)
+    items = np.stack([rng.choice(n_items, events_each, replace=False) for _ in range(users)]).astype(np.int32)
+    labels = (rng.random(shape) < np.where(items % 2 == 0, 0.9, 0.1)).astype(np.int8)
+    events = Interactions(
+        np.repeat(np.arange(users, dtype=np.int32), events_each), items.ravel(), labels.ravel(),
+        np.tile(np.arange(events_each, dtype=np.int64), users),
+    )  # fmt: skip
+    table = ItemTable(
+        [f"i{item}" for item in range(n_items)],
+        [f"topic{item % topics}word{item // topics}" for item in range(n_items)],
+    )
+    path = tmp_path_factory.mktemp("judged") / "judged"
+    return build(path, "synthetic", events, table, Protocol(rows_per_label=5), Tally())
 
 
 @pytest.fixture(scope="session")

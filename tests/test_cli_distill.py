@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from entry_point import rbserve
+from small import train_small
 from small_backbone import make_backbone
 
 from rbserve import cli
-from rbserve.core.artifact import Artifact, open_artifact, write_manifest
+from rbserve.core.artifact import open_artifact, write_manifest
 from rbserve.core.dataset import Dataset
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
@@ -26,25 +27,25 @@ from rbserve.train.loop import Settings
 
 Here = Callable[..., tuple[object, list[str]]]
 TINY = ["--set", "hidden=16", "--set", "dim=8", "--batch", "1000", "--lr", "5e-3", "--epochs", "2"]
-TEACH = ["--dataset", "planted", "--teacher-users", "30", "--pairs", "4", *TINY]
-TEACHER = "artifacts/planted/text-llama"
+TEACH = ["--dataset", "judged", "--teacher-users", "30", "--pairs", "4", *TINY]
+TEACHER = "artifacts/judged/text-llama"
 NAME = "gdcn-from-text-llama"
 
 
 @pytest.fixture(scope="module")
-def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(judged: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a data set, a tiny fine-tuned language model and a conventional row."""
     home = tmp_path_factory.mktemp("home")
-    shutil.copytree(planted.path, home / "data" / "planted")
-    shutil.copytree(trained.path, home / "artifacts" / "planted" / "dnn")
+    shutil.copytree(judged.path, home / "data" / "judged")
+    train_small("dnn", judged, home / "artifacts" / "judged" / "dnn")
     spec = find_model("text-smollm2-135m")
     backbone = make_backbone("llama", tmp_path_factory.mktemp("backbones") / "llama")
     config = with_options(spec.config, {"backbone": str(backbone), "lora_rank": 0})
     spec = dataclasses.replace(spec, name="text-llama", config=config)
-    settings = Settings(batch=16, micro_batch=16, lr=3e-3, epochs=1, epoch_rows=800)
+    settings = Settings(batch=4, micro_batch=4, lr=3e-3, epochs=1, epoch_rows=1000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(language, "VALIDATION_ROWS", 50)
-        train(spec, planted, home / TEACHER, settings)
+        train(spec, judged, home / TEACHER, settings)
     return home
 
 
@@ -52,7 +53,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 def said(home: Path) -> str:
     """What is said while the language model teaches."""
     return rbserve(
-        "distill", "--teacher", "artifacts/planted/text-llama", "--student", "gdcn", *TEACH, home=home
+        "distill", "--teacher", "artifacts/judged/text-llama", "--student", "gdcn", *TEACH, home=home
     ).stderr
 
 
@@ -79,7 +80,7 @@ def test_what_it_takes_is_told_before_and_scores_are_kept(here: Here, said: str)
         first,
     )
     assert "its log-odds x become" in second
-    assert f"{NAME} on planted: taught by text-llama torch-fp32 (alpha 0.5)" in last
+    assert f"{NAME} on judged: taught by text-llama torch-fp32 (alpha 0.5)" in last
     code, again = here("distill", "--teacher", TEACHER, "--student", "dnn", *TEACH)
     assert code == 0
     assert "were scored before" in again[0]
@@ -87,10 +88,10 @@ def test_what_it_takes_is_told_before_and_scores_are_kept(here: Here, said: str)
 
 
 def test_a_student_is_a_row_like_any_other(home: Path, said: str) -> None:
-    rbserve("export", "--model", NAME, "--dataset", "planted", home=home)
+    rbserve("export", "--model", NAME, "--dataset", "judged", home=home)
     measure = (
         "--dataset",
-        "planted",
+        "judged",
         "--processes",
         "1",
         "--runs",
@@ -103,7 +104,7 @@ def test_a_student_is_a_row_like_any_other(home: Path, said: str) -> None:
     run = json.loads(rbserve("profile", "--model", NAME, *measure, home=home).stdout)
     assert (run["model"], run["group"], run["distilled"]["teacher"]) == (NAME, "A", "text-llama")
     assert {one["variant"] for one in run["results"]} == {"torch-fp32", "onnx-fp32", "onnx-int8"}
-    manifest = open_artifact(home / "artifacts" / "planted" / NAME).manifest
+    manifest = open_artifact(home / "artifacts" / "judged" / NAME).manifest
     assert manifest.training.distilled is not None
     assert manifest.training.distilled.teacher_users == 30
 
@@ -118,10 +119,10 @@ def test_a_student_is_listed_with_its_row(home: Path, said: str) -> None:
 
 
 def test_a_student_that_is_not_there_says_how_to_make_it(here: Here) -> None:
-    code, (error, hint) = here("serve", "--model", "dnn-from-gdcn", "--dataset", "planted")
+    code, (error, hint) = here("serve", "--model", "dnn-from-gdcn", "--dataset", "judged")
     assert code == 2
     assert error.startswith("error: no artefact of dnn-from-gdcn at ")
-    assert hint == "hint: rbserve distill --teacher gdcn --student dnn --dataset planted"
+    assert hint == "hint: rbserve distill --teacher gdcn --student dnn --dataset judged"
 
 
 @pytest.mark.parametrize(
@@ -143,19 +144,19 @@ def test_a_student_that_is_not_there_says_how_to_make_it(here: Here) -> None:
     ],
 )  # fmt: skip
 def test_wrong_words_get_one_line_and_a_hint(home: Path, here: Here, words: list[str], message: str) -> None:
-    code, (*_, error, hint) = here("distill", "--dataset", "planted", "--teacher-users", "5", *words)
+    code, (*_, error, hint) = here("distill", "--dataset", "judged", "--teacher-users", "5", *words)
     assert code in (1, 2)
     assert error.startswith("error: ")
     assert message in error
     assert hint.startswith("hint: ")
-    assert not (home / "artifacts" / "planted" / "dnn-from-dnn").exists()
+    assert not (home / "artifacts" / "judged" / "dnn-from-dnn").exists()
 
 
 def test_a_teacher_of_another_data_set_is_refused(home: Path, here: Here) -> None:
     other = home / "artifacts" / "other" / "dnn"
-    manifest = open_artifact(Path(shutil.copytree(home / "artifacts" / "planted" / "dnn", other))).manifest
+    manifest = open_artifact(Path(shutil.copytree(home / "artifacts" / "judged" / "dnn", other))).manifest
     reference = msgspec.structs.replace(manifest.dataset, fingerprint="0" * 64)
     write_manifest(other, msgspec.structs.replace(manifest, dataset=reference))
-    code, (error, _) = here("distill", "--teacher", str(other), "--student", "gdcn", "--dataset", "planted")
+    code, (error, _) = here("distill", "--teacher", str(other), "--student", "gdcn", "--dataset", "judged")
     assert code == 2
-    assert error.startswith("error: artefact dnn was made from data 000000000000, but data set planted is")
+    assert error.startswith("error: artefact dnn was made from data 000000000000, but data set judged is")

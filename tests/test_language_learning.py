@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from small_backbone import make_backbone
 
 from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset, ItemTable, open_dataset
+from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
@@ -20,40 +19,13 @@ from rbserve.profilers.accuracy import baselines
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
-from rbserve.train.sampling import Interactions, Protocol
-from rbserve.train.tally import Tally
 
-USERS, EVENTS, ITEMS, TOPICS = 300, 16, 40, 4
 CODES = {"levels": "2", "codes": "16"}
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_backbone("llama", tmp_path_factory.mktemp("backbones") / "llama")
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Everybody likes items of the topics 0 and 2, nine times in ten, and the others once in ten.
-
-    What `planted` has, a taste of one's own, takes more than seconds: history and candidate must be compared. That
-    histories are read, the list-wise rows show.
-    """
-    from rbserve.train.datasets.sources import build
-
-    rng, shape = np.random.default_rng(7), (USERS, EVENTS)
-    items = np.stack([rng.choice(ITEMS, EVENTS, replace=False) for _ in range(USERS)]).astype(np.int32)
-    labels = (rng.random(shape) < np.where(items % 2 == 0, 0.9, 0.1)).astype(np.int8)
-    events = Interactions(
-        np.repeat(np.arange(USERS, dtype=np.int32), EVENTS), items.ravel(), labels.ravel(),
-        np.tile(np.arange(EVENTS, dtype=np.int64), USERS),
-    )  # fmt: skip
-    table = ItemTable(
-        [f"i{item}" for item in range(ITEMS)],
-        [f"topic{item % TOPICS}word{item // TOPICS}" for item in range(ITEMS)],
-    )
-    path = tmp_path_factory.mktemp("judged") / "judged"
-    return build(path, "synthetic", events, table, Protocol(rows_per_label=5), Tally())
 
 
 @pytest.fixture(scope="module")
