@@ -9,7 +9,7 @@ import numpy as np
 
 from rbserve.core.measurement import Measurement
 from rbserve.profilers.paper import printed_rows
-from rbserve.profilers.uncertainty import Draws, Evidence, Interval
+from rbserve.profilers.uncertainty import REFERENCE_ACCURACY, Draws, Evidence, Interval
 
 PAPER_STUDENT, PAPER_TEACHER = "dnn-emb", "text-mistral-7b"  # the pair that the paper's claim is of
 
@@ -72,11 +72,15 @@ def lesson(
             evidence.latency(mine, student.variant, student.slate),
         ),
     )
-    if student.accuracy is None or not teacher.accuracy:
+    if student.accuracy is None or teacher.accuracy is None:
         return msgspec.structs.replace(found, absent="an accuracy was not measured")
     if student.rows != teacher.rows:
         return msgspec.structs.replace(
             found, absent="the two were judged on other test rows: profile both with the same --test-users"
+        )
+    if teacher.accuracy <= REFERENCE_ACCURACY[metric]:
+        return msgspec.structs.replace(
+            found, absent="the teacher's accuracy is that of chance, and no share of it tells"
         )
     return msgspec.structs.replace(
         found,

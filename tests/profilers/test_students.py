@@ -88,9 +88,17 @@ def test_a_variant_that_did_not_teach_stands_in_for_the_one_that_did() -> None:
         ),
         ([teacher(slate=1)], False, "text-minilm-l6, as it taught, was not profiled at slate 100"),
         ([teacher(users=40)], False, "judged on other test rows"),
+        ([teacher(skill=-0.5)], False, "that of chance"),
         ([teacher(model_digest="")], True, None),
     ],
-    ids=["no teacher", "trained again", "another slate", "other users", "an old run"],
+    ids=[
+        "no teacher",
+        "trained again",
+        "another slate",
+        "other users",
+        "no better than chance",
+        "an old run",
+    ],
 )
 def test_what_is_not_comparable_is_not_compared(
     others: list[Measurement], kept: bool, absent: str | None
