@@ -300,7 +300,7 @@ class OnnxBestItems:
     """An exported graph."""
 
     def __init__(self, graph: Path, threads: int) -> None:
-        self._session = open_session(graph, threads)
+        self._session = open_session(graph, threads, eight_bits=True)
 
     def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
         items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
@@ -338,7 +338,7 @@ class OnnxLanguageCall:
     """An exported graph."""
 
     def __init__(self, graph: Path, threads: int) -> None:
-        self._session = open_session(graph, threads)
+        self._session = open_session(graph, threads, eight_bits=True)
         shapes = {one.name: one.shape for one in self._session.get_inputs()}
         self._past: list[int] | None = shapes.get("past")  # a model that keeps no cache takes none
 

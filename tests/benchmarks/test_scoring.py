@@ -25,7 +25,7 @@ def full_size(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Art
     return export(artifact, planted)
 
 
-@pytest.mark.parametrize("slate", [1, 100])
+@pytest.mark.parametrize("slate", [1, 100, 1000])
 @pytest.mark.parametrize("variant", ["torch-fp32", "onnx-fp32", "onnx-int8"])
 def test_score(
     benchmark: BenchmarkFixture, full_size: Artifact, planted: Dataset, variant: str, slate: int
