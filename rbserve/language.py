@@ -28,6 +28,10 @@ CALL_TOKENS = 192
 of the cache."""
 
 
+ROWS_TOKENS = 2048
+"""Tokens of a call whose rows are whole prompts."""
+
+
 class LanguageCall(Protocol):
     """A language model in one of the runtimes."""
 
@@ -106,17 +110,21 @@ class LanguageScorer:
         return together
 
     def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
-        """A row for each candidate, whose prefix is read anew: what the prefix becomes depends on it."""
-        odds = [np.empty(0, np.float32)]
-        rows = [pack(prefix, [suffix], self._prompts.pieces) for suffix in suffixes]
-        at_once = max(1, 4 * CALL_TOKENS // max((row.tokens.shape[1] for row in rows), default=1))
-        for begin in range(0, len(rows), at_once):
-            padded = pad(rows[begin : begin + at_once])
+        """A row for each candidate, whose prefix is read anew: what the prefix becomes depends on it.
+
+        Rows of like length are read together, so that little is filled up.
+        """
+        odds = np.empty(len(suffixes), np.float32)
+        by_length = np.argsort([len(suffix) for suffix in suffixes], kind="stable")
+        longest = len(prefix) + max(map(len, suffixes), default=1)
+        at_once = max(1, ROWS_TOKENS // longest)
+        for begin in range(0, len(suffixes), at_once):
+            some = by_length[begin : begin + at_once]
+            padded = pad([pack(prefix, [suffixes[one]], self._prompts.pieces) for one in some.tolist()])
             observe("prompt")
-            found, _ = self._call(padded, None, cached=False)
+            odds[some] = self._call(padded, None, cached=False)[0][:, 0]
             observe("candidates")
-            odds.append(found[:, 0])
-        return np.concatenate(odds)
+        return odds
 
 
 def _groups(suffixes: Sequence[Tokens], first: int, most: int) -> Iterator[list[Tokens]]:
