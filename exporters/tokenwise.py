@@ -10,7 +10,7 @@ The operators are onnxruntime's; sums of integers are exact, so that scores do n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -149,16 +149,19 @@ class TokenwiseProducts:
         """`add` gives the graph a tensor, once for each name."""
         self._add = add
         self._rounded: dict[str, tuple[Array | None, str]] = {}
+        self._pending: dict[str, list[NodeProto]] = {}  # by the name of what they round
 
     def nodes(self, product: NodeProto, name: str, weight: Array, smooth: Array | None) -> list[NodeProto]:
-        """In the place of a product with a weight [K, N] of this name, without its bias: `product.output[0]`."""
+        """In the place of a product with a weight [K, N] of this name, without its bias: `product.output[0]`.
+
+        What rounds its input is not among them; see `ordered`.
+        """
         from onnx import helper
 
         given, output = product.input[0], product.output[0]
-        made: list[NodeProto] = []
         if given not in self._rounded or self._rounded[given][0] is not smooth:
             prefix = f"{given}.tokens" if given not in self._rounded else f"{given}.{name}.tokens"
-            made = self._rounding(given, prefix, smooth)
+            self._pending[f"{prefix}.int8"] = self._rounding(given, prefix, smooth)
             self._rounded[given] = smooth, prefix
         prefix = self._rounded[given][1]
         whole, scales = quantise_outputs(weight, smooth)
@@ -168,12 +171,18 @@ class TokenwiseProducts:
         self._add("zero_point", np.array(ZERO_POINT, np.uint8))
         sums = f"{output}.sums"
         return [
-            *made,
             helper.make_node(
                 "MatMulIntegerToFloat", [f"{prefix}.int8", f"{name}.int8", "one", f"{name}.outputs", "zero_point"],
                 [sums], domain=DOMAIN, name=f"{product.name}.int8"),
             helper.make_node("Mul", [sums, f"{prefix}.scale"], [output]),
         ]  # fmt: skip
+
+    def ordered(self, nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+        """A graph's nodes, those that round an input before the first that takes it."""
+        for node in nodes:
+            for name in node.input:
+                yield from self._pending.pop(name, ())
+            yield node
 
     def _rounding(self, given: str, prefix: str, smooth: Array | None) -> list[NodeProto]:
         from onnx import helper

@@ -6,7 +6,7 @@ a whole is exported too, in fp32 or with weights in 8 or 4 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,7 +90,7 @@ def fill(
             for parameter, name in parameters.items():
                 array = file.get_tensor(name).float().numpy()
                 placing.place(parameter, array, uses[parameter], plan.get(name))
-    nodes = [new for node in graph.graph.node for new in placing.instead.get(id(node), (node,))]
+    nodes = [*placing.nodes(graph.graph.node)]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     gone = set(parameters)
@@ -127,14 +127,14 @@ class _Placing:
 
     def __init__(self, add: Callable[[str, Array], None], bits: int) -> None:
         self._add, self._bits, self._tokenwise = add, bits, TokenwiseProducts(add)
-        self.instead: dict[int, list[NodeProto]] = {}
+        self._instead: dict[int, list[NodeProto]] = {}
 
     def place(self, name: str, array: Array, uses: list[_Use], rounding: Rounding | None) -> None:
         """One parameter, as each of the nodes takes it that use it."""
         plain = False
         for node, products in uses:
             if node.op_type == "Transpose":  # of a linear layer
-                self.instead[id(node)] = []
+                self._instead[id(node)] = []
                 for product in products:
                     self._multiply(product, f"{name}.T", array.T, rounding)
             elif node.op_type == "Gemm" and node.input[1] == name and self._is_rounded(array):
@@ -145,6 +145,10 @@ class _Placing:
                 plain = True
         if plain:
             self._add(name, array)
+
+    def nodes(self, old: Iterable[NodeProto]) -> Iterator[NodeProto]:
+        """The nodes of a graph that had `old`, once all parameters have their place."""
+        return self._tokenwise.ordered(new for node in old for new in self._instead.get(id(node), (node,)))
 
     def _is_rounded(self, array: Array) -> bool:
         return self._bits < 32 and min(array.shape) >= FEWEST
@@ -168,7 +172,7 @@ class _Placing:
             made = [self._in_blocks(product, name, weight)]
         if bias:
             made.append(helper.make_node("Add", [product.output[0], bias], [output]))
-        self.instead[id(product)] = made
+        self._instead[id(product)] = made
 
     def _in_blocks(self, product: NodeProto, name: str, weight: Array) -> NodeProto:
         from onnx import helper
@@ -190,7 +194,7 @@ class _Placing:
         half, found = f"{name}.half", node.output[0]
         self._add(half, array.astype(np.float16))
         node.input[0], node.output[0] = half, f"{found}.half"
-        self.instead[id(node)] = [
+        self._instead[id(node)] = [
             node, helper.make_node("Cast", [f"{found}.half"], [found], to=TensorProto.FLOAT)
         ]  # fmt: skip
 

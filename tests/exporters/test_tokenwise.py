@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -23,17 +25,22 @@ from rbserve.exporters.tokenwise import (
 )
 
 
-def computed(x: Array, weights: list[Array], smooth: Array | None) -> tuple[list[Array], list[str]]:
-    """x [M, K] times each of the weights [K, N], by the nodes, and these nodes' operators."""
+def computed(
+    x: Array, weights: list[Array], smooth: Array | None, placed: Sequence[int] = ()
+) -> tuple[list[Array], list[str]]:
+    """x [M, K] times each of the weights [K, N], by the nodes, and these nodes' operators.
+
+    The weights are placed in the order `placed`, which need not be the graph's.
+    """
     tensors: dict[str, Array] = {}
     products = TokenwiseProducts(lambda name, array: tensors.update({name: array}))
-    nodes = [
-        node
-        for number, weight in enumerate(weights)
-        for node in products.nodes(
+    made = {
+        number: products.nodes(
             helper.make_node("MatMul", ["x", f"w{number}"], [f"y{number}"], name=f"m{number}"),
-            f"w{number}", weight, smooth)
-    ]  # fmt: skip
+            f"w{number}", weights[number], smooth)
+        for number in placed or range(len(weights))
+    }  # fmt: skip
+    nodes = [*products.ordered(node for number in range(len(weights)) for node in made[number])]
     graph = helper.make_graph(
         nodes, "products", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, x.shape[1]])],
         [helper.make_tensor_value_info(f"y{one}", TensorProto.FLOAT, None) for one in range(len(weights))],
@@ -70,7 +77,7 @@ def test_an_input_of_two_products_is_rounded_once() -> None:
     rng = np.random.default_rng(0)
     x, one, other = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 8), (8, 4), (8, 5)))
     smooth = np.linspace(0.5, 2, 8).astype(np.float32)
-    (first, second), operators = computed(x, [one, other], smooth)
+    (first, second), operators = computed(x, [one, other], smooth, placed=[1, 0])
     assert operators.count("QuantizeLinear") == 1
     np.testing.assert_allclose(first, x @ one, atol=0.1)
     np.testing.assert_allclose(second, x @ other, atol=0.1)
