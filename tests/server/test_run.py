@@ -44,7 +44,7 @@ class Slow:
             print("scoring", flush=True)
             time.sleep(1.0)
         return np.zeros(len(candidates), np.float32)
-run.open_scorer = lambda artifact, variant, threads: Slow()
+run.open_scorer = lambda *_: Slow()
 """
 
 NO_TORCH = """
