@@ -117,8 +117,7 @@ class LanguageTask:
         """Tokens int64[rows] of each row, so that rows of like length can be batched together."""
         histories, candidates = self._train.histories, self._train.candidates
         return np.array([
-            len(self.prompts.prefix(histories[begin]))
-            + sum(len(self.prompts.suffix(item)) for item in candidates[begin:end].tolist())
+            sum(self.prompts.sizes(histories[begin], candidates[begin:end]))
             for begin, end in pairwise(self._begins.tolist())
         ])  # fmt: skip
 

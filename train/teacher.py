@@ -171,14 +171,11 @@ def what_it_takes(teacher: Artifact, variant: str, asked: Questions, folder: Pat
 
 def _tokens(teacher: Artifact, asked: Questions, slates: list[int]) -> int:
     """Tokens of some slates' prompts; a history is read once for all candidates where the model shares it."""
-    prompts = artifact_prompts(teacher)
-    pieces, lengths = prompts.pieces, prompts.items.lengths
-    fixed, total = len(pieces.candidate) + len(pieces.answer), 0
+    prompts, total = artifact_prompts(teacher), 0
     for slate in slates:
         candidates = asked.candidates(slate)
-        prefixes = 1 if pieces.shared else len(candidates)
-        total += prefixes * len(prompts.prefix(asked.history(slate)))
-        total += fixed * len(candidates) + int(lengths[candidates].sum())
+        prefix, suffixes = prompts.sizes(asked.history(slate), candidates)
+        total += prefix * (1 if prompts.pieces.shared else len(candidates)) + suffixes
     return total
 
 

@@ -150,6 +150,11 @@ class Prompts:
         """The same for an item of these tokens, [I], which need not be in the table."""
         return np.concatenate((item, self._answer)).astype(np.int64)
 
+    def sizes(self, history: Items, candidates: Items) -> tuple[int, int]:
+        """Tokens of the prefix of history int32[T], and of all suffixes of candidates int32[N] together."""
+        own = self.items.offsets[candidates + 1] - self.items.offsets[candidates]
+        return len(self.prefix(history)), int(own.sum()) + len(self._answer) * len(candidates)
+
     def questions(self, histories: Items) -> Tokens:
         """History and question of B users, int32[B, T], whose items all have the same number of tokens: int64[B, P]."""
         return np.stack([np.concatenate((self.prefix(history), self._answer)) for history in histories])

@@ -72,8 +72,7 @@ def measure(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) -
         ):
             few = candidates[: options.protocol_candidates]
             taken, expected = timed(lambda: papers.score(history, few))  # noqa: B023
-            prefix = len(prompts.prefix(history))
-            suffixes = sum(len(prompts.suffix(one)) for one in candidates.tolist())
+            prefix, suffixes = prompts.sizes(history, candidates)
             for key, scorer in scorers.items():
                 if key[1] == "warm":
                     scorer.score(history, candidates[:1])

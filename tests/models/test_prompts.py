@@ -66,3 +66,12 @@ def test_nothing_lost_is_nothing_to_say() -> None:
     assert said is not None
     assert " of 3,000 test prompts lose their oldest items: " in said
     assert said.endswith("%) do not fit into max_tokens=40 and 20 places")
+
+
+def test_sizes_are_those_of_the_tokens() -> None:
+    prompts, rng = made(max_tokens=60), np.random.default_rng(5)
+    for _ in range(20):
+        history = rng.integers(50, size=rng.integers(0, 25), dtype=np.int32)
+        candidates = rng.integers(50, size=rng.integers(0, 9), dtype=np.int32)
+        suffixes = sum(len(prompts.suffix(one)) for one in candidates.tolist())
+        assert prompts.sizes(history, candidates) == (len(prompts.prefix(history)), suffixes)
