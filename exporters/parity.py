@@ -14,7 +14,7 @@ from rbserve.core.artifact import HALF_VARIANT, REFERENCE_VARIANT, Artifact, Par
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.memory import shortage
-from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
+from rbserve.core.metrics import auc, log_odds, ndcg_at_k, ranks_in_lists
 from rbserve.core.types import Items, Ranker, Scores
 from rbserve.runtime import (
     exported_ranker,
@@ -160,11 +160,10 @@ def compare(reference: Scores, scores: Scores, labels: NDArray[np.int8]) -> Pari
 
 def _correlation(reference: Scores, scores: Scores) -> float | None:
     """Pearson's, of log-odds; None where there is no spread."""
-    both = np.clip(np.stack((reference, scores)).astype(np.float64), 1e-7, 1 - 1e-7)
-    odds = np.log(both) - np.log1p(-both)
+    odds = log_odds(np.stack((reference, scores)))
     if odds.shape[1] < 2 or (odds.std(axis=1) == 0).any():
         return None
-    return float(np.corrcoef(odds)[0, 1])
+    return float(np.corrcoef(odds[0], odds[1])[0, 1])
 
 
 def expected_loss(auc_reference: float | None, correlation: float | None) -> float:

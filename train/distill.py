@@ -22,7 +22,7 @@ from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.distillation import Distillation, Teaching, check_teacher
 from rbserve.core.environment import allowed_cores
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.metrics import auc
+from rbserve.core.metrics import auc, log_odds
 from rbserve.core.types import Progress, Scores, no_progress
 from rbserve.train.ctr import SoftRows
 from rbserve.train.teacher import (
@@ -76,7 +76,7 @@ def prepare_lesson(
     answered = _answered(asked, scores)
     labels = train.labels[answered.rows]
     reached = auc(labels, answered.labelled)
-    slope, intercept = calibrate(_log_odds(answered.labelled), labels)
+    slope, intercept = calibrate(log_odds(answered.labelled, CERTAIN), labels)
     if not (reached > 0.5 and slope > 0):
         raise UsageError(
             f"{teacher.name} has nothing to teach: it orders the labelled rows of its training users no better than "
@@ -134,7 +134,7 @@ def _soft_rows(asked: Questions, answered: _Answered, record: Distillation) -> S
     """All training rows, then the pairs without a label. Rows that the teacher did not score have their labels."""
 
     def taught(scores: Scores) -> NDArray[np.float64]:
-        return _probability(record.slope * _log_odds(scores) + record.intercept)
+        return _probability(record.slope * log_odds(scores, CERTAIN) + record.intercept)
 
     train = asked.train
     labels = np.asarray(train.labels, np.float64)
@@ -176,11 +176,6 @@ def calibrate(odds: NDArray[np.float64], labels: Labels) -> tuple[float, float]:
 
 def _cross_entropy(odds: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
     return float(np.sum(np.logaddexp(0, odds) - wanted * odds))
-
-
-def _log_odds(scores: Scores) -> NDArray[np.float64]:
-    chances = np.clip(scores.astype(np.float64), CERTAIN, 1 - CERTAIN)
-    return np.log(chances) - np.log1p(-chances)
 
 
 def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:

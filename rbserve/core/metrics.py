@@ -129,6 +129,12 @@ def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return _mean(-(y * np.log(p) + (1 - y) * np.log1p(-p)))
 
 
+def log_odds(probabilities: ArrayLike, certain: float = EPS) -> NDArray[np.float64]:
+    """Log-odds of probabilities, none of which is taken to be nearer to 0 or 1 than `certain`."""
+    p = np.clip(np.asarray(probabilities, np.float64), certain, 1 - certain)
+    return np.log(p) - np.log1p(-p)
+
+
 def f1(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> float:
     """Harmonic mean of precision and recall of `probabilities >= threshold`; in [0, 1].
 

@@ -27,7 +27,7 @@ from rbserve.core.dataset import Dataset
 from rbserve.core.environment import environment
 from rbserve.core.files import write_bytes
 from rbserve.core.memory import parameters
-from rbserve.core.metrics import auc
+from rbserve.core.metrics import auc, log_odds
 from rbserve.core.types import Items, Scores
 from rbserve.exporters.parity import sample
 from rbserve.runtime import artifact_prompts, open_scorer, score_rows
@@ -48,11 +48,6 @@ def timed(call: Callable[[], Scores]) -> tuple[float, Scores]:
     start = time.perf_counter()
     scores = call()
     return time.perf_counter() - start, scores
-
-
-def log_odds(scores: Scores) -> Any:
-    wide = scores.astype(np.float64)
-    return np.log(wide) - np.log1p(-wide)
 
 
 def measure(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -97,9 +97,9 @@ def noise_of(history: Items, candidate: int, seed: int) -> float:
 
 def with_noise(scores: Scores, noise: NDArray[np.float64]) -> Scores:
     """Click probabilities float32[N] moved by `noise` in log-odds."""
-    odds = np.log(np.clip(scores, 1e-7, 1 - 1e-7).astype(np.float64))
-    odds -= np.log1p(-np.exp(odds))
-    moved: Scores = (1 / (1 + np.exp(-(odds + noise)))).astype(np.float32)
+    from rbserve.core.metrics import log_odds
+
+    moved: Scores = (1 / (1 + np.exp(-(log_odds(scores) + noise)))).astype(np.float32)
     return moved
 
 
