@@ -16,7 +16,15 @@ import numpy as np
 from rbserve.core.measurement import Measurement, comparability_key
 from rbserve.core.metrics import METRICS
 from rbserve.profilers.pareto import Point, Section, drawn, nondominated
-from rbserve.profilers.uncertainty import Draws, Evidence, Front, Interval, front_of, front_probabilities
+from rbserve.profilers.uncertainty import (
+    Draws,
+    Evidence,
+    Front,
+    Interval,
+    front_of,
+    front_probabilities,
+    interval_of,
+)
 
 
 class OverallPoint(msgspec.Struct, frozen=True):
@@ -105,9 +113,9 @@ def _overall(
             item_form=row[0].item_form,
             variant=row[0].variant,
             accuracy=spot[1],
-            accuracy_ci95=_interval(accuracy[index]) if accuracy else None,
+            accuracy_ci95=interval_of(accuracy[index]) if accuracy else None,
             p50_ms=spot[0],
-            p50_ci95_ms=_interval(latency[index]) if latency else None,
+            p50_ci95_ms=interval_of(latency[index]) if latency else None,
             on_front=keep,
             front_probability=None if math.isnan(share) else share,
             parts=[one.id for one in row],
@@ -179,11 +187,3 @@ def _geometric(values: Sequence[float]) -> float:
 
 def _mean(row: Sequence[Point], metric: str) -> float:
     return sum(one.value(metric) or 0.0 for one in row) / len(row)
-
-
-def _interval(draws: Draws) -> Interval | None:
-    known = draws[~np.isnan(draws)]
-    if not len(known):
-        return None
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import numpy as np
 
 from rbserve.core.measurement import Measurement
 from rbserve.profilers.paper import printed_rows
-from rbserve.profilers.uncertainty import REFERENCE_ACCURACY, Draws, Evidence, Interval
+from rbserve.profilers.uncertainty import REFERENCE_ACCURACY, Draws, Evidence, Interval, interval_of
 
 PAPER_STUDENT, PAPER_TEACHER = "dnn-emb", "text-mistral-7b"  # the pair that the paper's claim is of
 
@@ -108,10 +107,4 @@ def paper_claim() -> str:
 
 def _ratio(above: Draws | None, below: Draws | None) -> Interval | None:
     """The 95% interval of a ratio, from draws of both."""
-    if above is None or below is None:
-        return None
-    ratios = (above / below)[~np.isnan(above / below)]
-    if not len(ratios):
-        return None
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    return None if above is None or below is None else interval_of(above / below)

@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rbserve.core.errors import UsageError
-from rbserve.core.intervals import Statistic, auc_draws, gauc_draws, hierarchical_draws, mean_draws
+from rbserve.core.intervals import (
+    Statistic,
+    auc_draws,
+    gauc_draws,
+    hierarchical_draws,
+    mean_draws,
+    percentile_interval,
+)
 from rbserve.core.measurement import MS, Measurement
 from rbserve.core.metrics import gains_at_k, hits_at_k
 
@@ -167,3 +174,9 @@ def _moocore() -> Any:
             "a report needs moocore, which is not installed", "pip install 'rbserve[report]'"
         ) from None
     return moocore
+
+
+def interval_of(draws: Draws) -> Interval | None:
+    """The 95% interval of a statistic from its resamples; None where none of them tells."""
+    known = draws[~np.isnan(draws)]
+    return percentile_interval(known) if len(known) else None
