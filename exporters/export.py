@@ -49,7 +49,7 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
         wanted = list(dict.fromkeys(precisions))
         if artifact.is_language_model:
-            made = _language_graphs(artifact, dataset, folder, wanted, reference)
+            made = {name: _language_graph(artifact, dataset, folder, name, reference) for name in wanted}
         else:
             made = {
                 name: (files, reference.compare(files))
@@ -62,36 +62,25 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     return add_variants(artifact, records)
 
 
-def _language_graphs(
-    artifact: Artifact, dataset: Dataset, folder: Path, precisions: Sequence[str], reference: parity.Reference
-) -> dict[str, tuple[list[Path], Parity]]:
-    """The graph of each precision, and how it scores."""
-    made: dict[str, tuple[list[Path], Parity]] = {}
-    for precision in precisions:
-        if precision == "int8" and not artifact.is_random:
-            made[precision] = _int8_language_graph(artifact, dataset, folder, reference)
-        else:
-            plan = language.rounding_plan(artifact, dataset) if precision == "int8" else {}
-            files = language.write(artifact, folder, precision, plan)
-            made[precision] = files, reference.compare(files)
-    return made
-
-
-def _int8_language_graph(
-    artifact: Artifact, dataset: Dataset, folder: Path, reference: parity.Reference
+def _language_graph(
+    artifact: Artifact, dataset: Dataset, folder: Path, precision: str, reference: parity.Reference
 ) -> tuple[list[Path], Parity]:
-    """With as many products rounded by token as scores allow; where none of MOST_ERRORS does, what costs least."""
+    """The graph of a precision, and how it scores.
+
+    int8 rounds as many products by token as scores allow; where none of MOST_ERRORS does, what costs least.
+    """
+    if precision != "int8":
+        files = language.write(artifact, folder, precision)
+        return files, reference.compare(files)
     plan = language.rounding_plan(artifact, dataset)
-    losses: dict[float, float] = {}
+    tried: dict[float, Parity] = {}
     for most in MOST_ERRORS:
-        files = language.write(artifact, folder, "int8", within(plan, most))
-        found = reference.compare(files)
-        losses[most] = reference.loss(found)
-        if losses[most] <= MOST_LOSS:
-            return files, found
-    least = min(losses, key=lambda most: losses[most])
-    files = language.write(artifact, folder, "int8", within(plan, least))
-    return files, reference.compare(files)
+        files = language.write(artifact, folder, precision, within(plan, most))
+        tried[most] = reference.compare(files)
+        if artifact.is_random or reference.loss(tried[most]) <= MOST_LOSS:
+            return files, tried[most]
+    least = min(tried, key=lambda most: reference.loss(tried[most]))
+    return language.write(artifact, folder, precision, within(plan, least)), tried[least]
 
 
 def _graphs(artifact: Artifact, folder: Path, precisions: Sequence[str]) -> dict[str, list[Path]]:

@@ -25,18 +25,10 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 SAMPLED = 64  # activations of each product that a plan is made on
-SHARES = (
-    0.0,
-    0.3,
-    0.5,
-    0.7,
-    0.85,
-)  # how much of a feature's size may go into the weight: exponents that are tried
-MOST_ERRORS = (
-    0.03,
-    0.018,
-    0.0,
-)  # what rounding may add to a product, as a part of it: tried until scores hold
+# How much of a feature's size may go into the weight: exponents that are tried.
+SHARES = (0.0, 0.3, 0.5, 0.7, 0.85)
+# What rounding may add to a product, as a part of it: tried until scores hold.
+MOST_ERRORS = (0.03, 0.018, 0.0)
 LEVELS, ZERO_POINT = 127, 128
 DOMAIN = "com.microsoft"
 
@@ -112,12 +104,9 @@ def _best(rows: Tensor, weights: Sequence[Tensor], largest: Tensor) -> tuple[Arr
     """The features' scales of the least error for rows [R, K] and weights [N, K] each, and the errors."""
     of_weights = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
     found: list[tuple[float, Tensor, list[float]]] = []
+    sizes = largest.clamp(min=1e-5)
     for share in SHARES:
-        smooth = (
-            (largest.clamp(min=1e-5) ** share / of_weights ** (1 - share))
-            if share
-            else torch.ones_like(largest)
-        )
+        smooth = sizes**share / of_weights ** (1 - share) if share else torch.ones_like(sizes)
         smooth = smooth / smooth.log().mean().exp()
         errors = [_error(rows, weight, smooth) for weight in weights]
         found.append((sum(errors), smooth, errors))
@@ -167,8 +156,6 @@ class TokenwiseProducts:
         whole, scales = quantise_outputs(weight, smooth)
         self._add(f"{name}.int8", whole)
         self._add(f"{name}.outputs", scales)
-        self._add("one", np.array(1, np.float32))
-        self._add("zero_point", np.array(ZERO_POINT, np.uint8))
         sums = f"{output}.sums"
         return [
             helper.make_node(
