@@ -19,7 +19,8 @@ from rbserve.core.artifact import (
 from rbserve.core.errors import RbserveError
 
 GIB = 1 << 30
-# Bytes of a weight. In 8 and 4 bits there is a scale of 4 bytes for each 32; what is not multiplied stays larger.
+# Bytes of a weight, at most. In 4 bits there is a scale of 4 bytes for each 32, in 8 for as many or more; what is not
+# multiplied stays larger.
 BYTES = {
     REFERENCE_VARIANT: 4.0,
     HALF_VARIANT: 2.0,
