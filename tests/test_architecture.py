@@ -31,6 +31,7 @@ ALLOWED = {
     "cli_options": {"core", "__init__"},
     "cli_distill": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
+    "cli_serve": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
     "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli": BELOW_SPOKES
     | {
@@ -43,6 +44,7 @@ ALLOWED = {
         "cli_doctor",
         "cli_options",
         "cli_recommend",
+        "cli_serve",
         "cli_sids",
         *SPOKES,
     },
