@@ -107,7 +107,7 @@ def question_of(
     if artifact.is_endpoint:
         raise UsageError(
             f"{artifact.name} is answered by an endpoint: it has no variants to choose from",
-            "leave out --precision",
+            "--variant endpoint",
         )
     newest = next(iter(runs_of(artifact, runs)), None)
     return Question(

@@ -91,9 +91,14 @@ def _chosen(
     artifact, choice = pipeline.choose_variant(model, dataset, slate, threads, tolerance)
     print(_title(choice))
     show(choice_table(choice))
-    for one in choice.options:
-        if one.disturbed:
-            say(f"warning: the p50 of {one.variant} was disturbed: {'; '.join(one.disturbed)}")
+    disturbed = [one for one in choice.options if one.disturbed]
+    for one in disturbed:
+        say(f"warning: the p50 of {one.variant} was disturbed: {'; '.join(one.disturbed)}")
+    if disturbed:
+        say(
+            f"hint: rbserve profile --model {artifact.path} --slates {choice.question.slate} measures longer; "
+            "where its figures are settled, the next start takes them"
+        )
     return artifact, choice.chosen
 
 
@@ -131,7 +136,8 @@ def _change(one: Option, choice: Choice) -> str:
     if one.loss.same:
         return "0, the same scores" if choice.task == "ctr" else "0, the same ranks"
     low, high = one.loss.ci95
-    return f"{-one.loss.change:+.5f} [{-high:+.5f}, {-low:+.5f}]"
+    change, least, most = (round(-loss, 5) + 0.0 for loss in (one.loss.change, high, low))  # no -0
+    return f"{change:+.5f} [{least:+.5f}, {most:+.5f}]"
 
 
 def _outcome(one: Option, choice: Choice) -> str:

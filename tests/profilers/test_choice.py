@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from artificial import sampled
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbserve import pipeline
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
@@ -233,3 +235,38 @@ def test_what_is_missing_or_damaged_is_named(trained: Artifact, tmp_path: Path) 
     assert "is missing" in reasons["onnx-int8"]
     bare = Artifact(tmp_path, msgspec.structs.replace(trained.manifest, variants={}))
     assert absent(bare)["onnx-int8"].startswith("not exported: rbserve export --model ")
+
+
+def test_an_endpoint_has_nothing_to_choose_from(trained: Artifact, tmp_path: Path) -> None:
+    elsewhere = Artifact(trained.path, msgspec.structs.replace(trained.manifest, config_kind="endpoint"))
+    with pytest.raises(UsageError, match="answered by an endpoint"):
+        question_of(elsewhere, tmp_path, None, 1, 0.002)
+
+
+def test_a_profile_that_answers_is_taken_and_the_answer_kept(
+    trained: Artifact,
+    planted: Dataset,
+    measured: Measurement,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(planted.path, tmp_path / "data" / "planted")
+    settled = [msgspec.structs.replace(one, inconclusive=[]) for one in measured.results]
+    write_measurement(tmp_path / "runs", msgspec.structs.replace(measured, results=settled))
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    monkeypatch.setattr("rbserve.profilers.harness.profile", None)  # nothing is to be measured
+
+    def chosen() -> Choice:
+        return pipeline.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1]
+
+    first = chosen()
+    assert (first.run, first.measured) == (measured.id, False)
+    (kept,) = (tmp_path / "choices").iterdir()
+    monkeypatch.setattr("rbserve.pipeline._choose", None)  # nor is anything judged again
+    assert chosen() == first
+    monkeypatch.undo()
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    kept.write_text("{}")
+    assert chosen() == first
+    assert "is not a choice" in capsys.readouterr().err
