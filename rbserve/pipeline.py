@@ -541,7 +541,7 @@ def choose_variant(
     question = auto.question_of(artifact, runs_path(), slate, threads, allowed)
     file = choices_path() / question.file_name
     answer = _answered(file, question)
-    if answer is not None:
+    if answer is not None and not auto.unusable(artifact, [answer.chosen]):
         return artifact, answer
     absent = auto.absent(artifact)
     unusable = auto.unusable(artifact, [one for one in artifact.variants if one not in absent])
