@@ -36,6 +36,7 @@ from rbserve.cli_options import (
     options,
 )
 from rbserve.cli_recommend import recommend
+from rbserve.cli_serve import serve
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
@@ -60,6 +61,7 @@ app.command()(bench)
 app.command()(doctor)
 app.command()(check)
 app.command()(recommend)
+app.command()(serve)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
@@ -345,33 +347,6 @@ def report(
         print_json({"folder": str(folder), "files": files})
         return
     say(f"report -> {folder / 'report.html'}")
-
-
-@app.command()
-def serve(
-    model: Model,
-    dataset: DatasetName = "ml-100k",
-    variant: Annotated[str, typer.Option(help="onnx-fp32, onnx-int8 or torch-fp32.")] = "onnx-fp32",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
-    ] = 8000,
-    threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
-    user_cache: Annotated[
-        int, typer.Option(help="MB in which a language model keeps what it read of its last users.", min=0)
-    ] = 256,
-) -> None:
-    """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
-
-    Example: rbserve serve --model gdcn --variant onnx-int8 --port 8000
-    """
-    from rbserve import pipeline
-    from rbserve.server.run import serve as run_server
-
-    run_server(
-        pipeline.open_for_serving(model, dataset, variant), variant, host=host, port=port, threads=threads,
-        user_cache=user_cache * 1_000_000,
-    )  # fmt: skip
 
 
 def _for_each(model: str | None, many: str | None, work: Callable[[str], object], as_json: bool) -> None:

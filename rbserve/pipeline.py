@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rbserve.core.measurement import Measurement, Plan
     from rbserve.core.semantic_ids import SemanticIds
     from rbserve.core.types import ModelSpec
+    from rbserve.profilers.choice import Choice, Question
     from rbserve.profilers.gate_config import GateConfig
     from rbserve.profilers.gate_run import Outcome
     from rbserve.profilers.gate_sides import Pair
@@ -68,6 +69,11 @@ def artifact_path(model: str, dataset: str) -> Path:
 def runs_path() -> Path:
     """Where profiles are kept."""
     return home() / "runs"
+
+
+def choices_path() -> Path:
+    """Where it is kept which variant was chosen."""
+    return home() / "choices"
 
 
 def is_path(model: str) -> bool:
@@ -512,6 +518,75 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
             f"unknown variant: {variant}", f"known: {', '.join((REFERENCE_VARIANT, *EXPORTABLE))}"
         )
     return ensure_exported(artifact, [variant])
+
+
+def choose_variant(
+    model: str, dataset: str, slate: int | None = None, threads: int = 1, tolerance: float | None = None
+) -> tuple[Artifact, Choice]:
+    """The artefact, and the fastest of its variants that holds the accuracy of fp32 (`profilers.choice`).
+
+    An answer that was given before stands, from choices/. Else a profile of the artefact answers, or a short one made
+    now. An artefact without any exported variant gets the usual ones.
+    """
+    import msgspec
+
+    from rbserve.core.files import write_bytes
+    from rbserve.profilers import choice as auto
+
+    allowed = auto.TOLERANCE if tolerance is None else tolerance
+    auto.check_tolerance(allowed)
+    artifact = ensure_artifact(model, dataset)
+    if not artifact.is_endpoint and not artifact.manifest.variants:
+        artifact = ensure_exported(artifact)
+    question = auto.question_of(artifact, runs_path(), slate, threads, allowed)
+    file = choices_path() / question.file_name
+    answer = _answered(file, question)
+    if answer is not None and not auto.unusable(artifact, [answer.chosen]):
+        return artifact, answer
+    absent = auto.absent(artifact)
+    unusable = auto.unusable(artifact, [one for one in artifact.variants if one not in absent])
+    answer = _choose(artifact, question, absent | unusable)
+    if not unusable:  # a file may be mended, and memory freed, without a change of the question
+        write_bytes(file, msgspec.json.format(msgspec.json.encode(answer)))
+    return artifact, answer
+
+
+def _answered(file: Path, question: Question) -> Choice | None:
+    """The answer that a file has to this question; one that cannot be read is told, and is none."""
+    from rbserve.core.manifest import read_manifest
+    from rbserve.profilers.choice import SCHEMA, Choice
+
+    if not file.is_file():
+        return None
+    try:
+        answer = read_manifest(file, Choice, SCHEMA, "a choice", "it is made anew")
+    except DataError as error:
+        say(f"{error.message}; {error.hint}")
+        return None
+    return answer if answer.question == question else None
+
+
+def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) -> Choice:
+    """From a profile that there is, else from one made now."""
+    from rbserve.profilers import choice as auto
+    from rbserve.profilers.harness import profile as measure
+    from rbserve.profilers.harness import test_rows
+
+    variants = [one for one in artifact.variants if one not in refused]
+    auto.check_reference(artifact.name, variants, refused)
+    data = ensure_dataset(artifact.manifest.dataset.name)
+    plan = auto.plan_of(artifact, data, question)
+    rows = test_rows(artifact, data, plan)
+    users = len({*rows.users.tolist()})
+    run = auto.known_run(auto.runs_of(artifact, runs_path()), question, variants, users)
+    if run is not None:
+        return auto.choose(run, question, refused)
+    judged = "latency alone" if artifact.is_random else f"latency, and accuracy on {len(rows):,} test rows"
+    say(f"choosing a variant of {artifact.name}: measuring {judged}, of {', '.join(variants)}")
+    with progress_bar(f"choose {artifact.name}") as progress:
+        return auto.choose(
+            measure(artifact, data, plan, variants, progress), question, refused, measured=True
+        )
 
 
 @contextmanager

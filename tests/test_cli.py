@@ -148,6 +148,25 @@ MISTAKES = [
     (("report",), 1, "no runs in", "rbserve profile"),
     (("serve", "--model", "dnnn"), 2, "unknown model: dnnn", "did you mean dnn?"),
     (("serve", "--model", "dnn", "--port", "99999"), 2, "--port", "--help"),
+    (("serve", "--model", "dnn", "--precision", "int9"), 2, "unknown precision: int9", "did you mean int8?"),
+    (
+        ("serve", "--model", "dnn", "--precision", "auto", "--variant", "onnx-int8"),
+        2,
+        "--variant and --precision both say what to serve",
+        "one or the other",
+    ),
+    (
+        ("serve", "--model", "dnn", "--tolerance", "0.01"),
+        2,
+        "--tolerance and --slate are for --precision auto",
+        "--precision auto",
+    ),
+    (
+        ("serve", "--model", "dnn", "--precision", "auto", "--tolerance", "2"),
+        2,
+        "--tolerance must be 0 or more and below 1, not 2",
+        "--tolerance 0.002",
+    ),
 ]
 
 
@@ -261,3 +280,59 @@ def test_serve_answers_without_torch_refuses_a_taken_port_and_leaves_cleanly(hom
         assert f"error: port {port} is in use" in taken.stderr
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0
+
+
+def _served(home: Path, *words: str) -> tuple[str, str, bool]:
+    """What a server says on standard output and error from its start to its end, and whether it loaded torch."""
+    command = [sys.executable, "-m", "rbserve", "serve", "--dataset", "planted", "--port", "0", *words]
+    environment = os.environ | {"RBSERVE_HOME": str(home)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        said = []
+        for line in server.stderr:
+            said.append(line)
+            if line.startswith("serving "):
+                break
+        maps = Path(f"/proc/{server.pid}/maps")
+        torch = maps.exists() and "libtorch" in maps.read_text()
+        server.send_signal(signal.SIGTERM)
+        out, rest = server.stdout.read(), server.stderr.read()
+        assert server.wait(timeout=20) == 0, said
+    return out, "".join(said) + rest, torch
+
+
+def test_serve_chooses_a_precision_once_says_why_and_loads_no_torch(home: Path) -> None:
+    words = ("--model", "dnn", "--precision", "auto", "--tolerance", "0.05", "--slate", "30")
+    table, said, torch = _served(home, *words)
+    assert "choosing a variant of dnn: measuring latency, and accuracy on" in said
+    served = re.findall(r"serving dnn (\S+) ", said)
+    chosen = re.findall(r"^(\S+) .*chosen: the fastest", table, re.MULTILINE)
+    assert served == chosen
+    assert torch == (chosen == ["torch-fp32"])
+    title = table.splitlines()[0]
+    assert title.startswith("dnn on planted, slate 30, 1 thread, at most 0.05 AUC lost against torch-fp32; ")
+    assert title.endswith("; measured for this choice")
+    assert re.search(r"^torch-fp32 +[\d.]+ +reference +(allowed|chosen)", table, re.MULTILINE)
+    again, said, _ = _served(home, *words)
+    assert again == table
+    assert "measuring" not in said
+
+
+def test_serve_names_the_variant_that_it_cannot_choose_for_its_file_is_damaged(
+    home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("choices", "runs"))
+    (tmp_path / "artifacts" / "planted" / "dnn" / "onnx" / "int8.onnx").write_bytes(b"broken")
+    table, said, _ = _served(tmp_path, "--model", "dnn", "--precision", "auto")
+    assert re.search(r"^onnx-int8 +– +– +refused: artefact dnn is damaged", table, re.MULTILINE)
+    assert "serving dnn onnx-fp32" in said
+    assert not (tmp_path / "choices").exists()  # the file may be mended
+
+
+def test_a_named_precision_is_served_as_its_variant(home: Path) -> None:
+    table, said, _ = _served(home, "--model", "dnn", "--precision", "int8")
+    assert table == ""
+    assert said.startswith("serving dnn onnx-int8")

@@ -1,0 +1,146 @@
+"""The verb that serves: `serve`, and what it says of a precision that it chose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rbserve.console import say
+from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.types import size_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rbserve.core.artifact import Artifact
+    from rbserve.profilers.choice import Choice, Option
+
+DEFAULT_VARIANT = "onnx-fp32"
+PRECISIONS = ("auto", "fp32", "int8", "int4")
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
+    ],
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")
+    ] = "ml-100k",
+    variant: Annotated[
+        str | None, typer.Option(help="onnx-fp32 (when left out), onnx-int8 or torch-fp32.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="auto: the fastest variant that holds the accuracy of fp32; or fp32, int8, int4."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Of --precision auto: AUC or nDCG@10 that may be lost; 0.002.")
+    ] = None,
+    slate: Annotated[
+        int | None,
+        typer.Option(
+            help="Of --precision auto: candidates a call, 100, of a language model 20; or items asked for, 10.",
+            min=1,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
+    ] = 8000,
+    threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
+    user_cache: Annotated[
+        int, typer.Option(help="MB in which a language model keeps what it read of its last users.", min=0)
+    ] = 256,
+) -> None:
+    """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
+
+    Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
+    """
+    from rbserve import pipeline
+    from rbserve.server.run import serve as run_server
+
+    wanted = _wanted(variant, precision)
+    if wanted is None:
+        artifact, wanted = _chosen(model, dataset, slate, threads, tolerance)
+    elif tolerance is not None or slate is not None:
+        raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
+    else:
+        artifact = pipeline.open_for_serving(model, dataset, wanted)
+    run_server(artifact, wanted, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000)
+
+
+def _wanted(variant: str | None, precision: str | None) -> str | None:
+    """The variant that was asked for; None where it is to be chosen."""
+    if precision is None:
+        return variant or DEFAULT_VARIANT
+    if variant is not None:
+        raise UsageError("--variant and --precision both say what to serve", "give one or the other")
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    return None if precision == "auto" else f"onnx-{precision}"
+
+
+def _chosen(
+    model: str, dataset: str, slate: int | None, threads: int, tolerance: float | None
+) -> tuple[Artifact, str]:
+    """Chooses, and says what was refused and why."""
+    from rbserve import pipeline
+    from rbserve.console import show
+
+    artifact, choice = pipeline.choose_variant(model, dataset, slate, threads, tolerance)
+    print(_title(choice))
+    show(choice_table(choice))
+    disturbed = [one for one in choice.options if one.disturbed]
+    for one in disturbed:
+        say(f"warning: the p50 of {one.variant} was disturbed: {'; '.join(one.disturbed)}")
+    if disturbed:
+        say(
+            f"hint: rbserve profile --model {artifact.path} --slates {choice.question.slate} measures longer; "
+            "where its figures are settled, the next start takes them"
+        )
+    return artifact, choice.chosen
+
+
+def _title(choice: Choice) -> str:
+    """What was asked, and where the figures come from."""
+    asked = choice.question
+    size = f"{size_name(choice.task)} {asked.slate}, {asked.threads} thread{'s' * (asked.threads > 1)}"
+    most = f"at most {asked.tolerance:g} {choice.metric.upper()} lost against {choice.reference}"
+    source = "measured for this choice" if choice.measured else f"from run {choice.run}"
+    return f"{choice.model} on {choice.dataset}, {size}, {most}; {source}"
+
+
+def choice_table(choice: Choice) -> Table:
+    """Every variant with its p50, what it loses, and what became of it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("variant", no_wrap=True)
+    for name in ("p50 ms", f"{choice.metric.upper()} change [95%]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for one in choice.options:
+        p50 = "–" if one.p50_ms is None else f"{one.p50_ms:.3g}"
+        table.add_row(one.variant, p50, _change(one, choice), escape(_outcome(one, choice)))
+    return table
+
+
+def _change(one: Option, choice: Choice) -> str:
+    """What the variant's accuracy is above the reference's: the loss, turned around."""
+    if one.loss is None:
+        return "–"
+    if one.variant == choice.reference:
+        return "reference"
+    if one.loss.same:
+        return "0, the same scores" if choice.task == "ctr" else "0, the same ranks"
+    low, high = one.loss.ci95
+    change, least, most = (round(-loss, 5) + 0.0 for loss in (one.loss.change, high, low))  # no -0
+    return f"{change:+.5f} [{least:+.5f}, {most:+.5f}]"
+
+
+def _outcome(one: Option, choice: Choice) -> str:
+    if one.refused is not None:
+        return f"refused: {one.refused}"
+    return "chosen: the fastest that is allowed" if one.variant == choice.chosen else "allowed, slower"
