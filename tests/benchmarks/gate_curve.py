@@ -1,6 +1,6 @@
 """The operating curve of `rbserve check`, by live trials: how often it cries wolf, and how often it sees one.
 
-    python tests/benchmarks/gate_curve.py run --scale 1          # make gate-curve; stop and start it as you like
+    python tests/benchmarks/gate_curve.py run --jobs 2           # make gate-curve; stop and start it as you like
     python tests/benchmarks/gate_curve.py table
 
 A trial is one run of the gate over one model (onnx-fp32, slate 1) in fresh processes: the DNN at the paper's size on
@@ -10,17 +10,21 @@ planted data, or --artifact with the data set --data. Its conditions:
     +5%, +10%     head's calls take so much longer: a wrapper spins for that share of each call's own time
     -0.002 AUC    head's scores carry noise that costs so much AUC on the test rows, another noise in each trial
 
-After each trial one JSON file is written anew, and a stopped run continues there. The workers of all but `same` are
+After each trial one JSON file is written anew, and a stopped run continues there. With --jobs each trial has a core to
+itself and the others for neighbours, as on a runner that many jobs share. The workers of all but `same` are
 this very file: nothing in the package can slow a scorer. Both sides run the wrapper, base with a share of 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +45,10 @@ VARIANT, LOSS = "onnx-fp32", 0.002
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One run of the gate. `change` is that of p50, or the loss of AUC."""
+    """One run of the gate, the `number`th of its condition. `change` is that of p50, or the loss of AUC."""
 
     condition: str
+    number: int
     verdict: str
     rounds: int
     seconds: float
@@ -163,10 +168,7 @@ def run_trial(condition: str, number: int, artifact: Any, dataset: Any, scores: 
     from rbserve.profilers.harness import WORKER
 
     base, head = WORKER, WORKER
-    config, metrics = (
-        GateConfig(test_users=200),
-        ("p50", "peak_rss"),
-    )  # fewer users: the requests alone are read
+    config, metrics = GateConfig(test_users=200), ("p50", "peak_rss")  # few users: requests alone are read
     if condition in SHARES:
         base, head = command("slowed", "0"), command("slowed", str(SHARES[condition]))
     if condition == "-0.002 AUC":
@@ -175,9 +177,8 @@ def run_trial(condition: str, number: int, artifact: Any, dataset: Any, scores: 
     pair = Pair(artifact.name, artifact, artifact, base_worker=base, head_worker=head)
     suite = check([pair], lambda _: dataset, config, Scope([VARIANT], [1], metrics=metrics)).suite
     line = next(one for one in suite.lines if one.metric in ("p50", "auc"))
-    return Trial(
-        condition, suite.verdict.value, suite.rounds, suite.seconds, line.change, line.low, line.high, suite.created
-    )  # fmt: skip
+    figures = line.change, line.low, line.high
+    return Trial(condition, number, suite.verdict.value, suite.rounds, suite.seconds, *figures, suite.created)
 
 
 def command(*words: str) -> tuple[str, ...]:
@@ -201,39 +202,87 @@ def amplitude(dataset: Any, scores: Scores, seed: int) -> float:
     return high
 
 
-def run(path: Path, trials: dict[str, int], artifact: Any, dataset: Any) -> None:
-    """Trials until there are so many of each condition, the conditions in turn."""
+class Runner:
+    """What a process that runs trials has opened once: the model, its data set and what the one says of the other."""
+
+    opened: Runner
+
+    def __init__(self, artifact: Path, data: Path) -> None:
+        from rbserve.runtime import open_scorer, score_rows
+
+        self._artifact, self._dataset = opened(artifact, data)
+        test = self._dataset.ctr("test")
+        self._scores = score_rows(open_scorer(self._artifact, VARIANT), test.histories, test.candidates)
+
+    @classmethod
+    def begin(cls, cores: Any, artifact: Path, data: Path) -> None:
+        """The process begins, on a core of its own where there are `cores` to take one from."""
+        if cores is not None:
+            os.sched_setaffinity(0, {cores.get()})
+        cls.opened = cls(artifact, data)
+
+    @classmethod
+    def trial(cls, condition: str, number: int) -> Trial:
+        """One trial in this process."""
+        return run_trial(condition, number, cls.opened._artifact, cls.opened._dataset, cls.opened._scores)
+
+
+def run(path: Path, trials: dict[str, int], artifact: Any, dataset: Any, jobs: int) -> None:
+    """Trials until there are so many of each condition, the conditions in turn, `jobs` at a time."""
     from rbserve.core.environment import environment
     from rbserve.core.files import write_bytes
     from rbserve.profilers.gate_config import GateConfig
-    from rbserve.runtime import open_scorer, score_rows
 
-    test = dataset.ctr("test")
-    scores = score_rows(open_scorer(artifact, VARIANT), test.histories, test.candidates)
     machine = environment()
     made_with = msgspec.to_builtins(
         {"cpu": machine.cpu, "cores": machine.cores, "libraries": machine.libraries, "config": GateConfig(),
-         "model": artifact.name, "dataset": dataset.name,
-         "fingerprint": dataset.fingerprint, "variant": VARIANT, "slate": 1, "test_users": len({*test.users})}
+         "model": artifact.name, "dataset": dataset.name, "fingerprint": dataset.fingerprint,
+         "variant": VARIANT, "slate": 1, "test_users": len({*dataset.ctr("test").users}), "jobs": jobs}
     )  # fmt: skip
     curve = read(path) if path.is_file() else Curve(made_with, [])
     if curve.made_with != made_with:
         sys.exit(
             f"error: {path} was made with other settings or on another machine\nhint: move it away to start anew"
         )
-    while True:
-        done = {one: sum(trial.condition == one for trial in curve.trials) for one in trials}
-        left = {one: done[one] / most for one, most in trials.items() if done[one] < most}
-        if not left:
-            break
-        condition = min(left, key=lambda one: left[one])
-        trial = run_trial(condition, done[condition], artifact, dataset, scores)
-        curve.trials.append(trial)
-        curve.summary = summarise(curve.trials)
-        write_bytes(path, msgspec.json.format(msgspec.json.encode(curve)))
-        print(f"{condition} {done[condition] + 1}/{trials[condition]}: {trial.verdict}, {trial.rounds} rounds, "
-              f"{trial.seconds:.1f} s", file=sys.stderr, flush=True)  # fmt: skip
+    with executor(jobs, artifact.path, dataset.path) as pool:
+        waiting = [pool.submit(Runner.trial, *one) for one in left(trials, curve.trials)]
+        try:
+            for done in as_completed(waiting):
+                trial = done.result()
+                curve.trials.append(trial)
+                curve.summary = summarise(curve.trials)
+                write_bytes(path, msgspec.json.format(msgspec.json.encode(curve)))
+                print(f"{trial.condition} {trial.number + 1}/{trials[trial.condition]}: {trial.verdict}, "
+                      f"{trial.rounds} rounds, {trial.seconds:.1f} s", file=sys.stderr, flush=True)  # fmt: skip
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     table(path)
+
+
+def executor(jobs: int, artifact: Path, data: Path) -> ProcessPoolExecutor:
+    """Processes for trials; of several each has a core of its own."""
+    from rbserve.core.environment import allowed_cores
+
+    context = multiprocessing.get_context("spawn")
+    cores = None
+    if jobs > 1:
+        allowed = allowed_cores()
+        if jobs > len(allowed):
+            sys.exit(f"error: {jobs} jobs need as many cores; this process may use {len(allowed)}")
+        cores = context.Queue()
+        for core in allowed[-jobs:]:
+            cores.put(core)
+    return ProcessPoolExecutor(jobs, context, Runner.begin, (cores, artifact, data))
+
+
+def left(trials: dict[str, int], done: Sequence[Trial]) -> list[tuple[str, int]]:
+    """The trials that are still to be made, the conditions in proportion."""
+    made = {(one.condition, one.number) for one in done}
+    wanted = [
+        (number / most, condition, number) for condition, most in trials.items() for number in range(most)
+    ]
+    return [(condition, number) for _, condition, number in sorted(wanted) if (condition, number) not in made]
 
 
 def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -275,7 +324,8 @@ def table(path: Path) -> None:
             f"{row['target']} | {row['PASS'] / row['trials']:.1%} | {row['INCONCLUSIVE'] / row['trials']:.1%} | "
             f"{row['rounds_mean']:.1f} | {row['seconds_mean']:.0f} ({row['seconds_max']:.0f}) |"
         )
-    print(f"\nOn {curve.made_with['cpu']}, {curve.made_with['cores']} cores.")
+    made = curve.made_with
+    print(f"\nOn {made['cpu']}, {made['cores']} cores, {made['jobs']} trials at a time.")
 
 
 def main() -> None:
@@ -289,6 +339,7 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("--file", type=Path, default=RESULTS)
     parser.add_argument("--scale", type=float, default=1.0, help="0.04 makes a 25th of the trials")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time, each on a core of its own")
     parser.add_argument("--artifact", type=Path, help="another model, with its --data")
     parser.add_argument("--data", type=Path)
     given = parser.parse_args()
@@ -298,7 +349,12 @@ def main() -> None:
     if (given.artifact is None) != (given.data is None):
         parser.error("--artifact and --data go together")
     found = opened(given.artifact, given.data) if given.artifact else prepared()
-    run(given.file, {one: max(1, round(most * given.scale)) for one, most in TRIALS.items()}, *found)
+    run(
+        given.file,
+        {one: max(1, round(most * given.scale)) for one, most in TRIALS.items()},
+        *found,
+        given.jobs,
+    )
 
 
 if __name__ == "__main__":

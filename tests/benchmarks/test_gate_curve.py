@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import gate_curve
 import numpy as np
 import pytest
-from gate_curve import LOSS, Noisy, Slowed, Trial, amplitude, noise_of, summarise, with_noise
+from gate_curve import LOSS, Noisy, Slowed, Trial, amplitude, executor, left, noise_of, summarise, with_noise
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
+from rbserve.core.environment import allowed_cores
 from rbserve.core.metrics import auc
 from rbserve.core.types import Items, Scores
 from rbserve.runtime import open_scorer, score_rows
@@ -20,6 +23,11 @@ class Half:
     def score(self, history: Items, candidates: Items) -> Scores:
         del history
         return np.full(len(candidates), 0.5, np.float32)
+
+
+def affinity(_: int) -> list[int]:
+    """The cores of the process that is asked."""
+    return [*os.sched_getaffinity(0)]
 
 
 def test_a_slowed_scorer_spins_for_its_share_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +65,34 @@ def test_the_noise_costs_the_auc_that_it_is_to_cost(trained: Artifact, planted: 
 
 def test_the_summary_counts_verdicts_by_condition() -> None:
     trials = [
-        Trial("+5%", verdict, 8, seconds, 0.05, 0.03, 0.07, "now")
-        for verdict, seconds in (("REGRESSED", 1.0), ("REGRESSED", 2.0), ("INCONCLUSIVE", 9.0))
+        Trial("+5%", number, verdict, 8, seconds, 0.05, 0.03, 0.07, "now")
+        for number, (verdict, seconds) in enumerate(
+            (("REGRESSED", 1.0), ("REGRESSED", 2.0), ("INCONCLUSIVE", 9.0))
+        )
     ]
     (row,) = summarise(trials)
     assert (row["trials"], row["REGRESSED"], row["PASS"], row["INCONCLUSIVE"]) == (3, 2, 0, 1)
     assert row["ci95"][0] < 2 / 3 < row["ci95"][1]
     assert (row["seconds_mean"], row["seconds_p50"], row["seconds_max"]) == (4, 2, 9)
+
+
+def test_conditions_take_turns_and_what_is_made_is_not_made_again() -> None:
+    trials = {"same": 4, "+5%": 2}
+    whole = left(trials, [])
+    assert [one for one, _ in whole] == ["+5%", "same", "same", "+5%", "same", "same"]
+    made = [
+        Trial(condition, number, "PASS", 6, 1.0, 0.0, 0.0, 0.0, "now") for condition, number in whole[1::2]
+    ]
+    assert (
+        left(trials, made) == whole[::2]
+    )  # they end in any order, so it is not the number of them that counts
+
+
+def test_trials_at_a_time_have_a_core_each(trained: Artifact, planted: Dataset) -> None:
+    cores = allowed_cores()
+    if len(cores) < 2:
+        pytest.skip("one core")
+    with executor(2, trained.path, planted.path) as pool:
+        sides = [*pool.map(affinity, range(2), chunksize=1)]
+    assert all(len(side) == 1 for side in sides)
+    assert {*sides[0]} | {*sides[1]} <= {*cores[-2:]}
