@@ -5,6 +5,8 @@
 | ctr | rows of history and candidates -> scores | raw ids -> scores |
 | seqrec | rows of history, k -> rows and scores | raw ids, k -> raw ids and scores |
 
+Scope `warm` is forward of a language model that has read the user's history at an earlier request.
+
 The server makes the same calls of the same `Scorer` or `Ranker`. Each can also be made with an observer of its stages:
 `lookup` of the raw ids and their `names` are told here, what lies between by the model, or is its `forward`.
 """

@@ -43,6 +43,7 @@ from rbserve.core.types import Items, Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.budget import PILOT_RUNS, Cost, check_budget, schedule
 from rbserve.profilers.worker import Job, Report
+from rbserve.runtime import artifact_prompts
 
 REQUESTS = 256
 WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
@@ -70,6 +71,8 @@ def profile(
 ) -> Measurement:
     """Measures every variant (or those named) and derives the table's figures.
 
+    A variant whose process dies is `failed` and costs the others nothing; where none is left, its error is raised.
+
     With `plan.budget_s`, a pilot process a variant judges the test rows and shows what a process and a run cost; the
     number of both is then planned for what is left of the budget.
 
@@ -79,14 +82,17 @@ def profile(
     variants = list(variants or artifact.variants)
     check_plan(artifact, dataset, plan, variants)
     test = test_rows(artifact, dataset, plan)
+    failures = Failures()
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
         write_inputs(inputs, dataset, test, plan)
         if plan.budget_s is None:
-            reports = _run(artifact, plan, variants, inputs, progress)
+            reports = _run(artifact, plan, variants, inputs, progress, failures)
         else:
-            plan, reports = _run_within(plan.budget_s, artifact, plan, variants, inputs, progress)
-        costs = _costs(artifact, plan, variants, inputs) if plan.cost else []
+            plan, reports = _run_within(plan.budget_s, artifact, plan, variants, inputs, progress, failures)
+        variants = failures.others(variants)
+        unseen = Failures()
+        costs = _costs(artifact, plan, variants, inputs, unseen) if plan.cost else []
     machine = environment()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
@@ -106,7 +112,7 @@ def profile(
         environment=machine,
         plan=plan,
         file_bytes={one: file_bytes(artifact, one) for one in variants},
-        variant_warnings=_warnings(artifact, variants),
+        variant_warnings=_warnings(artifact, variants, unseen),
         baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
@@ -119,6 +125,7 @@ def profile(
         costs=costs,
         model_digest=artifact.model_digest,
         distilled=manifest.training.distilled,
+        failed=failures.said,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -140,6 +147,11 @@ def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[
     ):
         raise UsageError("processes, runs, threads and slates must all be at least 1")
     check_scope(plan.scope)
+    if plan.warm and not _remembers(artifact):
+        raise UsageError(
+            f"{artifact.name} has nothing to remember of a user: no prompt begins alike for all candidates",
+            "--warm is for language models that score candidates",
+        )
     if plan.budget_s is not None:
         check_budget(plan.budget_s)
     if plan.exclude_seen and artifact.manifest.task == "ctr":
@@ -152,12 +164,45 @@ def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[
         raise UsageError(f"{plan.threads} threads need as many cores; this process may use {len(cores)}")
 
 
-def _warnings(artifact: Artifact, variants: list[str]) -> dict[str, list[str]]:
-    """What the export of each variant warned of, and what the prompts of all of them have no room for."""
+def _remembers(artifact: Artifact) -> bool:
+    """Whether candidates of the model are read behind a beginning that they share."""
+    if artifact.manifest.task != "ctr" or not artifact.is_language_model:
+        return False
+    return artifact_prompts(artifact).pieces.shared
+
+
+class Failures:
+    """The variants whose process died, and what it said."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, RbserveError] = {}
+
+    @property
+    def said(self) -> dict[str, str]:
+        """Each variant's message."""
+        return {variant: error.message for variant, error in self.errors.items()}
+
+    def others(self, variants: Sequence[str]) -> list[str]:
+        """The variants that did not fail; the first one's error where all did."""
+        left = [one for one in variants if one not in self.errors]
+        if variants and not left:
+            raise next(iter(self.errors.values()))
+        return left
+
+
+def _warnings(artifact: Artifact, variants: list[str], unseen: Failures) -> dict[str, list[str]]:
+    """What the export of each variant warned of, and what the prompts of all of them have no room for.
+
+    `unseen` are those whose calls could not be looked into.
+    """
     manifest = artifact.manifest
     lost = [said for split, fit in manifest.prompts.items() if (said := fit.said(split))]
     exported = {one: record.warnings for one, record in manifest.variants.items()}
-    return {one: [*exported.get(one, []), *lost] for one in (*variants, *exported)}
+    hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.said.items()}
+    return {
+        one: [*exported.get(one, []), *lost, *hidden.get(one, [])]
+        for one in dict.fromkeys((*variants, *exported))
+    }
 
 
 def file_bytes(artifact: Artifact, variant: str) -> int:
@@ -183,34 +228,45 @@ def _run(
     variants: list[str],
     inputs: Path,
     progress: Progress,
+    failures: Failures,
     judge: bool = True,
     deadline: float = math.inf,
 ) -> list[tuple[str, Report]]:
     """Every round's processes, one after another; the first round also scores the test rows if they are to `judge`.
 
-    Rounds end early, but not before the second, when another would pass the `deadline` of the monotonic clock.
+    A variant that fails is left out from there on, with what it said before. Rounds end early, but not before the
+    second, when another would pass the `deadline` of the monotonic clock.
     """
-    total = plan.processes * len(variants)
+    total, made = plan.processes * len(variants), 0
     reports: list[tuple[str, Report]] = []
     for process in range(plan.processes):
         started = time.monotonic()
-        for variant in variants if process % 2 == 0 else variants[::-1]:
-            progress(
-                len(reports), total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}"
-            )
+        left = failures.others(variants)
+        for variant in left if process % 2 == 0 else left[::-1]:
+            progress(made, total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}")
             judged = judge and process == 0 and not artifact.is_random
             job = _job(artifact, plan, variant, inputs, process=process, accuracy=judged)
-            reports.append((variant, run_job(job)))
+            try:
+                reports.append((variant, run_job(job)))
+            except RbserveError as error:
+                failures.errors[variant] = error
+            made += 1
         round_s = time.monotonic() - started
         if process > 0 and time.monotonic() + round_s > deadline:
             break
     progress(total, total, f"{artifact.name} measured")
-    order = {variant: index for index, variant in enumerate(variants)}
-    return sorted(reports, key=lambda pair: order[pair[0]])
+    order = {variant: index for index, variant in enumerate(failures.others(variants))}
+    return sorted((pair for pair in reports if pair[0] in order), key=lambda pair: order[pair[0]])
 
 
 def _run_within(
-    budget_s: float, artifact: Artifact, plan: Plan, variants: list[str], inputs: Path, progress: Progress
+    budget_s: float,
+    artifact: Artifact,
+    plan: Plan,
+    variants: list[str],
+    inputs: Path,
+    progress: Progress,
+    failures: Failures,
 ) -> tuple[Plan, list[tuple[str, Report]]]:
     """The plan that a pilot's costs make of a budget, and its reports; the pilot's own samples are left out."""
     deadline = time.monotonic() + budget_s
@@ -220,12 +276,17 @@ def _run_within(
     for variant in variants:
         progress(len(judged), len(variants), f"{artifact.name} {variant}, pilot")
         started = time.monotonic()
-        report = run_job(_job(artifact, pilot, variant, inputs, accuracy=not artifact.is_random))
+        try:
+            report = run_job(_job(artifact, pilot, variant, inputs, accuracy=not artifact.is_random))
+        except RbserveError as error:
+            failures.errors[variant] = error
+            continue
         runs = [one.runs_ns for one in report.samples]
         took_s = time.monotonic() - started - report.accuracy_s
         run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
         costs[variant] = Cost(took_s - sum(map(sum, runs)) / 1e9, run_s)
         judged.append((variant, msgspec.structs.replace(report, samples=[])))
+    variants = failures.others(variants)
     planned = schedule(costs, deadline - time.monotonic(), plan.processes)
     plan = msgspec.structs.replace(
         plan,
@@ -234,17 +295,25 @@ def _run_within(
         seconds=budget_s,
         runs_of=planned.runs_of,
     )
-    reports = _run(artifact, plan, variants, inputs, progress, judge=False, deadline=deadline)
-    return msgspec.structs.replace(plan, processes=len(reports) // len(variants)), judged + reports
+    reports = _run(artifact, plan, variants, inputs, progress, failures, judge=False, deadline=deadline)
+    measured = failures.others(variants)
+    judged = [pair for pair in judged if pair[0] in measured]
+    return msgspec.structs.replace(plan, processes=len(reports) // len(measured)), judged + reports
 
 
-def _costs(artifact: Artifact, plan: Plan, variants: list[str], inputs: Path) -> list[roofline.Cost]:
+def _costs(
+    artifact: Artifact, plan: Plan, variants: list[str], inputs: Path, unseen: Failures
+) -> list[roofline.Cost]:
     """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
 
     Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw.
     """
-    jobs = [_job(artifact, plan, one, inputs, cost=True) for one in variants if not artifact.is_endpoint]
-    costs = [cost for job in jobs for cost in run_job(job).costs]
+    costs: list[roofline.Cost] = []
+    for variant in [] if artifact.is_endpoint else variants:
+        try:
+            costs += run_job(_job(artifact, plan, variant, inputs, cost=True)).costs
+        except RbserveError as error:
+            unseen.errors[variant] = error
     peaks: dict[str, float] = {}
     for cost in costs:
         for kind, gflops in cost.peak_gflops.items():

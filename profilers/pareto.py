@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.measurement import Accuracy, Measurement, Plan, Result, by_scope
+from rbserve.core.measurement import WARM, Accuracy, Measurement, Plan, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
 from rbserve.core.types import size_name
 from rbserve.profilers.changes import all_changes, changed, display_name, options_text
@@ -47,7 +47,7 @@ class Point(msgspec.Struct, frozen=True):
     `p50_ms_per_candidate` is None and `slate` is k where the model ranks the catalogue. `name` is the model and what
     was `changed` of its row's config. `front_probability` is the share of resamples in which the point is on the front,
     null where the run kept no raw samples. `aside` says why an accuracy is not to be compared with the others'.
-    `lesson` holds a distilled model against its teacher.
+    `lesson` holds a distilled model against its teacher. `warm_p50_ms` is that of users who are remembered.
     """
 
     id: str
@@ -98,6 +98,8 @@ class Point(msgspec.Struct, frozen=True):
     overhead_us: float | None = None
     energy_mj: float | None = None
     lesson: Lesson | None = None
+    warm_p50_ms: float | None = None
+    warm_p50_ci95_ms: Interval | None = None
 
     @property
     def label(self) -> str:
@@ -195,7 +197,9 @@ def comparable(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
     """The measurements of every section, one scope each; the newest first, in it and of a data set's sections."""
     groups: dict[tuple[str | bool, ...], list[Measurement]] = {}
     scopes = [part for one in measurements for part in by_scope(one)]
-    for one in sorted(scopes, key=lambda one: (one.created, one.id, one.plan.scope), reverse=True):
+    for one in sorted(
+        scopes, key=lambda one: (one.created, one.id, one.plan.scope != WARM, one.plan.scope), reverse=True
+    ):
         plan = one.plan
         key = (
             one.dataset, one.task, plan.scope, plan.exclude_seen, one.comparability_key, one.dataset_fingerprint
@@ -338,6 +342,8 @@ def _point(
         share_of_bandwidth=cost.share_of_bandwidth if cost else None,
         overhead_us=result.overhead_us,
         energy_mj=result.energy_mj,
+        warm_p50_ms=result.warm_ms.p50 if result.warm_ms else None,
+        warm_p50_ci95_ms=result.warm_ms.ci95 if result.warm_ms else None,
     )
 
 
@@ -402,7 +408,7 @@ def _source(measurement: Measurement) -> Source:
         artifact_digest=measurement.artifact_digest,
         command=command(measurement),
         random=measurement.random,
-        left_out=measurement.left_out,
+        left_out=measurement.left_out | measurement.failed,
     )
 
 
@@ -414,7 +420,8 @@ def command(measurement: Measurement) -> str:
     slates = ",".join(str(slate) for slate in plan.slates)
     return (
         f"{train}rbserve profile --model {model} --dataset {dataset} --slates {slates} "
-        f"--threads {plan.threads} {_amount(plan)} --scope {plan.scope}"
+        f"--threads {plan.threads} {_amount(plan)} --scope {'forward' if plan.scope == WARM else plan.scope}"
+        + (" --warm" if plan.warm or plan.scope == WARM else "")
         + (" --exclude-seen" if plan.exclude_seen else "")
         + (f" --test-users {plan.test_users}" if plan.test_users else "")
         + (" --weights random" if measurement.random else "")

@@ -126,6 +126,7 @@ def columns(section: Section) -> list[Column]:
         ),
         Column("P(front)", lambda p: share_text(p.front_probability), lambda p: p.front_probability),
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
+        *_warm_columns(section),
         *(_metric_column(metric) for metric in TABLE_METRICS[section.task]),
         *_generation_columns(section),
         *_lesson_columns(section),
@@ -268,6 +269,11 @@ def footnotes(section: Section) -> list[str]:
         lines.append("k: the number of items asked for.")
     if any(point.stages for point in section.points):
         lines.append("stages: share of a call's time, from observed calls that are no part of the latencies.")
+    if any(point.warm_p50_ms is not None for point in section.points):
+        lines.append(
+            "warm: the same requests of users whose history the model read at an earlier request and keeps "
+            "(rbserve serve --user-cache)."
+        )
     if any(point.mflop is not None for point in section.points):
         lines.append(
             "MFLOP, MB: of a call's matrix products, and of all that its operators read and write. % of peak, "
@@ -316,8 +322,7 @@ def share_text(share: float | None) -> str:
 
 def p50_text(point: Point) -> str:
     """p50 in ms with its interval."""
-    low, high = point.p50_ci95_ms
-    return f"{significant(point.p50_ms)} [{significant(low)}, {significant(high)}]"
+    return significant(point.p50_ms) + _between(point.p50_ci95_ms, significant)
 
 
 def accuracy_text(point: Point, metric: str) -> str:
@@ -336,6 +341,17 @@ def listing(words: Sequence[str], most: int = 4) -> str:
 
 
 # ---- Cells ----
+
+
+def _warm_columns(section: Section) -> list[Column]:
+    """What a call takes where the user is remembered; nothing where no model does."""
+    if all(point.warm_p50_ms is None for point in section.points):
+        return []
+    return [Column("warm p50 ms [95%]", _warm, lambda p: p.warm_p50_ms)]
+
+
+def _warm(point: Point) -> str:
+    return _number(point.warm_p50_ms) + _between(point.warm_p50_ci95_ms, significant)
 
 
 def _generation_columns(section: Section) -> list[Column]:

@@ -258,6 +258,10 @@ def profile(
             help="forward (rows of the item table), end_to_end (raw ids) or both; both where a model ranks all."
         ),
     ] = None,
+    warm: Annotated[
+        bool,
+        typer.Option("--warm", help="Also of users whom a language model remembers from a request before."),
+    ] = False,
     exclude_seen: Annotated[
         bool, typer.Option("--exclude-seen", help="Leave a history's own items out of its ranking.")
     ] = False,
@@ -311,9 +315,11 @@ def profile(
         "exclude_seen": exclude_seen,
         "test_users": test_users,
         "cost": cost,
+        "warm": warm,
     }
     thread_counts = counts(threads, "threads", "1,2")
     chosen = words(variants) if variants else None
+    lost: dict[str, str] = {}
 
     def profile_one(name: str) -> object:
         documents = []
@@ -324,9 +330,15 @@ def profile(
             if not as_json:
                 _show_results(measurement)
             documents.append(public(measurement))
+            lost.update({f"{name} {variant}": why for variant, why in measurement.failed.items()})
         return documents if len(thread_counts) > 1 else documents[0]
 
     _for_each(model, many, profile_one, as_json)
+    if lost:
+        raise RbserveError(
+            "; ".join(f"{variant}: {why}" for variant, why in lost.items()),
+            "the other variants were measured, and their run is kept",
+        )
 
 
 @app.command()

@@ -60,6 +60,10 @@ class LanguageScorer:
         """`kept` is what remembers users from request to request; without it every request reads all of its prompt."""
         self._call, self._prompts, self._kept = call, prompts, kept
 
+    def remembering(self, limit: int) -> LanguageScorer:
+        """The same model, but it keeps up to `limit` bytes of what it reads of users."""
+        return LanguageScorer(self._call, self._prompts, PrefixCache(limit))
+
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
         return self.score_staged(history, candidates, no_observer)

@@ -33,6 +33,8 @@ from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.environment import allowed_cores
 from rbserve.core.errors import ParityError
+from rbserve.core.files import sha256
+from rbserve.core.measurement import Measurement
 from rbserve.core.types import Progress, no_progress
 from rbserve.models.zoo import find_model, select_models
 
@@ -338,6 +340,31 @@ def test_an_export_that_fails_costs_its_variant_alone(
     lost, failed = summarise([build, profile])
     assert (failed.status, failed.reason) == ("failed", "the scores differ")
     assert (lost.status, lost.variant) == ("failed", "onnx-fp32"), "no variant goes missing"
+
+
+def test_a_variant_whose_process_dies_costs_its_cell_nothing_else_and_is_measured_again(
+    home: Path, measured: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(home))
+    lost = [one for one in measured.results if one.variant != "onnx-int8"]
+    digest = sha256(home / "artifacts" / "planted" / "dnn" / "manifest.json")
+    run = msgspec.structs.replace(
+        measured, artifact_digest=digest, results=lost, failed={"onnx-int8": "killed"}
+    )
+    monkeypatch.setattr(pipeline, "profile", lambda *_: (run, home / "runs" / "one.json"))
+    (home / "runs").mkdir()
+    (home / "runs" / "one.json").touch()
+    variants = ["onnx-fp32", "onnx-int8"]
+    cell = Cell("profile", "planted", "dnn", variants, plan=measured.plan)
+    outcome = work.work(cell, "x")
+    assert (outcome.status, outcome.failed) == ("done", {"onnx-int8": "killed"})
+    build = msgspec.structs.replace(outcome, cell=msgspec.structs.replace(cell, step="build"), failed={})
+    rows = {row.variant: row for row in summarise([build, outcome])}
+    assert (rows["onnx-fp32"].status, rows["onnx-int8"].status) == ("measured", "failed")
+    assert rows["onnx-int8"].reason == "killed"
+    assert Journal("x").standing(cell) is None
+    Journal("x").write(msgspec.structs.replace(outcome, failed={}))
+    assert Journal("x").standing(cell) is not None
 
 
 def test_two_benches_do_not_share_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

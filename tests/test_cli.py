@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from entry_point import rbserve
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
+from rbserve.core.files import digest
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,25 @@ def test_backbones_lists_shape_licence_and_source_of_every_language_model(tmp_pa
     assert rows["qwen-2-1.5b"]["shape"]["hidden_size"] == 1536
     assert rows["minilm-l6"]["needs"] == "asset minilm-l6"
     assert "huggyllama/llama-7b" in rbserve("backbones", home=tmp_path).stdout
+
+
+def test_a_variant_that_cannot_be_measured_fails_alone_and_the_command_at_its_end(
+    home: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(home, tmp_path / "home"))
+    artifact = copy / "artifacts" / "planted" / "dnn"
+    (artifact / "onnx/int8.onnx").write_bytes(b"no graph")
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["files"]["onnx/int8.onnx"] = msgspec.to_builtins(digest(artifact / "onnx/int8.onnx"))
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    words = ["profile", "--model", "dnn", "--dataset", "planted", "--variants", "onnx-int8,onnx-fp32"]
+    words += ["--processes", "1", "--runs", "5", "--slates", "1", "--no-cost", "--json"]
+    done = rbserve(*words, home=copy, check=1)
+    document = json.loads(done.stdout)
+    assert [one["variant"] for one in document["results"]] == ["onnx-fp32"]
+    assert [*document["failed"]] == ["onnx-int8"]
+    assert done.stderr.splitlines()[-2].startswith("error: dnn onnx-int8: ")
+    assert len([*(copy / "runs").glob("*.json")]) == 1
 
 
 def test_datasets_lists_sources_and_whether_they_are_prepared(tmp_path: Path) -> None:

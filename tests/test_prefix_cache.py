@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,10 +16,15 @@ from small_backbone import make_backbone
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
+from rbserve.core.errors import UsageError
+from rbserve.core.measurement import Plan
 from rbserve.exporters.export import export
 from rbserve.language import LanguageScorer, OnnxLanguageCall, PrefixCache, ProtocolScorer
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
+from rbserve.profilers.harness import default_plan, profile
+from rbserve.profilers.pareto import sections
+from rbserve.profilers.tables import columns
 from rbserve.runtime import artifact_prompts, load_model, open_scorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
@@ -130,3 +136,37 @@ def test_the_papers_way_scores_the_same(model: Artifact, planted: Dataset) -> No
         found = papers.score(test.histories[row], candidates)
         ours = open_scorer(model, "onnx-fp32").score(test.histories[row], candidates)
         np.testing.assert_allclose(found, ours, atol=1e-5, rtol=0)
+
+
+def test_a_profile_shows_users_who_are_remembered_beside_those_who_are_not(
+    model: Artifact, planted: Dataset
+) -> None:
+    plan = Plan(1, 10, 5.0, [4], 1, "forward", seed=2024, test_users=20, cost=True, warm=True)
+    run = profile(model, planted, plan, ["onnx-fp32", "torch-recbench"])
+    found = {(one.variant, one.scope): one for one in run.results}
+    assert [*found] == [("onnx-fp32", "forward"), ("onnx-fp32", "warm"), ("torch-recbench", "forward")]
+    cold, warm = found["onnx-fp32", "forward"], found["onnx-fp32", "warm"]
+    assert cold.warm_ms == warm.latency_ms
+    assert cold.cost is not None
+    assert warm.cost is None, "a call that remembers costs less than the one that was looked into"
+    assert warm.stages is not None
+    assert {"user cache", "candidates"} <= warm.stages.keys()
+    assert "prefill" not in warm.stages
+    assert found["torch-recbench", "forward"].warm_ms is None
+
+
+def test_a_report_has_a_column_and_a_section_of_remembered_users(model: Artifact, planted: Dataset) -> None:
+    plan = Plan(1, 5, 5.0, [2], 1, "forward", seed=2024, test_users=20, warm=True)
+    forward, warm = sections([profile(model, planted, plan, ["onnx-fp32"])])
+    assert (forward.scope, warm.scope) == ("forward", "warm")
+    (point,), (again,) = forward.points, warm.points
+    assert point.warm_p50_ms == again.p50_ms
+    assert "warm p50 ms [95%]" in [one.title for one in columns(forward)]
+    assert "warm p50 ms [95%]" not in [one.title for one in columns(warm)]
+    for section in (forward, warm):
+        assert "--scope forward --warm" in section.sources[0].command
+
+
+def test_a_model_that_reads_no_prompt_remembers_nobody(trained: Artifact, planted: Dataset) -> None:
+    with pytest.raises(UsageError, match="has nothing to remember"):
+        profile(trained, planted, msgspec.structs.replace(default_plan(), warm=True))

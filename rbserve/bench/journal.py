@@ -27,7 +27,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """How a cell ended. `run` is the name of the file of its measurement, below runs/.
 
     `absent` says of each variant that cannot be (the model has none such, memory does not hold it) why; `failed` what
-    went wrong with a variant while the others were made. `status` "there": nothing had to be done.
+    went wrong with a variant while the others were made or measured. `status` "there": nothing had to be done.
     """
 
     schema: int
@@ -133,7 +133,7 @@ def _profiled(cell: Cell, kept: Outcome | None) -> Outcome | None:
         return None
     digest = sha256(artifact_of(cell).path / "manifest.json")
     data = open_dataset(pipeline.dataset_path(cell.dataset))
-    same = (kept.artifact_digest, kept.fingerprint) == (digest, data.fingerprint)
+    same = (kept.artifact_digest, kept.fingerprint) == (digest, data.fingerprint) and not kept.failed
     if not same or (kept.run and not (pipeline.runs_path() / kept.run).is_file()):
         return None
     return _there(cell, kept, data.fingerprint)

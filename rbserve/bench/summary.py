@@ -87,7 +87,7 @@ def _rows(build: Outcome, profile: Outcome) -> list[Row]:
         **{one: _row(cell, one, "measured", kept=kept, run=profile.run, results=results)
            for one, results in measured.items()},
         **{one: _row(cell, one, "absent", reason=why) for one, why in (build.absent | profile.absent).items()},
-        **{one: _row(cell, one, "failed", reason=why) for one, why in build.failed.items()},
+        **{one: _row(cell, one, "failed", reason=why) for one, why in (build.failed | profile.failed).items()},
     }  # fmt: skip
     lost = "it was neither exported nor measured; the logs of the bench may say why"
     named = [found.get(one) or _row(cell, one, "failed", reason=lost) for one in cell.variants]

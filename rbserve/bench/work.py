@@ -107,6 +107,7 @@ def _profile(cell: Cell) -> Outcome:
         run=path.name,
         results=measurement.results,
         absent=absent | measurement.left_out,
+        failed=measurement.failed,
     )
 
 

@@ -38,6 +38,7 @@ from rbserve.core.stability import inconclusive
 SCHEMA = 1
 MS = 1e-6  # nanoseconds to milliseconds
 SCOPES = ("forward", "end_to_end")
+WARM = "warm"
 DEPTH = 50  # how long a list the target of a sequence is looked for in
 ONE_STAGE = {"forward", "rest"}  # what there is to tell of a call that has no stages
 STAGES_OFF = 0.03  # what observing a call may add to its time; more is told with its stages
@@ -51,10 +52,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     `scope` is forward (rows of the item table in, scores or rows out), end_to_end (raw ids in, scores or raw ids
     out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of the
-    list asked for. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of all test users,
-    or of `test_users` of them, drawn by the seed. With a budget, `budget_s` seconds are what the whole profile may
-    take, and `runs_of` has the runs that were planned for each variant, in the place of `runs`; `processes` is 0 until
-    they are planned. `cost` asks for each variant's operations and bytes.
+    list asked for. `warm` adds a scope of that name: forward, of a language model that remembers what it read of the
+    user at an earlier request. `exclude_seen` leaves the history's own items out of that list. Accuracy is that of
+    all test users, or of `test_users` of them, drawn by the seed. With a budget, `budget_s` seconds are what the whole
+    profile may take, and `runs_of` has the runs that were planned for each variant, in the place of `runs`; `processes`
+    is 0 until they are planned. `cost` asks for each variant's operations and bytes.
     """
 
     processes: int
@@ -69,11 +71,13 @@ class Plan(msgspec.Struct, frozen=True):
     budget_s: float | None = None
     runs_of: dict[str, int] = {}
     cost: bool = False
+    warm: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
         """The scopes to measure, one by one."""
-        return SCOPES if self.scope == "both" else (self.scope,)
+        asked = SCOPES if self.scope == "both" else (self.scope,)
+        return (*asked, WARM) if self.warm else asked
 
 
 class Samples(msgspec.Struct, frozen=True):
@@ -148,6 +152,8 @@ class Latency(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One line of the table: one variant in one scope at one slate, and the accuracy of the same artefact.
 
+    `warm_ms` is the latency of the same requests, of scope forward, where the user is remembered.
+
     `stages` is the share of time in each stage, null where a call is one; `stages_check` is what a call's stages add up
     to as a part of the same call unobserved: the median of all pairs. `slate_growth` is that of p50 from the next
     smaller slate measured, `history_growth` that of a call with its history. `inconclusive` has the reasons why this
@@ -177,6 +183,7 @@ class Result(msgspec.Struct, frozen=True):
     slate_growth: Growth | None = None
     history_growth: Growth | None = None
     cost: Roofline | None = None
+    warm_ms: Latency | None = None
 
     @property
     def growth_warnings(self) -> list[str]:
@@ -191,7 +198,8 @@ class Measurement(msgspec.Struct, frozen=True):
     Of a model whose weights are `random` the latency is measured alone; `left_out` says of each variant that was not
     measured why. `command` is the command line, `git` the state of the working directory where that is a repository,
     `seconds` what the whole profile took, `config` and `model_digest` the artefact's; empty in files from before they
-    were kept. `distilled` says whose scores a student learnt from.
+    were kept. `failed` are the variants whose process died, and how. `distilled` says whose scores a student learnt
+    from.
     """
 
     schema: int
@@ -222,6 +230,7 @@ class Measurement(msgspec.Struct, frozen=True):
     costs: list[Cost] = []
     model_digest: str = ""
     distilled: Distillation | None = None
+    failed: dict[str, str] = {}
 
 
 def summarise(measurement: Measurement) -> list[Result]:
@@ -237,7 +246,11 @@ def summarise(measurement: Measurement) -> list[Result]:
     for (variant, scope, slate), samples in shapes.items():
         smaller = max((n for v, s, n in shapes if (v, s) == (variant, scope) and n < slate), default=None)
         before = shapes[variant, scope, smaller] if smaller else None
-        results.append(_result(measurement, samples, accuracy.get(variant, {}), before))
+        result = _result(measurement, samples, accuracy.get(variant, {}), before)
+        warm = shapes.get((variant, WARM, slate)) if scope == "forward" else None
+        if warm:
+            result = msgspec.structs.replace(result, warm_ms=latency([one.runs_ns for one in warm]))
+        results.append(result)
     return results
 
 
@@ -247,7 +260,9 @@ def by_scope(measurement: Measurement) -> list[Measurement]:
     return [
         msgspec.structs.replace(
             measurement,
-            plan=msgspec.structs.replace(measurement.plan, scope=scope),
+            plan=msgspec.structs.replace(
+                measurement.plan, scope=scope, warm=measurement.plan.warm and scope != WARM
+            ),
             results=[one for one in results if one.scope == scope],
         )
         for scope in dict.fromkeys(one.scope for one in results)
@@ -306,11 +321,12 @@ def read_measurement(path: Path) -> Measurement:
     runs: dict[tuple[str, str, int], list[list[int]]] = {}
     for one in measurement.samples:
         runs.setdefault((one.variant, one.scope, one.slate), []).append(one.runs_ns)
-    results = [
-        msgspec.structs.replace(one, latency_ms=latency(found)) if (found := runs.get(shape)) else one
-        for one in measurement.results
-        for shape in [(one.variant, one.scope, one.slate)]
-    ]
+    results = []
+    for one in measurement.results:
+        found, warm = (runs.get((one.variant, scope, one.slate)) for scope in (one.scope, WARM))
+        anew = {"latency_ms": latency(found)} if found else {}
+        anew |= {"warm_ms": latency(warm)} if one.warm_ms and warm else {}
+        results.append(msgspec.structs.replace(one, **anew))
     return msgspec.structs.replace(measurement, results=results)
 
 
@@ -320,6 +336,8 @@ def _result(
     """`smaller` are the samples of the next smaller slate, if there are any."""
     first = samples[0]
     cost = [one for one in measurement.costs if (one.variant, one.slate) == (first.variant, first.slate)]
+    if first.scope == WARM:  # the cost is that of a user who is not remembered
+        cost = []
     resident = [one.loaded_rss_bytes for one in samples if one.loaded_rss_bytes is not None]
     return Result(
         variant=first.variant,

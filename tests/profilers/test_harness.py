@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,9 +20,10 @@ from rbserve.core.metrics import ranks_in_lists
 from rbserve.exporters.export import export
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.zoo import find_model
+from rbserve.profilers import harness
 from rbserve.profilers.changes import changed
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.profilers.worker import peak_rss_bytes
+from rbserve.profilers.harness import default_plan, profile, run_job
+from rbserve.profilers.worker import Job, Report, peak_rss_bytes
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
 
 SHORT = msgspec.structs.replace(default_plan("seqrec"), processes=1, runs=5, slates=[5])
@@ -163,6 +165,61 @@ def test_another_data_set_is_refused_with_both_fingerprints(trained: Artifact, p
     other = Dataset(planted.path, msgspec.structs.replace(planted.manifest, fingerprint="0123456789abcdef"))
     with pytest.raises(UsageError, match="0123456789ab"):
         profile(trained, other, default_plan())
+
+
+def failing(where: Callable[[Job], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of such jobs die."""
+
+    def start(job: Job) -> Report:
+        if where(job):
+            raise RbserveError(f"the process measuring {job.variant} died")
+        return run_job(job)
+
+    monkeypatch.setattr(harness, "run_job", start)
+
+
+SMALL = msgspec.structs.replace(default_plan(), processes=2, runs=3, slates=[1], test_users=20)
+
+
+@pytest.mark.parametrize("budget", [None, 3.0])
+def test_a_variant_that_dies_costs_the_others_nothing(
+    budget: float | None, trained: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(lambda job: (job.variant, job.process) == ("onnx-int8", 1), monkeypatch)
+    plan = msgspec.structs.replace(SMALL, budget_s=budget)
+    run = profile(trained, planted, plan, ["onnx-int8", "onnx-fp32"])
+    assert run.failed == {"onnx-int8": "the process measuring onnx-int8 died"}
+    assert [one.variant for one in run.results] == ["onnx-fp32"]
+    assert run.results[0].processes >= 2
+    assert {*run.predictions.scores} == {"onnx-fp32"}
+
+
+def test_a_variant_that_dies_in_the_pilot_costs_the_others_nothing(
+    trained: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(lambda job: job.variant == "onnx-int8", monkeypatch)
+    plan = msgspec.structs.replace(SMALL, budget_s=2.0)
+    run = profile(trained, planted, plan, ["onnx-int8", "onnx-fp32"])
+    assert [*run.failed] == ["onnx-int8"]
+    assert [one.variant for one in run.results] == ["onnx-fp32"]
+
+
+def test_where_every_variant_dies_there_is_no_measurement(
+    trained: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(lambda _: True, monkeypatch)
+    with pytest.raises(RbserveError, match="the process measuring onnx-fp32 died"):
+        profile(trained, planted, SMALL, ["onnx-fp32", "onnx-int8"])
+
+
+def test_a_cost_that_cannot_be_seen_is_told_and_costs_no_latency(
+    trained: Artifact, planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(lambda job: job.cost, monkeypatch)
+    run = profile(trained, planted, msgspec.structs.replace(SMALL, cost=True), ["onnx-fp32"])
+    assert not run.failed
+    assert run.results[0].cost is None
+    assert run.results[0].warnings[-1].startswith("what a call costs is not known: the process")
 
 
 def test_damage_found_by_a_worker_reaches_the_user(
