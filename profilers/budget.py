@@ -24,7 +24,7 @@ RUNS_TO_START = 0.1  # seconds of runs for a second of starting, as far as 200 r
 PILOT_RUNS = 10
 
 
-class Cost(NamedTuple):
+class Pace(NamedTuple):
     """Seconds of a variant: of a process without its timed runs, and of one run of every scope and slate."""
 
     process_s: float
@@ -39,20 +39,20 @@ class Schedule(NamedTuple):
     seconds: float
 
 
-def schedule(costs: Mapping[str, Cost], seconds: float, processes: int = 0) -> Schedule:
+def schedule(paces: Mapping[str, Pace], seconds: float, processes: int = 0) -> Schedule:
     """The plan for what is left of a budget; `processes` fixes their number where it is not 0.
 
     Where the budget is too short for the fewest processes and runs, the plan is these, and takes longer.
     """
     for count in (processes,) if processes else range(MOST_PROCESSES, PROCESSES, -1):
-        runs_of = _runs_of(costs, seconds / count)
+        runs_of = _runs_of(paces, seconds / count)
         if processes or min(runs_of.values()) >= RUNS:
-            return Schedule(count, runs_of, _seconds(costs, count, runs_of))
+            return Schedule(count, runs_of, _seconds(paces, count, runs_of))
     for count in range(PROCESSES, FEWEST_PROCESSES - 1, -1):
-        runs_of = _runs_of(costs, seconds / count)
-        if _seconds(costs, count, runs_of) <= seconds:
+        runs_of = _runs_of(paces, seconds / count)
+        if _seconds(paces, count, runs_of) <= seconds:
             break
-    return Schedule(count, runs_of, _seconds(costs, count, runs_of))
+    return Schedule(count, runs_of, _seconds(paces, count, runs_of))
 
 
 def check_budget(seconds: float) -> None:
@@ -61,21 +61,21 @@ def check_budget(seconds: float) -> None:
         raise UsageError(f"--budget takes seconds above 0, not {seconds:g}", "for example --budget 60")
 
 
-def _runs_of(costs: Mapping[str, Cost], seconds: float) -> dict[str, int]:
+def _runs_of(paces: Mapping[str, Pace], seconds: float) -> dict[str, int]:
     """Runs of each variant in a round of so many seconds: the fewest, and an equal share of what these leave."""
-    runs_of = {variant: _fewest(cost) for variant, cost in costs.items()}
-    left = seconds - _seconds(costs, 1, runs_of)
-    for done, (variant, cost) in enumerate(sorted(costs.items(), key=lambda item: item[1].run_s)):
-        share = max(0.0, left) / (len(costs) - done)
-        more = int(min(MOST_RUNS - runs_of[variant], share / max(cost.run_s, 1e-9)))
+    runs_of = {variant: _fewest(pace) for variant, pace in paces.items()}
+    left = seconds - _seconds(paces, 1, runs_of)
+    for done, (variant, pace) in enumerate(sorted(paces.items(), key=lambda item: item[1].run_s)):
+        share = max(0.0, left) / (len(paces) - done)
+        more = int(min(MOST_RUNS - runs_of[variant], share / max(pace.run_s, 1e-9)))
         runs_of[variant] += more
-        left -= more * cost.run_s
+        left -= more * pace.run_s
     return runs_of
 
 
-def _fewest(cost: Cost) -> int:
-    return int(max(FEWEST_RUNS, min(RUNS, RUNS_TO_START * cost.process_s / max(cost.run_s, 1e-9))))
+def _fewest(pace: Pace) -> int:
+    return int(max(FEWEST_RUNS, min(RUNS, RUNS_TO_START * pace.process_s / max(pace.run_s, 1e-9))))
 
 
-def _seconds(costs: Mapping[str, Cost], processes: int, runs_of: Mapping[str, int]) -> float:
-    return processes * sum(cost.process_s + runs_of[name] * cost.run_s for name, cost in costs.items())
+def _seconds(paces: Mapping[str, Pace], processes: int, runs_of: Mapping[str, int]) -> float:
+    return processes * sum(pace.process_s + runs_of[name] * pace.run_s for name, pace in paces.items())

@@ -41,7 +41,7 @@ from rbserve.core.measurement import (
 from rbserve.core.provenance import command_line, git_state
 from rbserve.core.types import Items, Progress, no_progress
 from rbserve.profilers.accuracy import baselines
-from rbserve.profilers.budget import PILOT_RUNS, Cost, check_budget, schedule
+from rbserve.profilers.budget import PILOT_RUNS, Pace, check_budget, schedule
 from rbserve.profilers.worker import Job, Report
 from rbserve.runtime import artifact_prompts
 
@@ -73,8 +73,8 @@ def profile(
 
     A variant whose process dies is `failed` and costs the others nothing; where none is left, its error is raised.
 
-    With `plan.budget_s`, a pilot process a variant judges the test rows and shows what a process and a run cost; the
-    number of both is then planned for what is left of the budget.
+    With `plan.budget_s`, a pilot process a variant judges the test rows and shows how long a process and a run take;
+    the number of both is then planned for what is left of the budget when the calls' costs have been looked into.
 
     `left_out` says of variants that are not measured why, for the record.
     """
@@ -82,17 +82,16 @@ def profile(
     variants = list(variants or artifact.variants)
     check_plan(artifact, dataset, plan, variants)
     test = test_rows(artifact, dataset, plan)
-    failures = Failures()
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
         write_inputs(inputs, dataset, test, plan)
+        processes = Processes(artifact, inputs, variants, progress)
         if plan.budget_s is None:
-            reports = _run(artifact, plan, variants, inputs, progress, failures)
+            reports = processes.run(plan)
+            costs = processes.costs(plan) if plan.cost else []
         else:
-            plan, reports = _run_within(plan.budget_s, artifact, plan, variants, inputs, progress, failures)
-        variants = failures.others(variants)
-        unseen = Failures()
-        costs = _costs(artifact, plan, variants, inputs, unseen) if plan.cost else []
+            plan, reports, costs = processes.run_within(plan, plan.budget_s)
+    variants = processes.left
     machine = environment()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
@@ -112,7 +111,7 @@ def profile(
         environment=machine,
         plan=plan,
         file_bytes={one: file_bytes(artifact, one) for one in variants},
-        variant_warnings=_warnings(artifact, variants, unseen),
+        variant_warnings=_warnings(artifact, variants, processes.unseen),
         baselines=baselines(dataset, test, plan.exclude_seen),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
@@ -122,10 +121,10 @@ def profile(
         git=git_state(Path.cwd()),
         seconds=time.monotonic() - started,
         config=manifest.config,
-        costs=costs,
+        costs=[one for one in costs if one.variant in variants],
         model_digest=artifact.model_digest,
         distilled=manifest.training.distilled,
-        failed=failures.said,
+        failed=processes.failed,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
@@ -171,34 +170,15 @@ def _remembers(artifact: Artifact) -> bool:
     return artifact_prompts(artifact).pieces.shared
 
 
-class Failures:
-    """The variants whose process died, and what it said."""
-
-    def __init__(self) -> None:
-        self.errors: dict[str, RbserveError] = {}
-
-    @property
-    def said(self) -> dict[str, str]:
-        """Each variant's message."""
-        return {variant: error.message for variant, error in self.errors.items()}
-
-    def others(self, variants: Sequence[str]) -> list[str]:
-        """The variants that did not fail; the first one's error where all did."""
-        left = [one for one in variants if one not in self.errors]
-        if variants and not left:
-            raise next(iter(self.errors.values()))
-        return left
-
-
-def _warnings(artifact: Artifact, variants: list[str], unseen: Failures) -> dict[str, list[str]]:
+def _warnings(artifact: Artifact, variants: list[str], unseen: Mapping[str, str]) -> dict[str, list[str]]:
     """What the export of each variant warned of, and what the prompts of all of them have no room for.
 
-    `unseen` are those whose calls could not be looked into.
+    `unseen` says of those whose calls could not be looked into why.
     """
     manifest = artifact.manifest
     lost = [said for split, fit in manifest.prompts.items() if (said := fit.said(split))]
     exported = {one: record.warnings for one, record in manifest.variants.items()}
-    hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.said.items()}
+    hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.items()}
     return {
         one: [*exported.get(one, []), *lost, *hidden.get(one, [])]
         for one in dict.fromkeys((*variants, *exported))
@@ -222,106 +202,119 @@ def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | Se
     return split.take(np.flatnonzero(np.isin(split.users, drawn)))
 
 
-def _run(
-    artifact: Artifact,
-    plan: Plan,
-    variants: list[str],
-    inputs: Path,
-    progress: Progress,
-    failures: Failures,
-    judge: bool = True,
-    deadline: float = math.inf,
-) -> list[tuple[str, Report]]:
-    """Every round's processes, one after another; the first round also scores the test rows if they are to `judge`.
+class Processes:
+    """The worker processes of one profile. A variant whose process dies is left out from there on, and `failed`."""
 
-    A variant that fails is left out from there on, with what it said before. Rounds end early, but not before the
-    second, when another would pass the `deadline` of the monotonic clock.
-    """
-    total, made = plan.processes * len(variants), 0
-    reports: list[tuple[str, Report]] = []
-    for process in range(plan.processes):
-        started = time.monotonic()
-        left = failures.others(variants)
-        for variant in left if process % 2 == 0 else left[::-1]:
-            progress(made, total, f"{artifact.name} {variant}, process {process + 1}/{plan.processes}")
-            judged = judge and process == 0 and not artifact.is_random
-            job = _job(artifact, plan, variant, inputs, process=process, accuracy=judged)
+    def __init__(self, artifact: Artifact, inputs: Path, variants: Sequence[str], progress: Progress) -> None:
+        self._artifact, self._inputs, self._progress = artifact, inputs, progress
+        self._variants = [*variants]
+        self._errors: dict[str, RbserveError] = {}
+        self.unseen: dict[str, str] = {}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What each variant that failed died of."""
+        return {variant: error.message for variant, error in self._errors.items()}
+
+    @property
+    def left(self) -> list[str]:
+        """The variants that did not fail; the first one's error where all did."""
+        left = [one for one in self._variants if one not in self._errors]
+        if not left:
+            raise next(iter(self._errors.values()))
+        return left
+
+    def run(self, plan: Plan, judge: bool = True, deadline: float = math.inf) -> list[tuple[str, Report]]:
+        """Every round's processes, one after another; the first round also scores the test rows if they are to `judge`.
+
+        Rounds end early, but not before the second, when another would pass the `deadline` of the monotonic clock.
+        """
+        reports: dict[str, list[Report]] = {variant: [] for variant in self.left}
+        made, total = 0, plan.processes * len(reports)
+        for process in range(plan.processes):
+            started = time.monotonic()
+            for variant in self.left if process % 2 == 0 else self.left[::-1]:
+                self._say(made, total, f"{variant}, process {process + 1}/{plan.processes}")
+                judged = judge and process == 0 and not self._artifact.is_random
+                if report := self._start(plan, variant, process=process, accuracy=judged):
+                    reports[variant].append(report)
+                made += 1
+            round_s = time.monotonic() - started
+            if process > 0 and time.monotonic() + round_s > deadline:
+                break
+        self._say(total, total, "measured")
+        return [(variant, report) for variant in self.left for report in reports[variant]]
+
+    def run_within(
+        self, plan: Plan, budget_s: float
+    ) -> tuple[Plan, list[tuple[str, Report]], list[roofline.Cost]]:
+        """The plan that a pilot's pace makes of a budget, its reports, and the costs, if asked for, within it.
+
+        The pilot judges the test rows; its own samples are left out.
+        """
+        deadline = time.monotonic() + budget_s
+        pilot = msgspec.structs.replace(plan, runs=PILOT_RUNS, seconds=min(plan.seconds, budget_s / 20))
+        judged: dict[str, Report] = {}
+        paces: dict[str, Pace] = {}
+        for variant in self._variants:
+            self._say(len(judged), len(self._variants), f"{variant}, pilot")
+            started = time.monotonic()
+            report = self._start(pilot, variant, accuracy=not self._artifact.is_random)
+            if report is None:
+                continue
+            runs = [one.runs_ns for one in report.samples]
+            took_s = time.monotonic() - started - report.accuracy_s
+            run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
+            paces[variant] = Pace(took_s - sum(map(sum, runs)) / 1e9, run_s)
+            judged[variant] = msgspec.structs.replace(report, samples=[])
+        costs = self.costs(plan) if plan.cost else []
+        planned = schedule(
+            {one: paces[one] for one in self.left}, deadline - time.monotonic(), plan.processes
+        )
+        plan = msgspec.structs.replace(
+            plan,
+            processes=planned.processes,
+            runs=max(planned.runs_of.values()),
+            seconds=budget_s,
+            runs_of=planned.runs_of,
+        )
+        reports = self.run(plan, judge=False, deadline=deadline)
+        plan = msgspec.structs.replace(plan, processes=len(reports) // len(self.left))
+        return plan, [(one, judged[one]) for one in self.left] + reports, costs
+
+    def costs(self, plan: Plan) -> list[roofline.Cost]:
+        """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
+
+        Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw. One that dies
+        costs its variant no more than this: it is `unseen`.
+        """
+        costs: list[roofline.Cost] = []
+        for variant in [] if self._artifact.is_endpoint else self.left:
             try:
-                reports.append((variant, run_job(job)))
+                costs += run_job(_job(self._artifact, plan, variant, self._inputs, cost=True)).costs
             except RbserveError as error:
-                failures.errors[variant] = error
-            made += 1
-        round_s = time.monotonic() - started
-        if process > 0 and time.monotonic() + round_s > deadline:
-            break
-    progress(total, total, f"{artifact.name} measured")
-    order = {variant: index for index, variant in enumerate(failures.others(variants))}
-    return sorted((pair for pair in reports if pair[0] in order), key=lambda pair: order[pair[0]])
+                self.unseen[variant] = error.message
+        peaks: dict[str, float] = {}
+        for cost in costs:
+            for kind, gflops in cost.peak_gflops.items():
+                peaks[kind] = max(gflops or 0.0, peaks.get(kind, 0.0))
+        return [
+            msgspec.structs.replace(
+                cost, peak_gflops={kind: peaks[kind] or None for kind in cost.peak_gflops}
+            )
+            for cost in costs
+        ]
 
-
-def _run_within(
-    budget_s: float,
-    artifact: Artifact,
-    plan: Plan,
-    variants: list[str],
-    inputs: Path,
-    progress: Progress,
-    failures: Failures,
-) -> tuple[Plan, list[tuple[str, Report]]]:
-    """The plan that a pilot's costs make of a budget, and its reports; the pilot's own samples are left out."""
-    deadline = time.monotonic() + budget_s
-    pilot = msgspec.structs.replace(plan, runs=PILOT_RUNS, seconds=min(plan.seconds, budget_s / 20))
-    judged: list[tuple[str, Report]] = []
-    costs: dict[str, Cost] = {}
-    for variant in variants:
-        progress(len(judged), len(variants), f"{artifact.name} {variant}, pilot")
-        started = time.monotonic()
+    def _start(self, plan: Plan, variant: str, **changes: Any) -> Report | None:
+        """What a process says; None, and the variant has failed, where it dies."""
         try:
-            report = run_job(_job(artifact, pilot, variant, inputs, accuracy=not artifact.is_random))
+            return run_job(_job(self._artifact, plan, variant, self._inputs, **changes))
         except RbserveError as error:
-            failures.errors[variant] = error
-            continue
-        runs = [one.runs_ns for one in report.samples]
-        took_s = time.monotonic() - started - report.accuracy_s
-        run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
-        costs[variant] = Cost(took_s - sum(map(sum, runs)) / 1e9, run_s)
-        judged.append((variant, msgspec.structs.replace(report, samples=[])))
-    variants = failures.others(variants)
-    planned = schedule(costs, deadline - time.monotonic(), plan.processes)
-    plan = msgspec.structs.replace(
-        plan,
-        processes=planned.processes,
-        runs=max(planned.runs_of.values()),
-        seconds=budget_s,
-        runs_of=planned.runs_of,
-    )
-    reports = _run(artifact, plan, variants, inputs, progress, failures, judge=False, deadline=deadline)
-    measured = failures.others(variants)
-    judged = [pair for pair in judged if pair[0] in measured]
-    return msgspec.structs.replace(plan, processes=len(reports) // len(measured)), judged + reports
+            self._errors[variant] = error
+            return None
 
-
-def _costs(
-    artifact: Artifact, plan: Plan, variants: list[str], inputs: Path, unseen: Failures
-) -> list[roofline.Cost]:
-    """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
-
-    Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw.
-    """
-    costs: list[roofline.Cost] = []
-    for variant in [] if artifact.is_endpoint else variants:
-        try:
-            costs += run_job(_job(artifact, plan, variant, inputs, cost=True)).costs
-        except RbserveError as error:
-            unseen.errors[variant] = error
-    peaks: dict[str, float] = {}
-    for cost in costs:
-        for kind, gflops in cost.peak_gflops.items():
-            peaks[kind] = max(gflops or 0.0, peaks.get(kind, 0.0))
-    return [
-        msgspec.structs.replace(cost, peak_gflops={kind: peaks[kind] or None for kind in cost.peak_gflops})
-        for cost in costs
-    ]
+    def _say(self, done: int, total: int, what: str) -> None:
+        self._progress(done, total, f"{self._artifact.name} {what}")
 
 
 def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rbserve.core.environment import environment
 from rbserve.core.errors import DataError, UsageError, unknown_name
-from rbserve.core.intervals import Statistic, certified_percentile, runs_needed
+from rbserve.core.intervals import Statistic, certified_percentile, percentile_interval, runs_needed
 from rbserve.core.measurement import Measurement, Result, by_scope, comparability_key
 from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS
 from rbserve.profilers.changes import display_name
@@ -463,7 +463,7 @@ def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | Non
         if best is None or mine is None or one.p50_ms >= meets[0].p50_ms:
             continue
         gap = (best - mine)[~np.isnan(best - mine)]
-        if len(gap) and np.quantile(gap, 0.025) <= 0:
+        if len(gap) and percentile_interval(gap)[0] <= 0:
             alike.append(one)
     return min(alike, key=lambda one: one.p50_ms) if alike else None
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
-from rbserve.core.intervals import runs_needed
+from rbserve.core.intervals import percentile_interval, runs_needed
 from rbserve.core.measurement import Measurement, by_scope, read_measurement
 from rbserve.profilers.changes import display_name
 from rbserve.profilers.overall import overalls
@@ -214,7 +214,7 @@ def _paired(best: Point, pick: Point, metric: str, draws: Callable[[Point], Draw
     difference = (theirs - mine)[~np.isnan(theirs - mine)]
     if not len(difference):
         return None
-    low, high = np.quantile(difference, [0.025, 0.975])
+    low, high = percentile_interval(difference)
     higher = (best.value(metric) or 0.0) - (pick.value(metric) or 0.0)
     above = _percent(float(np.mean(difference > 0)))
     return f"higher by {higher:.4f} [{low:.4f}, {high:.4f}], above in {above} of resamples of the same users"

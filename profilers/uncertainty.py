@@ -125,8 +125,7 @@ def front_of(
             for column in range(times.shape[1])
         ]
         if areas:
-            low, high = np.quantile(areas, [0.025, 0.975])
-            interval = (float(low), float(high))
+            interval = percentile_interval(np.array(areas))
     return Front(
         slate=slate,
         hypervolume=hypervolume(rows, reference) if rows else None,

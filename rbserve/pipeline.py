@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rbserve.console import progress_bar, say
 from rbserve.core import memory
 from rbserve.core.artifact import (
+    EXPORTABLE,
     HALF_VARIANT,
     REFERENCE_VARIANT,
     TORCH_VARIANTS,
@@ -26,7 +27,7 @@ from rbserve.core.artifact import (
 )
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
-from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told
+from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told, unknown_name
 from rbserve.core.files import home
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "ml-100k"
 RANDOM = "-random"  # behind the name of a row whose weights were drawn
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
-EXPORTABLE = (*EXPORTED, "onnx-int4")
 LESS_MEMORY = (
     "a smaller --micro-batch, or --batch, or a smaller row; --set checkpointing=true where a row has it"
 )
@@ -511,12 +511,11 @@ def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendati
 def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
     """The artefact with the variant to serve, made if it is missing."""
     artifact = ensure_artifact(model, dataset)
-    if variant in artifact.variants:
+    if variant in artifact.can_open:
         return artifact
-    if variant not in EXPORTABLE:
-        raise UsageError(
-            f"unknown variant: {variant}", f"known: {', '.join((REFERENCE_VARIANT, *EXPORTABLE))}"
-        )
+    if variant not in artifact.can_export:
+        known = dict.fromkeys((*artifact.can_open, *artifact.can_export))
+        raise unknown_name(f"variant of {artifact.name}", variant, known)
     return ensure_exported(artifact, [variant])
 
 

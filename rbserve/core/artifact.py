@@ -44,6 +44,9 @@ REFERENCE_VARIANT = "torch-fp32"
 HALF_VARIANT = "torch-bf16"
 PROTOCOL_VARIANT = "torch-recbench"
 """A language model asked the paper's way: to compare with, not to serve."""
+EXPORTABLE = ("onnx-fp32", "onnx-int8", "onnx-int4")
+"""What a language model can be exported as; other models as all but the last."""
+
 TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT, PROTOCOL_VARIANT)
 ENDPOINT_VARIANT = "endpoint"
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
@@ -193,9 +196,7 @@ class Artifact:
         """The exported variants that such a model can have."""
         if self.is_endpoint:
             return ()
-        return (
-            ("onnx-fp32", "onnx-int8", "onnx-int4") if self.is_language_model else ("onnx-fp32", "onnx-int8")
-        )
+        return EXPORTABLE if self.is_language_model else EXPORTABLE[:-1]
 
     @property
     def is_language_model(self) -> bool:

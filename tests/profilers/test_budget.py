@@ -23,69 +23,69 @@ from rbserve.profilers.budget import (
     PILOT_RUNS,
     PROCESSES,
     RUNS,
-    Cost,
+    Pace,
     check_budget,
     schedule,
 )
 from rbserve.profilers.harness import default_plan, profile
 from rbserve.profilers.worker import Job, Report
 
-costs = st.dictionaries(
-    st.sampled_from(["a", "b", "c", "d"]), st.builds(Cost, st.floats(0.01, 5), st.floats(1e-6, 3)), min_size=1
+paces = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]), st.builds(Pace, st.floats(0.01, 5), st.floats(1e-6, 3)), min_size=1
 )
 
 
-def enough(costs: dict[str, Cost], processes: int, runs: int) -> float:
-    return processes * sum(cost.process_s + runs * cost.run_s for cost in costs.values())
+def enough(paces: dict[str, Pace], processes: int, runs: int) -> float:
+    return processes * sum(cost.process_s + runs * cost.run_s for cost in paces.values())
 
 
-@given(costs, st.floats(0.1, 10_000))
+@given(paces, st.floats(0.1, 10_000))
 def test_a_plan_fits_its_budget_unless_it_is_the_smallest_there_is(
-    costs: dict[str, Cost], seconds: float
+    paces: dict[str, Pace], seconds: float
 ) -> None:
-    plan = schedule(costs, seconds)
+    plan = schedule(paces, seconds)
     assert FEWEST_PROCESSES <= plan.processes <= MOST_PROCESSES
     assert all(FEWEST_RUNS <= runs <= MOST_RUNS for runs in plan.runs_of.values())
     total = sum(
-        plan.processes * (cost.process_s + plan.runs_of[name] * cost.run_s) for name, cost in costs.items()
+        plan.processes * (cost.process_s + plan.runs_of[name] * cost.run_s) for name, cost in paces.items()
     )
     assert plan.seconds == pytest.approx(total)
     if plan.seconds > seconds:
-        assert plan == schedule(costs, 0)
+        assert plan == schedule(paces, 0)
     if plan.processes > PROCESSES:
         assert min(plan.runs_of.values()) >= RUNS
 
 
-@given(costs, st.floats(0.1, 10_000))
+@given(paces, st.floats(0.1, 10_000))
 def test_five_processes_leave_over_no_more_than_a_run_of_each_variant(
-    costs: dict[str, Cost], seconds: float
+    paces: dict[str, Pace], seconds: float
 ) -> None:
-    plan = schedule(costs, seconds)
+    plan = schedule(paces, seconds)
     if plan.processes == PROCESSES and max(plan.runs_of.values()) < MOST_RUNS:
-        assert plan.seconds >= seconds - plan.processes * sum(cost.run_s for cost in costs.values()) * 1.001
+        assert plan.seconds >= seconds - plan.processes * sum(cost.run_s for cost in paces.values()) * 1.001
 
 
 def test_a_process_that_is_slow_to_start_is_worth_some_runs_even_in_a_short_budget() -> None:
-    plan = schedule({"torch": Cost(5, 0.001), "onnx": Cost(0.5, 0.001), "language": Cost(5, 2.0)}, seconds=1)
+    plan = schedule({"torch": Pace(5, 0.001), "onnx": Pace(0.5, 0.001), "language": Pace(5, 2.0)}, seconds=1)
     assert plan.runs_of == {"torch": RUNS, "onnx": 50, "language": FEWEST_RUNS}
     assert plan.processes == FEWEST_PROCESSES
 
 
 def test_what_a_fast_variant_cannot_use_the_slow_one_gets() -> None:
-    plan = schedule({"slow": Cost(1, 0.5), "fast": Cost(1, 1e-5)}, seconds=110)
+    plan = schedule({"slow": Pace(1, 0.5), "fast": Pace(1, 1e-5)}, seconds=110)
     assert (plan.processes, plan.runs_of["fast"]) == (PROCESSES, MOST_RUNS)
     assert plan.runs_of["slow"] == pytest.approx((110 - 10) / 5 / 0.5, abs=1)
 
 
 def test_more_time_buys_processes_and_then_runs() -> None:
-    cost = {"only": Cost(1, 0.01)}
+    cost = {"only": Pace(1, 0.01)}
     assert schedule(cost, enough(cost, 12, RUNS) + 0.1).processes == 12
     longest = schedule(cost, 1e6)
     assert (longest.processes, longest.runs_of) == (MOST_PROCESSES, {"only": MOST_RUNS})
 
 
 def test_the_number_of_processes_can_be_fixed() -> None:
-    assert schedule({"only": Cost(1, 0.01)}, 1e6, processes=2) == (2, {"only": MOST_RUNS}, pytest.approx(22))
+    assert schedule({"only": Pace(1, 0.01)}, 1e6, processes=2) == (2, {"only": MOST_RUNS}, pytest.approx(22))
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.roofline import Cost, roofline
+from rbserve.core.types import no_progress
 from rbserve.exporters.quantize import block_size, quantise_blocks
 from rbserve.exporters.sequential import write_graphs
 from rbserve.models.configs import SasRecConfig
@@ -290,7 +291,7 @@ def test_all_variants_of_a_run_are_held_against_the_highest_peak_that_any_saw(
         return worker.Report(costs=[cost(variant=job.variant, peak_gflops=seen[job.variant])])
 
     monkeypatch.setattr(harness, "run_job", start)
-    found = harness._costs(trained, default_plan(), list(seen), Path("inputs.npz"), harness.Failures())
+    found = harness.Processes(trained, Path("inputs.npz"), list(seen), no_progress).costs(default_plan())
     assert {one.variant: one.peak_gflops for one in found} == {
         "torch-fp32": {"fp32": 200.0},
         "onnx-fp32": {"fp32": 200.0},
