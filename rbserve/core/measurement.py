@@ -322,11 +322,11 @@ def read_measurement(path: Path) -> Measurement:
     for one in measurement.samples:
         runs.setdefault((one.variant, one.scope, one.slate), []).append(one.runs_ns)
     results = []
-    for one in measurement.results:
-        found, warm = (runs.get((one.variant, scope, one.slate)) for scope in (one.scope, WARM))
+    for result in measurement.results:
+        found, warm = (runs.get((result.variant, scope, result.slate)) for scope in (result.scope, WARM))
         anew = {"latency_ms": latency(found)} if found else {}
-        anew |= {"warm_ms": latency(warm)} if one.warm_ms and warm else {}
-        results.append(msgspec.structs.replace(one, **anew))
+        anew |= {"warm_ms": latency(warm)} if result.warm_ms and warm else {}
+        results.append(msgspec.structs.replace(result, **anew))
     return msgspec.structs.replace(measurement, results=results)
 
 
