@@ -47,8 +47,10 @@ reference: setup
 	$(BIN)/python -m rbserve profile --models A --processes 10 --runs 100
 	$(BIN)/python -m rbserve report --name reference
 
+# Files of tests side by side, a core and a thread each; then those that measure, one by one.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not alone' -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and alone'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

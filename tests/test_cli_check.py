@@ -14,6 +14,8 @@ from entry_point import rbserve
 from rbserve.core.artifact import Artifact, add_variants, open_artifact
 from rbserve.core.dataset import Dataset
 
+pytestmark = pytest.mark.alone
+
 DECIDED_EXACTLY = ("--metrics", "file_size,accuracy")
 
 

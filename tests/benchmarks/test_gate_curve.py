@@ -88,6 +88,7 @@ def test_conditions_take_turns_and_what_is_made_is_not_made_again() -> None:
     )  # they end in any order, so it is not the number of them that counts
 
 
+@pytest.mark.alone
 def test_trials_at_a_time_have_a_core_each(trained: Artifact, planted: Dataset) -> None:
     cores = allowed_cores()
     if len(cores) < 2:

@@ -21,6 +21,8 @@ from rbserve.profilers.latency import (
     time_calls,
 )
 
+pytestmark = pytest.mark.alone
+
 
 class Machine:
     """A clock that stands still except while a call runs, for as long as the script says."""

@@ -93,6 +93,7 @@ class Ranker:
         raise NotImplementedError
 
 
+@pytest.mark.alone
 def test_the_parts_of_a_spinning_call_have_their_known_sizes_and_make_up_the_whole() -> None:
     exercise = pair_wise(SpinningScorer(), HISTORIES, HISTORIES, ITEMS)
     # By the process's own time: what the machine does beside it is no part of the truth that is known here.

@@ -22,6 +22,8 @@ from rbserve.core.schema import run_schema
 from rbserve.profilers.pareto import sections
 from rbserve.profilers.report import collect, render
 
+pytestmark = pytest.mark.alone
+
 DNN = ("profile", "--model", "dnn", "--dataset", "planted", "--variants", "onnx-fp32", "--slates", "1")
 
 
