@@ -68,7 +68,7 @@ def test_a_pair_wise_row_learns_what_is_liked(
 def test_an_encoder_learns_with_a_history_that_sees_the_candidate(judged: Dataset, tmp_path: Path) -> None:
     """What each prompt says depends on all of it, and each is read alone: in training, and when it scores."""
     backbone = make_backbone("sentence-bert", tmp_path / "bert")
-    settings = {"batch": 2, "micro_batch": 2, "lr": 1e-3, "epochs": 5, "epoch_rows": 680}
+    settings = {"batch": 4, "micro_batch": 4, "lr": 1e-3, "epochs": 6, "epoch_rows": 680}
     artifact = fine_tuned("text", backbone, judged, tmp_path, {"shared_history": "false"}, **settings)
     assert not artifact_prompts(artifact).pieces.shared
     test = judged.ctr("test")
