@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -48,6 +49,12 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and what they may take; do nothing.")
     ] = False,
+    options: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file: what some models are trained with, or judged by; docs/reference.toml is one."
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(help="Trainings and exports at a time; latency is always measured alone.", min=1)
     ] = 1,
@@ -93,6 +100,7 @@ def bench(
     from rbserve import pipeline
     from rbserve.bench import matrix
     from rbserve.bench.journal import Journal, trained_otherwise
+    from rbserve.bench.options import Options, read_options
     from rbserve.core.measurement import check_scope
     from rbserve.models.zoo import select_models
 
@@ -117,12 +125,18 @@ def bench(
         },
     }
 
-    def plan_of(spec: ModelSpec) -> Plan:
-        return matrix.plan_of(spec, shared | sizes[spec.task])
+    special = read_options(options) if options else Options()
+
+    def plan_of(spec: ModelSpec, dataset: str) -> Plan:
+        return matrix.plan_of(spec, shared | sizes[spec.task] | special.plan(spec, dataset))
 
     fitting = {"epochs": epochs, "batch": batch, "patience": patience}
     training = {key: value for key, value in fitting.items() if value is not None}
-    nodes = matrix.nodes(rows, named, plan_of, chosen, training, weights == "random", quiet)
+
+    def training_of(spec: ModelSpec, dataset: str) -> dict[str, Any]:
+        return training | special.training(spec, dataset)
+
+    nodes = matrix.nodes(rows, named, plan_of, chosen, training_of, weights == "random", quiet)
     if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
         say(
             f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"

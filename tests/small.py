@@ -18,5 +18,7 @@ def train_small(
 ) -> Artifact:
     """A narrow version of a zoo row, trained for a few epochs."""
     spec = find_model(name)
-    spec = dataclasses.replace(spec, config=with_options(spec.config, {"dim": 16, "hidden": "64,32"}))
+    narrow = {"dim": 16, "hidden": "64,32", "second_hidden": "64,32"}
+    options = {key: value for key, value in narrow.items() if hasattr(spec.config, key)}
+    spec = dataclasses.replace(spec, config=with_options(spec.config, options))
     return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=lr, epochs=epochs, seed=seed))

@@ -28,11 +28,12 @@ from rbserve.bench.estimate import Estimate
 from rbserve.bench.executor import LocalExecutor, only_bench
 from rbserve.bench.journal import SCHEMA, Journal, Outcome
 from rbserve.bench.matrix import Cell, Node
+from rbserve.bench.options import read_options
 from rbserve.bench.summary import summarise
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.environment import allowed_cores
-from rbserve.core.errors import ParityError
+from rbserve.core.errors import ParityError, UsageError
 from rbserve.core.files import sha256
 from rbserve.core.measurement import Measurement
 from rbserve.core.types import Progress, no_progress
@@ -186,6 +187,7 @@ MISTAKES = [
     (("--models", "A", "--out", "../x"), "--out takes a plain name", "--out"),
     (("--models", "A", "--jobs", "0"), "--jobs", "--help"),
     (("--models", "A", "--quiet", "core", "--threads", "999"), "999 of", "--quiet machine"),
+    (("--models", "A", "--options", "gone.toml"), "cannot read gone.toml", "rbserve bench --help"),
     ((), "--models", "--help"),
 ]
 
@@ -239,7 +241,7 @@ class Unseen:
 
 
 def _nodes(models: str, datasets: list[str]) -> list[Node]:
-    return matrix.nodes(select_models(models), datasets, lambda spec: matrix.plan_of(spec, {}))
+    return matrix.nodes(select_models(models), datasets, lambda spec, _: matrix.plan_of(spec, {}))
 
 
 def test_cells_run_after_what_they_need_and_a_data_set_is_prepared_once(
@@ -365,6 +367,58 @@ def test_a_variant_whose_process_dies_costs_its_cell_nothing_else_and_is_measure
     assert Journal("x").standing(cell) is None
     Journal("x").write(msgspec.structs.replace(outcome, failed={}))
     assert Journal("x").standing(cell) is not None
+
+
+def test_a_file_of_options_says_what_some_rows_are_trained_with_and_judged_by(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(
+        """
+        [[options]]
+        models = "G,dnn"
+        lr = 0.01
+        epochs = 3
+
+        [[options]]
+        models = "sasrec-3l"
+        datasets = ["a"]
+        epochs = 9
+        test_users = 5
+        """
+    )
+    read = read_options(file)
+    first, other = find_model("sasrec-3l"), find_model("sasrec-6l")
+    assert read.training(first, "a") == {"lr": 0.01, "epochs": 9}
+    assert read.training(first, "b") == {"lr": 0.01, "epochs": 3}
+    assert read.plan(first, "a") == {"test_users": 5}
+    assert read.plan(first, "b") == read.training(find_model("gdcn"), "a") == {}
+    assert read.training(other, "a") == {"lr": 0.01, "epochs": 3}
+
+
+def test_the_references_options_are_some() -> None:
+    read = read_options(Path(__file__).parent.parent / "docs" / "reference.toml")
+    free, constrained = find_model("sid-sasrec-6l"), find_model("sid-sasrec-6l-cbs")
+    assert read.training(free, "microlens") == read.training(constrained, "microlens") != {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[options", "holds no options"),
+        ('[[option]]\nmodels = "dnn"', "unknown table of"),
+        ('[[options]]\nmodels = "dnn"\nepoch = 3', "unknown key of"),
+        ("[[options]]\nepochs = 3", "options 1: models is a text"),
+        ('[[options]]\nmodels = "dmn"', "unknown model or group: dmn"),
+        ('[[options]]\nmodels = "dnn"\nepochs = 0', "options 1: epochs must be at least 1, not 0"),
+        ('[[options]]\nmodels = "dnn"\nepochs = "3"', "options 1: epochs is no int: '3'"),
+        ('[[options]]\nmodels = "dnn"\ntest_users = true', "options 1: test_users is no int: True"),
+    ],
+)
+def test_options_that_cannot_be_are_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "options.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_options(tmp_path / "options.toml")
+    with pytest.raises(UsageError, match="cannot read"):
+        read_options(tmp_path / "gone.toml")
 
 
 def test_two_benches_do_not_share_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

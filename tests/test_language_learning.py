@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 from small_backbone import make_backbone
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset, open_dataset
+from rbserve.core.errors import UsageError
 from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.profilers.accuracy import baselines
-from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.runtime import artifact_prompts, open_ranker, open_scorer, rank_rows, score_rows
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -34,10 +38,17 @@ def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("learning") / "planted"))
 
 
-def fine_tuned(recipe: str, backbone: Path, dataset: Dataset, folder: Path, **settings: Any) -> Artifact:
+def fine_tuned(
+    recipe: str,
+    backbone: Path,
+    dataset: Dataset,
+    folder: Path,
+    changed: Mapping[str, str] = MappingProxyType({}),
+    **settings: Any,
+) -> Artifact:
     """Every weight, not adapters: those of so small a model have nothing to adapt."""
     spec = find_model(f"{recipe}-smollm2-135m")
-    options = {"backbone": str(backbone), "lora_rank": "0"} | (CODES if "sid" in recipe else {})
+    options = {"backbone": str(backbone), "lora_rank": "0", **changed} | (CODES if "sid" in recipe else {})
     spec = dataclasses.replace(spec, config=with_options(spec.config, options))
     return train(spec, dataset, folder / spec.name, Settings(**settings))
 
@@ -52,6 +63,25 @@ def test_a_pair_wise_row_learns_what_is_liked(
     test = judged.ctr("test")
     scores = score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
     assert auc(test.labels, scores) > 0.75
+
+
+def test_an_encoder_learns_with_a_history_that_sees_the_candidate(judged: Dataset, tmp_path: Path) -> None:
+    """What each prompt says depends on all of it, and each is read alone: in training, and when it scores."""
+    backbone = make_backbone("sentence-bert", tmp_path / "bert")
+    settings = {"batch": 4, "micro_batch": 4, "lr": 1e-3, "epochs": 6, "epoch_rows": 680}
+    artifact = fine_tuned("text", backbone, judged, tmp_path, {"shared_history": "false"}, **settings)
+    assert not artifact_prompts(artifact).pieces.shared
+    test = judged.ctr("test")
+    scorer = open_scorer(artifact, "torch-fp32")
+    scores = score_rows(scorer, test.histories, test.candidates)
+    assert auc(test.labels, scores) > 0.75
+    alone = [float(scorer.score(test.histories[row], test.candidates[row : row + 1])[0]) for row in range(20)]
+    np.testing.assert_allclose(alone, scores[:20], atol=1e-5, rtol=0)
+
+
+def test_a_decoders_history_cannot_see_a_candidate(llama: Path, judged: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="shared_history=false is for encoders"):
+        fine_tuned("text", llama, judged, tmp_path, {"shared_history": "false"}, epochs=1)
 
 
 @pytest.mark.parametrize("recipe", ["seq-p5", "seq-sid"])

@@ -17,7 +17,8 @@ from small_backbone import make_backbone
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Plan
+from rbserve.core.measurement import Plan, summarise
+from rbserve.core.roofline import Cost
 from rbserve.exporters.export import export
 from rbserve.language import LanguageScorer, OnnxLanguageCall, PrefixCache, ProtocolScorer
 from rbserve.models.configs import with_options
@@ -138,33 +139,33 @@ def test_the_papers_way_scores_the_same(model: Artifact, planted: Dataset) -> No
         np.testing.assert_allclose(found, ours, atol=1e-5, rtol=0)
 
 
-def test_a_profile_shows_users_who_are_remembered_beside_those_who_are_not(
+def test_users_who_are_remembered_are_measured_beside_those_who_are_not(
     model: Artifact, planted: Dataset
 ) -> None:
-    plan = Plan(1, 10, 5.0, [4], 1, "forward", seed=2024, test_users=20, cost=True, warm=True)
+    """In a profile they are a scope of their own, in a report a section and a column beside the others."""
+    plan = Plan(1, 5, 5.0, [4], 1, "forward", seed=2024, test_users=5, warm=True)
     run = profile(model, planted, plan, ["onnx-fp32", "torch-recbench"])
     found = {(one.variant, one.scope): one for one in run.results}
     assert [*found] == [("onnx-fp32", "forward"), ("onnx-fp32", "warm"), ("torch-recbench", "forward")]
-    cold, warm = found["onnx-fp32", "forward"], found["onnx-fp32", "warm"]
-    assert cold.warm_ms == warm.latency_ms
-    assert cold.cost is not None
-    assert warm.cost is None, "a call that remembers costs less than the one that was looked into"
-    assert warm.stages is not None
-    assert {"user cache", "candidates"} <= warm.stages.keys()
-    assert "prefill" not in warm.stages
+    cold, known = found["onnx-fp32", "forward"], found["onnx-fp32", "warm"]
+    assert cold.warm_ms == known.latency_ms
+    assert known.stages is not None
+    assert {"user cache", "candidates"} <= known.stages.keys()
+    assert "prefill" not in known.stages
     assert found["torch-recbench", "forward"].warm_ms is None
 
-
-def test_a_report_has_a_column_and_a_section_of_remembered_users(model: Artifact, planted: Dataset) -> None:
-    plan = Plan(1, 5, 5.0, [2], 1, "forward", seed=2024, test_users=20, warm=True)
-    forward, warm = sections([profile(model, planted, plan, ["onnx-fp32"])])
+    forward, warm = sections([run])
     assert (forward.scope, warm.scope) == ("forward", "warm")
-    (point,), (again,) = forward.points, warm.points
-    assert point.warm_p50_ms == again.p50_ms
+    assert forward.points[0].warm_p50_ms == warm.points[0].p50_ms
     assert "warm p50 ms [95%]" in [one.title for one in columns(forward)]
     assert "warm p50 ms [95%]" not in [one.title for one in columns(warm)]
     for section in (forward, warm):
         assert "--scope forward --warm" in section.sources[0].command
+
+    cost = Cost("onnx-fp32", 4, 1, 7, {"fp32": 9}, 1, 1, {"fp32": 2.0}, 4.0, {"MatMul": 1})
+    cold, known, _ = summarise(msgspec.structs.replace(run, costs=[cost]))
+    assert cold.cost is not None
+    assert known.cost is None, "a call that remembers costs less than the one that was looked into"
 
 
 def test_a_model_that_reads_no_prompt_remembers_nobody(trained: Artifact, planted: Dataset) -> None:

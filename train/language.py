@@ -28,6 +28,7 @@ from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
 from rbserve.models import prompts
 from rbserve.models.configs import (
+    ClickLanguageConfig,
     CodedItems,
     LanguageConfig,
     P5Config,
@@ -71,6 +72,11 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
     language = load(folder, [*words[0], *words[1]], weights_kind(spec, folder))
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
     made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
+    if isinstance(config, ClickLanguageConfig) and made.pieces.shared and not config.shared_history:
+        raise UsageError(
+            f"shared_history=false is for encoders: {config.backbone} reads a history before it sees a candidate",
+            "leave it out",
+        )
     if isinstance(config, TunedLanguageConfig) and not spec.random:
         adapt(language, config)
     return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
@@ -289,8 +295,14 @@ def make_prompts(
     """
     limit = min(config.max_tokens, most_tokens(language.config) or config.max_tokens)
     items = _items(language, tokenizer, config, dataset, seen, limit, progress)
-    tuned = isinstance(config, TunedLanguageConfig)
-    return Prompts(pieces(tokenizer, language, limit, yes, shared=tuned), items)
+    return Prompts(pieces(tokenizer, language, limit, yes, _shares_history(config)), items)
+
+
+def _shares_history(config: LanguageConfig) -> bool:
+    """Whether an encoder is taught to read the history for itself; one that is asked as it is has not learnt that."""
+    if isinstance(config, ClickLanguageConfig):
+        return config.shared_history
+    return isinstance(config, TunedLanguageConfig)
 
 
 def _items(

@@ -70,21 +70,25 @@ class Node(msgspec.Struct, frozen=True):
 def nodes(
     models: Sequence[ModelSpec],
     datasets: Sequence[str],
-    plan_of: Callable[[ModelSpec], Plan],
+    plan_of: Callable[[ModelSpec, str], Plan],
     variants: Sequence[str] = (),
-    training: Mapping[str, Any] | None = None,
+    training_of: Callable[[ModelSpec, str], Mapping[str, Any]] = lambda *_: {},
     random: bool = False,
     quiet: Quiet = "machine",
 ) -> list[Node]:
-    """The cells of a matrix, each behind what it needs: one model's latency before the next one's training."""
+    """The cells of a matrix, each behind what it needs: one model's latency before the next one's training.
+
+    `plan_of` and `training_of` say how a row is measured and trained on a data set.
+    """
     made: list[Node] = []
     for dataset in datasets:
         prepare = Cell("prepare", dataset)
         made.append(Node(prepare))
         first: dict[str, str] = {}
         for spec in models:
-            build = Cell("build", dataset, spec.name, [*variants], dict(training or {}), random=random)
-            profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec), quiet=quiet)
+            training = dict(training_of(spec, dataset))
+            build = Cell("build", dataset, spec.name, [*variants], training, random=random)
+            profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec, dataset), quiet=quiet)
             maker = first.setdefault(spec.item_form, build.id) if spec.item_form in MADE_ONCE else build.id
             donor = msgspec.structs.replace(build, model=spec.weights_of).id if spec.weights_of else build.id
             earlier = {maker, donor} - {build.id}

@@ -292,17 +292,28 @@ class TunedLanguageConfig(LanguageConfig):
 
 
 @dataclass(frozen=True)
-class TextLanguageConfig(TunedLanguageConfig):
+class ClickLanguageConfig(TunedLanguageConfig):
+    """Fine-tuned to say whether the user is interested.
+
+    An encoder reads the history once for all candidates, without seeing them; with `shared_history` false anew with
+    each, and seeing it.
+    """
+
+    shared_history: bool = True
+
+
+@dataclass(frozen=True)
+class TextLanguageConfig(ClickLanguageConfig):
     """Group E, Table 4: items are their texts."""
 
 
 @dataclass(frozen=True)
-class P5Config(TunedLanguageConfig):
+class P5Config(ClickLanguageConfig):
     """Group D: every item is a token of its own, with an embedding that is learnt (Geng et al. 2022)."""
 
 
 @dataclass(frozen=True)
-class SidLanguageConfig(CodedItems, TunedLanguageConfig):
+class SidLanguageConfig(CodedItems, ClickLanguageConfig):
     """Group F: an item is its semantic identifier, in new tokens."""
 
 

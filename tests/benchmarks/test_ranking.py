@@ -41,7 +41,9 @@ MILLION = 1_000_000
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# ---- SID-SASRec-6L-CBS, and the paper's way: every beam's whole sequence encoded anew at every level ----
+# ---- SID-SASRec-CBS, and the paper's way: every beam's whole sequence encoded anew at every level ----
+
+LARGE = pytest.mark.skipif("not config.getoption('--benchmark-enable')", reason="half a gigabyte: make bench")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,11 @@ def codes() -> NDArray[np.int32]:
     return np.unique(drawn, axis=0)
 
 
-@pytest.fixture(scope="module")
-def generating(codes: NDArray[np.int32], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    spec = find_model("sid-sasrec-6l-cbs")
+@pytest.fixture(scope="module", params=["sid-sasrec-6l-cbs", pytest.param("sid-sasrec-12l-cbs", marks=LARGE)])
+def generating(
+    codes: NDArray[np.int32], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, Any]:
+    spec = find_model(request.param)
     torch.manual_seed(0)
     model = build(spec.config, len(codes)).eval()
     assert isinstance(model, SidSasRec)
@@ -66,6 +70,7 @@ def generating(codes: NDArray[np.int32], tmp_path_factory: pytest.TempPathFactor
     eager = GeneratingRanker(TorchStepper(model), sids, spec.config)
     width, tree = spec.config.width, dict_trie(codes)
     return {
+        "row": spec.name,
         "recbench": lambda: reference_search(model, prompt, codes, width, tree)[0][:K],
         "torch-fp32": lambda: eager.top_k(history, K)[0].tolist(),
         "onnx-fp32": lambda: onnx.top_k(history, K)[0].tolist(),
@@ -75,7 +80,7 @@ def generating(codes: NDArray[np.int32], tmp_path_factory: pytest.TempPathFactor
 @torch.inference_mode()
 @pytest.mark.parametrize("way", ["recbench", "torch-fp32", "onnx-fp32"])
 def test_conditional_beam_search(benchmark: BenchmarkFixture, generating: dict[str, Any], way: str) -> None:
-    benchmark.group = f"sid-sasrec-6l-cbs, {HISTORY} items of history, 20 beams, one thread"
+    benchmark.group = f"{generating['row']}, {HISTORY} items of history, 20 beams, one thread"
     found = benchmark(generating[way])
     assert found == generating["recbench"](), "the same ten items in the same order"
 
@@ -107,7 +112,7 @@ def test_a_test_set_against_the_whole_catalogue(
         benchmark.extra_info["share of peak"] = round(rate / _matrix_peak(), 3)
 
 
-@pytest.mark.skipif("not config.getoption('--benchmark-enable')", reason="half a gigabyte: make bench")
+@LARGE
 def test_one_user_against_a_million_items(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     """The limit is reading 256 MB of item vectors once."""
     benchmark.group = "sasrec-3l, one user x 1,000,000 items, one thread"

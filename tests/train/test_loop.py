@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,9 +100,10 @@ def test_a_cosine_schedule_rises_to_lr_and_falls_to_nothing_at_the_last_epoch(tm
 
     class Watched(Line):
         def loss(self, model: nn.Module, rows: Rows) -> Tensor:
-            rates.append(self.optimizer().param_groups[0]["lr"])
+            rates.append(self.optimizer.param_groups[0]["lr"])
             return super().loss(model, rows)
 
+        @cached_property
         def optimizer(self) -> torch.optim.Optimizer:
             return next(one for one in gc.get_objects() if isinstance(one, torch.optim.Adam))
 
