@@ -7,10 +7,10 @@ ONNX variants need onnxruntime alone; only `torch-fp32`, the reference, and `tor
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,39 +84,50 @@ def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
     return exported_ranker(artifact, _onnx_files(artifact, variant), threads)
 
 
+class _Opened(NamedTuple):
+    """The parts of a list-wise model in one runtime; an artefact has one of them."""
+
+    item_scores: Callable[[], Any]
+    stepper: Callable[[], Any]
+    best_items: Callable[[], Any]
+    language: Callable[[], LanguageCall]
+
+
 def exported_ranker(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Ranker:
     """The ranker of a list-wise artefact over its exported graphs, in the order in which they run."""
-    config = _config(artifact)
-    if isinstance(config, SeqSidConfig):
-        (graph,) = graphs
-        return _language_ranker(artifact, config, OnnxLanguageCall(graph, threads))
-    if isinstance(config, SeqP5Config):
-        (graph,) = graphs
-        asked = packed_questions(artifact_prompts(artifact))
-        return ScoringRanker(OnnxBestItems(graph, threads), config.max_history, asked)
-    if isinstance(config, SidSasRecConfig):
-        return GeneratingRanker(OnnxStepper(graphs, threads), artifact.sids, config)
-    assert isinstance(config, SasRecConfig)
-    return ScoringRanker(OnnxItemScores(graphs, threads), config.max_history)
+    opened = _Opened(
+        lambda: OnnxItemScores(graphs, threads),
+        lambda: OnnxStepper(graphs, threads),
+        lambda: OnnxBestItems(graphs[0], threads),
+        lambda: OnnxLanguageCall(graphs[0], threads),
+    )
+    return _ranker(artifact, opened)
 
 
 def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
     """The ranker of a list-wise artefact over its torch module."""
+    opened = _Opened(
+        lambda: TorchItemScores(model),
+        lambda: TorchStepper(model),
+        lambda: TorchBestItems(model),
+        lambda: TorchLanguageCall(model),
+    )
+    return _ranker(artifact, opened)
+
+
+def _ranker(artifact: Artifact, opened: _Opened) -> Ranker:
     config = _config(artifact)
     if isinstance(config, SeqSidConfig):
-        return _language_ranker(artifact, config, TorchLanguageCall(model))
+        made = artifact_prompts(artifact)
+        stepper = LanguageStepper(opened.language(), made)
+        return GeneratingRanker(stepper, artifact.sids, config, made.questions)
     if isinstance(config, SeqP5Config):
         asked = packed_questions(artifact_prompts(artifact))
-        return ScoringRanker(TorchBestItems(model), config.max_history, asked)
+        return ScoringRanker(opened.best_items(), config.max_history, asked)
     if isinstance(config, SidSasRecConfig):
-        return GeneratingRanker(TorchStepper(model), artifact.sids, config)
+        return GeneratingRanker(opened.stepper(), artifact.sids, config)
     assert isinstance(config, SasRecConfig)
-    return ScoringRanker(TorchItemScores(model), config.max_history)
-
-
-def _language_ranker(artifact: Artifact, config: SeqSidConfig, call: LanguageCall) -> GeneratingRanker:
-    made = artifact_prompts(artifact)
-    return GeneratingRanker(LanguageStepper(call, made), artifact.sids, config, made.questions)
+    return ScoringRanker(opened.item_scores(), config.max_history)
 
 
 def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: int = 0) -> Scorer:
