@@ -23,12 +23,12 @@ from rbserve.core.dataset import Dataset
 from rbserve.core.environment import environment
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
-from rbserve.core.intervals import Interval, percentile_interval
+from rbserve.core.intervals import Interval
 from rbserve.core.measurement import Measurement, Plan, Result, comparability_key, read_measurement
 from rbserve.core.metrics import auc, ndcg_at_k
 from rbserve.profilers.harness import default_plan, test_rows
 from rbserve.profilers.paper import TASK_METRIC
-from rbserve.profilers.uncertainty import Evidence
+from rbserve.profilers.uncertainty import Evidence, interval_of
 
 SCHEMA = 1
 TOLERANCE = 0.002  # of AUC or nDCG@10, as the warning of an export
@@ -272,15 +272,14 @@ def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidenc
     base, head = (evidence.accuracy(run, one, metric) for one in (reference, variant))
     assert base is not None
     assert head is not None
-    drawn = base - head
-    drawn = drawn[~np.isnan(drawn)]
+    interval = interval_of(base - head)
     if metric == "auc":
         change = auc(run.predictions.labels, before) - auc(run.predictions.labels, after)
     else:
         change = ndcg_at_k(before, 10) - ndcg_at_k(after, 10)
-    if math.isnan(change) or not len(drawn):
+    if math.isnan(change) or interval is None:
         return None
-    return Loss(change, percentile_interval(drawn), users)
+    return Loss(change, interval, users)
 
 
 def _refusal(run: Measurement, variant: str, loss: Loss | None, tolerance: float, metric: str) -> str | None:

@@ -17,13 +17,13 @@ import numpy as np
 
 from rbserve.core.environment import environment
 from rbserve.core.errors import DataError, UsageError, unknown_name
-from rbserve.core.intervals import Statistic, certified_percentile, percentile_interval, runs_needed
+from rbserve.core.intervals import Statistic, certified_percentile, runs_needed
 from rbserve.core.measurement import Measurement, Result, by_scope, comparability_key
 from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS
 from rbserve.profilers.changes import display_name
 from rbserve.profilers.paper import TASK_METRIC
 from rbserve.profilers.pareto import aside, comparable, difference, model_option, shared_rows
-from rbserve.profilers.uncertainty import Draws, Evidence, Interval, run_times
+from rbserve.profilers.uncertainty import Draws, Evidence, Interval, interval_of, run_times
 
 UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 EXAMPLE = "for example --slo 'p99<20ms'"
@@ -462,8 +462,8 @@ def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | Non
         mine = draws.get((one.model, one.variant))
         if best is None or mine is None or one.p50_ms >= meets[0].p50_ms:
             continue
-        gap = (best - mine)[~np.isnan(best - mine)]
-        if len(gap) and percentile_interval(gap)[0] <= 0:
+        gap = interval_of(best - mine)
+        if gap and gap[0] <= 0:
             alike.append(one)
     return min(alike, key=lambda one: one.p50_ms) if alike else None
 

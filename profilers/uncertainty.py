@@ -124,8 +124,7 @@ def front_of(
             hypervolume(np.column_stack([times[:, column], values[:, column]]), reference)
             for column in range(times.shape[1])
         ]
-        if areas:
-            interval = percentile_interval(np.array(areas))
+        interval = interval_of(np.array(areas))
     return Front(
         slate=slate,
         hypervolume=hypervolume(rows, reference) if rows else None,
