@@ -104,7 +104,7 @@ def write_graph(
 
 def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
     """The graph, without weights, of a model over a base of transformers' `config`; `items` of a catalogue's head."""
-    tokens, positions, mask, read, past = example(config)
+    tokens, positions, mask, read, past = example(model)
     with _traceable(), _grouped(model):
         once = {name: axes for name, axes in INPUTS.items() if name != "past"}
         own = mask[:, :, : tokens.size(1)]
@@ -150,9 +150,9 @@ def _grouped(model: nn.Module) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def example(config: object) -> tuple[Tensor, ...]:
+def example(model: nn.Module) -> tuple[Tensor, ...]:
     """Two rows of three tokens behind two, for tracing."""
-    layers, two, rows, heads, _, width = empty_past(config, rows=2).shape
+    layers, two, rows, heads, _, width = empty_past(model, rows=2).shape
     return (
         torch.ones(2, 3, dtype=torch.int64),
         torch.tensor([[2, 3, 4]] * 2),

@@ -232,11 +232,11 @@ class ProtocolScorer:
         tokens, positions, mask, read = (self._torch.from_numpy(one) for one in packed.arrays.values())
         language = self._model.language
         with self._torch.inference_mode():
-            hidden = language.transform(language.hidden(tokens, positions, mask)[0])
-            embedding: Any = language.base.get_input_embeddings
-            words = embedding().weight
-            self._torch.nn.functional.linear(hidden, words)
-            odds = self._model.odds(language.head(hidden[0, read[0]]))
+            hidden = language.hidden(tokens, positions, mask)[0]
+            if not language.pairs:
+                embedding: Any = language.base.get_input_embeddings
+                self._torch.nn.functional.linear(language.transform(hidden), embedding().weight)
+            odds = self._model.odds(language.answers(hidden, mask, read)[0])
         return float(odds.sigmoid())
 
 

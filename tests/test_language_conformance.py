@@ -37,7 +37,7 @@ from rbserve.language import LanguageScorer, LanguageStepper, TorchLanguageCall
 from rbserve.models.beam import search
 from rbserve.models.configs import with_options
 from rbserve.models.lm import LanguageModel
-from rbserve.models.prompts import Packed, item_limit, pack_answer
+from rbserve.models.prompts import Packed, item_limit, pack, pack_answer
 from rbserve.models.zoo import find_model
 from rbserve.profilers.harness import profile
 from rbserve.runtime import artifact_prompts, artifact_tokenizer, open_scorer
@@ -216,8 +216,6 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
     together = task._packed
 
     def apart(row: int) -> list[Any]:
-        from rbserve.models.prompts import pack
-
         span = task._span(row)
         prefix = task.prompts.prefix(task._train.histories[span.start])
         candidates = task._train.candidates[span].tolist()
@@ -270,6 +268,32 @@ def test_an_encoder_of_sentences_has_its_words_for_a_head(name: str, backbones: 
     words = language.base.get_input_embeddings().weight  # type: ignore[operator]
     torch.testing.assert_close(language.head.weight, words[[7, 9]], rtol=0, atol=0)
     assert isinstance(language.transform, torch.nn.Identity)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_tuned_encoder_of_sentences_is_read_by_the_means_of_history_and_candidate(
+    name: str, backbones: Folders, planted: Dataset
+) -> None:
+    """Of several candidates in one call, each by its own; others keep the head that their weights have."""
+    model, task = make(row("text", backbones[f"sentence-{name}"], lora_rank=0), planted, lambda *_: None)
+    history, pieces = planted.ctr("test").histories[0], task.prompts.pieces
+    prefix, suffixes = task.prompts.prefix(history), [task.prompts.suffix(item) for item in (1, 2, 3)]
+    packed = pack(prefix, suffixes, pieces)
+    given = {key: torch.from_numpy(array) for key, array in packed.arrays.items()}
+    language = model.eval().language
+    with torch.inference_mode():
+        found = model(**given)[0][0]
+        hidden = language.hidden(given["tokens"], given["positions"], given["mask"])[0][0]
+        begin = len(prefix)
+        for place, suffix in enumerate(suffixes):
+            means = hidden[: len(prefix)].mean(0), hidden[begin : begin + len(suffix)].mean(0)
+            expected = model.odds(language.head(language.transform(*means)))
+            torch.testing.assert_close(found[place], expected, rtol=1e-5, atol=1e-5)
+            begin += len(suffix)
+    other, _ = make(row("text", backbones[name], lora_rank=0), planted, lambda *_: None)
+    asked, _ = make(row("zeroshot", backbones[f"sentence-{name}"]), planted, lambda *_: None)
+    assert not other.language.pairs
+    assert not asked.language.pairs, "nothing has learnt to relate them"
 
 
 def test_semantic_identifiers_are_not_answered_by_an_encoder_decoder(

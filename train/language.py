@@ -36,7 +36,7 @@ from rbserve.models.configs import (
     TunedLanguageConfig,
 )
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens
-from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, as_decoder, bare
+from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, PairTransform, as_decoder, bare
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtime import score_rows
 from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape, precision
@@ -77,8 +77,10 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
             f"shared_history=false is for encoders: {config.backbone} reads a history before it sees a candidate",
             "leave it out",
         )
-    if isinstance(config, TunedLanguageConfig) and not spec.random:
-        adapt(language, config)
+    if isinstance(config, TunedLanguageConfig):
+        relate(language)
+        if not spec.random:
+            adapt(language, config)
     return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
 
 
@@ -261,6 +263,13 @@ def _transform(whole: Any) -> MaskedWordTransform:
     ours = MaskedWordTransform(dense.in_features, norm.eps)
     ours.dense, ours.norm = dense, norm
     return ours
+
+
+def relate(language: LanguageModel) -> None:
+    """Lets an encoder of sentences, which has no head for words, answer of the means that it was taught."""
+    if architecture_of(language.config).reads == "encoder" and isinstance(language.transform, nn.Identity):
+        like = language.head.weight
+        language.transform = PairTransform(like.size(1)).to(like.device, like.dtype)
 
 
 def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:

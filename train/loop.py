@@ -138,12 +138,14 @@ def fit(
     Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM once the running step is done and saved.
     """
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what was not written
     accelerator = Accelerator()
     require_memory(model)
     model.to(accelerator.device)
     for value in _trained(model).values():
         value.copy_(broadcast(value))
-    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=settings.lr, fused=True)
     best = copy.deepcopy(_trained(model))
     state = _load(checkpoint, model, optimizer, best) if resume else State()
     total = _total_steps(task, settings)

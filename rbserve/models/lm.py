@@ -49,6 +49,11 @@ class LanguageModel(nn.Module):
         return int(cast(nn.Embedding, self.base.get_input_embeddings()).num_embeddings)  # type: ignore[operator]
 
     @property
+    def pairs(self) -> bool:
+        """Whether answers are read of the means of two parts of a prompt (`PairTransform`), not of one token."""
+        return isinstance(self.transform, PairTransform)
+
+    @property
     def config(self) -> Any:
         """The base model's own config."""
         return self.base.config
@@ -60,15 +65,32 @@ class LanguageModel(nn.Module):
         these tokens. mask bool[B, L, P + L] says what each token attends to; `past` is the cache of the P before.
         """
         hidden, present = self.hidden(tokens, positions, mask, past)
+        return self.answers(hidden, mask, read, past), present
+
+    def answers(self, hidden: Tensor, mask: Tensor, read: Tensor, past: Tensor | None = None) -> Tensor:
+        """Logits [B, N, K] at places int[B, N] of hidden states [B, L, d]."""
+        if self.pairs:
+            return self.head(self.transform(*_means(hidden, mask, read, past)))
         rows = torch.arange(hidden.size(0), device=hidden.device)[:, None]
-        return self.head(self.transform(hidden[rows, read])), present
+        return self.head(self.transform(hidden[rows, read]))
 
     def hidden(
         self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]; empty in training."""
+        """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]; empty in training.
+
+        Where answers are read of means, the cache has one layer more: the hidden states themselves, and zeros.
+        """
         drive = architecture_of(self.config).drive
-        return drive(self.base, self.embed(tokens), positions, mask, past)
+        if not self.pairs:
+            return drive(self.base, self.embed(tokens), positions, mask, past)
+        hidden, present = drive(
+            self.base, self.embed(tokens), positions, mask, None if past is None else past[:-1]
+        )
+        if self.base.training:
+            return hidden, present
+        own = _by_heads(hidden, present.size(3))
+        return hidden, torch.cat((present, torch.stack((own, torch.zeros_like(own)))[None]))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [B, L, d]; tokens past the base model's vocabulary are the new ones."""
@@ -145,6 +167,51 @@ class MaskedWordTransform(nn.Module):
         return transformed
 
 
+class PairTransform(nn.Module):
+    """How two texts relate, by an encoder of sentences: of their means u and v, (u, v, u * v, |u - v|), mixed.
+
+    The means are what such an encoder was taught; the pair as Sentence-BERT has it (Reimers & Gurevych 2019), and the
+    product of the two, whose sum is what their likeness was taught by.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.LayerNorm(width, elementwise_affine=False)
+        self.dense, self.norm = nn.Linear(4 * width, width), nn.LayerNorm(width)
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        """[..., d] and [..., d] -> [..., d]"""
+        u, v = self.scale(u), self.scale(v)
+        transformed: Tensor = self.norm(F.gelu(self.dense(torch.cat((u, v, u * v, (u - v).abs()), -1))))
+        return transformed
+
+
+def _means(hidden: Tensor, mask: Tensor, read: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Means [B, N, d] of the hidden states before a place's own part of a prompt, and of those in it.
+
+    Its own part are the tokens that it attends to and that attend to it; before are those that do not.
+    """
+    rows = torch.arange(hidden.size(0), device=hidden.device)[:, None]
+    sees, before = mask[rows, read], mask.size(2) - mask.size(1)
+    own = sees[:, :, before:] & mask[:, :, before:].transpose(1, 2)[rows, read]
+    earlier = torch.cat((sees[:, :, :before], sees[:, :, before:] & ~own), 2)
+    known = hidden
+    if past is not None:  # joined by heads, for of no tokens at all these cannot be joined again
+        known = torch.cat((past[-1, 0], _by_heads(hidden, past.size(3))), 2).transpose(1, 2).flatten(2)
+    return _mean(known, earlier), _mean(hidden, own)
+
+
+def _by_heads(hidden: Tensor, heads: int) -> Tensor:
+    """[B, L, d] -> [B, H, L, C]"""
+    return hidden.reshape(*hidden.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _mean(hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Means [B, N, d] of those of hidden states [B, L, d] that bool[B, N, L] says; of none, zero."""
+    weights = chosen.to(hidden.dtype)
+    return weights @ hidden / weights.sum(-1, keepdim=True).clamp(min=1)
+
+
 def as_decoder(config: Any) -> Any:
     """The config, of BERT too, as one whose attention takes a cache and the mask it is given."""
     if config.model_type == "bert":
@@ -161,11 +228,13 @@ def bare(base: Any) -> None:
             setattr(owner, part, None)
 
 
-def empty_past(config: Any, rows: int = 1) -> Tensor:
-    """The cache of no tokens at all, float32[layers, 2, rows, H, 0, C]."""
+def empty_past(model: nn.Module, rows: int = 1) -> Tensor:
+    """A model's cache of no tokens at all, float32[layers, 2, rows, H, 0, C]."""
+    language = model.language if isinstance(model, ClickModel) else cast(LanguageModel, model)
+    config = language.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return torch.zeros(config.num_hidden_layers, 2, rows, heads, 0, width)
+    return torch.zeros(config.num_hidden_layers + language.pairs, 2, rows, heads, 0, width)
 
 
 def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
@@ -177,11 +246,14 @@ def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
         base = AutoModel.from_config(as_decoder(config))  # type: ignore[no-untyped-call]
         answers, width = weights["head.weight"].shape
         head = nn.Linear(width, answers, bias="head.bias" in weights)
-        transform = "transform.dense.weight" in weights
-        new = weights.get("new_embedding.weight")
-        language = LanguageModel(
-            base, head, MaskedWordTransform(width, config.layer_norm_eps) if transform else None,
-            new_tokens=0 if new is None else len(new))  # fmt: skip
+        dense, new = weights.get("transform.dense.weight"), weights.get("new_embedding.weight")
+        transform: nn.Module | None = None
+        if dense is not None:
+            of_pairs = dense.size(1) > width
+            transform = (
+                PairTransform(width) if of_pairs else MaskedWordTransform(width, config.layer_norm_eps)
+            )
+        language = LanguageModel(base, head, transform, new_tokens=0 if new is None else len(new))
     bare(base)
     language.load_state_dict(weights, assign=True)
     return language
