@@ -39,13 +39,13 @@ from rbserve.core.measurement import (
     summarise,
 )
 from rbserve.core.provenance import command_line, git_state
-from rbserve.core.types import Items, Progress, no_progress
+from rbserve.core.types import Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.budget import PILOT_RUNS, Pace, check_budget, schedule
+from rbserve.profilers.requests import draw
 from rbserve.profilers.worker import Job, Report
 from rbserve.runtime import artifact_prompts
 
-REQUESTS = 256
 WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -192,14 +192,20 @@ def file_bytes(artifact: Artifact, variant: str) -> int:
 
 def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | SeqSplit:
     """The test rows, of all users or of those that the plan draws."""
-    split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
-    if not len(split):
-        raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
+    split = test_split(artifact, dataset)
     users = np.unique(split.users)
     if not 0 < plan.test_users < len(users):
         return split
     drawn = np.random.default_rng(plan.seed).choice(users, plan.test_users, replace=False)
     return split.take(np.flatnonzero(np.isin(split.users, drawn)))
+
+
+def test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
+    """All test rows of an artefact's task; DataError where there are none."""
+    split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
+    if not len(split):
+        raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
+    return split
 
 
 class Processes:
@@ -354,28 +360,16 @@ def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:
 
 
 def write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
-    """Real requests, drawn once by the plan's seed: the same for every variant, scope and process.
-
-    A pair-wise request of slate 1 is a test row as it is; a longer slate is a test user's history and that many
-    items of the catalogue, drawn without repetition where the catalogue has enough. A list-wise one is a history.
-    """
+    """Real requests, drawn once by the plan's seed: the same for every variant, scope and process."""
     rng = np.random.default_rng(plan.seed)
     arrays = _ragged("test", test.histories)
     arrays["test_items"] = test.candidates if isinstance(test, CtrSplit) else test.targets
     for slate in plan.slates:
-        rows = rng.choice(len(test), size=min(REQUESTS, len(test)), replace=False)
-        arrays |= _ragged(f"slate{slate}", test.histories.take(rows))
-        if isinstance(test, CtrSplit):
-            arrays[f"slate{slate}_items"] = _slates(rng, test.candidates[rows], slate, len(dataset.items))
+        drawn = draw(rng, test, slate, len(dataset.items))
+        arrays |= _ragged(f"slate{slate}", drawn.histories)
+        if drawn.candidates is not None:
+            arrays[f"slate{slate}_items"] = drawn.candidates
     np.savez(path, allow_pickle=False, **arrays)
-
-
-def _slates(rng: np.random.Generator, candidates: Items, slate: int, catalogue: int) -> Items:
-    """Candidates int32[R, slate] of R requests."""
-    if slate == 1:
-        return candidates[:, None]
-    drawn = [rng.choice(catalogue, slate, replace=slate > catalogue) for _ in candidates]
-    return np.ascontiguousarray(np.stack(drawn), np.int32)
 
 
 def _ragged(name: str, histories: Ragged) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from rbserve.cli_check import check
 from rbserve.cli_data import Json, counts, datasets, prepare, words
 from rbserve.cli_distill import distill
 from rbserve.cli_doctor import doctor
+from rbserve.cli_load import load, verify
 from rbserve.cli_options import (
     Batch,
     EpochRows,
@@ -62,6 +63,8 @@ app.command()(doctor)
 app.command()(check)
 app.command()(recommend)
 app.command()(serve)
+app.command()(load)
+app.command()(verify)
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from rbserve.profilers.gate_config import GateConfig
     from rbserve.profilers.gate_run import Outcome
     from rbserve.profilers.gate_sides import Pair
+    from rbserve.profilers.load import Load, LoadPlan
     from rbserve.profilers.recommend import Recommendation
+    from rbserve.profilers.verify import Verified
     from rbserve.train.distill import Lesson
     from rbserve.train.loop import Settings
 
@@ -517,6 +519,46 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
         known = dict.fromkeys((*artifact.can_open, *artifact.can_export))
         raise unknown_name(f"variant of {artifact.name}", variant, known)
     return ensure_exported(artifact, [variant])
+
+
+def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load:
+    """Offers the server at `url` requests of test users of the data set that its model says it belongs to."""
+    import numpy as np
+
+    from rbserve.client import PATHS, Client
+    from rbserve.profilers.load import run_load
+    from rbserve.profilers.requests import bodies, draw
+
+    with Client(url) as client:
+        served = client.model(model)
+    data = ensure_dataset(served.dataset)
+    if data.fingerprint != served.fingerprint:
+        raise UsageError(
+            f"{url} serves {served.name} of another {served.dataset} than the one here: fingerprint "
+            f"{served.fingerprint[:12]} and not {data.fingerprint[:12]}",
+            "RBSERVE_HOME says where the data set is that it was trained on",
+        )
+    pairs = served.task == "ctr"
+    size = slate or (100 if pairs else 10)
+    split = data.ctr("test") if pairs else data.seqrec("test")
+    requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
+    with progress_bar(f"load on {served.name}", bound="s") as progress:
+        return run_load(url, PATHS[served.task], bodies(requests, data.items, size), plan, progress)
+
+
+def verify(
+    model: str, dataset: str, url: str, slate: int | None, overhead_ms: float | None, rounds: int
+) -> Verified:
+    """Holds the server at `url` against the artefact that it says it serves."""
+    from rbserve.profilers.verify import OVERHEAD_MS
+    from rbserve.profilers.verify import verify as compare
+
+    artifact = ensure_artifact(model, dataset)
+    data = ensure_dataset(artifact.manifest.dataset.name)
+    size = slate or (1 if artifact.manifest.task == "ctr" else 10)
+    limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
+    with progress_bar(f"verify {artifact.name}") as progress:
+        return compare(artifact, data, url, size, limit, rounds, progress=progress)
 
 
 def choose_variant(

@@ -11,10 +11,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPOKES = ("train", "exporters", "profilers", "server")
-BELOW_SPOKES = {"core", "models", "session", "ranking", "language", "endpoint", "runtime", "__init__"}
+BELOW_SPOKES = {
+    "client",
+    "core",
+    "models",
+    "session",
+    "ranking",
+    "language",
+    "endpoint",
+    "runtime",
+    "__init__",
+}
 ALLOWED = {
     "core": {"core", "__init__"},
     "models": {"core", "models", "__init__"},
+    "client": {"core", "__init__"},
     "session": {"core", "__init__"},
     "ranking": {"core", "models", "session", "__init__"},
     "language": {"core", "models", "session", "__init__"},
@@ -32,6 +43,7 @@ ALLOWED = {
     "cli_distill": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
     "cli_serve": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
+    "cli_load": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli": BELOW_SPOKES
     | {
@@ -42,6 +54,7 @@ ALLOWED = {
         "cli_data",
         "cli_distill",
         "cli_doctor",
+        "cli_load",
         "cli_options",
         "cli_recommend",
         "cli_serve",

@@ -138,7 +138,7 @@ def fit(
     Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM once the running step is done and saved.
     """
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what was not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # none of it is read
     accelerator = Accelerator()
     require_memory(model)
     model.to(accelerator.device)

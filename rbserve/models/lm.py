@@ -70,9 +70,11 @@ class LanguageModel(nn.Module):
     def answers(self, hidden: Tensor, mask: Tensor, read: Tensor, past: Tensor | None = None) -> Tensor:
         """Logits [B, N, K] at places int[B, N] of hidden states [B, L, d]."""
         if self.pairs:
-            return self.head(self.transform(*_means(hidden, mask, read, past)))
-        rows = torch.arange(hidden.size(0), device=hidden.device)[:, None]
-        return self.head(self.transform(hidden[rows, read]))
+            what: tuple[Tensor, ...] = _means(hidden, mask, read, past)
+        else:
+            what = (hidden[torch.arange(hidden.size(0), device=hidden.device)[:, None], read],)
+        logits: Tensor = self.head(self.transform(*what))
+        return logits
 
     def hidden(
         self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None

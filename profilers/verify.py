@@ -1,0 +1,204 @@
+"""Whether a server gives the scores that were profiled, and what HTTP adds to their time.
+
+The same requests are answered in this process, by the call that `rbserve profile` times end to end, and by the server,
+over one connection: in turn, round after round, so that both meet the same machine.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import httptools
+import msgspec
+import numpy as np
+
+from rbserve.client import PATHS, TIMEOUT_S, Client, ServedModel, address_of
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.intervals import student_t
+from rbserve.core.types import Progress, no_progress
+from rbserve.profilers.calls import Exercise, list_wise, pair_wise
+from rbserve.profilers.harness import test_split
+from rbserve.profilers.latency import time_calls
+from rbserve.profilers.requests import Requests, bodies, draw
+from rbserve.runtime import open_ranker, open_scorer
+
+ROUNDS, RUNS, SECONDS = 10, 200, 2.0
+SAME = 1e-6
+COMPARED = 100
+OVERHEAD_MS = 0.25
+"""What HTTP may add to a call's p50: the published overhead."""
+
+Verdict = Literal["OK", "SLOWER", "INCONCLUSIVE", "OTHER SCORES"]
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A server beside the model itself. Milliseconds; the interval is one over rounds, 95%.
+
+    `difference` is the largest of a score; null where the server answered with other items.
+    """
+
+    url: str
+    path: str
+    model: str
+    variant: str
+    slate: int
+    compared: int
+    difference: float | None
+    in_process_ms: float
+    served_ms: float
+    overhead_ms: float
+    overhead_ci95: tuple[float, float]
+    limit_ms: float
+    rounds: int
+    verdict: Verdict
+
+
+def verify(
+    artifact: Artifact,
+    dataset: Dataset,
+    url: str,
+    slate: int,
+    limit_ms: float = OVERHEAD_MS,
+    rounds: int = ROUNDS,
+    seed: int = 2024,
+    progress: Progress = no_progress,
+) -> Verified:
+    """Compares the server at `url` with an artefact that it says it serves.
+
+    Raises UsageError for a server of another model or data set, RbserveError where it does not answer.
+    """
+    if rounds < 2:
+        raise UsageError(f"rounds must be at least 2, not {rounds}", "an interval needs more than one")
+    with Client(url) as client:
+        served = client.model(artifact.name)
+    _check_data(served, artifact, url)
+    path = PATHS[served.task]
+    requests = draw(np.random.default_rng(seed), test_split(artifact, dataset), slate, len(dataset.items))
+    known = _in_process(artifact, served.variant, requests, slate)
+    wire = _Wire(url, path)
+    try:
+        asked: list[tuple[Any, ...]] = [(body,) for body in bodies(requests, artifact.items, slate)]
+        difference = _difference(known, wire, asked)
+        medians = np.empty((rounds, 2))
+        sides: list[tuple[Callable[..., object], Sequence[tuple[Any, ...]]]] = [
+            (known.call, known.requests), (wire.ask, asked),
+        ]  # fmt: skip
+        for number in range(rounds):
+            progress(number, rounds, "rounds")
+            for side in (0, 1) if number % 2 == 0 else (1, 0):
+                medians[number, side] = np.median(time_calls(*sides[side], RUNS, SECONDS).runs_ns) / 1e6
+    finally:
+        wire.close()
+    added = medians[:, 1] - medians[:, 0]
+    half = student_t(rounds - 1, 0.95) * float(added.std(ddof=1)) / rounds**0.5
+    low, high = float(added.mean()) - half, float(added.mean()) + half
+    return Verified(
+        url=url, path=path, model=artifact.name, variant=served.variant, slate=slate,
+        compared=min(COMPARED, len(asked)), difference=difference, in_process_ms=float(np.median(medians[:, 0])),
+        served_ms=float(np.median(medians[:, 1])), overhead_ms=float(added.mean()), overhead_ci95=(low, high),
+        limit_ms=limit_ms, rounds=rounds, verdict=_verdict(difference, low, high, limit_ms),
+    )  # fmt: skip
+
+
+def _check_data(served: ServedModel, artifact: Artifact, url: str) -> None:
+    own = artifact.manifest.dataset
+    if served.fingerprint != own.fingerprint:
+        raise UsageError(
+            f"{url} serves a {artifact.name} of another data set: {served.dataset}, fingerprint "
+            f"{served.fingerprint[:12]} and not {own.fingerprint[:12]}",
+            "--dataset, or RBSERVE_HOME, says which artefact to compare it with",
+        )
+
+
+def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) -> Exercise:
+    histories = [requests.histories[row] for row in range(len(requests.histories))]
+    if requests.candidates is None:
+        return list_wise(open_ranker(artifact, variant, 1), histories, k, False, artifact.items)
+    return pair_wise(open_scorer(artifact, variant, 1), histories, [*requests.candidates], artifact.items)
+
+
+def _difference(known: Exercise, wire: _Wire, asked: Sequence[tuple[Any, ...]]) -> float | None:
+    """The largest of the first requests' scores; None where items differ."""
+    largest = 0.0
+    for request, body in zip(known.requests[:COMPARED], asked[:COMPARED], strict=False):
+        answer: Any = known.call(*request)
+        items, scores = answer if isinstance(answer, tuple) else (request[1], answer)
+        found = wire.ask(*body)
+        given = found.get("scores") or found.get("items") or []
+        if [one["item"] for one in given] != list(items):
+            return None
+        if len(items):
+            largest = max(largest, float(np.abs(np.array([one["score"] for one in given]) - scores).max()))
+    return largest
+
+
+def _verdict(difference: float | None, low: float, high: float, limit_ms: float) -> Verdict:
+    if difference is None or difference > SAME:
+        return "OTHER SCORES"
+    if low > limit_ms:
+        return "SLOWER"
+    return "OK" if high <= limit_ms else "INCONCLUSIVE"
+
+
+class _Wire:
+    """One connection on which requests cost next to nothing: what is timed is the server."""
+
+    def __init__(self, url: str, path: str) -> None:
+        address = address_of(url)
+        if address.scheme != "http":
+            raise UsageError(
+                f"verify speaks plain HTTP, not to {url}", "ask the server itself, behind its proxy"
+            )
+        self._url, self._head = (
+            url,
+            f"POST {address.path.rstrip('/')}{path} HTTP/1.1\r\nHost: {address.netloc}\r\n",
+        )
+        assert address.hostname
+        try:
+            self._socket = socket.create_connection((address.hostname, address.port or 80), TIMEOUT_S)
+        except OSError as error:
+            raise RbserveError(
+                f"no connection to {url}: {error}", "is rbserve serve running there?"
+            ) from None
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._body = bytearray()
+        self._complete = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    def ask(self, body: bytes) -> dict[str, Any]:
+        """The answer to a JSON body; RbserveError for any but a success."""
+        self._body.clear()
+        self._complete = False
+        head = f"{self._head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        try:
+            self._socket.sendall(head.encode() + body)
+            while not self._complete:
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    raise ConnectionError("the server closed the connection")
+                self._parser.feed_data(data)
+        except (OSError, httptools.HttpParserError) as error:
+            raise RbserveError(f"no answer from {self._url}: {error}") from None
+        status = self._parser.get_status_code()
+        if status != 200:
+            raise RbserveError(
+                f"{self._url} answered with {status}: {self._body.decode(errors='replace')[:200]}"
+            )
+        answer: dict[str, Any] = msgspec.json.decode(self._body)
+        return answer
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._socket.close()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._complete = True

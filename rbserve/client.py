@@ -1,0 +1,196 @@
+"""A typed client of a server of ours: one connection that is kept, the standard library and msgspec.
+
+    with Client("http://127.0.0.1:8000") as client:
+        client.score(["50", "181"], ["172", "98"])      # [0.71, 0.55]
+        client.recommend(["50", "181"], k=10)           # [("172", 3.1), ...]
+
+A client is for one thread. What the server refuses is a `ServerError`, with the server's own words.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from rbserve.core.errors import RbserveError, UsageError
+
+Answer = TypeVar("Answer")
+
+TIMEOUT_S = 30.0
+PATHS = {"ctr": "/v1/score", "seqrec": "/v1/recommend"}
+
+
+class ServerError(RbserveError):
+    """An answer that is no success: its HTTP status and the server's code beside what it says."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.status, self.code = status, code
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model that a server answers for. `task` is ctr (`Client.score`) or seqrec (`Client.recommend`)."""
+
+    name: str
+    variant: str
+    task: str
+    dataset: str
+    fingerprint: str
+    items: int
+
+
+class _Item(msgspec.Struct, frozen=True):
+    item: str
+    score: float
+
+
+class _Scores(msgspec.Struct, frozen=True):
+    scores: list[_Item]
+
+
+class _Items(msgspec.Struct, frozen=True):
+    items: list[_Item]
+
+
+class _Models(msgspec.Struct, frozen=True):
+    models: list[ServedModel]
+
+
+class _Detail(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: _Detail
+
+
+class Client:
+    """What a server at `url`, such as http://127.0.0.1:8000, is asked."""
+
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Raises UsageError for an address that is none."""
+        self._url, address = url, address_of(url)
+        self._base = address.path.rstrip("/")
+        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+        assert address.hostname
+        self._connection = kind(address.hostname, address.port, timeout=timeout_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; the next request makes another."""
+        self._connection.close()
+
+    def score(self, history: Sequence[str], candidates: Sequence[str]) -> list[float]:
+        """A score for each candidate, in their order; ids of items, of the history oldest first."""
+        asked = {"history": list(history), "candidates": list(candidates)}
+        return [one.score for one in self._post(PATHS["ctr"], asked, _Scores).scores]
+
+    def recommend(
+        self, history: Sequence[str], k: int = 10, exclude_seen: bool = False
+    ) -> list[tuple[str, float]]:
+        """The k best items of the catalogue with their scores, best first."""
+        asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen}
+        return [(one.item, one.score) for one in self._post(PATHS["seqrec"], asked, _Items).items]
+
+    def models(self) -> list[ServedModel]:
+        """What is served."""
+        return self._send("GET", "/v1/models", None, _Models).models
+
+    def model(self, name: str | None = None) -> ServedModel:
+        """The model of a name, or the only one; UsageError where there is none, or no telling which."""
+        found = self.models()
+        known = ", ".join(one.name for one in found)
+        if name is None and len(found) != 1:
+            raise UsageError(f"{self._url} serves {known}: which?", "--model NAME")
+        for one in found:
+            if name in (None, one.name):
+                return one
+        raise UsageError(f"{self._url} does not serve {name}, but {known}", "--model names what it serves")
+
+    def ready(self) -> bool:
+        """Whether the server takes requests: warm, and not draining."""
+        try:
+            self._send("GET", "/v1/health/ready", None, dict)
+        except ServerError as error:
+            if error.status == 503:
+                return False
+            raise
+        return True
+
+    def _post(self, path: str, asked: Any, kind: type[Answer]) -> Answer:
+        return self._send("POST", path, msgspec.json.encode(asked), kind)
+
+    def _send(self, method: str, path: str, body: bytes | None, kind: type[Answer]) -> Answer:
+        headers = {"content-type": "application/json"} if body is not None else {}
+        try:
+            status, answer = self._exchange(method, self._base + path, body, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise RbserveError(
+                f"no answer from {self._url}: {_reason(error)}", "is rbserve serve running there?"
+            ) from None
+        try:
+            if status == 200:
+                return msgspec.json.decode(answer, type=kind)
+            failure = msgspec.json.decode(answer, type=_Failure).error
+        except msgspec.MsgspecError:
+            if status != 200:
+                failure = _Detail("unknown", f"{self._url}{path} answered with status {status}")
+            else:
+                raise RbserveError(
+                    f"{self._url}{path} is no server of rbserve: its answer cannot be read"
+                ) from None
+        raise ServerError(status, failure.code, failure.message, failure.hint)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        """Sent once more where a kept connection turns out to have been closed: these requests change nothing."""
+        kept = self._connection.sock is not None
+        try:
+            return self._once(method, path, body, headers)
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            if not kept:
+                raise
+            self.close()
+            return self._once(method, path, body, headers)
+
+    def _once(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        if self._connection.sock is None:
+            self._connection.connect()
+            made: socket.socket = self._connection.sock  # type: ignore[assignment]
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+
+def address_of(url: str) -> SplitResult:
+    """The parts of a server's address; UsageError where it is none."""
+    try:
+        address = urlsplit(url)
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # a port that is no number
+        usable = None
+    if not usable:
+        raise UsageError(f"no address of a server: {url!r}", "such as --url http://127.0.0.1:8000")
+    return address
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
