@@ -52,6 +52,15 @@ def serve(
     user_cache: Annotated[
         int, typer.Option(help="MB in which a language model keeps what it read of its last users.", min=0)
     ] = 256,
+    queue: Annotated[
+        int, typer.Option(help="Requests that may wait for the model; more are refused at once (503).", min=1)
+    ] = 64,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds after which a request that waits is not computed (504), if it names none."
+        ),
+    ] = None,
 ) -> None:
     """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
 
@@ -59,7 +68,10 @@ def serve(
     """
     from rbserve import pipeline
     from rbserve.server.run import serve as run_server
+    from rbserve.server.schema import Limits
 
+    if deadline is not None and not 0 < deadline < float("inf"):
+        raise UsageError(f"--deadline must be above 0, not {deadline:g}")
     wanted = _wanted(variant, precision)
     if wanted is None:
         artifact, wanted = _chosen(model, dataset, slate, threads, tolerance)
@@ -67,7 +79,10 @@ def serve(
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
         artifact = pipeline.open_for_serving(model, dataset, wanted)
-    run_server(artifact, wanted, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000)
+    run_server(
+        artifact, wanted, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000,
+        limits=Limits(max_waiting=queue, deadline_ms=deadline),
+    )  # fmt: skip
 
 
 def _wanted(variant: str | None, precision: str | None) -> str | None:

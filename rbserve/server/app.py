@@ -17,8 +17,10 @@ Starlette with msgspec rather than Litestar: a JSON echo of one candidate took p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,6 +35,7 @@ from starlette.routing import Route
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import Items
 from rbserve.server.schema import (
+    DEADLINE,
     PATHS,
     RECOMMEND,
     SCORE,
@@ -50,7 +53,7 @@ from rbserve.server.schema import (
     ScoreResponse,
     openapi,
 )
-from rbserve.server.service import Service, Top
+from rbserve.server.service import ExpiredError, OverloadedError, Service, Top
 from rbserve.server.telemetry import Observed
 
 NAMED_UNKNOWN_ITEMS = 5
@@ -67,10 +70,16 @@ _recommend_request = msgspec.json.Decoder(RecommendRequest)
 class RequestError(RbserveError):
     """A request that cannot be answered, and the HTTP status that says whose fault it is."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message, hint)
-        self.status = status
-        self.code = code
+        self.status, self.code, self.headers = status, code, headers
 
 
 def build_app(service: Service[Any, Any], limits: Limits) -> Starlette:
@@ -132,7 +141,7 @@ class Handlers:
             )
         service = self._service
         history = _rows(service, "history", asked.history)
-        scores = await self._answer(history, _rows(service, "candidates", asked.candidates))
+        scores = await self._answer(request, history, _rows(service, "candidates", asked.candidates))
         scored = [
             ScoredItem(item, score) for item, score in zip(asked.candidates, scores.tolist(), strict=True)
         ]
@@ -145,7 +154,7 @@ class Handlers:
             raise RequestError(422, "k_too_large", f"k is {asked.k}, the limit is {self._limits.max_k}")
         service = self._service
         history = _rows(service, "history", asked.history)
-        items, scores = await self._answer(history, Top(asked.k, asked.exclude_seen))
+        items, scores = await self._answer(request, history, Top(asked.k, asked.exclude_seen))
         best = [
             RecommendedItem(item, score)
             for item, score in zip(service.items.names(items), scores.tolist(), strict=True)
@@ -202,13 +211,74 @@ class Handlers:
         _check_length("history", asked.history, self._limits.max_history)
         return asked
 
-    async def _answer(self, history: Items, asked: Any) -> Any:
+    async def _answer(self, request: Request, history: Items, asked: Any) -> Any:
+        """What the model says: at once where that is quick, else when its thread comes to it."""
+        deadline = _deadline(request, self._limits.deadline_ms)
+        answer = self._service.answer_now(history, asked)
+        if answer is not None:
+            return answer
+        later = self._service.answer_later(history, asked, self._limits.max_waiting, deadline)
         try:
-            return await self._service.answer(history, asked)
+            return await _while_connected(request, later)
+        except OverloadedError as error:
+            self._service.telemetry.refused.labels("overloaded").inc()
+            raise RequestError(
+                503, "overloaded", f"{error.waiting} requests wait for the model already",
+                headers={"retry-after": str(max(1, math.ceil(error.wait_s)))},
+            ) from None  # fmt: skip
+        except ExpiredError:
+            self._service.telemetry.refused.labels("deadline").inc()
+            raise RequestError(
+                504, "deadline_exceeded", "the deadline passed before the model came to this request"
+            ) from None
+        except ClientGoneError:
+            self._service.telemetry.refused.labels("client gone").inc()
+            raise RequestError(499, "client_disconnected", "the client left before its answer") from None
         except asyncio.CancelledError:  # nothing but the end of the drain cancels a request
             raise RequestError(
                 503, "shutting_down", "the server stopped before it came to this request", "send it again"
             ) from None
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for this answer any more."""
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -> Any:
+    """The answer; ClientGoneError, and no answer is computed, when the client leaves while it waits."""
+    task, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _deadline(request: Request, usual_ms: float | None) -> float | None:
+    """The time of `perf_counter` after which an answer is of no use."""
+    said = request.headers.get(DEADLINE)
+    if said is None:
+        return None if usual_ms is None else perf_counter() + usual_ms / 1000
+    try:
+        milliseconds = float(said)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise RequestError(
+            422,
+            "invalid_deadline",
+            f"{DEADLINE} is no number of milliseconds: {_quote(said)}",
+            f"{DEADLINE}: 50",
+        )
+    return perf_counter() + milliseconds / 1000
 
 
 async def _read_json(request: Request, limit: int) -> bytearray:
@@ -285,7 +355,7 @@ def _quote(text: str) -> str:
 async def _answer_request_error(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestError)
-    return _error(error.status, error.code, error.message, error.hint)
+    return _error(error.status, error.code, error.message, error.hint, error.headers)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -20,12 +20,17 @@ REF = "#/components/schemas/{name}"
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for: items of history, candidates, items to recommend, and bytes of body."""
+    """How much one request may ask for: items of history, candidates, items to recommend, and bytes of body.
+
+    And how many requests may wait for the model, and for how many milliseconds one that names no deadline.
+    """
 
     max_history: int = 1_000
     max_candidates: int = 1_000
     max_k: int = 1_000
     max_body_bytes: int = 1 << 20
+    max_waiting: int = 64
+    deadline_ms: float | None = None
 
 
 History = Annotated[
@@ -137,8 +142,10 @@ MODEL_ERRORS = {
     "415": "The body is not declared as application/json.",
     "422": "The JSON cannot be answered: wrong types, unknown items, an empty or oversized list.",
     "500": "The model failed; the server's log says how.",
-    "503": "The server stopped before it came to this request.",
+    "503": "Too many requests wait (Retry-After says for how long), or the server stopped before it came to this one.",
+    "504": "The deadline passed before the model came to this request; nothing was computed.",
 }
+DEADLINE = "X-Deadline-Ms"
 
 
 def openapi(limits: Limits, task: Task) -> dict[str, Any]:
@@ -207,7 +214,14 @@ def _recommend_operation() -> dict[str, Any]:
 
 def _model_operation(name: str, summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     errors = {status: _json(description, ErrorResponse) for status, description in MODEL_ERRORS.items()}
-    return _operation(name, summary, {"200": answer} | errors) | {"requestBody": body | {"required": True}}
+    deadline = {
+        "name": DEADLINE,
+        "in": "header",
+        "description": "Milliseconds from now after which the answer is of no use: it is not computed then.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+    asked = {"requestBody": body | {"required": True}, "parameters": [deadline]}
+    return _operation(name, summary, {"200": answer} | errors) | asked
 
 
 def _operation(name: str, summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Computing on the event loop blocks every other request, health checks among them
 hand-over. A model of 40 us answered in p50 0.27 to 0.36 ms on the loop and 0.38 to 0.51 ms through a thread
 (2 cores, one keep-alive connection): the thread would cost more than the model. Warm-up therefore times
 requests of growing size: those that take less than INLINE_S are answered on the loop, larger ones and slow models
-on the one scoring thread.
+on the one scoring thread, in their order. No more than `Limits.max_waiting` wait for it: a queue that only grows
+answers nobody in time, and the one who is refused at once can go elsewhere.
 """
 
 from __future__ import annotations
@@ -28,10 +29,23 @@ from rbserve.server.telemetry import Telemetry
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3
+NEWEST = 0.2  # what the last call weighs in the pace
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class OverloadedError(Exception):
+    """There is no room to wait, or not until the request's deadline; `wait_s` is how long it takes to come to it."""
+
+    def __init__(self, waiting: int, wait_s: float) -> None:
+        super().__init__()
+        self.waiting, self.wait_s = waiting, wait_s
+
+
+class ExpiredError(Exception):
+    """The request's deadline passed while it waited; nothing was computed."""
 
 
 class Work(Protocol[Asked, Answer_co]):
@@ -61,7 +75,8 @@ class Work(Protocol[Asked, Answer_co]):
 class Service(Generic[Asked, Answer]):
     """A model that answers requests, one at a time.
 
-    `warm` and `draining` decide readiness; `inline_size` is the largest request answered on the event loop.
+    `warm` and `draining` decide readiness; `inline_size` is the largest request answered on the event loop; `waiting`
+    counts those on the scoring thread or before it.
     """
 
     work: Work[Asked, Answer]
@@ -73,8 +88,11 @@ class Service(Generic[Asked, Answer]):
     warm: bool = False
     draining: bool = False
     inline_size: int = 0
+    waiting: int = 0
 
     def __post_init__(self) -> None:
+        self._pace = 0.0  # seconds a call on the thread, of late
+        self.telemetry.waiting.set_function(lambda: self.waiting)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._scoring = Lock()  # a model need not be thread-safe: the loop and the thread take turns
 
@@ -104,22 +122,47 @@ class Service(Generic[Asked, Answer]):
             ) from error
         self.warm = True
 
-    async def answer(self, history: Items, asked: Asked) -> Answer:
-        """What the model says for history int32[T], on the loop or on the scoring thread."""
-        if self.work.size(asked) <= self.inline_size and self._scoring.acquire(blocking=False):
-            try:
-                return self._answer(history, asked)
-            finally:
-                self._scoring.release()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._wait_turn, history, asked)
+    def answer_now(self, history: Items, asked: Asked) -> Answer | None:
+        """What the model says for history int32[T], on this thread; None where that takes long, or it is busy."""
+        if self.work.size(asked) > self.inline_size or not self._scoring.acquire(blocking=False):
+            return None
+        try:
+            return self._answer(history, asked)
+        finally:
+            self._scoring.release()
+
+    async def answer_later(
+        self, history: Items, asked: Asked, most_waiting: int, deadline: float | None = None
+    ) -> Answer:
+        """The same by the scoring thread, when it comes to it; `deadline` is a time of `perf_counter`.
+
+        Cancelled before it has begun, nothing is computed. Raises OverloadedError at once, ExpiredError when its turn
+        comes too late.
+        """
+        begun, wait_s = perf_counter(), self.waiting * self._pace
+        if self.waiting >= most_waiting or (deadline is not None and begun + wait_s > deadline):
+            raise OverloadedError(self.waiting, wait_s)
+        self.waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, self._wait_turn, history, asked, begun, deadline)
+        finally:
+            self.waiting -= 1
 
     def close(self) -> None:
         """Drops what has not begun and lets the scoring thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _wait_turn(self, history: Items, asked: Asked) -> Answer:
+    def _wait_turn(self, history: Items, asked: Asked, begun: float, deadline: float | None) -> Answer:
         with self._scoring:
-            return self._answer(history, asked)
+            now = perf_counter()
+            self.telemetry.queue_seconds.observe(now - begun)
+            if deadline is not None and now > deadline:
+                raise ExpiredError
+            try:
+                return self._answer(history, asked)
+            finally:
+                self._pace += NEWEST * (perf_counter() - now - self._pace)
 
     def _answer(self, history: Items, asked: Asked) -> Answer:
         started = perf_counter()

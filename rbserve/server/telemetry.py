@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbserve.core.types import Task
@@ -44,6 +44,18 @@ class Telemetry:
             "Time in the model, a request a sample.",
             buckets=BUCKETS_S,
             registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "rbserve_queue_duration_seconds",
+            "Time until the scoring thread came to a request.",
+            buckets=BUCKETS_S,
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "rbserve_waiting", "Requests on the scoring thread or waiting for it.", registry=self.registry
+        )
+        self.refused = Counter(
+            "rbserve_refused", "Requests that were not computed.", ("reason",), registry=self.registry
         )
         ProcessCollector(registry=self.registry)  # resident memory, CPU time, open files
 

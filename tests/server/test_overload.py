@@ -1,0 +1,209 @@
+"""More requests than the model can answer: who waits, who is refused, and what is not computed any more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, MutableMapping
+from time import perf_counter
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from rbserve.core.types import Items, Scores
+from rbserve.server.app import build_app
+from rbserve.server.schema import Limits, openapi
+from rbserve.server.service import Scoring, Service
+
+Connect = Callable[[], httpx.AsyncClient]
+ScoreService = Service[Items, Scores]
+BODY = {"history": [], "candidates": ["i1"]}
+
+
+class Gated:
+    """Scores zeros once the gate is open, and counts what it scored."""
+
+    def __init__(self) -> None:
+        self.entered, self.gate, self.calls = threading.Event(), threading.Event(), 0
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        del history
+        self.calls += 1
+        self.entered.set()
+        assert self.gate.wait(10)
+        return np.zeros(len(candidates), np.float32)
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(max_history=30, max_candidates=40, max_k=60, max_body_bytes=10_000, max_waiting=3)
+
+
+@pytest.fixture
+def gated(service: ScoreService) -> Gated:
+    """What the service now scores with, always on its thread."""
+    scorer = Gated()
+    service.work, service.inline_size = Scoring(scorer, service.items), 0
+    return scorer
+
+
+def metric(service: ScoreService, name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(service.telemetry.exposition().decode()):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    return 0.0
+
+
+async def post(http: httpx.AsyncClient, **headers: str) -> httpx.Response:
+    return await http.post(
+        "/v1/score", json=BODY, headers={"x-deadline-ms": headers["ms"]} if headers else {}
+    )
+
+
+async def filled(http: httpx.AsyncClient, service: ScoreService, scorer: Gated, number: int) -> list[Any]:
+    """That many requests, the first of them computed and the others waiting."""
+    tasks = [asyncio.create_task(post(http)) for _ in range(number)]
+    await asyncio.to_thread(scorer.entered.wait, 10)
+    while service.waiting < number:
+        await asyncio.sleep(0.001)
+    return tasks
+
+
+def test_who_finds_the_queue_full_is_told_at_once_and_nobody_else_is_lost(
+    connect: Connect, service: ScoreService, gated: Gated
+) -> None:
+    async def check() -> None:
+        async with connect() as http:
+            tasks = await filled(http, service, gated, 3)
+            assert metric(service, "rbserve_waiting") == 3
+            started = perf_counter()
+            refused = await post(http)
+            assert perf_counter() - started < 0.5, "it did not wait for the gate"
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+            assert int(refused.headers["retry-after"]) >= 1
+            gated.gate.set()
+            assert [(await task).status_code for task in tasks] == [200, 200, 200]
+            assert (await post(http)).status_code == 200, "and there is room again"
+
+    asyncio.run(check())
+    assert gated.calls == 4
+    assert service.waiting == 0
+    assert metric(service, "rbserve_refused_total", reason="overloaded") == 1
+    assert metric(service, "rbserve_queue_duration_seconds_count") == 4
+
+
+def test_a_request_whose_deadline_passes_while_it_waits_is_not_computed(
+    connect: Connect, service: ScoreService, gated: Gated
+) -> None:
+    async def check() -> None:
+        async with connect() as http:
+            (first,) = await filled(http, service, gated, 1)
+            late, patient = (asyncio.create_task(post(http, ms=ms)) for ms in ("20", "60000"))
+            await asyncio.sleep(0.1)
+            gated.gate.set()
+            assert (await first).status_code == 200
+            assert ((await late).status_code, (await late).json()["error"]["code"]) == (
+                504,
+                "deadline_exceeded",
+            )
+            assert (await patient).status_code == 200
+
+    asyncio.run(check())
+    assert gated.calls == 2
+    assert metric(service, "rbserve_refused_total", reason="deadline") == 1
+
+
+def test_a_request_that_would_wait_past_its_deadline_is_refused_at_once(
+    connect: Connect, service: ScoreService, gated: Gated
+) -> None:
+    service._pace = 10.0
+
+    async def check() -> None:
+        async with connect() as http:
+            (first,) = await filled(http, service, gated, 1)
+            hurried = await post(http, ms="500")
+            assert (hurried.status_code, hurried.headers["retry-after"]) == (503, "10")
+            gated.gate.set()
+            assert (await first).status_code == 200
+
+    asyncio.run(check())
+    assert gated.calls == 1
+
+
+def test_the_server_has_a_deadline_of_its_own_for_requests_without_one(
+    service: ScoreService, gated: Gated
+) -> None:
+    app = build_app(service, Limits(deadline_ms=20))
+
+    async def check() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            (first,) = await filled(http, service, gated, 1)
+            waits = asyncio.create_task(post(http))
+            await asyncio.sleep(0.1)
+            gated.gate.set()
+            assert [(await task).status_code for task in (first, waits)] == [200, 504]
+
+    asyncio.run(check())
+
+
+def test_nothing_is_computed_for_a_client_that_left(
+    service: ScoreService, limits: Limits, gated: Gated
+) -> None:
+    app = build_app(service, limits)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def request(leaves: asyncio.Event) -> None:
+        messages = iter([{"type": "http.request", "body": b'{"history": [], "candidates": ["i1"]}'}])
+
+        async def receive() -> MutableMapping[str, Any]:
+            for message in messages:
+                return message
+            await leaves.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/score", "query_string": b"", "http_version": "1.1",
+                 "headers": [(b"content-type", b"application/json")]}  # fmt: skip
+        await app(scope, receive, send)
+
+    async def check() -> None:
+        stays, leaves = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(request(stays))
+        await asyncio.to_thread(gated.entered.wait, 10)
+        second = asyncio.create_task(request(leaves))
+        while service.waiting < 2:
+            await asyncio.sleep(0.001)
+        leaves.set()
+        await second
+        assert service.waiting == 1, "its place is free"
+        gated.gate.set()
+        await first
+
+    asyncio.run(check())
+    assert gated.calls == 1
+    assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [499, 200]
+    assert metric(service, "rbserve_refused_total", reason="client gone") == 1
+
+
+@pytest.mark.parametrize("said", ["soon", "0", "-5", "nan", "inf"])
+def test_a_deadline_is_a_number_of_milliseconds(connect: Connect, service: ScoreService, said: str) -> None:
+    async def check() -> None:
+        async with connect() as http:
+            answer = await post(http, ms=said)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_deadline")
+            assert said in answer.json()["error"]["message"]
+            assert (await post(http, ms="1000")).status_code == 200
+
+    asyncio.run(check())
+
+
+def test_the_openapi_document_tells_of_deadlines_and_refusals(limits: Limits) -> None:
+    operation = openapi(limits, "ctr")["paths"]["/v1/score"]["post"]
+    assert [one["name"] for one in operation["parameters"]] == ["X-Deadline-Ms"]
+    assert {"503", "504"} <= operation["responses"].keys()
