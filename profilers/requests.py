@@ -34,15 +34,16 @@ def draw(rng: np.random.Generator, test: CtrSplit | SeqSplit, slate: int, catalo
     return Requests(histories, _slates(rng, test.candidates[rows], slate, catalogue))
 
 
-def bodies(requests: Requests, items: ItemTable, k: int) -> list[bytes]:
-    """The same as JSON for POST /v1/score, or, of `k` items, for POST /v1/recommend."""
+def bodies(requests: Requests, items: ItemTable, k: int, model: str) -> list[bytes]:
+    """The same as JSON for POST /v1/score, or, of `k` items, for POST /v1/recommend, of a server's model."""
     asked: list[dict[str, object]] = []
     for row in range(len(requests.histories)):
         history = items.names(requests.histories[row])
         if requests.candidates is None:
-            asked.append({"history": history, "k": k})
+            asked.append({"model": model, "history": history, "k": k})
         else:
-            asked.append({"history": history, "candidates": items.names(requests.candidates[row])})
+            candidates = items.names(requests.candidates[row])
+            asked.append({"model": model, "history": history, "candidates": candidates})
     return [msgspec.json.encode(one) for one in asked]
 
 

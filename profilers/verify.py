@@ -81,7 +81,9 @@ def verify(
     known = _in_process(artifact, served.variant, requests, slate)
     wire = _Wire(url, path)
     try:
-        asked: list[tuple[Any, ...]] = [(body,) for body in bodies(requests, artifact.items, slate)]
+        asked: list[tuple[Any, ...]] = [
+            (body,) for body in bodies(requests, artifact.items, slate, artifact.name)
+        ]
         difference = _difference(known, wire, asked)
         medians = np.empty((rounds, 2))
         sides: list[tuple[Callable[..., object], Sequence[tuple[Any, ...]]]] = [

@@ -22,7 +22,12 @@ PRECISIONS = ("auto", "fp32", "int8", "int4")
 
 def serve(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A zoo row (see rbserve models) or an artefact's directory; more than once: several models.",
+        ),
     ],
     dataset: Annotated[
         str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")
@@ -67,6 +72,7 @@ def serve(
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
     from rbserve import pipeline
+    from rbserve.server.run import Chosen
     from rbserve.server.run import serve as run_server
     from rbserve.server.schema import Limits
 
@@ -74,13 +80,13 @@ def serve(
         raise UsageError(f"--deadline must be above 0, not {deadline:g}")
     wanted = _wanted(variant, precision)
     if wanted is None:
-        artifact, wanted = _chosen(model, dataset, slate, threads, tolerance)
+        chosen = [Chosen(*_chosen(one, dataset, slate, threads, tolerance)) for one in model]
     elif tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
-        artifact = pipeline.open_for_serving(model, dataset, wanted)
+        chosen = [Chosen(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
     run_server(
-        artifact, wanted, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000,
+        chosen, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000,
         limits=Limits(max_waiting=queue, deadline_ms=deadline),
     )  # fmt: skip
 

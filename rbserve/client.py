@@ -95,16 +95,21 @@ class Client:
         """Ends the connection; the next request makes another."""
         self._connection.close()
 
-    def score(self, history: Sequence[str], candidates: Sequence[str]) -> list[float]:
-        """A score for each candidate, in their order; ids of items, of the history oldest first."""
-        asked = {"history": list(history), "candidates": list(candidates)}
+    def score(
+        self, history: Sequence[str], candidates: Sequence[str], model: str | None = None
+    ) -> list[float]:
+        """A score for each candidate, in their order; ids of items, of the history oldest first.
+
+        `model` is needed where the server has several that score.
+        """
+        asked = {"history": list(history), "candidates": list(candidates), **_named(model)}
         return [one.score for one in self._post(PATHS["ctr"], asked, _Scores).scores]
 
     def recommend(
-        self, history: Sequence[str], k: int = 10, exclude_seen: bool = False
+        self, history: Sequence[str], k: int = 10, exclude_seen: bool = False, model: str | None = None
     ) -> list[tuple[str, float]]:
-        """The k best items of the catalogue with their scores, best first."""
-        asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen}
+        """The k best items of the catalogue with their scores, best first; `model` as in `score`."""
+        asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen, **_named(model)}
         return [(one.item, one.score) for one in self._post(PATHS["seqrec"], asked, _Items).items]
 
     def models(self) -> list[ServedModel]:
@@ -190,6 +195,10 @@ def address_of(url: str) -> SplitResult:
     if not usable:
         raise UsageError(f"no address of a server: {url!r}", "such as --url http://127.0.0.1:8000")
     return address
+
+
+def _named(model: str | None) -> dict[str, str]:
+    return {} if model is None else {"model": model}
 
 
 def _reason(error: Exception) -> str:

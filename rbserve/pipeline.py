@@ -543,7 +543,9 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
     split = data.ctr("test") if pairs else data.seqrec("test")
     requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
     with progress_bar(f"load on {served.name}", bound="s") as progress:
-        return run_load(url, PATHS[served.task], bodies(requests, data.items, size), plan, progress)
+        return run_load(
+            url, PATHS[served.task], bodies(requests, data.items, size, served.name), plan, progress
+        )
 
 
 def verify(

@@ -8,7 +8,7 @@
     GET  /metrics          Prometheus text
     GET  /openapi.json     all of this, for machines
 
-A model has one of the first two, by its task.
+A model has one of the first two, by its task; of several the request names one.
 
 Starlette with msgspec rather than Litestar: a JSON echo of one candidate took p50 0.23 to 0.28 ms against
 0.30 to 0.40 ms, and importing it 0.12 s against 0.48 s of start-up.
@@ -33,7 +33,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rbserve.core.errors import RbserveError
-from rbserve.core.types import Items
+from rbserve.core.types import Items, Task
 from rbserve.server.schema import (
     DEADLINE,
     PATHS,
@@ -53,7 +53,7 @@ from rbserve.server.schema import (
     ScoreResponse,
     openapi,
 )
-from rbserve.server.service import ExpiredError, OverloadedError, Service, Top
+from rbserve.server.service import STATUSES, ExpiredError, OverloadedError, Service, Top
 from rbserve.server.telemetry import Observed
 
 NAMED_UNKNOWN_ITEMS = 5
@@ -82,21 +82,22 @@ class RequestError(RbserveError):
         self.status, self.code, self.headers = status, code, headers
 
 
-def build_app(service: Service[Any, Any], limits: Limits) -> Starlette:
-    """The ASGI application of one service. It closes the service when it shuts down."""
-    handlers = Handlers(service, limits)
+def build_app(services: Sequence[Service[Any, Any]], limits: Limits) -> Starlette:
+    """The ASGI application of services that share one telemetry. It closes them when it shuts down."""
+    handlers = Handlers(services, limits)
     routes = [Route(path, handler, methods=[method]) for method, path, handler in handlers.table]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         del app
         yield
-        service.close()
+        for service in services:
+            service.close()
 
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observed, telemetry=service.telemetry, routes=[route.path for route in routes])
+            Middleware(Observed, telemetry=services[0].telemetry, routes=[route.path for route in routes])
         ],
         exception_handlers={
             RequestError: _answer_request_error,
@@ -112,18 +113,19 @@ def build_app(service: Service[Any, Any], limits: Limits) -> Starlette:
 class Handlers:
     """One method a route."""
 
-    def __init__(self, service: Service[Any, Any], limits: Limits) -> None:
-        self._service = service
-        self._limits = limits
-        self._openapi = _encode(openapi(limits, service.work.task))
+    def __init__(self, services: Sequence[Service[Any, Any]], limits: Limits) -> None:
+        self._services, self._limits = services, limits
+        self._by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
+        for service in services:
+            self._by_task.setdefault(service.work.task, {})[service.model] = service
+        self._openapi = _encode(openapi(limits, [*self._by_task]))
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of every route."""
-        ranks = self._service.work.task == "seqrec"
         return [
-            ("POST", SCORE, self.other_task if ranks else self.score),
-            ("POST", RECOMMEND, self.recommend if ranks else self.other_task),
+            ("POST", SCORE, self.score if "ctr" in self._by_task else self.other_task),
+            ("POST", RECOMMEND, self.recommend if "seqrec" in self._by_task else self.other_task),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/health/live", self.live),
             ("GET", "/v1/health/ready", self.ready),
@@ -139,9 +141,9 @@ class Handlers:
             raise RequestError(
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
-        service = self._service
+        service = self._service("ctr", asked.model)
         history = _rows(service, "history", asked.history)
-        scores = await self._answer(request, history, _rows(service, "candidates", asked.candidates))
+        scores = await self._answer(request, service, history, _rows(service, "candidates", asked.candidates))
         scored = [
             ScoredItem(item, score) for item, score in zip(asked.candidates, scores.tolist(), strict=True)
         ]
@@ -152,9 +154,9 @@ class Handlers:
         asked = await self._ask(request, _recommend_request, '{"history": ["50"], "k": 10}')
         if asked.k > self._limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {asked.k}, the limit is {self._limits.max_k}")
-        service = self._service
+        service = self._service("seqrec", asked.model)
         history = _rows(service, "history", asked.history)
-        items, scores = await self._answer(request, history, Top(asked.k, asked.exclude_seen))
+        items, scores = await self._answer(request, service, history, Top(asked.k, asked.exclude_seen))
         best = [
             RecommendedItem(item, score)
             for item, score in zip(service.items.names(items), scores.tolist(), strict=True)
@@ -162,27 +164,41 @@ class Handlers:
         return _json(RecommendResponse(service.model, service.variant, best))
 
     async def other_task(self, request: Request) -> Response:
-        """Says which of the two paths this model has."""
-        service = self._service
-        does = {SCORE: "scores candidates", RECOMMEND: "recommends items of the whole catalogue"}
-        path = PATHS[service.work.task]
-        message = f"{service.model} has no {request.url.path}: it {does[path]}"
-        raise RequestError(409, "other_task", message, f"POST {path}")
+        """Says which of the two paths the models have."""
+        del request
+        raise self._other_task(self._services[0])
+
+    def _other_task(self, service: Service[Any, Any]) -> RequestError:
+        does = {"ctr": "scores candidates", "seqrec": "recommends items of the whole catalogue"}
+        task = service.work.task
+        other = next(path for of, path in PATHS.items() if of != task)
+        message = f"{service.model} has no {other}: it {does[task]}"
+        return RequestError(409, "other_task", message, f"POST {PATHS[task]}")
+
+    def _service(self, task: Task, name: str | msgspec.UnsetType) -> Service[Any, Any]:
+        """The model of this task that a request names, or the only one."""
+        able = self._by_task[task]
+        if name is msgspec.UNSET:
+            if len(able) == 1:
+                return next(iter(able.values()))
+            raise RequestError(
+                422,
+                "which_model",
+                f"several models do this: {', '.join(able)}",
+                f'send "model": "{next(iter(able))}"',
+            )
+        if name in able:
+            return able[name]
+        for service in self._services:
+            if service.model == name:
+                raise self._other_task(service)
+        known = ", ".join(service.model for service in self._services)
+        raise RequestError(404, "unknown_model", f"there is no model {_quote(name)}", f"served: {known}")
 
     async def models(self, request: Request) -> Response:
-        """Names the model, its variant and its data set."""
+        """Names the models, their variants and data sets."""
         del request
-        service = self._service
-        dataset = service.dataset
-        info = ModelInfo(
-            service.model,
-            service.variant,
-            service.work.task,
-            dataset.name,
-            dataset.fingerprint,
-            len(service.items),
-        )
-        return _json(ModelsResponse([info]))
+        return _json(ModelsResponse([_info(service) for service in self._services]))
 
     async def live(self, request: Request) -> Response:
         """Answers: that is the news."""
@@ -192,13 +208,15 @@ class Handlers:
     async def ready(self, request: Request) -> Response:
         """Whether a load balancer should send requests here."""
         del request
-        status = self._service.status
-        return _json(Health(status), 200 if status == "ready" else 503)
+        worst = max((service.status for service in self._services), key=STATUSES.index)
+        return _json(Health(worst), 200 if worst == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:
         """Everything counted since the start."""
         del request
-        return Response(self._service.telemetry.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(
+            self._services[0].telemetry.exposition(), headers={"content-type": CONTENT_TYPE_LATEST}
+        )
 
     async def openapi(self, request: Request) -> Response:
         """The API, described."""
@@ -211,33 +229,41 @@ class Handlers:
         _check_length("history", asked.history, self._limits.max_history)
         return asked
 
-    async def _answer(self, request: Request, history: Items, asked: Any) -> Any:
+    async def _answer(self, request: Request, service: Service[Any, Any], history: Items, asked: Any) -> Any:
         """What the model says: at once where that is quick, else when its thread comes to it."""
         deadline = _deadline(request, self._limits.deadline_ms)
-        answer = self._service.answer_now(history, asked)
+        answer = service.answer_now(history, asked)
         if answer is not None:
             return answer
-        later = self._service.answer_later(history, asked, self._limits.max_waiting, deadline)
+        refused = service.telemetry.refused
+        later = service.answer_later(history, asked, self._limits.max_waiting, deadline)
         try:
             return await _while_connected(request, later)
         except OverloadedError as error:
-            self._service.telemetry.refused.labels("overloaded").inc()
+            refused.labels(service.model, "overloaded").inc()
             raise RequestError(
                 503, "overloaded", f"{error.waiting} requests wait for the model already",
                 headers={"retry-after": str(max(1, math.ceil(error.wait_s)))},
             ) from None  # fmt: skip
         except ExpiredError:
-            self._service.telemetry.refused.labels("deadline").inc()
+            refused.labels(service.model, "deadline").inc()
             raise RequestError(
                 504, "deadline_exceeded", "the deadline passed before the model came to this request"
             ) from None
         except ClientGoneError:
-            self._service.telemetry.refused.labels("client gone").inc()
+            refused.labels(service.model, "client gone").inc()
             raise RequestError(499, "client_disconnected", "the client left before its answer") from None
         except asyncio.CancelledError:  # nothing but the end of the drain cancels a request
             raise RequestError(
                 503, "shutting_down", "the server stopped before it came to this request", "send it again"
             ) from None
+
+
+def _info(service: Service[Any, Any]) -> ModelInfo:
+    data = service.dataset
+    return ModelInfo(
+        service.model, service.variant, service.work.task, data.name, data.fingerprint, len(service.items)
+    )
 
 
 class ClientGoneError(Exception):

@@ -11,8 +11,9 @@ import ipaddress
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -22,6 +23,7 @@ from rbserve.runtime import open_ranker, open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.schema import Limits
 from rbserve.server.service import Ranking, Scoring, Service
+from rbserve.server.telemetry import Telemetry
 
 BACKLOG = 2048
 # Longer than the 60 s for which common load balancers keep an idle connection: the balancer, not the server,
@@ -29,9 +31,15 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 75
 
 
+class Chosen(NamedTuple):
+    """An artefact, and which of its variants is served."""
+
+    artifact: Artifact
+    variant: str
+
+
 def serve(
-    artifact: Artifact,
-    variant: str,
+    chosen: Sequence[Chosen],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -40,18 +48,25 @@ def serve(
     limits: Limits | None = None,
     drain_timeout_s: int = 30,
 ) -> None:
-    """Serves one variant until SIGTERM or SIGINT, then finishes the requests in flight.
+    """Serves models until SIGTERM or SIGINT, then finishes the requests in flight.
 
-    A language model remembers its last users, in `user_cache` bytes. What is not finished after `drain_timeout_s` is
-    dropped. Port 0 takes a free one. Says on stderr when it is ready. Raises RbserveError when the port cannot be
-    had, ArtifactError or UsageError when the variant cannot be scored with.
+    A language model remembers its last users, in `user_cache` bytes each. What is not finished after
+    `drain_timeout_s` is dropped. Port 0 takes a free one. Says on stderr when it is ready. Raises RbserveError when
+    the port cannot be had, ArtifactError or UsageError when a variant cannot be scored with.
     """
     limits = limits or Limits()
+    names = [one.artifact.name for one in chosen]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UsageError(
+            f"two models have the name {twice[0]}", "requests name them: serve one of them elsewhere"
+        )
     with listen(host, port) as listener:
-        service = open_service(artifact, variant, threads, user_cache)
-        service.warm_up(limits)
+        telemetry = Telemetry()
+        services = [open_service(*one, threads, user_cache, telemetry) for one in chosen]
+        for service in services:
+            service.warm_up(limits)
         config = uvicorn.Config(
-            build_app(service, limits),
+            build_app(services, limits),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -64,35 +79,35 @@ def serve(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=drain_timeout_s,
         )
-        DrainingServer(config, service, host).run(sockets=[listener])
+        DrainingServer(config, services, host).run(sockets=[listener])
 
 
-def open_service(artifact: Artifact, variant: str, threads: int, user_cache: int = 0) -> Service[Any, Any]:
+def open_service(
+    artifact: Artifact, variant: str, threads: int, user_cache: int = 0, telemetry: Telemetry | None = None
+) -> Service[Any, Any]:
     """Loads a variant and the item table it belongs to."""
     work: Scoring | Ranking
     if artifact.manifest.task == "ctr":
         work = Scoring(open_scorer(artifact, variant, threads, user_cache), artifact.items)
     else:
         work = Ranking(open_ranker(artifact, variant, threads))
-    return Service(work, artifact.items, artifact.name, variant, artifact.manifest.dataset)
+    dataset = artifact.manifest.dataset
+    return Service(work, artifact.items, artifact.name, variant, dataset, telemetry or Telemetry())
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn that announces itself when it is ready, and is unready from the moment it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service[Any, Any], host: str) -> None:
+    def __init__(self, config: uvicorn.Config, services: Sequence[Service[Any, Any]], host: str) -> None:
         super().__init__(config)
-        self._service = service
+        self._services = services
         self._host = host
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         assert sockets
-        service = self._service
-        _say(
-            f"serving {service.model} {service.variant} ({service.dataset.name})"
-            f" on {_url(self._host, sockets[0].getsockname()[1])}"
-        )
+        what = ", ".join(f"{one.model} {one.variant} ({one.dataset.name})" for one in self._services)
+        _say(f"serving {what} on {_url(self._host, sockets[0].getsockname()[1])}")
         if not _is_loopback(sockets[0].getsockname()[0]):
             _say("warning: reachable from other machines; there is no authentication")
 
@@ -103,7 +118,8 @@ class DrainingServer(uvicorn.Server):
         into exit code 143.
         """
         del frame
-        self._service.draining = True
+        for service in self._services:
+            service.draining = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True

@@ -5,7 +5,7 @@ The Structs validate requests and describe them, so the document cannot drift fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,6 +39,12 @@ History = Annotated[
 ]
 
 
+Which = Annotated[
+    str | UnsetType,
+    Meta(description="Which of the server's models; may be left out where one alone does this."),
+]
+
+
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user and the slate to score for that user."""
 
@@ -50,6 +56,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             extra_json_schema={"minItems": 1},
         ),
     ]
+    model: Which = UNSET
 
 
 class ScoredItem(msgspec.Struct, frozen=True):
@@ -73,6 +80,7 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: History
     k: Annotated[int, Meta(ge=1, description="How many items to recommend.")] = 10
     exclude_seen: Annotated[bool, Meta(description="Leave out the items of the history.")] = False
+    model: Which = UNSET
 
 
 class RecommendedItem(msgspec.Struct, frozen=True):
@@ -138,6 +146,7 @@ TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
 
 MODEL_ERRORS = {
     "400": "The body is not JSON.",
+    "404": "There is no model of this name.",
     "413": "The body is larger than this server takes.",
     "415": "The body is not declared as application/json.",
     "422": "The JSON cannot be answered: wrong types, unknown items, an empty or oversized list.",
@@ -148,16 +157,22 @@ MODEL_ERRORS = {
 DEADLINE = "X-Deadline-Ms"
 
 
-def openapi(limits: Limits, task: Task) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server with these limits, of a model of this task."""
-    types = (*TYPES[task], ErrorResponse, Health, ModelsResponse)
+def openapi(limits: Limits, tasks: Collection[Task]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks."""
+    types = [
+        *dict.fromkeys(kind for task in tasks for kind in TYPES[task]),
+        ErrorResponse,
+        Health,
+        ModelsResponse,
+    ]
     _, components = msgspec.json.schema_components(types, ref_template=REF)
-    asked = components[TYPES[task][0].__name__]["properties"]
-    asked["history"]["maxItems"] = limits.max_history
-    if task == "ctr":
-        asked["candidates"]["maxItems"] = limits.max_candidates
-    else:
-        asked["k"]["maximum"] = limits.max_k
+    for task in tasks:
+        asked = components[TYPES[task][0].__name__]["properties"]
+        asked["history"]["maxItems"] = limits.max_history
+        if task == "ctr":
+            asked["candidates"]["maxItems"] = limits.max_candidates
+        else:
+            asked["k"]["maximum"] = limits.max_k
     return {
         "openapi": "3.1.0",
         "info": {
@@ -165,15 +180,18 @@ def openapi(limits: Limits, task: Task) -> dict[str, Any]:
             "version": __version__,
             "description": "Scores candidate items, or recommends items, for one user with a trained recommender.",
         },
-        "paths": _paths(task),
+        "paths": _paths(tasks),
         "components": {"schemas": components},
     }
 
 
-def _paths(task: Task) -> dict[str, Any]:
+def _paths(tasks: Collection[Task]) -> dict[str, Any]:
     ready = {"200": _json("Ready.", Health), "503": _json("Still warming up, or draining.", Health)}
     return {
-        PATHS[task]: {"post": _score_operation() if task == "ctr" else _recommend_operation()},
+        **{
+            PATHS[task]: {"post": _score_operation() if task == "ctr" else _recommend_operation()}
+            for task in tasks
+        },
         "/v1/models": {
             "get": _operation("listModels", "What is served", {"200": _json("The models.", ModelsResponse)})
         },

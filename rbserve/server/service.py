@@ -29,6 +29,8 @@ from rbserve.server.telemetry import Telemetry
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3
+STATUSES = ("ready", "warming", "draining")
+"""Of several models the last of these that is true of one is true of all."""
 NEWEST = 0.2  # what the last call weighs in the pace
 
 Asked = TypeVar("Asked")
@@ -92,13 +94,13 @@ class Service(Generic[Asked, Answer]):
 
     def __post_init__(self) -> None:
         self._pace = 0.0  # seconds a call on the thread, of late
-        self.telemetry.waiting.set_function(lambda: self.waiting)
+        self._counts = self.telemetry.of(self.model, self.work.task, lambda: self.waiting)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._scoring = Lock()  # a model need not be thread-safe: the loop and the thread take turns
 
     @property
     def status(self) -> str:
-        """One of warming, ready, draining."""
+        """One of STATUSES."""
         if self.draining:
             return "draining"
         return "ready" if self.warm else "warming"
@@ -156,7 +158,7 @@ class Service(Generic[Asked, Answer]):
     def _wait_turn(self, history: Items, asked: Asked, begun: float, deadline: float | None) -> Answer:
         with self._scoring:
             now = perf_counter()
-            self.telemetry.queue_seconds.observe(now - begun)
+            self._counts.queue_seconds.observe(now - begun)
             if deadline is not None and now > deadline:
                 raise ExpiredError
             try:
@@ -168,8 +170,8 @@ class Service(Generic[Asked, Answer]):
         started = perf_counter()
         answer = self.work(history, asked)
         if self.warm:
-            self.telemetry.scoring_seconds.observe(perf_counter() - started)
-            self.telemetry.items[self.work.task].inc(self.work.size(asked))
+            self._counts.scoring_seconds.observe(perf_counter() - started)
+            self._counts.items.inc(self.work.size(asked))
         return answer
 
     def _seconds(self, history: Items, asked: Asked) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from time import perf_counter
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,47 +22,52 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "rbserve_requests", "Requests answered.", ("route", "status"), registry=self.registry
-        )
-        self.request_seconds = Histogram(
-            "rbserve_request_duration_seconds",
-            "From the request's head to the end of the answer.",
-            ("route",),
-            buckets=BUCKETS_S,
-            registry=self.registry,
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.request_seconds = self._histogram(
+            "request", "From the request's head to the end of the answer.", "route"
         )
         self.items: dict[Task, Counter] = {
-            "ctr": Counter(
-                "rbserve_candidates_scored", "Candidates the model scored.", registry=self.registry
-            ),
-            "seqrec": Counter(
-                "rbserve_recommendations_asked", "Items the model was asked for.", registry=self.registry
-            ),
+            "ctr": self._counter("candidates_scored", "Candidates the model scored.", "model"),
+            "seqrec": self._counter("recommendations_asked", "Items the model was asked for.", "model"),
         }
-        self.scoring_seconds = Histogram(
-            "rbserve_scoring_duration_seconds",
-            "Time in the model, a request a sample.",
-            buckets=BUCKETS_S,
-            registry=self.registry,
+        self.scoring_seconds = self._histogram("scoring", "Time in the model, a request a sample.", "model")
+        self.queue_seconds = self._histogram(
+            "queue", "Time until the scoring thread came to a request.", "model"
         )
-        self.queue_seconds = Histogram(
-            "rbserve_queue_duration_seconds",
-            "Time until the scoring thread came to a request.",
-            buckets=BUCKETS_S,
-            registry=self.registry,
-        )
+        self.refused = self._counter("refused", "Requests that were not computed.", "model", "reason")
         self.waiting = Gauge(
-            "rbserve_waiting", "Requests on the scoring thread or waiting for it.", registry=self.registry
-        )
-        self.refused = Counter(
-            "rbserve_refused", "Requests that were not computed.", ("reason",), registry=self.registry
+            "rbserve_waiting",
+            "Requests on the scoring thread or waiting for it.",
+            ("model",),
+            registry=self.registry,
         )
         ProcessCollector(registry=self.registry)  # resident memory, CPU time, open files
+
+    def of(self, model: str, task: Task, waiting: Callable[[], float]) -> ModelTelemetry:
+        """The counters of one of the models; `waiting` tells how many requests wait for it."""
+        self.waiting.labels(model).set_function(waiting)
+        seconds = self.scoring_seconds.labels(model), self.queue_seconds.labels(model)
+        return ModelTelemetry(*seconds, self.items[task].labels(model))
 
     def exposition(self) -> bytes:
         """Every metric in the Prometheus text format."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, told: str, *labels: str) -> Counter:
+        return Counter(f"rbserve_{name}", told, labels, registry=self.registry)
+
+    def _histogram(self, name: str, told: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"rbserve_{name}_duration_seconds", told, labels, buckets=BUCKETS_S, registry=self.registry
+        )
+
+
+class ModelTelemetry(NamedTuple):
+    """What one model counts."""
+
+    scoring_seconds: Histogram
+    queue_seconds: Histogram
+    items: Counter
 
 
 class Observed:

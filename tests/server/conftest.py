@@ -96,7 +96,7 @@ def ask_ranking(ranking: Service[Top, Ranked], limits: Limits) -> Ask:
 
 
 def _clients(service: Service[Any, Any], limits: Limits) -> Connect:
-    app = build_app(service, limits)
+    app = build_app([service], limits)
 
     def make() -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

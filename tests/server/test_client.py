@@ -32,7 +32,7 @@ from rbserve.server.service import Service
 def listening(service: Service[Any, Any]) -> Iterator[str]:
     """The address of a server of a warm service."""
     service.warm_up(Limits())
-    server = uvicorn.Server(uvicorn.Config(build_app(service, Limits()), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(build_app([service], Limits()), log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
         thread.start()
@@ -56,7 +56,7 @@ def test_a_client_gets_what_the_model_says(artifact: Artifact, listwise: Artifac
         with pytest.raises(ServerError, match="history has items that data set tiny does not") as refused:
             client.score(["nobody"], ["i3"])
         assert (refused.value.status, refused.value.code) == (422, "unknown_items")
-        assert client.score([], ["i3"]), "and the connection still works"
+        assert client.score([], ["i3"], model="toy"), "and the connection still works"
         with pytest.raises(ServerError, match="toy has no /v1/recommend"):
             client.recommend(["i1"])
     with listening(open_service(listwise, "onnx-fp32", 1)) as url, Client(f"{url}/") as client:
@@ -148,7 +148,7 @@ def test_load_is_answered_as_single_requests_are(trained: Artifact, planted: Dat
     asked = draw(np.random.default_rng(1), planted.ctr("test"), 5, len(planted.items))
     with listening(open_service(trained, "onnx-fp32", 1)) as url:
         plan = LoadPlan(rate=200, seconds=1.0, warm_up_s=0.2)
-        load = run_load(url, "/v1/score", bodies(asked, planted.items, 5), plan)
+        load = run_load(url, "/v1/score", bodies(asked, planted.items, 5, trained.name), plan)
         assert set(load.answers) == {"200"}
         assert load.answers["200"] == load.sent
         assert not load.failures

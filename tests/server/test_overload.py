@@ -79,7 +79,7 @@ def test_who_finds_the_queue_full_is_told_at_once_and_nobody_else_is_lost(
     async def check() -> None:
         async with connect() as http:
             tasks = await filled(http, service, gated, 3)
-            assert metric(service, "rbserve_waiting") == 3
+            assert metric(service, "rbserve_waiting", model="toy") == 3
             started = perf_counter()
             refused = await post(http)
             assert perf_counter() - started < 0.5, "it did not wait for the gate"
@@ -92,8 +92,8 @@ def test_who_finds_the_queue_full_is_told_at_once_and_nobody_else_is_lost(
     asyncio.run(check())
     assert gated.calls == 4
     assert service.waiting == 0
-    assert metric(service, "rbserve_refused_total", reason="overloaded") == 1
-    assert metric(service, "rbserve_queue_duration_seconds_count") == 4
+    assert metric(service, "rbserve_refused_total", model="toy", reason="overloaded") == 1
+    assert metric(service, "rbserve_queue_duration_seconds_count", model="toy") == 4
 
 
 def test_a_request_whose_deadline_passes_while_it_waits_is_not_computed(
@@ -114,7 +114,7 @@ def test_a_request_whose_deadline_passes_while_it_waits_is_not_computed(
 
     asyncio.run(check())
     assert gated.calls == 2
-    assert metric(service, "rbserve_refused_total", reason="deadline") == 1
+    assert metric(service, "rbserve_refused_total", model="toy", reason="deadline") == 1
 
 
 def test_a_request_that_would_wait_past_its_deadline_is_refused_at_once(
@@ -137,7 +137,7 @@ def test_a_request_that_would_wait_past_its_deadline_is_refused_at_once(
 def test_the_server_has_a_deadline_of_its_own_for_requests_without_one(
     service: ScoreService, gated: Gated
 ) -> None:
-    app = build_app(service, Limits(deadline_ms=20))
+    app = build_app([service], Limits(deadline_ms=20))
 
     async def check() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
@@ -153,7 +153,7 @@ def test_the_server_has_a_deadline_of_its_own_for_requests_without_one(
 def test_nothing_is_computed_for_a_client_that_left(
     service: ScoreService, limits: Limits, gated: Gated
 ) -> None:
-    app = build_app(service, limits)
+    app = build_app([service], limits)
     sent: list[MutableMapping[str, Any]] = []
 
     async def request(leaves: asyncio.Event) -> None:
@@ -188,7 +188,7 @@ def test_nothing_is_computed_for_a_client_that_left(
     asyncio.run(check())
     assert gated.calls == 1
     assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [499, 200]
-    assert metric(service, "rbserve_refused_total", reason="client gone") == 1
+    assert metric(service, "rbserve_refused_total", model="toy", reason="client gone") == 1
 
 
 @pytest.mark.parametrize("said", ["soon", "0", "-5", "nan", "inf"])
@@ -204,6 +204,6 @@ def test_a_deadline_is_a_number_of_milliseconds(connect: Connect, service: Score
 
 
 def test_the_openapi_document_tells_of_deadlines_and_refusals(limits: Limits) -> None:
-    operation = openapi(limits, "ctr")["paths"]["/v1/score"]["post"]
+    operation = openapi(limits, ["ctr"])["paths"]["/v1/score"]["post"]
     assert [one["name"] for one in operation["parameters"]] == ["X-Deadline-Ms"]
     assert {"503", "504"} <= operation["responses"].keys()

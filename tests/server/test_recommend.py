@@ -145,7 +145,7 @@ def test_metrics_count_the_items_asked_for(ask_ranking: Ask) -> None:
     families = text_string_to_metric_families(ask_ranking("GET", "/metrics").text)
     found = {one.name: one.value for family in families for one in family.samples}
     assert found["rbserve_recommendations_asked_total"] == 7
-    assert found["rbserve_candidates_scored_total"] == 0
+    assert "rbserve_candidates_scored_total" not in found
     assert found["rbserve_scoring_duration_seconds_count"] == 1
 
 
@@ -154,7 +154,7 @@ def test_models_and_the_openapi_document_show_the_path_that_is_served(
 ) -> None:
     assert ask_ranking("GET", "/v1/models").json()["models"][0]["task"] == "seqrec"
     document = ask_ranking("GET", "/openapi.json").json()
-    assert document == openapi(limits, "seqrec")
+    assert document == openapi(limits, ["seqrec"])
     assert "/v1/recommend" in document["paths"]
     assert "/v1/score" not in document["paths"]
     k = document["components"]["schemas"]["RecommendRequest"]["properties"]["k"]

@@ -26,7 +26,7 @@ from rbserve.core.errors import RbserveError
 from rbserve.server import run
 {before}
 try:
-    run.serve(open_artifact(Path({path!r})), {variant!r}, host={host!r}, port={port})
+    run.serve([run.Chosen(open_artifact(Path(one)), {variant!r}) for one in {paths!r}], host={host!r}, port={port})
 except RbserveError as error:
     print(error.message, "/", error.hint, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -78,10 +78,15 @@ class Process:
 
 @contextlib.contextmanager
 def serving(
-    artifact: Artifact, before: str = "", after: str = "", host: str = "127.0.0.1", port: int = 0
+    *artifacts: Artifact, before: str = "", after: str = "", host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Process]:
     program = SERVE.format(
-        path=str(artifact.path), variant="onnx-fp32", host=host, port=port, before=before, after=after
+        paths=[str(one.path) for one in artifacts],
+        variant="onnx-fp32",
+        host=host,
+        port=port,
+        before=before,
+        after=after,
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -111,6 +116,23 @@ def test_a_model_that_ranks_is_served_without_torch_too(listwise: Artifact) -> N
         answer = httpx.post(f"{server.url}/v1/recommend", json={"history": ["i1"], "k": 3}, timeout=20)
         assert len(answer.json()["items"]) == 3
         assert server.stop() == (0, "loaded: onnxruntime\n", "")
+
+
+def test_models_of_both_tasks_are_served_beside_one_another(artifact: Artifact, listwise: Artifact) -> None:
+    with serving(artifact, listwise) as server, httpx.Client(base_url=server.url) as http:
+        assert server.announcement.startswith(
+            "serving toy onnx-fp32 (tiny), rank onnx-fp32 (tiny) on http://"
+        )
+        assert [one["name"] for one in http.get("/v1/models").json()["models"]] == ["toy", "rank"]
+        assert len(http.post("/v1/recommend", json={"history": ["i1"], "k": 3}).json()["items"]) == 3
+        assert score(server.url, ["i1"]).status_code == 200
+        assert server.stop() == (0, "", "")
+
+
+def test_two_models_of_one_name_are_one_line_and_a_hint(artifact: Artifact) -> None:
+    with serving(artifact, artifact) as server:
+        assert server.end() == (2, "", "")
+    assert server.announcement.startswith("two models have the name toy / ")
 
 
 def test_oversized_bodies_are_refused_over_a_real_connection_that_then_still_works(
