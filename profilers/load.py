@@ -23,7 +23,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from rbserve.client import address_of
+from rbserve.client import address_of, request_bytes
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.intervals import certified_percentile
 from rbserve.core.types import Progress, no_progress
@@ -103,7 +103,7 @@ def run_load(
     Raises UsageError for an address that is none, RbserveError where no connection can be made.
     """
     address = address_of(url)
-    payloads = [_payload(address, path, body) for body in bodies]
+    payloads = [request_bytes(address, path, body) for body in bodies]
     times = arrivals(plan)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         generator = runner.run(_generate(address, payloads, times, plan, progress))
@@ -375,11 +375,3 @@ def _times(seconds: Seconds) -> Times | None:
         p99=certified_percentile(ms, 0.99),
         max=float(ms.max()),
     )
-
-
-def _payload(address: SplitResult, path: str, body: bytes) -> bytes:
-    head = (
-        f"POST {address.path.rstrip('/')}{path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body

@@ -9,12 +9,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
+from urllib.parse import SplitResult
 
 import httptools
 import msgspec
 import numpy as np
 
-from rbserve.client import PATHS, TIMEOUT_S, Client, ServedModel, address_of
+from rbserve.client import PATHS, TIMEOUT_S, Client, ServedModel, address_of, request_bytes
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
@@ -79,10 +80,12 @@ def verify(
     path = PATHS[served.task]
     requests = draw(np.random.default_rng(seed), test_split(artifact, dataset), slate, len(dataset.items))
     known = _in_process(artifact, served.variant, requests, slate)
-    wire = _Wire(url, path)
+    address = address_of(url)
+    wire = _Wire(url, address)
     try:
         asked: list[tuple[Any, ...]] = [
-            (body,) for body in bodies(requests, artifact.items, slate, artifact.name)
+            (request_bytes(address, path, body),)
+            for body in bodies(requests, artifact.items, slate, artifact.name)
         ]
         difference = _difference(known, wire, asked)
         medians = np.empty((rounds, 2))
@@ -126,10 +129,10 @@ def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) ->
 def _difference(known: Exercise, wire: _Wire, asked: Sequence[tuple[Any, ...]]) -> float | None:
     """The largest of the first requests' scores; None where items differ."""
     largest = 0.0
-    for request, body in zip(known.requests[:COMPARED], asked[:COMPARED], strict=False):
+    for request, sent in zip(known.requests[:COMPARED], asked[:COMPARED], strict=False):
         answer: Any = known.call(*request)
         items, scores = answer if isinstance(answer, tuple) else (request[1], answer)
-        found = wire.ask(*body)
+        found = wire.ask(*sent)
         given = found.get("scores") or found.get("items") or []
         if [one["item"] for one in given] != list(items):
             return None
@@ -149,16 +152,12 @@ def _verdict(difference: float | None, low: float, high: float, limit_ms: float)
 class _Wire:
     """One connection on which requests cost next to nothing: what is timed is the server."""
 
-    def __init__(self, url: str, path: str) -> None:
-        address = address_of(url)
+    def __init__(self, url: str, address: SplitResult) -> None:
         if address.scheme != "http":
             raise UsageError(
                 f"verify speaks plain HTTP, not to {url}", "ask the server itself, behind its proxy"
             )
-        self._url, self._head = (
-            url,
-            f"POST {address.path.rstrip('/')}{path} HTTP/1.1\r\nHost: {address.netloc}\r\n",
-        )
+        self._url = url
         assert address.hostname
         try:
             self._socket = socket.create_connection((address.hostname, address.port or 80), TIMEOUT_S)
@@ -171,13 +170,12 @@ class _Wire:
         self._complete = False
         self._parser = httptools.HttpResponseParser(self)
 
-    def ask(self, body: bytes) -> dict[str, Any]:
-        """The answer to a JSON body; RbserveError for any but a success."""
+    def ask(self, request: bytes) -> dict[str, Any]:
+        """The answer to a whole request; RbserveError for any but a success."""
         self._body.clear()
         self._complete = False
-        head = f"{self._head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         try:
-            self._socket.sendall(head.encode() + body)
+            self._socket.sendall(request)
             while not self._complete:
                 data = self._socket.recv(1 << 16)
                 if not data:

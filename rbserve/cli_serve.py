@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,18 +67,26 @@ def serve(
             help="Milliseconds after which a request that waits is not computed (504), if it names none."
         ),
     ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of API keys, one a line; else those in RBSERVE_API_KEYS. Without any, all may ask."
+        ),
+    ] = None,
 ) -> None:
     """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
 
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
     from rbserve import pipeline
+    from rbserve.server.keys import read_keys
     from rbserve.server.run import Chosen
     from rbserve.server.run import serve as run_server
     from rbserve.server.schema import Limits
 
     if deadline is not None and not 0 < deadline < float("inf"):
         raise UsageError(f"--deadline must be above 0, not {deadline:g}")
+    keys = read_keys(api_keys)
     wanted = _wanted(variant, precision)
     if wanted is None:
         chosen = [Chosen(*_chosen(one, dataset, slate, threads, tolerance)) for one in model]
@@ -87,7 +96,7 @@ def serve(
         chosen = [Chosen(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
     run_server(
         chosen, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000,
-        limits=Limits(max_waiting=queue, deadline_ms=deadline),
+        limits=Limits(max_waiting=queue, deadline_ms=deadline), keys=keys,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ A client is for one thread. What the server refuses is a `ServerError`, with the
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -23,6 +24,7 @@ from rbserve.core.errors import RbserveError, UsageError
 Answer = TypeVar("Answer")
 
 TIMEOUT_S = 30.0
+KEY_VARIABLE = "RBSERVE_API_KEY"
 PATHS = {"ctr": "/v1/score", "seqrec": "/v1/recommend"}
 
 
@@ -75,10 +77,10 @@ class _Failure(msgspec.Struct, frozen=True):
 class Client:
     """What a server at `url`, such as http://127.0.0.1:8000, is asked."""
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
-        """Raises UsageError for an address that is none."""
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S, api_key: str | None = None) -> None:
+        """The key is that of RBSERVE_API_KEY unless one is given. Raises UsageError for an address that is none."""
         self._url, address = url, address_of(url)
-        self._base = address.path.rstrip("/")
+        self._base, self._headers = address.path.rstrip("/"), key_header(api_key)
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         assert address.hostname
         self._connection = kind(address.hostname, address.port, timeout=timeout_s)
@@ -141,7 +143,7 @@ class Client:
         return self._send("POST", path, msgspec.json.encode(asked), kind)
 
     def _send(self, method: str, path: str, body: bytes | None, kind: type[Answer]) -> Answer:
-        headers = {"content-type": "application/json"} if body is not None else {}
+        headers = self._headers | ({"content-type": "application/json"} if body is not None else {})
         try:
             status, answer = self._exchange(method, self._base + path, body, headers)
         except (OSError, http.client.HTTPException) as error:
@@ -197,8 +199,26 @@ def address_of(url: str) -> SplitResult:
     return address
 
 
+def key_header(api_key: str | None = None) -> dict[str, str]:
+    """The header of a key, or else of RBSERVE_API_KEY; none where there is no key."""
+    key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def _named(model: str | None) -> dict[str, str]:
     return {} if model is None else {"model": model}
+
+
+def request_bytes(address: SplitResult, path: str, body: bytes) -> bytes:
+    """A whole HTTP/1.1 request with a JSON body, for those who bring a connection of their own."""
+    lines = [
+        f"POST {address.path.rstrip('/')}{path} HTTP/1.1",
+        f"Host: {address.netloc}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *(f"{name}: {value}" for name, value in key_header().items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _reason(error: Exception) -> str:

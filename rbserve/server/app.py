@@ -34,8 +34,10 @@ from starlette.routing import Route
 
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import Items, Task
+from rbserve.server.keys import Authorized, Digests
 from rbserve.server.schema import (
     DEADLINE,
+    KEYED,
     PATHS,
     RECOMMEND,
     SCORE,
@@ -82,9 +84,14 @@ class RequestError(RbserveError):
         self.status, self.code, self.headers = status, code, headers
 
 
-def build_app(services: Sequence[Service[Any, Any]], limits: Limits) -> Starlette:
-    """The ASGI application of services that share one telemetry. It closes them when it shuts down."""
-    handlers = Handlers(services, limits)
+def build_app(
+    services: Sequence[Service[Any, Any]], limits: Limits, keys: Digests = frozenset()
+) -> Starlette:
+    """The ASGI application of services that share one telemetry. It closes them when it shuts down.
+
+    With `keys`, all but health and the document of the API takes one.
+    """
+    handlers = Handlers(services, limits, bool(keys))
     routes = [Route(path, handler, methods=[method]) for method, path, handler in handlers.table]
 
     @asynccontextmanager
@@ -97,7 +104,8 @@ def build_app(services: Sequence[Service[Any, Any]], limits: Limits) -> Starlett
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observed, telemetry=services[0].telemetry, routes=[route.path for route in routes])
+            Middleware(Observed, telemetry=services[0].telemetry, routes=[route.path for route in routes]),
+            *([Middleware(Authorized, keys=keys, paths=KEYED, refusal=_unauthorized())] if keys else []),
         ],
         exception_handlers={
             RequestError: _answer_request_error,
@@ -113,12 +121,12 @@ def build_app(services: Sequence[Service[Any, Any]], limits: Limits) -> Starlett
 class Handlers:
     """One method a route."""
 
-    def __init__(self, services: Sequence[Service[Any, Any]], limits: Limits) -> None:
+    def __init__(self, services: Sequence[Service[Any, Any]], limits: Limits, keyed: bool) -> None:
         self._services, self._limits = services, limits
         self._by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
         for service in services:
             self._by_task.setdefault(service.work.task, {})[service.model] = service
-        self._openapi = _encode(openapi(limits, [*self._by_task]))
+        self._openapi = _encode(openapi(limits, [*self._by_task], keyed))
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
@@ -382,6 +390,14 @@ async def _answer_request_error(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestError)
     return _error(error.status, error.code, error.message, error.hint, error.headers)
+
+
+def _unauthorized() -> Response:
+    """What a request without one of the keys gets."""
+    return _error(
+        401, "unauthorized", "an API key is needed", "send the header Authorization: Bearer KEY",
+        {"www-authenticate": "Bearer"},
+    )  # fmt: skip
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -21,6 +21,7 @@ from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.runtime import open_ranker, open_scorer
 from rbserve.server.app import build_app
+from rbserve.server.keys import Digests
 from rbserve.server.schema import Limits
 from rbserve.server.service import Ranking, Scoring, Service
 from rbserve.server.telemetry import Telemetry
@@ -46,13 +47,15 @@ def serve(
     threads: int = 1,
     user_cache: int = 0,
     limits: Limits | None = None,
+    keys: Digests = frozenset(),
     drain_timeout_s: int = 30,
 ) -> None:
     """Serves models until SIGTERM or SIGINT, then finishes the requests in flight.
 
     A language model remembers its last users, in `user_cache` bytes each. What is not finished after
-    `drain_timeout_s` is dropped. Port 0 takes a free one. Says on stderr when it is ready. Raises RbserveError when
-    the port cannot be had, ArtifactError or UsageError when a variant cannot be scored with.
+    `drain_timeout_s` is dropped. With `keys` only who has one of them is answered. Port 0 takes a free one. Says on
+    stderr when it is ready. Raises RbserveError when the port cannot be had, ArtifactError or UsageError when a
+    variant cannot be scored with.
     """
     limits = limits or Limits()
     names = [one.artifact.name for one in chosen]
@@ -66,7 +69,7 @@ def serve(
         for service in services:
             service.warm_up(limits)
         config = uvicorn.Config(
-            build_app(services, limits),
+            build_app(services, limits, keys),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -79,7 +82,7 @@ def serve(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=drain_timeout_s,
         )
-        DrainingServer(config, services, host).run(sockets=[listener])
+        DrainingServer(config, services, host, bool(keys)).run(sockets=[listener])
 
 
 def open_service(
@@ -98,10 +101,11 @@ def open_service(
 class DrainingServer(uvicorn.Server):
     """uvicorn that announces itself when it is ready, and is unready from the moment it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, services: Sequence[Service[Any, Any]], host: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, services: Sequence[Service[Any, Any]], host: str, keyed: bool
+    ) -> None:
         super().__init__(config)
-        self._services = services
-        self._host = host
+        self._services, self._host, self._keyed = services, host, keyed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -109,7 +113,12 @@ class DrainingServer(uvicorn.Server):
         what = ", ".join(f"{one.model} {one.variant} ({one.dataset.name})" for one in self._services)
         _say(f"serving {what} on {_url(self._host, sockets[0].getsockname()[1])}")
         if not _is_loopback(sockets[0].getsockname()[0]):
-            _say("warning: reachable from other machines; there is no authentication")
+            how = (
+                "keys go over the wire as they are, without TLS"
+                if self._keyed
+                else "there is no authentication"
+            )
+            _say(f"warning: reachable from other machines; {how}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins to drain; a second Ctrl-C stops at once.

@@ -138,6 +138,8 @@ class ModelsResponse(msgspec.Struct, frozen=True):
 
 
 SCORE, RECOMMEND = "/v1/score", "/v1/recommend"
+KEYED = (SCORE, RECOMMEND, "/v1/models", "/metrics")
+"""What takes an API key, where a server has any."""
 PATHS: dict[Task, str] = {"ctr": SCORE, "seqrec": RECOMMEND}
 TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
     "ctr": (ScoreRequest, ScoreResponse),
@@ -157,8 +159,8 @@ MODEL_ERRORS = {
 DEADLINE = "X-Deadline-Ms"
 
 
-def openapi(limits: Limits, tasks: Collection[Task]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks."""
+def openapi(limits: Limits, tasks: Collection[Task], keyed: bool = False) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks, that may take API keys."""
     types = [
         *dict.fromkeys(kind for task in tasks for kind in TYPES[task]),
         ErrorResponse,
@@ -173,6 +175,14 @@ def openapi(limits: Limits, tasks: Collection[Task]) -> dict[str, Any]:
             asked["candidates"]["maxItems"] = limits.max_candidates
         else:
             asked["k"]["maximum"] = limits.max_k
+    paths = _paths(tasks)
+    if keyed:
+        refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
+        for path in KEYED:
+            for operation in paths.get(path, {}).values():
+                operation["security"] = [{"key": []}]
+                operation["responses"] |= refused
+    security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if keyed else {}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -180,8 +190,8 @@ def openapi(limits: Limits, tasks: Collection[Task]) -> dict[str, Any]:
             "version": __version__,
             "description": "Scores candidate items, or recommends items, for one user with a trained recommender.",
         },
-        "paths": _paths(tasks),
-        "components": {"schemas": components},
+        "paths": paths,
+        "components": {"schemas": components, **security},
     }
 
 
