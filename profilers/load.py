@@ -43,7 +43,8 @@ Seconds = NDArray[np.float64]
 class LoadPlan:
     """Requests a second, for so long after a warm-up that is not counted; at most so many at once.
 
-    An answer later than `deadline_ms` after its request's time is no goodput; without one every success is.
+    An answer later than `deadline_ms` after its request's time is no goodput, and the request says so (X-Deadline-Ms);
+    without one every success is.
     """
 
     rate: float
@@ -103,7 +104,7 @@ def run_load(
     Raises UsageError for an address that is none, RbserveError where no connection can be made.
     """
     address = address_of(url)
-    payloads = [request_bytes(address, path, body) for body in bodies]
+    payloads = [request_bytes(address, path, body, plan.deadline_ms) for body in bodies]
     times = arrivals(plan)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         generator = runner.run(_generate(address, payloads, times, plan, progress))

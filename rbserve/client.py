@@ -209,14 +209,15 @@ def _named(model: str | None) -> dict[str, str]:
     return {} if model is None else {"model": model}
 
 
-def request_bytes(address: SplitResult, path: str, body: bytes) -> bytes:
+def request_bytes(address: SplitResult, path: str, body: bytes, deadline_ms: float | None = None) -> bytes:
     """A whole HTTP/1.1 request with a JSON body, for those who bring a connection of their own."""
+    headers = key_header() if deadline_ms is None else key_header() | {"x-deadline-ms": f"{deadline_ms:g}"}
     lines = [
         f"POST {address.path.rstrip('/')}{path} HTTP/1.1",
         f"Host: {address.netloc}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in key_header().items()),
+        *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

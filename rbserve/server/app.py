@@ -7,6 +7,7 @@
     GET  /v1/health/ready  200 between warm-up and draining, else 503
     GET  /metrics          Prometheus text
     GET  /openapi.json     all of this, for machines
+    /v2/…                  the same models by the Open Inference Protocol (inference.py)
 
 A model has one of the first two, by its task; of several the request names one.
 
@@ -16,11 +17,8 @@ Starlette with msgspec rather than Litestar: a JSON echo of one candidate took p
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from time import perf_counter
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,16 +26,16 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rbserve.core.errors import RbserveError
-from rbserve.core.types import Items, Task
+from rbserve.core.types import Task
+from rbserve.server import inference
+from rbserve.server.asking import RequestError, answer, check_length, parse, quote, read_json, rows
 from rbserve.server.keys import Authorized, Digests
 from rbserve.server.schema import (
-    DEADLINE,
-    KEYED,
+    FREE,
     PATHS,
     RECOMMEND,
     SCORE,
@@ -55,11 +53,8 @@ from rbserve.server.schema import (
     ScoreResponse,
     openapi,
 )
-from rbserve.server.service import STATUSES, ExpiredError, OverloadedError, Service, Top
+from rbserve.server.service import STATUSES, Service, Top
 from rbserve.server.telemetry import Observed
-
-NAMED_UNKNOWN_ITEMS = 5
-ID_CHARACTERS = 40
 
 Asked = TypeVar("Asked", ScoreRequest, RecommendRequest)
 Handler = Callable[[Request], Awaitable[Response]]
@@ -67,21 +62,6 @@ Handler = Callable[[Request], Awaitable[Response]]
 _encode = msgspec.json.Encoder().encode
 _score_request = msgspec.json.Decoder(ScoreRequest)
 _recommend_request = msgspec.json.Decoder(RecommendRequest)
-
-
-class RequestError(RbserveError):
-    """A request that cannot be answered, and the HTTP status that says whose fault it is."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        hint: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message, hint)
-        self.status, self.code, self.headers = status, code, headers
 
 
 def build_app(
@@ -105,7 +85,7 @@ def build_app(
         routes=routes,
         middleware=[
             Middleware(Observed, telemetry=services[0].telemetry, routes=[route.path for route in routes]),
-            *([Middleware(Authorized, keys=keys, paths=KEYED, refusal=_unauthorized())] if keys else []),
+            *([Middleware(Authorized, keys=keys, free=FREE, refusal=_unauthorized())] if keys else []),
         ],
         exception_handlers={
             RequestError: _answer_request_error,
@@ -139,19 +119,35 @@ class Handlers:
             ("GET", "/v1/health/ready", self.ready),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.openapi),
+            *self._inference(),
         ]
+
+    def _inference(self) -> Iterator[tuple[str, str, Handler]]:
+        """The same models by the Open Inference Protocol."""
+        yield "GET", inference.PREFIX, inference.server
+        yield "GET", f"{inference.PREFIX}/health/live", self.live
+        yield "GET", f"{inference.PREFIX}/health/ready", self.ready
+        for service in self._services:
+            model = inference.Model(service, self._limits)
+            own = f"{inference.PREFIX}/models/{service.model}"
+            for path in (own, f"{own}/versions/{inference.VERSION}"):
+                yield "GET", path, model.metadata
+                yield "GET", f"{path}/ready", model.ready
+                yield "POST", f"{path}/infer", model.infer
 
     async def score(self, request: Request) -> Response:
         """Scores one slate."""
         asked = await self._ask(request, _score_request, '{"history": ["50"], "candidates": ["172"]}')
-        _check_length("candidates", asked.candidates, self._limits.max_candidates)
+        check_length("candidates", asked.candidates, self._limits.max_candidates)
         if not asked.candidates:
             raise RequestError(
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
         service = self._service("ctr", asked.model)
-        history = _rows(service, "history", asked.history)
-        scores = await self._answer(request, service, history, _rows(service, "candidates", asked.candidates))
+        history = rows(service, "history", asked.history)
+        scores = await answer(
+            request, service, self._limits, history, rows(service, "candidates", asked.candidates)
+        )
         scored = [
             ScoredItem(item, score) for item, score in zip(asked.candidates, scores.tolist(), strict=True)
         ]
@@ -163,8 +159,10 @@ class Handlers:
         if asked.k > self._limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {asked.k}, the limit is {self._limits.max_k}")
         service = self._service("seqrec", asked.model)
-        history = _rows(service, "history", asked.history)
-        items, scores = await self._answer(request, service, history, Top(asked.k, asked.exclude_seen))
+        history = rows(service, "history", asked.history)
+        items, scores = await answer(
+            request, service, self._limits, history, Top(asked.k, asked.exclude_seen)
+        )
         best = [
             RecommendedItem(item, score)
             for item, score in zip(service.items.names(items), scores.tolist(), strict=True)
@@ -201,7 +199,7 @@ class Handlers:
             if service.model == name:
                 raise self._other_task(service)
         known = ", ".join(service.model for service in self._services)
-        raise RequestError(404, "unknown_model", f"there is no model {_quote(name)}", f"served: {known}")
+        raise RequestError(404, "unknown_model", f"there is no model {quote(name)}", f"served: {known}")
 
     async def models(self, request: Request) -> Response:
         """Names the models, their variants and data sets."""
@@ -233,38 +231,9 @@ class Handlers:
 
     async def _ask(self, request: Request, decoder: msgspec.json.Decoder[Asked], example: str) -> Asked:
         """The request's body, its history no longer than allowed."""
-        asked = _parse(await _read_json(request, self._limits.max_body_bytes), decoder, example)
-        _check_length("history", asked.history, self._limits.max_history)
+        asked = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
+        check_length("history", asked.history, self._limits.max_history)
         return asked
-
-    async def _answer(self, request: Request, service: Service[Any, Any], history: Items, asked: Any) -> Any:
-        """What the model says: at once where that is quick, else when its thread comes to it."""
-        deadline = _deadline(request, self._limits.deadline_ms)
-        answer = service.answer_now(history, asked)
-        if answer is not None:
-            return answer
-        refused = service.telemetry.refused
-        later = service.answer_later(history, asked, self._limits.max_waiting, deadline)
-        try:
-            return await _while_connected(request, later)
-        except OverloadedError as error:
-            refused.labels(service.model, "overloaded").inc()
-            raise RequestError(
-                503, "overloaded", f"{error.waiting} requests wait for the model already",
-                headers={"retry-after": str(max(1, math.ceil(error.wait_s)))},
-            ) from None  # fmt: skip
-        except ExpiredError:
-            refused.labels(service.model, "deadline").inc()
-            raise RequestError(
-                504, "deadline_exceeded", "the deadline passed before the model came to this request"
-            ) from None
-        except ClientGoneError:
-            refused.labels(service.model, "client gone").inc()
-            raise RequestError(499, "client_disconnected", "the client left before its answer") from None
-        except asyncio.CancelledError:  # nothing but the end of the drain cancels a request
-            raise RequestError(
-                503, "shutting_down", "the server stopped before it came to this request", "send it again"
-            ) from None
 
 
 def _info(service: Service[Any, Any]) -> ModelInfo:
@@ -274,122 +243,9 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
     )
 
 
-class ClientGoneError(Exception):
-    """Nobody waits for this answer any more."""
-
-
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -> Any:
-    """The answer; ClientGoneError, and no answer is computed, when the client leaves while it waits."""
-    task, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _deadline(request: Request, usual_ms: float | None) -> float | None:
-    """The time of `perf_counter` after which an answer is of no use."""
-    said = request.headers.get(DEADLINE)
-    if said is None:
-        return None if usual_ms is None else perf_counter() + usual_ms / 1000
-    try:
-        milliseconds = float(said)
-    except ValueError:
-        milliseconds = math.nan
-    if not 0 < milliseconds < math.inf:
-        raise RequestError(
-            422,
-            "invalid_deadline",
-            f"{DEADLINE} is no number of milliseconds: {_quote(said)}",
-            f"{DEADLINE}: 50",
-        )
-    return perf_counter() + milliseconds / 1000
-
-
-async def _read_json(request: Request, limit: int) -> bytearray:
-    """The body of a request that says it is JSON, read no further than `limit` bytes."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise RequestError(
-            415,
-            "unsupported_media_type",
-            f"the body is {_quote(media_type)}, not application/json"
-            if media_type
-            else "no content type is given",
-            "send the header Content-Type: application/json",
-        )
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
-    except ClientDisconnect:
-        raise RequestError(400, "client_disconnected", "the client left before its body arrived") from None
-    return body
-
-
-def _too_large(limit: int) -> RequestError:
-    return RequestError(413, "body_too_large", f"the body is larger than {limit} bytes")
-
-
-def _parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -> Asked:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise RequestError(
-            422,
-            "invalid_request",
-            str(error),
-            f"send {example}; ids are strings",
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
-
-
-def _check_length(field: str, ids: Sequence[str], limit: int) -> None:
-    if len(ids) > limit:
-        raise RequestError(422, f"too_many_{field}", f"{field} has {len(ids)} items, the limit is {limit}")
-
-
-def _rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
-    try:
-        return service.items.lookup(ids)
-    except KeyError as error:
-        unknown = list(dict.fromkeys(error.args[0]))
-        named = ", ".join(map(_quote, unknown[:NAMED_UNKNOWN_ITEMS]))
-        more = len(unknown) - NAMED_UNKNOWN_ITEMS
-        raise RequestError(
-            422,
-            "unknown_items",
-            f"{field} has items that data set {service.dataset.name} does not: {named}"
-            + (f" and {more} more" if more > 0 else ""),
-            "leave out items that the model was not trained with",
-        ) from None
-
-
-def _quote(text: str) -> str:
-    """A client's text as it may stand in a message: quoted, and cut when it is long."""
-    short = text if len(text) <= ID_CHARACTERS else text[:ID_CHARACTERS] + "…"
-    return f'"{short}"'
-
-
 async def _answer_request_error(request: Request, error: Exception) -> Response:
-    del request
     assert isinstance(error, RequestError)
-    return _error(error.status, error.code, error.message, error.hint, error.headers)
+    return _refuse(request, error.status, error.code, error.message, error.hint, error.headers)
 
 
 def _unauthorized() -> Response:
@@ -403,20 +259,35 @@ def _unauthorized() -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """What Starlette's router refuses: unknown paths and wrong methods."""
     assert isinstance(error, HTTPException)
-    path = _quote(request.url.path)
+    path = quote(request.url.path)
     headers = dict(error.headers or {})
     if error.status_code == 404:
-        return _error(404, "not_found", f"there is nothing at {path}", "GET /openapi.json lists the paths")
+        hint = "GET /openapi.json lists the paths"
+        return _refuse(request, 404, "not_found", f"there is nothing at {path}", hint)
     if error.status_code == 405:
-        message = f"{path} does not take {request.method}"
-        return _error(405, "method_not_allowed", message, f"it takes {headers.get('Allow')}", headers)
-    return _error(error.status_code, "http_error", str(error.detail), headers=headers)
+        message, hint = f"{path} does not take {request.method}", f"it takes {headers.get('Allow')}"
+        return _refuse(request, 405, "method_not_allowed", message, hint, headers)
+    return _refuse(request, error.status_code, "http_error", str(error.detail), headers=headers)
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
     """A fault of ours. Starlette raises it again after this answer, and uvicorn logs it on stderr."""
-    del request, error
-    return _error(500, "internal_error", "the server failed on this request; its log says how")
+    del error
+    return _refuse(request, 500, "internal_error", "the server failed on this request; its log says how")
+
+
+def _refuse(
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    hint: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """An error, as the protocol of its path has it."""
+    if f"{request.url.path}/".startswith(f"{inference.PREFIX}/"):
+        return _json({"error": "; ".join(filter(None, (message, hint)))}, status, headers)
+    return _error(status, code, message, hint, headers)
 
 
 def _error(

@@ -52,13 +52,17 @@ def read_keys(file: Path | None) -> Digests:
 
 
 class Authorized:
-    """ASGI middleware: what is asked at `paths` takes one of the keys, all else is free."""
+    """ASGI middleware: whatever is asked takes one of the keys, but at the `free` paths."""
 
-    def __init__(self, app: ASGIApp, keys: Digests, paths: Collection[str], refusal: Response) -> None:
-        self._app, self._keys, self._paths, self._refusal = app, keys, frozenset(paths), refusal
+    def __init__(self, app: ASGIApp, keys: Digests, free: Collection[str], refusal: Response) -> None:
+        self._app, self._keys, self._free, self._refusal = app, keys, frozenset(free), refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in self._paths and not self._may(Headers(scope=scope)):
+        if (
+            scope["type"] == "http"
+            and scope["path"] not in self._free
+            and not self._may(Headers(scope=scope))
+        ):
             await self._refusal(scope, receive, send)
         else:
             await self._app(scope, receive, send)

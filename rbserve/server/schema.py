@@ -138,8 +138,8 @@ class ModelsResponse(msgspec.Struct, frozen=True):
 
 
 SCORE, RECOMMEND = "/v1/score", "/v1/recommend"
-KEYED = (SCORE, RECOMMEND, "/v1/models", "/metrics")
-"""What takes an API key, where a server has any."""
+FREE = ("/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+"""What takes no API key, where a server has any."""
 PATHS: dict[Task, str] = {"ctr": SCORE, "seqrec": RECOMMEND}
 TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
     "ctr": (ScoreRequest, ScoreResponse),
@@ -178,8 +178,8 @@ def openapi(limits: Limits, tasks: Collection[Task], keyed: bool = False) -> dic
     paths = _paths(tasks)
     if keyed:
         refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
-        for path in KEYED:
-            for operation in paths.get(path, {}).values():
+        for path in paths.keys() - set(FREE):
+            for operation in paths[path].values():
                 operation["security"] = [{"key": []}]
                 operation["responses"] |= refused
     security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if keyed else {}

@@ -13,7 +13,7 @@ from rbserve.core.errors import UsageError
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
 from rbserve.server.keys import read_keys
-from rbserve.server.schema import KEYED, Limits, openapi
+from rbserve.server.schema import FREE, Limits, openapi
 from rbserve.server.service import Service
 
 KEY, OTHER = "a-key-that-is-long-enough", "another-key-of-this-server"
@@ -53,7 +53,7 @@ def test_each_key_opens_what_is_closed(
     "said", [None, "", "Bearer", "Bearer ", f"Basic {KEY}", KEY, f"Bearer {KEY}x", f"Bearer {KEY[:-1]}",
              "Bearer # of the shop", "Bearer ü"],
 )  # fmt: skip
-@pytest.mark.parametrize("path", [path for path in KEYED if path != "/v1/recommend"])
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/models", "/metrics", "/v2", "/v2/models/toy", "/nowhere"])
 def test_nothing_else_does(service: Service[Items, Scores], keys: Path, said: str | None, path: str) -> None:
     refused = ask(service, keys, path, said)
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unauthorized")
@@ -75,7 +75,8 @@ def test_health_and_the_document_are_open_and_refusals_are_counted(
 def test_the_document_says_what_takes_a_key() -> None:
     paths = openapi(Limits(), ["ctr"], keyed=True)["paths"]
     keyed = {path for path, verbs in paths.items() for one in verbs.values() if "security" in one}
-    assert keyed == set(KEYED) - {"/v1/recommend"}
+    assert keyed == paths.keys() - set(FREE)
+    assert {"/v1/score", "/v1/models", "/metrics"} <= keyed
     assert all("401" in one["responses"] for path in keyed for one in paths[path].values())
     free = openapi(Limits(), ["ctr"])
     assert "securitySchemes" not in free["components"]

@@ -166,7 +166,7 @@ def test_a_charset_after_the_content_type_is_fine(ask: Ask) -> None:
 
 
 def test_unknown_paths_and_wrong_methods_get_json_errors(ask: Ask) -> None:
-    missing = ask("GET", "/v2/score")
+    missing = ask("GET", "/v3/score")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert ask("POST", "/v1/score/").status_code == 404
     wrong = ask("GET", "/v1/score")

@@ -1,0 +1,192 @@
+"""What every route asks of a request: a body of bounded size, known items, a deadline; and of a model, in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Sequence
+from time import perf_counter
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from rbserve.core.errors import RbserveError
+from rbserve.core.types import Items
+from rbserve.server.schema import DEADLINE, Limits
+from rbserve.server.service import ExpiredError, OverloadedError, Service
+
+NAMED_UNKNOWN_ITEMS = 5
+ID_CHARACTERS = 40
+
+Asked = TypeVar("Asked")
+
+
+class RequestError(RbserveError):
+    """A request that cannot be answered, and the HTTP status that says whose fault it is."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.status, self.code, self.headers = status, code, headers
+
+
+async def read_body(request: Request, limit: int) -> bytearray:
+    """The body of a request, as it is, read no further than `limit` bytes."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        message = f"the body is compressed: {quote(encoding)}"
+        raise RequestError(415, "unsupported_encoding", message, "send it as it is")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        raise RequestError(400, "client_disconnected", "the client left before its body arrived") from None
+    return body
+
+
+async def read_json(request: Request, limit: int) -> bytearray:
+    """The same of a request that says it is JSON."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise RequestError(
+            415,
+            "unsupported_media_type",
+            f"the body is {quote(media_type)}, not application/json"
+            if media_type
+            else "no content type is given",
+            "send the header Content-Type: application/json",
+        )
+    return await read_body(request, limit)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, "body_too_large", f"the body is larger than {limit} bytes")
+
+
+def parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -> Asked:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestError(
+            422,
+            "invalid_request",
+            str(error),
+            f"send {example}; ids are strings",
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
+
+
+def check_length(field: str, ids: Sequence[str], limit: int) -> None:
+    if len(ids) > limit:
+        raise RequestError(422, f"too_many_{field}", f"{field} has {len(ids)} items, the limit is {limit}")
+
+
+def rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
+    try:
+        return service.items.lookup(ids)
+    except KeyError as error:
+        unknown = list(dict.fromkeys(error.args[0]))
+        named = ", ".join(map(quote, unknown[:NAMED_UNKNOWN_ITEMS]))
+        more = len(unknown) - NAMED_UNKNOWN_ITEMS
+        raise RequestError(
+            422,
+            "unknown_items",
+            f"{field} has items that data set {service.dataset.name} does not: {named}"
+            + (f" and {more} more" if more > 0 else ""),
+            "leave out items that the model was not trained with",
+        ) from None
+
+
+def quote(text: str) -> str:
+    """A client's text as it may stand in a message: quoted, and cut when it is long."""
+    short = text if len(text) <= ID_CHARACTERS else text[:ID_CHARACTERS] + "…"
+    return f'"{short}"'
+
+
+async def answer(
+    request: Request, service: Service[Any, Any], limits: Limits, history: Items, asked: Any
+) -> Any:
+    """What the model says: at once where that is quick, else when its thread comes to it.
+
+    Raises RequestError where it does not come to it in time, or for who has left.
+    """
+    deadline = _deadline(request, limits.deadline_ms)
+    at_once = service.answer_now(history, asked)
+    if at_once is not None:
+        return at_once
+    refused = service.telemetry.refused
+    later = service.answer_later(history, asked, limits.max_waiting, deadline)
+    try:
+        return await _while_connected(request, later)
+    except OverloadedError as error:
+        refused.labels(service.model, "overloaded").inc()
+        message = f"{error.waiting} requests wait for the model already"
+        headers = {"retry-after": str(max(1, math.ceil(error.wait_s)))}
+        raise RequestError(503, "overloaded", message, headers=headers) from None
+    except ExpiredError:
+        refused.labels(service.model, "deadline").inc()
+        raise RequestError(
+            504, "deadline_exceeded", "the deadline passed before the model came to this request"
+        ) from None
+    except ClientGoneError:
+        refused.labels(service.model, "client gone").inc()
+        raise RequestError(499, "client_disconnected", "the client left before its answer") from None
+    except asyncio.CancelledError:  # nothing but the end of the drain cancels a request
+        raise RequestError(
+            503, "shutting_down", "the server stopped before it came to this request", "send it again"
+        ) from None
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for this answer any more."""
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -> Any:
+    """The answer; ClientGoneError, and no answer is computed, when the client leaves while it waits."""
+    task, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _deadline(request: Request, usual_ms: float | None) -> float | None:
+    """The time of `perf_counter` after which an answer is of no use."""
+    said = request.headers.get(DEADLINE)
+    if said is None:
+        return None if usual_ms is None else perf_counter() + usual_ms / 1000
+    try:
+        milliseconds = float(said)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise RequestError(
+            422,
+            "invalid_deadline",
+            f"{DEADLINE} is no number of milliseconds: {quote(said)}",
+            f"{DEADLINE}: 50",
+        )
+    return perf_counter() + milliseconds / 1000

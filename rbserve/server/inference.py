@@ -1,0 +1,282 @@
+"""The Open Inference Protocol, version 2, over HTTP: what KServe, Triton and their clients speak, for the same models.
+
+    GET  /v2, /v2/health/live, /v2/health/ready
+    GET  /v2/models/NAME, /v2/models/NAME/ready       (or /v2/models/NAME/versions/1, …/versions/1/ready)
+    POST /v2/models/NAME/infer                         (or /v2/models/NAME/versions/1/infer)
+
+A model that scores takes history BYTES[T] and candidates BYTES[N] and gives scores FP32[N]; one that ranks takes
+history BYTES[T] and k INT64[1] and gives items BYTES[K] and scores FP32[K]. Ids are strings. Tensors are JSON or, by
+the protocol's extension, binary: the JSON has Inference-Header-Content-Length bytes, the tensors follow.
+
+An error is {"error": "what, and what to do"}, as the protocol has it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rbserve import __version__
+from rbserve.server.asking import RequestError, answer, check_length, parse, quote, read_body, rows
+from rbserve.server.schema import Limits
+from rbserve.server.service import Service, Top
+
+PREFIX = "/v2"
+VERSION = "1"
+JSON_BYTES = "inference-header-content-length"
+
+
+class Tensor(NamedTuple):
+    """A tensor of the protocol's: its name, its type, and its shape, where -1 is any length."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+HISTORY = Tensor("history", "BYTES", [-1])
+INPUTS = {
+    "ctr": [HISTORY, Tensor("candidates", "BYTES", [-1])],
+    "seqrec": [HISTORY, Tensor("k", "INT64", [1])],
+}
+OUTPUTS = {
+    "ctr": [Tensor("scores", "FP32", [-1])],
+    "seqrec": [Tensor("items", "BYTES", [-1]), Tensor("scores", "FP32", [-1])],
+}
+
+
+class InputTensor(msgspec.Struct, frozen=True):
+    """A tensor that is sent. Its data are here, or binary_data_size bytes of what follows."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[str | int] | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] = {}
+
+
+class WantedOutput(msgspec.Struct, frozen=True):
+    """A tensor that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """One user, in tensors."""
+
+    inputs: list[InputTensor]
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    outputs: list[WantedOutput] = []
+    parameters: dict[str, Any] = {}
+
+
+_decoder = msgspec.json.Decoder(InferRequest)
+_encode = msgspec.json.Encoder().encode
+
+
+class Model:
+    """The routes of one model."""
+
+    def __init__(self, service: Service[Any, Any], limits: Limits) -> None:
+        self._service, self._limits = service, limits
+        self.inputs, self.outputs = INPUTS[service.work.task], OUTPUTS[service.work.task]
+
+    async def metadata(self, request: Request) -> Response:
+        """What goes in and what comes out."""
+        del request
+        service = self._service
+        return _json({
+            "name": service.model, "versions": [VERSION], "platform": f"rbserve_{service.variant}",
+            "inputs": [one._asdict() for one in self.inputs], "outputs": [one._asdict() for one in self.outputs],
+        })  # fmt: skip
+
+    async def ready(self, request: Request) -> Response:
+        """Whether to send requests here."""
+        del request
+        status = self._service.status
+        return _json(
+            {"name": self._service.model, "ready": status == "ready"}, 200 if status == "ready" else 503
+        )
+
+    async def infer(self, request: Request) -> Response:
+        """One user: a slate scored, or the catalogue ranked."""
+        body = bytes(await read_body(request, self._limits.max_body_bytes))
+        head, tail = _split(request, body)
+        asked = parse(bytearray(head), _decoder, '{"inputs": [{"name": "history", "shape": [1], …}]}')
+        wanted = self._wanted(asked)
+        given = self._given(asked, tail)
+        found = await self._found(request, given)
+        return self._reply(asked, [(one, found[one.name]) for one in wanted])
+
+    async def _found(self, request: Request, given: dict[str, Any]) -> dict[str, Any]:
+        """The outputs by name."""
+        service, limits = self._service, self._limits
+        history = rows(service, "history", given["history"])
+        check_length("history", given["history"], limits.max_history)
+        if service.work.task == "ctr":
+            check_length("candidates", given["candidates"], limits.max_candidates)
+            if not given["candidates"]:
+                raise RequestError(
+                    422, "empty_candidates", "candidates is empty: name at least one item to score"
+                )
+            candidates = rows(service, "candidates", given["candidates"])
+            return {"scores": await answer(request, service, limits, history, candidates)}
+        (k,) = given["k"]
+        if not 1 <= k <= limits.max_k:
+            raise RequestError(422, "k_too_large", f"k is {k}, and must lie between 1 and {limits.max_k}")
+        items, scores = await answer(request, service, limits, history, Top(int(k)))
+        return {"items": service.items.names(items), "scores": scores}
+
+    def _wanted(self, asked: InferRequest) -> list[WantedOutput]:
+        """The outputs that are asked for, all where none is named."""
+        known = [one.name for one in self.outputs]
+        for one in asked.outputs:
+            if one.name not in known:
+                raise _invalid(
+                    f"there is no output {quote(one.name)}: {self._service.model} gives {', '.join(known)}"
+                )
+        return asked.outputs or [WantedOutput(name) for name in known]
+
+    def _given(self, asked: InferRequest, tail: memoryview) -> dict[str, Any]:
+        """Every input's values: strings, or numbers."""
+        given: dict[str, Any] = {}
+        known = {one.name: one for one in self.inputs}
+        for one in asked.inputs:
+            if one.name not in known:
+                raise _invalid(
+                    f"there is no input {quote(one.name)}: {self._service.model} takes {', '.join(known)}"
+                )
+            if one.name in given:
+                raise _invalid(f"input {one.name} is there twice")
+            want = known[one.name]
+            if one.datatype != want.datatype:
+                raise _invalid(f"input {one.name} is {quote(one.datatype)}, not {want.datatype}")
+            given[one.name], tail = _values(one, tail)
+            if want.shape != [-1] and len(given[one.name]) != want.shape[0]:
+                raise _invalid(f"input {one.name} has {len(given[one.name])} values, not {want.shape[0]}")
+        if missing := known.keys() - given.keys():
+            raise _invalid(f"input {min(missing)} is missing")
+        if len(tail):
+            raise _invalid(f"{len(tail)} bytes follow the last binary input")
+        return given
+
+    def _reply(self, asked: InferRequest, found: Sequence[tuple[WantedOutput, Any]]) -> Response:
+        kinds = {one.name: one.datatype for one in self.outputs}
+        binary_unless_said = bool(asked.parameters.get("binary_data_output", False))
+        outputs, blobs = [], []
+        for wanted, values in found:
+            output: dict[str, Any] = {
+                "name": wanted.name,
+                "datatype": kinds[wanted.name],
+                "shape": [len(values)],
+            }
+            if wanted.parameters.get("binary_data", binary_unless_said):
+                blobs.append(_bytes(values))
+                output["parameters"] = {"binary_data_size": len(blobs[-1])}
+            else:
+                output["data"] = values if isinstance(values, list) else values.tolist()
+            outputs.append(output)
+        reply: dict[str, Any] = {
+            "model_name": self._service.model,
+            "model_version": VERSION,
+            "outputs": outputs,
+        }
+        if asked.id is not msgspec.UNSET:
+            reply["id"] = asked.id
+        head = _encode(reply)
+        if not blobs:
+            return Response(head, media_type="application/json")
+        return Response(
+            b"".join([head, *blobs]),
+            headers={JSON_BYTES: str(len(head))},
+            media_type="application/octet-stream",
+        )
+
+
+async def server(request: Request) -> Response:
+    """What this server is."""
+    del request
+    return _json({"name": "rbserve", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+
+def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:
+    """The JSON of a request, and the binary tensors behind it."""
+    said = request.headers.get(JSON_BYTES)
+    length = len(body) if said is None else int(said) if said.isdecimal() else -1
+    if not 0 <= length <= len(body):
+        raise _invalid(f"{JSON_BYTES} is {quote(said or '')}, and the body has {len(body)} bytes")
+    return body[:length], memoryview(body)[length:]
+
+
+def _values(sent: InputTensor, tail: memoryview) -> tuple[Any, memoryview]:
+    """An input's values, and what of the binary tensors is left."""
+    size = sent.parameters.get("binary_data_size")
+    values: list[Any]
+    if size is None:
+        if sent.data is msgspec.UNSET:
+            raise _invalid(f"input {sent.name} has no data")
+        values = sent.data
+        kind = str if sent.datatype == "BYTES" else int
+        for one in values:
+            if type(one) is not kind:
+                raise _invalid(f"input {sent.name} is {sent.datatype}, and has the value {quote(str(one))}")
+    else:
+        if not isinstance(size, int) or not 0 <= size <= len(tail):
+            raise _invalid(f"input {sent.name} has {size} bytes, and {len(tail)} are there")
+        own, tail = tail[:size], tail[size:]
+        values = _strings(own, sent.name) if sent.datatype == "BYTES" else _numbers(own, sent.name)
+    if sent.shape != [len(values)]:
+        raise _invalid(
+            f"input {sent.name} has shape {sent.shape[:4]} and {len(values)} values, in one dimension"
+        )
+    return values, tail
+
+
+def _strings(data: memoryview, name: str) -> list[str]:
+    """Each with its length before it, in four bytes."""
+    found, at = [], 0
+    try:
+        while at < len(data):
+            (length,) = struct.unpack_from("<I", data, at)
+            at += 4
+            if at + length > len(data):
+                raise ValueError
+            found.append(str(data[at : at + length], "utf-8"))
+            at += length
+    except (struct.error, ValueError):  # a length that is cut off, or leads beyond the end; no UTF-8
+        raise _invalid(
+            f"input {name} is no list of strings: each takes four bytes of length, then UTF-8"
+        ) from None
+    return found
+
+
+def _numbers(data: memoryview, name: str) -> list[int]:
+    if len(data) % 8:
+        raise _invalid(f"input {name} has {len(data)} bytes, and INT64 take eight each")
+    found: NDArray[np.int64] = np.frombuffer(data, "<i8")
+    return found.tolist()
+
+
+def _bytes(values: Any) -> bytes:
+    """Values as the protocol's bytes."""
+    if isinstance(values, list):
+        encoded = [value.encode() for value in values]
+        return b"".join(struct.pack("<I", len(value)) + value for value in encoded)
+    packed: bytes = np.ascontiguousarray(values, "<f4").tobytes()
+    return packed
+
+
+def _invalid(message: str) -> RequestError:
+    return RequestError(400, "invalid_request", message)
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(_encode(body), status, media_type="application/json")

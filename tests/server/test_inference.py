@@ -1,0 +1,213 @@
+"""The Open Inference Protocol: the same answers as the routes of our own, in JSON and in binary tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rbserve.core.types import Items, Scores
+from rbserve.server.app import build_app
+from rbserve.server.schema import Limits
+from rbserve.server.service import Ranked, Service, Top
+
+Ask = Callable[..., httpx.Response]
+SCORE, RANK = "/v2/models/toy/infer", "/v2/models/rank/infer"
+
+
+def strings(name: str, values: list[str], **more: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": "BYTES", "shape": [len(values)], "data": values, **more}
+
+
+def packed(values: list[str]) -> bytes:
+    return b"".join(struct.pack("<I", len(one.encode())) + one.encode() for one in values)
+
+
+def binary(request: dict[str, Any], *tensors: bytes) -> dict[str, Any]:
+    head = json.dumps(request).encode()
+    return {
+        "content": b"".join([head, *tensors]),
+        "headers": {"inference-header-content-length": str(len(head))},
+    }
+
+
+def scored(history: list[str], candidates: list[str], **more: Any) -> dict[str, Any]:
+    return {"inputs": [strings("history", history), strings("candidates", candidates)], **more}
+
+
+def test_it_says_what_it_is_and_what_goes_in_and_out(ask: Ask, ask_ranking: Ask) -> None:
+    assert ask("GET", "/v2").json()["extensions"] == ["binary_tensor_data"]
+    for path in (
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/toy/ready",
+        "/v2/models/toy/versions/1/ready",
+    ):
+        assert ask("GET", path).status_code == 200
+    found = ask("GET", "/v2/models/toy").json()
+    assert (found["name"], found["versions"], found["platform"]) == ("toy", ["1"], "rbserve_onnx-fp32")
+    assert [(one["name"], one["datatype"], one["shape"]) for one in found["inputs"]] == [
+        ("history", "BYTES", [-1]), ("candidates", "BYTES", [-1]),
+    ]  # fmt: skip
+    assert [one["name"] for one in ask_ranking("GET", "/v2/models/rank").json()["outputs"]] == [
+        "items",
+        "scores",
+    ]
+
+
+def test_a_model_is_ready_with_its_service(ask: Ask, service: Service[Items, Scores]) -> None:
+    service.draining = True
+    for path in ("/v2/health/ready", "/v2/models/toy/ready"):
+        assert ask("GET", path).status_code == 503
+
+
+@pytest.mark.parametrize("path", [SCORE, "/v2/models/toy/versions/1/infer"])
+def test_scores_are_those_of_our_own_route(ask: Ask, path: str) -> None:
+    own = ask("POST", "/v1/score", json={"history": ["i1", "i2"], "candidates": ["i3", "i4", "i3"]}).json()
+    answer = ask("POST", path, json=scored(["i1", "i2"], ["i3", "i4", "i3"], id="seven")).json()
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("toy", "1", "seven")
+    (output,) = answer["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("scores", "FP32", [3])
+    np.testing.assert_allclose(output["data"], [one["score"] for one in own["scores"]], rtol=1e-6)
+
+
+def test_a_ranking_is_that_of_our_own_route(ask_ranking: Ask) -> None:
+    own = ask_ranking("POST", "/v1/recommend", json={"history": ["i1"], "k": 4}).json()["items"]
+    k = {"name": "k", "datatype": "INT64", "shape": [1], "data": [4]}
+    answer = ask_ranking("POST", RANK, json={"inputs": [k, strings("history", ["i1"])]}).json()
+    items, scores = answer["outputs"]
+    assert items["data"] == [one["item"] for one in own]
+    np.testing.assert_allclose(scores["data"], [one["score"] for one in own], rtol=1e-6)
+
+
+@settings(max_examples=30)
+@given(
+    history=st.lists(st.integers(0, 49).map("i{}".format), max_size=12),
+    candidates=st.lists(st.integers(0, 49).map("i{}".format), min_size=1, max_size=12),
+    in_binary=st.booleans(), out_binary=st.booleans(),
+)  # fmt: skip
+def test_binary_tensors_say_what_json_says(
+    warm: Service[Items, Scores], history: list[str], candidates: list[str], in_binary: bool, out_binary: bool
+) -> None:
+    request = scored(history, candidates, parameters={"binary_data_output": out_binary})
+    options: dict[str, Any] = {"json": request}
+    if in_binary:
+        blobs = [packed(history), packed(candidates)]
+        for one, blob in zip(request["inputs"], blobs, strict=True):
+            del one["data"]
+            one["parameters"] = {"binary_data_size": len(blob)}
+        options = binary(request, *blobs)
+    answer = post(warm, SCORE, **options)
+    assert answer.status_code == 200, answer.text
+    if out_binary:
+        length = int(answer.headers["inference-header-content-length"])
+        (output,) = json.loads(answer.content[:length])["outputs"]
+        assert output["parameters"] == {"binary_data_size": 4 * len(candidates)}
+        found = np.frombuffer(answer.content[length:], "<f4")
+    else:
+        found = np.array(answer.json()["outputs"][0]["data"], np.float32)
+    items = warm.items
+    np.testing.assert_allclose(found, warm.work(items.lookup(history), items.lookup(candidates)), rtol=1e-6)
+
+
+def test_items_come_back_in_binary_and_only_what_is_asked_for(ask_ranking: Ask) -> None:
+    request = {
+        "inputs": [
+            strings("history", ["i1"]),
+            {"name": "k", "datatype": "INT64", "shape": [1], "parameters": {"binary_data_size": 8}},
+        ],
+        "outputs": [{"name": "items", "parameters": {"binary_data": True}}],
+    }
+    answer = ask_ranking("POST", RANK, **binary(request, struct.pack("<q", 2)))
+    length = int(answer.headers["inference-header-content-length"])
+    (output,) = json.loads(answer.content[:length])["outputs"]
+    assert (output["name"], output["shape"]) == ("items", [2])
+    best = ask_ranking("POST", "/v1/recommend", json={"history": ["i1"], "k": 2}).json()["items"]
+    assert answer.content[length:] == packed([one["item"] for one in best])
+
+
+@pytest.fixture(scope="module")
+def warm(artifact: Any) -> Any:
+    from rbserve.server.run import open_service
+
+    opened = open_service(artifact, "onnx-fp32", threads=1)
+    opened.warm_up(Limits())
+    yield opened
+    opened.close()
+
+
+def post(service: Service[Any, Any], path: str, **options: Any) -> httpx.Response:
+    app = build_app([service], Limits())
+
+    async def once() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            return await http.post(path, **options)
+
+    return asyncio.run(once())
+
+
+BAD = [
+    ({"json": {"inputs": [strings("history", [])]}}, 400, "input candidates is missing"),
+    ({"json": scored([], [])}, 422, "candidates is empty"),
+    ({"json": scored([], ["no"])}, 422, 'candidates has items that data set tiny does not: "no"'),
+    ({"json": scored([], ["i1"] * 41)}, 422, "candidates has 41 items, the limit is 40"),
+    ({"json": {"inputs": [strings("history", []), strings("history", [])]}}, 400, "input history is there twice"),
+    ({"json": {"inputs": [strings("user", [])]}}, 400, 'no input "user": toy takes history, candidates'),
+    ({"json": {"inputs": [strings("history", [], datatype="FP32")]}}, 400, 'history is "FP32", not BYTES'),
+    ({"json": {"inputs": [strings("history", ["i1"], shape=[2])]}}, 400, "shape [2] and 1 values"),
+    ({"json": {"inputs": [strings("history", ["i1"], shape=[1, 1])]}}, 400, "in one dimension"),
+    ({"json": {"inputs": [strings("history", [5])]}}, 400, 'input history is BYTES, and has the value "5"'),  # type: ignore[list-item]
+    ({"json": {"inputs": [{"name": "history", "datatype": "BYTES", "shape": [1]}]}}, 400, "history has no data"),
+    ({"json": scored([], ["i1"], outputs=[{"name": "logits"}])}, 400, 'no output "logits": toy gives scores'),
+    ({"json": {"inputs": "history"}}, 422, "Expected `array`"),
+    ({"content": b'{"inputs": [{"data": ' + b"[" * 5_000}, 422, "got `array` - at `$.inputs[0].data[0]`"),
+    ({"content": b'{"parameters": {"a": ' + b"[" * 5_000}, 400, "the body is not JSON"),
+    ({"content": b"{"}, 400, "the body is not JSON"),
+    ({"content": b"{}", "headers": {"inference-header-content-length": "9"}}, 400, "and the body has 2 bytes"),
+    ({"content": b"{}", "headers": {"inference-header-content-length": "x"}}, 400, "and the body has 2 bytes"),
+    ({"content": b"{}", "headers": {"content-encoding": "gzip"}}, 415, 'the body is compressed: "gzip"'),
+    (binary(scored([], ["i1"]), b"more"), 400, "4 bytes follow the last binary input"),
+    (binary({"inputs": [strings("history", [], parameters={"binary_data_size": 9})]}, b"12"), 400,
+     "input history has 9 bytes, and 2 are there"),
+    (binary({"inputs": [strings("history", [], parameters={"binary_data_size": 5})]}, b"\x09\0\0\0a"), 400,
+     "history is no list of strings"),
+    (binary({"inputs": [strings("history", [], parameters={"binary_data_size": 2})]}, b"\x09\0"), 400,
+     "history is no list of strings"),
+    (binary({"inputs": [strings("history", [], parameters={"binary_data_size": 5})]}, b"\x01\0\0\0\xff"), 400,
+     "history is no list of strings"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "status", "said"), BAD, ids=range(len(BAD)))
+def test_bad_requests_get_one_clear_message(
+    ask: Ask, options: dict[str, Any], status: int, said: str
+) -> None:
+    answer = ask("POST", SCORE, **options)
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("k", "status", "said"), [([0], 422, "between 1 and 60"), ([61], 422, "between 1 and 60"),
+                                                  ([1, 2], 400, "k has 2 values, not 1")])  # fmt: skip
+def test_k_is_one_number_in_its_limits(
+    ask_ranking: Ask, ranking: Service[Top, Ranked], k: list[int], status: int, said: str
+) -> None:
+    tensor = {"name": "k", "datatype": "INT64", "shape": [len(k)], "data": k}
+    answer = ask_ranking("POST", RANK, json={"inputs": [strings("history", []), tensor]})
+    assert answer.status_code == status
+    assert said in answer.json()["error"]
+
+
+def test_a_model_that_is_not_there_is_not_found(ask: Ask) -> None:
+    gone, wrong = ask("POST", "/v2/models/gone/infer", json=scored([], ["i1"])), ask("GET", SCORE)
+    assert (gone.status_code, wrong.status_code) == (404, 405)
+    assert 'there is nothing at "/v2/models/gone/infer"' in gone.json()["error"]
+    assert "it takes POST" in wrong.json()["error"]
