@@ -312,6 +312,7 @@ async def _generate(
     if len(times):
         await generator.all_done.wait()  # each has its timeout
     generator.close()
+    await asyncio.sleep(0)  # connections end in the loop's next round
     return generator
 
 

@@ -15,6 +15,9 @@ import pytest
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.profilers.load import LoadPlan, Times, _void, arrivals, run_load
 
+# The scripted server may be stopped with a connection that it has accepted and not yet met.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 Answer = Callable[[int], tuple[float, int | None]]
 """Number of the request, from 0, to seconds until it is answered and the status; None: the connection is closed."""
 
