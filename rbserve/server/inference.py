@@ -262,7 +262,8 @@ def _numbers(data: memoryview, name: str) -> list[int]:
     if len(data) % 8:
         raise _invalid(f"input {name} has {len(data)} bytes, and INT64 take eight each")
     found: NDArray[np.int64] = np.frombuffer(data, "<i8")
-    return found.tolist()
+    values: list[int] = found.tolist()
+    return values
 
 
 def _bytes(values: Any) -> bytes:
