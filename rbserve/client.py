@@ -12,7 +12,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -52,8 +52,12 @@ class _Item(msgspec.Struct, frozen=True):
     score: float
 
 
+class _Score(msgspec.Struct, frozen=True):
+    score: float
+
+
 class _Scores(msgspec.Struct, frozen=True):
-    scores: list[_Item]
+    scores: list[_Score]
 
 
 class _Items(msgspec.Struct, frozen=True):
@@ -98,11 +102,12 @@ class Client:
         self._connection.close()
 
     def score(
-        self, history: Sequence[str], candidates: Sequence[str], model: str | None = None
+        self, history: Sequence[str], candidates: Sequence[str | Mapping[str, str]], model: str | None = None
     ) -> list[float]:
         """A score for each candidate, in their order; ids of items, of the history oldest first.
 
-        `model` is needed where the server has several that score.
+        A candidate that the data set does not have is {"text": …}, for models that read texts. `model` is needed
+        where the server has several that score.
         """
         asked = {"history": list(history), "candidates": list(candidates), **_named(model)}
         return [one.score for one in self._post(PATHS["ctr"], asked, _Scores).scores]

@@ -70,11 +70,15 @@ class LanguageScorer:
 
     def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
         """The same; `observe` hears the name of each stage as it ends."""
-        return self._score(history, [self._prompts.items[one] for one in candidates.tolist()], observe)
+        return self._score(history, [self.tokens(one) for one in candidates.tolist()], observe)
 
     def score_tokens(self, history: Items, candidates: Sequence[NDArray[Any]]) -> Scores:
         """The same for candidates as token ids, [I] each: items of the table, or texts of others (`ItemTokenizer`)."""
         return self._score(history, candidates, no_observer)
+
+    def tokens(self, item: int) -> NDArray[Any]:
+        """The token ids int32[I] of an item of the table."""
+        return self._prompts.items[item]
 
     def _score(self, history: Items, candidates: Sequence[NDArray[Any]], observe: Observe) -> Scores:
         prefix = self._prompts.prefix(history, max(map(len, candidates), default=0))

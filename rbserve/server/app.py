@@ -45,6 +45,7 @@ from rbserve.server.schema import (
     Limits,
     ModelInfo,
     ModelsResponse,
+    NewItem,
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
@@ -53,7 +54,7 @@ from rbserve.server.schema import (
     ScoreResponse,
     openapi,
 )
-from rbserve.server.service import STATUSES, Service, Top
+from rbserve.server.service import STATUSES, Scoring, Service, Slate, Top
 from rbserve.server.telemetry import Observed
 
 Asked = TypeVar("Asked", ScoreRequest, RecommendRequest)
@@ -145,13 +146,31 @@ class Handlers:
             )
         service = self._service("ctr", asked.model)
         history = rows(service, "history", asked.history)
-        scores = await answer(
-            request, service, self._limits, history, rows(service, "candidates", asked.candidates)
-        )
-        scored = [
-            ScoredItem(item, score) for item, score in zip(asked.candidates, scores.tolist(), strict=True)
-        ]
+        scores = await answer(request, service, self._limits, history, self._slate(service, asked.candidates))
+        names = [one if isinstance(one, str) else one.id for one in asked.candidates]
+        scored = [ScoredItem(item, score) for item, score in zip(names, scores.tolist(), strict=True)]
         return _json(ScoreResponse(service.model, service.variant, scored))
+
+    def _slate(self, service: Service[Any, Any], candidates: Sequence[str | NewItem]) -> Slate:
+        """Candidates as the model takes them."""
+        known = [one for one in candidates if isinstance(one, str)]
+        found = rows(service, "candidates", known)
+        if len(known) == len(candidates):
+            return found
+        for one in candidates:
+            if not isinstance(one, str) and len(one.text) > self._limits.max_text:
+                message = f"a text has {len(one.text)} characters, the limit is {self._limits.max_text}"
+                raise RequestError(422, "text_too_long", message)
+        work: Scoring = service.work
+        if work.tokenizer is None:
+            raise RequestError(
+                422,
+                "no_texts",
+                f"{service.model} scores no new items: {work.no_texts}",
+                "send ids of its items",
+            )
+        row = iter(found.tolist())
+        return work.tokens([next(row) if isinstance(one, str) else one.text for one in candidates])
 
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue."""

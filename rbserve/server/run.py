@@ -19,7 +19,7 @@ import uvicorn
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.runtime import open_ranker, open_scorer
+from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.keys import Digests
 from rbserve.server.schema import Limits
@@ -92,6 +92,10 @@ def open_service(
     work: Scoring | Ranking
     if artifact.manifest.task == "ctr":
         work = Scoring(open_scorer(artifact, variant, threads, user_cache), artifact.items)
+        try:
+            work.tokenizer = artifact_tokenizer(artifact)
+        except UsageError as error:
+            work.no_texts = error.message
     else:
         work = Ranking(open_ranker(artifact, variant, threads))
     dataset = artifact.manifest.dataset

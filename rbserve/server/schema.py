@@ -20,7 +20,8 @@ REF = "#/components/schemas/{name}"
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for: items of history, candidates, items to recommend, and bytes of body.
+    """How much one request may ask for: items of history, candidates, items to recommend, characters
+    of a new item's text, and bytes of body.
 
     And how many requests may wait for the model, and for how many milliseconds one that names no deadline.
     """
@@ -28,6 +29,7 @@ class Limits:
     max_history: int = 1_000
     max_candidates: int = 1_000
     max_k: int = 1_000
+    max_text: int = 2_000
     max_body_bytes: int = 1 << 20
     max_waiting: int = 64
     deadline_ms: float | None = None
@@ -45,14 +47,21 @@ Which = Annotated[
 ]
 
 
+class NewItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An item that the model's data set does not have, by its text; for models that read texts."""
+
+    text: str
+    id: Annotated[str | None, Meta(description="What the answer is to call it.")] = None
+
+
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user and the slate to score for that user."""
 
     history: History
     candidates: Annotated[
-        list[str],
+        list[str | NewItem],
         Meta(
-            description="Ids of the items to score. A repeated id is scored each time.",
+            description="Ids of the items to score, or texts of new ones. A repeated id is scored each time.",
             extra_json_schema={"minItems": 1},
         ),
     ]
@@ -60,9 +69,9 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScoredItem(msgspec.Struct, frozen=True):
-    """One candidate and its score."""
+    """One candidate and its score; null for a new item that was given no id."""
 
-    item: str
+    item: str | None
     score: Annotated[float, Meta(description="Click probability, a float32.")]
 
 

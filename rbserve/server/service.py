@@ -11,18 +11,22 @@ answers nobody in time, and the one who is refused at once can go elsewhere.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rbserve.core.artifact import DatasetReference
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Task
+from rbserve.language import LanguageScorer
+from rbserve.models.prompts import ItemTokenizer
 from rbserve.runtime import recommend
 from rbserve.server.schema import Limits
 from rbserve.server.telemetry import Telemetry
@@ -184,21 +188,43 @@ class Service(Generic[Asked, Answer]):
         return best
 
 
+Slate = Items | list[NDArray[Any]]
+"""Candidates: rows of the item table, int32[N], or each one's tokens, of texts that are not in it."""
+
+
 @dataclass
 class Scoring:
-    """Pair-wise: candidates int32[N] are asked about, their scores float32[N] are the answer."""
+    """Pair-wise: a slate is asked about, its scores float32[N] are the answer.
+
+    `tokenizer` reads texts of new items, where the model does; else `no_texts` says why it is not there.
+    """
 
     scorer: Scorer
     items: ItemTable
     task: Task = "ctr"
+    tokenizer: ItemTokenizer | None = None
+    no_texts: str = "it reads no texts of items"
 
-    def __call__(self, history: Items, candidates: Items) -> Scores:
-        scores = self.scorer.score(history, candidates)
-        if scores.shape != candidates.shape:
-            raise ValueError(f"scores of shape {scores.shape} for candidates of shape {candidates.shape}")
+    def __call__(self, history: Items, candidates: Slate) -> Scores:
+        if isinstance(candidates, list):
+            assert isinstance(self.scorer, LanguageScorer)
+            scores = self.scorer.score_tokens(history, candidates)
+        else:
+            scores = self.scorer.score(history, candidates)
+        if scores.shape != (len(candidates),):
+            raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
         return _finite(scores)
 
-    def size(self, candidates: Items) -> int:
+    def tokens(self, candidates: Sequence[int | str]) -> list[NDArray[Any]]:
+        """A slate of rows of the item table and texts of others."""
+        assert isinstance(self.scorer, LanguageScorer)
+        assert self.tokenizer is not None
+        return [
+            self.tokenizer.tokens(one) if isinstance(one, str) else self.scorer.tokens(one)
+            for one in candidates
+        ]
+
+    def size(self, candidates: Slate) -> int:
         return len(candidates)
 
     def example(self, size: int) -> Items:
