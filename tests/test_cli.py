@@ -34,7 +34,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
     text = rbserve("--help", home=tmp_path).stdout
     verbs = ["models", "backbones", "datasets", "prepare", "train", "distill", "export", "profile"]
-    verbs += ["check", "report", "recommend", "bench", "doctor", "serve"]
+    verbs += ["check", "report", "recommend", "bench", "doctor", "serve", "load", "verify"]
     for verb in verbs:
         assert verb in text
         shown = " ".join(rbserve(verb, "--help", home=tmp_path).stdout.split())
@@ -296,11 +296,29 @@ def test_serve_answers_without_torch_refuses_a_taken_port_and_leaves_cleanly(hom
             loaded = maps.read_text()
             assert "onnxruntime" in loaded
             assert "libtorch" not in loaded
+        _load_and_verify(url, home)
         port = url.rpartition(":")[2]
         taken = rbserve("serve", "--model", "dnn", "--dataset", "planted", "--port", port, home=home, check=1)
         assert f"error: port {port} is in use" in taken.stderr
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0
+
+
+def _load_and_verify(url: str, home: Path) -> None:
+    words = ("load", "--url", url, "--rate", "40", "--duration", "1", "--slate", "20")
+    done = rbserve(*words, "--json", home=home, check=None)
+    load = json.loads(done.stdout)
+    assert load["answers"] == {"200": load["sent"]}
+    assert (done.returncode == 1) == (load["void"] is not None), (
+        "a busy machine's generator lags, and says so"
+    )
+    assert "lag of this generator" in rbserve(*words, home=home, check=None).stdout
+    refused = rbserve(*words, "--model", "gdcn", home=home, check=2)
+    assert f"error: {url} does not serve gdcn, but dnn" in refused.stderr
+    words = ("verify", "--model", "dnn", "--dataset", "planted", "--url", url, "--rounds", "2")
+    assert "p50" in rbserve(*words, "--overhead", "1000", home=home).stdout
+    slower = rbserve(*words, "--overhead", "-1000", home=home, check=1)
+    assert f"error: {url} adds more than -1000 ms to dnn" in slower.stderr
 
 
 def _served(home: Path, *words: str) -> tuple[str, str, bool]:
