@@ -119,8 +119,8 @@ class Model:
     async def _found(self, request: Request, given: dict[str, Any]) -> dict[str, Any]:
         """The outputs by name."""
         service, limits = self._service, self._limits
-        history = rows(service, "history", given["history"])
         check_length("history", given["history"], limits.max_history)
+        history = rows(service, "history", given["history"])
         if service.work.task == "ctr":
             check_length("candidates", given["candidates"], limits.max_candidates)
             if not given["candidates"]:
