@@ -22,10 +22,12 @@ from rbserve.cli_doctor import doctor
 from rbserve.cli_load import load, verify
 from rbserve.cli_options import (
     Batch,
+    DatasetName,
     EpochRows,
     Epochs,
     LearningRate,
     MicroBatch,
+    Model,
     Out,
     Patience,
     Precision,
@@ -66,10 +68,6 @@ app.command()(serve)
 app.command()(load)
 app.command()(verify)
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
-]
-DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
 Weights = Annotated[
     Literal["learnt", "random"],
     typer.Option(

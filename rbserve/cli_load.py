@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rbserve.cli_data import Json
+from rbserve.cli_options import DatasetName, Model
 from rbserve.console import print_json
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import size_name
@@ -61,13 +62,9 @@ def load(
 
 
 def verify(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
-    ],
+    model: Model,
     url: Url,
-    dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")
-    ] = "ml-100k",
+    dataset: DatasetName = "ml-100k",
     slate: Annotated[
         int | None, typer.Option(help="Candidates a request, 1; or items asked for, 10.", min=1)
     ] = None,

@@ -1,4 +1,4 @@
-"""Options of the verbs that train: `train` and `distill`."""
+"""Options that several verbs have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import typer
 
 from rbserve.core.errors import UsageError
 
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A zoo row (see rbserve models) or an artefact's directory.")
+]
+DatasetName = Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")]
+
+# Of those that train.
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config.")
 ]

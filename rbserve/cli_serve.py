@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbserve.cli_options import DatasetName
 from rbserve.console import say
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.types import size_name
@@ -30,9 +31,7 @@ def serve(
             help="A zoo row (see rbserve models) or an artefact's directory; more than once: several models.",
         ),
     ],
-    dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")
-    ] = "ml-100k",
+    dataset: DatasetName = "ml-100k",
     variant: Annotated[
         str | None, typer.Option(help="onnx-fp32 (when left out), onnx-int8 or torch-fp32.")
     ] = None,

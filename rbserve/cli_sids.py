@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rbserve.cli_data import Json
+from rbserve.cli_options import DatasetName
 from rbserve.console import print_json, say
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sids(
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A data set (see rbserve datasets).")] = "ml-100k",
+    dataset: DatasetName = "ml-100k",
     encoder: Annotated[str | None, typer.Option(help="What makes vectors of texts; minilm-l6.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean or last.")] = None,
     levels: Annotated[int | None, typer.Option(help="Codes of a path; 4.")] = None,

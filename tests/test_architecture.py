@@ -35,15 +35,15 @@ ALLOWED = {
     "console": {"core", "__init__"},
     "pipeline": BELOW_SPOKES | {"console", *SPOKES},
     "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
-    "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "bench": BELOW_SPOKES | {"console", "pipeline", "bench", *SPOKES},
     "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", *SPOKES},
     "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli_options": {"core", "__init__"},
     "cli_distill": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
-    "cli_serve": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
-    "cli_load": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli_serve": BELOW_SPOKES | {"console", "pipeline", "cli_options", *SPOKES},
+    "cli_load": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
     "cli": BELOW_SPOKES
     | {
