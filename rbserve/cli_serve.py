@@ -88,11 +88,12 @@ def serve(
     keys = read_keys(api_keys)
     wanted = _wanted(variant, precision)
     if wanted is None:
-        chosen = [Chosen(*_chosen(one, dataset, slate, threads, tolerance)) for one in model]
+        found = [_chosen(one, dataset, slate, threads, tolerance) for one in model]
     elif tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
-        chosen = [Chosen(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
+        found = [(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
+    chosen = [Chosen(artifact, served, pipeline.measured(artifact, served)) for artifact, served in found]
     run_server(
         chosen, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000,
         limits=Limits(max_waiting=queue, deadline_ms=deadline), keys=keys,

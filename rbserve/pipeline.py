@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from rbserve.profilers.load import Load, LoadPlan
     from rbserve.profilers.recommend import Recommendation
     from rbserve.profilers.verify import Verified
+    from rbserve.server.schema import Measured
     from rbserve.train.distill import Lesson
     from rbserve.train.loop import Settings
 
@@ -519,6 +520,31 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
         known = dict.fromkeys((*artifact.can_open, *artifact.can_export))
         raise unknown_name(f"variant of {artifact.name}", variant, known)
     return ensure_exported(artifact, [variant])
+
+
+def measured(artifact: Artifact, variant: str) -> list[Measured]:
+    """What the newest profile of this very artefact, on this machine, says of a variant; nothing without one."""
+    from rbserve.core.environment import environment
+    from rbserve.core.measurement import comparability_key, read_measurement
+    from rbserve.profilers.choice import runs_of
+    from rbserve.profilers.paper import TASK_METRIC
+    from rbserve.server.schema import Measured
+
+    metric = TASK_METRIC[artifact.manifest.task]
+    here = environment()
+    for path in runs_of(artifact, runs_path()):
+        run = read_measurement(path)
+        key = comparability_key(here, run.plan.threads, artifact.manifest.dataset.fingerprint)
+        own = [one for one in run.results if one.variant == variant and not one.inconclusive]
+        if run.comparability_key == key and own:
+            return [
+                Measured(
+                    one.scope, one.slate, run.plan.threads, one.latency_ms.p50, one.latency_ms.p99, metric,
+                    one.accuracy.get(metric), path.stem,
+                )
+                for one in own
+            ]  # fmt: skip
+    return []
 
 
 def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load:

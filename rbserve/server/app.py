@@ -7,6 +7,7 @@
     GET  /v1/health/ready  200 between warm-up and draining, else 503
     GET  /metrics          Prometheus text
     GET  /openapi.json     all of this, for machines
+    GET  /                 all of this, for people (page.html)
     /v2/…                  the same models by the Open Inference Protocol (inference.py)
 
 A model has one of the first two, by its task; of several the request names one.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -56,6 +58,11 @@ from rbserve.server.schema import (
 )
 from rbserve.server.service import STATUSES, Scoring, Service, Slate, Top
 from rbserve.server.telemetry import Observed
+
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
 
 Asked = TypeVar("Asked", ScoreRequest, RecommendRequest)
 Handler = Callable[[Request], Awaitable[Response]]
@@ -107,6 +114,7 @@ class Handlers:
         self._by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
         for service in services:
             self._by_task.setdefault(service.work.task, {})[service.model] = service
+        self._page = (Path(__file__).parent / "page.html").read_bytes()
         self._openapi = _encode(openapi(limits, [*self._by_task], keyed))
 
     @property
@@ -120,6 +128,7 @@ class Handlers:
             ("GET", "/v1/health/ready", self.ready),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.openapi),
+            ("GET", "/", self.page),
             *self._inference(),
         ]
 
@@ -243,6 +252,11 @@ class Handlers:
             self._services[0].telemetry.exposition(), headers={"content-type": CONTENT_TYPE_LATEST}
         )
 
+    async def page(self, request: Request) -> Response:
+        """What is served, for people, and a form to try it."""
+        del request
+        return Response(self._page, headers=PAGE_HEADERS, media_type="text/html")
+
     async def openapi(self, request: Request) -> Response:
         """The API, described."""
         del request
@@ -258,8 +272,9 @@ class Handlers:
 def _info(service: Service[Any, Any]) -> ModelInfo:
     data = service.dataset
     return ModelInfo(
-        service.model, service.variant, service.work.task, data.name, data.fingerprint, len(service.items)
-    )
+        service.model, service.variant, service.work.task, data.name, data.fingerprint, len(service.items),
+        [*service.measured],
+    )  # fmt: skip
 
 
 async def _answer_request_error(request: Request, error: Exception) -> Response:

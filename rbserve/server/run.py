@@ -22,7 +22,7 @@ from rbserve.core.errors import RbserveError, UsageError
 from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.keys import Digests
-from rbserve.server.schema import Limits
+from rbserve.server.schema import Limits, Measured
 from rbserve.server.service import Ranking, Scoring, Service
 from rbserve.server.telemetry import Telemetry
 
@@ -33,10 +33,11 @@ KEEP_ALIVE_S = 75
 
 
 class Chosen(NamedTuple):
-    """An artefact, and which of its variants is served."""
+    """An artefact, which of its variants is served, and what was measured of it."""
 
     artifact: Artifact
     variant: str
+    measured: Sequence[Measured] = ()
 
 
 def serve(
@@ -65,8 +66,9 @@ def serve(
         )
     with listen(host, port) as listener:
         telemetry = Telemetry()
-        services = [open_service(*one, threads, user_cache, telemetry) for one in chosen]
-        for service in services:
+        services = [open_service(one.artifact, one.variant, threads, user_cache, telemetry) for one in chosen]
+        for service, one in zip(services, chosen, strict=True):
+            service.measured = one.measured
             service.warm_up(limits)
         config = uvicorn.Config(
             build_app(services, limits, keys),

@@ -129,6 +129,19 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """What `rbserve profile` measured of the very file that is served: one scope and slate (or k) of its newest run."""
+
+    scope: str
+    slate: int
+    threads: int
+    p50_ms: float
+    p99_ms: Annotated[float | None, Meta(description="null: too few runs to certify it.")]
+    metric: str
+    accuracy: Annotated[float | None, Meta(description="null where it was not judged.")]
+    run: str
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """A served model and the data set its item ids come from."""
 
@@ -138,6 +151,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     dataset: str
     fingerprint: str
     items: Annotated[int, Meta(description="How many items can be scored.")]
+    measured: Annotated[list[Measured], Meta(description="By a profile on this machine; empty without one.")]
 
 
 class ModelsResponse(msgspec.Struct, frozen=True):
@@ -147,7 +161,7 @@ class ModelsResponse(msgspec.Struct, frozen=True):
 
 
 SCORE, RECOMMEND = "/v1/score", "/v1/recommend"
-FREE = ("/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+FREE = ("/", "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json")
 """What takes no API key, where a server has any."""
 PATHS: dict[Task, str] = {"ctr": SCORE, "seqrec": RECOMMEND}
 TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
@@ -223,6 +237,13 @@ def _paths(tasks: Collection[Task]) -> dict[str, Any]:
                 "metrics",
                 "Counters and histograms in the Prometheus text format",
                 {"200": _text("The metrics.")},
+            )
+        },
+        "/": {
+            "get": _operation(
+                "page",
+                "All of this, for people",
+                {"200": _content("A page.", "text/html", {"type": "string"})},
             )
         },
         "/openapi.json": {

@@ -28,7 +28,7 @@ from rbserve.core.types import Items, Ranker, Scorer, Scores, Task
 from rbserve.language import LanguageScorer
 from rbserve.models.prompts import ItemTokenizer
 from rbserve.runtime import recommend
-from rbserve.server.schema import Limits
+from rbserve.server.schema import Limits, Measured
 from rbserve.server.telemetry import Telemetry
 
 INLINE_S = 0.001
@@ -95,6 +95,7 @@ class Service(Generic[Asked, Answer]):
     draining: bool = False
     inline_size: int = 0
     waiting: int = 0
+    measured: Sequence[Measured] = ()
 
     def __post_init__(self) -> None:
         self._pace = 0.0  # seconds a call on the thread, of late

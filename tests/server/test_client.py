@@ -29,10 +29,11 @@ from rbserve.server.service import Service
 
 
 @contextlib.contextmanager
-def listening(service: Service[Any, Any]) -> Iterator[str]:
-    """The address of a server of a warm service."""
-    service.warm_up(Limits())
-    server = uvicorn.Server(uvicorn.Config(build_app([service], Limits()), log_level="error"))
+def listening(*services: Service[Any, Any]) -> Iterator[str]:
+    """The address of a server of services, which it warms up."""
+    for service in services:
+        service.warm_up(Limits())
+    server = uvicorn.Server(uvicorn.Config(build_app(services, Limits()), log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
         thread.start()

@@ -311,6 +311,7 @@ def test_models_names_what_is_served(ask: Ask) -> None:
                 "dataset": "tiny",
                 "fingerprint": "f" * 64,
                 "items": 50,
+                "measured": [],
             }
         ]
     }

@@ -1,0 +1,107 @@
+"""The page at / in a real browser. Skipped where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_client import listening
+
+from rbserve.core.artifact import Artifact
+from rbserve.server.run import open_service
+from rbserve.server.schema import Measured
+from rbserve.server.service import Service
+from rbserve.server.telemetry import Telemetry
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = os.environ.get("RBSERVE_CHROMIUM") or next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install one, or name it in RBSERVE_CHROMIUM"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def services(artifact: Artifact, listwise: Artifact) -> list[Service[Any, Any]]:
+    telemetry = Telemetry()
+    opened = [open_service(one, "onnx-fp32", 1, 0, telemetry) for one in (artifact, listwise)]
+    opened[0].measured = [Measured("forward", 100, 1, 0.1234, None, "auc", 0.71234, "a-run")]
+    return opened
+
+
+@contextlib.contextmanager
+def shown(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, list[str]]]:
+    page = browser.new_page(**options)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(url)
+    page.wait_for_selector("text=ready")
+    yield page, wrong
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_is_served_is_shown_and_can_be_tried(
+    browser: Browser, services: list[Service[Any, Any]], width: int
+) -> None:
+    with (
+        listening(*services) as url,
+        shown(browser, url, viewport={"width": width, "height": 900}) as (page, wrong),
+    ):
+        page.wait_for_selector("#models tr:nth-child(2)")
+        assert page.inner_text("#state") == "ready"
+        toy, rank = page.locator("#models tr").all_inner_texts()
+        assert all(
+            said in toy for said in ("toy", "onnx-fp32", "AUC 0.7123", "forward, slate 100: p50 0.123 ms")
+        )
+        assert "not profiled" in rank
+        page.fill("#history", "i1, i2")
+        page.fill("#candidates", "i3, i4")
+        page.click("button")
+        page.wait_for_selector("#answer table")
+        assert page.locator("#answer td").all_inner_texts()[::2] == ["i3", "i4"]
+        assert '/v1/score -H \'Content-Type: application/json\' -d \'{"model":"toy"' in page.inner_text(
+            "#answer pre"
+        )
+        page.select_option("#model", "rank")
+        assert page.is_hidden("#candidates-field")
+        page.fill("#k", "3")
+        page.click("button")
+        page.locator("#answer td").nth(5).wait_for()
+        assert page.locator("#answer td").count() == 6
+        assert wrong == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+
+
+def test_what_is_wrong_is_told_and_text_stays_text(
+    browser: Browser, services: list[Service[Any, Any]]
+) -> None:
+    with listening(*services) as url, shown(browser, url) as (page, _):
+        page.wait_for_selector("#models tr")
+        page.fill("#candidates", "<b>nobody</b>")
+        page.click("button")
+        page.wait_for_selector("#answer .error")
+        assert "<b>nobody</b>" in page.inner_text("#answer .error")
+        page.fill("#candidates", '"a film"')
+        page.click("button")
+        page.locator(".error", has_text="reads no item texts").wait_for()
