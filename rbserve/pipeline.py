@@ -537,12 +537,13 @@ def measured(artifact: Artifact, variant: str) -> list[Measured]:
         key = comparability_key(here, run.plan.threads, artifact.manifest.dataset.fingerprint)
         own = [one for one in run.results if one.variant == variant and not one.inconclusive]
         if run.comparability_key == key and own:
+            judged = [one.accuracy.get(metric) for one in own]
             return [
                 Measured(
                     one.scope, one.slate, run.plan.threads, one.latency_ms.p50, one.latency_ms.p99, metric,
-                    one.accuracy.get(metric), path.stem,
+                    accuracy if isinstance(accuracy, float) else None, path.stem,
                 )
-                for one in own
+                for one, accuracy in zip(own, judged, strict=True)
             ]  # fmt: skip
     return []
 

@@ -170,7 +170,8 @@ class Handlers:
             if not isinstance(one, str) and len(one.text) > self._limits.max_text:
                 message = f"a text has {len(one.text)} characters, the limit is {self._limits.max_text}"
                 raise RequestError(422, "text_too_long", message)
-        work: Scoring = service.work
+        work = service.work
+        assert isinstance(work, Scoring)
         if work.tokenizer is None:
             raise RequestError(
                 422,

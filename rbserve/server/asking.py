@@ -90,7 +90,7 @@ def parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
 
 
-def check_length(field: str, ids: Sequence[str], limit: int) -> None:
+def check_length(field: str, ids: Sequence[object], limit: int) -> None:
     if len(ids) > limit:
         raise RequestError(422, f"too_many_{field}", f"{field} has {len(ids)} items, the limit is {limit}")
 
