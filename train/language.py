@@ -78,7 +78,8 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
             "leave it out",
         )
     if isinstance(config, TunedLanguageConfig):
-        relate(language)
+        if made.pieces.shared:
+            relate(language)
         if not spec.random:
             adapt(language, config)
     return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
@@ -266,7 +267,10 @@ def _transform(whole: Any) -> MaskedWordTransform:
 
 
 def relate(language: LanguageModel) -> None:
-    """Lets an encoder of sentences, which has no head for words, answer of the means that it was taught."""
+    """Lets an encoder of sentences, which has no head for words, answer of the means that it was taught.
+
+    A history that sees the candidate is no part of its own, and has no mean of its own.
+    """
     if architecture_of(language.config).reads == "encoder" and isinstance(language.transform, nn.Identity):
         like = language.head.weight
         language.transform = PairTransform(like.size(1)).to(like.device, like.dtype)

@@ -144,8 +144,7 @@ def fit(
     model.to(accelerator.device)
     for value in _trained(model).values():
         value.copy_(broadcast(value))
-    trained = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=settings.lr, fused=True)
+    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
     best = copy.deepcopy(_trained(model))
     state = _load(checkpoint, model, optimizer, best) if resume else State()
     total = _total_steps(task, settings)
