@@ -77,6 +77,7 @@ def _too_large(limit: int) -> RequestError:
 
 
 def parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -> Asked:
+    """What a body says; RequestError, with the example, where that is not what was asked for."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -91,11 +92,13 @@ def parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -
 
 
 def check_length(field: str, ids: Sequence[object], limit: int) -> None:
+    """RequestError for a list that is longer than the limit."""
     if len(ids) > limit:
         raise RequestError(422, f"too_many_{field}", f"{field} has {len(ids)} items, the limit is {limit}")
 
 
 def rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
+    """Rows int32[N] of the model's item table; RequestError that names some of the ids that it does not have."""
     try:
         return service.items.lookup(ids)
     except KeyError as error:
