@@ -10,7 +10,7 @@ export RBSERVE_HOME ?= $(CURDIR)
 # pip is told not to compile all of torch; what is used is compiled when it is first imported, and must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo reference test test-slow check lint types wheel-test bench fast gate gate-curve big clean
+.PHONY: help setup demo reference test test-slow check lint types wheel-test bench fast serving gate gate-curve big clean
 
 help:
 	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
@@ -21,6 +21,7 @@ help:
 	@echo "make big        preparing 30 million generated interactions, beside pandas"
 	@echo "make bench      pytest-benchmark timings of the hot paths"
 	@echo "make fast       a language model's slates beside the paper's way; MODEL=zeroshot-smollm2-135m DATASET=ml-100k"
+	@echo "make serving    what the server promises: overhead, twice the load it can take, restarts, reloads, memory"
 	@echo "make gate       the hot paths held against themselves, or BASE_PYTHON=... against another checkout's"
 	@echo "make gate-curve how often rbserve check is wrong, by 740 live trials; hours, stop and resume"
 
@@ -86,6 +87,11 @@ MODEL ?= zeroshot-smollm2-135m
 DATASET ?= ml-100k
 fast: setup
 	$(BIN)/python tests/benchmarks/fast_paths.py --model $(MODEL) --dataset $(DATASET)
+
+# Half an hour, both cores: one serves, the other asks. BESIDE=fastapi=PYTHON,litserve=PYTHON compares with those.
+BESIDE ?=
+serving: setup
+	$(BIN)/python tests/benchmarks/serving.py --beside "$(BESIDE)"
 
 # Seconds. A regression fails, a machine too noisy to tell does not. BASE_PYTHON is another checkout's interpreter.
 gate: setup

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
+from rbserve.core.checks import write_checks
 from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, UsageError, unknown_name
 from rbserve.core.files import replacing, scratch
@@ -18,6 +19,8 @@ from rbserve.exporters.tokenwise import MOST_ERRORS, within
 PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_PRECISIONS = ("fp32", "int8")
 MOST_LOSS = 0.002
+# How far the same file's scores may differ on another processor, whose kernels round otherwise.
+TOLERANCES, COARSE_TOLERANCE = {"fp32": 1e-3}, 0.03
 
 # Graphs in fp32, and how they are held against the reference.
 Writer = Callable[[Artifact, Path], list[Path]]
@@ -64,7 +67,7 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
 
 def _language_graph(
     artifact: Artifact, dataset: Dataset, folder: Path, precision: str, reference: parity.Reference
-) -> tuple[list[Path], Parity]:
+) -> tuple[list[Path], parity.Compared]:
     """The graph of a precision, and how it scores.
 
     int8 rounds as many products by token as scores allow; where none of MOST_ERRORS does, what costs least.
@@ -73,13 +76,13 @@ def _language_graph(
         files = language.write(artifact, folder, precision)
         return files, reference.compare(files)
     plan = language.rounding_plan(artifact, dataset)
-    tried: dict[float, Parity] = {}
+    tried: dict[float, parity.Compared] = {}
     for most in MOST_ERRORS:
         files = language.write(artifact, folder, precision, within(plan, most))
         tried[most] = reference.compare(files)
-        if artifact.is_random or reference.loss(tried[most]) <= MOST_LOSS:
+        if artifact.is_random or reference.loss(tried[most].parity) <= MOST_LOSS:
             return files, tried[most]
-    least = min(tried, key=lambda most: reference.loss(tried[most]))
+    least = min(tried, key=lambda most: reference.loss(tried[most].parity))
     return language.write(artifact, folder, precision, within(plan, least)), tried[least]
 
 
@@ -100,9 +103,14 @@ def _quantised(artifact: Artifact, fp32: list[Path], precision: str) -> list[Pat
 
 
 def _admit(
-    artifact: Artifact, precision: str, made: list[Path], found: Parity, reference: parity.Reference
+    artifact: Artifact,
+    precision: str,
+    made: list[Path],
+    compared: parity.Compared,
+    reference: parity.Reference,
 ) -> VariantRecord:
-    """Checks exported files, of which `found` is known, and moves them into the artefact."""
+    """Checks exported files, of which `compared` is known, and moves them into the artefact."""
+    found = compared.parity
     if precision == "fp32" and not reference.is_equal(found):
         raise ParityError(
             f"{artifact.name} onnx-fp32 differs from torch-fp32 on {found.rows} rows: {reference.describe(found)}",
@@ -113,9 +121,11 @@ def _admit(
         with replacing(artifact.path / "onnx" / path.name) as partial:
             path.replace(partial)
     file, *step = [f"onnx/{path.name}" for path in made]
+    checks = f"onnx/{precision}.checks.json"
+    write_checks(artifact.path / checks, compared.checks, TOLERANCES.get(precision, COARSE_TOLERANCE))
     return VariantRecord(
         file, found, _warnings(artifact, precision, found, reference.loss(found)), step_file=step[0] if step else None,
-        data_files=[f"onnx/{path.name}" for path in data],
+        data_files=[f"onnx/{path.name}" for path in data], checks=checks,
     )  # fmt: skip
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.artifact import HALF_VARIANT, REFERENCE_VARIANT, Artifact, Parity
+from rbserve.core.checks import Check
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.memory import shortage
@@ -27,6 +28,7 @@ from rbserve.runtime import (
 ROWS = 1_000
 GENERATED_ROWS = 200  # a generated list costs a hundred times a scored row
 LANGUAGE_ROWS = 200
+CHECKS = 4  # requests that are kept with a variant
 RANDOM_ROWS = 4  # that the graph computes the model is all there is to see
 SEED = 2024
 PROBABILITY_TOLERANCE = 1e-5
@@ -35,10 +37,17 @@ TOP = 10
 ORDINARY_AUC = 0.7  # what is asked of a model that is at chance here: that it could tell as much elsewhere
 
 
+class Compared(NamedTuple):
+    """How exported graphs score beside the reference, and some of what they answered."""
+
+    parity: Parity
+    checks: list[Check]
+
+
 class Reference(Protocol):
     """What the torch reference says of some rows."""
 
-    def compare(self, graphs: list[Path]) -> Parity:
+    def compare(self, graphs: list[Path]) -> Compared:
         """The same rows by exported graphs."""
         ...
 
@@ -65,12 +74,15 @@ class ScoreReference:
         scorer = open_scorer(artifact, reference_variant(artifact))
         self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
 
-    def compare(self, graphs: list[Path]) -> Parity:
+    def compare(self, graphs: list[Path]) -> Compared:
         """The same rows by an exported graph."""
         scorer = exported_scorer(self._artifact, graphs)
         scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
         labels = np.zeros_like(self._rows.labels) if self._artifact.is_random else self._rows.labels
-        return compare(self._scores, scores, labels)
+        slate = self._rows.candidates[:CHECKS]
+        histories = [self._rows.histories[row] for row in range(len(slate))]
+        checks = [Check.of(history, slate, scorer.score(history, slate)) for history in histories]
+        return Compared(compare(self._scores, scores, labels), checks)
 
     def is_equal(self, parity: Parity) -> bool:
         """Whether no probability differs by more than 1e-5."""
@@ -97,19 +109,24 @@ class ListReference:
         self._rows = split.take(_chosen(len(split), RANDOM_ROWS if artifact.is_random else rows, SEED))
         self._lists = _lists(open_ranker(artifact, reference_variant(artifact)), self._rows.histories)
 
-    def compare(self, graphs: list[Path]) -> Parity:
+    def compare(self, graphs: list[Path]) -> Compared:
         """The same histories by exported graphs."""
         mine, theirs = self._lists, _lists(exported_ranker(self._artifact, graphs), self._rows.histories)
         differences = _score_differences(mine, theirs)
         ndcg: list[float | None] = [None, None]  # random lists are neither good nor bad
         if not self._artifact.is_random:
             ndcg = [ndcg_at_k(ranks_in_lists(items, self._rows.targets), TOP) for items, _ in (mine, theirs)]
-        return Parity(
+        parity = Parity(
             rows=len(self._rows), max_abs=float(differences.max(initial=0.0)),
             mean_abs=float(differences.mean()) if len(differences) else 0.0,
             auc_reference=None, auc=None, auc_difference=None, k=TOP,
             same_top=float(np.mean(_same_up_to_ties(mine, theirs))), ndcg_reference=ndcg[0], ndcg=ndcg[1],
         )  # fmt: skip
+        return Compared(parity, [self._check(row, *theirs) for row in range(min(CHECKS, len(self._rows)))])
+
+    def _check(self, row: int, items: Items, scores: Scores) -> Check:
+        there = items[row] >= 0
+        return Check.of(self._rows.histories[row], items[row, there], scores[row, there])
 
     def is_equal(self, parity: Parity) -> bool:
         """Whether all lists have the same items, and scores that differ by no more than rounding."""

@@ -152,6 +152,9 @@ class Generator:
     def fire(self, number: int) -> None:
         """Sends a request, or has it wait for a connection."""
         self.fired[number] = self._now()
+        while self._idle and not self._idle[-1].usable:  # the server closed it meanwhile
+            self._idle.pop()
+            self._open -= 1
         if self._idle:
             self._send(self._idle.pop(), number)
         elif self._open < self._plan.connections:

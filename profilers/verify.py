@@ -9,18 +9,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
-from urllib.parse import SplitResult
 
 import httptools
 import msgspec
 import numpy as np
 
-from rbserve.client import PATHS, TIMEOUT_S, Client, ServedModel, address_of, request_bytes
+from rbserve.client import TIMEOUT_S, Client, address_of, request_bytes
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.intervals import student_t
 from rbserve.core.types import Progress, no_progress
+from rbserve.core.wire import PATHS
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise
 from rbserve.profilers.harness import test_split
 from rbserve.profilers.latency import time_calls
@@ -76,12 +76,12 @@ def verify(
         raise UsageError(f"rounds must be at least 2, not {rounds}", "an interval needs more than one")
     with Client(url) as client:
         served = client.model(artifact.name)
-    _check_data(served, artifact, url)
+    served.require_data(artifact.manifest.dataset.fingerprint, url)
     path = PATHS[served.task]
     requests = draw(np.random.default_rng(seed), test_split(artifact, dataset), slate, len(dataset.items))
     known = _in_process(artifact, served.variant, requests, slate)
     address = address_of(url)
-    wire = _Wire(url, address)
+    wire = Wire(url)
     try:
         asked: list[tuple[Any, ...]] = [
             (request_bytes(address, path, body),)
@@ -109,16 +109,6 @@ def verify(
     )  # fmt: skip
 
 
-def _check_data(served: ServedModel, artifact: Artifact, url: str) -> None:
-    own = artifact.manifest.dataset
-    if served.fingerprint != own.fingerprint:
-        raise UsageError(
-            f"{url} serves a {artifact.name} of another data set: {served.dataset}, fingerprint "
-            f"{served.fingerprint[:12]} and not {own.fingerprint[:12]}",
-            "--dataset, or RBSERVE_HOME, says which artefact to compare it with",
-        )
-
-
 def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) -> Exercise:
     histories = [requests.histories[row] for row in range(len(requests.histories))]
     if requests.candidates is None:
@@ -126,7 +116,7 @@ def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) ->
     return pair_wise(open_scorer(artifact, variant, 1), histories, [*requests.candidates], artifact.items)
 
 
-def _difference(known: Exercise, wire: _Wire, asked: Sequence[tuple[Any, ...]]) -> float | None:
+def _difference(known: Exercise, wire: Wire, asked: Sequence[tuple[Any, ...]]) -> float | None:
     """The largest of the first requests' scores; None where items differ."""
     largest = 0.0
     for request, sent in zip(known.requests[:COMPARED], asked[:COMPARED], strict=False):
@@ -149,10 +139,12 @@ def _verdict(difference: float | None, low: float, high: float, limit_ms: float)
     return "OK" if high <= limit_ms else "INCONCLUSIVE"
 
 
-class _Wire:
+class Wire:
     """One connection on which requests cost next to nothing: what is timed is the server."""
 
-    def __init__(self, url: str, address: SplitResult) -> None:
+    def __init__(self, url: str) -> None:
+        """Raises UsageError for an address that is none, RbserveError where nobody listens."""
+        address = address_of(url)
         if address.scheme != "http":
             raise UsageError(
                 f"verify speaks plain HTTP, not to {url}", "ask the server itself, behind its proxy"
@@ -172,6 +164,16 @@ class _Wire:
 
     def ask(self, request: bytes) -> dict[str, Any]:
         """The answer to a whole request; RbserveError for any but a success."""
+        status = self.send(request)
+        if status != 200:
+            raise RbserveError(
+                f"{self._url} answered with {status}: {self._body.decode(errors='replace')[:200]}"
+            )
+        answer: dict[str, Any] = msgspec.json.decode(self._body)
+        return answer
+
+    def send(self, request: bytes) -> int:
+        """The status of the answer to a whole request."""
         self._body.clear()
         self._complete = False
         try:
@@ -183,13 +185,8 @@ class _Wire:
                 self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError) as error:
             raise RbserveError(f"no answer from {self._url}: {error}") from None
-        status = self._parser.get_status_code()
-        if status != 200:
-            raise RbserveError(
-                f"{self._url} answered with {status}: {self._body.decode(errors='replace')[:200]}"
-            )
-        answer: dict[str, Any] = msgspec.json.decode(self._body)
-        return answer
+        status: int = self._parser.get_status_code()
+        return status
 
     def close(self) -> None:
         """Ends the connection."""

@@ -54,6 +54,9 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
     ] = 8000,
     threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes behind the port, each with the models in its memory.", min=1)
+    ] = 1,
     user_cache: Annotated[
         int, typer.Option(help="MB in which a language model keeps what it read of its last users.", min=0)
     ] = 256,
@@ -72,6 +75,13 @@ def serve(
             help="A file of API keys, one a line; else those in RBSERVE_API_KEYS. Without any, all may ask."
         ),
     ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="POST /v1/admin/reload takes up new versions, as SIGHUP does.")
+    ] = False,
+    log: Annotated[
+        str,
+        typer.Option(help="errors; requests: a JSON line for each; items: with what was asked about, too."),
+    ] = "errors",
 ) -> None:
     """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
 
@@ -79,12 +89,16 @@ def serve(
     """
     from rbserve import pipeline
     from rbserve.server.keys import read_keys
-    from rbserve.server.run import Chosen
+    from rbserve.server.logs import LEVELS
+    from rbserve.server.reload import Chosen, Opening
+    from rbserve.server.run import ServerOptions
     from rbserve.server.run import serve as run_server
     from rbserve.server.schema import Limits
 
     if deadline is not None and not 0 < deadline < float("inf"):
         raise UsageError(f"--deadline must be above 0, not {deadline:g}")
+    if log not in LEVELS:
+        raise unknown_name("log", log, LEVELS)
     keys = read_keys(api_keys)
     wanted = _wanted(variant, precision)
     if wanted is None:
@@ -93,11 +107,11 @@ def serve(
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
         found = [(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
-    chosen = [Chosen(artifact, served, pipeline.measured(artifact, served)) for artifact, served in found]
-    run_server(
-        chosen, host=host, port=port, threads=threads, user_cache=user_cache * 1_000_000,
-        limits=Limits(max_waiting=queue, deadline_ms=deadline), keys=keys,
+    opening = Opening(
+        [Chosen(artifact.path, served, pipeline.measured) for artifact, served in found],
+        threads=threads, user_cache=user_cache * 1_000_000, limits=Limits(max_waiting=queue, deadline_ms=deadline),
     )  # fmt: skip
+    run_server(opening, ServerOptions(host, port, workers, keys, admin, log))
 
 
 def _wanted(variant: str | None, precision: str | None) -> str | None:

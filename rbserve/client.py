@@ -20,12 +20,13 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.types import Task
+from rbserve.core.wire import DEADLINE, RECOMMEND, RELOAD, SCORE
 
 Answer = TypeVar("Answer")
 
 TIMEOUT_S = 30.0
 KEY_VARIABLE = "RBSERVE_API_KEY"
-PATHS = {"ctr": "/v1/score", "seqrec": "/v1/recommend"}
 
 
 class ServerError(RbserveError):
@@ -41,10 +42,19 @@ class ServedModel(msgspec.Struct, frozen=True):
 
     name: str
     variant: str
-    task: str
+    task: Task
     dataset: str
     fingerprint: str
     items: int
+
+    def require_data(self, fingerprint: str, url: str) -> None:
+        """UsageError where it is of another data set than that of a fingerprint."""
+        if self.fingerprint != fingerprint:
+            raise UsageError(
+                f"{url} serves {self.name} of another {self.dataset} than the one here: fingerprint "
+                f"{self.fingerprint[:12]} and not {fingerprint[:12]}",
+                "RBSERVE_HOME says where the data set is that it was trained on, --dataset which",
+            )
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -110,14 +120,14 @@ class Client:
         where the server has several that score.
         """
         asked = {"history": list(history), "candidates": list(candidates), **_named(model)}
-        return [one.score for one in self._post(PATHS["ctr"], asked, _Scores).scores]
+        return [one.score for one in self._post(SCORE, asked, _Scores).scores]
 
     def recommend(
         self, history: Sequence[str], k: int = 10, exclude_seen: bool = False, model: str | None = None
     ) -> list[tuple[str, float]]:
         """The k best items of the catalogue with their scores, best first; `model` as in `score`."""
         asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen, **_named(model)}
-        return [(one.item, one.score) for one in self._post(PATHS["seqrec"], asked, _Items).items]
+        return [(one.item, one.score) for one in self._post(RECOMMEND, asked, _Items).items]
 
     def models(self) -> list[ServedModel]:
         """What is served."""
@@ -133,6 +143,13 @@ class Client:
             if name in (None, one.name):
                 return one
         raise UsageError(f"{self._url} does not serve {name}, but {known}", "--model names what it serves")
+
+    def reload(self) -> list[ServedModel]:
+        """Has the server take up new versions of its models, where it has the admin route; what is served then.
+
+        Raises ServerError where one of them may not be served: all stay as they were.
+        """
+        return self._send("POST", RELOAD, None, _Models).models
 
     def ready(self) -> bool:
         """Whether the server takes requests: warm, and not draining."""
@@ -216,7 +233,7 @@ def _named(model: str | None) -> dict[str, str]:
 
 def request_bytes(address: SplitResult, path: str, body: bytes, deadline_ms: float | None = None) -> bytes:
     """A whole HTTP/1.1 request with a JSON body, for those who bring a connection of their own."""
-    headers = key_header() if deadline_ms is None else key_header() | {"x-deadline-ms": f"{deadline_ms:g}"}
+    headers = key_header() if deadline_ms is None else key_header() | {DEADLINE: f"{deadline_ms:g}"}
     lines = [
         f"POST {address.path.rstrip('/')}{path} HTTP/1.1",
         f"Host: {address.netloc}",

@@ -60,6 +60,11 @@ class LanguageScorer:
         """`kept` is what remembers users from request to request; without it every request reads all of its prompt."""
         self._call, self._prompts, self._kept = call, prompts, kept
 
+    @property
+    def kept(self) -> PrefixCache | None:
+        """What remembers users, if anything does."""
+        return self._kept
+
     def remembering(self, limit: int) -> LanguageScorer:
         """The same model, but it keeps up to `limit` bytes of what it reads of users."""
         return LanguageScorer(self._call, self._prompts, PrefixCache(limit))
@@ -72,9 +77,11 @@ class LanguageScorer:
         """The same; `observe` hears the name of each stage as it ends."""
         return self._score(history, [self.tokens(one) for one in candidates.tolist()], observe)
 
-    def score_tokens(self, history: Items, candidates: Sequence[NDArray[Any]]) -> Scores:
+    def score_tokens(
+        self, history: Items, candidates: Sequence[NDArray[Any]], observe: Observe = no_observer
+    ) -> Scores:
         """The same for candidates as token ids, [I] each: items of the table, or texts of others (`ItemTokenizer`)."""
-        return self._score(history, candidates, no_observer)
+        return self._score(history, candidates, observe)
 
     def tokens(self, item: int) -> NDArray[Any]:
         """The token ids int32[I] of an item of the table."""

@@ -552,19 +552,15 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
     """Offers the server at `url` requests of test users of the data set that its model says it belongs to."""
     import numpy as np
 
-    from rbserve.client import PATHS, Client
+    from rbserve.client import Client
+    from rbserve.core.wire import PATHS
     from rbserve.profilers.load import run_load
     from rbserve.profilers.requests import bodies, draw
 
     with Client(url) as client:
         served = client.model(model)
     data = ensure_dataset(served.dataset)
-    if data.fingerprint != served.fingerprint:
-        raise UsageError(
-            f"{url} serves {served.name} of another {served.dataset} than the one here: fingerprint "
-            f"{served.fingerprint[:12]} and not {data.fingerprint[:12]}",
-            "RBSERVE_HOME says where the data set is that it was trained on",
-        )
+    served.require_data(data.fingerprint, url)
     pairs = served.task == "ctr"
     size = slate or (100 if pairs else 10)
     split = data.ctr("test") if pairs else data.seqrec("test")

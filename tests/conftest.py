@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import hypothesis
 import msgspec
 import numpy as np
@@ -17,6 +20,15 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 PLANTED = {"users": 600, "items": 80, "topics": 4, "events_per_user": 40}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, for tests with the mark `browser.needs_browser`."""
+    from browser import opened_browser
+
+    with opened_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from entry_point import rbserve
 
+from rbserve.client import Client
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.files import digest
@@ -169,6 +170,7 @@ MISTAKES = [
     (("report",), 1, "no runs in", "rbserve profile"),
     (("serve", "--model", "dnnn"), 2, "unknown model: dnnn", "did you mean dnn?"),
     (("serve", "--model", "dnn", "--port", "99999"), 2, "--port", "--help"),
+    (("serve", "--model", "dnn", "--log", "request"), 2, "unknown log: request", "did you mean requests?"),
     (("serve", "--model", "dnn", "--precision", "int9"), 2, "unknown precision: int9", "did you mean int8?"),
     (
         ("serve", "--model", "dnn", "--precision", "auto", "--variant", "onnx-int8"),
@@ -302,6 +304,37 @@ def test_serve_answers_without_torch_refuses_a_taken_port_and_leaves_cleanly(hom
         assert f"error: port {port} is in use" in taken.stderr
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0
+
+
+def test_serve_with_workers_takes_up_new_versions_and_logs_requests(home: Path) -> None:
+    command = [sys.executable, "-m", "rbserve", "serve", "--model", "dnn", "--dataset", "planted", "--port", "0",
+               "--workers", "2", "--log", "requests", "--admin"]  # fmt: skip
+    environment = os.environ | {"RBSERVE_HOME": str(home)}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        assert server.stderr
+        assert server.stdout
+        said = [server.stderr.readline() for _ in range(3)]
+        assert sorted(line[:13] for line in said[:2]) == ["worker 1 of 2", "worker 2 of 2"]
+        url = said[2].split()[-1]
+        with Client(url) as client:
+            before = client.score(["i1", "i5"], ["i9", "i2"])
+            assert [one.name for one in client.reload()] == ["dnn"]
+            assert client.score(["i1", "i5"], ["i9", "i2"]) == before
+        assert server.stderr.readline() == "new versions are served\n"
+        server.send_signal(signal.SIGTERM)
+        lines = [json.loads(line) for line in server.stdout]
+        assert server.wait(timeout=20) == 0
+    assert [(line["route"], line["status"]) for line in lines] == [
+        ("/v1/score", 200), ("/v1/admin/reload", 200), ("/v1/score", 200)
+    ]  # fmt: skip
+    assert "i9" not in json.dumps(lines)
 
 
 def _load_and_verify(url: str, home: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from entry_point import rbserve
+from prometheus_client import CollectorRegistry, generate_latest
 
 from rbserve.server.schema import FREE
-from rbserve.server.telemetry import Telemetry
+from rbserve.server.telemetry import Telemetry, WorkerMemory
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT = (DOCS / "serving.md").read_text()
@@ -55,8 +56,10 @@ def test_containers_are_started_with_options_that_exist_and_probed_where_there_i
     assert re.search(r"/v1/health/ready", dockerfile)
 
 
-def test_the_metrics_that_are_named_are_there() -> None:
-    found = Telemetry().exposition().decode()
+def test_the_metrics_that_are_named_are_there(tmp_path: Path) -> None:
+    of_workers = CollectorRegistry()
+    of_workers.register(WorkerMemory(tmp_path))
+    found = (Telemetry().exposition() + generate_latest(of_workers)).decode()
     named = set(re.findall(r"`((?:rbserve|process)_\w+)", TEXT))
     assert len(named) > 4
     for name in named:

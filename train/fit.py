@@ -124,7 +124,7 @@ def _donor(spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings) ->
 
 def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact:
     """An artefact with the donor's trained files and this row's way to decode."""
-    exported = {name for record in donor.manifest.variants.values() for name in record.files}
+    exported = {name for record in donor.manifest.variants.values() for name in record.exported}
     kept = {name: digest for name, digest in donor.manifest.files.items() if name not in exported}
     with replacing_directory(path) as partial:
         for name in kept:

@@ -9,6 +9,7 @@
       prompt/              prompts as token ids, of a language model
       backbone/            its config and tokeniser
       onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
+      onnx/<precision>.checks.json   a few requests and what the variant answered them
 
 Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
 before it is used.
@@ -27,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from rbserve.core.checks import Checks, read_checks
 from rbserve.core.dataset import ItemTable, read_items
 from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
@@ -75,7 +77,8 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An exported file and what its export found out.
 
-    `step_file` continues what `file` has begun (beam search); `data_files` hold weights too large for a graph's file.
+    `step_file` continues what `file` has begun (beam search); `data_files` hold weights too large for a graph's file;
+    `checks` has a few requests and what the variant answered them (`core.checks`).
     """
 
     file: str
@@ -83,6 +86,7 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warnings: list[str] = []
     step_file: str | None = None
     data_files: list[str] = []
+    checks: str | None = None
 
     @property
     def graphs(self) -> list[str]:
@@ -93,6 +97,11 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def files(self) -> list[str]:
         """Everything that the variant is loaded from."""
         return [*self.graphs, *self.data_files]
+
+    @property
+    def exported(self) -> list[str]:
+        """Everything that its export wrote."""
+        return [*self.files, *([] if self.checks is None else [self.checks])]
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -216,9 +225,14 @@ class Artifact:
     @property
     def model_digest(self) -> str:
         """Hex digest of the files that the model was packaged with; exporting a variant leaves it as it is."""
-        exported = {name for record in self.manifest.variants.values() for name in record.files}
+        exported = {name for record in self.manifest.variants.values() for name in record.exported}
         own = sorted((name, one.sha256) for name, one in self.manifest.files.items() if name not in exported)
         return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
+
+    def checks(self, variant: str) -> Checks | None:
+        """What an exported variant answered when it was made; None where that was not written down."""
+        record = self.manifest.variants.get(variant)
+        return None if record is None or record.checks is None else read_checks(self.file(record.checks))
 
     @cached_property
     def items(self) -> ItemTable:
@@ -272,7 +286,7 @@ def write_manifest(path: Path, manifest: ArtifactManifest) -> None:
 
 def add_variants(artifact: Artifact, variants: dict[str, VariantRecord]) -> Artifact:
     """Records exported files that already stand in the artefact's directory."""
-    files = {name: digest(artifact.path / name) for record in variants.values() for name in record.files}
+    files = {name: digest(artifact.path / name) for record in variants.values() for name in record.exported}
     manifest = msgspec.structs.replace(
         artifact.manifest,
         files=artifact.manifest.files | files,

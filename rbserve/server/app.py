@@ -2,12 +2,14 @@
 
     POST /v1/score         {"history": [id, ...], "candidates": [id, ...]} -> a score for each candidate
     POST /v1/recommend     {"history": [id, ...], "k": 10, "exclude_seen": false} -> the k best items
+                           both take a list of such requests as well, and answer with a list
     GET  /v1/models        what is served
     GET  /v1/health/live   200 while the process answers
     GET  /v1/health/ready  200 between warm-up and draining, else 503
     GET  /metrics          Prometheus text
     GET  /openapi.json     all of this, for machines
     GET  /                 all of this, for people (page.html)
+    POST /v1/admin/reload  new versions take the models' places (reload.py), where it was asked for
     /v2/…                  the same models by the Open Inference Protocol (inference.py)
 
 A model has one of the first two, by its task; of several the request names one.
@@ -21,7 +23,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -32,15 +35,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rbserve.core.types import Task
-from rbserve.server import inference
-from rbserve.server.asking import RequestError, answer, check_length, parse, quote, read_json, rows
+from rbserve.core.types import Scores, Task
+from rbserve.core.wire import PATHS, RECOMMEND, RELOAD, SCORE
+from rbserve.server import inference, logs
+from rbserve.server.asking import (
+    Question,
+    RequestError,
+    answer,
+    check_length,
+    encode,
+    json_response,
+    parse,
+    quote,
+    read_json,
+    rows,
+)
 from rbserve.server.keys import Authorized, Digests
+from rbserve.server.logs import ASKED, CODE, Log
+from rbserve.server.models import Models
 from rbserve.server.schema import (
     FREE,
-    PATHS,
-    RECOMMEND,
-    SCORE,
     ErrorDetail,
     ErrorResponse,
     Health,
@@ -56,7 +70,7 @@ from rbserve.server.schema import (
     ScoreResponse,
     openapi,
 )
-from rbserve.server.service import STATUSES, Scoring, Service, Slate, Top
+from rbserve.server.service import Ranked, Scoring, Service, Slate, Top
 from rbserve.server.telemetry import Observed
 
 PAGE_HEADERS = {
@@ -66,33 +80,43 @@ PAGE_HEADERS = {
 
 Asked = TypeVar("Asked", ScoreRequest, RecommendRequest)
 Handler = Callable[[Request], Awaitable[Response]]
+Reload = Callable[[], Awaitable[str | None]]
+"""Lets new versions take the models' places, or says why it did not."""
 
-_encode = msgspec.json.Encoder().encode
-_score_request = msgspec.json.Decoder(ScoreRequest)
-_recommend_request = msgspec.json.Decoder(RecommendRequest)
+_score_request = msgspec.json.Decoder(ScoreRequest | list[ScoreRequest])
+_recommend_request = msgspec.json.Decoder(RecommendRequest | list[RecommendRequest])
 
 
 def build_app(
-    services: Sequence[Service[Any, Any]], limits: Limits, keys: Digests = frozenset()
+    models: Models,
+    limits: Limits,
+    keys: Digests = frozenset(),
+    *,
+    reload: Reload | None = None,
+    log: Log | None = None,
 ) -> Starlette:
-    """The ASGI application of services that share one telemetry. It closes them when it shuts down.
+    """The ASGI application of models. It closes them when it shuts down.
 
-    With `keys`, all but health and the document of the API takes one.
+    With `keys`, all but health and the document of the API takes one. `reload` is what the admin route does, which is
+    not there without.
     """
-    handlers = Handlers(services, limits, bool(keys))
+    handlers = Handlers(models, limits, bool(keys), reload, log)
     routes = [Route(path, handler, methods=[method]) for method, path, handler in handlers.table]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         del app
         yield
-        for service in services:
-            service.close()
+        models.close()
 
+    observed = Middleware(
+        Observed, telemetry=models.telemetry, routes=[route.path for route in routes],
+        closing=lambda: models.closing, log=log,
+    )  # fmt: skip
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observed, telemetry=services[0].telemetry, routes=[route.path for route in routes]),
+            observed,
             *([Middleware(Authorized, keys=keys, free=FREE, refusal=_unauthorized())] if keys else []),
         ],
         exception_handlers={
@@ -106,29 +130,40 @@ def build_app(
     return app
 
 
+class _Prepared(NamedTuple):
+    """A user's request as its model takes it, and what is made of the answer. `size` counts candidates or items."""
+
+    asked: ScoreRequest | RecommendRequest
+    question: Question
+    size: int
+    reply: Callable[[Any], ScoreResponse | RecommendResponse]
+
+
 class Handlers:
     """One method a route."""
 
-    def __init__(self, services: Sequence[Service[Any, Any]], limits: Limits, keyed: bool) -> None:
-        self._services, self._limits = services, limits
-        self._by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
-        for service in services:
-            self._by_task.setdefault(service.work.task, {})[service.model] = service
+    def __init__(
+        self, models: Models, limits: Limits, keyed: bool, reload: Reload | None, log: Log | None
+    ) -> None:
+        self._models, self._limits, self._reload = models, limits, reload
+        self._tasks = [task for task in PATHS if models.of_task(task)]
+        self._log = log
         self._page = (Path(__file__).parent / "page.html").read_bytes()
-        self._openapi = _encode(openapi(limits, [*self._by_task], keyed))
+        self._openapi = encode(openapi(limits, self._tasks, keyed, admin=reload is not None))
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of every route."""
         return [
-            ("POST", SCORE, self.score if "ctr" in self._by_task else self.other_task),
-            ("POST", RECOMMEND, self.recommend if "seqrec" in self._by_task else self.other_task),
+            ("POST", SCORE, self.score if "ctr" in self._tasks else self.other_task),
+            ("POST", RECOMMEND, self.recommend if "seqrec" in self._tasks else self.other_task),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/health/live", self.live),
             ("GET", "/v1/health/ready", self.ready),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.openapi),
             ("GET", "/", self.page),
+            *([("POST", RELOAD, self.reload)] if self._reload else []),
             *self._inference(),
         ]
 
@@ -137,28 +172,38 @@ class Handlers:
         yield "GET", inference.PREFIX, inference.server
         yield "GET", f"{inference.PREFIX}/health/live", self.live
         yield "GET", f"{inference.PREFIX}/health/ready", self.ready
-        for service in self._services:
-            model = inference.Model(service, self._limits)
-            own = f"{inference.PREFIX}/models/{service.model}"
+        models = [inference.Model(self._models, one.model, self._limits) for one in self._models]
+        repository = inference.Repository(self._models, models)
+        yield "POST", f"{inference.PREFIX}/repository/index", repository.index
+        yield "GET", f"{inference.PREFIX}/models/stats", repository.stats
+        for model in models:
+            own = f"{inference.PREFIX}/models/{model.name}"
             for path in (own, f"{own}/versions/{inference.VERSION}"):
                 yield "GET", path, model.metadata
                 yield "GET", f"{path}/ready", model.ready
+                yield "GET", f"{path}/config", model.config
+                yield "GET", f"{path}/stats", model.stats
                 yield "POST", f"{path}/infer", model.infer
 
     async def score(self, request: Request) -> Response:
-        """Scores one slate."""
-        asked = await self._ask(request, _score_request, '{"history": ["50"], "candidates": ["172"]}')
+        """Scores a slate, or one for each of several users."""
+        example = '{"history": ["50"], "candidates": ["172"]}'
+        return await self._each(request, "ctr", _score_request, example, self._prepare_slate)
+
+    def _prepare_slate(self, service: Service[Any, Any], asked: ScoreRequest) -> _Prepared:
         check_length("candidates", asked.candidates, self._limits.max_candidates)
         if not asked.candidates:
             raise RequestError(
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
-        service = self._service("ctr", asked.model)
-        history = rows(service, "history", asked.history)
-        scores = await answer(request, service, self._limits, history, self._slate(service, asked.candidates))
         names = [one if isinstance(one, str) else one.id for one in asked.candidates]
-        scored = [ScoredItem(item, score) for item, score in zip(names, scores.tolist(), strict=True)]
-        return _json(ScoreResponse(service.model, service.variant, scored))
+
+        def reply(scores: Scores) -> ScoreResponse:
+            scored = [ScoredItem(item, score) for item, score in zip(names, scores.tolist(), strict=True)]
+            return ScoreResponse(service.model, service.variant, scored)
+
+        history, slate = rows(service, "history", asked.history), self._slate(service, asked.candidates)
+        return _Prepared(asked, Question(service, history, slate), len(names), reply)
 
     def _slate(self, service: Service[Any, Any], candidates: Sequence[str | NewItem]) -> Slate:
         """Candidates as the model takes them."""
@@ -183,25 +228,56 @@ class Handlers:
         return work.tokens([next(row) if isinstance(one, str) else one.text for one in candidates])
 
     async def recommend(self, request: Request) -> Response:
-        """Ranks the catalogue."""
-        asked = await self._ask(request, _recommend_request, '{"history": ["50"], "k": 10}')
+        """Ranks the catalogue for a user, or for each of several."""
+        example = '{"history": ["50"], "k": 10}'
+        return await self._each(request, "seqrec", _recommend_request, example, self._prepare_top)
+
+    def _prepare_top(self, service: Service[Any, Any], asked: RecommendRequest) -> _Prepared:
         if asked.k > self._limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {asked.k}, the limit is {self._limits.max_k}")
-        service = self._service("seqrec", asked.model)
+
+        def reply(found: Ranked) -> RecommendResponse:
+            named = zip(service.items.names(found.items), found.scores.tolist(), strict=True)
+            best = [RecommendedItem(item, score) for item, score in named]
+            return RecommendResponse(service.model, service.variant, best)
+
         history = rows(service, "history", asked.history)
-        items, scores = await answer(
-            request, service, self._limits, history, Top(asked.k, asked.exclude_seen)
-        )
-        best = [
-            RecommendedItem(item, score)
-            for item, score in zip(service.items.names(items), scores.tolist(), strict=True)
-        ]
-        return _json(RecommendResponse(service.model, service.variant, best))
+        return _Prepared(asked, Question(service, history, Top(asked.k, asked.exclude_seen)), asked.k, reply)
+
+    async def _each(
+        self,
+        request: Request,
+        task: Task,
+        decoder: msgspec.json.Decoder[Asked | list[Asked]],
+        example: str,
+        prepare: Callable[[Service[Any, Any], Asked], _Prepared],
+    ) -> Response:
+        """Answers a request, or a list of them in turn: all, or, where one of them cannot be, none."""
+        sent = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
+        several = isinstance(sent, list)
+        users = sent if isinstance(sent, list) else [sent]
+        check_length("users", users, self._limits.max_users)
+        prepared = []
+        for place, asked in enumerate(users):
+            try:
+                check_length("history", asked.history, self._limits.max_history)
+                prepared.append(prepare(self._service(task, asked.model), asked))
+            except RequestError as error:
+                raise error.of_user(place) if several else error from None
+        if prepared and self._log is not None:
+            request.scope[ASKED] = _logged(prepared, self._log.items)
+        answers = await answer(request, self._limits, [one.question for one in prepared])
+        replies = [one.reply(found) for one, found in zip(prepared, answers, strict=True)]
+        started = perf_counter()
+        response = json_response(replies if several else replies[0])
+        if prepared:
+            prepared[0].question.service.encoded(perf_counter() - started)
+        return response
 
     async def other_task(self, request: Request) -> Response:
         """Says which of the two paths the models have."""
         del request
-        raise self._other_task(self._services[0])
+        raise self._other_task(next(iter(self._models)))
 
     def _other_task(self, service: Service[Any, Any]) -> RequestError:
         does = {"ctr": "scores candidates", "seqrec": "recommends items of the whole catalogue"}
@@ -212,7 +288,7 @@ class Handlers:
 
     def _service(self, task: Task, name: str | msgspec.UnsetType) -> Service[Any, Any]:
         """The model of this task that a request names, or the only one."""
-        able = self._by_task[task]
+        able = self._models.of_task(task)
         if name is msgspec.UNSET:
             if len(able) == 1:
                 return next(iter(able.values()))
@@ -224,34 +300,41 @@ class Handlers:
             )
         if name in able:
             return able[name]
-        for service in self._services:
-            if service.model == name:
-                raise self._other_task(service)
-        known = ", ".join(service.model for service in self._services)
+        if name in self._models:
+            raise self._other_task(self._models[name])
+        known = ", ".join(service.model for service in self._models)
         raise RequestError(404, "unknown_model", f"there is no model {quote(name)}", f"served: {known}")
 
     async def models(self, request: Request) -> Response:
         """Names the models, their variants and data sets."""
         del request
-        return _json(ModelsResponse([_info(service) for service in self._services]))
+        return json_response(ModelsResponse([_info(service) for service in self._models]))
+
+    async def reload(self, request: Request) -> Response:
+        """Lets new versions take the models' places; 409 where one of them may not, and all stay as they are."""
+        del request
+        assert self._reload
+        reason = await self._reload()
+        if reason is not None:
+            raise RequestError(409, "reload_refused", reason, "the models that were served still are")
+        return json_response(ModelsResponse([_info(service) for service in self._models]))
 
     async def live(self, request: Request) -> Response:
         """Answers: that is the news."""
         del request
-        return _json(Health("live"))
+        return json_response(Health("live"))
 
     async def ready(self, request: Request) -> Response:
         """Whether a load balancer should send requests here."""
         del request
-        worst = max((service.status for service in self._services), key=STATUSES.index)
-        return _json(Health(worst), 200 if worst == "ready" else 503)
+        status = self._models.status
+        return json_response(Health(status), 200 if status == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:
         """Everything counted since the start."""
         del request
-        return Response(
-            self._services[0].telemetry.exposition(), headers={"content-type": CONTENT_TYPE_LATEST}
-        )
+        exposition = self._models.telemetry.exposition()
+        return Response(exposition, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def page(self, request: Request) -> Response:
         """What is served, for people, and a form to try it."""
@@ -263,18 +346,21 @@ class Handlers:
         del request
         return Response(self._openapi, media_type="application/json")
 
-    async def _ask(self, request: Request, decoder: msgspec.json.Decoder[Asked], example: str) -> Asked:
-        """The request's body, its history no longer than allowed."""
-        asked = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
-        check_length("history", asked.history, self._limits.max_history)
-        return asked
+
+def _logged(prepared: Sequence[_Prepared], items: bool) -> logs.Asked:
+    """What the log says of a request, with or without its items."""
+    service = prepared[0].question.service
+    return logs.Asked(
+        service.model, service.variant, sum(one.size for one in prepared), len(prepared),
+        [one.asked for one in prepared] if items else None,
+    )  # fmt: skip
 
 
 def _info(service: Service[Any, Any]) -> ModelInfo:
     data = service.dataset
     return ModelInfo(
-        service.model, service.variant, service.work.task, data.name, data.fingerprint, len(service.items),
-        [*service.measured],
+        service.model, service.variant, service.version, service.work.task, data.name, data.fingerprint,
+        len(service.items), [*service.measured],
     )  # fmt: skip
 
 
@@ -308,7 +394,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
     """A fault of ours. Starlette raises it again after this answer, and uvicorn logs it on stderr."""
     del error
-    return _refuse(request, 500, "internal_error", "the server failed on this request; its log says how")
+    message, headers = (
+        "the server failed on this request; its log says how",
+        {"x-request-id": request.scope["request_id"]},
+    )
+    return _refuse(request, 500, "internal_error", message, headers=headers)
 
 
 def _refuse(
@@ -320,8 +410,9 @@ def _refuse(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """An error, as the protocol of its path has it."""
+    request.scope[CODE] = code
     if f"{request.url.path}/".startswith(f"{inference.PREFIX}/"):
-        return _json({"error": "; ".join(filter(None, (message, hint)))}, status, headers)
+        return json_response({"error": "; ".join(filter(None, (message, hint)))}, status, headers)
     return _error(status, code, message, hint, headers)
 
 
@@ -329,8 +420,4 @@ def _error(
     status: int, code: str, message: str, hint: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     detail = ErrorDetail(code, message, hint if hint is not None else msgspec.UNSET)
-    return _json(ErrorResponse(detail), status, headers)
-
-
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(_encode(body), status, headers, media_type="application/json")
+    return json_response(ErrorResponse(detail), status, headers)

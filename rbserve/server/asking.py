@@ -1,4 +1,7 @@
-"""What every route asks of a request: a body of bounded size, known items, a deadline; and of a model, in its turn."""
+"""What every route asks of a request: a body of bounded size, known items, a deadline; and of a model, in its turn.
+
+And how it replies in JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,22 @@ import asyncio
 import math
 from collections.abc import Coroutine, Sequence
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import Items
-from rbserve.server.schema import DEADLINE, Limits
+from rbserve.core.wire import DEADLINE
+from rbserve.server.schema import Limits
 from rbserve.server.service import ExpiredError, OverloadedError, Service
 
 NAMED_UNKNOWN_ITEMS = 5
 ID_CHARACTERS = 40
+
+encode = msgspec.json.Encoder().encode
 
 Asked = TypeVar("Asked")
 
@@ -35,6 +42,16 @@ class RequestError(RbserveError):
     ) -> None:
         super().__init__(message, hint)
         self.status, self.code, self.headers = status, code, headers
+
+    def of_user(self, place: int) -> RequestError:
+        """The same, of one request of a list."""
+        message = f"at index {place}: {self.message}"
+        return RequestError(self.status, self.code, message, self.hint, self.headers)
+
+
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A reply in JSON."""
+    return Response(encode(body), status, headers, media_type="application/json")
 
 
 async def read_body(request: Request, limit: int) -> bytearray:
@@ -120,14 +137,30 @@ def quote(text: str) -> str:
     return f'"{short}"'
 
 
-async def answer(
-    request: Request, service: Service[Any, Any], limits: Limits, history: Items, asked: Any
-) -> Any:
-    """What the model says: at once where that is quick, else when its thread comes to it.
+class Question(NamedTuple):
+    """What one user asks of a model: history int32[T], and candidates or how many items."""
 
-    Raises RequestError where it does not come to it in time, or for who has left.
+    service: Service[Any, Any]
+    history: Items
+    asked: Any
+
+
+async def answer(request: Request, limits: Limits, questions: Sequence[Question]) -> list[Any]:
+    """What the models say, question after question: at once where that is quick, else when their thread comes to it.
+
+    Raises RequestError where one is not come to in time, or for who has left.
     """
     deadline = _deadline(request, limits.deadline_ms)
+    answers = []
+    for place, question in enumerate(questions):
+        if place:
+            await asyncio.sleep(0)  # between users others have their turn
+        answers.append(await _answer(request, limits, question, deadline))
+    return answers
+
+
+async def _answer(request: Request, limits: Limits, question: Question, deadline: float | None) -> Any:
+    service, history, asked = question
     at_once = service.answer_now(history, asked)
     if at_once is not None:
         return at_once

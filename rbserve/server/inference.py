@@ -4,6 +4,11 @@
     GET  /v2/models/NAME, /v2/models/NAME/ready       (or /v2/models/NAME/versions/1, …/versions/1/ready)
     POST /v2/models/NAME/infer                         (or /v2/models/NAME/versions/1/infer)
 
+and of Triton's extensions those that tell something, which its tools ask for:
+
+    GET  /v2/models/NAME/config, /v2/models/NAME/stats, /v2/models/stats
+    POST /v2/repository/index
+
 A model that scores takes history BYTES[T] and candidates BYTES[N] and gives scores FP32[N]; one that ranks takes
 history BYTES[T] and k INT64[1] and gives items BYTES[K] and scores FP32[K]. Ids are strings. Tensors are JSON or, by
 the protocol's extension, binary: the JSON has Inference-Header-Content-Length bytes, the tensors follow.
@@ -24,9 +29,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbserve import __version__
-from rbserve.server.asking import RequestError, answer, check_length, parse, quote, read_body, rows
+from rbserve.server.asking import (
+    Question,
+    RequestError,
+    answer,
+    check_length,
+    encode,
+    json_response,
+    parse,
+    quote,
+    read_body,
+    rows,
+)
+from rbserve.server.models import Models
 from rbserve.server.schema import Limits
-from rbserve.server.service import Service, Top
+from rbserve.server.service import Top
 
 PREFIX = "/v2"
 VERSION = "1"
@@ -79,21 +96,21 @@ class InferRequest(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
-_encode = msgspec.json.Encoder().encode
 
 
 class Model:
     """The routes of one model."""
 
-    def __init__(self, service: Service[Any, Any], limits: Limits) -> None:
-        self._service, self._limits = service, limits
-        self.inputs, self.outputs = INPUTS[service.work.task], OUTPUTS[service.work.task]
+    def __init__(self, models: Models, name: str, limits: Limits) -> None:
+        self._models, self.name, self._limits = models, name, limits
+        task = models[name].work.task
+        self.inputs, self.outputs = INPUTS[task], OUTPUTS[task]
 
     async def metadata(self, request: Request) -> Response:
         """What goes in and what comes out."""
         del request
-        service = self._service
-        return _json({
+        service = self._models[self.name]
+        return json_response({
             "name": service.model, "versions": [VERSION], "platform": f"rbserve_{service.variant}",
             "inputs": [one._asdict() for one in self.inputs], "outputs": [one._asdict() for one in self.outputs],
         })  # fmt: skip
@@ -101,10 +118,48 @@ class Model:
     async def ready(self, request: Request) -> Response:
         """Whether to send requests here."""
         del request
-        status = self._service.status
-        return _json(
-            {"name": self._service.model, "ready": status == "ready"}, 200 if status == "ready" else 503
-        )
+        ready = self._models.status == "ready"
+        return json_response({"name": self.name, "ready": ready}, 200 if ready else 503)
+
+    async def config(self, request: Request) -> Response:
+        """The same as metadata, as Triton configures a model: nothing of it can be batched by the client."""
+        del request
+        return json_response({
+            "name": self.name, "platform": "rbserve", "backend": "", "max_batch_size": 0,
+            "input": [_configured(one) for one in self.inputs], "output": [_configured(one) for one in self.outputs],
+        })  # fmt: skip
+
+    async def stats(self, request: Request) -> Response:
+        """How many requests were answered, and how long they waited and took."""
+        del request
+        return json_response({"model_stats": [self.statistics()]})
+
+    def statistics(self) -> dict[str, Any]:
+        """Triton's statistics of the model, since the start. What it has of encoding counts as computing's output."""
+        telemetry, own = self._models.telemetry, {"model": self.name}
+
+        def spent(name: str, **labels: str) -> dict[str, int]:
+            found = (
+                telemetry.value(f"rbserve_{name}_duration_seconds_{part}", own | labels)
+                for part in ("count", "sum")
+            )
+            count, seconds = found
+            return {"count": int(count), "ns": round(seconds * 1e9)}
+
+        calls, queue = spent("scoring"), spent("queue")
+        alone = calls["count"] - int(telemetry.value("rbserve_batch_requests_count", own))
+        answered = alone + int(telemetry.value("rbserve_batch_requests_sum", own))
+        nothing = {"count": 0, "ns": 0}
+        return {
+            "name": self.name, "version": VERSION, "last_inference": 0,
+            "inference_count": answered, "execution_count": calls["count"],
+            "inference_stats": {
+                "success": {"count": answered, "ns": calls["ns"] + queue["ns"]}, "fail": nothing, "queue": queue,
+                "compute_input": nothing, "compute_infer": calls, "compute_output": spent("stage", stage="encode"),
+                "cache_hit": nothing, "cache_miss": nothing,
+            },
+            "batch_stats": [],
+        }  # fmt: skip
 
     async def infer(self, request: Request) -> Response:
         """One user: a slate scored, or the catalogue ranked."""
@@ -118,7 +173,7 @@ class Model:
 
     async def _found(self, request: Request, given: dict[str, Any]) -> dict[str, Any]:
         """The outputs by name."""
-        service, limits = self._service, self._limits
+        service, limits = self._models[self.name], self._limits
         check_length("history", given["history"], limits.max_history)
         history = rows(service, "history", given["history"])
         if service.work.task == "ctr":
@@ -128,11 +183,12 @@ class Model:
                     422, "empty_candidates", "candidates is empty: name at least one item to score"
                 )
             candidates = rows(service, "candidates", given["candidates"])
-            return {"scores": await answer(request, service, limits, history, candidates)}
+            (scores,) = await answer(request, limits, [Question(service, history, candidates)])
+            return {"scores": scores}
         (k,) = given["k"]
         if not 1 <= k <= limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {k}, and must lie between 1 and {limits.max_k}")
-        items, scores = await answer(request, service, limits, history, Top(int(k)))
+        ((items, scores),) = await answer(request, limits, [Question(service, history, Top(int(k)))])
         return {"items": service.items.names(items), "scores": scores}
 
     def _wanted(self, asked: InferRequest) -> list[WantedOutput]:
@@ -140,9 +196,7 @@ class Model:
         known = [one.name for one in self.outputs]
         for one in asked.outputs:
             if one.name not in known:
-                raise _invalid(
-                    f"there is no output {quote(one.name)}: {self._service.model} gives {', '.join(known)}"
-                )
+                raise _invalid(f"there is no output {quote(one.name)}: {self.name} gives {', '.join(known)}")
         return asked.outputs or [WantedOutput(name) for name in known]
 
     def _given(self, asked: InferRequest, tail: memoryview) -> dict[str, Any]:
@@ -151,9 +205,7 @@ class Model:
         known = {one.name: one for one in self.inputs}
         for one in asked.inputs:
             if one.name not in known:
-                raise _invalid(
-                    f"there is no input {quote(one.name)}: {self._service.model} takes {', '.join(known)}"
-                )
+                raise _invalid(f"there is no input {quote(one.name)}: {self.name} takes {', '.join(known)}")
             if one.name in given:
                 raise _invalid(f"input {one.name} is there twice")
             want = known[one.name]
@@ -185,13 +237,13 @@ class Model:
                 output["data"] = values if isinstance(values, list) else values.tolist()
             outputs.append(output)
         reply: dict[str, Any] = {
-            "model_name": self._service.model,
+            "model_name": self.name,
             "model_version": VERSION,
             "outputs": outputs,
         }
         if asked.id is not msgspec.UNSET:
             reply["id"] = asked.id
-        head = _encode(reply)
+        head = encode(reply)
         if not blobs:
             return Response(head, media_type="application/json")
         return Response(
@@ -204,7 +256,33 @@ class Model:
 async def server(request: Request) -> Response:
     """What this server is."""
     del request
-    return _json({"name": "rbserve", "version": __version__, "extensions": ["binary_tensor_data"]})
+    extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+    return json_response({"name": "rbserve", "version": __version__, "extensions": extensions})
+
+
+class Repository:
+    """The routes about all models."""
+
+    def __init__(self, models: Models, routes: Sequence[Model]) -> None:
+        self._models, self._routes = models, routes
+
+    async def index(self, request: Request) -> Response:
+        """Names the models."""
+        del request
+        state = "READY" if self._models.status == "ready" else "UNAVAILABLE"
+        return json_response([
+            {"name": one.model, "version": VERSION, "state": state, "reason": ""} for one in self._models
+        ])  # fmt: skip
+
+    async def stats(self, request: Request) -> Response:
+        """The statistics of every model."""
+        del request
+        return json_response({"model_stats": [one.statistics() for one in self._routes]})
+
+
+def _configured(tensor: Tensor) -> dict[str, Any]:
+    kinds = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
+    return {"name": tensor.name, "data_type": kinds[tensor.datatype], "dims": tensor.shape}
 
 
 def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:
@@ -277,7 +355,3 @@ def _bytes(values: Any) -> bytes:
 
 def _invalid(message: str) -> RequestError:
     return RequestError(400, "invalid_request", message)
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(_encode(body), status, media_type="application/json")

@@ -1,130 +1,163 @@
-"""`rbserve serve`: takes the port, loads and warms the model, answers until told to stop.
+"""`rbserve serve`: takes the port, loads and warms the models, answers until told to stop.
 
-The port is taken before the model is loaded: a port in use is known at once, and requests that come while the
-model loads wait instead of failing.
+The port is taken before a model is loaded: a port in use is known at once, and requests that come while the models
+load wait instead of failing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NamedTuple
 
 import uvicorn
 
-from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.keys import Digests
-from rbserve.server.schema import Limits, Measured
-from rbserve.server.service import Ranking, Scoring, Service
+from rbserve.server.logs import Level, Log, uvicorn_logging
+from rbserve.server.models import Models
+from rbserve.server.reload import Opening, Reloader
 from rbserve.server.telemetry import Telemetry
 
 BACKLOG = 2048
 # Longer than the 60 s for which common load balancers keep an idle connection: the balancer, not the server,
 # is then the one to close it, and never sends a request into a closing connection.
 KEEP_ALIVE_S = 75
+UNHEARD_S = 0.25
+"""So long after the port is given up connections are still kept: other workers give theirs up in the meantime, and
+nobody should be made to connect to one that is about to."""
+GRACE_S = 0.5
+"""For so long after that, kept connections may bring a request, which ends them; then those that are idle end."""
 
 
-class Chosen(NamedTuple):
-    """An artefact, which of its variants is served, and what was measured of it."""
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server behaves, whatever it serves. Port 0 takes a free one.
 
-    artifact: Artifact
-    variant: str
-    measured: Sequence[Measured] = ()
-
-
-def serve(
-    chosen: Sequence[Chosen],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    threads: int = 1,
-    user_cache: int = 0,
-    limits: Limits | None = None,
-    keys: Digests = frozenset(),
-    drain_timeout_s: int = 30,
-) -> None:
-    """Serves models until SIGTERM or SIGINT, then finishes the requests in flight.
-
-    A language model remembers its last users, in `user_cache` bytes each. What is not finished after
-    `drain_timeout_s` is dropped. With `keys` only who has one of them is answered. Port 0 takes a free one. Says on
-    stderr when it is ready. Raises RbserveError when the port cannot be had, ArtifactError or UsageError when a
-    variant cannot be scored with.
+    What is not finished `drain_timeout_s` after it was told to stop is dropped. With `keys` only who has one of them
+    is answered. `admin`: there is a route that reloads.
     """
-    limits = limits or Limits()
-    names = [one.artifact.name for one in chosen]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    keys: Digests = frozenset()
+    admin: bool = False
+    log: Level = "errors"
+    drain_timeout_s: int = 30
+
+
+def serve(opening: Opening, options: ServerOptions) -> None:
+    """Serves models until SIGTERM or SIGINT, then finishes the requests in flight; SIGHUP takes up new versions.
+
+    Says on stderr when it is ready. Raises RbserveError when the port cannot be had, ArtifactError or UsageError when
+    a variant cannot be scored with.
+    """
+    if options.admin and not options.keys and not _is_loopback_name(options.host):
         raise UsageError(
-            f"two models have the name {twice[0]}", "requests name them: serve one of them elsewhere"
+            f"--admin on {options.host} without API keys lets everybody reload",
+            "--api-keys FILE, or leave --admin out",
         )
-    with listen(host, port) as listener:
-        telemetry = Telemetry()
-        services = [open_service(one.artifact, one.variant, threads, user_cache, telemetry) for one in chosen]
-        for service, one in zip(services, chosen, strict=True):
-            service.measured = one.measured
-            service.warm_up(limits)
-        config = uvicorn.Config(
-            build_app(services, limits, keys),
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=drain_timeout_s,
-        )
-        DrainingServer(config, services, host, bool(keys)).run(sockets=[listener])
+    if options.workers > 1:
+        from rbserve.server.supervisor import supervise
+
+        supervise(opening, options)
+        return
+    with listen(options.host, options.port) as listener:
+        models = Models(opening.open(Telemetry()))
+        reload = _LocalReload(Reloader(models, opening))
+        server = DrainingServer(
+            models, opening, options, reload,
+            on_ready=lambda: announce(describe(models), options, listener), on_hangup=reload.and_say,
+        )  # fmt: skip
+        server.run(sockets=[listener])
 
 
-def open_service(
-    artifact: Artifact, variant: str, threads: int, user_cache: int = 0, telemetry: Telemetry | None = None
-) -> Service[Any, Any]:
-    """Loads a variant and the item table it belongs to."""
-    work: Scoring | Ranking
-    if artifact.manifest.task == "ctr":
-        work = Scoring(open_scorer(artifact, variant, threads, user_cache), artifact.items)
-        try:
-            work.tokenizer = artifact_tokenizer(artifact)
-        except UsageError as error:
-            work.no_texts = error.message
-    else:
-        work = Ranking(open_ranker(artifact, variant, threads))
-    dataset = artifact.manifest.dataset
-    return Service(work, artifact.items, artifact.name, variant, dataset, telemetry or Telemetry())
+class _LocalReload:
+    """New versions in this very process."""
+
+    def __init__(self, reloader: Reloader) -> None:
+        self._reloader, self._lock = reloader, asyncio.Lock()
+
+    async def __call__(self) -> str | None:
+        """Why nothing was reloaded, if so."""
+        async with self._lock:
+            reason = await asyncio.to_thread(self._reloader.prepare)
+            if reason is None:
+                self._reloader.commit()
+            return reason
+
+    async def and_say(self) -> None:
+        """The same, told on stderr."""
+        say_reloaded(await self())
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn that announces itself when it is ready, and is unready from the moment it is told to stop."""
+    """uvicorn that tells when it is ready, is unready from the moment it is told to stop, and loses no request then."""
 
     def __init__(
-        self, config: uvicorn.Config, services: Sequence[Service[Any, Any]], host: str, keyed: bool
+        self,
+        models: Models,
+        opening: Opening,
+        options: ServerOptions,
+        reload: Callable[[], Awaitable[str | None]],
+        on_ready: Callable[[], None],
+        on_hangup: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(config)
-        self._services, self._host, self._keyed = services, host, keyed
+        """`on_hangup` is what SIGHUP does; without it, nothing."""
+        log = None if options.log == "errors" else Log(items=options.log == "items")
+        app = build_app(
+            models, opening.limits, options.keys, reload=reload if options.admin else None, log=log
+        )
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                access_log=False,
+                log_config=uvicorn_logging(options.log),
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=options.drain_timeout_s,
+            )
+        )
+        self._models, self._on_ready, self._on_hangup = models, on_ready, on_hangup
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        assert sockets
-        what = ", ".join(f"{one.model} {one.variant} ({one.dataset.name})" for one in self._services)
-        _say(f"serving {what} on {_url(self._host, sockets[0].getsockname()[1])}")
-        if not _is_loopback(sockets[0].getsockname()[0]):
-            how = (
-                "keys go over the wire as they are, without TLS"
-                if self._keyed
-                else "there is no authentication"
-            )
-            _say(f"warning: reachable from other machines; {how}")
+        if self._on_hangup is not None and not at_terminal():  # whose end it says otherwise
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Gives up the port; connections end with their next answer, then those that are idle; then as uvicorn does."""
+        for server in (*self.servers, *(sockets or ())):
+            server.close()
+        await self._while_connected(UNHEARD_S)
+        self._models.closing = True
+        await self._while_connected(GRACE_S)
+        await super().shutdown(sockets)
+
+    async def _while_connected(self, seconds: float) -> None:
+        """So long, or until no connection is left."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.server_state.connections and not self.force_exit and loop.time() < end:
+            await asyncio.sleep(0.01)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins to drain; a second Ctrl-C stops at once.
@@ -133,15 +166,23 @@ class DrainingServer(uvicorn.Server):
         into exit code 143.
         """
         del frame
-        for service in self._services:
-            service.draining = True
+        self._models.draining = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
 
+    def _hang_up(self) -> None:
+        if self._on_hangup is not None and not self.should_exit:
+            task = asyncio.ensure_future(self._on_hangup())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; an RbserveError that names the cause when there is none to be had."""
+
+def listen(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening TCP socket; an RbserveError that names the cause when there is none to be had.
+
+    `shared`: others may listen on the same port that are `shared` as well, and the kernel deals connections out.
+    """
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port} is not between 0 and 65535")
     try:
@@ -154,6 +195,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         # A restart must not wait for the old server's connections to time out; a live listener still refuses.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -172,6 +215,39 @@ def _cannot_listen(host: str, port: int, error: OSError) -> RbserveError:
     return RbserveError(f"cannot listen on {host} port {port}: {error.strerror}", "--host 127.0.0.1")
 
 
+def describe(models: Models) -> str:
+    """What is served, in a line."""
+    return ", ".join(f"{one.model} {one.variant} ({one.dataset.name})" for one in models)
+
+
+def announce(what: str, options: ServerOptions, listener: socket.socket) -> None:
+    """Says that the server is ready, and who can reach it."""
+    address, port = listener.getsockname()[:2]
+    say(f"serving {what} on {_url(options.host, port)}")
+    if not _is_loopback(address):
+        how = (
+            "keys go over the wire as they are, without TLS" if options.keys else "there is no authentication"
+        )
+        say(f"warning: reachable from other machines; {how}")
+
+
+def say_reloaded(reason: str | None) -> None:
+    """Says what came of a reload."""
+    say(
+        "new versions are served"
+        if reason is None
+        else f"not reloaded, the models are served as before: {reason}"
+    )
+
+
+def at_terminal() -> bool:
+    """Whether the process is one that ends with its terminal."""
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
+
+
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -180,5 +256,13 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def _say(message: str) -> None:
+def _is_loopback_name(host: str) -> bool:
+    try:
+        return _is_loopback(host)
+    except ValueError:
+        return host == "localhost"
+
+
+def say(message: str) -> None:
+    """A line on stderr."""
     print(message, file=sys.stderr, flush=True)

@@ -14,14 +14,15 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rbserve import __version__
 from rbserve.core.types import Task
+from rbserve.core.wire import DEADLINE, PATHS, RELOAD
 
 REF = "#/components/schemas/{name}"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may ask for: items of history, candidates, items to recommend, characters
-    of a new item's text, and bytes of body.
+    """How much one request may ask for: items of history, candidates, items to recommend, users of a list,
+    characters of a new item's text, and bytes of body.
 
     And how many requests may wait for the model, and for how many milliseconds one that names no deadline.
     """
@@ -29,6 +30,7 @@ class Limits:
     max_history: int = 1_000
     max_candidates: int = 1_000
     max_k: int = 1_000
+    max_users: int = 100
     max_text: int = 2_000
     max_body_bytes: int = 1 << 20
     max_waiting: int = 64
@@ -147,6 +149,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     name: str
     variant: str
+    version: Annotated[str, Meta(description="A digest of the artefact.")]
     task: Annotated[str, Meta(description="ctr: POST /v1/score. seqrec: POST /v1/recommend.")]
     dataset: str
     fingerprint: str
@@ -160,10 +163,8 @@ class ModelsResponse(msgspec.Struct, frozen=True):
     models: list[ModelInfo]
 
 
-SCORE, RECOMMEND = "/v1/score", "/v1/recommend"
 FREE = ("/", "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json")
 """What takes no API key, where a server has any."""
-PATHS: dict[Task, str] = {"ctr": SCORE, "seqrec": RECOMMEND}
 TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
     "ctr": (ScoreRequest, ScoreResponse),
     "seqrec": (RecommendRequest, RecommendResponse),
@@ -179,11 +180,15 @@ MODEL_ERRORS = {
     "503": "Too many requests wait (Retry-After says for how long), or the server stopped before it came to this one.",
     "504": "The deadline passed before the model came to this request; nothing was computed.",
 }
-DEADLINE = "X-Deadline-Ms"
 
 
-def openapi(limits: Limits, tasks: Collection[Task], keyed: bool = False) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks, that may take API keys."""
+def openapi(
+    limits: Limits, tasks: Collection[Task], keyed: bool = False, admin: bool = False
+) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks.
+
+    It may take API keys, and have the admin route.
+    """
     types = [
         *dict.fromkeys(kind for task in tasks for kind in TYPES[task]),
         ErrorResponse,
@@ -198,7 +203,7 @@ def openapi(limits: Limits, tasks: Collection[Task], keyed: bool = False) -> dic
             asked["candidates"]["maxItems"] = limits.max_candidates
         else:
             asked["k"]["maximum"] = limits.max_k
-    paths = _paths(tasks)
+    paths = _paths(tasks, limits, admin)
     if keyed:
         refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
         for path in paths.keys() - set(FREE):
@@ -218,13 +223,18 @@ def openapi(limits: Limits, tasks: Collection[Task], keyed: bool = False) -> dic
     }
 
 
-def _paths(tasks: Collection[Task]) -> dict[str, Any]:
+def _paths(tasks: Collection[Task], limits: Limits, admin: bool) -> dict[str, Any]:
+    reloaded = {
+        "200": _json("The new versions answer.", ModelsResponse),
+        "409": _json("One of them may not: all stay as they are.", ErrorResponse),
+    }
     ready = {"200": _json("Ready.", Health), "503": _json("Still warming up, or draining.", Health)}
     return {
         **{
-            PATHS[task]: {"post": _score_operation() if task == "ctr" else _recommend_operation()}
+            PATHS[task]: {"post": _score_operation(limits) if task == "ctr" else _recommend_operation(limits)}
             for task in tasks
         },
+        **({RELOAD: {"post": _operation("reload", "Take up new versions", reloaded)}} if admin else {}),
         "/v1/models": {
             "get": _operation("listModels", "What is served", {"200": _json("The models.", ModelsResponse)})
         },
@@ -256,18 +266,30 @@ def _paths(tasks: Collection[Task]) -> dict[str, Any]:
     }
 
 
-def _score_operation() -> dict[str, Any]:
-    body = _content("One user's history and the candidates.", "application/json", _reference(ScoreRequest))
-    body["content"]["application/json"]["example"] = {"history": ["50", "181"], "candidates": ["172", "98"]}
-    answer = _json("One score for each candidate, in order.", ScoreResponse)
+def _score_operation(limits: Limits) -> dict[str, Any]:
+    example = {"history": ["50", "181"], "candidates": ["172", "98"]}
+    body = _one_or_several("One user's history and the candidates", ScoreRequest, limits, example)
+    answer = _one_or_several("One score for each candidate, in order", ScoreResponse, limits)
     return _model_operation("score", "Score candidates for one user", body, answer)
 
 
-def _recommend_operation() -> dict[str, Any]:
-    body = _content("One user's history.", "application/json", _reference(RecommendRequest))
-    body["content"]["application/json"]["example"] = {"history": ["50", "181"], "k": 10}
-    answer = _json("The best items, best first.", RecommendResponse)
+def _recommend_operation(limits: Limits) -> dict[str, Any]:
+    example = {"history": ["50", "181"], "k": 10}
+    body = _one_or_several("One user's history", RecommendRequest, limits, example)
+    answer = _one_or_several("The best items, best first", RecommendResponse, limits)
     return _model_operation("recommend", "Recommend items to one user", body, answer)
+
+
+def _one_or_several(
+    description: str, kind: type[msgspec.Struct], limits: Limits, example: Any = None
+) -> dict[str, Any]:
+    """A body for one user, or a list of them."""
+    several = {"type": "array", "items": _reference(kind), "maxItems": limits.max_users}
+    schema = {"anyOf": [_reference(kind), several]}
+    content = _content(f"{description}; or a list of them, one a user.", "application/json", schema)
+    if example is not None:
+        content["content"]["application/json"]["example"] = example
+    return content
 
 
 def _model_operation(name: str, summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,17 @@ Computing on the event loop blocks every other request, health checks among them
 hand-over. A model of 40 us answered in p50 0.27 to 0.36 ms on the loop and 0.38 to 0.51 ms through a thread
 (2 cores, one keep-alive connection): the thread would cost more than the model. Warm-up therefore times
 requests of growing size: those that take less than INLINE_S are answered on the loop, larger ones and slow models
-on the one scoring thread, in their order. No more than `Limits.max_waiting` wait for it: a queue that only grows
-answers nobody in time, and the one who is refused at once can go elsewhere.
+on the one scoring thread, in their order; of those that wait, some that one call can answer are answered together
+(users of a model that ranks, whose histories have one length). No more than `Limits.max_waiting` wait: a queue that
+only grows answers nobody in time, and the one who is refused at once can go elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
@@ -22,19 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.artifact import DatasetReference
+from rbserve.core.checks import Checks, ranked_otherwise, scored_otherwise
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import ArtifactError
-from rbserve.core.types import Items, Ranker, Scorer, Scores, Task
-from rbserve.language import LanguageScorer
+from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, Task, no_observer
+from rbserve.language import LanguageScorer, PrefixCache
 from rbserve.models.prompts import ItemTokenizer
-from rbserve.runtime import recommend
+from rbserve.runtime import recommend, without_seen
 from rbserve.server.schema import Limits, Measured
-from rbserve.server.telemetry import Telemetry
+from rbserve.server.telemetry import Stopwatch, Telemetry
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3
 STATUSES = ("ready", "warming", "draining")
-"""Of several models the last of these that is true of one is true of all."""
+"""What a server is, from good to bad."""
+AGAIN = "make the variant anew with rbserve export, or choose another with --variant"
+MOST_TOGETHER = 16
 NEWEST = 0.2  # what the last call weighs in the pace
 
 Asked = TypeVar("Asked")
@@ -60,8 +65,21 @@ class Work(Protocol[Asked, Answer_co]):
     @property
     def task(self) -> Task: ...
 
-    def __call__(self, history: Items, asked: Asked, /) -> Answer_co:
-        """The answer for history int32[T]."""
+    @property
+    def kept(self) -> PrefixCache | None:
+        """What remembers users from request to request, if anything does."""
+        ...
+
+    def __call__(self, history: Items, asked: Asked, observe: Observe = no_observer, /) -> Answer_co:
+        """The answer for history int32[T]; `observe` hears of the stages of a model that has any."""
+        ...
+
+    def together(self, history: Items, asked: Asked, /) -> Hashable:
+        """What requests have in common that one call can answer; None where each takes its own."""
+        ...
+
+    def several(self, requests: Sequence[tuple[Items, Asked]], /) -> Sequence[Answer_co]:
+        """The answers to requests that have it in common: those that each would get alone."""
         ...
 
     def size(self, asked: Asked, /) -> int:
@@ -76,13 +94,27 @@ class Work(Protocol[Asked, Answer_co]):
         """The size of the largest request that is answered."""
         ...
 
+    def otherwise(self, checks: Checks, /) -> str | None:
+        """How the model answers otherwise than it did when it was exported, if it does."""
+        ...
+
+
+class _Waiting(NamedTuple, Generic[Asked, Answer]):
+    """A request before the scoring thread; times are those of `perf_counter`."""
+
+    history: Items
+    asked: Asked
+    begun: float
+    deadline: float | None
+    future: Future[Answer]
+
 
 @dataclass
 class Service(Generic[Asked, Answer]):
     """A model that answers requests, one at a time.
 
-    `warm` and `draining` decide readiness; `inline_size` is the largest request answered on the event loop; `waiting`
-    counts those on the scoring thread or before it.
+    `warm` decides readiness; `inline_size` is the largest request answered on the event loop; `waiting` counts those
+    on the scoring thread or before it. `version` is a digest of the artefact.
     """
 
     work: Work[Asked, Answer]
@@ -91,32 +123,38 @@ class Service(Generic[Asked, Answer]):
     variant: str
     dataset: DatasetReference
     telemetry: Telemetry = field(default_factory=Telemetry)
+    version: str = ""
     warm: bool = False
-    draining: bool = False
     inline_size: int = 0
     waiting: int = 0
     measured: Sequence[Measured] = ()
 
     def __post_init__(self) -> None:
         self._pace = 0.0  # seconds a call on the thread, of late
-        self._counts = self.telemetry.of(self.model, self.work.task, lambda: self.waiting)
+        self._counts = self.telemetry.of(self.model, self.work.task)
+        self._watch = Stopwatch(self._counts)
+        self._counted = 0, 0  # tokens of the user cache
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self._queue: deque[_Waiting[Asked, Answer]] = deque()
+        self._counting, self._queueing = Lock(), Lock()
         self._scoring = Lock()  # a model need not be thread-safe: the loop and the thread take turns
 
     @property
     def status(self) -> str:
         """One of STATUSES."""
-        if self.draining:
-            return "draining"
         return "ready" if self.warm else "warming"
 
-    def warm_up(self, limits: Limits) -> None:
+    def warm_up(self, limits: Limits, checks: Checks | None = None) -> None:
         """Answers a new user, then the longest history with requests of growing size; sets `inline_size`.
 
-        Raises ArtifactError for a model that cannot answer, or not with finite scores.
+        Raises ArtifactError for a model that cannot answer, or not with finite scores, or otherwise than `checks` say
+        that it did when it was exported.
         """
+        otherwise = None
         try:
             self._answer(rows(self.items, 0), self.work.example(1))
+            if checks is not None:
+                otherwise = self.work.otherwise(checks)
             history = rows(self.items, limits.max_history)
             for size in _doubling(self.work.largest(limits)):
                 if self._seconds(history, self.work.example(size)) >= INLINE_S:
@@ -125,8 +163,12 @@ class Service(Generic[Asked, Answer]):
         except Exception as error:  # whatever a runtime raises, the artefact is what is wrong
             raise ArtifactError(
                 f"{self.model} {self.variant} cannot score: {(str(error) or repr(error)).splitlines()[0]}",
-                "make the variant anew with rbserve export, or choose another with --variant",
+                AGAIN,
             ) from error
+        if otherwise is not None:
+            raise ArtifactError(
+                f"{self.model} {self.variant} answers otherwise than when it was exported: {otherwise}", AGAIN
+            )
         self.warm = True
 
     def answer_now(self, history: Items, asked: Asked) -> Answer | None:
@@ -149,35 +191,108 @@ class Service(Generic[Asked, Answer]):
         begun, wait_s = perf_counter(), self.waiting * self._pace
         if self.waiting >= most_waiting or (deadline is not None and begun + wait_s > deadline):
             raise OverloadedError(self.waiting, wait_s)
-        self.waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._wait_turn, history, asked, begun, deadline)
-        finally:
-            self.waiting -= 1
+        with self._counting:
+            self.waiting += 1
+        self._counts.waiting.inc()
+        future: Future[Answer] = Future()
+        future.add_done_callback(self._one_less)
+        self._queue.append(_Waiting(history, asked, begun, deadline, future))
+        self._thread.submit(self._next)
+        return await asyncio.wrap_future(future)
+
+    def encoded(self, seconds: float) -> None:
+        """An answer took so long to encode."""
+        self._counts.stage("encode").observe(seconds)
 
     def close(self) -> None:
         """Drops what has not begun and lets the scoring thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        with self._queueing:
+            for one in [*self._queue]:
+                one.future.cancel()
 
-    def _wait_turn(self, history: Items, asked: Asked, begun: float, deadline: float | None) -> Answer:
+    def _one_less(self, future: Future[Answer]) -> None:
+        """A request is answered, or was given up before it was begun; until then it has a place."""
+        del future
+        with self._counting:
+            self.waiting -= 1
+        self._counts.waiting.dec()
+
+    def _next(self) -> None:
+        """The scoring thread's turn: once for each request, which an earlier turn may have answered already."""
         with self._scoring:
-            now = perf_counter()
-            self._counts.queue_seconds.observe(now - begun)
-            if deadline is not None and now > deadline:
-                raise ExpiredError
-            try:
-                return self._answer(history, asked)
-            finally:
-                self._pace += NEWEST * (perf_counter() - now - self._pace)
+            if batch := self._take():
+                self._compute(batch)
+
+    def _take(self) -> list[_Waiting[Asked, Answer]]:
+        """The request that waits longest, with those behind it that one call can answer as well.
+
+        Nobody waits to be joined: there is a second one only where the model was busy.
+        """
+        taken: list[_Waiting[Asked, Answer]] = []
+        left: list[_Waiting[Asked, Answer]] = []
+        common: Hashable = None
+        with self._queueing:
+            while self._queue and (not taken or (common is not None and len(taken) < MOST_TOGETHER)):
+                one = self._queue.popleft()
+                key = self.work.together(one.history, one.asked)
+                if taken and key != common:
+                    left.append(one)
+                elif one.future.set_running_or_notify_cancel() and self._comes_in_time(one):
+                    taken.append(one)
+                    common = key
+            self._queue.extendleft(reversed(left))
+        return taken
+
+    def _comes_in_time(self, one: _Waiting[Asked, Answer]) -> bool:
+        now = perf_counter()
+        self._counts.queue_seconds.observe(now - one.begun)
+        if one.deadline is None or now <= one.deadline:
+            return True
+        one.future.set_exception(ExpiredError())
+        return False
+
+    def _compute(self, batch: list[_Waiting[Asked, Answer]]) -> None:
+        began = perf_counter()
+        self._counts.batch.observe(len(batch))
+        alone = len(batch) == 1
+        try:
+            answers: Sequence[Answer] = [self._answer(*batch[0][:2])] if alone else self._answers(batch)
+        except Exception as error:  # noqa: BLE001  (it is raised where the answer is awaited)
+            for one in batch:
+                if alone:
+                    one.future.set_exception(error)
+                else:  # which of them it is
+                    self._compute([one])
+            return
+        self._pace += NEWEST * ((perf_counter() - began) / len(batch) - self._pace)
+        for one, answer in zip(batch, answers, strict=True):
+            one.future.set_result(answer)
+
+    def _answers(self, batch: list[_Waiting[Asked, Answer]]) -> Sequence[Answer]:
+        started = perf_counter()
+        answers = self.work.several([(one.history, one.asked) for one in batch])
+        self._counts.scoring_seconds.observe(perf_counter() - started)
+        self._counts.items.inc(sum(self.work.size(one.asked) for one in batch))
+        return answers
 
     def _answer(self, history: Items, asked: Asked) -> Answer:
         started = perf_counter()
-        answer = self.work(history, asked)
+        self._watch.start()
+        answer = self.work(history, asked, self._watch if self.warm else no_observer)
         if self.warm:
             self._counts.scoring_seconds.observe(perf_counter() - started)
             self._counts.items.inc(self.work.size(asked))
+            if self.work.kept is not None:
+                self._count_tokens(self.work.kept)
         return answer
+
+    def _count_tokens(self, kept: PrefixCache) -> None:
+        """Counts what of users' prompts was remembered since the last time, and what was not."""
+        found, missed = kept.tokens_found, kept.tokens_asked - kept.tokens_found
+        self._counts.prompt_tokens("remembered").inc(found - self._counted[0])
+        self._counts.prompt_tokens("read").inc(missed - self._counted[1])
+        self._counted = found, missed
 
     def _seconds(self, history: Items, asked: Asked) -> float:
         """The best of a few runs: the first of a size pays for its buffers."""
@@ -206,10 +321,16 @@ class Scoring:
     tokenizer: ItemTokenizer | None = None
     no_texts: str = "it reads no texts of items"
 
-    def __call__(self, history: Items, candidates: Slate) -> Scores:
+    def __post_init__(self) -> None:
+        self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
+        self.kept = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
+
+    def __call__(self, history: Items, candidates: Slate, observe: Observe = no_observer) -> Scores:
         if isinstance(candidates, list):
             assert isinstance(self.scorer, LanguageScorer)
-            scores = self.scorer.score_tokens(history, candidates)
+            scores = self.scorer.score_tokens(history, candidates, observe)
+        elif self._staged is not None:
+            scores = self._staged(history, candidates, observe)
         else:
             scores = self.scorer.score(history, candidates)
         if scores.shape != (len(candidates),):
@@ -225,6 +346,12 @@ class Scoring:
             for one in candidates
         ]
 
+    def together(self, history: Items, candidates: Slate) -> None:
+        del history, candidates
+
+    def several(self, requests: Sequence[tuple[Items, Slate]]) -> list[Scores]:
+        return [self(history, candidates) for history, candidates in requests]
+
     def size(self, candidates: Slate) -> int:
         return len(candidates)
 
@@ -233,6 +360,9 @@ class Scoring:
 
     def largest(self, limits: Limits) -> int:
         return limits.max_candidates
+
+    def otherwise(self, checks: Checks) -> str | None:
+        return scored_otherwise(checks, self.scorer.score)
 
 
 class Top(NamedTuple):
@@ -251,16 +381,42 @@ class Ranked(NamedTuple):
 
 @dataclass
 class Ranking:
-    """List-wise: the k best items of the catalogue are asked for."""
+    """List-wise: the k best items of the catalogue are asked for. The model reads `max_history` items, or all."""
 
     ranker: Ranker
+    max_history: int | None = None
     task: Task = "seqrec"
+    kept: PrefixCache | None = None
 
-    def __call__(self, history: Items, asked: Top) -> Ranked:
+    def __call__(self, history: Items, asked: Top, observe: Observe = no_observer) -> Ranked:
+        del observe
         items, scores = recommend(self.ranker, history, asked.k, asked.exclude_seen)
         if items.shape != scores.shape or len(items) > asked.k:
             raise ValueError(f"items of shape {items.shape}, scores of shape {scores.shape} for k {asked.k}")
         return Ranked(items, _finite(scores))
+
+    def together(self, history: Items, asked: Top) -> Hashable:
+        del asked
+        return len(self._read(history))
+
+    def several(self, requests: Sequence[tuple[Items, Top]]) -> list[Ranked]:
+        most = max(asked.k + asked.exclude_seen * len(history) for history, asked in requests)
+        histories = np.stack([self._read(history) for history, _ in requests])
+        answers = []
+        for (history, asked), items, scores in zip(
+            requests, *self.ranker.top_k_batch(histories, most), strict=True
+        ):
+            own = asked.k + asked.exclude_seen * len(history)
+            there = np.flatnonzero(items >= 0)[:own]
+            items, scores = items[there], scores[there]
+            if asked.exclude_seen:
+                items, scores = without_seen(history, asked.k, items, scores)
+            answers.append(Ranked(items, _finite(scores)))
+        return answers
+
+    def _read(self, history: Items) -> Items:
+        """What of a history the model reads."""
+        return history if self.max_history is None else history[-self.max_history :]
 
     def size(self, asked: Top) -> int:
         return asked.k
@@ -270,6 +426,9 @@ class Ranking:
 
     def largest(self, limits: Limits) -> int:
         return limits.max_k
+
+    def otherwise(self, checks: Checks) -> str | None:
+        return ranked_otherwise(checks, self.ranker.top_k)
 
 
 def _finite(scores: Scores) -> Scores:

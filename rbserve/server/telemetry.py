@@ -1,20 +1,34 @@
-"""What /metrics tells: requests by route and status, latencies, items scored, and the process itself."""
+"""What /metrics tells: requests by route and status, latencies by stage, items scored, and the processes themselves.
+
+Of several workers each writes its own counters into files of one directory, PROMETHEUS_MULTIPROC_DIR, which has to be
+named before this module is imported; whichever of them is asked adds them up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from time import perf_counter
+from traceback import format_exc
 from typing import NamedTuple
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbserve.core.types import Task
+from rbserve.server.logs import Log, request_id
 
 # A table lookup scores in microseconds and a language model in seconds.
 BUCKETS_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 )  # fmt: skip
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Telemetry:
@@ -30,28 +44,60 @@ class Telemetry:
             "ctr": self._counter("candidates_scored", "Candidates the model scored.", "model"),
             "seqrec": self._counter("recommendations_asked", "Items the model was asked for.", "model"),
         }
-        self.scoring_seconds = self._histogram("scoring", "Time in the model, a request a sample.", "model")
+        self.scoring_seconds = self._histogram("scoring", "Time in the model, a call a sample.", "model")
+        self.stage_seconds = self._histogram(
+            "stage", "Parts of a language model's scoring, and encoding an answer.", "model", "stage"
+        )
         self.queue_seconds = self._histogram(
             "queue", "Time until the scoring thread came to a request.", "model"
         )
+        self.batch = Histogram(
+            "rbserve_batch_requests", "Requests that one call of the scoring thread answered.", ("model",),
+            buckets=(1, 2, 4, 8, 16), registry=self.registry,
+        )  # fmt: skip
         self.refused = self._counter("refused", "Requests that were not computed.", "model", "reason")
+        self.prompt_tokens = self._counter(
+            "user_prompt_tokens", "Tokens of users' prompts: remembered, or read anew.", "model", "source"
+        )
+        self.reloads = self._counter("reloads", "New versions of the models: taken, or refused.", "outcome")
         self.waiting = Gauge(
             "rbserve_waiting",
             "Requests on the scoring thread or waiting for it.",
             ("model",),
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
-        ProcessCollector(registry=self.registry)  # resident memory, CPU time, open files
+        self._shared = os.environ.get(SHARED)
+        if self._shared is None:
+            ProcessCollector(registry=self.registry)  # resident memory, CPU time, open files
 
-    def of(self, model: str, task: Task, waiting: Callable[[], float]) -> ModelTelemetry:
-        """The counters of one of the models; `waiting` tells how many requests wait for it."""
-        self.waiting.labels(model).set_function(waiting)
-        seconds = self.scoring_seconds.labels(model), self.queue_seconds.labels(model)
-        return ModelTelemetry(*seconds, self.items[task].labels(model))
+    def of(self, model: str, task: Task) -> ModelTelemetry:
+        """The counters of one of the models."""
+        return ModelTelemetry(
+            self.scoring_seconds.labels(model),
+            self.queue_seconds.labels(model),
+            self.items[task].labels(model),
+            self.waiting.labels(model),
+            self.batch.labels(model),
+            lambda stage: self.stage_seconds.labels(model, stage),
+            lambda source: self.prompt_tokens.labels(model, source),
+        )
 
     def exposition(self) -> bytes:
-        """Every metric in the Prometheus text format."""
-        return generate_latest(self.registry)
+        """Every metric in the Prometheus text format, of all workers where there are several."""
+        return generate_latest(self._together())
+
+    def value(self, name: str, labels: dict[str, str]) -> float:
+        """One sample of a metric; 0 where nothing was counted yet."""
+        return self._together().get_sample_value(name, labels) or 0.0
+
+    def _together(self) -> CollectorRegistry:
+        if self._shared is None:
+            return self.registry
+        together = CollectorRegistry()
+        MultiProcessCollector(together, self._shared)  # type: ignore[no-untyped-call]
+        together.register(WorkerMemory(Path(self._shared)))
+        return together
 
     def _counter(self, name: str, told: str, *labels: str) -> Counter:
         return Counter(f"rbserve_{name}", told, labels, registry=self.registry)
@@ -62,23 +108,74 @@ class Telemetry:
         )
 
 
+class WorkerMemory(Collector):
+    """Resident memory of each worker: what a process says of itself cannot be added up from files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        resident = GaugeMetricFamily(
+            "rbserve_worker_resident_memory_bytes", "Resident memory of a worker.", labels=["pid"]
+        )
+        for file in sorted(self._folder.glob("gauge_livesum_*.db")):
+            pid = file.stem.rpartition("_")[2]
+            try:
+                resident.add_metric([pid], psutil.Process(int(pid)).memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+        yield resident
+
+
+def forget_worker(pid: int, folder: str) -> None:
+    """What a process that ended had waiting is no more; what it counted stays."""
+    mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+
+
 class ModelTelemetry(NamedTuple):
-    """What one model counts."""
+    """What one model counts. `stage` and `prompt_tokens` take a label."""
 
     scoring_seconds: Histogram
     queue_seconds: Histogram
     items: Counter
+    waiting: Gauge
+    batch: Histogram
+    stage: Callable[[str], Histogram]
+    prompt_tokens: Callable[[str], Counter]
+
+
+class Stopwatch:
+    """An `Observe` that counts how long each stage took, from `start` on."""
+
+    def __init__(self, counts: ModelTelemetry) -> None:
+        self._stage, self._last = counts.stage, 0.0
+
+    def start(self) -> None:
+        """A call begins."""
+        self._last = perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = perf_counter()
+        self._stage(stage).observe(now - self._last)
+        self._last = now
 
 
 class Observed:
-    """ASGI middleware that counts and times every request under the name of its route.
+    """ASGI middleware: gives every request an id, counts it and times it under the name of its route, and logs it.
 
-    Paths outside `routes` share one label: a scanner must not be able to grow the metrics without bound.
+    Paths outside `routes` share one label: a scanner must not be able to grow the metrics without bound. When the
+    server is `closing`, connections end with their answers, so that nobody sends a request into one that goes away.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, routes: Collection[str]) -> None:
-        self._app = app
-        self._telemetry = telemetry
+    def __init__(
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        routes: Collection[str],
+        closing: Callable[[], bool],
+        log: Log | None,
+    ) -> None:
+        self._app, self._telemetry, self._closing, self._log = app, telemetry, closing, log
         self._routes = frozenset(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,18 +183,29 @@ class Observed:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        status = 500  # what an unhandled exception is turned into, outside of this middleware
+        status, failure = 500, None  # what an unhandled exception is turned into, outside of this middleware
+        own = scope["request_id"] = request_id(scope["headers"])
 
         async def remember_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = own
+                if self._closing():
+                    headers["connection"] = "close"
             await send(message)
 
         try:
             await self._app(scope, receive, remember_status)
+        except Exception:
+            failure = format_exc()
+            raise
         finally:
             path = scope["path"]
             route = path if path in self._routes else "other"
+            seconds = perf_counter() - started
             self._telemetry.requests.labels(route, str(status)).inc()
-            self._telemetry.request_seconds.labels(route).observe(perf_counter() - started)
+            self._telemetry.request_seconds.labels(route).observe(seconds)
+            if self._log is not None:
+                self._log.request(scope, route, status, seconds, failure)

@@ -19,7 +19,8 @@ from rbserve.profilers.load import LoadPlan, Times, _void, arrivals, run_load
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 Answer = Callable[[int], tuple[float, int | None]]
-"""Number of the request, from 0, to seconds until it is answered and the status; None: the connection is closed."""
+"""Number of the request, from 0, to seconds until it is answered and the status; None: the connection is closed, of a
+negative one after the answer."""
 
 
 @contextlib.contextmanager
@@ -41,8 +42,12 @@ def scripted(answer: Answer) -> Iterator[str]:
                     await asyncio.sleep(seconds)
                     if status is None:
                         break
-                    writer.write(f"HTTP/1.1 {status} x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+                    writer.write(f"HTTP/1.1 {abs(status)} x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
                     await writer.drain()
+                    if status < 0:
+                        writer.close()
+                        await writer.wait_closed()
+                        break
         finally:
             handling.discard(task)
             writer.transport.abort()
@@ -98,6 +103,12 @@ def test_every_request_is_sent_and_answered() -> None:
     assert load.latency_ms is not None
     assert load.latency_ms.n == expected
     assert load.latency_ms.p50 < 50
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
+    with scripted(lambda _: (0.0, -200)) as url:
+        load = run_load(url, "/v1/score", [b"{}"], LoadPlan(rate=50, seconds=1.0, warm_up_s=0, connections=4))
+    assert (load.answers, load.failures) == ({"200": load.sent}, {})
 
 
 def test_latency_counts_from_a_requests_time_when_a_stalled_server_lets_it_wait() -> None:

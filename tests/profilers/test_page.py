@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,24 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from artificial import profiles, ranking, sampled
+from browser import needs_browser
 
 from rbserve.profilers.report import render
-
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = os.environ.get("RBSERVE_CHROMIUM") or next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
-)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install one, or name it in RBSERVE_CHROMIUM"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +39,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ranking("sasrec-3l", 0.05),
     ]
     return render(runs, tmp_path_factory.mktemp("reports") / "kinds") / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def opened(browser: Browser, file: Path, size: dict[str, int], **options: Any) -> tuple[Page, list[str]]:

@@ -29,7 +29,8 @@ from rbserve.core.dataset import ItemTable, write_items
 from rbserve.core.files import digest
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
-from rbserve.server.run import open_service
+from rbserve.server.models import Models
+from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import Ranked, Service, Top
 
@@ -78,9 +79,15 @@ def ranking(listwise: Artifact, limits: Limits) -> Iterator[Service[Top, Ranked]
 
 
 @pytest.fixture
-def connect(service: Service[Items, Scores], limits: Limits) -> Connect:
+def models(service: Service[Items, Scores]) -> Models:
+    """That one service."""
+    return Models([service])
+
+
+@pytest.fixture
+def connect(models: Models, limits: Limits) -> Connect:
     """Makes HTTP clients of the service that see a 500 where the application raises, as real clients do."""
-    return _clients(service, limits)
+    return _clients(models, limits)
 
 
 @pytest.fixture
@@ -92,11 +99,11 @@ def ask(connect: Connect) -> Ask:
 @pytest.fixture
 def ask_ranking(ranking: Service[Top, Ranked], limits: Limits) -> Ask:
     """Sends one request to the list-wise service."""
-    return _asker(_clients(ranking, limits))
+    return _asker(_clients(Models([ranking]), limits))
 
 
-def _clients(service: Service[Any, Any], limits: Limits) -> Connect:
-    app = build_app([service], limits)
+def _clients(models: Models, limits: Limits) -> Connect:
+    app = build_app(models, limits)
 
     def make() -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -23,7 +23,8 @@ from rbserve.profilers.requests import bodies, draw
 from rbserve.profilers.verify import verify
 from rbserve.runtime import open_ranker, open_scorer
 from rbserve.server.app import build_app
-from rbserve.server.run import open_service
+from rbserve.server.models import Models
+from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import Service
 
@@ -33,7 +34,7 @@ def listening(*services: Service[Any, Any]) -> Iterator[str]:
     """The address of a server of services, which it warms up."""
     for service in services:
         service.warm_up(Limits())
-    server = uvicorn.Server(uvicorn.Config(build_app(services, Limits()), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(build_app(Models(services), Limits()), log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
         thread.start()
@@ -141,7 +142,9 @@ def test_a_server_of_another_model_or_data_set_is_refused(
         verify(trained, planted, url, slate=5)
     other = ServedModel(trained.name, "onnx-fp32", "ctr", "planted", "f" * 64, 50)
     monkeypatch.setattr(Client, "models", lambda _: [other])
-    with pytest.raises(UsageError, match="of another data set: planted, fingerprint ffffffffffff and not"):
+    with pytest.raises(
+        UsageError, match="of another planted than the one here: fingerprint ffffffffffff and not"
+    ):
         verify(trained, planted, "http://127.0.0.1:1", slate=5)
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
+from rbserve.server.models import Models
 from rbserve.server.schema import Limits
 from rbserve.server.service import Ranked, Service, Top
 
@@ -44,7 +45,11 @@ def scored(history: list[str], candidates: list[str], **more: Any) -> dict[str, 
 
 
 def test_it_says_what_it_is_and_what_goes_in_and_out(ask: Ask, ask_ranking: Ask) -> None:
-    assert ask("GET", "/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert ask("GET", "/v2").json()["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "statistics",
+    ]
     for path in (
         "/v2/health/live",
         "/v2/health/ready",
@@ -63,8 +68,8 @@ def test_it_says_what_it_is_and_what_goes_in_and_out(ask: Ask, ask_ranking: Ask)
     ]
 
 
-def test_a_model_is_ready_with_its_service(ask: Ask, service: Service[Items, Scores]) -> None:
-    service.draining = True
+def test_a_model_is_ready_with_its_server(ask: Ask, models: Models) -> None:
+    models.draining = True
     for path in ("/v2/health/ready", "/v2/models/toy/ready"):
         assert ask("GET", path).status_code == 503
 
@@ -136,7 +141,7 @@ def test_items_come_back_in_binary_and_only_what_is_asked_for(ask_ranking: Ask) 
 
 @pytest.fixture(scope="module")
 def warm(artifact: Any) -> Any:
-    from rbserve.server.run import open_service
+    from rbserve.server.reload import open_service
 
     opened = open_service(artifact, "onnx-fp32", threads=1)
     opened.warm_up(Limits())
@@ -145,7 +150,7 @@ def warm(artifact: Any) -> Any:
 
 
 def post(service: Service[Any, Any], path: str, **options: Any) -> httpx.Response:
-    app = build_app([service], Limits())
+    app = build_app(Models([service]), Limits())
 
     async def once() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
@@ -211,3 +216,32 @@ def test_a_model_that_is_not_there_is_not_found(ask: Ask) -> None:
     assert (gone.status_code, wrong.status_code) == (404, 405)
     assert 'there is nothing at "/v2/models/gone/infer"' in gone.json()["error"]
     assert "it takes POST" in wrong.json()["error"]
+
+
+def test_what_tritons_tools_ask_for_is_told(ask: Ask, ask_ranking: Ask) -> None:
+    config = ask("GET", "/v2/models/toy/config").json()
+    assert (config["name"], config["max_batch_size"]) == ("toy", 0)
+    assert config["input"][0] == {"name": "history", "data_type": "TYPE_STRING", "dims": [-1]}
+    assert (
+        ask_ranking("GET", "/v2/models/rank/versions/1/config").json()["input"][1]["data_type"]
+        == "TYPE_INT64"
+    )
+    assert ask("POST", "/v2/repository/index").json() == [
+        {"name": "toy", "version": "1", "state": "READY", "reason": ""}
+    ]
+
+
+@pytest.mark.parametrize("inline_size", [0, 40], ids=["thread", "loop"])
+def test_statistics_count_what_was_answered(
+    ask: Ask, service: Service[Items, Scores], inline_size: int
+) -> None:
+    service.inline_size = inline_size
+    (before,) = ask("GET", "/v2/models/stats").json()["model_stats"]
+    assert (before["inference_count"], before["execution_count"]) == (0, 0)
+    for _ in range(3):
+        ask("POST", "/v1/score", json={"history": ["i1"], "candidates": ["i2"]})
+    (after,) = ask("GET", "/v2/models/toy/stats").json()["model_stats"]
+    assert (after["name"], after["inference_count"], after["execution_count"]) == ("toy", 3, 3)
+    inside = after["inference_stats"]
+    assert inside["success"]["ns"] >= inside["compute_infer"]["ns"] > 0
+    assert (inside["queue"]["count"] == 3) == (inline_size == 0)

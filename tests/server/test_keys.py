@@ -13,6 +13,7 @@ from rbserve.core.errors import UsageError
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
 from rbserve.server.keys import read_keys
+from rbserve.server.models import Models
 from rbserve.server.schema import FREE, Limits, openapi
 from rbserve.server.service import Service
 
@@ -28,7 +29,7 @@ def keys(tmp_path: Path) -> Path:
 
 
 def ask(service: Service[Items, Scores], keys: Path, path: str, said: str | None) -> httpx.Response:
-    app = build_app([service], Limits(), read_keys(keys))
+    app = build_app(Models([service]), Limits(), read_keys(keys))
 
     async def once() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from rbserve.core.artifact import Artifact, open_artifact, write_manifest
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
-from rbserve.server.run import open_service
+from rbserve.server.models import Models
+from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import Scoring, Service
 from rbserve.server.telemetry import Telemetry
@@ -58,7 +59,7 @@ def services(
 
 def ask(services: Services, *requests: tuple[str, dict[str, Any]]) -> list[httpx.Response]:
     """All requests at once; GET where there is no body."""
-    app = build_app(services, Limits())
+    app = build_app(Models(services), Limits())
 
     async def everything() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -159,7 +160,7 @@ def test_a_model_that_is_busy_keeps_no_other_waiting(services: Services) -> None
             return np.zeros(len(candidates), np.float32)
 
     toy.work, toy.inline_size, other.inline_size = Scoring(Stuck(), toy.items), 0, 0
-    app = build_app(services, Limits())
+    app = build_app(Models(services), Limits())
 
     async def check() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
+from rbserve.server.models import Models
 from rbserve.server.schema import Limits, openapi
 from rbserve.server.service import Scoring, Service
 
@@ -137,7 +138,7 @@ def test_a_request_that_would_wait_past_its_deadline_is_refused_at_once(
 def test_the_server_has_a_deadline_of_its_own_for_requests_without_one(
     service: ScoreService, gated: Gated
 ) -> None:
-    app = build_app([service], Limits(deadline_ms=20))
+    app = build_app(Models([service]), Limits(deadline_ms=20))
 
     async def check() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
@@ -153,7 +154,7 @@ def test_the_server_has_a_deadline_of_its_own_for_requests_without_one(
 def test_nothing_is_computed_for_a_client_that_left(
     service: ScoreService, limits: Limits, gated: Gated
 ) -> None:
-    app = build_app([service], limits)
+    app = build_app(Models([service]), limits)
     sent: list[MutableMapping[str, Any]] = []
 
     async def request(leaves: asyncio.Event) -> None:
@@ -207,3 +208,20 @@ def test_the_openapi_document_tells_of_deadlines_and_refusals(limits: Limits) ->
     operation = openapi(limits, ["ctr"])["paths"]["/v1/score"]["post"]
     assert [one["name"] for one in operation["parameters"]] == ["X-Deadline-Ms"]
     assert {"503", "504"} <= operation["responses"].keys()
+
+
+def test_a_request_that_is_computed_for_nobody_has_its_place_until_it_is_done(
+    connect: Connect, service: ScoreService, gated: Gated
+) -> None:
+    async def check() -> None:
+        async with connect() as http:
+            (first,) = await filled(http, service, gated, 1)
+            first.cancel()
+            await asyncio.sleep(0.05)
+            assert service.waiting == 1
+            gated.gate.set()
+            while service.waiting:
+                await asyncio.sleep(0.001)
+            assert (await post(http)).status_code == 200
+
+    asyncio.run(check())

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from time import monotonic
 
 import httpx
 import pytest
+from serving import serving
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.server.run import listen
-
-SERVE = """
-import sys
-from pathlib import Path
-from rbserve.core.artifact import open_artifact
-from rbserve.core.errors import RbserveError
-from rbserve.server import run
-{before}
-try:
-    run.serve([run.Chosen(open_artifact(Path(one)), {variant!r}) for one in {paths!r}], host={host!r}, port={port})
-except RbserveError as error:
-    print(error.message, "/", error.hint, file=sys.stderr)
-    sys.exit(error.exit_code)
-{after}
-"""
 
 # Slow for a history of two items, and slow enough otherwise that warm-up chooses the scoring thread.
 SLOW = """
@@ -44,57 +26,13 @@ class Slow:
             print("scoring", flush=True)
             time.sleep(1.0)
         return np.zeros(len(candidates), np.float32)
-run.open_scorer = lambda *_: Slow()
+reload.open_scorer = lambda *_: Slow()
 """
 
 NO_TORCH = """
 loaded = {name.partition(".")[0] for name in sys.modules}
 print("loaded:", *sorted(loaded & {"torch", "transformers", "onnxruntime"}))
 """
-
-
-class Process:
-    """A running server and its announced address."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr
-        assert process.stdout
-        self.process = process
-        self.stdout, self.stderr = process.stdout, process.stderr
-        self.announcement = self.stderr.readline().strip()
-        self.url = self.announcement.rpartition(" ")[2]
-
-    def stop(self, sig: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
-        """Exit code, and what else it said on stdout and stderr."""
-        self.process.send_signal(sig)
-        return self.end()
-
-    def end(self) -> tuple[int, str, str]:
-        """The same, of a process that ends by itself."""
-        # Not communicate(): it would miss what is already buffered behind the announcement.
-        out, err = self.stdout.read(), self.stderr.read()
-        return self.process.wait(timeout=20), out, err
-
-
-@contextlib.contextmanager
-def serving(
-    *artifacts: Artifact, before: str = "", after: str = "", host: str = "127.0.0.1", port: int = 0
-) -> Iterator[Process]:
-    program = SERVE.format(
-        paths=[str(one.path) for one in artifacts],
-        variant="onnx-fp32",
-        host=host,
-        port=port,
-        before=before,
-        after=after,
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Process(process)
-        finally:
-            process.kill()
 
 
 def score(url: str, history: list[str]) -> httpx.Response:

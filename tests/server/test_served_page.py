@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from browser import needs_browser
 from test_client import listening
 
 from rbserve.core.artifact import Artifact
-from rbserve.server.run import open_service
+from rbserve.server.reload import open_service
 from rbserve.server.schema import Measured
 from rbserve.server.service import Service
 from rbserve.server.telemetry import Telemetry
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = os.environ.get("RBSERVE_CHROMIUM") or next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
-)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install one, or name it in RBSERVE_CHROMIUM"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rbserve.core.artifact import Artifact
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Scores
+from rbserve.server.models import Models
 from rbserve.server.schema import Limits, openapi
 from rbserve.server.service import Scoring, Service
 
@@ -116,7 +118,8 @@ def test_concurrent_requests_get_their_own_answers(
         ({"json": {"history": []}}, 422, "invalid_request", "missing required field `candidates`"),
         ({"json": {"history": [], "candidates": "i1"}}, 422, "invalid_request", "at `$.candidates`"),
         ({"json": {"history": [], "candidates": [], "k": 3}}, 422, "invalid_request", "unknown field `k`"),
-        ({"json": [1]}, 422, "invalid_request", "Expected `object`, got `array`"),
+        ({"json": [1]}, 422, "invalid_request", "Expected `object`, got `int` - at `$[0]`"),
+        ({"json": 1}, 422, "invalid_request", "Expected `object | array`, got `int`"),
         (raw(b'{"history": ["i1"'), 400, "invalid_json", "the body is not JSON"),
         (raw(b""), 400, "invalid_json", "the body is not JSON"),
         (raw(b'{"history": [], "candidates": ["\xff"]}'), 400, "invalid_json", "utf-8"),
@@ -201,7 +204,9 @@ def test_a_failing_model_gives_a_500_that_tells_clients_nothing(
     assert metric(ask, "rbserve_requests_total", route="/v1/score", status="500") == 2
 
 
-def test_ready_only_between_warm_up_and_draining_and_always_live(ask: Ask, service: ScoreService) -> None:
+def test_ready_only_between_warm_up_and_draining_and_always_live(
+    ask: Ask, service: ScoreService, models: Models
+) -> None:
     def health() -> list[tuple[int, str]]:
         answers = [ask("GET", f"/v1/health/{name}") for name in ("live", "ready")]
         return [(answer.status_code, answer.json()["status"]) for answer in answers]
@@ -209,7 +214,7 @@ def test_ready_only_between_warm_up_and_draining_and_always_live(ask: Ask, servi
     assert health() == [(200, "live"), (200, "ready")]
     service.warm = False
     assert health() == [(200, "live"), (503, "warming")]
-    service.warm = service.draining = True
+    service.warm = models.draining = True
     assert health() == [(200, "live"), (503, "draining")]
 
 
@@ -301,12 +306,14 @@ def test_warm_up_refuses_a_model_that_cannot_score(
     assert not service.warm
 
 
-def test_models_names_what_is_served(ask: Ask) -> None:
+def test_models_names_what_is_served(ask: Ask, artifact: Artifact) -> None:
+    version = artifact.model_digest[:12]
     assert ask("GET", "/v1/models").json() == {
         "models": [
             {
                 "name": "toy",
                 "variant": "onnx-fp32",
+                "version": version,
                 "task": "ctr",
                 "dataset": "tiny",
                 "fingerprint": "f" * 64,

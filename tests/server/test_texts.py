@@ -17,7 +17,8 @@ from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.server.app import build_app
-from rbserve.server.run import open_service
+from rbserve.server.models import Models
+from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import Service
 from rbserve.train.fit import train
@@ -40,7 +41,7 @@ def reads(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def scored_by(service: Service[Any, Any], candidates: list[Any]) -> httpx.Response:
-    app = build_app([service], Limits(max_text=100))
+    app = build_app(Models([service]), Limits(max_text=100))
 
     async def once() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:

@@ -1,0 +1,119 @@
+"""What a server writes down: nothing but failures, or a JSON line for each request as well.
+
+A line has no item, history or text in it unless that was asked for: what a user consumed is the user's own. Keys and
+addresses are in none.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+import msgspec
+from starlette.types import Scope
+
+Level = Literal["errors", "requests", "items"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+HEADER = b"x-request-id"
+USABLE = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
+ASKED, CODE = "rbserve.asked", "rbserve.error"
+"""Where in an ASGI scope a handler leaves what was asked, and the code of what went wrong."""
+
+_encode = msgspec.json.Encoder().encode
+_numbers = random.Random()
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a client or a proxy gave its request, where it can stand in a log; else one of ours."""
+    for name, value in headers:
+        if name == HEADER and USABLE(value):
+            return value.decode()
+    return f"{_numbers.getrandbits(64):016x}"
+
+
+class Asked(msgspec.Struct, omit_defaults=True):
+    """What a line says of a request to a model."""
+
+    model: str
+    variant: str
+    size: int
+    """Candidates scored or items asked for, of all its users."""
+    users: int = 1
+    items: Any = None
+    """What was asked, of a log that has items."""
+
+
+class Log:
+    """JSON lines on stdout. `items`: with the ids and texts that were asked about."""
+
+    def __init__(self, items: bool) -> None:
+        self.items = items
+
+    def request(
+        self, scope: Scope, route: str, status: int, seconds: float, failure: str | None = None
+    ) -> None:
+        """A request that was answered; `failure` is the traceback of one that should have been."""
+        line: dict[str, Any] = {
+            "time": _now(),
+            "level": "error" if status >= 500 else "info",
+            "request_id": scope["request_id"],
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1000, 3),
+        }
+        asked: Asked | None = scope.get(ASKED)
+        if asked is not None:
+            line |= msgspec.to_builtins(asked)
+        if (code := scope.get(CODE)) is not None:
+            line["error"] = code
+        if failure is not None:
+            line["traceback"] = failure
+        write(line)
+
+
+class JsonFormatter(logging.Formatter):
+    """Log records of libraries, and failures with their traceback, as JSON lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line = {
+            "time": _now(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+        return _encode(line).decode()
+
+
+def uvicorn_logging(level: Level) -> dict[str, Any]:
+    """The configuration of logging: warnings and failures on stderr, as text or, beside other JSON, as JSON."""
+    plain = {"()": "logging.Formatter", "fmt": "%(levelname)s: %(message)s"}
+    formatter = plain if level == "errors" else {"()": JsonFormatter}
+    handler = {"class": "logging.StreamHandler", "formatter": "own", "stream": "ext://sys.stderr"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"own": formatter},
+        "handlers": {"stderr": handler},
+        "loggers": {"uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False}},
+    }
+
+
+def write(line: dict[str, Any]) -> None:
+    """One line, whole: several workers share the stream."""
+    sys.stdout.buffer.write(_encode(line) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,59 @@
+"""What a server answers with: its models by name, each of them in one version at a time.
+
+A request takes its model's `Service` once and keeps to it, so that a version that takes its place meanwhile changes
+nothing of it: ids, scores and names are of one version. The old one lives until the last such request is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rbserve.core.types import Task
+from rbserve.server.service import STATUSES, Service
+from rbserve.server.telemetry import Telemetry
+
+
+class Models:
+    """The services of a server, which share one telemetry. Iterates over those that answer now.
+
+    `draining`: the server was told to stop, and wants no new requests. `closing`: connections end with their answers.
+    """
+
+    def __init__(self, services: Sequence[Service[Any, Any]]) -> None:
+        self.telemetry: Telemetry = services[0].telemetry
+        self.draining = self.closing = False
+        self.replace(services)
+
+    def __iter__(self) -> Iterator[Service[Any, Any]]:
+        return iter(self._by_name.values())
+
+    def __getitem__(self, name: str) -> Service[Any, Any]:
+        return self._by_name[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    @property
+    def status(self) -> str:
+        """One of STATUSES: of several models the last that is true of one."""
+        if self.draining:
+            return "draining"
+        return max((service.status for service in self), key=STATUSES.index)
+
+    def of_task(self, task: Task) -> Mapping[str, Service[Any, Any]]:
+        """Those that do this, by name."""
+        return self._by_task.get(task, {})
+
+    def replace(self, services: Sequence[Service[Any, Any]]) -> None:
+        """These take the place of all that answered before, in one step."""
+        by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
+        for service in services:
+            by_task.setdefault(service.work.task, {})[service.model] = service
+        self._by_name = {service.model: service for service in services}
+        self._by_task = by_task
+
+    def close(self) -> None:
+        """Drops what no model has begun."""
+        for service in self:
+            service.close()

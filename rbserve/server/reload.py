@@ -1,0 +1,117 @@
+"""New versions of the models, beside the old ones until all of them have proven themselves.
+
+Each is opened from its artefact's directory, warmed, and asked what it answered when it was exported. Only then do
+they take the old ones' places, in one step; where one fails, nothing has changed. For that long both are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rbserve.core.artifact import Artifact, open_artifact
+from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
+from rbserve.server.models import Models
+from rbserve.server.schema import Limits, Measured
+from rbserve.server.service import Ranking, Scoring, Service
+from rbserve.server.telemetry import Telemetry
+
+VERSION_DIGITS = 12
+
+
+def nothing_measured(artifact: Artifact, variant: str) -> Sequence[Measured]:
+    """Says nothing of any model."""
+    del artifact, variant
+    return ()
+
+
+class Chosen(NamedTuple):
+    """An artefact's directory, which of its variants is served, and who knows what was measured of it."""
+
+    path: Path
+    variant: str
+    measured: Callable[[Artifact, str], Sequence[Measured]] = nothing_measured
+
+
+class Opening(NamedTuple):
+    """What opening models takes: which, how many threads a call, and how many bytes for the last users of each."""
+
+    chosen: Sequence[Chosen]
+    threads: int = 1
+    user_cache: int = 0
+    limits: Limits = Limits()
+
+    def open(self, telemetry: Telemetry) -> list[Service[Any, Any]]:
+        """Every model, warm and checked. Raises ArtifactError or UsageError for one that cannot answer as it should."""
+        artifacts = [open_artifact(one.path) for one in self.chosen]
+        names = [artifact.name for artifact in artifacts]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UsageError(
+                f"two models have the name {twice[0]}", "requests name them: serve one of them elsewhere"
+            )
+        return [
+            self._open(artifact, one, telemetry) for artifact, one in zip(artifacts, self.chosen, strict=True)
+        ]
+
+    def _open(self, artifact: Artifact, one: Chosen, telemetry: Telemetry) -> Service[Any, Any]:
+        service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry)
+        service.warm_up(self.limits, artifact.checks(one.variant))
+        service.measured = one.measured(artifact, one.variant)
+        return service
+
+
+def open_service(
+    artifact: Artifact, variant: str, threads: int, user_cache: int = 0, telemetry: Telemetry | None = None
+) -> Service[Any, Any]:
+    """Loads a variant and the item table it belongs to."""
+    work: Scoring | Ranking
+    if artifact.manifest.task == "ctr":
+        work = Scoring(open_scorer(artifact, variant, threads, user_cache), artifact.items)
+        try:
+            work.tokenizer = artifact_tokenizer(artifact)
+        except UsageError as error:
+            work.no_texts = error.message
+    else:
+        longest = artifact.manifest.config.get("max_history")
+        work = Ranking(open_ranker(artifact, variant, threads), longest)
+    return Service(
+        work, artifact.items, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
+        version=artifact.model_digest[:VERSION_DIGITS],
+    )  # fmt: skip
+
+
+class Reloader:
+    """Takes up new versions of what `models` answer with: `prepare`, then `commit` or `abandon`."""
+
+    def __init__(self, models: Models, opening: Opening) -> None:
+        self._models, self._opening = models, opening
+        self._next: list[Service[Any, Any]] = []
+
+    def prepare(self) -> str | None:
+        """Opens the new versions beside the old ones, on any thread; why they may not take their places, if so."""
+        try:
+            fresh = self._opening.open(self._models.telemetry)
+            for old, new in zip(self._models, fresh, strict=True):
+                if (old.model, old.work.task) != (new.model, new.work.task):
+                    raise ArtifactError(
+                        f"where {old.model} was there is {new.model} now, another model",
+                        "start a server of it",
+                    )
+        except Exception as error:  # noqa: BLE001  (whatever is wrong with the new version, the old one goes on)
+            self.abandon()
+            return (str(error) or repr(error)).splitlines()[0]
+        self._next = fresh
+        return None
+
+    def commit(self) -> None:
+        """The new versions take the old ones' places; on the event loop's thread."""
+        self._models.replace(self._next)
+        self._next = []
+        self._models.telemetry.reloads.labels("taken").inc()
+
+    def abandon(self) -> None:
+        """The new versions are let go."""
+        self._next = []
+        self._models.telemetry.reloads.labels("refused").inc()

@@ -1,0 +1,235 @@
+"""New versions of a model: they take its place whole and tested, or not at all, and no request sees both."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from rbserve.core.artifact import ITEMS, Artifact, open_artifact, write_manifest
+from rbserve.core.checks import Check, write_checks
+from rbserve.core.dataset import ItemTable, write_items
+from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.files import digest
+from rbserve.core.types import Items, Scores
+from rbserve.runtime import open_scorer
+from rbserve.server.app import build_app
+from rbserve.server.models import Models
+from rbserve.server.reload import Chosen, Opening, Reloader
+from rbserve.server.schema import Limits
+from rbserve.server.telemetry import Telemetry
+
+BODY = {"history": ["i1", "i2"], "candidates": ["i3", "i4"]}
+Replace = Callable[..., Artifact]
+
+
+@pytest.fixture
+def served(artifact: Artifact, tmp_path: Path) -> Artifact:
+    """A copy of toy, to be replaced."""
+    return open_artifact(Path(shutil.copytree(artifact.path, tmp_path / "toy")))
+
+
+@pytest.fixture
+def replace(served: Artifact) -> Replace:
+    """Another version in its place: embeddings times `scale`, items in another order, checks that it passes or not."""
+
+    def make(
+        scale: float = -1.0, reverse: bool = False, check: float | None = None, **changed: Any
+    ) -> Artifact:
+        file = served.path / "onnx/fp32.onnx"
+        graph = onnx.load(file)
+        table = next(one for one in graph.graph.initializer if one.name == "table")
+        table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table) * np.float32(scale), "table"))
+        onnx.save(graph, file)
+        ids = served.items.ids[::-1] if reverse else served.items.ids
+        write_items(served.path / ITEMS, ItemTable(list(ids), ["a film"] * len(ids)))
+        record = served.manifest.variants["onnx-fp32"]
+        files = served.manifest.files
+        if check is not None:
+            name = "onnx/fp32.checks.json"
+            write_checks(served.path / name, [Check([1, 2], [3], [check])], 1e-3)
+            record = msgspec.structs.replace(record, checks=name)
+            files = files | {name: digest(served.path / name)}
+        files = files | {name: digest(served.path / name) for name in (ITEMS, "onnx/fp32.onnx")}
+        write_manifest(
+            served.path,
+            msgspec.structs.replace(served.manifest, files=files, variants={"onnx-fp32": record}, **changed),
+        )
+        return open_artifact(served.path)
+
+    return make
+
+
+def opened(served: Artifact) -> tuple[Models, Reloader]:
+    opening = Opening([Chosen(served.path, "onnx-fp32")])
+    models = Models(opening.open(Telemetry()))
+    return models, Reloader(models, opening)
+
+
+def of(artifact: Artifact, history: list[str], candidates: list[str]) -> Scores:
+    rows = artifact.items.lookup
+    return open_scorer(artifact, "onnx-fp32").score(rows(history), rows(candidates))
+
+
+def client(models: Models, reloader: Reloader | None = None) -> httpx.AsyncClient:
+    async def reload() -> str | None:
+        assert reloader
+        reason = await asyncio.to_thread(reloader.prepare)
+        if reason is None:
+            reloader.commit()
+        return reason
+
+    app = build_app(models, Limits(), reload=reload if reloader else None)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+def test_a_new_version_is_asked_for_by_the_admin_route_and_answers_from_then_on(
+    served: Artifact, replace: Replace
+) -> None:
+    models, reloader = opened(served)
+
+    async def check() -> None:
+        async with client(models, reloader) as http:
+            before = (await http.get("/v1/models")).json()["models"][0]["version"]
+            first = (await http.post("/v1/score", json=BODY)).json()["scores"]
+            new = replace(scale=-0.5, reverse=True)
+            still = (await http.post("/v1/score", json=BODY)).json()["scores"]
+            assert first == still
+            told = await http.post("/v1/admin/reload")
+            assert told.status_code == 200
+            assert told.json()["models"][0]["version"] != before
+            after = (await http.post("/v1/score", json=BODY)).json()["scores"]
+            expected = of(new, BODY["history"], BODY["candidates"])
+            np.testing.assert_allclose([one["score"] for one in after], expected, atol=1e-7)
+            assert "/v1/admin/reload" in (await http.get("/openapi.json")).json()["paths"]
+
+    asyncio.run(check())
+    assert models.telemetry.registry.get_sample_value("rbserve_reloads_total", {"outcome": "taken"}) == 1
+
+
+def test_there_is_no_admin_route_unless_it_is_asked_for(served: Artifact) -> None:
+    models, _ = opened(served)
+
+    async def check() -> None:
+        async with client(models) as http:
+            assert (await http.post("/v1/admin/reload")).status_code == 404
+            assert "/v1/admin/reload" not in (await http.get("/openapi.json")).json()["paths"]
+
+    asyncio.run(check())
+
+
+def test_a_version_that_answers_otherwise_than_its_export_changes_nothing(
+    served: Artifact, replace: Replace
+) -> None:
+    models, reloader = opened(served)
+    replace(check=7.0)
+
+    async def check() -> None:
+        async with client(models, reloader) as http:
+            before = (await http.post("/v1/score", json=BODY)).json()
+            told = await http.post("/v1/admin/reload")
+            assert (told.status_code, told.json()["error"]["code"]) == (409, "reload_refused")
+            assert (
+                "toy onnx-fp32 answers otherwise than when it was exported" in told.json()["error"]["message"]
+            )
+            assert (await http.post("/v1/score", json=BODY)).json() == before
+
+    asyncio.run(check())
+    assert models.telemetry.registry.get_sample_value("rbserve_reloads_total", {"outcome": "refused"}) == 1
+
+
+def test_a_server_does_not_start_with_one_either(served: Artifact, replace: Replace) -> None:
+    replace(check=7.0)
+    with pytest.raises(
+        ArtifactError, match="answers otherwise than when it was exported: a score differs by"
+    ):
+        opened(served)
+
+
+def test_one_that_passes_is_served(served: Artifact, replace: Replace) -> None:
+    models, reloader = opened(served)
+    new = replace(scale=0.5)
+    score = float(of(new, ["i1", "i2"], ["i3"])[0])
+    replace(scale=1.0, check=score)
+    assert reloader.prepare() is None
+    reloader.commit()
+    assert next(iter(models)).warm
+
+
+def damage(served: Artifact) -> None:
+    (served.path / "onnx/fp32.onnx").write_bytes(b"no graph")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (damage, "artefact toy is damaged"),
+        (lambda served: shutil.rmtree(served.path), "no artefact at"),
+        (lambda served: (served.path / "manifest.json").write_text("{"), "is not an artefact manifest"),
+        (
+            lambda served: write_manifest(
+                served.path, msgspec.structs.replace(served.manifest, name="other")
+            ),
+            "where toy was there is other now, another model",
+        ),
+    ],
+)
+def test_what_cannot_be_opened_changes_nothing(
+    served: Artifact, spoil: Callable[[Artifact], object], said: str
+) -> None:
+    models, reloader = opened(served)
+    before = list(models)
+    spoil(served)
+    reason = reloader.prepare()
+    assert reason is not None
+    assert said in reason
+    assert list(models) == before
+
+
+def test_a_request_that_came_before_is_answered_by_what_was_served_then(
+    served: Artifact, replace: Replace
+) -> None:
+    models, reloader = opened(served)
+    old = next(iter(models))
+    entered, gate = threading.Event(), threading.Event()
+    inner = old.work.scorer
+
+    class Gated:
+        def score(self, history: Items, candidates: Items) -> Scores:
+            entered.set()
+            assert gate.wait(10)
+            scores: Scores = inner.score(history, candidates)
+            return scores
+
+    old.work.scorer, old.inline_size = Gated(), 0
+    expected = of(served, BODY["history"], BODY["candidates"])
+
+    async def check() -> None:
+        async with client(models, reloader) as http:
+            waiting = [asyncio.create_task(http.post("/v1/score", json=BODY)) for _ in range(3)]
+            await asyncio.to_thread(entered.wait, 10)
+            replace(reverse=True)
+            assert (await http.post("/v1/admin/reload")).status_code == 200
+            assert next(iter(models)) is not old
+            gate.set()
+            for one in waiting:
+                scores = [found["score"] for found in (await one).json()["scores"]]
+                np.testing.assert_allclose(scores, expected, atol=1e-7)
+
+    asyncio.run(check())
+
+
+def test_two_models_of_one_name_are_refused(served: Artifact) -> None:
+    opening = Opening([Chosen(served.path, "onnx-fp32")] * 2)
+    with pytest.raises(UsageError, match="two models have the name toy"):
+        opening.open(Telemetry())
