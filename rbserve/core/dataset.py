@@ -104,7 +104,7 @@ class ItemTable:
         """Item indices int32[n] of raw ids; KeyError carries the list of unknown ones."""
         index = self.index
         try:
-            return np.fromiter((index[item] for item in ids), np.int32, len(ids))
+            return np.array([*map(index.__getitem__, ids)], np.int32)
         except KeyError:
             raise KeyError([item for item in ids if item not in index]) from None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +23,7 @@ from rbserve.server.service import ExpiredError, OverloadedError, Service
 
 NAMED_UNKNOWN_ITEMS = 5
 ID_CHARACTERS = 40
+PATIENCE_S = 0.02
 
 encode = msgspec.json.Encoder().encode
 
@@ -165,8 +166,8 @@ async def _answer(request: Request, limits: Limits, question: Question, deadline
     if at_once is not None:
         return at_once
     refused = service.telemetry.refused
-    later = service.answer_later(history, asked, limits.max_waiting, deadline)
     try:
+        later = service.answer_later(history, asked, limits.max_waiting, deadline)
         return await _while_connected(request, later)
     except OverloadedError as error:
         refused.labels(service.model, "overloaded").inc()
@@ -191,17 +192,29 @@ class ClientGoneError(Exception):
     """Nobody waits for this answer any more."""
 
 
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, Any]) -> Any:
-    """The answer; ClientGoneError, and no answer is computed, when the client leaves while it waits."""
-    task, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
+async def _while_connected(request: Request, answer: asyncio.Future[Any]) -> Any:
+    """The answer; ClientGoneError, and no answer is computed, when the client leaves while it waits.
+
+    Who is answered within PATIENCE_S is not watched: most are, and watching costs as much as a small model.
+    """
+    loop = asyncio.get_running_loop()
+    watches: list[asyncio.Task[None]] = []
+
+    def watch() -> None:
+        watches.append(loop.create_task(_disconnected(request)))
+        watches[0].add_done_callback(lambda _: answer.cancel())
+
+    timer = loop.call_later(PATIENCE_S, watch)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        return await answer
+    except asyncio.CancelledError:
+        if any(one.done() and not one.cancelled() for one in watches):
+            raise ClientGoneError from None
+        raise
     finally:
-        gone.cancel()
-        task.cancel()
+        timer.cancel()
+        for one in watches:
+            one.cancel()
 
 
 async def _disconnected(request: Request) -> None:

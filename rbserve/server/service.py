@@ -180,13 +180,13 @@ class Service(Generic[Asked, Answer]):
         finally:
             self._scoring.release()
 
-    async def answer_later(
+    def answer_later(
         self, history: Items, asked: Asked, most_waiting: int, deadline: float | None = None
-    ) -> Answer:
+    ) -> asyncio.Future[Answer]:
         """The same by the scoring thread, when it comes to it; `deadline` is a time of `perf_counter`.
 
-        Cancelled before it has begun, nothing is computed. Raises OverloadedError at once, ExpiredError when its turn
-        comes too late.
+        Cancelled before it has begun, nothing is computed. To be called on an event loop. Raises OverloadedError at
+        once; the future has an ExpiredError when its turn comes too late.
         """
         begun, wait_s = perf_counter(), self.waiting * self._pace
         if self.waiting >= most_waiting or (deadline is not None and begun + wait_s > deadline):
@@ -198,7 +198,7 @@ class Service(Generic[Asked, Answer]):
         future.add_done_callback(self._one_less)
         self._queue.append(_Waiting(history, asked, begun, deadline, future))
         self._thread.submit(self._next)
-        return await asyncio.wrap_future(future)
+        return asyncio.wrap_future(future)
 
     def encoded(self, seconds: float) -> None:
         """An answer took so long to encode."""

@@ -4,16 +4,23 @@ Runs in an environment of its own (fastapi with uvicorn, or litserve; onnxruntim
 of POST /v1/score, as somebody would write it in an afternoon. Prints `ready URL` on stderr.
 """
 
-from __future__ import annotations
-
 import socket
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pyarrow.parquet
+
+try:
+    import litserve
+except ModuleNotFoundError:
+    litserve = None
 
 
 class Model:
@@ -43,7 +50,7 @@ class Model:
         }
 
 
-def fastapi(model: Model, port: int) -> None:
+def serve_fastapi(model: Model, port: int) -> None:
     """FastAPI with uvicorn, uvloop and httptools."""
     import uvicorn
     from fastapi import FastAPI
@@ -55,55 +62,69 @@ def fastapi(model: Model, port: int) -> None:
 
     app = FastAPI()
 
-    @app.post("/v1/score")
-    async def score(asked: Asked) -> dict[str, Any]:
+    async def score(asked: Any) -> dict[str, Any]:
         return model.answer({"history": asked.history, "candidates": asked.candidates})
 
     score.__annotations__["asked"] = Asked
+    app.post("/v1/score")(score)
     uvicorn.run(app, port=port, log_level="warning", loop="uvloop", http="httptools")
 
 
-def litserve(model: Model, port: int) -> None:
+class Api(litserve.LitAPI if litserve else object):  # type: ignore[misc]
+    """LitServe's way, in its one worker; to be sent there it must stand here."""
+
+    files: tuple[Path, str]
+
+    def setup(self, device: str) -> None:
+        """In the worker."""
+        del device
+        self.model = Model(*self.files)
+
+    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As it is."""
+        return request
+
+    def predict(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The answer."""
+        return self.model.answer(asked)
+
+    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+        """As it is."""
+        return output
+
+
+def serve_litserve(files: tuple[Path, str], port: int) -> None:
     """LitServe with one worker."""
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            del device
-
-        def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
-            return request
-
-        def predict(self, asked: dict[str, Any]) -> dict[str, Any]:
-            return model.answer(asked)
-
-        def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-            return output
-
-    server = litserve.LitServer(Api(api_path="/v1/score"), accelerator="cpu", fast_queue=True)
+    api = Api(api_path="/v1/score")
+    api.files = files
+    server = litserve.LitServer(api, accelerator="cpu", fast_queue=True)
     server.run(port=port, host="127.0.0.1", generate_client_file=False, log_level="warning")
+
+
+def tell(port: int) -> None:
+    """Says that a server is there, when it answers."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/docs", timeout=1):
+                break
+        except urllib.error.HTTPError:
+            break
+        except OSError:
+            time.sleep(0.1)
+    print(f"ready http://127.0.0.1:{port}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Serves until it is told to stop."""
     name, artifact, graph = sys.argv[1:]
+    files = Path(artifact), graph
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
-    model = Model(Path(artifact), graph)
-    serve = {"fastapi": fastapi, "litserve": litserve}[name]
-    import threading
-    import time
-
-    def tell() -> None:
-        while True:
-            with socket.socket() as asking:
-                if asking.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        print(f"ready http://127.0.0.1:{port}", file=sys.stderr, flush=True)
-
-    threading.Thread(target=tell, daemon=True).start()
-    serve(model, port)
+    threading.Thread(target=tell, args=(port,), daemon=True).start()
+    if name == "fastapi":
+        serve_fastapi(Model(*files), port)
+    else:
+        serve_litserve(files, port)
 
 
 if __name__ == "__main__":

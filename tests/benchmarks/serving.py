@@ -62,7 +62,7 @@ def started(command: Sequence[str], ready: str, cores: Sequence[int] = (SERVER_C
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=env,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores), start_new_session=True,
     )  # fmt: skip
     lines: list[str] = []
     came = threading.Event()
@@ -85,7 +85,8 @@ def started(command: Sequence[str], ready: str, cores: Sequence[int] = (SERVER_C
         assert found, said
         yield Server(process, found[0].rstrip("/"), lines)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started as well
         process.wait()
 
 

@@ -75,7 +75,7 @@ def together(
     async def everything() -> list[Any]:
         tasks = []
         for history, top in requests:
-            tasks.append(asyncio.create_task(service.answer_later(history, top, 10_000, deadline)))
+            tasks.append(service.answer_later(history, top, 10_000, deadline))
             if len(tasks) == 1:
                 await asyncio.to_thread(ranker.entered.wait, 10)
         while service.waiting < len(requests):
@@ -128,11 +128,11 @@ def test_those_that_came_too_late_are_not_among_them(service: RankingService) ->
 
     async def everything() -> list[Any]:
         loop = asyncio.get_running_loop()
-        first = asyncio.create_task(service.answer_later(*asked([1])[0], 100))
+        first = service.answer_later(*asked([1])[0], 100)
         await asyncio.to_thread(ranker.entered.wait, 10)
         soon = perf_counter() + 0.02
-        late = asyncio.create_task(service.answer_later(*asked([2])[0], 100, soon))
-        patient = asyncio.create_task(service.answer_later(*asked([3])[0], 100))
+        late = service.answer_later(*asked([2])[0], 100, soon)
+        patient = service.answer_later(*asked([3])[0], 100)
         loop.call_later(0.1, ranker.gate.set)
         return await asyncio.gather(first, late, patient, return_exceptions=True)
 
