@@ -49,6 +49,7 @@ from rbserve.server.asking import (
     parse,
     quote,
     read_json,
+    require_room,
     rows,
 )
 from rbserve.server.keys import Authorized, Digests
@@ -261,6 +262,9 @@ class Handlers:
         prepare: Callable[[Service[Any, Any], Asked], _Prepared],
     ) -> Response:
         """Answers a request, or a list of them in turn: all, or, where one of them cannot be, none."""
+        able = self._models.of_task(task)
+        if len(able) == 1:
+            require_room(request, self._limits, *able.values())
         sent = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
         several = isinstance(sent, list)
         users = sent if isinstance(sent, list) else [sent]

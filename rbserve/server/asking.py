@@ -170,10 +170,7 @@ async def _answer(request: Request, limits: Limits, question: Question, deadline
         later = service.answer_later(history, asked, limits.max_waiting, deadline)
         return await _while_connected(request, later)
     except OverloadedError as error:
-        refused.labels(service.model, "overloaded").inc()
-        message = f"{error.waiting} requests wait for the model already"
-        headers = {"retry-after": str(max(1, math.ceil(error.wait_s)))}
-        raise RequestError(503, "overloaded", message, headers=headers) from None
+        raise _overloaded(service, error) from None
     except ExpiredError:
         refused.labels(service.model, "deadline").inc()
         raise RequestError(
@@ -186,6 +183,25 @@ async def _answer(request: Request, limits: Limits, question: Question, deadline
         raise RequestError(
             503, "shutting_down", "the server stopped before it came to this request", "send it again"
         ) from None
+
+
+def require_room(request: Request, limits: Limits, service: Service[Any, Any]) -> None:
+    """RequestError, before anything is read, for a request that could only be refused afterwards.
+
+    Reading it would take the time of those that can be answered.
+    """
+    if service.waiting:
+        try:
+            service.require_room(limits.max_waiting, _deadline(request, limits.deadline_ms))
+        except OverloadedError as error:
+            raise _overloaded(service, error) from None
+
+
+def _overloaded(service: Service[Any, Any], error: OverloadedError) -> RequestError:
+    service.telemetry.refused.labels(service.model, "overloaded").inc()
+    message = f"{error.waiting} requests wait for the model already"
+    headers = {"retry-after": str(max(1, math.ceil(error.wait_s)))}
+    return RequestError(503, "overloaded", message, headers=headers)
 
 
 class ClientGoneError(Exception):

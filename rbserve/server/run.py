@@ -7,6 +7,7 @@ load wait instead of failing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -138,6 +140,7 @@ class DrainingServer(uvicorn.Server):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._kept = [one.dup() for one in sockets or ()]
         await super().startup(sockets)
         if self._on_hangup is not None and not at_terminal():  # whose end it says otherwise
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
@@ -147,10 +150,30 @@ class DrainingServer(uvicorn.Server):
         """Gives up the port; connections end with their next answer, then those that are idle; then as uvicorn does."""
         for server in (*self.servers, *(sockets or ())):
             server.close()
+        await self._accept_the_last()
         await self._while_connected(UNHEARD_S)
         self._models.closing = True
         await self._while_connected(GRACE_S)
         await super().shutdown(sockets)
+
+    async def _accept_the_last(self) -> None:
+        """Takes the connections that the kernel has made already: closing their socket would reset them."""
+        made: list[socket.socket] = []
+        for listener in self._kept:
+            listener.setblocking(False)
+            with listener, contextlib.suppress(OSError):  # there is none left
+                while True:
+                    made.append(listener.accept()[0])
+        for one in made:
+            one.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     async def _while_connected(self, seconds: float) -> None:
         """So long, or until no connection is left."""

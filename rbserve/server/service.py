@@ -40,7 +40,8 @@ STATUSES = ("ready", "warming", "draining")
 """What a server is, from good to bad."""
 AGAIN = "make the variant anew with rbserve export, or choose another with --variant"
 MOST_TOGETHER = 16
-NEWEST = 0.2  # what the last call weighs in the pace
+NEWEST = 0.05  # what the last call weighs in the pace
+MARGIN = 0.9
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -130,7 +131,7 @@ class Service(Generic[Asked, Answer]):
     measured: Sequence[Measured] = ()
 
     def __post_init__(self) -> None:
-        self._pace = 0.0  # seconds a call on the thread, of late
+        self._pace = self._ended = 0.0  # seconds a request takes the thread, of late; when it ended the last
         self._counts = self.telemetry.of(self.model, self.work.task)
         self._watch = Stopwatch(self._counts)
         self._counted = 0, 0  # tokens of the user cache
@@ -188,9 +189,7 @@ class Service(Generic[Asked, Answer]):
         Cancelled before it has begun, nothing is computed. To be called on an event loop. Raises OverloadedError at
         once; the future has an ExpiredError when its turn comes too late.
         """
-        begun, wait_s = perf_counter(), self.waiting * self._pace
-        if self.waiting >= most_waiting or (deadline is not None and begun + wait_s > deadline):
-            raise OverloadedError(self.waiting, wait_s)
+        begun = self.require_room(most_waiting, deadline)
         with self._counting:
             self.waiting += 1
         self._counts.waiting.inc()
@@ -199,6 +198,18 @@ class Service(Generic[Asked, Answer]):
         self._queue.append(_Waiting(history, asked, begun, deadline, future))
         self._thread.submit(self._next)
         return asyncio.wrap_future(future)
+
+    def require_room(self, most_waiting: int, deadline: float | None) -> float:
+        """The time now; OverloadedError where a request could not wait, or would not be answered in time.
+
+        What is answered late helps nobody and takes the time of others: of the time that is left a tenth is kept for
+        what the pace does not tell.
+        """
+        now, wait_s = perf_counter(), self.waiting * self._pace
+        late = deadline is not None and now + (wait_s + self._pace) / MARGIN > deadline
+        if self.waiting >= most_waiting or (late and self.waiting):
+            raise OverloadedError(self.waiting, wait_s)
+        return now
 
     def encoded(self, seconds: float) -> None:
         """An answer took so long to encode."""
@@ -265,7 +276,11 @@ class Service(Generic[Asked, Answer]):
                 else:  # which of them it is
                     self._compute([one])
             return
-        self._pace += NEWEST * ((perf_counter() - began) / len(batch) - self._pace)
+        ended = perf_counter()
+        # While requests wait, from one end to the next: the loop's part in them, and other threads', is in it.
+        since = self._ended if self._ended > batch[0].begun else began
+        self._pace += NEWEST * ((ended - since) / len(batch) - self._pace)
+        self._ended = ended
         for one, answer in zip(batch, answers, strict=True):
             one.future.set_result(answer)
 

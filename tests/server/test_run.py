@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 import socket
 import threading
@@ -13,7 +15,10 @@ from serving import serving
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.server.run import listen
+from rbserve.server.models import Models
+from rbserve.server.reload import Chosen, Opening
+from rbserve.server.run import DrainingServer, ServerOptions, listen
+from rbserve.server.telemetry import Telemetry
 
 # Slow for a history of two items, and slow enough otherwise that warm-up chooses the scoring thread.
 SLOW = """
@@ -94,6 +99,36 @@ def test_a_stop_signal_lets_the_request_in_flight_finish(artifact: Artifact, sig
         assert server.stop(sig) == (0, "", "")
         request.join()
     assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_connection_that_is_made_as_the_port_is_given_up_is_answered(artifact: Artifact) -> None:
+    opening = Opening([Chosen(artifact.path, "onnx-fp32")])
+    models = Models(opening.open(Telemetry()))
+
+    async def nothing() -> None:
+        return None
+
+    async def check() -> bytes:
+        server = DrainingServer(models, opening, ServerOptions(), reload=nothing, on_ready=lambda: None)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        listener = listen("127.0.0.1", 0)
+        await server.startup([listener])
+        with socket.create_connection(listener.getsockname()) as client:  # the loop has not accepted it yet
+            client.settimeout(10)
+            client.sendall(b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            await server.shutdown([listener])
+            return client.recv(1000)
+
+    assert asyncio.run(check()).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_requests_are_logged_where_that_is_asked_for(artifact: Artifact) -> None:
+    with serving(artifact, log="requests") as server:
+        sent = score(server.url, ["i1"])
+        line = json.loads(server.stdout.readline())
+        assert (line["request_id"], line["model"]) == (sent.headers["x-request-id"], "toy")
+        assert server.stop() == (0, "", "")
 
 
 def test_a_failure_is_logged_on_stderr(artifact: Artifact) -> None:
