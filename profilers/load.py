@@ -14,6 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -169,7 +170,7 @@ class Generator:
             connection.end()
 
     def _now(self) -> float:
-        return self._loop.time() - self.begin
+        return perf_counter() - self.begin
 
     def _open_for(self, number: int) -> None:
         self._open += 1
@@ -301,16 +302,15 @@ class _Connection(asyncio.Protocol):
 async def _generate(
     address: SplitResult, payloads: Sequence[bytes], times: Seconds, plan: LoadPlan, progress: Progress
 ) -> Generator:
-    loop = asyncio.get_running_loop()
     generator = Generator(address, payloads, times, plan)
     await generator.connect()
     whole, told = plan.warm_up_s + plan.seconds, 0.0
-    generator.begin = loop.time()
+    generator.begin = perf_counter()
     for number, at in enumerate(times.tolist()):
         if at > told:
             progress(round(at), round(whole), f"{number:,} requests")
             told = at + 0.5
-        await _until(loop, generator.begin + at)
+        await _until(generator.begin + at)
         generator.fire(number)
     if len(times):
         await generator.all_done.wait()  # each has its timeout
@@ -319,11 +319,12 @@ async def _generate(
     return generator
 
 
-async def _until(loop: asyncio.AbstractEventLoop, at: float) -> None:
-    left = at - loop.time()
+async def _until(at: float) -> None:
+    """A time of `perf_counter`: the loop's own clock has a resolution of a millisecond."""
+    left = at - perf_counter()
     if left > AWAKE_S:
         await asyncio.sleep(left - AWAKE_S)
-    while loop.time() < at:
+    while perf_counter() < at:
         await asyncio.sleep(0)
 
 

@@ -41,7 +41,7 @@ STATUSES = ("ready", "warming", "draining")
 AGAIN = "make the variant anew with rbserve export, or choose another with --variant"
 MOST_TOGETHER = 16
 NEWEST = 0.05  # what the last call weighs in the pace
-MARGIN = 0.9
+MARGIN = 0.8
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -202,7 +202,7 @@ class Service(Generic[Asked, Answer]):
     def require_room(self, most_waiting: int, deadline: float | None) -> float:
         """The time now; OverloadedError where a request could not wait, or would not be answered in time.
 
-        What is answered late helps nobody and takes the time of others: of the time that is left a tenth is kept for
+        What is answered late helps nobody and takes the time of others: of the time that is left a fifth is kept for
         what the pace does not tell.
         """
         now, wait_s = perf_counter(), self.waiting * self._pace
