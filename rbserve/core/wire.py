@@ -6,4 +6,4 @@ from rbserve.core.types import Task
 
 SCORE, RECOMMEND, RELOAD = "/v1/score", "/v1/recommend", "/v1/admin/reload"
 PATHS: dict[Task, str] = {"ctr": SCORE, "seqrec": RECOMMEND}
-DEADLINE = "X-Deadline-Ms"
+DEADLINE, MIN_DEADLINE_MS = "X-Deadline-Ms", 1

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import Items
-from rbserve.core.wire import DEADLINE
+from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
 from rbserve.server.schema import Limits
 from rbserve.server.service import ExpiredError, OverloadedError, Service
 
@@ -247,11 +247,11 @@ def _deadline(request: Request, usual_ms: float | None) -> float | None:
         milliseconds = float(said)
     except ValueError:
         milliseconds = math.nan
-    if not 0 < milliseconds < math.inf:
+    if not MIN_DEADLINE_MS <= milliseconds < math.inf:
         raise RequestError(
             422,
             "invalid_deadline",
-            f"{DEADLINE} is no number of milliseconds: {quote(said)}",
+            f"{DEADLINE} is no number of milliseconds of {MIN_DEADLINE_MS} at least: {quote(said)}",
             f"{DEADLINE}: 50",
         )
     return perf_counter() + milliseconds / 1000

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rbserve import __version__
 from rbserve.core.types import Task
-from rbserve.core.wire import DEADLINE, PATHS, RELOAD
+from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS, PATHS, RELOAD
 
 REF = "#/components/schemas/{name}"
 
@@ -173,6 +173,7 @@ TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
 MODEL_ERRORS = {
     "400": "The body is not JSON.",
     "404": "There is no model of this name.",
+    "409": "The model of this name does the other of the two: scores, or recommends.",
     "413": "The body is larger than this server takes.",
     "415": "The body is not declared as application/json.",
     "422": "The JSON cannot be answered: wrong types, unknown items, an empty or oversized list.",
@@ -298,7 +299,7 @@ def _model_operation(name: str, summary: str, body: dict[str, Any], answer: dict
         "name": DEADLINE,
         "in": "header",
         "description": "Milliseconds from now after which the answer is of no use: it is not computed then.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "schema": {"type": "number", "minimum": MIN_DEADLINE_MS},
     }
     asked = {"requestBody": body | {"required": True}, "parameters": [deadline]}
     return _operation(name, summary, {"200": answer} | errors) | asked

@@ -145,6 +145,8 @@ def test_the_document_and_the_list_have_all_of_them(services: Services) -> None:
     document, models = ask(services, ("/openapi.json", {}), ("/v1/models", {}))
     assert {"/v1/score", "/v1/recommend"} <= document.json()["paths"].keys()
     assert [one["name"] for one in models.json()["models"]] == ["toy", "other", "rank"]
+    for path in ("/v1/score", "/v1/recommend"):
+        assert "409" in document.json()["paths"][path]["post"]["responses"], "a model of the other kind"
 
 
 def test_a_model_that_is_busy_keeps_no_other_waiting(services: Services) -> None:

@@ -192,7 +192,7 @@ def test_nothing_is_computed_for_a_client_that_left(
     assert metric(service, "rbserve_refused_total", model="toy", reason="client gone") == 1
 
 
-@pytest.mark.parametrize("said", ["soon", "0", "-5", "nan", "inf"])
+@pytest.mark.parametrize("said", ["soon", "0", "0.5", "-5", "nan", "inf"])
 def test_a_deadline_is_a_number_of_milliseconds(connect: Connect, service: ScoreService, said: str) -> None:
     async def check() -> None:
         async with connect() as http:
