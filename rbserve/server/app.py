@@ -27,7 +27,6 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -198,28 +197,21 @@ class Handlers:
             raise RequestError(
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
-        slate = self._slate(service, asked.candidates)
-        known = isinstance(slate, np.ndarray)
-        names: Sequence[str | None]
-        names = (
-            asked.candidates
-            if known
-            else [one if isinstance(one, str) else one.id for one in asked.candidates]
-        )
+        names = [one if isinstance(one, str) else one.id for one in asked.candidates]
 
         def reply(scores: Scores) -> ScoreResponse:
             scored = [*map(ScoredItem, names, scores.tolist())]
             return ScoreResponse(service.model, service.variant, scored)
 
-        history = rows(service, "history", asked.history)
+        history, slate = rows(service, "history", asked.history), self._slate(service, asked.candidates)
         return _Prepared(asked, Question(service, history, slate), len(names), reply)
 
     def _slate(self, service: Service[Any, Any], candidates: Sequence[str | NewItem]) -> Slate:
         """Candidates as the model takes them."""
-        if set(map(type, candidates)) <= {str}:
-            return rows(service, "candidates", candidates)
         known = [one for one in candidates if isinstance(one, str)]
         found = rows(service, "candidates", known)
+        if len(known) == len(candidates):
+            return found
         for one in candidates:
             if not isinstance(one, str) and len(one.text) > self._limits.max_text:
                 message = f"a text has {len(one.text)} characters, the limit is {self._limits.max_text}"
