@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic
@@ -81,7 +81,6 @@ class _Worker:
     place: int
     process: SpawnProcess
     pipe: Connection
-    started: float = field(default_factory=monotonic)
     what: str | None = None
     """What it serves, once it is ready."""
     failure: RbserveError | None = None

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from rbserve.core.artifact import Artifact
 from rbserve.core.wire import PATHS
 from rbserve.profilers.latency import time_calls
 from rbserve.profilers.load import Load, LoadPlan, run_load
-from rbserve.profilers.requests import bodies, draw
+from rbserve.profilers.requests import Requests, bodies, draw
 from rbserve.profilers.verify import Wire
 from rbserve.runtime import open_scorer
 
@@ -107,16 +108,19 @@ class Asked:
     dataset: Any
     slate: int
 
+    @cached_property
+    def requests(self) -> Requests:
+        """The same each time."""
+        rng = np.random.default_rng(2024)
+        return draw(rng, self.dataset.ctr("test"), self.slate, len(self.dataset.items))
+
     def bodies(self) -> list[bytes]:
         """As JSON."""
-        rng = np.random.default_rng(2024)
-        requests = draw(rng, self.dataset.ctr("test"), self.slate, len(self.dataset.items))
-        return bodies(requests, self.artifact.items, self.slate, self.artifact.name)
+        return bodies(self.requests, self.artifact.items, self.slate, self.artifact.name)
 
     def calls(self) -> list[tuple[Any, ...]]:
         """As the model takes them."""
-        rng = np.random.default_rng(2024)
-        requests = draw(rng, self.dataset.ctr("test"), self.slate, len(self.dataset.items))
+        requests = self.requests
         assert requests.candidates is not None
         return [(requests.histories[row], requests.candidates[row]) for row in range(len(requests.histories))]
 

@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
+from versions import scale_embeddings
 
 from rbserve.core.artifact import ITEMS, Artifact, open_artifact, write_manifest
 from rbserve.core.checks import Check, write_checks
@@ -46,11 +45,7 @@ def replace(served: Artifact) -> Replace:
     def make(
         scale: float = -1.0, reverse: bool = False, check: float | None = None, **changed: Any
     ) -> Artifact:
-        file = served.path / "onnx/fp32.onnx"
-        graph = onnx.load(file)
-        table = next(one for one in graph.graph.initializer if one.name == "table")
-        table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table) * np.float32(scale), "table"))
-        onnx.save(graph, file)
+        scale_embeddings(served.path / "onnx/fp32.onnx", scale)
         ids = served.items.ids[::-1] if reverse else served.items.ids
         write_items(served.path / ITEMS, ItemTable(list(ids), ["a film"] * len(ids)))
         record = served.manifest.variants["onnx-fp32"]

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import onnx
 import psutil
 import pytest
-from onnx import numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Process, serving
+from versions import scale_embeddings
 
 from rbserve.core.artifact import Artifact, add_variants, open_artifact
 
@@ -65,11 +63,7 @@ def served(artifact: Artifact, tmp_path: Path) -> Artifact:
 
 def write_version(served: Artifact, scale: float) -> None:
     """Another version in its place."""
-    file = served.path / "onnx/fp32.onnx"
-    graph = onnx.load(file)
-    table = next(one for one in graph.graph.initializer if one.name == "table")
-    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table) * np.float32(scale), "table"))
-    onnx.save(graph, file)
+    scale_embeddings(served.path / "onnx/fp32.onnx", scale)
     add_variants(served, served.manifest.variants)
 
 
