@@ -18,7 +18,7 @@ from rbserve.client import TIMEOUT_S, Client, address_of, request_bytes
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.intervals import student_t
+from rbserve.core.intervals import student_interval
 from rbserve.core.types import Progress, no_progress
 from rbserve.core.wire import PATHS
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise
@@ -99,8 +99,7 @@ def verify(
     finally:
         wire.close()
     added = medians[:, 1] - medians[:, 0]
-    half = student_t(rounds - 1, 0.95) * float(added.std(ddof=1)) / rounds**0.5
-    low, high = float(added.mean()) - half, float(added.mean()) + half
+    low, high = student_interval(added)
     return Verified(
         url=url, path=path, model=artifact.name, variant=served.variant, slate=slate,
         compared=min(COMPARED, len(asked)), difference=difference, in_process_ms=float(np.median(medians[:, 0])),

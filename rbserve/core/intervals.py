@@ -61,6 +61,12 @@ def process_interval(
     return min(math.exp(middle - half), pooled), max(math.exp(middle + half), pooled)
 
 
+def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval (low, high), in their unit, of the mean behind two or more values [R], by Student's t."""
+    half = student_t(len(values) - 1, confidence) * float(values.std(ddof=1)) / len(values) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def student_t(freedom: int, confidence: float) -> float:
     """The t that |T| stays below with that confidence, T of Student's distribution with `freedom` degrees.
 

@@ -32,6 +32,7 @@ import psutil
 from rbserve import pipeline
 from rbserve.client import Client, address_of, request_bytes
 from rbserve.core.artifact import Artifact
+from rbserve.core.intervals import student_interval
 from rbserve.core.wire import PATHS
 from rbserve.profilers.latency import time_calls
 from rbserve.profilers.load import Load, LoadPlan, run_load
@@ -164,7 +165,7 @@ def overhead(options: argparse.Namespace) -> None:
     print(f"| overhead at slate 1, {describe(options)} | the call itself p50 {np.median(own):.3f} ms |")
     for name, served in medians.items():
         added = np.array(served) - own
-        low, high = interval(added)
+        low, high = student_interval(added)
         print(
             f"| … {name} | p50 {np.median(served):.3f} ms, {added.mean():+.3f} [{low:.3f}, {high:.3f}] ms |"
         )
@@ -182,7 +183,7 @@ def throughput(options: argparse.Namespace) -> None:
             found = saturated(server.url, asked, 3.0)
             rates.append((alone, 100 * found))
     share = np.array([served / alone for alone, served in rates])
-    low, high = interval(share)
+    low, high = student_interval(share)
     alone, served = np.median(np.array(rates), axis=0)
     print(f"| candidates a second of a core, slate 100, {describe(options)} | the call itself {alone:,.0f}, "
           f"served {served:,.0f}: {share.mean():.0%} [{low:.0%}, {high:.0%}] |")  # fmt: skip
@@ -371,14 +372,6 @@ def language(options: argparse.Namespace) -> None:
                     times.append((time.perf_counter() - began) * 1000)
         print(f"| {options.language} {options.language_variant}, slate 20, {kind} | p50 {np.median(times):.0f} ms, "
               f"p99 {np.quantile(times, 0.99):.0f} ms of {len(times)} |", flush=True)  # fmt: skip
-
-
-def interval(values: Any) -> tuple[float, float]:
-    """95% of the mean of rounds."""
-    from rbserve.core.intervals import student_t
-
-    half = student_t(len(values) - 1, 0.95) * values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def describe(options: argparse.Namespace) -> str:
