@@ -136,27 +136,30 @@ class Model:
         return json_response({"model_stats": [self.statistics()]})
 
     def statistics(self) -> dict[str, Any]:
-        """Triton's statistics of the model, since the start. What it has of encoding counts as computing's output."""
-        telemetry, own = self._models.telemetry, {"model": self.name}
+        """Triton's statistics of the model, since the start. What it has of encoding counts as computing's output.
 
-        def spent(name: str, **labels: str) -> dict[str, int]:
-            found = (
-                telemetry.value(f"rbserve_{name}_duration_seconds_{part}", own | labels)
-                for part in ("count", "sum")
-            )
-            count, seconds = found
-            return {"count": int(count), "ns": round(seconds * 1e9)}
+        Triton counts an inference at every station, also where it took no time, and perf_analyzer holds it to that.
+        """
+        samples, own = self._models.telemetry.samples(), {("model", self.name)}
 
-        calls, queue = spent("scoring"), spent("queue")
-        alone = calls["count"] - int(telemetry.value("rbserve_batch_requests_count", own))
-        answered = alone + int(telemetry.value("rbserve_batch_requests_sum", own))
+        def found(name: str, *more: tuple[str, str]) -> float:
+            return samples.get((f"rbserve_{name}", frozenset({*own, *more})), 0.0)
+
+        calls = int(found("scoring_duration_seconds_count"))
+        answered = calls - int(found("batch_requests_count")) + int(found("batch_requests_sum"))
+
+        def spent(seconds: float) -> dict[str, int]:
+            return {"count": answered, "ns": round(seconds * 1e9)}
+
+        queue, computed = found("queue_duration_seconds_sum"), found("scoring_duration_seconds_sum")
         nothing = {"count": 0, "ns": 0}
         return {
             "name": self.name, "version": VERSION, "last_inference": 0,
-            "inference_count": answered, "execution_count": calls["count"],
+            "inference_count": answered, "execution_count": calls,
             "inference_stats": {
-                "success": {"count": answered, "ns": calls["ns"] + queue["ns"]}, "fail": nothing, "queue": queue,
-                "compute_input": nothing, "compute_infer": calls, "compute_output": spent("stage", stage="encode"),
+                "success": spent(queue + computed), "fail": nothing, "queue": spent(queue),
+                "compute_input": spent(0), "compute_infer": spent(computed),
+                "compute_output": spent(found("stage_duration_seconds_sum", ("stage", "encode"))),
                 "cache_hit": nothing, "cache_miss": nothing,
             },
             "batch_stats": [],

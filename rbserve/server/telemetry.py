@@ -87,9 +87,13 @@ class Telemetry:
         """Every metric in the Prometheus text format, of all workers where there are several."""
         return generate_latest(self._together())
 
-    def value(self, name: str, labels: dict[str, str]) -> float:
-        """One sample of a metric; 0 where nothing was counted yet."""
-        return self._together().get_sample_value(name, labels) or 0.0
+    def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Every sample by its name and labels, collected once: figures that belong together are of one moment."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for metric in self._together().collect()
+            for sample in metric.samples
+        }
 
     def _together(self) -> CollectorRegistry:
         if self._shared is None:

@@ -244,4 +244,6 @@ def test_statistics_count_what_was_answered(
     assert (after["name"], after["inference_count"], after["execution_count"]) == ("toy", 3, 3)
     inside = after["inference_stats"]
     assert inside["success"]["ns"] >= inside["compute_infer"]["ns"] > 0
-    assert (inside["queue"]["count"] == 3) == (inline_size == 0)
+    assert (inside["queue"]["ns"] > 0) == (inline_size == 0)
+    stations = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+    assert [inside[one]["count"] for one in stations] == [3] * 5  # or perf_analyzer takes them for lost
