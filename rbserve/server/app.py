@@ -39,6 +39,7 @@ from rbserve.core.types import Scores, Task
 from rbserve.core.wire import PATHS, RECOMMEND, RELOAD, SCORE
 from rbserve.server import inference, logs
 from rbserve.server.asking import (
+    Headers,
     Question,
     RequestError,
     answer,
@@ -51,8 +52,8 @@ from rbserve.server.asking import (
     require_room,
     rows,
 )
-from rbserve.server.keys import Authorized, Digests
-from rbserve.server.logs import ASKED, CODE, Log
+from rbserve.server.keys import Authorized, Digests, may_ask
+from rbserve.server.logs import ASKED, CODE, HEADER, Log
 from rbserve.server.models import Models
 from rbserve.server.schema import (
     FREE,
@@ -72,7 +73,8 @@ from rbserve.server.schema import (
     openapi,
 )
 from rbserve.server.service import Ranked, Scoring, Service, Slate, Top
-from rbserve.server.telemetry import Observed
+from rbserve.server.shedding import Refusal
+from rbserve.server.telemetry import Observed, Observer
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
@@ -103,6 +105,7 @@ def build_app(
     """
     handlers = Handlers(models, limits, bool(keys), reload, log)
     routes = [Route(path, handler, methods=[method]) for method, path, handler in handlers.table]
+    observer = Observer(models.telemetry, [route.path for route in routes], log)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -110,14 +113,10 @@ def build_app(
         yield
         models.close()
 
-    observed = Middleware(
-        Observed, telemetry=models.telemetry, routes=[route.path for route in routes],
-        closing=lambda: models.closing, log=log,
-    )  # fmt: skip
     app = Starlette(
         routes=routes,
         middleware=[
-            observed,
+            Middleware(Observed, observer=observer, closing=lambda: models.closing),
             *([Middleware(Authorized, keys=keys, free=FREE, refusal=_unauthorized())] if keys else []),
         ],
         exception_handlers={
@@ -128,7 +127,46 @@ def build_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.refuse = Refusals(models, limits, keys, observer)
     return app
+
+
+class Refusals:
+    """Tells of a request's head whether it can only be refused: what its handler would say, before there is a body.
+
+    Only where the path alone says which model is meant, and to whom may ask.
+    """
+
+    def __init__(self, models: Models, limits: Limits, keys: Digests, observer: Observer) -> None:
+        self._models, self._limits, self._keys, self._observer = models, limits, keys, observer
+        self._infer = {f"{inference.PREFIX}/models/{one.model}/infer".encode(): one.model for one in models}
+        self._task: dict[bytes, Task] = {path.encode(): task for task, path in PATHS.items()}
+
+    def __call__(self, method: bytes, path: bytes, headers: Headers) -> Refusal | None:
+        service = self._service(path)
+        if service is None or not service.waiting or method != b"POST" or self._models.closing:
+            return None
+        scope = {"type": "http", "method": "POST", "path": path.decode(), "headers": headers}
+        if self._keys and not may_ask(scope, self._keys):
+            return None
+        request, started = Request(scope), perf_counter()
+        try:
+            require_room(request, self._limits, service)
+        except RequestError as error:
+            response = _refused(request, error)
+            own = self._observer.begins(scope)
+            self._observer.ends(scope, error.status, perf_counter() - started)
+            return error.status, [*response.raw_headers, (HEADER, own.encode())], bytes(response.body)
+        return None
+
+    def _service(self, path: bytes) -> Service[Any, Any] | None:
+        """The only model that can be meant."""
+        task = self._task.get(path)
+        if task is not None:
+            able = self._models.of_task(task)
+            return next(iter(able.values())) if len(able) == 1 else None
+        name = self._infer.get(path)
+        return self._models[name] if name is not None else None
 
 
 class _Prepared(NamedTuple):
@@ -254,9 +292,6 @@ class Handlers:
         prepare: Callable[[Service[Any, Any], Asked], _Prepared],
     ) -> Response:
         """Answers a request, or a list of them in turn: all, or, where one of them cannot be, none."""
-        able = self._models.of_task(task)
-        if len(able) == 1:
-            require_room(request, self._limits, *able.values())
         sent = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
         several = isinstance(sent, list)
         users = sent if isinstance(sent, list) else [sent]
@@ -370,6 +405,10 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
 
 async def _answer_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
+    return _refused(request, error)
+
+
+def _refused(request: Request, error: RequestError) -> Response:
     return _refuse(request, error.status, error.code, error.message, error.hint, error.headers)
 
 
@@ -415,7 +454,7 @@ def _refuse(
 ) -> Response:
     """An error, as the protocol of its path has it."""
     request.scope[CODE] = code
-    if f"{request.url.path}/".startswith(f"{inference.PREFIX}/"):
+    if f"{request.scope['path']}/".startswith(f"{inference.PREFIX}/"):
         return json_response({"error": "; ".join(filter(None, (message, hint)))}, status, headers)
     return _error(status, code, message, hint, headers)
 

@@ -28,6 +28,7 @@ PATIENCE_S = 0.02
 encode = msgspec.json.Encoder().encode
 
 Asked = TypeVar("Asked")
+Headers = list[tuple[bytes, bytes]]
 
 
 class RequestError(RbserveError):

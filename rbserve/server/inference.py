@@ -39,7 +39,6 @@ from rbserve.server.asking import (
     parse,
     quote,
     read_body,
-    require_room,
     rows,
 )
 from rbserve.server.models import Models
@@ -167,7 +166,6 @@ class Model:
 
     async def infer(self, request: Request) -> Response:
         """One user: a slate scored, or the catalogue ranked."""
-        require_room(request, self._limits, self._models[self.name])
         body = bytes(await read_body(request, self._limits.max_body_bytes))
         head, tail = _split(request, body)
         asked = parse(bytearray(head), _decoder, '{"inputs": [{"name": "history", "shape": [1], …}]}')

@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,7 @@ from rbserve.server.keys import Digests
 from rbserve.server.logs import Level, Log, uvicorn_logging
 from rbserve.server.models import Models
 from rbserve.server.reload import Opening, Reloader
+from rbserve.server.shedding import Shedding
 from rbserve.server.telemetry import Telemetry
 
 BACKLOG = 2048
@@ -123,7 +125,7 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=partial(Shedding, refuse=app.state.refuse),  # type: ignore[arg-type]  # its class, or what makes one
                 ws="none",
                 lifespan="on",
                 access_log=False,

@@ -164,23 +164,39 @@ class Stopwatch:
         self._last = now
 
 
-class Observed:
-    """ASGI middleware: gives every request an id, counts it and times it under the name of its route, and logs it.
+class Observer:
+    """Counts and times every request under the name of its route, gives it an id, and logs it.
 
-    Paths outside `routes` share one label: a scanner must not be able to grow the metrics without bound. When the
-    server is `closing`, connections end with their answers, so that nobody sends a request into one that goes away.
+    Paths outside `routes` share one label: a scanner must not be able to grow the metrics without bound.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        telemetry: Telemetry,
-        routes: Collection[str],
-        closing: Callable[[], bool],
-        log: Log | None,
-    ) -> None:
-        self._app, self._telemetry, self._closing, self._log = app, telemetry, closing, log
-        self._routes = frozenset(routes)
+    def __init__(self, telemetry: Telemetry, routes: Collection[str], log: Log | None) -> None:
+        self._telemetry, self._routes, self._log = telemetry, frozenset(routes), log
+
+    def begins(self, scope: Scope) -> str:
+        """The request's id, which it has in its scope from now on."""
+        own = scope["request_id"] = request_id(scope["headers"])
+        return own
+
+    def ends(self, scope: Scope, status: int, seconds: float, failure: str | None = None) -> None:
+        """It was answered so; `failure` is the traceback of one that should have been."""
+        path = scope["path"]
+        route = path if path in self._routes else "other"
+        self._telemetry.requests.labels(route, str(status)).inc()
+        self._telemetry.request_seconds.labels(route).observe(seconds)
+        if self._log is not None:
+            self._log.request(scope, route, status, seconds, failure)
+
+
+class Observed:
+    """ASGI middleware around everything that an application answers.
+
+    When the server is `closing`, connections end with their answers, so that nobody sends a request into one that
+    goes away.
+    """
+
+    def __init__(self, app: ASGIApp, observer: Observer, closing: Callable[[], bool]) -> None:
+        self._app, self._observer, self._closing = app, observer, closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -188,7 +204,7 @@ class Observed:
             return
         started = perf_counter()
         status, failure = 500, None  # what an unhandled exception is turned into, outside of this middleware
-        own = scope["request_id"] = request_id(scope["headers"])
+        own = self._observer.begins(scope)
 
         async def remember_status(message: Message) -> None:
             nonlocal status
@@ -206,10 +222,4 @@ class Observed:
             failure = format_exc()
             raise
         finally:
-            path = scope["path"]
-            route = path if path in self._routes else "other"
-            seconds = perf_counter() - started
-            self._telemetry.requests.labels(route, str(status)).inc()
-            self._telemetry.request_seconds.labels(route).observe(seconds)
-            if self._log is not None:
-                self._log.request(scope, route, status, seconds, failure)
+            self._observer.ends(scope, status, perf_counter() - started, failure)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
+from rbserve.server.keys import read_keys
 from rbserve.server.models import Models
 from rbserve.server.schema import Limits, openapi
 from rbserve.server.service import Scoring, Service
+from rbserve.server.shedding import Shedding
 
 Connect = Callable[[], httpx.AsyncClient]
 ScoreService = Service[Items, Scores]
@@ -223,5 +228,106 @@ def test_a_request_that_is_computed_for_nobody_has_its_place_until_it_is_done(
             while service.waiting:
                 await asyncio.sleep(0.001)
             assert (await post(http)).status_code == 200
+
+    asyncio.run(check())
+
+
+class Connection:
+    """A connection on which a test says what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def say(self, text: str) -> None:
+        self._writer.write(text.encode())
+
+    async def hear(self) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body of the next answer."""
+        status, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
+        headers = dict(line.split(": ", 1) for line in lines)
+        body = await self._reader.readexactly(int(headers["content-length"]))
+        return int(status.split()[1]), headers, body.decode()
+
+
+SENT = '{"history":[],"candidates":["i1"]}'
+
+
+def head(*lines: str, method: str = "POST", path: str = "/v1/score") -> str:
+    given = ("Host: x", "Content-Type: application/json", f"Content-Length: {len(SENT)}", *lines)
+    return "\r\n".join((f"{method} {path} HTTP/1.1", *given, "", ""))
+
+
+@asynccontextmanager
+async def wired(
+    models: Models, limits: Limits, keys: frozenset[bytes] = frozenset()
+) -> AsyncIterator[Connection]:
+    """A connection to a real server, in this process."""
+    app = build_app(models, limits, keys)
+    http: Any = partial(Shedding, refuse=app.state.refuse)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=http, lifespan="off", log_level="error"))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.001)
+    reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
+        server.should_exit = True
+        await running
+
+
+async def busy(service: ScoreService, scorer: Gated, number: int) -> None:
+    """That many requests wait for the model."""
+    for _ in range(number):
+        service.answer_later(np.empty(0, np.int32), np.zeros(1, np.int32), number)
+    await asyncio.to_thread(scorer.entered.wait, 10)
+
+
+def test_a_request_that_can_only_be_refused_is_refused_before_its_body_comes(
+    models: Models, service: ScoreService, limits: Limits, gated: Gated
+) -> None:
+    async def check() -> None:
+        async with wired(models, limits) as connection:
+            await busy(service, gated, 3)
+            connection.say(head("X-Request-Id: mine"))
+            status, headers, body = await connection.hear()
+            assert (status, headers["x-request-id"]) == (503, "mine")
+            assert int(headers["retry-after"]) >= 1
+            assert '"code":"overloaded"' in body
+            connection.say(SENT + head() + SENT + head(path="/v2/models/toy/infer") + SENT)
+            second, third = await connection.hear(), await connection.hear()
+            assert (second[0], third[0]) == (503, 503)
+            assert third[2] == '{"error":"3 requests wait for the model already"}'
+            connection.say(head(method="GET") + SENT)
+            assert (await connection.hear())[0] == 405, "who asks for something else hears of that"
+            connection.say(head("X-Deadline-Ms: soon") + SENT)
+            assert (await connection.hear())[0] == 422
+            gated.gate.set()
+            while service.waiting:
+                await asyncio.sleep(0.001)
+            connection.say(head() + SENT)
+            assert (await connection.hear())[0] == 200, "the connection and the model go on"
+
+    asyncio.run(check())
+    assert gated.calls == 4
+    assert metric(service, "rbserve_refused_total", model="toy", reason="overloaded") == 3
+    assert metric(service, "rbserve_requests_total", route="/v1/score", status="503") == 2
+    assert metric(service, "rbserve_requests_total", route="/v1/score", status="200") == 1
+
+
+def test_who_has_no_key_is_told_that_and_not_how_busy_the_server_is(
+    models: Models, service: ScoreService, limits: Limits, gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_API_KEYS", "a-key-that-is-hard-to-guess")
+
+    async def check() -> None:
+        async with wired(models, limits, read_keys(None)) as connection:
+            await busy(service, gated, 3)
+            connection.say(head() + SENT)
+            assert (await connection.hear())[0] == 401
+            connection.say(head("Authorization: Bearer a-key-that-is-hard-to-guess") + SENT)
+            assert (await connection.hear())[0] == 503
+            gated.gate.set()
 
     asyncio.run(check())
