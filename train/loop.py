@@ -200,8 +200,7 @@ def require_finite_weights(model: nn.Module) -> None:
 
 def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:
     """The epoch's batches that are still to do, in the order that its seed gives."""
-    rng = np.random.default_rng((settings.seed, state.epoch))
-    order = rng.permutation(task.rows)[: settings.epoch_rows or None]
+    order, rng = epoch_order(task.rows, settings, state.epoch)
     lengths = getattr(task, "lengths", None)
     if lengths is None:
         return _pieces(order, settings.batch)[state.step :]
@@ -211,6 +210,12 @@ def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:
     ]
     batches = [batch for window in windows for batch in _pieces(window, settings.batch)]
     return [batches[place] for place in rng.permutation(len(batches))][state.step :]
+
+
+def epoch_order(rows: int, settings: Settings, epoch: int) -> tuple[Rows, np.random.Generator]:
+    """The rows of an epoch, of so many, in the order in which they were drawn, and what draws on."""
+    rng = np.random.default_rng((settings.seed, epoch))
+    return rng.permutation(rows)[: settings.epoch_rows or None], rng
 
 
 def _pieces(order: Rows, size: int) -> list[Rows]:
