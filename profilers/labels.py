@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 Segment = tuple[float, float, float, float]  # x, y of both ends, in data coordinates
+LONGEST_LINE = 26  # letters; a name with what was changed of its row is longer, and would find no room
+LINE_SPACING = 1.2  # of matplotlib
 
 
 class Box(NamedTuple):
@@ -71,7 +74,10 @@ def write(
     labels = []
     for name in names:
         font = FontProperties(size=name.size, weight=name.weight)
-        width, height, _ = renderer.get_text_width_height_descent(name.text, font, False)
+        parts = folded(name.text).split("\n")
+        sizes = [renderer.get_text_width_height_descent(line, font, False) for line in parts]
+        width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
+        height *= 1 + LINE_SPACING * (len(sizes) - 1)
         x, y = pixels((name.x, name.y))
         labels.append(Label(x, y, width + 6, height + 6, name.angle))
     discs = [Box(x - 10, y - 10, x + 10, y + 10) for x, y in map(pixels, markers)]
@@ -79,6 +85,11 @@ def write(
     for name, label, spot in zip(names, labels, spots, strict=True):
         if spot:
             _annotate(axes, name, label, spot)
+
+
+def folded(text: str) -> str:
+    """A name on as many lines as it takes."""
+    return "\n".join(wrap(text, LONGEST_LINE, break_long_words=False)) or text
 
 
 def place(
@@ -179,7 +190,7 @@ def _annotate(axes: Any, name: Name, label: Label, spot: Spot) -> None:
     dpi = axes.figure.dpi
     leader = {"arrowstyle": "-", "color": "#9aa4b1", "lw": 0.8, "shrinkA": 1, "shrinkB": 4}
     note = axes.annotate(
-        name.text,
+        folded(name.text),
         (name.x, name.y),
         ((x - label.x) * 72 / dpi, (y - label.y) * 72 / dpi),  # points, so that any resolution looks the same
         textcoords="offset points",

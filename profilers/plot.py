@@ -409,15 +409,15 @@ def _name_points(
     metric: str,
     step_line: Sequence[Segment],
 ) -> None:
-    """Names every front point, then each model once, at its slowest variant."""
+    """Names each model once: on the front at its fastest variant there, else at its slowest."""
 
     def at(point: Point) -> tuple[float, float]:
         return point.p50_ms, point.value(metric) or 0.0
 
     slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
-    named = {one.name for one in front}  # a line leads from there to the model's other variants
+    named = {one.name: one for one in reversed(front)}  # a line leads from there to the model's other variants
     others = sorted((one for one in slowest.values() if one.name not in named), key=lambda one: at(one)[1])
-    names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in reversed(front)]
+    names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in named.values()]
     names += [Name(one.name, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]
     low = axes.get_ylim()[0]
     names += _edge_names(unjudged, low)

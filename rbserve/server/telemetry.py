@@ -59,7 +59,7 @@ class Telemetry:
         self.prompt_tokens = self._counter(
             "user_prompt_tokens", "Tokens of users' prompts: remembered, or read anew.", "model", "source"
         )
-        self.reloads = self._counter("reloads", "New versions of the models, a worker each: taken, or refused.", "outcome")
+        self.reloads = self._counter("reloads", "New versions, of each worker: taken, or refused.", "outcome")
         self.waiting = Gauge(
             "rbserve_waiting",
             "Requests on the scoring thread or waiting for it.",
