@@ -71,11 +71,11 @@ def write(
 
     renderer = axes.figure.canvas.get_renderer()
     pixels = axes.transData.transform
+    names = [name._replace(text=folded(name.text)) for name in names]
     labels = []
     for name in names:
         font = FontProperties(size=name.size, weight=name.weight)
-        parts = folded(name.text).split("\n")
-        sizes = [renderer.get_text_width_height_descent(line, font, False) for line in parts]
+        sizes = [renderer.get_text_width_height_descent(line, font, False) for line in name.text.split("\n")]
         width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
         height *= 1 + LINE_SPACING * (len(sizes) - 1)
         x, y = pixels((name.x, name.y))
@@ -190,7 +190,7 @@ def _annotate(axes: Any, name: Name, label: Label, spot: Spot) -> None:
     dpi = axes.figure.dpi
     leader = {"arrowstyle": "-", "color": "#9aa4b1", "lw": 0.8, "shrinkA": 1, "shrinkB": 4}
     note = axes.annotate(
-        folded(name.text),
+        name.text,
         (name.x, name.y),
         ((x - label.x) * 72 / dpi, (y - label.y) * 72 / dpi),  # points, so that any resolution looks the same
         textcoords="offset points",

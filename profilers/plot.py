@@ -415,9 +415,8 @@ def _name_points(
         return point.p50_ms, point.value(metric) or 0.0
 
     slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
-    named = {
-        one.name: one for one in reversed(front)
-    }  # a line leads from there to the model's other variants
+    # A line leads from there to the model's other variants.
+    named = {one.name: one for one in reversed(front)}
     others = sorted((one for one in slowest.values() if one.name not in named), key=lambda one: at(one)[1])
     names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in named.values()]
     names += [Name(one.name, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]

@@ -139,7 +139,9 @@ class Refusals:
 
     def __init__(self, models: Models, limits: Limits, keys: Digests, observer: Observer) -> None:
         self._models, self._limits, self._keys, self._observer = models, limits, keys, observer
-        self._infer = {f"{inference.PREFIX}/models/{one.model}/infer".encode(): one.model for one in models}
+        self._infer = {
+            f"{path}/infer".encode(): one.model for one in models for path in inference.model_paths(one.model)
+        }
         self._task: dict[bytes, Task] = {path.encode(): task for task, path in PATHS.items()}
 
     def __call__(self, method: bytes, path: bytes, headers: Headers) -> Refusal | None:
@@ -216,8 +218,7 @@ class Handlers:
         yield "POST", f"{inference.PREFIX}/repository/index", repository.index
         yield "GET", f"{inference.PREFIX}/models/stats", repository.stats
         for model in models:
-            own = f"{inference.PREFIX}/models/{model.name}"
-            for path in (own, f"{own}/versions/{inference.VERSION}"):
+            for path in inference.model_paths(model.name):
                 yield "GET", path, model.metadata
                 yield "GET", f"{path}/ready", model.ready
                 yield "GET", f"{path}/config", model.config

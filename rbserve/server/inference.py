@@ -98,6 +98,12 @@ class InferRequest(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
+def model_paths(name: str) -> tuple[str, str]:
+    """Where a model's routes begin: with and without its version."""
+    own = f"{PREFIX}/models/{name}"
+    return own, f"{own}/versions/{VERSION}"
+
+
 class Model:
     """The routes of one model."""
 

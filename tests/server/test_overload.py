@@ -296,9 +296,12 @@ def test_a_request_that_can_only_be_refused_is_refused_before_its_body_comes(
             assert int(headers["retry-after"]) >= 1
             assert '"code":"overloaded"' in body
             connection.say(SENT + head() + SENT + head(path="/v2/models/toy/infer") + SENT)
+            connection.say(head(path="/v2/models/toy/versions/1/infer"))
             second, third = await connection.hear(), await connection.hear()
             assert (second[0], third[0]) == (503, 503)
             assert third[2] == '{"error":"3 requests wait for the model already"}'
+            assert (await connection.hear())[0] == 503, "before its body, by its version as well"
+            connection.say(SENT)
             connection.say(head(method="GET") + SENT)
             assert (await connection.hear())[0] == 405, "who asks for something else hears of that"
             connection.say(head("X-Deadline-Ms: soon") + SENT)
@@ -311,7 +314,7 @@ def test_a_request_that_can_only_be_refused_is_refused_before_its_body_comes(
 
     asyncio.run(check())
     assert gated.calls == 4
-    assert metric(service, "rbserve_refused_total", model="toy", reason="overloaded") == 3
+    assert metric(service, "rbserve_refused_total", model="toy", reason="overloaded") == 4
     assert metric(service, "rbserve_requests_total", route="/v1/score", status="503") == 2
     assert metric(service, "rbserve_requests_total", route="/v1/score", status="200") == 1
 
