@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
-from rbserve.core.checks import write_checks
+from rbserve.core.checks import COARSE_TOLERANCE, write_checks
 from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, UsageError, unknown_name
 from rbserve.core.files import replacing, scratch
@@ -19,8 +19,7 @@ from rbserve.exporters.tokenwise import MOST_ERRORS, within
 PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_PRECISIONS = ("fp32", "int8")
 MOST_LOSS = 0.002
-# How far the same file's scores may differ on another processor, whose kernels round otherwise.
-TOLERANCES, COARSE_TOLERANCE = {"fp32": 1e-3}, 0.03
+TOLERANCES = {"fp32": 1e-3}  # as COARSE_TOLERANCE, which is that of the others
 
 # Graphs in fp32, and how they are held against the reference.
 Writer = Callable[[Artifact, Path], list[Path]]

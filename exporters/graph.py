@@ -18,7 +18,7 @@ from rbserve.core.artifact import Artifact
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OPSET = 17
+OPSET = 18
 LARGEST = 1 << 30
 ALL_SCORES = "all_scores"
 Axes = Mapping[str, Mapping[int, str]]

@@ -178,6 +178,7 @@ class TokenwiseProducts:
         self._add("levels", np.array(LEVELS, np.float32))
         self._add("one", np.array(1, np.float32))
         self._add("zero_point", np.array(ZERO_POINT, np.uint8))
+        self._add("last_axis", np.array([-1], np.int64))
         made, moved = [], given
         if smooth is not None:
             self._add(f"{prefix}.smooth", (1 / smooth).astype(np.float32))
@@ -186,7 +187,7 @@ class TokenwiseProducts:
         return [
             *made,
             helper.make_node("Abs", [moved], [f"{prefix}.abs"]),
-            helper.make_node("ReduceMax", [f"{prefix}.abs"], [f"{prefix}.largest"], axes=[-1], keepdims=1),
+            helper.make_node("ReduceMax", [f"{prefix}.abs", "last_axis"], [f"{prefix}.largest"], keepdims=1),
             helper.make_node("Max", [f"{prefix}.largest", "smallest"], [f"{prefix}.above"]),
             helper.make_node("Div", [f"{prefix}.above", "levels"], [f"{prefix}.scale"]),
             helper.make_node("Div", ["levels", f"{prefix}.above"], [f"{prefix}.inverse"]),

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core import memory
-from rbserve.core.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact
+from rbserve.core.artifact import OPENVINO_VARIANT, REFERENCE_VARIANT, TORCH_VARIANTS, Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.environment import environment
 from rbserve.core.errors import ArtifactError, UsageError
@@ -29,6 +29,7 @@ from rbserve.core.metrics import auc, ndcg_at_k
 from rbserve.profilers.harness import default_plan, test_rows
 from rbserve.profilers.paper import TASK_METRIC
 from rbserve.profilers.uncertainty import Evidence, interval_of
+from rbserve.session import without_bf16
 
 SCHEMA = 1
 TOLERANCE = 0.002  # of AUC or nDCG@10, as the warning of an export
@@ -144,6 +145,11 @@ def runs_of(artifact: Artifact, runs: Path) -> list[Path]:
 # ---- What there is to choose from ----
 
 
+def candidates(artifact: Artifact) -> list[str]:
+    """The variants of an artefact that may be served: those it has, and its fp32 graph in bf16."""
+    return [*artifact.variants, *(one for one in artifact.can_open if one == OPENVINO_VARIANT)]
+
+
 def absent(artifact: Artifact) -> dict[str, str]:
     """The variants that such a model can have and this one has not, or not here; and why."""
     reasons = {
@@ -153,6 +159,8 @@ def absent(artifact: Artifact) -> dict[str, str]:
     }
     if importlib.util.find_spec("torch") is None:
         reasons |= {one: "torch is not installed" for one in artifact.variants if one in TORCH_VARIANTS}
+    if OPENVINO_VARIANT in artifact.can_have and (reason := without_bf16()):
+        reasons[OPENVINO_VARIANT] = reason
     return reasons
 
 

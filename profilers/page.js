@@ -3,7 +3,7 @@
    Text reaches the page as textContent only, never as markup. */
 
 const report = JSON.parse(document.getElementById("report").textContent);
-const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, P: plus };
+const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, v: wedge, P: plus };
 const PAD = { left: 66, top: 16, bottom: 46 };
 const PAPER_WIDTH = 700; // of a portrait page, so that print is as large as the text around it
 const SAID = new Set(["runs", "processes", "threads", "scope", "group", "warnings"]); // in the text too: print leaves these out where all rows agree
@@ -703,6 +703,7 @@ function marker(variant, size) {
 function circle(r) { return shape("circle", { r }); }
 function square(r) { return shape("rect", { x: -r * 0.9, y: -r * 0.9, width: r * 1.8, height: r * 1.8 }); }
 function triangle(r) { return shape("path", { d: `M0 ${-r * 1.15}L${r * 1.1} ${r * 0.8}H${-r * 1.1}Z` }); }
+function wedge(r) { return shape("path", { d: `M0 ${r * 1.15}L${r * 1.1} ${-r * 0.8}H${-r * 1.1}Z` }); }
 function diamond(r) { return shape("path", { d: `M0 ${-r * 1.2}L${r * 1.2} 0L0 ${r * 1.2}L${-r * 1.2} 0Z` }); }
 function plus(r) { const t = r * 0.4; return shape("path", { d: `M${-t} ${-r}H${t}V${-t}H${r}V${t}H${t}V${r}H${-t}V${t}H${-r}V${-t}H${-t}Z` }); }
 

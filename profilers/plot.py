@@ -26,6 +26,7 @@ VARIANT_STYLES = {
     "onnx-fp32": ("#0072B2", "s"),
     "onnx-int8": ("#009E73", "^"),
     "onnx-int4": ("#CC79A7", "D"),
+    "openvino-bf16": ("#8A6D00", "v"),
 }
 OTHER_STYLE = ("#7A5195", "P")
 INK, MUTED, RULE = "#1c2430", "#667080", "#e3e7ec"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
-from rbserve.session import open_session
+from rbserve.session import Session
 
 if TYPE_CHECKING:
     from rbserve.models.lm import ClickModel, LanguageModel
@@ -322,8 +321,8 @@ class TorchBestItems:
 class OnnxBestItems:
     """An exported graph."""
 
-    def __init__(self, graph: Path, threads: int) -> None:
-        self._session = open_session(graph, threads, eight_bits=True)
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
         items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
@@ -360,10 +359,10 @@ class TorchLanguageCall:
 class OnnxLanguageCall:
     """An exported graph."""
 
-    def __init__(self, graph: Path, threads: int) -> None:
-        self._session = open_session(graph, threads, eight_bits=True)
-        shapes = {one.name: one.shape for one in self._session.get_inputs()}
-        self._past: list[int] | None = shapes.get("past")  # a model that keeps no cache takes none
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        shapes = {one.name: one.shape for one in session.get_inputs()}
+        self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
 
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
         """Log-odds float32[B, N] and the cache."""

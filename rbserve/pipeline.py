@@ -23,6 +23,7 @@ from rbserve.core.artifact import (
     Artifact,
     Parity,
     TrainingRecord,
+    exported_as,
     open_artifact,
 )
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
@@ -406,7 +407,8 @@ def _cost(parity: Parity) -> str:
 
 def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
     """The artefact with those of the exported variants that it lacks."""
-    missing = [one.removeprefix("onnx-") for one in variants if one not in artifact.variants]
+    wanted = dict.fromkeys(variants)
+    missing = [one.removeprefix("onnx-") for one in wanted if one not in artifact.variants]
     return export(artifact, missing) if missing else artifact
 
 
@@ -439,7 +441,7 @@ def profile(
         chosen = list(variants or artifact.variants)
     else:
         chosen, left_out = _to_measure(artifact, variants)
-        artifact = ensure_exported(artifact, [one for one in chosen if one in EXPORTABLE])
+        artifact = ensure_exported(artifact, [one for one in map(exported_as, chosen) if one in EXPORTABLE])
     data = ensure_dataset(artifact.manifest.dataset.name)
     settings = settings or {}
     plan = default_plan(artifact.manifest.task, settings.get("budget_s"))
@@ -516,10 +518,9 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
     artifact = ensure_artifact(model, dataset)
     if variant in artifact.can_open:
         return artifact
-    if variant not in artifact.can_export:
-        known = dict.fromkeys((*artifact.can_open, *artifact.can_export))
-        raise unknown_name(f"variant of {artifact.name}", variant, known)
-    return ensure_exported(artifact, [variant])
+    if variant not in artifact.can_have:
+        raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
+    return ensure_exported(artifact, [exported_as(variant)])
 
 
 def measured(artifact: Artifact, variant: str) -> list[Measured]:
@@ -610,7 +611,7 @@ def choose_variant(
     if answer is not None and not auto.unusable(artifact, [answer.chosen]):
         return artifact, answer
     absent = auto.absent(artifact)
-    unusable = auto.unusable(artifact, [one for one in artifact.variants if one not in absent])
+    unusable = auto.unusable(artifact, [one for one in auto.candidates(artifact) if one not in absent])
     answer = _choose(artifact, question, absent | unusable)
     if not unusable:  # a file may be mended, and memory freed, without a change of the question
         write_bytes(file, msgspec.json.format(msgspec.json.encode(answer)))
@@ -638,7 +639,7 @@ def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) 
     from rbserve.profilers.harness import profile as measure
     from rbserve.profilers.harness import test_rows
 
-    variants = [one for one in artifact.variants if one not in refused]
+    variants = [one for one in auto.candidates(artifact) if one not in refused]
     auto.check_reference(artifact.name, variants, refused)
     data = ensure_dataset(artifact.manifest.dataset.name)
     plan = auto.plan_of(artifact, data, question)

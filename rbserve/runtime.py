@@ -19,6 +19,7 @@ from rbserve import endpoint
 from rbserve.core.artifact import (
     BACKBONE,
     HALF_VARIANT,
+    OPENVINO_VARIANT,
     PROTOCOL_VARIANT,
     REFERENCE_VARIANT,
     TOKENIZER,
@@ -64,7 +65,7 @@ from rbserve.ranking import (
     TorchItemScores,
     TorchStepper,
 )
-from rbserve.session import open_session
+from rbserve.session import Session, open_bf16_session, open_session
 
 if TYPE_CHECKING:
     from rbserve.models.ctr import CtrModel
@@ -81,7 +82,7 @@ def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
     require_memory(artifact, variant)
     if variant in TORCH_VARIANTS:
         return torch_ranker(artifact, _torch_model(artifact, variant, threads))
-    return exported_ranker(artifact, _onnx_files(artifact, variant), threads)
+    return exported_ranker(artifact, _onnx_files(artifact, variant), threads, variant)
 
 
 class _Opened(NamedTuple):
@@ -93,13 +94,18 @@ class _Opened(NamedTuple):
     language: Callable[[], LanguageCall]
 
 
-def exported_ranker(artifact: Artifact, graphs: Sequence[Path], threads: int = 1) -> Ranker:
-    """The ranker of a list-wise artefact over its exported graphs, in the order in which they run."""
+def exported_ranker(
+    artifact: Artifact, graphs: Sequence[Path], threads: int = 1, variant: str | None = None
+) -> Ranker:
+    """The ranker of a list-wise artefact over its exported graphs, in the order in which they run.
+
+    `variant` matters for a graph that several are loaded from.
+    """
     opened = _Opened(
         lambda: OnnxItemScores(graphs, threads),
         lambda: OnnxStepper(graphs, threads),
-        lambda: OnnxBestItems(graphs[0], threads),
-        lambda: OnnxLanguageCall(graphs[0], threads),
+        lambda: OnnxBestItems(_language_session(graphs[0], threads, variant)),
+        lambda: OnnxLanguageCall(_language_session(graphs[0], threads, variant)),
     )
     return _ranker(artifact, opened)
 
@@ -146,7 +152,7 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: 
         return ProtocolScorer(_torch_model(artifact, variant, threads), artifact_prompts(artifact))
     if variant in TORCH_VARIANTS:
         return torch_scorer(artifact, _torch_model(artifact, variant, threads), user_cache)
-    return exported_scorer(artifact, _onnx_files(artifact, variant), threads, user_cache)
+    return exported_scorer(artifact, _onnx_files(artifact, variant), threads, user_cache, variant)
 
 
 def open_endpoint(artifact: Artifact) -> EndpointScorer:
@@ -182,13 +188,25 @@ def estimate(artifact: Artifact, histories: Ragged, candidates: Items) -> Estima
 
 
 def exported_scorer(
-    artifact: Artifact, graphs: Sequence[Path], threads: int = 1, user_cache: int = 0
+    artifact: Artifact,
+    graphs: Sequence[Path],
+    threads: int = 1,
+    user_cache: int = 0,
+    variant: str | None = None,
 ) -> Scorer:
-    """The scorer of a pair-wise artefact over its exported graph."""
+    """The scorer of a pair-wise artefact over its exported graph; `variant` as for `exported_ranker`."""
     (graph,) = graphs
     if artifact.is_language_model:
-        return _language_scorer(artifact, OnnxLanguageCall(graph, threads), user_cache)
+        call = OnnxLanguageCall(_language_session(graph, threads, variant))
+        return _language_scorer(artifact, call, user_cache)
     return OnnxScorer(graph, threads)
+
+
+def _language_session(graph: Path, threads: int, variant: str | None) -> Session:
+    if variant == OPENVINO_VARIANT:
+        return open_bf16_session(graph, threads)
+    session: Session = open_session(graph, threads, eight_bits=True)
+    return session
 
 
 def torch_scorer(artifact: Artifact, model: Any, user_cache: int = 0) -> Scorer:
@@ -359,7 +377,8 @@ def _config(artifact: Artifact) -> ModelConfig:
 
 def _onnx_files(artifact: Artifact, variant: str) -> list[Path]:
     """The graphs of a variant, in the order in which they run, once all its files are found to be whole."""
-    record = artifact.manifest.variants[variant]
+    record = artifact.exported(variant)
+    assert record is not None
     files = {name: artifact.file(name) for name in record.files}
     return [files[name] for name in record.graphs]
 

@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from rbserve import language
-from rbserve.core.artifact import WEIGHTS, Artifact
+from rbserve.core.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact
+from rbserve.core.checks import scored_otherwise
 from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Plan
@@ -40,7 +41,8 @@ from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, item_limit, pack, pack_answer
 from rbserve.models.zoo import find_model
 from rbserve.profilers.harness import profile
-from rbserve.runtime import artifact_prompts, artifact_tokenizer, open_scorer
+from rbserve.runtime import artifact_prompts, artifact_tokenizer, open_scorer, score_rows
+from rbserve.session import without_bf16
 from rbserve.train.fit import train
 from rbserve.train.language import load, make
 from rbserve.train.loop import Settings
@@ -108,6 +110,28 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
         check_empty_history_and_empty_slate_are_legal(scorer)
     check_scores_are_probabilities(open_scorer(artifact, "onnx-fp32"), planted)
     assert artifact.manifest.variants["onnx-fp32"].parity.max_abs <= 1e-5
+
+
+@pytest.mark.skipif(bool(without_bf16()), reason=without_bf16() or "")
+def test_the_fp32_graph_scores_alike_in_bf16(artifact: Artifact, planted: Dataset) -> None:
+    """In OpenVINO, whatever the architecture; a user who was read before is not read again."""
+    assert OPENVINO_VARIANT in artifact.can_open
+    exact, coarse = (open_scorer(artifact, one) for one in ("onnx-fp32", OPENVINO_VARIANT))
+    test = planted.ctr("test").take(np.arange(20))
+    scores = [score_rows(one, test.histories, test.candidates) for one in (exact, coarse)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=0.02, rtol=0)
+    assert np.abs(scores[1] - scores[0]).max() > 0, "products are made in bf16"
+    check_a_slate_scores_like_its_candidates_one_by_one(coarse, planted, 0.02)
+    check_empty_history_and_empty_slate_are_legal(coarse)
+    assert isinstance(coarse, LanguageScorer)
+    again, slate = coarse.remembering(1 << 20), np.arange(5, dtype=np.int32)
+    for _ in range(2):
+        np.testing.assert_allclose(
+            again.score(test.histories[0], slate), coarse.score(test.histories[0], slate), atol=0.02, rtol=0
+        )
+    checks = artifact.checks(OPENVINO_VARIANT)
+    assert checks is not None
+    assert scored_otherwise(checks, coarse.score) is None
 
 
 def test_candidates_of_several_calls_score_like_those_of_one(
@@ -291,9 +315,35 @@ def test_a_tuned_encoder_of_sentences_is_read_by_the_means_of_history_and_candid
             torch.testing.assert_close(found[place], expected, rtol=1e-5, atol=1e-5)
             begin += len(suffix)
     other, _ = make(row("text", backbones[name], lora_rank=0), planted, lambda *_: None)
+    assert task.prompts.pieces.parted
     asked, _ = make(row("zeroshot", backbones[f"sentence-{name}"]), planted, lambda *_: None)
     assert not other.language.pairs
     assert not asked.language.pairs, "nothing has learnt to relate them"
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_means_are_told_apart_where_the_history_sees_the_candidate(
+    name: str, backbones: Folders, planted: Dataset
+) -> None:
+    """It sees all of it but the place that is read, by which the two parts are known."""
+    spec = row("text", backbones[f"sentence-{name}"], lora_rank=0, shared_history=False)
+    model, task = make(spec, planted, lambda *_: None)
+    language, pieces = model.eval().language, task.prompts.pieces
+    assert (pieces.shared, pieces.parted) == (False, True)
+    prefix = task.prompts.prefix(planted.ctr("test").histories[0])
+    for item in (1, 2):
+        packed = pack(prefix, [task.prompts.suffix(item)], pieces)
+        (read,) = packed.read[0]
+        assert not packed.mask[0, : len(prefix), read].any()
+        seen = packed.mask[0].copy()
+        seen[: len(prefix), read] = True
+        assert seen.all()
+        given = {key: torch.from_numpy(array) for key, array in packed.arrays.items()}
+        with torch.inference_mode():
+            hidden = language.hidden(given["tokens"], given["positions"], given["mask"])[0][0]
+            means = hidden[: len(prefix)].mean(0), hidden[len(prefix) :].mean(0)
+            expected = model.odds(language.head(language.transform(*means)))
+            torch.testing.assert_close(model(**given)[0][0, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_semantic_identifiers_are_not_answered_by_an_encoder_decoder(

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from small_backbone import make_backbone
 
-from rbserve.core.artifact import Artifact
+from rbserve.core.artifact import OPENVINO_VARIANT, Artifact
 from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.runtime import load_model, open_ranker, rank_rows
+from rbserve.session import without_bf16
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -72,6 +73,20 @@ def test_a_batch_ranks_like_its_users_one_by_one(ranked: Artifact, planted: Data
             np.testing.assert_array_equal(together[row][together[row] >= 0], items)
             assert (np.diff(scores) <= 0).all()
             assert len(set(items.tolist())) == len(items), "a rank belongs to one item"
+
+
+@pytest.mark.skipif(bool(without_bf16()), reason=without_bf16() or "")
+def test_a_language_model_ranks_alike_in_bf16(ranked: Artifact, planted: Dataset) -> None:
+    """In OpenVINO: of ten items seven, or, where free beams end in fewer, seven tenths of those."""
+    if not ranked.is_language_model:
+        assert OPENVINO_VARIANT not in ranked.can_have
+        return
+    histories = planted.seqrec("test").histories.take(np.arange(20))
+    exact, coarse = (
+        rank_rows(open_ranker(ranked, one), histories, 10) for one in ("onnx-fp32", OPENVINO_VARIANT)
+    )
+    same = (exact[:, :, None] == coarse[:, None, :]) & (exact >= 0)[:, :, None]
+    assert same.sum() >= 0.7 * max((exact >= 0).sum(), (coarse >= 0).sum())
 
 
 def test_an_empty_history_is_ranked_too(ranked: Artifact) -> None:

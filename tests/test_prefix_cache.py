@@ -27,6 +27,7 @@ from rbserve.profilers.harness import default_plan, profile
 from rbserve.profilers.pareto import sections
 from rbserve.profilers.tables import columns
 from rbserve.runtime import artifact_prompts, load_model, open_scorer
+from rbserve.session import open_session
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -99,7 +100,7 @@ def model(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifac
 
 def scorer_of(model: Artifact, kept: PrefixCache | None) -> LanguageScorer:
     return LanguageScorer(
-        OnnxLanguageCall(model.file("onnx/fp32.onnx"), threads=1), artifact_prompts(model), kept
+        OnnxLanguageCall(open_session(model.file("onnx/fp32.onnx"), threads=1)), artifact_prompts(model), kept
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import psutil
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from small_backbone import make_backbone
 
 from rbserve import pipeline
-from rbserve.core.artifact import WEIGHTS, Artifact, open_artifact
+from rbserve.core.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact, open_artifact, write_manifest
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError
 from rbserve.core.memory import GIB, needed, parameters
@@ -26,10 +27,12 @@ from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES, find_model
+from rbserve.profilers import choice
 from rbserve.profilers.paper_tables import paper_tables
 from rbserve.profilers.pareto import sections
 from rbserve.profilers.report import absent, collect
 from rbserve.runtime import open_scorer
+from rbserve.session import without_bf16
 from rbserve.train.backbone import _at_most, load_tokenizer, locate_shape, precision
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
@@ -117,6 +120,33 @@ def test_random_weights_are_latency_alone_in_profile_and_report(
     (cell,) = [cell for cell in rows["zeroshot-bert-base"].cells if cell.dataset == "planted"]
     assert cell.ours is None
     assert str(cell.absent).startswith("latency only (random weights)")
+
+
+@pytest.mark.skipif(bool(without_bf16()), reason=without_bf16() or "")
+def test_bf16_by_openvino_is_profiled_served_and_chosen_like_any_variant(
+    drawn: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is loaded from is exported first."""
+    home = shutil.copytree(drawn.path.parents[2], tmp_path / "home")
+    monkeypatch.setenv("RBSERVE_HOME", str(home))
+    path = home / "artifacts" / "planted" / drawn.path.name
+    manifest = msgspec.structs.replace(open_artifact(path).manifest, variants={})
+    write_manifest(path, manifest)
+    bare = open_artifact(path)
+    assert OPENVINO_VARIANT not in bare.can_open
+    assert OPENVINO_VARIANT in bare.can_have
+    plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1], "cost": True}
+    measurement, _ = pipeline.profile("zeroshot-bert-base", "planted", plan, [OPENVINO_VARIANT], random=True)
+    (result,) = measurement.results
+    assert result.variant == OPENVINO_VARIANT
+    assert "what a call costs is not known: OpenVINO's operators are not looked into" in result.warnings
+    assert "openvino" in measurement.environment.libraries
+    served = pipeline.open_for_serving(str(path), "planted", OPENVINO_VARIANT)
+    assert served.variants == ["torch-fp32", "onnx-fp32"]
+    assert needed(served, OPENVINO_VARIANT) == 2 * needed(served, "onnx-fp32")
+    assert choice.candidates(served) == ["torch-fp32", "onnx-fp32", OPENVINO_VARIANT]
+    monkeypatch.setattr("rbserve.profilers.choice.without_bf16", lambda: "this processor has no bf16")
+    assert choice.absent(served)[OPENVINO_VARIANT] == "this processor has no bf16"
 
 
 def test_random_weights_are_written_in_16_bits_and_read_in_32(drawn: Artifact) -> None:

@@ -71,17 +71,16 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
     words = [single_tokens(tokenizer, ways, config.backbone) for ways in (YES, NO)]
     language = load(folder, [*words[0], *words[1]], weights_kind(spec, folder))
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
+    if isinstance(config, TunedLanguageConfig):
+        relate(language)
     made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
     if isinstance(config, ClickLanguageConfig) and made.pieces.shared and not config.shared_history:
         raise UsageError(
             f"shared_history=false is for encoders: {config.backbone} reads a history before it sees a candidate",
             "leave it out",
         )
-    if isinstance(config, TunedLanguageConfig):
-        if made.pieces.shared:
-            relate(language)
-        if not spec.random:
-            adapt(language, config)
+    if isinstance(config, TunedLanguageConfig) and not spec.random:
+        adapt(language, config)
     return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
 
 
@@ -267,10 +266,7 @@ def _transform(whole: Any) -> MaskedWordTransform:
 
 
 def relate(language: LanguageModel) -> None:
-    """Lets an encoder of sentences, which has no head for words, answer of the means that it was taught.
-
-    A history that sees the candidate is no part of its own, and has no mean of its own.
-    """
+    """Lets an encoder of sentences, which has no head for words, answer of the means that it was taught."""
     if architecture_of(language.config).reads == "encoder" and isinstance(language.transform, nn.Identity):
         like = language.head.weight
         language.transform = PairTransform(like.size(1)).to(like.device, like.dtype)
@@ -366,6 +362,7 @@ def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared
         causal=reads == "decoder",
         yes=yes,
         vocabulary=language.vocabulary,
+        parted=language.pairs,
     )
 
 

@@ -18,7 +18,7 @@ from rbserve import pipeline
 from rbserve.bench.journal import Journal, artifact_of, bench_path, missing_variants
 from rbserve.bench.matrix import Cell
 from rbserve.core import memory
-from rbserve.core.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact, open_artifact
+from rbserve.core.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact, exported_as, open_artifact
 from rbserve.core.dataset import open_dataset
 from rbserve.core.errors import RbserveError
 from rbserve.core.files import home
@@ -162,7 +162,8 @@ def _disk(cell: Cell) -> int | None:
     if artifact:
         wanted: Sequence[str] = missing_variants(cell, artifact)
     else:
-        wanted = ["torch-bf16", *(one for one in _variants(cell) if one not in TORCH_VARIANTS)]
+        exported = (exported_as(one) for one in _variants(cell) if one not in TORCH_VARIANTS)
+        wanted = list(dict.fromkeys(["torch-bf16", *exported]))
     sizes = [_weights(cell, variant) for variant in wanted]
     return None if None in sizes else sum(one for one in sizes if one is not None)
 
@@ -170,11 +171,7 @@ def _disk(cell: Cell) -> int | None:
 def _weights(cell: Cell, variant: str) -> int | None:
     artifact = _artifact(cell)
     if artifact:
-        return (
-            memory.needed(artifact, variant)
-            if variant in (*artifact.can_open, *artifact.can_export)
-            else None
-        )
+        return memory.needed(artifact, variant) if variant in artifact.can_have else None
     backbone = find_model(cell.model).backbone
     billions = BACKBONES[backbone].parameters if backbone else None
     return int(billions * 1e9 * memory.BYTES[variant]) if billions and variant in memory.BYTES else None

@@ -13,7 +13,7 @@ import msgspec
 
 from rbserve import pipeline
 from rbserve.bench.matrix import Cell
-from rbserve.core.artifact import Artifact, open_artifact
+from rbserve.core.artifact import Artifact, exported_as, open_artifact
 from rbserve.core.dataset import open_dataset
 from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
@@ -106,7 +106,7 @@ def trained_otherwise(cell: Cell) -> bool:
 
 def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
     """The exported variants that the cell wants, the model can have, and the artefact has not yet."""
-    wanted = cell.variants or pipeline.EXPORTED
+    wanted = dict.fromkeys(map(exported_as, cell.variants or pipeline.EXPORTED))
     return [one for one in wanted if one in artifact.can_export and one not in artifact.variants]
 
 
@@ -144,6 +144,5 @@ _STANDING = {"prepare": _prepared, "build": _built, "profile": _profiled}
 
 def impossible(cell: Cell, artifact: Artifact) -> dict[str, str]:
     """Why those of the cell's variants cannot be that no artefact of such a model has."""
-    possible = [*dict.fromkeys((*artifact.can_open, *artifact.can_export))]
-    why = f"{artifact.name} has no such variant, only {', '.join(possible)}"
-    return {one: why for one in cell.variants if one not in possible}
+    why = f"{artifact.name} has no such variant, only {', '.join(artifact.can_have)}"
+    return {one: why for one in cell.variants if one not in artifact.can_have}

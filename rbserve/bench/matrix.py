@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from rbserve import pipeline
-from rbserve.core.artifact import ENDPOINT_VARIANT, EXPORTABLE, TORCH_VARIANTS
+from rbserve.core.artifact import ENDPOINT_VARIANT, EXPORTABLE, OPENVINO_VARIANT, TORCH_VARIANTS
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
@@ -23,7 +23,7 @@ from rbserve.profilers.harness import default_plan
 
 Step = Literal["prepare", "build", "profile"]
 Quiet = Literal["none", "core", "machine"]
-VARIANTS = (*TORCH_VARIANTS, *EXPORTABLE, ENDPOINT_VARIANT)
+VARIANTS = (*TORCH_VARIANTS, *EXPORTABLE, OPENVINO_VARIANT, ENDPOINT_VARIANT)
 MADE_ONCE = ("embedding", "semantic_id")  # items whose first model on a data set makes what the others find
 
 

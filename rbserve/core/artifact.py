@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from rbserve.core.checks import Checks, read_checks
+from rbserve.core.checks import COARSE_TOLERANCE, Checks, read_checks
 from rbserve.core.dataset import ItemTable, read_items
 from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
@@ -50,8 +50,10 @@ EXPORTABLE = ("onnx-fp32", "onnx-int8", "onnx-int4")
 """What a language model can be exported as; other models as all but the last."""
 
 TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT, PROTOCOL_VARIANT)
+OPENVINO_VARIANT = "openvino-bf16"
+"""A language model's onnx-fp32 in OpenVINO, its products made in bf16: loaded from the same files."""
 ENDPOINT_VARIANT = "endpoint"
-LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime")
+LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime", "openvino")
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,7 +200,12 @@ class Artifact:
         """`variants`, and those that are made of the same files while they are loaded."""
         if not self.is_language_model:
             return self.variants
-        return [*self.variants, HALF_VARIANT, *([PROTOCOL_VARIANT] if self.manifest.task == "ctr" else [])]
+        return [
+            *self.variants,
+            *([OPENVINO_VARIANT] if self.exported(OPENVINO_VARIANT) else []),
+            HALF_VARIANT,
+            *([PROTOCOL_VARIANT] if self.manifest.task == "ctr" else []),
+        ]
 
     @property
     def can_export(self) -> tuple[str, ...]:
@@ -206,6 +213,12 @@ class Artifact:
         if self.is_endpoint:
             return ()
         return EXPORTABLE if self.is_language_model else EXPORTABLE[:-1]
+
+    @property
+    def can_have(self) -> list[str]:
+        """Every variant that such a model can be scored with, exported or not."""
+        more = [OPENVINO_VARIANT] if self.is_language_model else []
+        return list(dict.fromkeys((*self.can_open, *self.can_export, *more)))
 
     @property
     def is_language_model(self) -> bool:
@@ -229,10 +242,19 @@ class Artifact:
         own = sorted((name, one.sha256) for name, one in self.manifest.files.items() if name not in exported)
         return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
+    def exported(self, variant: str) -> VariantRecord | None:
+        """What a variant is loaded from, if that was exported."""
+        return self.manifest.variants.get(exported_as(variant))
+
     def checks(self, variant: str) -> Checks | None:
         """What an exported variant answered when it was made; None where that was not written down."""
-        record = self.manifest.variants.get(variant)
-        return None if record is None or record.checks is None else read_checks(self.file(record.checks))
+        record = self.exported(variant)
+        if record is None or record.checks is None:
+            return None
+        checks = read_checks(self.file(record.checks))
+        if variant == OPENVINO_VARIANT:
+            return msgspec.structs.replace(checks, tolerance=COARSE_TOLERANCE)
+        return checks
 
     @cached_property
     def items(self) -> ItemTable:
@@ -264,8 +286,13 @@ class Artifact:
             return []
         if variant in TORCH_VARIANTS:
             return [WEIGHTS]
-        record = self.manifest.variants.get(variant)
+        record = self.exported(variant)
         return record.files if record else []
+
+
+def exported_as(variant: str) -> str:
+    """The exported variant that a variant is loaded from; most are their own."""
+    return "onnx-fp32" if variant == OPENVINO_VARIANT else variant
 
 
 def open_artifact(path: Path) -> Artifact:

@@ -10,6 +10,7 @@ import psutil
 
 from rbserve.core.artifact import (
     HALF_VARIANT,
+    OPENVINO_VARIANT,
     PROTOCOL_VARIANT,
     REFERENCE_VARIANT,
     TORCH_VARIANTS,
@@ -28,7 +29,9 @@ BYTES = {
     "onnx-fp32": 4.0,
     "onnx-int8": 1.125,
     "onnx-int4": 0.625,
+    OPENVINO_VARIANT: 8.0,
 }
+OPENVINO_COPIES = 2  # of the fp32 weights at the worst moment, while it loads them
 
 
 def parameters(weights: Path) -> int:
@@ -50,7 +53,8 @@ def needed(artifact: Artifact, variant: str) -> int:
     """Bytes that a variant's weights take in memory, to be made or there; activations and caches come on top."""
     files = [] if variant in TORCH_VARIANTS else artifact.variant_files(variant)
     if files or WEIGHTS not in artifact.manifest.files:
-        return sum(artifact.manifest.files[name].bytes for name in files)
+        size = sum(artifact.manifest.files[name].bytes for name in files)
+        return size * OPENVINO_COPIES if variant == OPENVINO_VARIANT else size
     return int(BYTES[variant] * parameters(artifact.path / WEIGHTS))
 
 
@@ -68,7 +72,7 @@ def require_memory(artifact: Artifact, variant: str) -> None:
     smaller = [
         f"{one} ({in_gib(needed(artifact, one))})"
         for one in BYTES
-        if one in (*artifact.can_open, *artifact.can_export) and shortage(artifact, one) is None
+        if one in artifact.can_have and shortage(artifact, one) is None
     ]
     raise RbserveError(
         f"{artifact.name} {variant} does not fit into memory: {reason}",

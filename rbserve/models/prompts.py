@@ -53,7 +53,8 @@ class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The answer is read at the token that `read_from_end` others follow. `shared`: no token of the prefix attends to the
     suffix, so that one prefix serves all candidates. `causal`: no token attends to a later one of its own part. The
     first `yes` answers of the model's head are the ways to say yes, the others those to say no. New tokens are
-    numbered from `vocabulary`.
+    numbered from `vocabulary`. `parted`: the answer is read of the means of prefix and suffix, which are told apart by
+    the place that is read: no token of the prefix attends to that one.
     """
 
     schema: int
@@ -67,6 +68,7 @@ class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     causal: bool
     yes: int
     vocabulary: int
+    parted: bool = False
 
 
 class Prompts:
@@ -259,8 +261,10 @@ def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int
         mask &= np.tri(total, dtype=bool)
     mask[:, :own] |= (part_of > 0)[:, None]
     mask |= not pieces.shared
-    mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
     read = (begins + lengths)[1:] - 1 - pieces.read_from_end if suffixes else np.array([total - 1])
+    if pieces.parted and suffixes:
+        mask[:own, read] = False
+    mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
     return Packed(np.concatenate(parts)[None], positions[None], mask[None], read[None])
 
 

@@ -24,6 +24,7 @@ from rbserve.exporters.language import write_graph
 from rbserve.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
 from rbserve.models.lm import ClickModel
 from rbserve.models.prompts import Prompts
+from rbserve.session import open_session
 from rbserve.train.language import NO, YES, load, pieces, single_tokens
 from rbserve.train.tensors import save_tensors
 
@@ -98,6 +99,6 @@ def test_a_slate(
             weights, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
             save_tensors(weights, model.state_dict())
             write_graph(model, model.language.config, weights, graph, {})
-            call = OnnxLanguageCall(graph, threads=1)
+            call = OnnxLanguageCall(open_session(graph, threads=1))
         found = benchmark(LanguageScorer(call, prompts).score, HISTORIES, CANDIDATES)
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)

@@ -14,6 +14,7 @@ from onnxruntime import InferenceSession
 from torch import nn
 
 from rbserve.core.metrics import auc
+from rbserve.exporters.graph import OPSET
 from rbserve.exporters.parity import expected_loss
 from rbserve.exporters.tokenwise import (
     LEVELS,
@@ -45,7 +46,7 @@ def computed(
         nodes, "products", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, x.shape[1]])],
         [helper.make_tensor_value_info(f"y{one}", TensorProto.FLOAT, None) for one in range(len(weights))],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()])  # fmt: skip
-    versions = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    versions = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=versions, ir_version=8)
     found = InferenceSession(model.SerializeToString()).run(None, {"x": x})
     return [np.asarray(one) for one in found], [node.op_type for node in nodes]
