@@ -225,7 +225,9 @@ def train(
 def export(
     model: Model,
     dataset: DatasetName = "ml-100k",
-    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, int8.")] = "fp32,int8",
+    precision: Annotated[
+        str, typer.Option(help="Comma-separated: fp32, int8; int4 of language models.")
+    ] = "fp32,int8",
     as_json: Json = False,
 ) -> None:
     """Write ONNX files and check that they score like the trained model.

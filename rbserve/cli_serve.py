@@ -9,6 +9,7 @@ import typer
 
 from rbserve.cli_options import DatasetName
 from rbserve.console import say
+from rbserve.core.artifact import OPENVINO_VARIANT
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.types import size_name
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rbserve.profilers.choice import Choice, Option
 
 DEFAULT_VARIANT = "onnx-fp32"
-PRECISIONS = ("auto", "fp32", "int8", "int4")
+PRECISIONS = ("auto", "fp32", "bf16", "int8", "int4")
 
 
 def serve(
@@ -33,11 +34,13 @@ def serve(
     ],
     dataset: DatasetName = "ml-100k",
     variant: Annotated[
-        str | None, typer.Option(help="onnx-fp32 (when left out), onnx-int8 or torch-fp32.")
+        str | None, typer.Option(help="onnx-fp32 (when left out), onnx-int8, openvino-bf16, torch-fp32 …")
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="auto: the fastest variant that holds the accuracy of fp32; or fp32, int8, int4."),
+        typer.Option(
+            help="auto: the fastest variant that holds the accuracy of fp32; or fp32, bf16, int8, int4."
+        ),
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Of --precision auto: AUC or nDCG@10 that may be lost; 0.002.")
@@ -122,6 +125,8 @@ def _wanted(variant: str | None, precision: str | None) -> str | None:
         raise UsageError("--variant and --precision both say what to serve", "give one or the other")
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
+    if precision == "bf16":
+        return OPENVINO_VARIANT
     return None if precision == "auto" else f"onnx-{precision}"
 
 

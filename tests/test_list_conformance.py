@@ -12,6 +12,7 @@ from small_backbone import make_backbone
 
 from rbserve.core.artifact import OPENVINO_VARIANT, Artifact
 from rbserve.core.dataset import Dataset, open_dataset
+from rbserve.core.errors import UsageError
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
@@ -79,7 +80,8 @@ def test_a_batch_ranks_like_its_users_one_by_one(ranked: Artifact, planted: Data
 def test_a_language_model_ranks_alike_in_bf16(ranked: Artifact, planted: Dataset) -> None:
     """In OpenVINO: of ten items seven, or, where free beams end in fewer, seven tenths of those."""
     if not ranked.is_language_model:
-        assert OPENVINO_VARIANT not in ranked.can_have
+        with pytest.raises(UsageError, match=f"unknown variant of {ranked.name}: openvino-bf16"):
+            open_ranker(ranked, OPENVINO_VARIANT)
         return
     histories = planted.seqrec("test").histories.take(np.arange(20))
     exact, coarse = (
