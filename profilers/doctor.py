@@ -24,7 +24,7 @@ State = Literal["ok", "noise", "missing", "unknown"]
 FEATURES = {
     "AVX-512": (("avx512f",), "fp32 products of 16 numbers instead of 8"),
     "VNNI": (("avx512_vnni", "avx_vnni"), "int8 products up to four times as fast as fp32, instead of twice"),
-    "BF16": (("avx512_bf16", "amx_bf16"), "torch-bf16 without emulation"),
+    "BF16": (("avx512_bf16", "amx_bf16"), "openvino-bf16, and torch-bf16 without emulation"),
     "AMX": (("amx_int8", "amx_bf16"), "int8 and bf16 products in tiles"),
 }
 ARM_FEATURES = {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rbserve.core.environment import processor
 from rbserve.core.errors import ArtifactError, UsageError
 
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 class Session(Protocol):
