@@ -3,6 +3,7 @@
    Text reaches the page as textContent only, never as markup. */
 
 const report = JSON.parse(document.getElementById("report").textContent);
+const LONGEST_LINE = 26;
 const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, v: wedge, P: plus };
 const PAD = { left: 66, top: 16, bottom: 46 };
 const PAPER_WIDTH = 700; // of a portrait page, so that print is as large as the text around it
@@ -382,28 +383,43 @@ function label(svg, frame, points, paper, value, range, lines) {
   });
   for (const [name, [x, y], kind, angle] of names) {
     const front = kind === "label front";
-    const note = text(0, 0, name.length > 26 ? `${name.slice(0, 25)}…` : name, { class: kind, "text-anchor": "middle" });
+    const note = shape("text", { class: kind, "text-anchor": "middle" });
+    const height = front ? 17 : 15;
+    note.append(...folded(name).map((words) => Object.assign(shape("tspan"), { textContent: words })));
     svg.append(note);
-    const size = [measure(svg, note) + 4, front ? 17 : 15];
+    const size = [measure(note) + 4, height * note.children.length];
     const spot = bestSpot(x, y, size, angle, solid, [...bars, ...lines], frame, front ? 200 : frame.narrow ? 50 : 150);
     if (!spot) {
       note.remove();
       continue;
     }
     solid.push(spot.box);
-    const [cx, cy] = [(spot.box.left + spot.box.right) / 2, (spot.box.top + spot.box.bottom) / 2];
+    const middle = (spot.box.left + spot.box.right) / 2;
     if (spot.distance > 18) svg.insertBefore(line(x, y, spot.tip[0], spot.tip[1], "leader"), svg.querySelector(".point"));
-    note.setAttribute("x", cx);
-    note.setAttribute("y", cy + 4);
+    [...note.children].forEach((words, place) => {
+      words.setAttribute("x", middle);
+      words.setAttribute("y", spot.box.top + height * (place + 0.5) + 4);
+    });
   }
 }
 
 /* An SVG outside the document has no text metrics: a canvas has. */
-function measure(svg, note) {
+function measure(note) {
   measure.canvas = measure.canvas || document.createElement("canvas").getContext("2d");
   const weight = note.getAttribute("class") === "label front" ? "700 13px" : "400 12px";
   measure.canvas.font = `${weight} ${getComputedStyle(document.body).fontFamily}`;
-  return measure.canvas.measureText(note.textContent).width;
+  return Math.max(...[...note.children].map((words) => measure.canvas.measureText(words.textContent).width));
+}
+
+/* A name on as many lines as it takes, broken behind spaces and hyphens, as in the figures. */
+function folded(name) {
+  const lines = [];
+  for (const word of name.match(/[^\s-]*[\s-]*/g).filter(Boolean)) {
+    const last = lines.at(-1);
+    if (last !== undefined && (last + word).trimEnd().length <= LONGEST_LINE) lines[lines.length - 1] = last + word;
+    else lines.push(word);
+  }
+  return lines.map((one) => one.trimEnd());
 }
 
 function bestSpot(x, y, [width, height], wish, solid, lines, frame, reach) {

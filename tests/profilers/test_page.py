@@ -17,6 +17,7 @@ from rbserve.profilers.report import render
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+TAUGHT = "gdcn-emb-from-text-smollm2-135m"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 pytestmark = needs_browser
@@ -26,6 +27,8 @@ pytestmark = needs_browser
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every kind of point: changed, of some users, of random weights, on two data sets, ranking."""
     changed = sampled("gdcn", {"onnx-fp32": 2.0}, skill=1.5, id="changed", config={"dim": 8})
+    elsewhere = {"dataset": "microlens", "dataset_fingerprint": "m"}
+    taught = sampled(TAUGHT, {"onnx-int8": 0.4}, skill=2.5, id="taught", **elsewhere)
     blind = sampled("dcn", {"onnx-fp32": 20.0}, group="D", item_form="text")
     none = [msgspec.structs.replace(one, accuracy={}) for one in blind.results]
     some = sampled("pnn", {"onnx-fp32": 5.0}, skill=0.8, users=20)
@@ -33,9 +36,10 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sampled("dnn", {"torch-fp32": 4.0, "onnx-fp32": 1.0, "onnx-int8": 0.5}),
         sampled("gdcn", {"onnx-fp32": 3.0}, skill=2.0),
         changed,
+        taught,
         msgspec.structs.replace(blind, results=none, random=True),
         msgspec.structs.replace(some, plan=msgspec.structs.replace(some.plan, test_users=20)),
-        sampled("dnn", {"onnx-fp32": 1.0}, dataset="microlens", dataset_fingerprint="m", id="other"),
+        sampled("dnn", {"onnx-fp32": 1.0}, id="other", **elsewhere),
         ranking("sasrec-3l", 0.05),
     ]
     return render(runs, tmp_path_factory.mktemp("reports") / "kinds") / "report.html"
@@ -145,6 +149,19 @@ def test_what_was_not_judged_like_the_others_looks_different_and_says_so(desktop
     assert "accuracy not measured" in own.locator(".point.unjudged").get_attribute("aria-label")
     names = own.locator(".chart .label").all_inner_texts()
     assert any("dim=8" in name for name in own.locator(".chart .label").all_text_contents()), names
+
+
+def test_a_long_name_is_whole_on_several_lines(desktop: Page) -> None:
+    own = part(desktop, "microlens · ctr")
+    (name,) = [one for one in own.locator(".chart .label").all() if "smollm2" in (one.text_content() or "")]
+    assert name.text_content() == TAUGHT
+    lines = name.locator("tspan").all_text_contents()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 26
+    first, second = (one.bounding_box() for one in name.locator("tspan").all())
+    assert first
+    assert second
+    assert first["y"] < second["y"]
 
 
 def test_the_keyboard_reaches_points_and_their_commands(desktop: Page) -> None:
