@@ -406,8 +406,8 @@ def _cost(parity: Parity) -> str:
 
 
 def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
-    """The artefact with those of the exported variants that it lacks."""
-    wanted = dict.fromkeys(variants)
+    """The artefact with what it lacks of the files that variants are loaded from."""
+    wanted = dict.fromkeys(map(exported_as, variants))
     missing = [one.removeprefix("onnx-") for one in wanted if one not in artifact.variants]
     return export(artifact, missing) if missing else artifact
 
@@ -520,7 +520,7 @@ def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
         return artifact
     if variant not in artifact.can_have:
         raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
-    return ensure_exported(artifact, [exported_as(variant)])
+    return ensure_exported(artifact, [variant])
 
 
 def measured(artifact: Artifact, variant: str) -> list[Measured]:
