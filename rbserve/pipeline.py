@@ -651,9 +651,8 @@ def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) 
     judged = "latency alone" if artifact.is_random else f"latency, and accuracy on {len(rows):,} test rows"
     say(f"choosing a variant of {artifact.name}: measuring {judged}, of {', '.join(variants)}")
     with progress_bar(f"choose {artifact.name}") as progress:
-        return auto.choose(
-            measure(artifact, data, plan, variants, progress), question, refused, measured=True
-        )
+        run = measure(artifact, data, plan, variants, progress)
+    return auto.choose(run, question, {**run.failed, **refused}, measured=True)
 
 
 @contextmanager

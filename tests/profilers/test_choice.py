@@ -270,3 +270,22 @@ def test_a_profile_that_answers_is_taken_and_the_answer_kept(
     kept.write_text("{}")
     assert chosen() == first
     assert "is not a choice" in capsys.readouterr().err
+
+
+def test_a_variant_that_dies_while_it_is_measured_is_refused_with_what_it_said(
+    trained: Artifact,
+    planted: Dataset,
+    measured: Measurement,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(planted.path, tmp_path / "data" / "planted")
+    lost = [one for one in measured.results if one.variant != "onnx-int8"]
+    run = msgspec.structs.replace(measured, results=lost, failed={"onnx-int8": "it ran out of memory"})
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    monkeypatch.setattr("rbserve.profilers.harness.profile", lambda *_: run)
+    slate = measured.results[0].slate
+    _, choice = pipeline.choose_variant(str(trained.path), "planted", slate=slate)
+    assert choice.measured
+    assert by_variant(choice)["onnx-int8"] == "it ran out of memory"
+    assert choice.chosen != "onnx-int8"
