@@ -117,11 +117,10 @@ def test_the_fp32_graph_scores_alike_in_bf16(artifact: Artifact, planted: Datase
     """In OpenVINO, whatever the architecture; a user who was read before is not read again."""
     assert OPENVINO_VARIANT in artifact.can_open
     exact, coarse = (open_scorer(artifact, one) for one in ("onnx-fp32", OPENVINO_VARIANT))
-    test = planted.ctr("test").take(np.arange(20))
+    test = planted.ctr("test").take(np.arange(8))
     scores = [score_rows(one, test.histories, test.candidates) for one in (exact, coarse)]
     np.testing.assert_allclose(scores[1], scores[0], atol=0.02, rtol=0)
     assert np.abs(scores[1] - scores[0]).max() > 0, "products are made in bf16"
-    check_a_slate_scores_like_its_candidates_one_by_one(coarse, planted, 0.02)
     check_empty_history_and_empty_slate_are_legal(coarse)
     assert isinstance(coarse, LanguageScorer)
     again, slate = coarse.remembering(1 << 20), np.arange(5, dtype=np.int32)
