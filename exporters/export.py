@@ -19,7 +19,7 @@ from rbserve.exporters.tokenwise import MOST_ERRORS, within
 PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_PRECISIONS = ("fp32", "int8")
 MOST_LOSS = 0.002
-TOLERANCES = {"fp32": 1e-3}  # as COARSE_TOLERANCE, which is that of the others
+TOLERANCES = {"fp32": 1e-3}  # of a variant's checks; of other precisions COARSE_TOLERANCE
 
 # Graphs in fp32, and how they are held against the reference.
 Writer = Callable[[Artifact, Path], list[Path]]

@@ -147,7 +147,8 @@ def runs_of(artifact: Artifact, runs: Path) -> list[Path]:
 
 def candidates(artifact: Artifact) -> list[str]:
     """The variants of an artefact that may be served: those it has, and its fp32 graph in bf16."""
-    return [*artifact.variants, *(one for one in artifact.can_open if one == OPENVINO_VARIANT)]
+    in_bf16 = [OPENVINO_VARIANT] if OPENVINO_VARIANT in artifact.can_open else []
+    return [*artifact.variants, *in_bf16]
 
 
 def absent(artifact: Artifact) -> dict[str, str]:

@@ -441,7 +441,7 @@ def profile(
         chosen = list(variants or artifact.variants)
     else:
         chosen, left_out = _to_measure(artifact, variants)
-        artifact = ensure_exported(artifact, [one for one in map(exported_as, chosen) if one in EXPORTABLE])
+        artifact = ensure_exported(artifact, [one for one in chosen if exported_as(one) in EXPORTABLE])
     data = ensure_dataset(artifact.manifest.dataset.name)
     settings = settings or {}
     plan = default_plan(artifact.manifest.task, settings.get("budget_s"))

@@ -321,10 +321,9 @@ def test_serve_with_workers_takes_up_new_versions_and_logs_requests(home: Path) 
     ) as server:
         assert server.stderr
         assert server.stdout
-        lines = iter(server.stderr.readline, "")
-        said = list(
-            islice((line for line in lines if not line.startswith("warning: ")), 3)
-        )  # of a single core
+        # On a single core it warns of that first.
+        lines = (line for line in iter(server.stderr.readline, "") if not line.startswith("warning: "))
+        said = list(islice(lines, 3))
         assert sorted(line[:13] for line in said[:2]) == ["worker 1 of 2", "worker 2 of 2"]
         url = said[2].split()[-1]
         with Client(url) as client:

@@ -20,6 +20,7 @@ from rbserve.core.artifact import (
 from rbserve.core.errors import RbserveError
 
 GIB = 1 << 30
+OPENVINO_COPIES = 2  # of the fp32 weights at the worst moment, while it loads them
 # Bytes of a weight, at most. In 4 bits there is a scale of 4 bytes for each 32, in 8 for as many or more; what is not
 # multiplied stays larger.
 BYTES = {
@@ -29,9 +30,8 @@ BYTES = {
     "onnx-fp32": 4.0,
     "onnx-int8": 1.125,
     "onnx-int4": 0.625,
-    OPENVINO_VARIANT: 8.0,
+    OPENVINO_VARIANT: 4.0 * OPENVINO_COPIES,
 }
-OPENVINO_COPIES = 2  # of the fp32 weights at the worst moment, while it loads them
 
 
 def parameters(weights: Path) -> int:
