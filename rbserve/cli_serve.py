@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -81,6 +81,13 @@ def serve(
     admin: Annotated[
         bool, typer.Option("--admin", help="POST /v1/admin/reload takes up new versions, as SIGHUP does.")
     ] = False,
+    unknown_history: Annotated[
+        Literal["refuse", "skip"],
+        typer.Option(
+            help="Ids in a history that the model does not know: refuse the request (422), or skip them and list "
+            "them in the answer. A request's own field unknown_history goes before (default refuse)."
+        ),
+    ] = "refuse",
     log: Annotated[
         str,
         typer.Option(help="errors; requests: a JSON line for each; items: with what was asked about, too."),
@@ -112,7 +119,8 @@ def serve(
         found = [(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
     opening = Opening(
         [Chosen(artifact.path, served, pipeline.measured) for artifact, served in found],
-        threads=threads, user_cache=user_cache * 1_000_000, limits=Limits(max_waiting=queue, deadline_ms=deadline),
+        threads=threads, user_cache=user_cache * 1_000_000,
+        limits=Limits(max_waiting=queue, deadline_ms=deadline, unknown_history=unknown_history),
     )  # fmt: skip
     run_server(opening, ServerOptions(host, port, workers, keys, admin, log))
 

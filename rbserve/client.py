@@ -3,6 +3,8 @@
     with Client("http://127.0.0.1:8000") as client:
         client.score(["50", "181"], ["172", "98"])      # [0.71, 0.55]
         client.recommend(["50", "181"], k=10)           # [("172", 3.1), ...]
+        client.recommend(["50", "?"], unknown_history="skip")
+        client.skipped                                  # ["?"]
 
 A client is for one thread. What the server refuses is a `ServerError`, with the server's own words.
 """
@@ -68,10 +70,12 @@ class _Score(msgspec.Struct, frozen=True):
 
 class _Scores(msgspec.Struct, frozen=True):
     scores: list[_Score]
+    skipped: list[str] = []
 
 
 class _Items(msgspec.Struct, frozen=True):
     items: list[_Item]
+    skipped: list[str] = []
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -97,6 +101,7 @@ class Client:
         self._base, self._headers = address.path.rstrip("/"), key_header(api_key)
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         assert address.hostname
+        self.skipped: list[str] = []  # ids of the last request's history that the model did not know
         self._connection = kind(address.hostname, address.port, timeout=timeout_s)
 
     def __enter__(self) -> Client:
@@ -112,22 +117,36 @@ class Client:
         self._connection.close()
 
     def score(
-        self, history: Sequence[str], candidates: Sequence[str | Mapping[str, str]], model: str | None = None
+        self,
+        history: Sequence[str],
+        candidates: Sequence[str | Mapping[str, str]],
+        model: str | None = None,
+        unknown_history: str | None = None,
     ) -> list[float]:
         """A score for each candidate, in their order; ids of items, of the history oldest first.
 
         A candidate that the data set does not have is {"text": …}, for models that read texts. `model` is needed
-        where the server has several that score.
+        where the server has several that score. `unknown_history`: "refuse" or "skip" ids that the model does not
+        know; `skipped` has those of the last answer.
         """
-        asked = {"history": list(history), "candidates": list(candidates), **_named(model)}
-        return [one.score for one in self._post(SCORE, asked, _Scores).scores]
+        asked = {"history": list(history), "candidates": list(candidates)}
+        answer = self._post(SCORE, asked | _given(model=model, unknown_history=unknown_history), _Scores)
+        self.skipped = answer.skipped
+        return [scored.score for scored in answer.scores]
 
     def recommend(
-        self, history: Sequence[str], k: int = 10, exclude_seen: bool = False, model: str | None = None
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        exclude_seen: bool = False,
+        model: str | None = None,
+        unknown_history: str | None = None,
     ) -> list[tuple[str, float]]:
-        """The k best items of the catalogue with their scores, best first; `model` as in `score`."""
-        asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen, **_named(model)}
-        return [(one.item, one.score) for one in self._post(RECOMMEND, asked, _Items).items]
+        """The k best items of the catalogue with their scores, best first; the options are those of `score`."""
+        asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen}
+        answer = self._post(RECOMMEND, asked | _given(model=model, unknown_history=unknown_history), _Items)
+        self.skipped = answer.skipped
+        return [(item.item, item.score) for item in answer.items]
 
     def models(self) -> list[ServedModel]:
         """What is served."""
@@ -227,8 +246,9 @@ def key_header(api_key: str | None = None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _named(model: str | None) -> dict[str, str]:
-    return {} if model is None else {"model": model}
+def _given(**fields: str | None) -> dict[str, str]:
+    """The fields of a request that are given."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def request_bytes(address: SplitResult, path: str, body: bytes, deadline_ms: float | None = None) -> bytes:

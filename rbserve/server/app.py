@@ -45,6 +45,7 @@ from rbserve.server.asking import (
     answer,
     check_length,
     encode,
+    history_rows,
     json_response,
     parse,
     quote,
@@ -237,12 +238,13 @@ class Handlers:
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
         names = [one if isinstance(one, str) else one.id for one in asked.candidates]
+        history, skipped = history_rows(service, asked.history, asked.unknown_history, self._limits)
 
         def reply(scores: Scores) -> ScoreResponse:
             scored = [*map(ScoredItem, names, scores.tolist())]
-            return ScoreResponse(service.model, service.variant, scored)
+            return ScoreResponse(service.model, service.variant, scored, skipped)
 
-        history, slate = rows(service, "history", asked.history), self._slate(service, asked.candidates)
+        slate = self._slate(service, asked.candidates)
         return _Prepared(asked, Question(service, history, slate), len(names), reply)
 
     def _slate(self, service: Service[Any, Any], candidates: Sequence[str | NewItem]) -> Slate:
@@ -276,12 +278,13 @@ class Handlers:
         if asked.k > self._limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {asked.k}, the limit is {self._limits.max_k}")
 
+        history, skipped = history_rows(service, asked.history, asked.unknown_history, self._limits)
+
         def reply(found: Ranked) -> RecommendResponse:
             named = zip(service.items.names(found.items), found.scores.tolist(), strict=True)
             best = [RecommendedItem(item, score) for item, score in named]
-            return RecommendResponse(service.model, service.variant, best)
+            return RecommendResponse(service.model, service.variant, best, skipped)
 
-        history = rows(service, "history", asked.history)
         return _Prepared(asked, Question(service, history, Top(asked.k, asked.exclude_seen)), asked.k, reply)
 
     async def _each(

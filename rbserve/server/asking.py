@@ -18,7 +18,7 @@ from starlette.responses import Response
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import Items
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
-from rbserve.server.schema import Limits
+from rbserve.server.schema import Limits, UnknownHistory
 from rbserve.server.service import ExpiredError, OverloadedError, Service
 
 NAMED_UNKNOWN_ITEMS = 5
@@ -129,8 +129,37 @@ def rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
             "unknown_items",
             f"{field} has items that data set {service.dataset.name} does not: {named}"
             + (f" and {more} more" if more > 0 else ""),
-            "leave out items that the model was not trained with",
+            'send "unknown_history": "skip", or leave them out'
+            if field == "history"
+            else "leave out items that the model does not know",
         ) from None
+
+
+class KnownHistory(NamedTuple):
+    """A history as rows int32[T] of the item table; the ids that were skipped, or UNSET where none may be."""
+
+    rows: Items
+    skipped: list[str] | msgspec.UnsetType
+
+
+def history_rows(
+    service: Service[Any, Any],
+    ids: Sequence[str],
+    unknown: UnknownHistory | msgspec.UnsetType,
+    limits: Limits,
+) -> KnownHistory:
+    """A history's rows; unknown ids are skipped, or refused with a RequestError.
+
+    `unknown` is the request's own choice; where it is UNSET the server's in `limits` holds.
+    """
+    if unknown is msgspec.UNSET:
+        unknown = limits.unknown_history
+    if unknown == "refuse":
+        return KnownHistory(rows(service, "history", ids), msgspec.UNSET)
+    index = service.items.index
+    known = [item for item in ids if item in index]
+    skipped = dict.fromkeys(item for item in ids if item not in index)
+    return KnownHistory(service.items.lookup(known), list(skipped))
 
 
 def quote(text: str) -> str:

@@ -13,6 +13,9 @@ A model that scores takes history BYTES[T] and candidates BYTES[N] and gives sco
 history BYTES[T] and k INT64[1] and gives items BYTES[K] and scores FP32[K]. Ids are strings. Tensors are JSON or, by
 the protocol's extension, binary: the JSON has Inference-Header-Content-Length bytes, the tensors follow.
 
+The request parameter unknown_history, "refuse" or "skip", says what becomes of ids in the history that the model does
+not know. With "skip" the answer's parameter skipped has them: a JSON list in a string, as parameters hold no lists.
+
 An error is {"error": "what, and what to do"}, as the protocol has it.
 """
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -29,12 +32,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbserve import __version__
+from rbserve.core.types import Items
 from rbserve.server.asking import (
     Question,
     RequestError,
     answer,
     check_length,
     encode,
+    history_rows,
     json_response,
     parse,
     quote,
@@ -42,8 +47,8 @@ from rbserve.server.asking import (
     rows,
 )
 from rbserve.server.models import Models
-from rbserve.server.schema import Limits
-from rbserve.server.service import Top
+from rbserve.server.schema import Limits, UnknownHistory
+from rbserve.server.service import Service, Top
 
 PREFIX = "/v2"
 VERSION = "1"
@@ -177,14 +182,18 @@ class Model:
         asked = parse(bytearray(head), _decoder, '{"inputs": [{"name": "history", "shape": [1], …}]}')
         wanted = self._wanted(asked)
         given = self._given(asked, tail)
-        found = await self._found(request, given)
-        return self._reply(asked, [(one, found[one.name]) for one in wanted])
+        service = self._models[self.name]
+        check_length("history", given["history"], self._limits.max_history)
+        history, skipped = history_rows(service, given["history"], _unknown_history(asked), self._limits)
+        found = await self._found(request, service, history, given)
+        parameters = {} if skipped is msgspec.UNSET else {"skipped": encode(skipped).decode()}
+        return self._reply(asked, [(one, found[one.name]) for one in wanted], parameters)
 
-    async def _found(self, request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    async def _found(
+        self, request: Request, service: Service[Any, Any], history: Items, given: dict[str, Any]
+    ) -> dict[str, Any]:
         """The outputs by name."""
-        service, limits = self._models[self.name], self._limits
-        check_length("history", given["history"], limits.max_history)
-        history = rows(service, "history", given["history"])
+        limits = self._limits
         if service.work.task == "ctr":
             check_length("candidates", given["candidates"], limits.max_candidates)
             if not given["candidates"]:
@@ -229,7 +238,9 @@ class Model:
             raise _invalid(f"{len(tail)} bytes follow the last binary input")
         return given
 
-    def _reply(self, asked: InferRequest, found: Sequence[tuple[WantedOutput, Any]]) -> Response:
+    def _reply(
+        self, asked: InferRequest, found: Sequence[tuple[WantedOutput, Any]], parameters: dict[str, str]
+    ) -> Response:
         kinds = {one.name: one.datatype for one in self.outputs}
         binary_unless_said = bool(asked.parameters.get("binary_data_output", False))
         outputs, blobs = [], []
@@ -252,6 +263,8 @@ class Model:
         }
         if asked.id is not msgspec.UNSET:
             reply["id"] = asked.id
+        if parameters:
+            reply["parameters"] = parameters
         head = encode(reply)
         if not blobs:
             return Response(head, media_type="application/json")
@@ -287,6 +300,14 @@ class Repository:
         """The statistics of every model."""
         del request
         return json_response({"model_stats": [one.statistics() for one in self._routes]})
+
+
+def _unknown_history(asked: InferRequest) -> UnknownHistory | msgspec.UnsetType:
+    """What a request says of ids that the model does not know."""
+    wanted: UnknownHistory | msgspec.UnsetType = asked.parameters.get("unknown_history", msgspec.UNSET)
+    if wanted is not msgspec.UNSET and wanted not in get_args(UnknownHistory):
+        raise _invalid(f"parameter unknown_history is {quote(str(wanted))}: it takes refuse or skip")
+    return wanted
 
 
 def _configured(tensor: Tensor) -> dict[str, Any]:

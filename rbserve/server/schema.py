@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -18,13 +18,17 @@ from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS, PATHS, RELOAD
 
 REF = "#/components/schemas/{name}"
 
+UnknownHistory = Literal["refuse", "skip"]
+"""What becomes of a history's ids that the model's item table does not have."""
+
 
 @dataclass(frozen=True)
 class Limits:
     """How much one request may ask for: items of history, candidates, items to recommend, users of a list,
     characters of a new item's text, and bytes of body.
 
-    And how many requests may wait for the model, and for how many milliseconds one that names no deadline.
+    And how many requests may wait for the model, and for how many milliseconds one that names no deadline; and what
+    becomes of unknown ids in the history of a request that does not say.
     """
 
     max_history: int = 1_000
@@ -35,6 +39,7 @@ class Limits:
     max_body_bytes: int = 1 << 20
     max_waiting: int = 64
     deadline_ms: float | None = None
+    unknown_history: UnknownHistory = "refuse"
 
 
 History = Annotated[
@@ -46,6 +51,17 @@ History = Annotated[
 Which = Annotated[
     str | UnsetType,
     Meta(description="Which of the server's models; may be left out where one alone does this."),
+]
+Unknown = Annotated[
+    UnknownHistory | UnsetType,
+    Meta(
+        description="Ids of the history that the model does not know: refuse the request (422), or skip them. "
+        "Left out, the server's --unknown-history decides."
+    ),
+]
+Skipped = Annotated[
+    list[str] | UnsetType,
+    Meta(description="With unknown_history skip: the ids of the history that the model does not know."),
 ]
 
 
@@ -68,6 +84,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ]
     model: Which = UNSET
+    unknown_history: Unknown = UNSET
 
 
 class ScoredItem(msgspec.Struct, frozen=True):
@@ -83,6 +100,7 @@ class ScoreResponse(msgspec.Struct, frozen=True):
     model: str
     variant: str
     scores: list[ScoredItem]
+    skipped: Skipped = UNSET
 
 
 class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +110,7 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     k: Annotated[int, Meta(ge=1, description="How many items to recommend.")] = 10
     exclude_seen: Annotated[bool, Meta(description="Leave out the items of the history.")] = False
     model: Which = UNSET
+    unknown_history: Unknown = UNSET
 
 
 class RecommendedItem(msgspec.Struct, frozen=True):
@@ -109,6 +128,7 @@ class RecommendResponse(msgspec.Struct, frozen=True):
     model: str
     variant: str
     items: list[RecommendedItem]
+    skipped: Skipped = UNSET
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
