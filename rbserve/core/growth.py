@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.intervals import hierarchical_draws, percentile_interval
+from rbserve.core.intervals import percentile_interval, process_draws
 
 RESAMPLES = 1000
 LENGTHS = 3  # as many different lengths, and a factor of 2 between the ends, make a slope
@@ -45,13 +45,11 @@ class Growth(msgspec.Struct, frozen=True):
 def between(smaller: Runs, larger: Runs, sizes: tuple[int, int]) -> Growth:
     """Growth of the median time from one size to another, each with its runs by process.
 
-    The two are resampled apart: what they share (a slow process) widens the interval, if anything.
+    The two are redrawn apart: what they share (a slow process) widens the interval, if anything.
     """
     span = np.log(sizes[1] / sizes[0])
     medians = [np.median(np.concatenate(runs)) for runs in (smaller, larger)]
-    redrawn = [
-        hierarchical_draws(runs, "median", RESAMPLES, seed) for seed, runs in enumerate((smaller, larger))
-    ]
+    redrawn = [process_draws(runs, "median", RESAMPLES, seed) for seed, runs in enumerate((smaller, larger))]
     return Growth(
         exponent=float(np.log(medians[1] / medians[0]) / span),
         ci95=percentile_interval(np.log(redrawn[1] / redrawn[0]) / span),

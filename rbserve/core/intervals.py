@@ -3,8 +3,9 @@
 Every interval is one over the unit that was drawn independently: processes for a time, users for an accuracy.
 Taking single runs or single rows for independent makes it too narrow.
 
-- Of processes there are five or ten: Student's t over their logarithms (`process_interval`). A bootstrap of so
-  few is too narrow; of a single process it is all there is (`hierarchical_interval`).
+- Of processes there are five or ten: Student's t over their logarithms (`process_interval`, and `process_draws` for
+  what an interval cannot answer, such as which of two is faster). A bootstrap of so few is too narrow; of a single
+  process it is all there is (`hierarchical_interval`).
 - Of users there are hundreds: a percentile bootstrap (Efron & Tibshirani, 1993, chapter 13). The same seed draws
   the same users for every model and metric; work is cut into blocks, so that memory hardly grows with `resamples`.
 
@@ -14,7 +15,7 @@ The same arguments and seed give the same interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,11 @@ STATISTICS = ("mean", "median")
 """The mean, the median, or a fraction q: the nearest-rank percentile, as `certified_percentile` takes it."""
 Interval = tuple[float, float]
 
+_SUMMARY: dict[Statistic, Callable[[NDArray[np.float64]], np.float64]] = {
+    "mean": np.mean,
+    "median": np.median,
+}
+_LARGEST_LOG = 300.0  # of a drawn time: t of two processes has draws beyond what a float holds
 _BLOCK = 2**19  # values held at once: 4 MB of float64 a temporary, about the size of a cache
 
 # ---- Run times ----
@@ -50,15 +56,40 @@ def process_interval(
     runs = _checked_runs(samples, statistic)
     if len(runs) == 1:
         return hierarchical_interval(runs, statistic, confidence)
+    middle, error = _log_spread(runs, statistic)
+    half = student_t(len(runs) - 1, confidence) * error
+    pooled = float(_SUMMARY[statistic](np.concatenate(runs)))
+    return min(math.exp(middle - half), pooled), max(math.exp(middle + half), pooled)
+
+
+def process_draws(
+    samples: Sequence[NDArray[Any]],
+    statistic: Literal["mean", "median"],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Draws [R] of the statistic, in the samples' unit, whose quantiles are the ends of `process_interval`.
+
+    Of two or more processes: the mean of their logarithms plus its standard error times draws of Student's t, so that
+    two processes are as unsure here as there. Of one process: its runs, resampled.
+    """
+    _check_bootstrap(0.95, resamples)
+    runs = _checked_runs(samples, statistic)
+    if len(runs) == 1:
+        return hierarchical_draws(runs, statistic, resamples, seed)
+    middle, error = _log_spread(runs, statistic)
+    logs = middle + error * np.random.default_rng(seed).standard_t(len(runs) - 1, resamples)
+    return np.exp(np.clip(logs, -_LARGEST_LOG, _LARGEST_LOG))
+
+
+def _log_spread(runs: Sequence[NDArray[np.float64]], statistic: Statistic) -> tuple[float, float]:
+    """Mean of the logarithms of the statistic of two or more processes, and its standard error."""
     if statistic not in STATISTICS:
         raise ValueError(f"statistic must be one of {STATISTICS}, got {statistic!r}")
-    of = np.mean if statistic == "mean" else np.median
     if min(process.min() for process in runs) <= 0:
         raise ValueError("run times must be positive")
-    logs = np.log([of(process) for process in runs])
-    half = student_t(len(runs) - 1, confidence) * float(logs.std(ddof=1)) / math.sqrt(len(runs))
-    middle, pooled = float(logs.mean()), float(of(np.concatenate(runs)))
-    return min(math.exp(middle - half), pooled), max(math.exp(middle + half), pooled)
+    logs = np.log([_SUMMARY[statistic](process) for process in runs])
+    return float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(runs))
 
 
 def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:

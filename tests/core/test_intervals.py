@@ -233,6 +233,24 @@ def test_the_interval_over_processes_holds_the_printed_figure_even_with_one_proc
     assert in_microseconds == pytest.approx((1000 * low, 1000 * high))
 
 
+@pytest.mark.parametrize("processes", [2, 5, 10])
+@pytest.mark.parametrize("statistic", CENTRES)
+def test_draws_over_processes_have_the_interval_over_processes(
+    statistic: Literal["mean", "median"], processes: int
+) -> None:
+    samples = process_times(np.random.default_rng(4), processes, runs=21, between=5, within=2)
+    for confidence in (0.5, 0.8, 0.95):
+        expected = np.log(intervals.process_interval(samples, statistic, confidence))
+        draws = np.log(intervals.process_draws(samples, statistic, 100_000, seed=1))
+        assert intervals.percentile_interval(draws, confidence) == pytest.approx(expected, rel=0.01)
+
+
+def test_draws_of_two_processes_far_apart_are_finite() -> None:
+    draws = intervals.process_draws([np.full(3, 1e-3), np.full(3, 1e3)], "median", 20_000)
+    assert np.isfinite(draws).all()
+    assert (draws > 0).all()
+
+
 def test_a_percentile_has_no_interval_over_processes() -> None:
     with pytest.raises(ValueError, match=r"0\.9"):
         intervals.process_interval([np.ones(3), np.ones(3)], 0.9)  # type: ignore[arg-type]
@@ -242,6 +260,7 @@ def test_of_one_process_the_runs_are_resampled_and_of_two_the_interval_is_wide()
     first, second = process_times(np.random.default_rng(5), processes=2, runs=50, between=5, within=2)
     alone = intervals.process_interval([first], "median")
     assert alone == intervals.hierarchical_interval([first], "median")
+    assert intervals.percentile_interval(intervals.process_draws([first], "median")) == alone
     low, high = intervals.process_interval([first, second], "median")
     assert high - low > 4 * (alone[1] - alone[0])
 
