@@ -2,8 +2,8 @@
 
 A draw redraws the units that were drawn independently: test users for an accuracy, by bootstrap (Efron & Tibshirani,
 1993, chapter 13); processes for a mean or median time, by Student's t, the spread that the interval beside it has
-(`intervals.process_draws`). Models judged on the same rows are redrawn with the same users, so that a difference between
-two is as sure as these users make it; times are independent of one another.
+(`intervals.process_draws`). Models judged on the same rows are redrawn with the same users, so that a difference
+between two is as sure as these users make it; times are independent of one another.
 With a single process the spread between processes is unseen, and every probability here is too sure of itself.
 """
 

@@ -40,9 +40,22 @@ SEQREC_METRICS: dict[str, Direction] = {
     f"{name}@{k}": "higher" for name in ("ndcg", "recall", "mrr") for k in CUTS
 }
 METRICS = CTR_METRICS | SEQREC_METRICS
+RANKED_AMONG = {"ctr": "user's candidates", "seqrec": "catalogue"}  # what a task's ranking metrics rank
+_TITLES = {"ndcg": "nDCG", "recall": "recall", "logloss": "logloss", "gauc_unweighted": "GAUC (unweighted)",
+           "illegal_share": "illegal paths"}  # fmt: skip
 
 EPS = 1e-7  # log-loss clips to [EPS, 1 - EPS]: about the smallest for which 1 - EPS is not 1 in float32
 _SOFTMAX_SLACK = 1e-6  # a float32 softmax may leave [0, 1] by a rounding error; a logit leaves it by far more
+
+
+def metric_title(metric: str, task: str) -> str:
+    """How people read a metric's key: "AUC", and "nDCG@10 (catalogue)" or, of task ctr, "nDCG@10 (user's candidates)".
+
+    A ranking of a user's few labelled candidates and one of the whole catalogue share a key and are not the same figure.
+    """
+    name, at, k = metric.partition("@")
+    title = _TITLES.get(name, name.upper()) + at + k
+    return f"{title} ({RANKED_AMONG[task]})" if name in ("ndcg", "recall", "mrr") else title
 
 
 def ctr_metrics(labels: ArrayLike, scores: ArrayLike, users: ArrayLike) -> dict[str, float]:
