@@ -51,7 +51,7 @@ _SOFTMAX_SLACK = 1e-6  # a float32 softmax may leave [0, 1] by a rounding error;
 def metric_title(metric: str, task: str) -> str:
     """How people read a metric's key: "AUC", and "nDCG@10 (catalogue)" or, of task ctr, "nDCG@10 (user's candidates)".
 
-    A ranking of a user's few labelled candidates and one of the whole catalogue share a key and are not the same figure.
+    A ranking of a user's few labelled candidates and one of the whole catalogue share a key, not a meaning.
     """
     name, at, k = metric.partition("@")
     title = _TITLES.get(name, name.upper()) + at + k

@@ -521,3 +521,17 @@ def test_a_cut_below_one_is_an_error() -> None:
     for call in calls:
         with pytest.raises(ValueError, match="k must be at least 1"):
             call()
+
+
+def test_a_ranking_of_a_users_candidates_and_one_of_the_catalogue_never_share_a_title() -> None:
+    shared = metrics.CTR_METRICS.keys() & metrics.SEQREC_METRICS.keys()
+    assert shared == {"ndcg@10", "recall@10"}
+    for metric in shared:
+        assert metrics.metric_title(metric, "ctr") != metrics.metric_title(metric, "seqrec")
+    assert metrics.metric_title("ndcg@10", "seqrec") == "nDCG@10 (catalogue)"
+    assert metrics.metric_title("ndcg@10", "ctr") == "nDCG@10 (user's candidates)"
+    assert [metrics.metric_title(name, "ctr") for name in ("auc", "gauc", "logloss")] == [
+        "AUC",
+        "GAUC",
+        "logloss",
+    ]
