@@ -42,6 +42,7 @@ from rbserve.core.provenance import command_line, git_state
 from rbserve.core.types import Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.budget import PILOT_RUNS, Pace, check_budget, schedule
+from rbserve.profilers.commands import option_of
 from rbserve.profilers.requests import draw
 from rbserve.profilers.worker import Job, Report
 from rbserve.runtime import artifact_prompts
@@ -125,6 +126,8 @@ def profile(
         model_digest=artifact.model_digest,
         distilled=manifest.training.distilled,
         failed=processes.failed,
+        artifact=option_of(artifact),
+        settings=manifest.training.settings,
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

@@ -12,6 +12,7 @@ from rbserve.core.measurement import Measurement, Result, by_scope
 from rbserve.core.types import ModelSpec
 from rbserve.models.zoo import BACKBONES, find_model
 from rbserve.profilers.changes import changed, knows_config, options_text
+from rbserve.profilers.commands import command
 from rbserve.profilers.paper import (
     PAPER_COLUMNS,
     TABLES,
@@ -21,7 +22,7 @@ from rbserve.profilers.paper import (
     paper_cautions,
     printed_rows,
 )
-from rbserve.profilers.pareto import REFERENCE, Interval, command
+from rbserve.profilers.pareto import REFERENCE, Interval
 
 JUDGED = (REFERENCE, "onnx-fp32")  # whose accuracy a cell shows, else the first variant's that has one
 LATENCY_ONLY = "latency only (random weights); "

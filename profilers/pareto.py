@@ -10,8 +10,6 @@ How sure that is, is the share of resamples in which a point is on it (`uncertai
 from __future__ import annotations
 
 import math
-import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -19,10 +17,11 @@ import msgspec
 import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.measurement import WARM, Accuracy, Measurement, Plan, Result, by_scope
+from rbserve.core.measurement import WARM, Accuracy, Measurement, Result, by_scope
 from rbserve.core.metrics import METRICS, Direction
 from rbserve.core.types import size_name
-from rbserve.profilers.changes import all_changes, changed, display_name, options_text
+from rbserve.profilers.changes import changed, display_name
+from rbserve.profilers.commands import command
 from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
 from rbserve.profilers.students import Lesson, Seen, lesson
 from rbserve.profilers.uncertainty import (
@@ -410,54 +409,6 @@ def _source(measurement: Measurement) -> Source:
         random=measurement.random,
         left_out=measurement.left_out | measurement.failed,
     )
-
-
-def command(measurement: Measurement) -> str:
-    """What measures a run again; of a changed config or a student, what trains it too."""
-    plan, dataset = measurement.plan, shlex.quote(measurement.dataset)
-    model = shlex.quote(model_option(measurement))
-    train = _training_command(measurement, dataset, model)
-    slates = ",".join(str(slate) for slate in plan.slates)
-    return (
-        f"{train}rbserve profile --model {model} --dataset {dataset} --slates {slates} "
-        f"--threads {plan.threads} {_amount(plan)} --scope {'forward' if plan.scope == WARM else plan.scope}"
-        + (" --warm" if plan.warm or plan.scope == WARM else "")
-        + (" --exclude-seen" if plan.exclude_seen else "")
-        + (f" --test-users {plan.test_users}" if plan.test_users else "")
-        + (" --weights random" if measurement.random else "")
-    )
-
-
-def _training_command(measurement: Measurement, dataset: str, model: str) -> str:
-    """What makes the model, where profiling would not: one that is changed or was taught."""
-    taught, name = measurement.distilled, shlex.quote(measurement.model)
-    verb = f"train --model {name}"
-    if taught:
-        verb = f"distill --teacher {shlex.quote(taught.teacher)} --student {taught.student}"
-    elif not changed(measurement):
-        return ""
-    options = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changed(measurement).items()]
-    if taught:
-        options += [f"--teacher-variant {taught.variant}"]
-        options += [f"--{key} {value}" for key, value in taught.changed.items()]
-    out = [f"--out {model}"] if all_changes(measurement) else []
-    return " ".join(["rbserve", verb, "--dataset", dataset, *options, *out, "&& "])
-
-
-def _amount(plan: Plan) -> str:
-    """The options that say how much is measured."""
-    if plan.budget_s is not None:
-        return f"--budget {plan.budget_s:g}"
-    return f"--processes {plan.processes} --runs {plan.runs}"
-
-
-def model_option(measurement: Measurement) -> str:
-    """What --model takes: the row, or of a changed config a directory named after the change."""
-    changes = all_changes(measurement)
-    if not changes:
-        return measurement.model
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", options_text(changes)).strip("-")
-    return f"artifacts/{measurement.dataset}/{measurement.model}-{slug}"
 
 
 def _notes(group: list[Measurement], groups: list[list[Measurement]], shared: Measurement) -> Iterator[str]:

@@ -21,8 +21,9 @@ from rbserve.core.intervals import Statistic, certified_percentile, runs_needed
 from rbserve.core.measurement import Measurement, Result, by_scope, comparability_key
 from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS
 from rbserve.profilers.changes import display_name
+from rbserve.profilers.commands import serve_command, training_command, why_absent
 from rbserve.profilers.paper import TASK_METRIC
-from rbserve.profilers.pareto import aside, comparable, difference, model_option, shared_rows
+from rbserve.profilers.pareto import aside, comparable, difference, shared_rows
 from rbserve.profilers.uncertainty import Draws, Evidence, Interval, interval_of, run_times
 
 UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -70,7 +71,11 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One variant of one model, and why it is refused; null if it is not."""
+    """One variant of one model, and why it is refused; null if it is not.
+
+    `serve` is the command that serves it, null where the artefact is not where the run says; `absent` says why, and
+    what makes it anew.
+    """
 
     model: str
     variant: str
@@ -81,7 +86,8 @@ class Candidate(msgspec.Struct, frozen=True):
     checks: list[Check]
     probability: float | None
     refused: str | None
-    serve: str
+    serve: str | None
+    absent: str | None = None
 
     @property
     def label(self) -> str:
@@ -339,9 +345,18 @@ def _candidate(
         checks=checks,
         probability=probability,
         refused=_refusal(run, accuracy, metric, checks, probability, confidence, apart),
-        serve=f"rbserve serve --model {shlex.quote(model_option(run))} --dataset {shlex.quote(run.dataset)} "
-        f"--variant {result.variant}" + (f" --threads {run.plan.threads}" if run.plan.threads > 1 else ""),
+        serve=serve_command(run, result.variant),
+        absent=_absence(run),
     )
+
+
+def _absence(run: Measurement) -> str | None:
+    """Why the measured artefact cannot be served from here, and what makes it anew; None where it can."""
+    reason = why_absent(run)
+    if reason is None:
+        return None
+    making = training_command(run)
+    return f"{reason}; {making} makes it" if making else reason
 
 
 def _check(objective: Objective, times: Sequence[Draws], bootstrap: float) -> Check:

@@ -64,7 +64,7 @@ def _show(answer: Recommendation) -> None:
         print(
             f"serve {pick.label}: {_accuracy(pick, answer.metric)}; {_meeting(pick)}, "
             f"of {first.n:,} calls in {first.processes} process{'es' * (first.processes > 1)}"
-            f"\n  {pick.serve}"
+            f"\n  {pick.serve or f'cannot be served from here: {pick.absent}'}"
         )
     if answer.meets:
         print(f"\nmeets {', '.join(answer.objectives)} {_where(answer)}:")
@@ -90,6 +90,8 @@ def _remarks(answer: Recommendation) -> list[str]:
             f"{answer.faster.label} is {times:.1f} times as fast, and these users do not tell its "
             f"{answer.metric.upper()} ({answer.faster.accuracy:.4f}) from the pick's"
         )
+    if answer.pick and answer.pick.serve and answer.pick.absent:
+        lines.append(answer.pick.absent)
     lines += [f"{name}: {reason}" for name, reason in answer.elsewhere.items()]
     return lines + answer.notes
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -35,48 +35,14 @@ from torch import Tensor, nn
 
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.files import replacing
+from rbserve.core.settings import Settings as Settings
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.tensors import save_tensors
 
 Rows = NDArray[np.int64]
-Precision = Literal["fp32", "bf16"]
-Schedule = Literal["constant", "cosine"]
 EXTRA_COPIES = 4  # of the trained weights: gradient, two moments, the best so far
 WARM_UP = 0.02  # of a cosine schedule's updates
 WINDOW = 50  # batches whose rows are sorted by length together
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is fitted; the paper's values for CTR models (section 4.3).
-
-    `precision` bf16 multiplies matrices in 16 bits (autocast) and keeps weights, their updates and sums in 32.
-    `epoch_rows` ends an epoch, and with it the wait for a validation, after so many rows, drawn anew each
-    time; 0 is all.
-    `schedule` cosine lets the learning rate rise to `lr` and then fall to 0 at the end of the last of the `epochs`.
-    """
-
-    batch: int = 5_000
-    micro_batch: int = 5_000
-    lr: float = 1e-3
-    epochs: int = 50
-    patience: int = 5
-    seed: int = 2024
-    precision: Precision = "fp32"
-    schedule: Schedule = "constant"
-    epoch_rows: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "micro_batch", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.epoch_rows < 0:
-            raise UsageError(f"epoch_rows must be at least 0, not {self.epoch_rows}")
-        if not self.lr > 0:
-            raise UsageError(f"lr must be above 0, not {self.lr}")
-        for name, known in (("precision", Precision), ("schedule", Schedule)):
-            if getattr(self, name) not in get_args(known):
-                raise UsageError(f"unknown {name}: {getattr(self, name)}", " or ".join(get_args(known)))
 
 
 class Task(Protocol):

@@ -199,7 +199,8 @@ class Measurement(msgspec.Struct, frozen=True):
     measured why. `command` is the command line, `git` the state of the working directory where that is a repository,
     `seconds` what the whole profile took, `config` and `model_digest` the artefact's; empty in files from before they
     were kept. `failed` are the variants whose process died, and how. `distilled` says whose scores a student learnt
-    from.
+    from. `artifact` is what `--model` takes to find the artefact again, its row or its path as it was given; `settings`
+    are those of its training (`core.settings.Settings`).
     """
 
     schema: int
@@ -231,6 +232,8 @@ class Measurement(msgspec.Struct, frozen=True):
     model_digest: str = ""
     distilled: Distillation | None = None
     failed: dict[str, str] = {}
+    artifact: str = ""
+    settings: dict[str, Any] = {}
 
 
 def summarise(measurement: Measurement) -> list[Result]:

@@ -16,7 +16,8 @@ from rbserve.core.measurement import Measurement
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.profilers.changes import display_name
-from rbserve.profilers.pareto import Point, command, sections
+from rbserve.profilers.commands import command
+from rbserve.profilers.pareto import Point, sections
 from rbserve.profilers.report import collect, render
 from rbserve.profilers.students import paper_claim
 
