@@ -107,13 +107,14 @@ def prepare(
         source = sources.find_source(name)
         path = dataset_path(plain_name(called or name, "--name"))
         words = read_vocabulary(vocabulary) if vocabulary else None
+        read = Reading(**(reading or {}))
         with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
             dataset = sources.prepare(
                 name,
                 path,
                 raw,
-                sources.protocol_of(source, protocol),
-                reading=Reading(**(reading or {})),
+                sources.protocol_of(source, protocol, read),
+                reading=read,
                 texts=Texts(vocabulary=words, **(texts or {})),
                 memory=memory or sources.MEMORY,
                 progress=progress,

@@ -435,7 +435,7 @@ def test_times_are_numbers_or_dates(times: tuple[str, ...], order: str, tmp_path
 def test_without_a_time_rows_stand_in_time_order_and_a_column_without_times_is_named(tmp_path: Path) -> None:
     _tables(tmp_path, "user_id,item_id,when\nu,c,soon\nu,a,later\nu,b,\n")
     assert [item for _, item, _ in load("csv", tmp_path).events] == ["c", "a", "b"]
-    with pytest.raises(DataError, match=r'column "when" of .*interactions\.csv holds no time') as error:
+    with pytest.raises(DataError, match=r"column 'when' of .*interactions\.csv holds no time") as error:
         load("csv", tmp_path, time="when")
     assert "2024" in (error.value.hint or "")
 
@@ -478,25 +478,13 @@ def test_line_ends_of_two_kinds_among_quoted_fields_are_named(tmp_path: Path) ->
 
 
 def test_tabs_are_noticed_and_columns_may_have_any_name(tmp_path: Path) -> None:
-    raw.put(tmp_path, "clicks.tsv", 'wer\twas "genau"\twann\twann\nu\ta, b\t2\t9\nv\tc\t1\t9\n')
+    raw.put(tmp_path, "clicks.tsv", 'wer\twas "genau"\twann\tWann\nu\ta, b\t2\t9\nv\tc\t1\t9\n')
     raw.put(tmp_path, "goods.txt.gz", "sku\tname\na, b\tA\nc\tC\n")
     names = {"user": "wer", "item": 'was "genau', "time": "wann", "item_key": "sku", "text": "name"}
     files = {"interactions": tmp_path / "clicks.tsv", "items": tmp_path / "goods.txt.gz"}
     loaded = load("csv", Path("nowhere"), **files, **names)
     assert loaded.events == [("u", "a, b", 1), ("v", "c", 1)]
     assert loaded.times == [2, 1]
-
-
-@pytest.mark.parametrize(
-    "header", [",user_id,item_id", "x,user_id,item_id", "user_id,user_id,item_id", "USER_ID,user_id,item_id"]
-)
-@pytest.mark.parametrize("quote", ["", '"'])
-def test_columns_without_a_name_or_alike_are_no_obstacle(header: str, quote: str, tmp_path: Path) -> None:
-    first = header.split(",").index("user_id")
-    row = ["0", "0", f"{quote}a{quote}"]
-    row[first] = "u"
-    loaded = load("csv", _tables(tmp_path, f"{header}\n{','.join(row)}\n"))
-    assert loaded.events == [("u", "a", 1)]
 
 
 def _parquet(folder: Path, **columns: Any) -> Path:

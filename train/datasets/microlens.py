@@ -53,15 +53,16 @@ def _add_pairs(path: Path, work: Workspace) -> None:
             f"{path} has {len(columns)} columns in its first line, not user, item and timestamp",
             "MicroLens offers it in two forms; the other is MicroLens-50k_pairs.tsv",
         )
-    header = None if columns[2].strip().lower() == "timestamp" else ("user", "item", "timestamp")
-    user, item, time = columns if header is None else header
+    roles = ("user", "item", "time")
+    named = columns[2].strip().lower() == "timestamp"
+    wanted = dict(zip(roles, (name.strip() for name in columns), strict=True)) if named else roles
     work.add_events(
-        work.delimited(path, (user, item, time), header=header),
+        work.delimited(path, wanted, header=None if named else roles),
         path,
-        user=f'"{user}"',
-        item=f'"{item}"',
+        user='"user"',
+        item="item",
         label="1",
-        time=whole_number(f'"{time}"'),
+        time=whole_number('"time"'),
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 
 from rbserve.core.errors import DataError
+from rbserve.train.datasets.columns import column_places
 from rbserve.train.tally import Tally
 
 LONGEST_LINE = 1 << 24  # bytes, its end among them; also the longest field, in characters
@@ -283,13 +284,9 @@ def _quoted_rows(path: Path, source: Iterable[str], delimiter: str) -> Iterator[
 def _picker(
     path: Path, columns: Sequence[str], names: list[str], delimiter: str
 ) -> Callable[[list[str]], tuple[str, ...]]:
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise DataError(
-            f"{path} lacks the column {missing[0]!r}; its header has: {', '.join(names)[:200]}",
-            f"columns are separated by {delimiter!r} and named as they are in the file",
-        )
-    places = [names.index(name) for name in columns]
+    hint = f"columns are separated by {delimiter!r} and named as they are in the file"
+    by_name = column_places(path, columns, names, hint)
+    places = [by_name[name] for name in columns]
     if len(places) > 1:
         return operator.itemgetter(*places)
     return lambda row: tuple([row[place] for place in places])

@@ -52,7 +52,7 @@ class Source:
 
     `load` puts a folder's files into a workspace; `defaults` are the protocol's values where the source's
     differ; `needs` is what the user must bring, empty when `fetch` gets it; `paper` its column in Table 2. A source
-    without files has `make` instead of `load`.
+    without files has `make` instead of `load`. `own`: the user's own tables, whose columns `Reading` names.
     """
 
     about: str
@@ -62,6 +62,7 @@ class Source:
     fetch: Callable[[], Path] | None = None
     make: Callable[[Tally], tuple[Interactions, ItemTable]] | None = None
     paper: str | None = None
+    own: bool = False
 
 
 NEITHER = "rating that is neither liked nor disliked"

@@ -50,17 +50,28 @@ def find_source(name: str) -> Source:
     return SOURCES[name]
 
 
-def protocol_of(source: Source, chosen: Mapping[str, Any] | None = None) -> Protocol:
+def protocol_of(
+    source: Source, chosen: Mapping[str, Any] | None = None, reading: Reading = READING
+) -> Protocol:
     """The protocol of a source with the chosen values in place of its own.
 
-    Random negatives need held-out likes to stand beside; where none are held out, two are, as in the paper.
+    A user's own tables without label and rating hold likes alone: two random negatives a user are drawn. Random
+    negatives need held-out likes to stand beside; where none are held out, two are, as in the paper.
     """
     values = {**source.defaults, **(chosen or {})}
+    likes_alone = source.own and not reading.label and not reading.rating
+    if likes_alone and "negatives" not in values:
+        values["negatives"] = 2
+    if likes_alone and not values["negatives"]:
+        raise UsageError(
+            "--negatives native takes the users' own dislikes: without --label and --rating every row is a like",
+            "name the column with --label or --rating, or draw random negatives: --negatives 2",
+        )
     if values.get("negatives") and not values.get("held_out"):
         if "held_out" in (chosen or {}):
             raise UsageError(
                 "random negatives need held-out likes",
-                "--held-out 2, or --negatives native with --held-out 0",
+                "--held-out 2" if likes_alone else "--held-out 2, or --negatives native with --held-out 0",
             )
         values["held_out"] = 2
     return Protocol(**values)
@@ -84,7 +95,7 @@ def prepare(
     DuckDB keeps to `memory` bytes and puts what is more into `temporary` (beside the data set by default).
     """
     source = find_source(name)
-    protocol = protocol or protocol_of(source)
+    protocol = protocol or protocol_of(source, reading=reading)
     tally = Tally()
     written = {"texts": texts, "catalogue": catalogue, "progress": progress}
     if source.make is not None:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.train.datasets.columns import column_places
 from rbserve.train.datasets.reading import csv_records, items, lines, locate
 from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
-from rbserve.train.datasets.workspace import BATCH, Workspace, identifier
+from rbserve.train.datasets.workspace import BATCH, Workspace
 from rbserve.train.tally import Tally
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -37,9 +38,9 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
         delimiter = reading.delimiter or _delimiter(catalogue)
         records = csv_records(catalogue, key, work.tally, delimiter)  # type: ignore[assignment]
     work.add_items(items(records, work.tally))
-    columns = [
-        one for one in (reading.user, reading.item, reading.time, reading.label, reading.rating) if one
-    ]
+    roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
+             "rating": reading.rating}  # fmt: skip
+    columns = {role: column for role, column in roles.items() if column is not None}
     if interactions.suffix == ".parquet":
         relation = work.parquet(interactions, columns)
     else:
@@ -50,35 +51,29 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
         relation, time = in_file_order(relation), "position"
     else:
         relation = work.table("interactions", relation, interactions)
-        time = _time(work, relation, identifier(reading.time), interactions)
+        time = _time(work, relation, reading.time, interactions)
     label = "1"
     if reading.label:
-        label = LABEL.format(identifier(reading.label))
+        label = LABEL.format('"label"')
     elif reading.rating:
-        label = rating_label(identifier(reading.rating), reading)
+        label = rating_label("rating", reading)
     work.add_events(
-        relation,
-        interactions,
-        user=identifier(reading.user),
-        item=identifier(reading.item),
-        label=label,
-        time=time,
-        neither=NEITHER,
+        relation, interactions, user='"user"', item="item", label=label, time=time, neither=NEITHER
     )
 
 
 def _time(work: Workspace, relation: str, column: str, path: Path) -> str:
     """SQL for the time: whole numbers, numbers, or dates and timestamps, whichever most rows are."""
     kinds = {
-        f"try_cast({column} as bigint)": "whole numbers",
-        f"try_cast(try_cast({column} as double) * 1000000 as bigint)": "numbers",
-        f"epoch_us(try_cast({column} as timestamptz))": "dates",
+        'try_cast("time" as bigint)': "whole numbers",
+        'try_cast(try_cast("time" as double) * 1000000 as bigint)': "numbers",
+        'epoch_us(try_cast("time" as timestamptz))': "dates",
     }
     counts = work.count_values(relation, list(kinds))
     best = max(counts, key=lambda kind: counts[kind])  # of equals the first
     if not counts[best]:
         raise DataError(
-            f"the column {column} of {path} holds no time", "numbers, or dates such as 2024-05-01 12:30:00"
+            f"the column {column!r} of {path} holds no time", "numbers, or dates such as 2024-05-01 12:30:00"
         )
     return best
 
@@ -86,13 +81,7 @@ def _time(work: Workspace, relation: str, column: str, path: Path) -> str:
 def _parquet_records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str | None, str | None]]:
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            for name in columns:
-                if name not in names:
-                    raise DataError(
-                        f"{path} lacks the column {name!r}; it has: {', '.join(names)[:200]}",
-                        "--items-id and --text name its columns",
-                    )
+            column_places(path, columns, file.schema_arrow.names, "--items-id and --text name its columns")
             for batch in file.iter_batches(batch_size=BATCH, columns=list(dict.fromkeys(columns))):
                 texts = (batch[name].cast(pa.string()).to_pylist() for name in columns)
                 yield from zip(*texts, strict=True)
@@ -111,6 +100,7 @@ def _source(kind: str) -> Source:
         about=f"your own {kind}: an interactions and an items table, columns named by options",
         load=load,
         needs="--interactions and --items, or a folder (--raw) with interactions.* and items.*",
+        own=True,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import raw_file
+from rbserve.train.datasets.columns import Wanted, column_places
 from rbserve.train.sampling import Interactions
 from rbserve.train.splitting import PIECE
 from rbserve.train.tally import Tally
@@ -109,7 +110,7 @@ class Workspace:
     def delimited(
         self,
         path: Path,
-        wanted: Sequence[str],
+        wanted: Wanted,
         delimiter: str = ",",
         header: Sequence[str] | None = None,
         quoted: bool = False,
@@ -120,11 +121,11 @@ class Workspace:
         quoted, they may hold the delimiter and line ends, and DuckDB's CSV parser reads them.
         """
         names = raw_file.header(path, delimiter) if header is None else list(header)
-        _require(path, wanted, names)
+        places = column_places(path, wanted, names)
         if quoted and raw_file.has_quotes(path):
-            return self._parsed(path, names, wanted, delimiter)
+            return self._parsed(path, names, places, delimiter)
         columns = ", ".join(
-            f"trim(trim(f[{names.index(name) + 1}]), '\"') as {identifier(name)}" for name in wanted
+            f"trim(trim(f[{place + 1}]), '\"') as {identifier(role)}" for role, place in places.items()
         )
         fields = f"string_split(rtrim(line, chr(13)), {_literal(delimiter)})"
         return (
@@ -132,15 +133,17 @@ class Workspace:
             f"from (select {fields} as f from ({self._lines(path, header is None)}))"
         )
 
-    def parquet(self, path: Path, wanted: Sequence[str]) -> str:
+    def parquet(self, path: Path, wanted: Wanted) -> str:
         """The rows of a Parquet file as SQL: a relation of `ok` and the wanted columns, as text."""
         try:
             names = pq.read_schema(path).names
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
-        _require(path, wanted, names)
-        columns = ", ".join(f"{identifier(name)}::varchar as {identifier(name)}" for name in wanted)
-        table = f"read_parquet({_literal(path)}, hive_partitioning=false)"
+        places = column_places(path, wanted, names)
+        columns = ", ".join(f"c{place}::varchar as {identifier(role)}" for role, place in places.items())
+        # Columns by place: DuckDB takes names that differ in case alone for one.
+        numbered = ", ".join(f"c{place}" for place in range(len(names)))
+        table = f"read_parquet({_literal(path)}, hive_partitioning=false) as file({numbered})"
         limit = f" limit {self.max_rows}" if self.max_rows else ""
         return f"select true as ok, {columns} from {table}{limit}"
 
@@ -258,10 +261,10 @@ class Workspace:
             "store_rejects=true) where line is not null"
         )
 
-    def _parsed(self, path: Path, names: Sequence[str], wanted: Sequence[str], delimiter: str) -> str:
+    def _parsed(self, path: Path, names: Sequence[str], places: Mapping[str, int], delimiter: str) -> str:
         # Columns by place: a header may name two alike, or one not at all, as pandas does with its index.
         types = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(names)))
-        columns = ", ".join(f"trim(c{names.index(name)}) as {identifier(name)}" for name in wanted)
+        columns = ", ".join(f"trim(c{place}) as {identifier(role)}" for role, place in places.items())
         return (
             f"select true as ok, {columns} from read_csv({self._stored(path, True)}, auto_detect=false, "
             f"delim={_literal(delimiter)}, quote='\"', escape='\"', header=true, columns={{{types}}}, "
@@ -361,15 +364,6 @@ class Workspace:
 
     def _one(self, sql: str) -> Any:
         return self._rows(sql)[0]
-
-
-def _require(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        raise DataError(
-            f"{path} lacks the column {missing[0]!r}; it has: {', '.join(names)[:200]}",
-            "check the file, its delimiter and the column options",
-        )
 
 
 def _split_at_last_user(events: Interactions) -> tuple[Interactions, Interactions]:

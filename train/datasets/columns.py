@@ -1,0 +1,35 @@
+"""Which column of a file is which: names are exact, and a name that two columns have is refused.
+
+A file's own names never become names in SQL. The caller gives every wanted column a role ("user", "time"),
+and relations name their columns by roles alone, so a column called `ok`, `position` or `USER` meets nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rbserve.core.errors import DataError
+
+Wanted = Mapping[str, str] | Sequence[str]
+"""Role -> the file's column; a sequence where the roles are named as the columns are."""
+
+
+def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = "") -> dict[str, int]:
+    """Role -> the place of its column in the file, counted from 0.
+
+    Raises `DataError` for a column that the file does not have and for a name that several columns have.
+    """
+    roles = wanted if isinstance(wanted, Mapping) else {name: name for name in wanted}
+    for name in roles.values():
+        if name not in names:
+            raise DataError(
+                f"{path} lacks the column {name!r}; it has: {', '.join(names)[:200]}",
+                hint or "check the file, its delimiter and the column options; capital letters count",
+            )
+        if names.count(name) > 1:
+            raise DataError(
+                f"{path} has {names.count(name)} columns named {name!r}",
+                "rename all but one of them: which one is meant cannot be known",
+            )
+    return {role: names.index(name) for role, name in roles.items()}
