@@ -9,25 +9,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from rbserve.cli_bench import bench
 from rbserve.cli_check import check
-from rbserve.cli_data import Json, counts, datasets, prepare, words
+from rbserve.cli_data import Json, datasets, prepare
 from rbserve.cli_distill import distill
 from rbserve.cli_doctor import doctor
 from rbserve.cli_load import load, verify
 from rbserve.cli_options import (
+    DATASET,
+    MODEL,
+    SLATE,
+    VARIANT,
     Batch,
-    DatasetName,
+    DatasetNames,
     EpochRows,
     Epochs,
     LearningRate,
+    Many,
     MicroBatch,
     Model,
+    Models,
     Out,
     Patience,
     Precision,
@@ -35,8 +41,13 @@ from rbserve.cli_options import (
     Schedule,
     Seed,
     Set,
+    counts,
+    dataset_names,
     given,
+    model_names,
+    only,
     options,
+    words,
 )
 from rbserve.cli_recommend import recommend
 from rbserve.cli_serve import serve
@@ -74,7 +85,6 @@ Weights = Annotated[
         help="random: the model at its true size, nothing learnt or downloaded, for its latency alone."
     ),
 ]
-Many = Annotated[str | None, typer.Option("--models", help="Several: all, A, A,C or dnn,gdcn.")]
 
 
 def main() -> NoReturn:
@@ -100,7 +110,10 @@ def main() -> NoReturn:
 
 @app.command()
 def models(
-    group: Annotated[str | None, typer.Option(help="Only these groups or rows, such as A or A,C.")] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", *MODEL, help="Only these groups or rows, such as A or A,C."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List every model of the paper's Tables 3 to 5, and what each needs; below them the students that were distilled.
@@ -110,7 +123,7 @@ def models(
     from rbserve.models.zoo import MODELS, select_models
     from rbserve.pipeline import student_rows
 
-    chosen = select_models(group) if group else MODELS
+    chosen = select_models(",".join(group)) if group else MODELS
     rows: list[dict[str, object]] = [
         {
             "name": spec.name,
@@ -166,11 +179,9 @@ def backbones(as_json: Json = False) -> None:
 
 @app.command()
 def train(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A zoo row (see rbserve models).")
-    ] = None,
+    model: Models = None,
     many: Many = None,
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetNames = None,
     backbone: Annotated[
         str | None,
         typer.Option(
@@ -202,32 +213,37 @@ def train(
     """
     from rbserve import pipeline
 
-    if many and (out or resume or option or backbone or api_base):
-        raise UsageError(
-            "--models takes none of --out, --set, --backbone, --api-base, --resume",
-            "train the models one by one",
-        )
     settings = given(
         epochs=epochs, batch=batch, lr=lr, patience=patience, seed=seed, epoch_rows=epoch_rows,
         precision=precision, schedule=schedule, micro_batch=micro_batch,
     )  # fmt: skip
     changes = options(option)
 
-    def train_one(name: str) -> object:
+    chosen = _chosen(model, many, dataset, recipe=backbone is not None)
+    if (len(chosen.pairs) > 1 or many) and (out or resume or option or backbone or api_base):
+        raise UsageError(
+            "--models takes none of --out, --set, --backbone, --api-base, --resume",
+            "train the models one by one",
+        )
+
+    def train_one(name: str, data: str) -> object:
         drawn = weights == "random"
-        made = pipeline.train(name, dataset, settings, changes, out, resume, backbone, api_base, drawn)
+        made = pipeline.train(name, data, settings, changes, out, resume, backbone, api_base, drawn)
         return made.manifest
 
-    _for_each(model, many, train_one, as_json)
+    _for_each(chosen, train_one, as_json)
 
 
 @app.command()
 def export(
     model: Model,
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetNames = None,
     precision: Annotated[
-        str, typer.Option(help="Comma-separated: fp32, int8; int4 of language models.")
-    ] = "fp32,int8",
+        list[str] | None,
+        typer.Option(
+            "--precision", "--precisions", help="Comma-separated: fp32,int8 unasked; int4 of language models."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write ONNX files and check that they score like the trained model.
@@ -236,24 +252,27 @@ def export(
     """
     from rbserve import pipeline
 
-    artifact = pipeline.export(pipeline.ensure_artifact(model, dataset), words(precision))
-    if as_json:
-        print_json(artifact.manifest.variants)
+    precisions = words(precision) or ["fp32", "int8"]
+
+    def export_one(name: str, data: str) -> object:
+        return pipeline.export(pipeline.ensure_artifact(name, data), precisions).manifest.variants
+
+    _for_each(_chosen(model, None, dataset), export_one, as_json)
 
 
 @app.command()
 def profile(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A zoo row or an artefact's directory.")
-    ] = None,
+    model: Models = None,
     many: Many = None,
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetNames = None,
     variants: Annotated[
-        str | None, typer.Option(help="Comma-separated, such as torch-fp32,onnx-int8.")
+        list[str] | None, typer.Option(*VARIANT, help="Comma-separated, such as torch-fp32,onnx-int8.")
     ] = None,
     slates: Annotated[
-        str | None,
-        typer.Option(help="Candidates per call (1,100), or items to ask for where a model ranks all (10)."),
+        list[str] | None,
+        typer.Option(
+            *SLATE, help="Candidates per call (1,100), or items to ask for where a model ranks all (10)."
+        ),
     ] = None,
     scope: Annotated[
         str | None,
@@ -269,8 +288,9 @@ def profile(
         bool, typer.Option("--exclude-seen", help="Leave a history's own items out of its ranking.")
     ] = False,
     threads: Annotated[
-        str, typer.Option(help="Threads, each on a core of its own; 1,2 measures with one and with two.")
-    ] = "1",
+        list[str] | None,
+        typer.Option(help="Threads, each on a core of its own, 1; 1,2 measures with one and with two."),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -320,15 +340,15 @@ def profile(
         "cost": cost,
         "warm": warm,
     }
-    thread_counts = counts(threads, "threads", "1,2")
-    chosen = words(variants) if variants else None
+    thread_counts = counts(threads if threads is not None else "1", "threads", "1,2")
+    named = words(variants) or None
     lost: dict[str, str] = {}
 
-    def profile_one(name: str) -> object:
+    def profile_one(name: str, data: str) -> object:
         documents = []
         for count in thread_counts:
             plan = settings | {"threads": count}
-            measurement, path = pipeline.profile(name, dataset, plan, chosen, weights == "random")
+            measurement, path = pipeline.profile(name, data, plan, named, weights == "random")
             say(f"profiled {name} -> {path}")
             if not as_json:
                 _show_results(measurement)
@@ -336,7 +356,7 @@ def profile(
             lost.update({f"{name} {variant}": why for variant, why in measurement.failed.items()})
         return documents if len(thread_counts) > 1 else documents[0]
 
-    _for_each(model, many, profile_one, as_json)
+    _for_each(_chosen(model, many, dataset), profile_one, as_json)
     if lost:
         raise RbserveError(
             "; ".join(f"{variant}: {why}" for variant, why in lost.items()),
@@ -347,6 +367,9 @@ def profile(
 @app.command()
 def report(
     name: Annotated[str, typer.Option(help="Folder below reports/.")] = "latest",
+    dataset: Annotated[
+        list[str] | None, typer.Option(*DATASET, help="Only the runs on these data sets; all of them.")
+    ] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of run files; runs/ when left out.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -356,7 +379,7 @@ def report(
     """
     from rbserve import pipeline
 
-    folder = pipeline.report(name, runs)
+    folder = pipeline.report(name, runs, words(dataset))
     files = sorted(str(file) for file in folder.rglob("*") if file.is_file())
     if as_json:
         print_json({"folder": str(folder), "files": files})
@@ -364,35 +387,51 @@ def report(
     say(f"report -> {folder / 'report.html'}")
 
 
-def _for_each(model: str | None, many: str | None, work: Callable[[str], object], as_json: bool) -> None:
-    """Works on the one model, or on each of many, and prints what comes back as JSON if asked to.
+class _Chosen(NamedTuple):
+    """Models, each with a data set, and whether a command prints a list of documents for them."""
+
+    pairs: list[tuple[str, str]]
+    as_list: bool
+
+
+def _chosen(
+    model: list[str] | None, many: list[str] | None, dataset: list[str] | None, recipe: bool = False
+) -> _Chosen:
+    """What --model and --models name, on each of the data sets; `recipe`: --model is the name of one."""
+    given = [*(model or []), *(many or [])]
+    if not given:
+        raise UsageError("give --model", "--model gdcn")
+    names = [only(words(given), "--model")] if recipe else model_names(given)
+    pairs = [(name, data) for data in dataset_names(dataset) for name in names]
+    return _Chosen(pairs, many is not None or len(pairs) > 1)
+
+
+def _for_each(chosen: _Chosen, work: Callable[[str, str], object], as_json: bool) -> None:
+    """Works on each model, and prints what comes back as JSON if asked to.
 
     One of many that fails is reported and does not stop the rest; the command then fails at its end.
     """
-    from rbserve.models.zoo import select_models
-
-    if (model is None) == (many is None):
-        raise UsageError("give either --model or --models", "--model gdcn")
-    if model is not None:
-        document = work(model)
+    if not chosen.as_list:
+        document = work(*chosen.pairs[0])
         if as_json:
             print_json(document)
         return
-    names = [spec.name for spec in select_models(many or "")]
     documents: list[object] = []
     failed: list[str] = []
-    for name in names:
+    several = len({data for _, data in chosen.pairs}) > 1
+    for name, data in chosen.pairs:
+        title = f"{name} on {data}" if several else name
         try:
-            documents.append(work(name))
+            documents.append(work(name, data))
         except Interrupted:
             raise
         except RbserveError as error:
-            failed.append(name)
-            say(f"error: {name}: {error.message}")
+            failed.append(title)
+            say(f"error: {title}: {error.message}")
     if as_json:
         print_json(documents)
     if failed:
-        raise RbserveError(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}")
+        raise RbserveError(f"{len(failed)} of {len(chosen.pairs)} models failed: {', '.join(failed)}")
 
 
 def _show_results(measurement: Measurement) -> None:

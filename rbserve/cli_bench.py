@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rbserve.cli_data import Json, counts, words
+from rbserve.cli_data import Json
+from rbserve.cli_options import DATASET, MODEL, SLATE, VARIANT, counts, dataset_names, words
+from rbserve.cli_options import options as config_changes
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError
+from rbserve.core.names import plain_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,20 +33,22 @@ _plan = {"rich_help_panel": "Measuring"}
 
 
 def bench(
-    models: Annotated[str, typer.Option("--models", "-m", help="all, A, A-H, A,C or dnn,gdcn.")],
+    models: Annotated[list[str], typer.Option(*MODEL, help="all, A, A-H, A,C or dnn,gdcn.")],
     datasets: Annotated[
-        str, typer.Option("--datasets", "-d", help="Comma-separated, such as ml-100k,mind.")
-    ] = "ml-100k",
+        list[str] | None, typer.Option(*DATASET, help="Comma-separated, such as ml-100k,mind; ml-100k.")
+    ] = None,
     variants: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; torch-fp32,onnx-fp32,onnx-int8 where memory holds them."),
+        list[str] | None,
+        typer.Option(
+            *VARIANT, help="Comma-separated; torch-fp32,onnx-fp32,onnx-int8 where memory holds them."
+        ),
     ] = None,
     weights: Annotated[
         Literal["learnt", "random"],
         typer.Option(help="random: true sizes, nothing learnt, for latency alone."),
     ] = "learnt",
     out: Annotated[
-        str, typer.Option("--out", help="Name of the bench, below bench/; the same name continues.")
+        str, typer.Option("--out", "--name", help="Name of the bench, below bench/; the same name continues.")
     ] = "matrix",
     report: Annotated[str | None, typer.Option(help="Render reports/NAME at the end.")] = None,
     dry_run: Annotated[
@@ -62,10 +67,12 @@ def bench(
         Literal["machine", "core"], typer.Option(help="What a latency measurement has to itself.")
     ] = "machine",
     slates: Annotated[
-        str | None, typer.Option(help="Candidates a call of models that score; 1,100.", **_plan)
+        list[str] | None,
+        typer.Option(*SLATE, help="Candidates a call of models that score; 1,100.", **_plan),
     ] = None,
     top: Annotated[
-        str | None, typer.Option(help="Items to ask for of models that rank the catalogue; 10.", **_plan)
+        list[str] | None,
+        typer.Option(help="Items to ask for of models that rank the catalogue; 10.", **_plan),
     ] = None,
     scope: Annotated[str | None, typer.Option(help="forward, end_to_end or both.", **_plan)] = None,
     exclude_seen: Annotated[
@@ -84,6 +91,12 @@ def bench(
     test_users: Annotated[
         int, typer.Option(help="Accuracy of so many test users; 0: all.", min=0, **_plan)
     ] = 0,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a value of the config of every model.", **_training
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many epochs.", min=1, **_training)] = None,
     batch: Annotated[int | None, typer.Option(help="Rows an update.", min=1, **_training)] = None,
     patience: Annotated[
@@ -106,11 +119,13 @@ def bench(
 
     if scope is not None:
         check_scope(scope)
-    chosen, named = words(variants or ""), words(datasets)
+    chosen, named = words(variants), dataset_names(datasets)
     matrix.check_variants(chosen)
     matrix.check_datasets(named)
-    journal = Journal(pipeline.plain_name(out, "--out"))
-    rows, costly = matrix.without_endpoints(select_models(models), words(models))
+    journal = Journal(plain_name(out, "--out", "for example --out matrix"))
+    if report is not None:
+        pipeline.report_path(report)  # a name that it cannot have is refused now, not at the end
+    rows, costly = matrix.without_endpoints(select_models(",".join(models)), words(models))
     if costly:
         say(f"{', '.join(costly)}: asks an endpoint, which costs money; --models takes it by its name alone")
     given: dict[str, Any] = {"scope": scope, "processes": processes, "runs": runs, "seconds": seconds}
@@ -136,7 +151,9 @@ def bench(
     def training_of(spec: ModelSpec, dataset: str) -> dict[str, Any]:
         return training | special.training(spec, dataset)
 
-    nodes = matrix.nodes(rows, named, plan_of, chosen, training_of, weights == "random", quiet)
+    changed = config_changes(changes)
+    matrix.check_options(rows, changed)
+    nodes = matrix.nodes(rows, named, plan_of, chosen, training_of, weights == "random", quiet, changed)
     if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
         say(
             f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"

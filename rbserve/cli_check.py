@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbserve.cli_data import Json, counts, words
+from rbserve.cli_data import Json
+from rbserve.cli_options import METRIC, MODEL, SLATE, VARIANT, counts, words
 from rbserve.console import print_json, say
 from rbserve.core.errors import UsageError
 
@@ -30,20 +31,24 @@ def check(
         FilePath, typer.Option(help="A run file to hold head against, instead of --base.")
     ] = None,
     models: Annotated[
-        str | None,
-        typer.Option(help="Of folders: these models or groups, such as A or dnn,gdcn; else all of base."),
+        list[str] | None,
+        typer.Option(
+            *MODEL, help="Of folders: these models or groups, such as A or dnn,gdcn; else all of base."
+        ),
     ] = None,
     variants: Annotated[
-        str | None,
-        typer.Option("--variant", "--variants", help="Comma-separated; all that base has exported."),
+        list[str] | None,
+        typer.Option(*VARIANT, help="Comma-separated; all that base has exported."),
     ] = None,
     slates: Annotated[
-        str | None,
-        typer.Option(help="Candidates per call (1,100), or items to ask for where a model ranks all."),
+        list[str] | None,
+        typer.Option(
+            *SLATE, help="Candidates per call (1,100), or items to ask for where a model ranks all."
+        ),
     ] = None,
     scope: Annotated[str | None, typer.Option(help="forward, end_to_end or both; forward.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Only these of p50,peak_rss,file_size,accuracy.")
+        list[str] | None, typer.Option(*METRIC, help="Only these of p50,peak_rss,file_size,accuracy.")
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds; undecided is INCONCLUSIVE. 300.")] = None,
     config: Annotated[

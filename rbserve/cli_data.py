@@ -176,21 +176,3 @@ def _tab(delimiter: str | None) -> str | None:
     if len(meant) != 1:
         raise UsageError(f"--delimiter takes one character, not {delimiter!r}", "for example --delimiter ';'")
     return str(meant)
-
-
-def words(text: str) -> list[str]:
-    """The parts of a comma-separated option."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def counts(text: str, what: str = "slates", example: str = "1,100") -> list[int]:
-    """Comma-separated positive integers, sorted, each once."""
-    try:
-        numbers = sorted({int(word) for word in words(text)})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise UsageError(
-            f"{what} must be whole numbers, not {text or 'nothing'}", f"for example --{what} {example}"
-        )
-    return numbers

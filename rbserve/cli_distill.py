@@ -8,6 +8,7 @@ import typer
 
 from rbserve.cli_data import Json
 from rbserve.cli_options import (
+    DATASET,
     Batch,
     EpochRows,
     Epochs,
@@ -20,6 +21,7 @@ from rbserve.cli_options import (
     Schedule,
     Seed,
     Set,
+    dataset_name,
     given,
     options,
 )
@@ -33,8 +35,9 @@ def distill(
     ],
     student: Annotated[str, typer.Option(help="A row of groups A, B or C, such as gdcn-emb.")],
     dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="The data set that the teacher was made from.")
-    ] = "ml-100k",
+        list[str] | None,
+        typer.Option(*DATASET, help="The data set that the teacher was made from; ml-100k."),
+    ] = None,
     teacher_variant: Annotated[
         str | None, typer.Option(help="What scores: onnx-fp32 where it was exported, else torch-fp32.")
     ] = None,
@@ -73,7 +76,15 @@ def distill(
     )  # fmt: skip
     teaching = given(pairs=pairs, alpha=alpha, teacher_users=teacher_users)
     made = pipeline.distill(
-        teacher, student, dataset, settings, options(option), out, resume, teacher_variant, teaching
+        teacher,
+        student,
+        dataset_name(dataset),
+        settings,
+        options(option),
+        out,
+        resume,
+        teacher_variant,
+        teaching,
     )
     if as_json:
         print_json(made.manifest)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rbserve.cli_data import Json
-from rbserve.cli_options import DatasetName, Model
+from rbserve.cli_options import (
+    MODEL,
+    SLATE,
+    DatasetName,
+    Model,
+    dataset_name,
+    model_name,
+    only,
+    only_count,
+    words,
+)
 from rbserve.console import print_json
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import size_name
@@ -27,10 +37,10 @@ def load(
     duration: Annotated[float, typer.Option(help="Seconds that are counted.")] = 10.0,
     warm_up: Annotated[float, typer.Option(help="Seconds before them that are not.")] = 1.0,
     slate: Annotated[
-        int | None, typer.Option(help="Candidates a request, 100; or items asked for, 10.", min=1)
+        list[str] | None, typer.Option(*SLATE, help="Candidates a request, 100; or items asked for, 10.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Which of the server's models; its only one.")
+        list[str] | None, typer.Option(*MODEL, help="Which of the server's models; its only one.")
     ] = None,
     deadline: Annotated[
         float | None, typer.Option(help="Milliseconds after which an answer is no goodput.")
@@ -50,7 +60,8 @@ def load(
     from rbserve.profilers.load import LoadPlan
 
     plan = LoadPlan(rate, duration, warm_up, connections, timeout, deadline, seed)
-    found = pipeline.load(url, model, slate, plan)
+    served = None if model is None else only(words(model), "--model")
+    found = pipeline.load(url, served, only_count(slate, "--slate"), plan)
     if as_json:
         print_json(found)
     else:
@@ -64,9 +75,9 @@ def load(
 def verify(
     model: Model,
     url: Url,
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetName = None,
     slate: Annotated[
-        int | None, typer.Option(help="Candidates a request, 1; or items asked for, 10.", min=1)
+        list[str] | None, typer.Option(*SLATE, help="Candidates a request, 1; or items asked for, 10.")
     ] = None,
     overhead: Annotated[
         float | None, typer.Option(help="Milliseconds that HTTP may add to p50: 0.25.")
@@ -82,7 +93,8 @@ def verify(
     """
     from rbserve import pipeline
 
-    found = pipeline.verify(model, dataset, url, slate, overhead, rounds)
+    name, size = model_name(model), only_count(slate, "--slate")
+    found = pipeline.verify(name, dataset_name(dataset), url, size, overhead, rounds)
     if as_json:
         print_json(found)
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rbserve.cli_data import Json
+from rbserve.cli_options import DATASET, METRIC, SLATE, only, only_count, words
 from rbserve.console import print_json, say
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import size_name
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 def recommend(
     slo: Annotated[str, typer.Option(help="Limits of a call's time, such as 'p99<20ms' or 'p50<2ms,p99<20ms'.")],
     slate: Annotated[
-        int | None, typer.Option(help="Candidates per call, or items asked for where a model ranks all.", min=1)
+        list[str] | None,
+        typer.Option(*SLATE, help="Candidates per call, or items asked for where a model ranks all."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with runs.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What accuracy is: auc, gauc, ndcg@10, ….")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(*DATASET, help="A data set with runs.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(*METRIC, help="What accuracy is: auc, gauc, ndcg@10, ….")
+    ] = None,
     scope: Annotated[str | None, typer.Option(help="forward or end_to_end.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the runs with so many threads.", min=1)] = None,
     confidence: Annotated[float, typer.Option(help="Least probability of meeting the limits.")] = 0.95,
@@ -40,9 +44,9 @@ def recommend(
     answer = pipeline.recommend(
         slo,
         runs,
-        slate=slate,
-        dataset=dataset,
-        metric=metric,
+        slate=only_count(slate, "--slate"),
+        dataset=only(words(dataset), "--dataset") if dataset else None,
+        metric=only(words(metric), "--metric") if metric else None,
         scope=scope,
         threads=threads,
         confidence=confidence,

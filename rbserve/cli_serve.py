@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rbserve.cli_options import DatasetName
+from rbserve.cli_options import (
+    MODEL,
+    SLATE,
+    VARIANT,
+    DatasetName,
+    dataset_name,
+    model_names,
+    only,
+    only_count,
+    words,
+)
 from rbserve.console import say
 from rbserve.core.artifact import OPENVINO_VARIANT
 from rbserve.core.errors import UsageError, unknown_name
@@ -27,14 +37,14 @@ def serve(
     model: Annotated[
         list[str],
         typer.Option(
-            "--model",
-            "-m",
-            help="A zoo row (see rbserve models) or an artefact's directory; more than once: several models.",
+            *MODEL,
+            help="A zoo row (see rbserve models) or an artefact's directory; several: comma-separated or repeated.",
         ),
     ],
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetName = None,
     variant: Annotated[
-        str | None, typer.Option(help="onnx-fp32 (when left out), onnx-int8, openvino-bf16, torch-fp32 …")
+        list[str] | None,
+        typer.Option(*VARIANT, help="onnx-fp32 (the default), onnx-int8, openvino-bf16, torch-fp32 …"),
     ] = None,
     precision: Annotated[
         str | None,
@@ -46,10 +56,10 @@ def serve(
         float | None, typer.Option(help="Of --precision auto: AUC or nDCG@10 that may be lost; 0.002.")
     ] = None,
     slate: Annotated[
-        int | None,
+        list[str] | None,
         typer.Option(
+            *SLATE,
             help="Of --precision auto: candidates a call, 100, of a language model 20; or items asked for, 10.",
-            min=1,
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -110,13 +120,15 @@ def serve(
     if log not in LEVELS:
         raise unknown_name("log", log, LEVELS)
     keys = read_keys(api_keys)
-    wanted = _wanted(variant, precision)
+    wanted = _wanted(only(words(variant), "--variant") if variant else None, precision)
+    names, data = model_names(model), dataset_name(dataset)
+    size = only_count(slate, "--slate")
     if wanted is None:
-        found = [_chosen(one, dataset, slate, threads, tolerance) for one in model]
+        found = [_chosen(one, data, size, threads, tolerance) for one in names]
     elif tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
-        found = [(pipeline.open_for_serving(one, dataset, wanted), wanted) for one in model]
+        found = [(pipeline.open_for_serving(one, data, wanted), wanted) for one in names]
     opening = Opening(
         [Chosen(artifact.path, served, pipeline.measured) for artifact, served in found],
         threads=threads, user_cache=user_cache * 1_000_000,

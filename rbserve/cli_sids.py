@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rbserve.cli_data import Json
-from rbserve.cli_options import DatasetName
+from rbserve.cli_options import DatasetName, dataset_name
 from rbserve.console import print_json, say
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sids(
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetName = None,
     encoder: Annotated[str | None, typer.Option(help="What makes vectors of texts; minilm-l6.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean or last.")] = None,
     levels: Annotated[int | None, typer.Option(help="Codes of a path; 4.")] = None,
@@ -46,7 +46,9 @@ def sids(
 
     options = {"encoder": encoder, "pooling": pooling, "levels": levels, "codes": codes, "balance": balance}
     settings = {"seed": seed, "epochs": epochs, "batch": batch, "lr": lr}
-    made, data = pipeline.semantic_ids(dataset, _given(options), _given(settings), rebuild, resume)
+    made, data = pipeline.semantic_ids(
+        dataset_name(dataset), _given(options), _given(settings), rebuild, resume
+    )
     rows = neighbours(made, data, sample)
     if as_json:
         print_json({"path": str(made.path), "manifest": made.manifest, "sample": rows})

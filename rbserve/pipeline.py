@@ -30,6 +30,7 @@ from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_datase
 from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
 from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told, unknown_name
 from rbserve.core.files import home
+from rbserve.core.names import plain_name
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
 
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from rbserve.train.distill import Lesson
     from rbserve.train.loop import Settings
 
-DEFAULT_DATASET = "ml-100k"
 RANDOM = "-random"  # behind the name of a row whose weights were drawn
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 LESS_MEMORY = (
@@ -62,12 +62,12 @@ ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # 
 
 def dataset_path(name: str) -> Path:
     """Where a data set lives below the home directory."""
-    return home() / "data" / name
+    return home() / "data" / plain_name(name, "a data set")
 
 
 def artifact_path(model: str, dataset: str) -> Path:
     """Where a model trained on a data set lives below the home directory."""
-    return home() / "artifacts" / dataset / model
+    return home() / "artifacts" / plain_name(dataset, "a data set") / plain_name(model, "a model")
 
 
 def runs_path() -> Path:
@@ -105,7 +105,9 @@ def prepare(
         from rbserve.train.text import read_vocabulary
 
         source = sources.find_source(name)
-        path = dataset_path(plain_name(called or name, "--name"))
+        path = dataset_path(
+            name if called is None else plain_name(called, "--name", "for example --name shop")
+        )
         words = read_vocabulary(vocabulary) if vocabulary else None
         read = Reading(**(reading or {}))
         with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
@@ -132,13 +134,6 @@ def _unfinished(path: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         there = "the earlier data set is as it was" if path.is_dir() else "nothing was written"
         raise Interrupted(f"stopped; {there}") from None
-
-
-def plain_name(name: str, option: str) -> str:
-    """The name, where it is one directory below another; UsageError for what is a path."""
-    if not name or "/" in name or name.startswith("."):
-        raise UsageError(f"{option} takes a plain name, not {name!r}", f"for example {option} shop")
-    return name
 
 
 def describe_counts(dataset: Dataset) -> str:
@@ -483,12 +478,24 @@ def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
     )
 
 
-def report(name: str, runs: Path | None = None) -> Path:
-    """Renders the newest profile of every model into reports/<name>/."""
+def report_path(name: str) -> Path:
+    """Where a report is drawn."""
+    return home() / "reports" / plain_name(name, "a report", "for example --name mine")
+
+
+def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
+    """Renders the newest profile of every model into reports/<name>/, of these data sets or of all."""
     from rbserve.profilers.report import collect, render
 
+    folder = report_path(name)
+    measurements = collect(runs or runs_path())
+    known = {run.dataset for run in measurements}
+    for dataset in datasets:
+        if dataset not in known:
+            raise unknown_name("data set with runs", dataset, known)
+    chosen = [run for run in measurements if run.dataset in (datasets or known)]
     with _needs("report", "reporting"):
-        return render(collect(runs or runs_path()), home() / "reports" / name)
+        return render(chosen, folder)
 
 
 def check(pairs: Sequence[Pair], config: GateConfig, chosen: Mapping[str, Any]) -> Outcome:

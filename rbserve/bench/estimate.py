@@ -62,7 +62,11 @@ def _as_before(cell: Cell) -> tuple[float, str] | None:
     found: list[tuple[float, float, str]] = []
     for file in bench_path().glob(f"*/journal/{cell.id}.json"):
         kept = Journal(file.parent.parent.name).read(cell)
-        if kept and kept.status == "done" and kept.cell.training == cell.training:
+        if (
+            kept
+            and kept.status == "done"
+            and (kept.cell.training, kept.cell.options) == (cell.training, cell.options)
+        ):
             found.append((file.stat().st_mtime, kept.seconds, f"bench {file.parent.parent.name}"))
     if not found:
         return None

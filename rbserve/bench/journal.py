@@ -6,6 +6,7 @@ rename, and neither a killed bench nor two cells on two machines can lose or tea
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.measurement import Result
+from rbserve.models.configs import config_to_dict, with_options
+from rbserve.models.zoo import find_model
 
 SCHEMA = 1
 
@@ -94,14 +97,20 @@ def artifact_of(cell: Cell) -> Artifact:
 
 
 def trained_otherwise(cell: Cell) -> bool:
-    """Whether the cell's artefact is there, but of a training with other settings than the cell's."""
-    if cell.step != "build" or not cell.training:
+    """Whether the cell's artefact is there, but of a training with other settings or values than the cell's."""
+    if cell.step != "build" or not (cell.training or cell.options):
         return False
     try:
-        settings = artifact_of(cell).manifest.training.settings
+        manifest = artifact_of(cell).manifest
     except RbserveError:
         return False
-    return any(settings.get(name) != value for name, value in cell.training.items())
+    config = config_to_dict(with_options(find_model(cell.model).config, cell.options))
+    changed = json.loads(json.dumps({key: config[key] for key in cell.options}))
+    return any(
+        of.get(name) != value
+        for of, wanted in ((manifest.training.settings, cell.training), (manifest.config, changed))
+        for name, value in wanted.items()
+    )
 
 
 def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:

@@ -18,7 +18,7 @@ from rbserve.core.artifact import ENDPOINT_VARIANT, EXPORTABLE, OPENVINO_VARIANT
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
-from rbserve.models.configs import EndpointConfig
+from rbserve.models.configs import EndpointConfig, with_options
 from rbserve.profilers.harness import default_plan
 
 Step = Literal["prepare", "build", "profile"]
@@ -31,7 +31,8 @@ class Cell(msgspec.Struct, frozen=True):
     """One piece of work, in plain data: it can be sent anywhere that sees RBSERVE_HOME.
 
     No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `train.loop.Settings`
-    that differ from the model's own, `plan` is that of a latency cell, and `quiet` what it must have to itself.
+    that differ from the model's own, `options` those of its config as `--set` takes them, `plan` is that of a latency
+    cell, and `quiet` what it must have to itself.
     """
 
     step: Step
@@ -42,6 +43,7 @@ class Cell(msgspec.Struct, frozen=True):
     plan: Plan | None = None
     random: bool = False
     quiet: Quiet = "none"
+    options: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -75,10 +77,12 @@ def nodes(
     training_of: Callable[[ModelSpec, str], Mapping[str, Any]] = lambda *_: {},
     random: bool = False,
     quiet: Quiet = "machine",
+    options: Mapping[str, str] | None = None,
 ) -> list[Node]:
     """The cells of a matrix, each behind what it needs: one model's latency before the next one's training.
 
-    `plan_of` and `training_of` say how a row is measured and trained on a data set.
+    `plan_of` and `training_of` say how a row is measured and trained on a data set, `options` what is changed of the
+    config of every row.
     """
     made: list[Node] = []
     for dataset in datasets:
@@ -87,7 +91,9 @@ def nodes(
         first: dict[str, str] = {}
         for spec in models:
             training = dict(training_of(spec, dataset))
-            build = Cell("build", dataset, spec.name, [*variants], training, random=random)
+            build = Cell(
+                "build", dataset, spec.name, [*variants], training, random=random, options=dict(options or {})
+            )
             profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec, dataset), quiet=quiet)
             maker = first.setdefault(spec.item_form, build.id) if spec.item_form in MADE_ONCE else build.id
             donor = msgspec.structs.replace(build, model=spec.weights_of).id if spec.weights_of else build.id
@@ -107,6 +113,15 @@ def without_endpoints(models: Iterable[ModelSpec], named: Sequence[str]) -> tupl
     """The models, and the names of those left out: an endpoint costs money, and is asked where it is named alone."""
     costly = [one for one in models if isinstance(one.config, EndpointConfig) and one.name not in named]
     return [one for one in models if one not in costly], [one.name for one in costly]
+
+
+def check_options(models: Iterable[ModelSpec], options: Mapping[str, str]) -> None:
+    """Raises UsageError for a change of the config that one of the models does not take."""
+    for spec in models:
+        try:
+            with_options(spec.config, options)
+        except UsageError as error:
+            raise UsageError(f"{spec.name}: {error.message}", error.hint) from None
 
 
 def check_variants(variants: Iterable[str]) -> None:

@@ -70,7 +70,9 @@ def _trained(cell: Cell) -> Artifact:
         cut_off = checkpoint_path(path).is_file()
         if cut_off:
             say(f"the training of {path.name} goes on where it was cut off")
-        pipeline.train(cell.model, cell.dataset, cell.training, out=path, resume=cut_off, random=cell.random)
+        pipeline.train(
+            cell.model, cell.dataset, cell.training, cell.options, path, cut_off, random=cell.random
+        )
     return pipeline.ensure_artifact(cell.model, cell.dataset, cell.random)
 
 

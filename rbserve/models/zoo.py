@@ -355,6 +355,11 @@ def select_models(text: str) -> list[ModelSpec]:
     return [spec for spec in (*MODELS, *_OTHER_BACKBONES) if spec.name in chosen]
 
 
+def is_group(part: str) -> bool:
+    """Whether a part of a selection stands for groups: "all", "A" or "A-H"."""
+    return bool(_groups(part))
+
+
 def _names(part: str) -> list[str]:
     """The names of the rows one part of a selection stands for."""
     groups = _groups(part)
