@@ -37,14 +37,14 @@ ALLOWED = {
     "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
     "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "bench": BELOW_SPOKES | {"console", "pipeline", "bench", *SPOKES},
-    "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", *SPOKES},
-    "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
-    "cli_options": {"core", "__init__"},
+    "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", "cli_options", *SPOKES},
+    "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
+    "cli_options": {"core", "models", "pipeline", "__init__"},
     "cli_distill": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
     "cli_serve": BELOW_SPOKES | {"console", "pipeline", "cli_options", *SPOKES},
     "cli_load": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
-    "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", *SPOKES},
+    "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
     "cli": BELOW_SPOKES
     | {
         "console",
