@@ -23,7 +23,7 @@ from rbserve.core.dataset import Dataset
 from rbserve.core.environment import environment
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
-from rbserve.core.intervals import Interval
+from rbserve.core.intervals import FEWEST_USERS, Interval
 from rbserve.core.measurement import Measurement, Plan, Result, comparability_key, read_measurement
 from rbserve.core.metrics import auc, ndcg_at_k
 from rbserve.profilers.harness import default_plan, test_rows
@@ -34,7 +34,6 @@ from rbserve.session import without_bf16
 SCHEMA = 1
 TOLERANCE = 0.002  # of AUC or nDCG@10, as the warning of an export
 FP32 = (REFERENCE_VARIANT, "onnx-fp32")  # the reference is the first that can be measured
-FEWEST_USERS = 30  # fewer may agree by chance: their bootstrap is too sure of itself
 MANY_USERS = 10_000_000
 ROWS = 2000  # test rows of a run made for the purpose
 PROCESSES, RUNS, SECONDS = 3, 100, 2.0
@@ -63,7 +62,8 @@ class Question(msgspec.Struct, frozen=True):
 class Loss(msgspec.Struct, frozen=True):
     """Accuracy of the reference minus that of a variant on the same rows of so many users, with its 95% interval.
 
-    `same`: all scores (of a model that ranks, all ranks) are equal.
+    `same`: all scores (of a model that ranks, all ranks) are equal. Users whose next item is in neither list say
+    nothing: where the others are fewer than FEWEST_USERS, these are the `users`, and equal ranks are no proof.
     """
 
     change: float
@@ -276,7 +276,10 @@ def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidenc
     """What a variant loses against the reference; None where the rows do not define the metric."""
     before, after = _said(run)[reference], _said(run)[variant]
     users = len({*run.predictions.users})
-    if before == after:
+    if run.predictions.ranks:
+        ranked = sum(1 for ranks in zip(before, after, strict=True) if any(ranks))
+        users = users if ranked >= FEWEST_USERS else ranked
+    if before == after and (run.predictions.scores or users >= FEWEST_USERS):
         return Loss(0.0, (0.0, 0.0), users, same=True)
     base, head = (evidence.accuracy(run, one, metric) for one in (reference, variant))
     assert base is not None
@@ -300,7 +303,8 @@ def _refusal(run: Measurement, variant: str, loss: Loss | None, tolerance: float
     if loss.same:
         return None
     if loss.users < FEWEST_USERS:
-        return f"INCONCLUSIVE: {loss.users:,} test users are too few, {FEWEST_USERS} the fewest to judge by"
+        told = "test users" if run.predictions.scores else "test users whose next item it lists"
+        return f"INCONCLUSIVE: {loss.users:,} {told} are too few, {FEWEST_USERS} the fewest to judge by"
     low, high = loss.ci95
     if high <= tolerance:
         return None

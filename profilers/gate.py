@@ -9,6 +9,9 @@ hits both sides of a round, and the order turns around from round to round.
 The verdict. Two one-sided tests against the tolerance: REGRESSED when the lower bound lies above it, PASS when the
 upper bound does not, else INCONCLUSIVE, which asks for more rounds.
 
+What is exact. The size of a file, and the scores of the same rows where all are equal. A time never is: where processes
+show no spread at all, their spread is not 0 but unknown, and so is the change.
+
 The errors. `alpha` is the chance that a suite with no change beyond tolerance is called REGRESSED, over all models,
 metrics and looks. Half is for what is measured once (accuracies), half for what more rounds change. That half is spent
 in proportion to the rounds (a linear spending function; the sum over looks bounds the error whatever their
@@ -30,7 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rbserve.core.environment import Environment
-from rbserve.core.intervals import auc_draws
+from rbserve.core.intervals import FEWEST_USERS, auc_draws
 from rbserve.core.metrics import auc, gains_at_k
 from rbserve.profilers.gate_config import GateConfig
 
@@ -76,7 +79,7 @@ def suite_verdict(verdicts: Sequence[Verdict]) -> Verdict:
 class Estimate:
     """A change (above 0: worse), its standard error, and the degrees of freedom of Student's t.
 
-    An error of 0 is a change known exactly; an infinite one, a change that cannot be judged.
+    An error of 0 is a change known exactly (`exact`, equal scores); an infinite one, a change that cannot be judged.
     """
 
     change: float
@@ -113,7 +116,10 @@ UNKNOWN = Estimate(math.nan, math.inf)
 
 
 def paired(base: ArrayLike, head: ArrayLike) -> Estimate:
-    """Log ratio of head to base over rounds [R]: trimmed mean and Yuen's error, unknown of fewer than FIRST_LOOK."""
+    """Log ratio of head to base over rounds [R]: trimmed mean and Yuen's error.
+
+    The error is unknown (infinite) of fewer than FIRST_LOOK rounds, and where no spread is seen.
+    """
     changes = np.sort(np.log(np.asarray(head, np.float64)) - np.log(np.asarray(base, np.float64)))
     rounds = len(changes)
     if rounds < FIRST_LOOK:
@@ -122,23 +128,36 @@ def paired(base: ArrayLike, head: ArrayLike) -> Estimate:
     kept = rounds - 2 * cut
     winsorised = np.clip(changes, changes[cut], changes[rounds - 1 - cut])
     error = winsorised.std(ddof=1) * math.sqrt(rounds - 1) / math.sqrt(kept * (kept - 1))
-    return Estimate(float(changes[cut : rounds - cut].mean()), float(error), kept - 1)
+    return Estimate(float(changes[cut : rounds - cut].mean()), _seen(float(error)), kept - 1)
 
 
 def unpaired(base: ArrayLike, head: ArrayLike) -> Estimate:
-    """Log ratio of head [Q] to base [P], processes that did not run in turn (Welch, 1947)."""
+    """Log ratio of head [Q] to base [P], processes that did not run in turn (`welch`).
+
+    The error is unknown (infinite) where a side has fewer than FEWEST_PROCESSES.
+    """
+    estimate = welch(base, head)
+    few = min(np.size(base), np.size(head)) < FEWEST_PROCESSES
+    return Estimate(estimate.change, math.inf) if few else estimate
+
+
+def welch(base: ArrayLike, head: ArrayLike) -> Estimate:
+    """Log ratio of head [Q] to base [P], each side with its own spread (Welch, 1947); infinite error without one."""
     logs = [np.log(np.asarray(side, np.float64)) for side in (base, head)]
     if not all(len(side) for side in logs):
         return UNKNOWN
     change = float(logs[1].mean() - logs[0].mean())
-    if min(len(side) for side in logs) < FEWEST_PROCESSES:
+    shares = [float(side.var(ddof=1)) / len(side) if len(side) > 1 else 0.0 for side in logs]
+    if min(shares) == 0:
         return Estimate(change, math.inf)
-    shares = [float(side.var(ddof=1)) / len(side) for side in logs]
     variance = sum(shares)
-    if variance == 0:
-        return Estimate(change, 0.0)
     freedom = variance**2 / sum(share**2 / (len(side) - 1) for share, side in zip(shares, logs, strict=True))
     return Estimate(change, math.sqrt(variance), freedom)
+
+
+def _seen(error: float) -> float:
+    """A standard error of measurements: one of 0 was not seen, and is unknown."""
+    return error or math.inf
 
 
 def exact(base: float, head: float) -> Estimate:
@@ -151,24 +170,40 @@ def exact(base: float, head: float) -> Estimate:
 
 
 def auc_loss(labels: ArrayLike, users: ArrayLike, base: ArrayLike, head: ArrayLike) -> Estimate:
-    """AUC of base minus that of head on the same rows [n]; the error is a bootstrap's over users, paired."""
+    """AUC of base minus that of head on the same rows [n]; the error is a bootstrap's over users, paired.
+
+    Equal scores lose exactly nothing. Other scores whose resamples show no spread do so only where at least
+    FEWEST_USERS lose nothing; else the error is unknown.
+    """
+    number = len(np.unique(np.asarray(users)))
+    if np.array_equal(np.asarray(base), np.asarray(head)):
+        return Estimate(0.0, 0.0, number - 1)
     drawn = auc_draws(labels, base, users) - auc_draws(labels, head, users)
     drawn = drawn[~np.isnan(drawn)]
     change = auc(labels, base) - auc(labels, head)
     if math.isnan(change) or len(drawn) < 2:
         return UNKNOWN
-    return Estimate(change, float(drawn.std(ddof=1)), len(np.unique(np.asarray(users))) - 1)
+    return _loss(change, float(drawn.std(ddof=1)), number - 1, number)
 
 
 def ndcg_loss(base: ArrayLike, head: ArrayLike) -> Estimate:
     """nDCG@10 of base minus that of head, from the ranks [U] of the same users' targets (0: not in the list).
 
-    A row is a user, so that the bootstrap over users has this error in closed form.
+    A row is a user, so that the bootstrap over users has this error in closed form. Users none of whose targets is in
+    either list are no evidence: without a spread, at least FEWEST_USERS others must lose nothing.
     """
     losses: NDArray[np.float64] = gains_at_k(base, 10) - gains_at_k(head, 10)
     if len(losses) < 2:
         return UNKNOWN
-    return Estimate(float(losses.mean()), float(losses.std(ddof=1) / math.sqrt(len(losses))), len(losses) - 1)
+    ranked = int(np.count_nonzero(np.asarray(base) + np.asarray(head)))
+    error = float(losses.std(ddof=1) / math.sqrt(len(losses)))
+    return _loss(float(losses.mean()), error, len(losses) - 1, ranked)
+
+
+def _loss(change: float, error: float, freedom: int, users: int) -> Estimate:
+    """An estimate whose error of 0 counts only where `users` that lose nothing are enough to believe it."""
+    known = error > 0 or (change == 0 and users >= FEWEST_USERS)
+    return Estimate(change, error if known else math.inf, max(freedom, 1))
 
 
 # ---- Repeated looks ----

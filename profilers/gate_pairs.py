@@ -8,6 +8,7 @@ from pathlib import Path
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Measurement, read_measurement
+from rbserve.profilers.benchmark_file import is_benchmark_file
 from rbserve.profilers.gate_sides import Pair
 from rbserve.profilers.harness import WORKER
 
@@ -47,6 +48,11 @@ def pairs_of(
 def _models(path: Path) -> Models:
     """A run file or an artefact alone, or the artefacts below a folder by their path there."""
     if path.is_file():
+        if is_benchmark_file(path):
+            raise UsageError(
+                f"{path} is a file of pytest-benchmark, not a model or a run",
+                "rbserve check --pytest-benchmark BASE HEAD judges two such files",
+            )
         return {ONE: read_measurement(path)}
     if not path.is_dir():
         raise UsageError(

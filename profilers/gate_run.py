@@ -46,6 +46,7 @@ from rbserve.profilers.gate_sides import (
 from rbserve.profilers.harness import run_job
 
 EVERYTHING = Scope()
+UNSEEN = "no spread between processes was seen, so that it is unknown: a clock too coarse, or copied figures"
 
 
 class Outcome(NamedTuple):
@@ -268,6 +269,8 @@ class _Gate:
         for side, there in (("base", contender.base), ("head", contender.head)):
             if len(there.reports) < fewest:
                 return f"{side} has {len(there.reports)} process(es), and {fewest} are the fewest to judge by"
+        if line.low is None and line.high is None:
+            return UNSEEN
         return f"{line.rounds} processes were too few for so large a spread; raise the budget, or quieten the machine"
 
 

@@ -148,7 +148,7 @@ def _measure(
         pairs, settings, {key: value for key, value in chosen.items() if value is not None}
     )
     if samples_to:
-        from rbserve.profilers.pytest_benchmark import write
+        from rbserve.profilers.benchmark_file import write
 
         beside = write(samples_to, outcome.contenders)
         say(f"samples -> {samples_to}, {beside}")

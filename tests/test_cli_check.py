@@ -147,3 +147,14 @@ def test_a_mistake_is_one_line(home: Path, words: tuple[str, ...], config: str, 
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in error
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--base", "--baseline"])
+def test_a_file_of_pytest_benchmark_is_told_which_option_takes_it(
+    home: Path, tmp_path: Path, option: str
+) -> None:
+    bench = tmp_path / "bench.json"
+    bench.write_text('{"benchmarks": [], "machine_info": {}}')
+    done = rbserve("check", option, str(bench), "--head", str(bench), home=home, check=2)
+    assert f"{bench} is a file of pytest-benchmark, not a model or a run" in done.stderr
+    assert "rbserve check --pytest-benchmark BASE HEAD" in done.stderr

@@ -27,6 +27,8 @@ Statistic = Literal["mean", "median"] | float
 STATISTICS = ("mean", "median")
 """The mean, the median, or a fraction q: the nearest-rank percentile, as `certified_percentile` takes it."""
 Interval = tuple[float, float]
+FEWEST_USERS = 30
+"""Fewer users who agree may do so by chance: what they show no spread of is not known."""
 
 _SUMMARY: dict[Statistic, Callable[[NDArray[np.float64]], np.float64]] = {
     "mean": np.mean,

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from rbserve.core.intervals import auc_draws, auc_interval
+from rbserve.core.intervals import FEWEST_USERS, auc_draws, auc_interval
 from rbserve.profilers.gate import (
     EXIT_CODES,
     UNKNOWN,
@@ -67,11 +67,32 @@ def test_what_has_too_few_processes_or_no_spread() -> None:
         assert one == Estimate(pytest.approx(math.log(2)), math.inf)  # type: ignore[arg-type]
         assert (one.p_value(0.02), one.lower(0.4), one.upper(0.4)) == (1, -math.inf, math.inf)
     assert paired([], []) == UNKNOWN == unpaired([], [1.0])
-    same = paired([1.0, 2.0] * 3, [1.0, 2.0] * 3)
-    assert (same.change, same.error, same.p_value(0.01), same.upper(1e-9)) == (0, 0, 1, 0)
     assert exact(100, 100).change == 0
     assert exact(100, 110).lower(1e-9) == pytest.approx(math.log(1.1))
     assert exact(0, 10).change == math.inf
+
+
+@pytest.mark.parametrize(
+    ("base", "head"), [([1.0] * 9, [1.0] * 9), ([1.0] * 9, [1.3] * 9), ([1.0, 2.0] * 3, [1.0, 2.0] * 3)]
+)
+def test_times_that_show_no_spread_are_not_known_exactly(base: list[float], head: list[float]) -> None:
+    assert paired(base, head).error == math.inf
+    assert paired(base, head).p_value(0.0) == 1
+    assert unpaired([1.0] * 9, head).error == math.inf
+
+
+def test_a_single_users_auc_is_no_certainty() -> None:
+    """All resamples of one user are that user: their spread of 0 says nothing."""
+    labels, users = [0, 1, 0, 1], [7, 7, 7, 7]
+    loss = auc_loss(labels, users, [0.1, 0.9, 0.2, 0.8], [0.1, 0.15, 0.2, 0.8])
+    assert (loss.change, loss.error) == (0.25, math.inf)
+    assert auc_loss(labels, users, [0.1, 0.9, 0.2, 0.8], [0.1, 0.9, 0.2, 0.8]).error == 0
+
+
+def test_lists_without_any_target_are_no_proof_that_two_models_rank_alike() -> None:
+    assert ndcg_loss([0] * 1000, [0] * 1000).error == math.inf
+    assert ndcg_loss([1] * (FEWEST_USERS - 1), [1] * (FEWEST_USERS - 1)).error == math.inf
+    assert ndcg_loss([1] * FEWEST_USERS, [1] * FEWEST_USERS).error == 0
 
 
 def test_auc_draws_of_one_seed_draw_the_same_users() -> None:

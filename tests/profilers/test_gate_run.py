@@ -25,6 +25,9 @@ CONFIG = GateConfig(budget=1e6)
 LATENCY = Scope(["onnx-fp32"], [1, 8], metrics=["p50"])
 
 
+PAGE = 4096  # bytes: no two processes have the same peak of memory to the last page
+
+
 class Machine:
     """Workers that take what `slower` says of their side, a little different each time. Head's worker is "head"."""
 
@@ -203,7 +206,12 @@ def slow_run(measured: Measurement) -> Callable[[float], Measurement]:
 
     def made(times: float) -> Measurement:
         samples = [
-            msgspec.structs.replace(one, process=process, runs_ns=[round(times * one.slate * level)] * 9)
+            msgspec.structs.replace(
+                one,
+                process=process,
+                runs_ns=[round(times * one.slate * level)] * 9,
+                peak_rss_bytes=one.peak_rss_bytes + process * PAGE,
+            )
             for one in measured.samples
             if one.process == 0
             for process, level in enumerate((99_000, 99_500, 100_000, 100_500, 101_000))
@@ -277,3 +285,14 @@ def test_the_scripted_machine_is_not_the_real_one(
     assert {line.metric for line in found.lines} == {"p50", "peak_rss", "file_size", "auc"}
     assert all(line.base and line.head for line in found.lines)
     assert {line.verdict for line in found.lines if line.metric in ("auc", "file_size")} == {Verdict.PASS}
+
+
+def test_five_processes_of_one_and_the_same_time_are_not_exact(
+    machine: Machine, planted: Dataset, slow_run: Callable[[float], Measurement]
+) -> None:
+    run = slow_run(1)
+    level = [msgspec.structs.replace(one, runs_ns=[one.slate * 100_000] * 9) for one in run.samples]
+    same = msgspec.structs.replace(run, samples=level)
+    found = suite([pair(same, same)], planted, scope=Scope(["onnx-fp32"], metrics=["p50"]))
+    assert {line.verdict for line in found.lines} == {Verdict.INCONCLUSIVE}
+    assert all("no spread between processes was seen" in (line.reason or "") for line in found.lines)

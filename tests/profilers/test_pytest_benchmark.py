@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError
+from rbserve.profilers.benchmark_file import Benchmark, Stats, write
 from rbserve.profilers.gate import Verdict
 from rbserve.profilers.gate_config import GateConfig
 from rbserve.profilers.gate_run import check
 from rbserve.profilers.gate_sides import Pair, Scope
-from rbserve.profilers.pytest_benchmark import compare, write
+from rbserve.profilers.pytest_benchmark import compare, judge_benchmarks
 
 CPU = {"cpu": {"brand_raw": "Artificial"}, "python_version": "3.11.1"}
 
@@ -68,6 +70,144 @@ def test_several_files_a_side_show_the_spread_between_processes(tmp_path: Path) 
     assert judge(files["base"][0], files["head"][0]) == {"one": Verdict.REGRESSED}
     (line,) = compare(files["base"], files["head"], GateConfig()).lines
     assert (line.verdict, line.rounds) == (Verdict.INCONCLUSIVE, 5)
+
+
+# ---- Spreads that nobody saw ----
+
+
+def timed(path: Path, rounds: list[float], **stats: Any) -> Path:
+    """A file of one benchmark with these rounds, as pytest-benchmark sums them up."""
+    summary = {
+        "median": float(np.median(rounds)),
+        "stddev": float(np.std(rounds, ddof=1)) if len(rounds) > 1 else 0,
+        "rounds": len(rounds),
+        "iqr": float(np.subtract(*np.quantile(rounds, [0.75, 0.25]))),
+        "data": rounds,
+    }
+    benchmarks = [{"fullname": "one", "stats": summary | stats}]
+    path.write_text(json.dumps({"benchmarks": benchmarks, "machine_info": CPU}))
+    return path
+
+
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize(
+    ("base", "head", "reason"),
+    [
+        ([1.0], [1.3], "base: a single round shows no spread"),
+        ([1.0], [1.0], "base: a single round shows no spread"),
+        ([1.0, 1.1, 1.2], [1.0], "head: a single round shows no spread"),
+        ([1.0] * 5, [1.0] * 5, "base: its 5 rounds show no spread"),
+        ([1.0] * 5, [1.3] * 5, "base: its 5 rounds show no spread"),
+        ([1.0] * 100, [1.3] * 100, "base: its 100 rounds show no spread"),
+    ],
+)
+def test_an_unknown_spread_is_not_one_of_nothing(
+    tmp_path: Path, base: list[float], head: list[float], reason: str, data: bool
+) -> None:
+    kept = {} if data else {"data": []}
+    files = timed(tmp_path / "base.json", base, **kept), timed(tmp_path / "head.json", head, **kept)
+    (line,) = compare([files[0]], [files[1]], GateConfig()).lines
+    assert line.verdict is Verdict.INCONCLUSIVE
+    assert (line.reason or "").startswith(reason)
+    assert (line.low, line.high) == (None, None)
+
+
+def test_five_equal_processes_are_not_exact(tmp_path: Path) -> None:
+    base = [timed(tmp_path / f"base{i}.json", [1.0]) for i in range(5)]
+    head = [timed(tmp_path / f"head{i}.json", [1.3]) for i in range(5)]
+    (line,) = compare(base, head, GateConfig()).lines
+    assert line.verdict is Verdict.INCONCLUSIVE
+    assert line.reason == "the medians of all 5 processes of base are equal: their spread is unknown"
+
+
+def test_a_verdict_of_one_process_says_what_it_assumes(tmp_path: Path) -> None:
+    base, head = file(tmp_path / "base.json", {"one": 1.0}), file(tmp_path / "head.json", {"one": 1.3})
+    (line,) = compare([base], [head], GateConfig(process_cv=0.03)).lines
+    assert line.verdict is Verdict.REGRESSED
+    assert line.reason == "rests on an assumed spread between processes of 3.0% (process_cv)"
+
+
+def test_a_few_processes_that_differ_by_more_than_is_assumed_count_with_that(tmp_path: Path) -> None:
+    levels = {"base": (1.0, 1.1), "head": (1.3, 1.5)}
+    base, head = (
+        [file(tmp_path / f"{side}{i}.json", {"one": level}) for i, level in enumerate(found)]
+        for side, found in levels.items()
+    )
+    assert compare(base, head, GateConfig()).verdict is Verdict.INCONCLUSIVE
+
+
+REPEATS = 300
+MOST = 9  # of 300: 1% would show more with a chance of 0.1%
+
+
+@pytest.mark.parametrize("change", [0.0, math.log(1.1)], ids=["no change", "at the tolerance"])
+@pytest.mark.parametrize("data", [1, 2, 3, 5, 30])
+def test_noise_of_15_percent_is_called_a_regression_with_a_chance_of_alpha_at_most(
+    data: int, change: float
+) -> None:
+    """Of the rounds of one process a side, and of as many processes of one round each."""
+    rng = np.random.default_rng(data)
+    rounds = np.exp(0.15 * rng.normal(size=(REPEATS, 2, data)) + np.array([[[0.0], [change]]]))
+    for processes in (1, data):
+        verdicts = [_simulated(*sides, processes) for sides in rounds]
+        assert verdicts.count(Verdict.REGRESSED) <= MOST
+        if data == 1:
+            assert {*verdicts} == {Verdict.INCONCLUSIVE}
+
+
+def test_a_slowdown_of_half_is_told_from_three_rounds_of_little_noise() -> None:
+    rng = np.random.default_rng(0)
+    rounds = np.exp(0.02 * rng.normal(size=(REPEATS, 2, 3)) + np.array([[[0.0], [math.log(1.5)]]]))
+    assert sum(_simulated(*sides, 1) is Verdict.REGRESSED for sides in rounds) > 0.95 * REPEATS
+
+
+def _simulated(base: Any, head: Any, processes: int) -> Verdict:
+    sides = [
+        [
+            Benchmark("one", Stats(float(np.median(part)), len(part), data=part.tolist()))
+            for part in np.split(side, processes)
+        ]
+        for side in (base, head)
+    ]
+    return judge_benchmarks({"one": sides[0]}, {"one": sides[1]}, GateConfig())[0].verdict
+
+
+@pytest.mark.parametrize("wrong", ["NaN", "Infinity"])
+def test_a_number_that_is_none_matters_only_where_it_is_judged(tmp_path: Path, wrong: str) -> None:
+    text = file(tmp_path / "base.json", {"one": 1.0}).read_text()
+    harmless = tmp_path / "harmless.json"
+    harmless.write_text(text.replace('"rounds"', f'"ops": {wrong}, "ld15iqr": {wrong}, "rounds"'))
+    assert judge(harmless, harmless) == {"one": Verdict.PASS}
+    spread = tmp_path / "spread.json"
+    spread.write_text(json.dumps({"benchmarks": [
+        {"fullname": "one", "stats": {"median": 1.0, "stddev": float("nan"), "iqr": float("inf"), "rounds": 50}}
+    ]}))  # fmt: skip
+    assert judge(spread, spread) == {"one": Verdict.INCONCLUSIVE}
+    median = tmp_path / "median.json"
+    stats = f'{{"median": {wrong}, "rounds": 9}}'
+    median.write_text(f'{{"benchmarks": [{{"fullname": "one", "stats": {stats}}}]}}')
+    with pytest.raises(DataError, match="the median of one is not a time"):
+        compare([median], [median], GateConfig())
+
+
+def test_a_foreign_list_of_medians_is_an_error_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    stats = {"median": 1.0, "rounds": 9, "stddev": 0.1}
+    path.write_text(
+        json.dumps(
+            {"benchmarks": [{"fullname": "one", "stats": stats, "extra_info": {"process_medians_s": "fast"}}]}
+        )
+    )
+    with pytest.raises(DataError, match="is not JSON of pytest-benchmark"):
+        compare([path], [path], GateConfig())
+
+
+def test_a_run_file_is_told_which_option_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text('{"schema": 1, "samples": []}')
+    with pytest.raises(DataError) as caught:
+        compare([path], [path], GateConfig())
+    assert caught.value.hint == f"it is a run file: rbserve check --baseline {path}"
 
 
 def test_files_without_benchmarks_are_missing(tmp_path: Path) -> None:
