@@ -97,6 +97,7 @@ def profile(
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
     digest = sha256(artifact.path / "manifest.json")
+    known = baselines(dataset, test, plan.exclude_seen)
     measurement = Measurement(
         schema=SCHEMA,
         id=f"{now:%Y%m%dT%H%M%SZ}-{dataset.name}-{artifact.name}-{digest[:8]}",
@@ -113,7 +114,8 @@ def profile(
         plan=plan,
         file_bytes={one: file_bytes(artifact, one) for one in variants},
         variant_warnings=_warnings(artifact, variants, processes.unseen),
-        baselines=baselines(dataset, test, plan.exclude_seen),
+        baselines=known.figures,
+        baseline_forms=known.forms,
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
         random=artifact.is_random,

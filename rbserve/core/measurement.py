@@ -200,7 +200,8 @@ class Measurement(msgspec.Struct, frozen=True):
     `seconds` what the whole profile took, `config` and `model_digest` the artefact's; empty in files from before they
     were kept. `failed` are the variants whose process died, and how. `distilled` says whose scores a student learnt
     from. `artifact` is what `--model` takes to find the artefact again, its row or its path as it was given; `settings`
-    are those of its training (`core.settings.Settings`).
+    are those of its training (`core.settings.Settings`). `baseline_forms` says of a baseline that has several forms
+    which one `baselines` holds.
     """
 
     schema: int
@@ -234,6 +235,7 @@ class Measurement(msgspec.Struct, frozen=True):
     failed: dict[str, str] = {}
     artifact: str = ""
     settings: dict[str, Any] = {}
+    baseline_forms: dict[str, str] = {}
 
 
 def summarise(measurement: Measurement) -> list[Result]:
