@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
+from rbserve.core.measurement import Measurement
 from rbserve.core.metrics import auc, gauc, ndcg_at_k, recall_at_k
 
 PRIOR_ROWS = 5
@@ -41,6 +42,12 @@ def baselines(dataset: Dataset, test: CtrSplit | SeqSplit, exclude_seen: bool = 
         )
     form, counts = _stronger_list_wise(dataset, exclude_seen)
     return Baselines({"popularity": _list_wise(counts, test, exclude_seen)}, {"popularity": form})
+
+
+def forms_of(run: Measurement) -> dict[str, str]:
+    """The forms of a run's baselines; of a run file from before they were chosen, those that were counted then."""
+    counted = LAST_LIKES if run.task == "ctr" else ALL_LIKES
+    return run.baseline_forms or {name: counted for name in run.baselines if name == "popularity"}
 
 
 def popularity_ranks(counts: Counts, test: SeqSplit, exclude_seen: bool) -> NDArray[np.int64]:

@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 
 from rbserve.core.measurement import Measurement, comparability_key
-from rbserve.core.metrics import METRICS
+from rbserve.core.metrics import METRICS, metric_title
 from rbserve.profilers.pareto import Point, Section, drawn, nondominated
 from rbserve.profilers.uncertainty import (
     Draws,
     Evidence,
     Front,
     Interval,
+    as_printed,
     front_of,
     front_probabilities,
     interval_of,
@@ -104,7 +105,7 @@ def _overall(
     spots = [(_geometric([one.p50_ms for one in row]), _mean(row, metric)) for row in rows]
     latency, accuracy = _draws(rows, metric, group[0].scope, runs, evidence)
     shares = front_probabilities(latency, accuracy) if latency and accuracy else [math.nan] * len(rows)
-    kept = nondominated(spots, ("lower", METRICS[metric]))
+    kept = nondominated([(ms, float(as_printed(value))) for ms, value in spots], ("lower", METRICS[metric]))
     points = [
         OverallPoint(
             name=row[0].name,
@@ -174,8 +175,8 @@ def _draws(
 def notes(table: Overall) -> Iterator[str]:
     """What a reader of the table has to know."""
     yield (
-        f"Mean {table.metric.upper()} and geometric mean of p50 over {', '.join(table.datasets)}; what was not "
-        "measured on each of them is not in it."
+        f"Mean {metric_title(table.metric, table.task)} and geometric mean of p50 over {', '.join(table.datasets)}; what "
+        "was not measured on each of them is not in it."
     )
     if table.left_out:
         yield f"Left out, for sharing too few variants with them: {', '.join(table.left_out)}."

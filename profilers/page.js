@@ -133,8 +133,25 @@ function answer(section, state, name, certified) {
   const candidates = section.points.filter((one) => one.slate === state.slate && passes(one, state) && !late(one, state));
   const judged = candidates.filter((one) => typeof one.accuracy[metric] === "number" && !one.aside);
   if (!judged.length) return `Nothing shown here with a known accuracy meets ${name} ≤ ${ms(state.limit)} ms.`;
-  const best = judged.reduce((a, b) => (b.accuracy[metric] > a.accuracy[metric] ? b : a));
-  return `Most accurate within it: ${best.name} ${best.variant}, ${metric.toUpperCase()} ${best.accuracy[metric].toFixed(4)}, ${name} ${ms(best[state.statistic])} ms. How sure that is: rbserve recommend --slo '${name}<${ms(state.limit).replaceAll(",", "")}ms' --slate ${state.slate} --dataset ${section.dataset}.`;
+  const printed = (point) => Number(point.accuracy[metric].toFixed(4));
+  // Of accuracies that are printed alike the fastest wins, as on the front.
+  const best = judged.reduce((a, b) => (printed(b) > printed(a) || (printed(b) === printed(a) && b[state.statistic] < a[state.statistic]) ? b : a));
+  const models = new Set(judged.map((point) => point.name));
+  const which = models.size > 1 ? `Most accurate of the ${models.size} models within it` : "The only model within it";
+  return `${which}: ${best.name} ${best.variant}${marks(best)}, ${section.metric_titles[metric]} ${best.accuracy[metric].toFixed(4)}, ${name} ${ms(best[state.statistic])} ms.${beaten(section, best)} How sure that is: rbserve recommend --slo '${name}<${ms(state.limit).replaceAll(",", "")}ms' --slate ${state.slate} --dataset ${section.dataset}.`;
+}
+
+/* What is said beside a name: that its point has warnings, and that its time settles nothing. */
+function marks(point) {
+  const unsettled = point.warnings.some((warning) => warning.startsWith("INCONCLUSIVE"));
+  return (point.warnings.length ? " ⚠" : "") + (unsettled ? " INCONCLUSIVE" : "");
+}
+
+/* The baselines that a point does not beat, as a sentence. */
+function beaten(section, point) {
+  const better = Object.entries(section.baselines).filter(([, figures]) => figures[section.metric] >= point.accuracy[section.metric]);
+  const named = better.map(([name, figures]) => `${section.baseline_titles[name]}, ${figures[section.metric].toFixed(4)}`);
+  return named.length ? ` No better than the baseline ${named.join(" and ")}.` : "";
 }
 
 function legend(section) {
@@ -189,13 +206,13 @@ function drawChart(chart, part, section, state, width) {
   const paper = layer(section, state.paper);
   const frame = scales(width, section, points, paper, value, range);
   const svg = shape("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, height: frame.height, role: "group" });
-  svg.setAttribute("aria-label", `${metric.toUpperCase()} against p50 latency, ${section.slate_name} ${state.slate}`);
+  svg.setAttribute("aria-label", `${section.metric_titles[metric]} against p50 latency, ${section.slate_name} ${state.slate}`);
   axes(svg, frame, section, state);
   if (!points.length && !paper.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: every point is filtered out", { "text-anchor": "middle" }));
   const lines = [...baselines(svg, frame, section), ...families(svg, frame, judged, value), ...front(svg, frame, judged, value)];
   if (state.limit !== null && state.statistic === "p50_ms") drawTarget(svg, frame, state.limit);
   drawPaper(svg, frame, paper);
-  const marks = points.map((point) => drawPoint(svg, frame, point, value, range, state));
+  const marks = points.map((point) => drawPoint(svg, frame, section, point, value, range, state));
   const view = { chart, part, section, frame };
   for (const [index, mark] of marks.entries()) listen(mark, index, marks, points, view);
   follow(svg, marks, points, value, view);
@@ -203,7 +220,7 @@ function drawChart(chart, part, section, state, width) {
   const notes = [];
   const levels = Object.entries(section.baselines).filter(([, figures]) => metric in figures);
   if (levels.length && frame.narrow)
-    notes.push(`Baselines (dashed): ${levels.map(([name, figures]) => `${name} ${figures[metric].toFixed(4)}`).join(", ")}.`);
+    notes.push(`Baselines (dashed): ${levels.map(([name, figures]) => `${section.baseline_titles[name]} ${figures[metric].toFixed(4)}`).join(", ")}.`);
   if (judged.length < points.length) notes.push("Marks on the lower edge: latency only, no accuracy was measured (random weights, or not judged).");
   if (judged.some((point) => point.aside)) notes.push("Dashed outline: judged on other test rows than the rest, and no part of the front.");
   if (paper.length) notes.push(`Hollow grey rings. ${section.paper_title}. ${section.paper_cautions.join(" ")}`);
@@ -240,7 +257,7 @@ function axes(svg, frame, section, state) {
   const unit = frame.narrow ? "p50 ms per call (log)" : "p50 latency per call, ms (log scale; left is faster)";
   svg.append(text((frame.left + frame.right) / 2, frame.bottom + 38, unit, { "text-anchor": "middle" }));
   const middle = (frame.top + frame.bottom) / 2;
-  const name = text(0, 0, `${section.metric.toUpperCase()} (up is better)`, { "text-anchor": "middle" });
+  const name = text(0, 0, `${section.metric_titles[section.metric]} (up is better)`, { "text-anchor": "middle" });
   name.setAttribute("transform", `translate(12 ${middle}) rotate(-90)`);
   svg.append(name);
 }
@@ -265,7 +282,7 @@ function accuracyTicks(frame) {
 
 function baselines(svg, frame, section) {
   const drawn = [];
-  let last = Infinity;
+  let ceiling = Infinity; // above which the next name goes
   const rows = Object.entries(section.baselines).filter(([, figures]) => section.metric in figures);
   rows.sort((a, b) => a[1][section.metric] - b[1][section.metric]);
   for (const [name, figures] of rows) {
@@ -274,8 +291,11 @@ function baselines(svg, frame, section) {
     const height = frame.y(Math.min(Math.max(value, frame.y0), frame.y1));
     if (inside) svg.append(line(frame.left, height, frame.right, height, "baseline"));
     const arrow = inside ? "" : value < frame.y0 ? "↓ " : "↑ ";
-    last = Math.min(height, last - 32);
-    if (!frame.narrow) svg.append(text(frame.right + 8, last - 2, arrow + name), text(frame.right + 8, last + 12, value.toFixed(4)));
+    const form = section.baseline_forms[name];
+    const lines = [arrow + name, ...(form ? [`(${form})`] : []), value.toFixed(4)];
+    const bottom = Math.min(height + 12, ceiling - 6);
+    ceiling = bottom - 14 * lines.length;
+    if (!frame.narrow) lines.forEach((words, index) => svg.append(text(frame.right + 8, ceiling + 14 * (index + 1), words)));
     drawn.push({ left: frame.left, right: frame.right, top: height - 1, bottom: height + 1 });
   }
   return drawn;
@@ -317,13 +337,13 @@ function spot(frame, point, value) {
   return [frame.x(point.p50_ms), typeof value(point) === "number" ? frame.y(value(point)) : frame.bottom];
 }
 
-function drawPoint(svg, frame, point, value, range, state) {
+function drawPoint(svg, frame, section, point, value, range, state) {
   const [x, y] = spot(frame, point, value);
   const judged = typeof value(point) === "number";
   const kinds = ["point", ...(point.on_front ? ["front"] : []), ...(judged ? [] : ["unjudged"]), ...(point.aside ? ["aside"] : []), ...(late(point, state) ? ["late"] : [])];
   const group = shape("g", { class: kinds.join(" "), tabindex: -1, role: "button" });
   group.style.color = color(point.variant);
-  group.setAttribute("aria-label", details(point, value, range).map((pair) => pair.join(" ")).join(", "));
+  group.setAttribute("aria-label", details(section, point).map((pair) => pair.join(" ")).join(", "));
   const [fast, slow] = point.p50_ci95_ms;
   group.append(line(frame.x(fast), y, frame.x(slow), y, "bar"));
   if (judged) {
@@ -514,7 +534,7 @@ function activate(mark, point, view) {
   for (const row of view.part.querySelectorAll("tbody tr")) row.classList.toggle("active", row.dataset.point === point.id);
   const metric = view.section.metric;
   const tip = element("div", { class: "tip", role: "status" });
-  const [[, name], ...facts] = details(point, (one) => one.accuracy[metric], (one) => one.accuracy[`${metric}_ci95`]);
+  const [[, name], ...facts] = details(view.section, point);
   tip.append(element("strong", {}, name));
   const list = element("dl");
   for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
@@ -531,15 +551,14 @@ function deactivate(view) {
   for (const one of view.part.querySelectorAll(".active")) one.classList.remove("active");
 }
 
-function details(point, value, range) {
-  const interval = range(point);
-  const metrics = Object.entries(point.accuracy).filter(([, one]) => typeof one === "number");
-  const [name, known] = metrics.find(([, one]) => one === value(point)) || ["accuracy", null];
+function details(section, point) {
+  const known = point.accuracy[section.metric];
+  const interval = point.accuracy[`${section.metric}_ci95`];
   const facts = [
     ["", `${point.name} ${point.variant}`],
     ["p50", `${ms(point.p50_ms)} ms [${ms(point.p50_ci95_ms[0])}, ${ms(point.p50_ci95_ms[1])}]`],
-    known === null ? ["accuracy", "not measured"] :
-      [name.toUpperCase(), known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
+    typeof known !== "number" ? [section.metric_titles[section.metric], "not measured, or not defined on these rows"] :
+      [section.metric_titles[section.metric], known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
     ["n", `${point.runs.toLocaleString("en")} calls in ${point.processes} process${point.processes > 1 ? "es" : ""}`],
     point.p50_ms_per_candidate === null ? ["k", `${point.slate} items asked for`] :
       ["slate", point.slate === 1 ? "1" : `${point.slate}: ${ms(point.p50_ms_per_candidate)} ms a candidate`],
@@ -563,9 +582,8 @@ function share(value) {
 /* ---- Where a figure comes from: a dialog with n, interval, key and command ---- */
 
 function pointFacts(section, point) {
-  const metric = section.metric;
   const source = section.sources.find((one) => one.run === point.run);
-  const [[, title], ...facts] = details(point, (one) => one.accuracy[metric], (one) => one.accuracy[`${metric}_ci95`]);
+  const [[, title], ...facts] = details(section, point);
   facts.push(["test rows", `${point.users.toLocaleString("en")} users`], ["run", `${point.run}, made ${source.created}`]);
   facts.push(["measured on", `${section.environment.cpu}, scope ${section.scope}, threads: ${section.threads}`]);
   facts.push(["comparability key", section.comparability_key]);
@@ -597,7 +615,7 @@ function cellFacts(table, row, cell) {
 
 function speedFacts(row) {
   const speed = row.speed;
-  if (!speed) return { title: `${row.model}: latency`, facts: [["ours", "not measured"]], commands: [] };
+  if (!speed) return { title: `${row.model}: latency`, facts: [["ours", "not measured at this size of call"]], commands: [] };
   const facts = [["fastest", `${speed.fastest}, p50 ${ms(speed.fastest_ms)} ms [${ms(speed.ci95_ms[0])}, ${ms(speed.ci95_ms[1])}]`]];
   if (speed.reference_ms !== null) facts.push(["torch-fp32", `p50 ${ms(speed.reference_ms)} ms`]);
   facts.push(["n", `${speed.n.toLocaleString("en")} calls, slate or k ${speed.slate}`], ["measured on", `${speed.cpu}, scope ${speed.scope}, threads: ${speed.threads}`]);
@@ -611,7 +629,7 @@ function overallFacts(table, point) {
     const own = section.points.find((one) => one.id === point.parts[index]);
     return { dataset, section, own, source: section.sources.find((one) => one.run === own.run) };
   });
-  const facts = parts.map(({ dataset, section, own }) => [dataset, `${section.metric.toUpperCase()} ${own.accuracy[section.metric].toFixed(4)}, p50 ${ms(own.p50_ms)} ms, n ${own.runs.toLocaleString("en")}, key ${section.comparability_key}`]);
+  const facts = parts.map(({ dataset, section, own }) => [dataset, `${section.metric_titles[section.metric]} ${own.accuracy[section.metric].toFixed(4)}, p50 ${ms(own.p50_ms)} ms, n ${own.runs.toLocaleString("en")}, key ${section.comparability_key}`]);
   if (point.front_probability !== null) facts.push(["P(front)", share(point.front_probability)]);
   return { title: `${point.name} ${point.variant}, overall`, facts, commands: parts.map((one) => one.source.command) };
 }

@@ -10,39 +10,34 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rbserve.core.metrics import metric_title
+from rbserve.profilers.answers import TOLERANCE, Answer
 from rbserve.profilers.overall import Overall, OverallPoint
 from rbserve.profilers.overall import notes as overall_notes
 from rbserve.profilers.paper_tables import Cell, PaperTable, Row
 from rbserve.profilers.pareto import Point, Section
 from rbserve.profilers.plot import VARIANT_STYLES
 from rbserve.profilers.tables import (
-    DASH,
     OVERALL_HEADS,
-    TOLERANCE,
-    Answer,
     Book,
     Chapter,
     Column,
-    accuracy_text,
     columns,
     footnotes,
     front_text,
-    listing,
     marked_text,
     ours_text,
     overall_cells,
     overall_title,
-    p50_text,
     paper_columns,
     paper_table_title,
     printed_text,
     section_title,
-    share_text,
-    significant,
     speed_text,
     volume_text,
     warning_lines,
 )
+from rbserve.profilers.wording import DASH, accuracy_text, listing, p50_text, share_text, significant
 
 
 def page(book: Book, report: dict[str, Any]) -> str:
@@ -84,9 +79,11 @@ def _summary_html(chapters: Sequence[Chapter]) -> str:
     heads = [
         "data set",
         "at",
+        "models",
         "serve",
         "p50 ms [95%]",
         "accuracy [95%]",
+        "no better than baseline",
         "P(front)",
         "front’s hypervolume [95%]",
     ]
@@ -100,8 +97,11 @@ def _summary_html(chapters: Sequence[Chapter]) -> str:
 <table><thead><tr>{head}</tr></thead><tbody>
 {rows}
 </tbody></table></div>
-<p class="hint">The fastest within {TOLERANCE} of the best accuracy. A limit on latency, such as p99 below 20 ms, is
-answered by rbserve recommend --slo 'p99&lt;20ms', and below by each chart's slider.</p>"""
+<p class="hint">The fastest within {TOLERANCE} of the best accuracy, among the models measured at that size; of a
+single model there is no choice, and its fastest variant is shown. ⚠: warnings, which stand below. INCONCLUSIVE: the
+machine was disturbed while it was timed. A baseline knows items but no user: a model that is no better adds nothing.
+A limit on latency, such as p99 below 20 ms, is answered by rbserve recommend --slo 'p99&lt;20ms', and below by each
+chart's slider.</p>"""
 
 
 def _summary_row(section: Section, answer: Answer) -> str:
@@ -109,15 +109,25 @@ def _summary_row(section: Section, answer: Answer) -> str:
     (front,) = [one for one in section.fronts if one.slate == answer.slate]
     cells = [
         f"{section.slate_name} {answer.slate}",
-        point.label,
+        answer.models_text,
+        answer.marked_label,
         p50_text(point),
         f"{section.metric_label} {accuracy_text(point, section.metric)}",
+        _baselines_text(section, answer),
         share_text(point.front_probability),
         volume_text(front),
     ]
     body = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
     link = f'<a href="#{section.id}">{html.escape(_short_title(section))}</a>'
-    return f'<tr><th scope="row">{link}</th>{body}</tr>'
+    kind = ' class="doubtful"' if answer.marks or answer.better_baselines or answer.models < 2 else ""
+    return f'<tr{kind}><th scope="row">{link}</th>{body}</tr>'
+
+
+def _baselines_text(section: Section, answer: Answer) -> str:
+    """The baselines that a pick does not beat; "none" where it beats all, a dash where there is no baseline."""
+    if not any(section.metric in figures for figures in section.baselines.values()):
+        return DASH
+    return ", ".join(f"{title} {value:.4f}" for title, value in answer.better_baselines.items()) or "none"
 
 
 def _overalls_html(tables: Sequence[Overall]) -> str:
@@ -129,7 +139,9 @@ def _overalls_html(tables: Sequence[Overall]) -> str:
         title = html.escape(overall_title(table))
         head = "".join(f'<th scope="col">{html.escape(one)}</th>' for one in OVERALL_HEADS)
         rows = "\n".join(_overall_row(index, number, point) for number, point in enumerate(table.points))
-        notes = _list_html([*overall_notes(table), front_text(table.front, table.metric)], "notes")
+        notes = _list_html(
+            [*overall_notes(table), front_text(table.front, metric_title(table.metric, table.task))], "notes"
+        )
         parts.append(f"""<h3>{title}</h3>
 <div class="scroll" tabindex="0" role="region" aria-label="{title}">
 <table><thead><tr>{head}</tr></thead><tbody>
@@ -171,7 +183,7 @@ def _section_html(index: int, chapter: Chapter) -> str:
 def _answer_html(answer: Answer) -> str:
     return f"""<article class="answer" data-slate="{answer.slate}">
 <p class="question">{html.escape(answer.question)}</p>
-<p class="pick">{html.escape(answer.label)}</p>
+<p class="pick">{html.escape(answer.marked_label)}</p>
 <p class="figures">{html.escape(answer.figures)}</p>
 {_list_html(answer.notes, "notes")}</article>"""
 

@@ -3,7 +3,8 @@
 Measurements are compared only within a section: one data set, one task, one scope, one comparability key, and
 lists with or without the items the user has seen.
 A point is one variant of one model at one slate. The front is, for each slate, the points no other point
-beats in p50 latency or accuracy without losing in the other (the paper weighs the same two in section 5.3).
+beats in p50 latency or accuracy without losing in the other (the paper weighs the same two in section 5.3). Accuracies
+that are equal at the four printed digits are equal: of three variants of one AUC only the fastest is on the front.
 How sure that is, is the share of resamples in which a point is on it (`uncertainty.py`).
 """
 
@@ -17,9 +18,10 @@ import msgspec
 import numpy as np
 
 from rbserve.core.environment import Environment
-from rbserve.core.measurement import WARM, Accuracy, Measurement, Result, by_scope
-from rbserve.core.metrics import METRICS, Direction
+from rbserve.core.measurement import WARM, Accuracy, Measurement, Result, baseline_title, by_scope
+from rbserve.core.metrics import METRICS, Direction, metric_title
 from rbserve.core.types import size_name
+from rbserve.profilers.accuracy import forms_of
 from rbserve.profilers.changes import changed, display_name
 from rbserve.profilers.commands import command
 from rbserve.profilers.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
@@ -28,12 +30,14 @@ from rbserve.profilers.uncertainty import (
     Draws,
     Evidence,
     Front,
+    as_printed,
     front_of,
     front_probabilities,
     nondominated_rows,
 )
 
 REFERENCE = "torch-fp32"
+INCONCLUSIVE = "INCONCLUSIVE"
 
 Interval = tuple[float, float]
 
@@ -105,6 +109,11 @@ class Point(msgspec.Struct, frozen=True):
         """How a sentence calls the point."""
         return f"{self.name} {self.variant}"
 
+    @property
+    def inconclusive(self) -> bool:
+        """Whether the machine was disturbed, or the times unsteady, so that this latency settles nothing."""
+        return any(warning.startswith(INCONCLUSIVE) for warning in self.warnings)
+
     def value(self, metric: str) -> float | None:
         """The accuracy called `metric`, None where it was not measured or is not defined."""
         value = self.accuracy.get(metric)
@@ -135,7 +144,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """What may be compared with one another."""
+    """What may be compared with one another. `baseline_forms` says which form of a baseline its figures are of."""
 
     id: str
     dataset: str
@@ -158,6 +167,7 @@ class Section(msgspec.Struct, frozen=True):
     exclude_seen: bool
     paper_cautions: list[str]
     fronts: list[Front]
+    baseline_forms: dict[str, str] = {}
 
     @property
     def slate_name(self) -> str:
@@ -166,8 +176,12 @@ class Section(msgspec.Struct, frozen=True):
 
     @property
     def metric_label(self) -> str:
-        """The metric as the paper writes it."""
-        return self.metric.upper()
+        """The metric as people read it, its ranking among what it ranks: "nDCG@10 (catalogue)"."""
+        return metric_title(self.metric, self.task)
+
+    def baseline_title(self, name: str) -> str:
+        """A baseline with its form: "popularity (last likes)"."""
+        return baseline_title(name, self.baseline_forms)
 
     def at(self, slate: int) -> list[Point]:
         """The points of one slate, in the order of the table."""
@@ -221,6 +235,7 @@ def _section(
     printed = {row.model: row for row in paper}
     ordered = sorted(group, key=_table_order)
     shared = shared_rows(group)
+    judge = _judge(group, shared)
     points = [point for one in ordered for point in _points(one, printed.get(one.model), aside(one, shared))]
     slates = sorted({point.slate for point in points})
     runs = {one.id: one for one in group}
@@ -243,15 +258,16 @@ def _section(
         points=_with_lessons([point for placed, _ in judged for point in placed], runs, metric, evidence),
         baselines={
             name: {key: value for key, value in figures.items() if not math.isnan(value)}
-            for name, figures in shared.baselines.items()
+            for name, figures in judge.baselines.items()
         },
         paper_column=column,
         paper=paper,
         sources=[_source(one) for one in ordered],
-        notes=list(_notes(group, groups, shared)),
+        notes=list(_notes(group, groups, shared, judge)),
         exclude_seen=first.plan.exclude_seen,
         paper_cautions=paper_cautions(first.task),
         fronts=[front for _, front in judged],
+        baseline_forms=forms_of(judge),
     )
 
 
@@ -260,6 +276,12 @@ def shared_rows(group: Sequence[Measurement]) -> Measurement:
     counts = Counter(_rows(one) for one in group if not one.random)
     judged = [one for one in group if not one.random] or group
     return max(judged, key=lambda one: (counts[_rows(one)], len(one.predictions.users)))
+
+
+def _judge(group: Sequence[Measurement], shared: Measurement) -> Measurement:
+    """The run whose baselines are shown: one that chose their forms on validation, if there is one on those rows."""
+    alike = [run for run in (shared, *group) if _rows(run) == _rows(shared)]
+    return next((run for run in alike if run.baseline_forms), shared)
 
 
 def aside(measurement: Measurement, shared: Measurement) -> str | None:
@@ -292,7 +314,7 @@ def _point(
     runtime, _, precision = result.variant.partition("-")
     size = f"{size_name(measurement.task)} {result.slate}"
     growth = [f"{size}: {warning}" for warning in result.growth_warnings]
-    unsettled = [f"INCONCLUSIVE: {reason}" for reason in result.inconclusive]
+    unsettled = [f"{INCONCLUSIVE}: {reason}" for reason in result.inconclusive]
     return Point(
         id=f"{name}/{result.variant}/{result.slate}",
         model=measurement.model,
@@ -352,7 +374,7 @@ def _judged(
     """The points of one slate, each with its place relative to the front, and the front as a whole."""
     known = [p for p in points if p.value(metric) is not None and p.aside is None]
     spots = [(point.p50_ms, point.value(metric) or 0.0) for point in known]
-    kept = nondominated(spots, ("lower", METRICS[metric]))
+    kept = nondominated([(ms, float(as_printed(value))) for ms, value in spots], ("lower", METRICS[metric]))
     front = [point for point, keep in zip(known, kept, strict=True) if keep]
     latency = drawn([evidence.latency(runs[p.run], p.variant, slate) for p in known])
     accuracy = drawn([evidence.accuracy(runs[p.run], p.variant, metric) for p in known])
@@ -391,7 +413,7 @@ def _placed(point: Point, front: list[Point], metric: str) -> Point:
     if point in front:
         return msgspec.structs.replace(point, on_front=True)
     faster = [one for one in front if one.p50_ms <= point.p50_ms]
-    winner = max(faster, key=lambda one: (one.value(metric) or 0.0, -one.p50_ms, one.id))
+    winner = max(faster, key=lambda one: (float(as_printed(one.value(metric) or 0.0)), -one.p50_ms, one.id))
     mine, theirs = point.interval(metric), winner.interval(metric)
     certain = not overlap(point.p50_ci95_ms, winner.p50_ci95_ms) and not overlap(mine, theirs)
     return msgspec.structs.replace(point, on_front=False, dominated_by=winner.id, domination_certain=certain)
@@ -411,7 +433,9 @@ def _source(measurement: Measurement) -> Source:
     )
 
 
-def _notes(group: list[Measurement], groups: list[list[Measurement]], shared: Measurement) -> Iterator[str]:
+def _notes(
+    group: list[Measurement], groups: list[list[Measurement]], shared: Measurement, judge: Measurement
+) -> Iterator[str]:
     """What keeps these points from being compared with others, or with one another."""
     for other in groups:
         if other is not group and (other[0].dataset, other[0].task) == (group[0].dataset, group[0].task):
@@ -425,7 +449,7 @@ def _notes(group: list[Measurement], groups: list[list[Measurement]], shared: Me
             )
     group = [one for one in group if one.random or aside(one, shared) is None]
     if len({msgspec.json.encode(one.baselines) for one in group}) > 1:
-        yield f"The run files disagree on the baselines; those of {group[0].id} are shown."
+        yield f"The run files disagree on the baselines; those of {judge.id} are shown."
 
 
 def _rows(measurement: Measurement) -> bytes:

@@ -245,9 +245,7 @@ def _panel(axes: Any, section: Section, slate: int) -> None:
         return
     low, high = _reach(points, metric)
     axes.set_ylim(low, high)
-    _baselines(
-        axes, {name: figures[metric] for name, figures in section.baselines.items() if metric in figures}
-    )
+    _baselines(axes, section)
     _models(axes, points, metric)
     _on_the_edge(axes, unjudged)
     groups: dict[tuple[bool, bool, str], list[Point]] = {}
@@ -296,25 +294,42 @@ def _frame(axes: Any, metric_label: str, title: str, low: float, high: float) ->
     axes.spines["bottom"].set_color("#b8c0ca")
 
 
-def _baselines(axes: Any, baselines: dict[str, float]) -> None:
+def _baselines(axes: Any, section: Section) -> None:
     """Dashed lines, named in the right margin where no point can be; one off the axis is named at its edge."""
     low, high = axes.get_ylim()
-    line = (high - low) * 2.9 * 9.5 / 72 / (axes.get_position().height * axes.figure.get_figheight())
-    rows = sorted(baselines.items(), key=lambda pair: (pair[1], pair[0]))
-    heights: list[float] = []
-    for _, value in rows:
-        heights.append(max(min(max(value, low), high), heights[-1] + line if heights else low))
-    for index in reversed(range(len(heights))):  # none above the axes, where the title is
-        heights[index] = min(heights[index], heights[index + 1] - line if index + 1 < len(heights) else high)
-    for (name, value), height in zip(rows, heights, strict=True):
-        axes.axhline(value, color=MUTED, lw=1.2, ls=(0, (5, 4)), zorder=1)
+    line = (high - low) * 1.45 * 9.5 / 72 / (axes.get_position().height * axes.figure.get_figheight())
+    rows = sorted(
+        (figures[section.metric], name)
+        for name, figures in section.baselines.items()
+        if section.metric in figures
+    )
+    texts, spots = [], []
+    for value, name in rows:
         arrow = "↓ " if value < low else "↑ " if value > high else ""
-        text = f" {arrow}{name}\n {value:.4f}"
-        transform = axes.get_yaxis_transform()
-        axes.text(
-            1.0, height, text, transform=transform, va="center", color=MUTED, fontsize=9.5, parse_math=False
-        )
+        form = [f" ({section.baseline_forms[name]})"] if name in section.baseline_forms else []
+        texts.append([f" {arrow}{name}", *form, f" {value:.4f}"])
+        spots.append((min(max(value, low), high), line * len(texts[-1])))
+    for (value, _), words, height in zip(rows, texts, _stacked(spots, high), strict=True):
+        axes.axhline(value, color=MUTED, lw=1.2, ls=(0, (5, 4)), zorder=1)
+        at = {"transform": axes.get_yaxis_transform(), "va": "center"}
+        axes.text(1.0, height, "\n".join(words), color=MUTED, fontsize=9.5, parse_math=False, **at)
     axes.set_ylim(low, high)
+
+
+def _stacked(spots: Sequence[tuple[float, float]], top: float) -> list[float]:
+    """Middles for texts of (wished middle, height), rising, so that none covers another and none is above `top`."""
+    middles: list[float] = []
+    for number, (wish, height) in enumerate(spots):
+        below = middles[-1] + (spots[number - 1][1] + height) / 2 if middles else wish
+        middles.append(max(wish, below))
+    for number in reversed(range(len(middles))):
+        above = (
+            middles[number + 1] - (spots[number + 1][1] + spots[number][1]) / 2
+            if number + 1 < len(middles)
+            else top
+        )
+        middles[number] = min(middles[number], above)
+    return middles
 
 
 def _models(axes: Any, points: Sequence[Point], metric: str) -> None:

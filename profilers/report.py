@@ -8,7 +8,7 @@ report.json is what every other file is drawn from, and stable within one `schem
 - A section has the fields of `pareto.Section` (data set, task, `metric`, scope, threads, environment,
   `comparability_key`, `slates`, `points`, `baselines`, `paper`, `sources`, `notes`) and, in words,
   `answers` (one a slate: which point to serve, and how sure that is), `absent` (what was not measured, and
-  why) and `method`.
+  why) and `method`; `metric_titles` and `baseline_titles` say how people read a metric's or a baseline's key.
 - A point has the fields of `pareto.Point`. Times are milliseconds per call; null is "not measured", never 0.
   `slate` is the number of candidates of a call, or (task seqrec) of the items asked for.
 - A table has the fields of `paper_tables.PaperTable`, a row those of `Row`, a cell those of `Cell`: `ours`, or
@@ -20,39 +20,28 @@ The same runs give the same bytes.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
-from rbserve.core.intervals import percentile_interval, runs_needed
+from rbserve.core.intervals import runs_needed
 from rbserve.core.measurement import Measurement, by_scope, read_measurement
+from rbserve.core.metrics import metric_title
+from rbserve.profilers.answers import answers
 from rbserve.profilers.changes import display_name
 from rbserve.profilers.overall import overalls
 from rbserve.profilers.page import page
 from rbserve.profilers.paper import paper_title
 from rbserve.profilers.paper_tables import paper_tables
-from rbserve.profilers.pareto import REFERENCE, Point, Section, overlap, sections
+from rbserve.profilers.pareto import Section, sections
 from rbserve.profilers.plot import draw
-from rbserve.profilers.tables import (
-    TOLERANCE,
-    Answer,
-    Book,
-    Chapter,
-    accuracy_text,
-    csv_text,
-    listing,
-    markdown,
-    p50_text,
-    paper_csv,
-    significant,
-)
-from rbserve.profilers.uncertainty import RESAMPLES, Draws, Evidence
+from rbserve.profilers.tables import Book, Chapter, csv_text, markdown, paper_csv
+from rbserve.profilers.uncertainty import Evidence
+from rbserve.profilers.wording import listing
 
 SCHEMA = 1
 
@@ -115,6 +104,10 @@ def document(book: Book) -> dict[str, Any]:
             "method": chapter.method,
             "paper_title": paper_title(chapter.section.paper_column),
             "slate_name": chapter.section.slate_name,
+            "metric_titles": _metric_titles(chapter.section),
+            "baseline_titles": {
+                name: chapter.section.baseline_title(name) for name in chapter.section.baselines
+            },
         }
         for chapter in book.chapters
     ]
@@ -127,102 +120,13 @@ def document(book: Book) -> dict[str, Any]:
     }
 
 
+def _metric_titles(section: Section) -> dict[str, str]:
+    """How people read the section's metrics, by their keys."""
+    keys = [key for point in section.points for key in point.accuracy if not key.endswith("_ci95")]
+    return {key: metric_title(key, section.task) for key in dict.fromkeys([section.metric, *keys])}
+
+
 # ---- Words ----
-
-
-def answers(
-    section: Section, measurements: Sequence[Measurement] = (), evidence: Evidence | None = None
-) -> list[Answer]:
-    """The fastest point within TOLERANCE of the best accuracy, for each slate that has any accuracy.
-
-    With the measurements, how sure a difference of accuracies is comes from paired resamples of their users.
-    """
-    runs = {one.id: one for one in measurements}
-    known = evidence or Evidence()
-
-    def draws(point: Point) -> Draws | None:
-        return known.accuracy(runs[point.run], point.variant, section.metric) if point.run in runs else None
-
-    return [
-        _answer(section, slate, points, draws)
-        for slate in section.slates
-        if (
-            points := [
-                one for one in section.at(slate) if one.value(section.metric) is not None and not one.aside
-            ]
-        )
-    ]
-
-
-def _answer(
-    section: Section, slate: int, points: Sequence[Point], draws: Callable[[Point], Draws | None]
-) -> Answer:
-    metric, name = section.metric, section.metric_label
-    best = max(points, key=lambda point: (point.value(metric) or 0.0, -point.p50_ms, point.id))
-    enough = (best.value(metric) or 0.0) - TOLERANCE
-    near = sorted((p for p in points if (p.value(metric) or 0.0) >= enough), key=lambda p: (p.p50_ms, p.id))
-    pick = near[0]
-    speed = (
-        f", {significant(pick.speedup)}× as fast as its {REFERENCE}"
-        if pick.speedup and pick.speedup != 1
-        else ""
-    )
-    return Answer(
-        slate=slate,
-        question=f"Fastest within {TOLERANCE} {name} of the best at {section.slate_name} {slate}",
-        point=pick.id,
-        label=pick.label,
-        figures=f"{p50_text(pick)} ms p50 per call{speed}; {name} {accuracy_text(pick, metric)}",
-        notes=[*_doubts(section, pick, best, near[1:], draws), *pick.warnings],
-    )
-
-
-def _doubts(
-    section: Section,
-    pick: Point,
-    best: Point,
-    slower: Sequence[Point],
-    draws: Callable[[Point], Draws | None],
-) -> Iterator[str]:
-    """What the intervals and the baselines say against a pick."""
-    metric, name = section.metric, section.metric_label
-    if pick.front_probability is not None:
-        yield f"On the front in {_percent(pick.front_probability)} of {RESAMPLES:,} resamples."
-    if pick is not best and (paired := _paired(best, pick, metric, draws)):
-        yield f"The best {name} is that of {best.label}, {accuracy_text(best, metric)}: {paired}."
-    elif pick is not best:
-        settled = (
-            f"the {name} intervals overlap, so these test rows do not settle which is more accurate"
-            if overlap(pick.interval(metric), best.interval(metric))
-            else f"the {name} intervals do not overlap"
-        )
-        yield f"The best {name} is that of {best.label}, {accuracy_text(best, metric)}: {settled}."
-    rivals = [one.label for one in slower if overlap(one.p50_ci95_ms, pick.p50_ci95_ms)]
-    if rivals:
-        yield f"Its p50 interval overlaps with that of {listing(rivals)}: which is faster is not settled."
-    for baseline, figures in sorted(section.baselines.items()):
-        if figures.get(metric, -math.inf) >= (pick.value(metric) or 0.0):
-            whom = "any point here" if figures[metric] >= (best.value(metric) or 0.0) else "this pick"
-            yield f"The baseline {baseline} reaches {name} {figures[metric]:.4f} without a model, no less than {whom}."
-
-
-def _paired(best: Point, pick: Point, metric: str, draws: Callable[[Point], Draws | None]) -> str | None:
-    """How sure one accuracy is above another, on resamples that drew the same users for both."""
-    theirs, mine = draws(best), draws(pick)
-    if theirs is None or mine is None:
-        return None
-    difference = (theirs - mine)[~np.isnan(theirs - mine)]
-    if not len(difference):
-        return None
-    low, high = percentile_interval(difference)
-    higher = (best.value(metric) or 0.0) - (pick.value(metric) or 0.0)
-    above = _percent(float(np.mean(difference > 0)))
-    return f"higher by {higher:.4f} [{low:.4f}, {high:.4f}], above in {above} of resamples of the same users"
-
-
-def _percent(share: float) -> str:
-    """A share of resamples, rounded but never up to all or down to none of them."""
-    return "under 1%" if 0 < share < 0.01 else "over 99%" if 0.99 < share < 1 else f"{share:.0%}"
 
 
 def absent(section: Section) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,30 +12,27 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rbserve.core.measurement import HEADLINES, STAGES_OFF
+from rbserve.core.metrics import metric_title
 from rbserve.profilers import overall
+from rbserve.profilers.answers import Answer
 from rbserve.profilers.changes import options_text
 from rbserve.profilers.paper import paper_title
 from rbserve.profilers.paper_tables import Cell, Ours, PaperTable, Row
 from rbserve.profilers.pareto import REFERENCE, Point, Section
 from rbserve.profilers.students import Lesson, paper_claim
 from rbserve.profilers.uncertainty import RESAMPLES, Front
+from rbserve.profilers.wording import (
+    DASH,
+    accuracy_text,
+    interval_text,
+    number_text,
+    p50_text,
+    share_text,
+    significant,
+)
 
-DASH = "–"
-TOLERANCE = 0.005  # accuracy a user is taken to give up for speed in the headline
 INTERVALS = {metric for metrics in HEADLINES.values() for metric in metrics}
-TITLES = {"logloss": "logloss", "illegal_share": "illegal paths"}
 TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "recall@10", "mrr@10")}
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """Which point of a slate to serve: its id and label, its figures in a sentence, and how sure that is."""
-
-    slate: int
-    question: str
-    point: str
-    label: str
-    figures: str
-    notes: list[str]
 
 
 class Chapter(NamedTuple):
@@ -72,7 +68,7 @@ def markdown(book: Book) -> str:
         section = chapter.section
         lines += [f"## {_md(section_title(section))}", ""]
         for answer in chapter.answers:
-            lines += [f"**{answer.question}: {_md(answer.label)}**, {_md(answer.figures)}.", ""]
+            lines += [f"**{_md(answer.question)}: {_md(answer.marked_label)}**, {_md(answer.figures)}.", ""]
             lines += [*(f"- {_md(note)}" for note in answer.notes), ""]
         table = columns(section)
         lines += [_md_row([column.title for column in table]), _md_row(["---"] * len(table))]
@@ -92,7 +88,13 @@ def markdown(book: Book) -> str:
         lines += [_md_row(overall_cells(point)) for point in across.points]
         lines += [
             "",
-            *(f"- {_md(note)}" for note in [*overall.notes(across), front_text(across.front, across.metric)]),
+            *(
+                f"- {_md(note)}"
+                for note in [
+                    *overall.notes(across),
+                    front_text(across.front, metric_title(across.metric, across.task)),
+                ]
+            ),
         ]
         lines += [""]
     for part in book.printed:
@@ -127,18 +129,18 @@ def columns(section: Section) -> list[Column]:
         Column("P(front)", lambda p: share_text(p.front_probability), lambda p: p.front_probability),
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
         *_warm_columns(section),
-        *(_metric_column(metric) for metric in TABLE_METRICS[section.task]),
+        *(_metric_column(metric, section.task) for metric in TABLE_METRICS[section.task]),
         *_generation_columns(section),
         *_lesson_columns(section),
         *_cost_columns(section),
-        Column(f"× {REFERENCE}", lambda p: _number(p.speedup), lambda p: p.speedup),
+        Column(f"× {REFERENCE}", lambda p: number_text(p.speedup), lambda p: p.speedup),
         Column("mean ms", lambda p: significant(p.mean_ms), lambda p: p.mean_ms),
-        Column("p90 ms", lambda p: _number(p.p90_ms), lambda p: p.p90_ms),
-        Column("p99 ms", lambda p: _number(p.p99_ms), lambda p: p.p99_ms),
+        Column("p90 ms", lambda p: number_text(p.p90_ms), lambda p: p.p90_ms),
+        Column("p99 ms", lambda p: number_text(p.p99_ms), lambda p: p.p99_ms),
         Column("max ms", lambda p: significant(p.max_ms), lambda p: p.max_ms),
         Column("first call ms", lambda p: significant(p.first_call_ms), lambda p: p.first_call_ms),
         Column("load ms", lambda p: significant(p.load_ms), lambda p: p.load_ms),
-        Column("loaded RSS MB", lambda p: _number(p.loaded_rss_mb), lambda p: p.loaded_rss_mb),
+        Column("loaded RSS MB", lambda p: number_text(p.loaded_rss_mb), lambda p: p.loaded_rss_mb),
         Column("peak RSS MB", lambda p: significant(p.peak_rss_mb), lambda p: p.peak_rss_mb),
         Column("file MB", lambda p: significant(p.file_mb), lambda p: p.file_mb),
         Column("runs", lambda p: str(p.runs), lambda p: p.runs),
@@ -147,7 +149,7 @@ def columns(section: Section) -> list[Column]:
         Column("scope", lambda p: p.scope, lambda p: p.scope),
         Column("group", lambda p: p.group, lambda p: p.group),
         Column("paper accuracy", lambda p: f"{p.paper.accuracy:.4f}" if p.paper else DASH, _paper_accuracy),
-        Column("paper ms", lambda p: _number(_paper_ms(p)), _paper_ms),
+        Column("paper ms", lambda p: number_text(_paper_ms(p)), _paper_ms),
         Column("warnings", lambda p: "; ".join(p.warnings), lambda p: "; ".join(p.warnings)),
     ]
 
@@ -171,18 +173,18 @@ def overall_cells(point: overall.OverallPoint) -> list[str]:
         point.variant,
         "yes" if point.on_front else "no",
         share_text(point.front_probability),
-        significant(point.p50_ms) + _between(point.p50_ci95_ms, significant),
-        f"{point.accuracy:.4f}" + _between(point.accuracy_ci95, "{:.4f}".format),
+        significant(point.p50_ms) + interval_text(point.p50_ci95_ms, significant),
+        f"{point.accuracy:.4f}" + interval_text(point.accuracy_ci95, "{:.4f}".format),
         point.group,
     ]
 
 
-def front_text(front: Front, metric: str) -> str:
+def front_text(front: Front, metric_label: str) -> str:
     """The front as one number: "hypervolume 1.456 [1.432, 1.482]", and what that is."""
     if front.hypervolume is None:
         return "Hypervolume of the front: none, no accuracy was measured."
     return (
-        f"Hypervolume of the front: {volume_text(front)}, {metric.upper()} above {front.reference_accuracy:g} times "
+        f"Hypervolume of the front: {volume_text(front)}, {metric_label} above {front.reference_accuracy:g} times "
         f"decades of p50 below {front.reference_ms:,.0f} ms; more is better."
     )
 
@@ -191,11 +193,7 @@ def volume_text(front: Front) -> str:
     """Its hypervolume with its interval."""
     if front.hypervolume is None:
         return DASH
-    return f"{front.hypervolume:.3f}" + _between(front.ci95, "{:.3f}".format)
-
-
-def _between(interval: tuple[float, float] | None, text: Callable[[float], str]) -> str:
-    return f" [{text(interval[0])}, {text(interval[1])}]" if interval else ""
+    return f"{front.hypervolume:.3f}" + interval_text(front.ci95, "{:.3f}".format)
 
 
 def paper_columns(table: PaperTable) -> list[str]:
@@ -234,7 +232,7 @@ def speed_text(row: Row) -> str:
     slower = speed.reference_ms is not None and speed.fastest != REFERENCE
     scope = "" if speed.scope == "forward" else f", {speed.scope}"
     scope += f", changed: {options_text(speed.changed)}" if speed.changed else ""
-    start = f"{_number(speed.reference_ms)} → " if slower else ""
+    start = f"{number_text(speed.reference_ms)} → " if slower else ""
     return f"{start}{significant(speed.fastest_ms)} {speed.fastest} ({speed.dataset}{scope})"
 
 
@@ -249,11 +247,10 @@ def section_title(section: Section) -> str:
 def footnotes(section: Section) -> list[str]:
     """What a reader of the table has to know."""
     lines = [*section.notes]
-    for name, figures in sorted(section.baselines.items()):
-        values = ", ".join(f"{key.upper()} {value:.4f}" for key, value in figures.items())
-        lines.append(f"Baseline {name} (knows items but no user): {values}.")
+    lines += _baseline_lines(section)
     lines.append(
-        f"front: no other point of the {section.slate_name} is as fast and as accurate, and better in one of the two."
+        f"front: no other point of the {section.slate_name} is as fast and as accurate, and better in one of the two; "
+        "accuracies that are printed alike are equal, and of these only the fastest is on the front."
     )
     if any(point.front_probability is not None for point in section.points):
         lines.append(
@@ -261,7 +258,7 @@ def footnotes(section: Section) -> list[str]:
             "which the point is on the front."
         )
     lines += [
-        f"{section.slate_name} {front.slate}: {front_text(front, section.metric)}"
+        f"{section.slate_name} {front.slate}: {front_text(front, section.metric_label)}"
         for front in section.fronts
         if front.hypervolume is not None
     ]
@@ -286,6 +283,20 @@ def footnotes(section: Section) -> list[str]:
     return [*lines, f"{paper_title(section.paper_column)}.", *section.paper_cautions]
 
 
+def _baseline_lines(section: Section) -> list[str]:
+    """What each baseline reaches, and which likes popularity counts."""
+    lines = []
+    for name, figures in sorted(section.baselines.items()):
+        values = ", ".join(f"{metric_title(key, section.task)} {value:.4f}" for key, value in figures.items())
+        lines.append(f"Baseline {section.baseline_title(name)}, which knows items but no user: {values}.")
+    if section.baseline_forms:
+        lines.append(
+            "popularity: how often the training users like an item; (last likes) of the items that training rows ask "
+            "about, (all likes) of their histories as well. A profile takes the form that is stronger on validation."
+        )
+    return lines
+
+
 def warning_lines(section: Section) -> list[str]:
     """Each variant's warnings once, whatever its slates."""
     return list(
@@ -302,44 +313,6 @@ def stages_text(stages: dict[str, float]) -> str:
     return ", ".join(f"{stage} {share:.0%}" for stage, share in stages.items() if share >= 0.005)
 
 
-# ---- Numbers and lists ----
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """A number in plain notation with that many significant digits: 0.148, 6.40, 1,140."""
-    if not value or not math.isfinite(value):
-        return "0" if value == 0 else DASH
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
-
-
-def share_text(share: float | None) -> str:
-    """A probability from resamples: never a bare 0 or 1, which no number of resamples shows."""
-    if share is None:
-        return DASH
-    return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
-
-
-def p50_text(point: Point) -> str:
-    """p50 in ms with its interval."""
-    return significant(point.p50_ms) + _between(point.p50_ci95_ms, significant)
-
-
-def accuracy_text(point: Point, metric: str) -> str:
-    """An accuracy with its interval, a dash where there is none."""
-    value, interval = point.value(metric), point.interval(metric)
-    if value is None:
-        return DASH
-    return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
-
-
-def listing(words: Sequence[str], most: int = 4) -> str:
-    """A, B and C; or the first few and how many more."""
-    if len(words) > most:
-        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 # ---- Cells ----
 
 
@@ -351,14 +324,14 @@ def _warm_columns(section: Section) -> list[Column]:
 
 
 def _warm(point: Point) -> str:
-    return _number(point.warm_p50_ms) + _between(point.warm_p50_ci95_ms, significant)
+    return number_text(point.warm_p50_ms) + interval_text(point.warm_p50_ci95_ms, significant)
 
 
 def _generation_columns(section: Section) -> list[Column]:
     """What only models have that generate their items; nothing where there is none."""
     found: list[Column] = []
     if any("illegal_share" in point.accuracy for point in section.points):
-        found.append(_metric_column("illegal_share"))
+        found.append(_metric_column("illegal_share", section.task))
     if any(point.stages for point in section.points):
         found.append(Column("stages", _stages, _stages))
     return found
@@ -401,11 +374,15 @@ def _teacher(one: Lesson) -> str:
 
 
 def _kept(one: Lesson) -> str:
-    return DASH if one.kept is None else f"{one.kept:.1%}" + _between(one.kept_ci95, "{:.1%}".format)
+    return DASH if one.kept is None else f"{one.kept:.1%}" + interval_text(one.kept_ci95, "{:.1%}".format)
 
 
 def _times(one: Lesson) -> str:
-    return DASH if one.speedup is None else significant(one.speedup) + _between(one.speedup_ci95, significant)
+    return (
+        DASH
+        if one.speedup is None
+        else significant(one.speedup) + interval_text(one.speedup_ci95, significant)
+    )
 
 
 def _lesson_notes(section: Section) -> list[str]:
@@ -428,8 +405,8 @@ def _cost_columns(section: Section) -> list[Column]:
     if all(point.mflop is None for point in section.points):
         return []
     return [
-        Column("MFLOP", lambda p: _number(p.mflop), lambda p: p.mflop),
-        Column("MB", lambda p: _number(p.moved_mb), lambda p: p.moved_mb),
+        Column("MFLOP", lambda p: number_text(p.mflop), lambda p: p.mflop),
+        Column("MB", lambda p: number_text(p.moved_mb), lambda p: p.moved_mb),
         Column("% of peak", lambda p: _percent(p.share_of_peak), lambda p: p.share_of_peak),
         Column("% of bandwidth", lambda p: _percent(p.share_of_bandwidth), lambda p: p.share_of_bandwidth),
     ]
@@ -443,8 +420,8 @@ def _stages(point: Point) -> str:
     return stages_text(point.stages) if point.stages else DASH
 
 
-def _metric_column(metric: str) -> Column:
-    title = TITLES.get(metric, metric.upper())
+def _metric_column(metric: str, task: str) -> Column:
+    title = metric_title(metric, task)
     interval = " [95%]" if metric in INTERVALS else ""
     return Column(f"{title}{interval}", lambda p: accuracy_text(p, metric), lambda p: p.value(metric))
 
@@ -455,7 +432,7 @@ def _paper_cells(row: Row) -> list[str]:
         + "".join(f"; {marked_text(one)}" for one in cell.also)
         for cell in row.cells
     ]
-    return [row.model, row.group, row.paper_name, *cells, speed_text(row), _number(row.paper_latency_ms)]
+    return [row.model, row.group, row.paper_name, *cells, speed_text(row), number_text(row.paper_latency_ms)]
 
 
 def _paper_accuracy(point: Point) -> float | None:
@@ -464,10 +441,6 @@ def _paper_accuracy(point: Point) -> float | None:
 
 def _paper_ms(point: Point) -> float | None:
     return point.paper.latency_ms if point.paper else None
-
-
-def _number(value: float | None) -> str:
-    return DASH if value is None else significant(value)
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:

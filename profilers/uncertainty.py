@@ -33,6 +33,7 @@ from rbserve.core.metrics import gains_at_k, hits_at_k
 
 RESAMPLES = 1000
 METRICS_WITH_DRAWS = ("auc", "gauc", "ndcg@10", "recall@10")
+ACCURACY_DIGITS = 4
 REFERENCE_MS = 1000.0
 """Where the hypervolume begins: a call slower than a second adds nothing to it."""
 REFERENCE_ACCURACY = {"auc": 0.5, "gauc": 0.5, "ndcg@10": 0.0, "recall@10": 0.0}
@@ -98,14 +99,23 @@ def run_times(run: Measurement, variant: str, slate: int) -> list[Draws]:
 
 
 def front_probabilities(latency: Sequence[Draws], accuracy: Sequence[Draws]) -> list[float]:
-    """For each point, the share of draws in which no other is at least as good in both and better in one."""
+    """For each point, the share of draws in which no other is at least as good in both and better in one.
+
+    Accuracies are compared at the printed digits, as the front's are (`as_printed`).
+    """
     times, values = _defined(latency, accuracy)
+    values = as_printed(values)
     if not times.shape[1]:
         return [math.nan] * len(times)
     on_front = np.zeros(len(times))
     for column in range(times.shape[1]):
         on_front += nondominated_rows(np.column_stack([times[:, column], values[:, column]]))
     return [float(share) for share in on_front / times.shape[1]]
+
+
+def as_printed(accuracy: ArrayLike) -> NDArray[np.float64]:
+    """Accuracies at the digits that reports print: of points with equal ones only the fastest is on the front."""
+    return np.round(np.asarray(accuracy, np.float64), ACCURACY_DIGITS)
 
 
 def nondominated_rows(

@@ -133,6 +133,7 @@ def results_table(measurement: Measurement) -> Table:
     from rich.table import Table
 
     from rbserve.core.measurement import HEADLINES
+    from rbserve.core.metrics import metric_title
 
     plan, machine = measurement.plan, measurement.environment
     main, second = HEADLINES[measurement.task]
@@ -156,8 +157,8 @@ def results_table(measurement: Measurement) -> Table:
         "p90",
         "p99",
         "max",
-        f"{main.upper()} [95%]",
-        second.upper(),
+        f"{metric_title(main, measurement.task)} [95%]",
+        metric_title(second, measurement.task),
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("loaded MB", "RSS MB", "load ms", "first ms", "file MB", "n"):
@@ -189,8 +190,27 @@ def _captions(measurement: Measurement) -> Iterator[str]:
         for warning in warnings:
             warned.setdefault(warning, []).append(variant)
     yield from (f"warning: {', '.join(variants)}: {warning}" for warning, variants in warned.items())
+    yield from _baselines(measurement)
+
+
+def _baselines(measurement: Measurement) -> Iterator[str]:
+    """What each baseline reaches, and that a variant is no better."""
+    from rbserve.core.measurement import HEADLINES, baseline_title
+    from rbserve.core.metrics import metric_title
+
+    main, _ = HEADLINES[measurement.task]
+    reached = {result.variant: result.accuracy.get(main) for result in measurement.results}
     for name, values in measurement.baselines.items():
-        yield f"baseline {name}: {', '.join(f'{key.upper()} {value:.4f}' for key, value in values.items())}"
+        figures = ", ".join(
+            f"{metric_title(key, measurement.task)} {value:.4f}" for key, value in values.items()
+        )
+        no_better = [
+            variant
+            for variant, own in reached.items()
+            if isinstance(own, float) and own <= values.get(main, -1.0)
+        ]
+        beaten = f"; no better: {', '.join(no_better)}" if no_better else ""
+        yield f"baseline {baseline_title(name, measurement.baseline_forms)}: {figures}{beaten}"
 
 
 def _instrument(measurement: Measurement) -> Iterator[str]:

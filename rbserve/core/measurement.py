@@ -238,6 +238,11 @@ class Measurement(msgspec.Struct, frozen=True):
     baseline_forms: dict[str, str] = {}
 
 
+def baseline_title(name: str, forms: dict[str, str]) -> str:
+    """A baseline with its form, where it has several: "popularity (last likes)"."""
+    return f"{name} ({forms[name]})" if name in forms else name
+
+
 def summarise(measurement: Measurement) -> list[Result]:
     """One Result per variant, scope and slate, in the order they were measured."""
     predictions = measurement.predictions
