@@ -39,6 +39,7 @@ from rbserve.core.measurement import (
     summarise,
 )
 from rbserve.core.provenance import command_line, git_state
+from rbserve.core.similarity import data_sketch
 from rbserve.core.types import Progress, no_progress
 from rbserve.profilers.accuracy import baselines
 from rbserve.profilers.budget import PILOT_RUNS, Pace, check_budget, schedule
@@ -116,6 +117,7 @@ def profile(
         variant_warnings=_warnings(artifact, variants, processes.unseen),
         baselines=known.figures,
         baseline_forms=known.forms,
+        data_sketch=data_sketch(dataset),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
         random=artifact.is_random,

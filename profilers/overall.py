@@ -1,21 +1,22 @@
 """Across data sets: the same variant on several of them, as the paper's column "Overall" averages its five.
 
 Accuracies are averaged, p50 latencies by their geometric mean. Only what was measured on every data set of the table is
-in it, on one machine with the same libraries, threads and scope.
+in it, on one machine with the same libraries, threads and scope. A data set and its copy, shuffled or under another
+name, are one: only one of the two is in the mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations, product
 
 import msgspec
 import numpy as np
 
-from rbserve.core.measurement import Measurement, comparability_key
+from rbserve.core.measurement import Measurement, by_scope, comparability_key
 from rbserve.core.metrics import METRICS, metric_title
-from rbserve.profilers.pareto import Point, Section, drawn, nondominated
+from rbserve.profilers.pareto import Point, Section, drawn, nondominated, same_data
 from rbserve.profilers.uncertainty import (
     Draws,
     Evidence,
@@ -46,7 +47,10 @@ class OverallPoint(msgspec.Struct, frozen=True):
 
 
 class Overall(msgspec.Struct, frozen=True):
-    """A task at one slate over several data sets. `left_out` are data sets on which too few of the variants ran."""
+    """A task at one slate over several data sets.
+
+    `left_out` are data sets on which too few of the variants ran, and copies; `copies` says of those of which data set.
+    """
 
     task: str
     metric: str
@@ -60,6 +64,7 @@ class Overall(msgspec.Struct, frozen=True):
     left_out: list[str]
     points: list[OverallPoint]
     front: Front
+    copies: dict[str, str] = {}
 
 
 def overalls(
@@ -74,7 +79,7 @@ def overalls(
             one.dataset for one in groups.get(key, [])
         ]:  # the newest of a data set comes first
             groups.setdefault(key, []).append(part)
-    runs = {(one.id, one.plan.scope): one for one in measurements}
+    runs = {(run.id, run.plan.scope): run for whole in measurements for run in by_scope(whole)}
     return [
         table
         for group in groups.values()
@@ -98,7 +103,8 @@ def _overall(
         }
         for part in group
     }
-    datasets, names = _largest_table(known)
+    pairs = _copies(group, runs)
+    datasets, names = _largest_table(known, pairs)
     if not datasets:
         return None
     rows = [[known[dataset][name] for dataset in datasets] for name in names]
@@ -137,16 +143,34 @@ def _overall(
         left_out=[part.dataset for part in group if part.dataset not in datasets],
         points=sorted(points, key=lambda one: (one.group, one.name, one.variant)),
         front=front_of(slate, metric, spots, latency, accuracy),
+        copies={
+            part.dataset: kept
+            for part in group
+            for kept in datasets
+            if part.dataset not in datasets and frozenset((part.dataset, kept)) in pairs
+        },
     )
 
 
+def _copies(group: Sequence[Section], runs: dict[tuple[str, str], Measurement]) -> set[frozenset[str]]:
+    """The pairs of data sets, by name, that hold the same likes."""
+    measured = {part.dataset: [runs[source.run, part.scope] for source in part.sources] for part in group}
+    return {
+        frozenset((first, second))
+        for first, second in combinations(measured, 2)
+        if any(same_data(one, other) for one, other in product(measured[first], measured[second]))
+    }
+
+
 def _largest_table(
-    known: dict[str, dict[tuple[str, str], Point]],
+    known: dict[str, dict[tuple[str, str], Point]], copies: Collection[frozenset[str]]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The data sets, two at least, and the variants on all of them that make the table of most cells."""
+    """The data sets, two at least and no copies, and the variants on all of them that make the table of most cells."""
     best: tuple[int, int, list[str], list[tuple[str, str]]] = (0, 0, [], [])
     for size in range(2, len(known) + 1):
         for some in combinations(known, size):
+            if any(frozenset(pair) in copies for pair in combinations(some, 2)):
+                continue
             shared = [name for name in known[some[0]] if all(name in known[one] for one in some)]
             if shared and (size * len(shared), size) > best[:2]:
                 best = (size * len(shared), size, list(some), shared)
@@ -175,11 +199,14 @@ def _draws(
 def notes(table: Overall) -> Iterator[str]:
     """What a reader of the table has to know."""
     yield (
-        f"Mean {metric_title(table.metric, table.task)} and geometric mean of p50 over {', '.join(table.datasets)}; what "
-        "was not measured on each of them is not in it."
+        f"Mean {metric_title(table.metric, table.task)} and geometric mean of p50 over {', '.join(table.datasets)}; "
+        "what was not measured on each of them is not in it."
     )
-    if table.left_out:
-        yield f"Left out, for sharing too few variants with them: {', '.join(table.left_out)}."
+    few = [name for name in table.left_out if name not in table.copies]
+    if few:
+        yield f"Left out, for sharing too few variants with them: {', '.join(few)}."
+    for name, kept in table.copies.items():
+        yield f"Left out, for being a copy: {name} holds the same users' likes as {kept}, and counts once."
 
 
 def _geometric(values: Sequence[float]) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from rbserve.core.environment import Environment
 from rbserve.core.measurement import WARM, Accuracy, Measurement, Result, baseline_title, by_scope
 from rbserve.core.metrics import METRICS, Direction, metric_title
+from rbserve.core.similarity import is_copy
 from rbserve.core.types import size_name
 from rbserve.profilers.accuracy import forms_of
 from rbserve.profilers.changes import changed, display_name
@@ -219,6 +221,11 @@ def comparable(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
         )  # fmt: skip
         groups.setdefault(key, []).append(one)
     return sorted(groups.values(), key=lambda group: group[0].dataset)
+
+
+def same_data(one: Measurement, other: Measurement) -> bool:
+    """Whether two runs are of the same data, shuffled or under another name: fingerprints equal, or sketches alike."""
+    return one.dataset_fingerprint == other.dataset_fingerprint or is_copy(one.data_sketch, other.data_sketch)
 
 
 def overlap(a: Interval | None, b: Interval | None) -> bool:
@@ -447,6 +454,13 @@ def _notes(
                 f"{display_name(one)} was {reason}: these models were not all scored on the same test rows, so it is "
                 "drawn, and no part of the front."
             )
+    copies = [
+        other[0].dataset
+        for other in groups
+        if other[0].dataset != group[0].dataset and any(same_data(*pair) for pair in product(group, other))
+    ]
+    for name in dict.fromkeys(copies):
+        yield f"{group[0].dataset} holds the same users' likes as {name}: a copy, and Overall counts one of the two."
     group = [one for one in group if one.random or aside(one, shared) is None]
     if len({msgspec.json.encode(one.baselines) for one in group}) > 1:
         yield f"The run files disagree on the baselines; those of {judge.id} are shown."

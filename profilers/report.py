@@ -26,11 +26,13 @@ from typing import Any
 
 import msgspec
 
+from rbserve.core.dataset import open_dataset
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.intervals import runs_needed
 from rbserve.core.measurement import Measurement, by_scope, read_measurement
 from rbserve.core.metrics import metric_title
+from rbserve.core.similarity import data_sketch
 from rbserve.profilers.answers import answers
 from rbserve.profilers.changes import display_name
 from rbserve.profilers.overall import overalls
@@ -68,6 +70,19 @@ def _standing(measurement: Measurement) -> tuple[bool, bool, str, str]:
     return (not measurement.random, not measurement.plan.test_users, measurement.created, measurement.id)
 
 
+def with_sketch(run: Measurement, folder: Path) -> Measurement:
+    """A run of before data sketches were kept gets that of the data set in `folder`, if it is still the same data."""
+    if run.data_sketch or not folder.is_dir():
+        return run
+    try:
+        data = open_dataset(folder)
+        if data.fingerprint != run.dataset_fingerprint:
+            return run
+        return msgspec.structs.replace(run, data_sketch=data_sketch(data))
+    except DataError:  # damaged, or of another version: a report does not need it
+        return run
+
+
 def render(measurements: Sequence[Measurement], folder: Path) -> Path:
     """Writes the files of a report into `folder`, whole or not at all; what was there is replaced."""
     if not measurements:
@@ -79,7 +94,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
             Chapter(part, answers(part, measurements, evidence), list(absent(part)), list(method(part)))
             for part in parts
         ],
-        overalls=overalls(parts, [one for run in measurements for one in by_scope(run)], evidence),
+        overalls=overalls(parts, measurements, evidence),
         printed=paper_tables(measurements),
         created=max(one.created for one in measurements),
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rbserve.core.measurement import HEADLINES, STAGES_OFF
-from rbserve.core.metrics import metric_title
+from rbserve.core.metrics import CTR_METRICS, SEQREC_METRICS, metric_title
 from rbserve.profilers import overall
 from rbserve.profilers.answers import Answer
 from rbserve.profilers.changes import options_text
@@ -458,7 +458,7 @@ def _flat(section: Section, point: Point) -> dict[str, str]:
     accuracy, paper, stages = fields.pop("accuracy"), fields.pop("paper"), fields.pop("stages")
     if taught := fields.pop("lesson"):
         fields |= {f"lesson_{name}": value for name, value in msgspec.structs.asdict(taught).items()}
-    fields |= {key: value for key, value in accuracy.items() if value is not None}
+    fields |= {_csv_name(key, section.task): value for key, value in accuracy.items() if value is not None}
     fields |= {f"stage_{name}": share for name, share in (stages or {}).items()}
     fields |= {"paper_accuracy": paper and paper.accuracy, "paper_latency_ms": paper and paper.latency_ms}
     fields["warnings"] = "; ".join(fields.pop("warnings"))
@@ -470,6 +470,12 @@ def _flat(section: Section, point: Point) -> dict[str, str]:
         else:
             row[name] = _cell(value)
     return row
+
+
+def _csv_name(key: str, task: str) -> str:
+    """An accuracy's column: what ranks a user's candidates never shares one with what ranks the catalogue."""
+    shared = key.removesuffix("_ci95") in CTR_METRICS.keys() & SEQREC_METRICS.keys()
+    return f"candidates_{key}" if shared and task == "ctr" else key
 
 
 def _flat_cell(table: PaperTable, row: Row, cell: Cell) -> dict[str, str]:

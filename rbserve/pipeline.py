@@ -485,7 +485,7 @@ def report_path(name: str) -> Path:
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
     """Renders the newest profile of every model into reports/<name>/, of these data sets or of all."""
-    from rbserve.profilers.report import collect, render
+    from rbserve.profilers.report import collect, render, with_sketch
 
     folder = report_path(name)
     measurements = collect(runs or runs_path())
@@ -493,7 +493,11 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
     for dataset in datasets:
         if dataset not in known:
             raise unknown_name("data set with runs", dataset, known)
-    chosen = [run for run in measurements if run.dataset in (datasets or known)]
+    chosen = [
+        with_sketch(run, dataset_path(run.dataset))
+        for run in measurements
+        if run.dataset in (datasets or known)
+    ]
     with _needs("report", "reporting"):
         return render(chosen, folder)
 

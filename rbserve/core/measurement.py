@@ -201,7 +201,7 @@ class Measurement(msgspec.Struct, frozen=True):
     were kept. `failed` are the variants whose process died, and how. `distilled` says whose scores a student learnt
     from. `artifact` is what `--model` takes to find the artefact again, its row or its path as it was given; `settings`
     are those of its training (`core.settings.Settings`). `baseline_forms` says of a baseline that has several forms
-    which one `baselines` holds.
+    which one `baselines` holds; `data_sketch` tells copies of a data set from others (`core.similarity`).
     """
 
     schema: int
@@ -236,6 +236,7 @@ class Measurement(msgspec.Struct, frozen=True):
     artifact: str = ""
     settings: dict[str, Any] = {}
     baseline_forms: dict[str, str] = {}
+    data_sketch: dict[int, int] = {}
 
 
 def baseline_title(name: str, forms: dict[str, str]) -> str:

@@ -1,8 +1,10 @@
 """Whether two data sets hold the same likes: copies that were shuffled, renamed, cut or split by another seed.
 
-A sketch has, of the USERS users whose ids hash lowest, the lowest hash among the items that each of them likes (MinHash:
-Broder, 1997). For a user whom two sketches share, the two hashes agree with a chance of the Jaccard similarity of the
-user's two sets of items, so the share that agree estimates its mean. Ids that were renamed are not recognised.
+A sketch has, of the USERS users whose ids hash lowest, the lowest hash among the items that each of them likes
+(MinHash: Broder, 1997). For a user whom two sketches share, the two hashes agree with a chance of the Jaccard index
+of the user's two sets of items. Of strangers, one user here and another there, they agree by chance alone. Data sets
+whose shared users agree far more often than strangers are one. A share of 1 is not needed: a data set holds the last
+likes of each user, and in a shuffled file these are others. Ids that were renamed are not recognised.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from numpy.typing import NDArray
 
 from rbserve.core.dataset import SPLITS, Dataset
 
-USERS = 128
+USERS = 256
 FEWEST = 5  # shared users; fewer tell nothing
-COPY = 0.5  # share of the shared users from which on a data set is called a copy
+CHANCE = 1.5  # times the root of their number: how many more users than strangers could agree by chance
 
 Sketch = Mapping[int, int]
 
@@ -37,9 +39,12 @@ def data_sketch(dataset: Dataset) -> dict[int, int]:
 
 
 def is_copy(one: Sketch, other: Sketch) -> bool:
-    """Whether most users that both sketches hold like the same items in both; False where too few are shared."""
-    shared = one.keys() & other.keys()
-    return len(shared) >= FEWEST and sum(one[user] == other[user] for user in shared) >= COPY * len(shared)
+    """Whether the users that both sketches hold agree on items as strangers would not; False where few are shared."""
+    shared = sorted(one.keys() & other.keys())
+    strangers = [*shared[1:], *shared[:1]]
+    agree = sum(one[user] == other[user] for user in shared)
+    by_chance = sum(one[user] == other[stranger] for user, stranger in zip(shared, strangers, strict=True))
+    return len(shared) >= FEWEST and agree - by_chance > CHANCE * len(shared) ** 0.5
 
 
 def _likes(

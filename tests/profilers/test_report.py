@@ -253,11 +253,12 @@ def test_a_ranking_is_reported_in_its_own_terms(rankings: Path) -> None:
     section = json.loads((rankings / "report.json").read_text())["sections"][0]
     assert (section["metric"], section["slate_name"], section["rows"]) == ("ndcg@10", "k", 2)
     assert section["points"][0]["p50_ms_per_candidate"] is None
-    assert section["answers"][0]["question"] == "Fastest within 0.005 NDCG@10 of the best at k 10"
+    question = "Fastest within 0.005 nDCG@10 (catalogue) of the best at k 10 (2 of 2 models measured there)"
+    assert section["answers"][0]["question"] == question
     markdown = (rankings / "table.md").read_text()
     assert (
-        "| k | front | P(front) | p50 ms [95%] | NDCG@10 [95%] | RECALL@10 [95%] | MRR@10 | illegal paths |"
-        in markdown
+        "| k | front | P(front) | p50 ms [95%] | nDCG@10 (catalogue) [95%] | recall@10 (catalogue) [95%] | "
+        "MRR@10 (catalogue) | illegal paths |" in markdown
     )
     assert "| 0.1250 | prefill 75%, rest 25% |" in markdown
     assert "slate" not in markdown.replace("--slates", "")
