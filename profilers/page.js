@@ -137,7 +137,7 @@ function answer(section, state, name, certified) {
   // Of accuracies that are printed alike the fastest wins, as on the front.
   const best = judged.reduce((a, b) => (printed(b) > printed(a) || (printed(b) === printed(a) && b[state.statistic] < a[state.statistic]) ? b : a));
   const models = new Set(judged.map((point) => point.name));
-  const which = models.size > 1 ? `Most accurate of the ${models.size} models within it` : "The only model within it";
+  const which = models.size > 1 ? `Most accurate within it, of ${models.size} models` : "The only model within it";
   return `${which}: ${best.name} ${best.variant}${marks(best)}, ${section.metric_titles[metric]} ${best.accuracy[metric].toFixed(4)}, ${name} ${ms(best[state.statistic])} ms.${beaten(section, best)} How sure that is: rbserve recommend --slo '${name}<${ms(state.limit).replaceAll(",", "")}ms' --slate ${state.slate} --dataset ${section.dataset}.`;
 }
 

@@ -27,7 +27,10 @@ pytestmark = needs_browser
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every kind of point: changed, of some users, of random weights, on two data sets, ranking."""
     changed = sampled("gdcn", {"onnx-fp32": 2.0}, skill=1.5, id="changed", config={"dim": 8})
-    elsewhere = {"dataset": "microlens", "dataset_fingerprint": "m"}
+    elsewhere = {
+        "dataset": "microlens", "dataset_fingerprint": "m", "baselines": {"popularity": {"auc": 0.99}},
+        "baseline_forms": {"popularity": "last likes"},
+    }  # fmt: skip
     taught = sampled(TAUGHT, {"onnx-int8": 0.4}, skill=2.5, id="taught", **elsewhere)
     blind = sampled("dcn", {"onnx-fp32": 20.0}, group="D", item_form="text")
     none = [msgspec.structs.replace(one, accuracy={}) for one in blind.results]
@@ -119,7 +122,7 @@ def test_the_latency_target_dims_what_misses_it_and_names_the_most_accurate_that
     for _ in range(6):
         desktop.keyboard.press("PageDown")
     verdict = own.locator(".verdict").inner_text()
-    assert "Most accurate within it:" in verdict
+    assert re.match(r"Most accurate within it, of \d models: .*, AUC 0\.\d{4}, p50 ", verdict)
     assert "rbserve recommend --slo 'p50<" in verdict
     assert own.locator(".limit").count() == 1
     late = own.locator(".point.late")
@@ -127,6 +130,19 @@ def test_the_latency_target_dims_what_misses_it_and_names_the_most_accurate_that
     assert own.locator("tbody tr.late").count() == late.count()
     own.locator("select").select_option("p99_ms")
     assert "p99 ≤" in own.locator("output").inner_text()
+
+
+def test_a_pick_that_is_no_better_than_a_baseline_is_marked_wherever_it_is_named(desktop: Page) -> None:
+    row = desktop.locator("#summary tr", has_text="microlens")
+    assert row.get_attribute("class") == "doubtful"
+    assert "popularity (last likes) 0.9900" in row.inner_text()
+    own = part(desktop, "microlens · ctr")
+    own.locator("input[type=range]").focus()
+    desktop.keyboard.press("PageDown")
+    said = own.locator(".verdict").inner_text()
+    assert "No better than the baseline popularity (last likes), 0.9900." in said
+    margin = own.locator(".chart text").all_text_contents()
+    assert {"↑ popularity", "(last likes)", "0.9900"} <= {*margin}
 
 
 def test_the_papers_points_are_a_layer(desktop: Page) -> None:
@@ -146,7 +162,7 @@ def test_what_was_not_judged_like_the_others_looks_different_and_says_so(desktop
     assert "judged on 20 test users drawn at random" in own.locator(".point.aside").get_attribute(
         "aria-label"
     )
-    assert "accuracy not measured" in own.locator(".point.unjudged").get_attribute("aria-label")
+    assert "AUC not measured" in own.locator(".point.unjudged").get_attribute("aria-label")
     names = own.locator(".chart .label").all_inner_texts()
     assert any("dim=8" in name for name in own.locator(".chart .label").all_text_contents()), names
 
