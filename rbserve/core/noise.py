@@ -22,7 +22,8 @@ THROTTLED = {"throttled_usec": 1000, "throttled_time": 1}  # cgroup v2 counts mi
 class Noise(msgspec.Struct, frozen=True):
     """What happened between two looks at the counters, in nanoseconds.
 
-    `waited_ns` is how long this process's threads could have run and another process had the core; `steal_ns` how
+    `waited_ns` is how long this process's threads could have run and another process had the core, at most the time of
+    its cores in which it did not run itself: threads that wait for one another are no load by others. `steal_ns` is how
     long the hypervisor had it (in ticks of 10 ms); `throttled_ns` how long the container's quota was spent. `mhz` is
     the frequency of the first core before and after, `energy_uj` the microjoules of the whole processor package.
     """
@@ -36,7 +37,7 @@ class Noise(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The counters at one moment."""
+    """The counters at one moment; `ran_ns` is how long this process's threads have had a core, of so many `cores`."""
 
     wall_ns: int
     waited_ns: int | None
@@ -45,14 +46,17 @@ class Snapshot(msgspec.Struct, frozen=True):
     mhz: float | None
     energy_uj: dict[str, int]
     energy_range_uj: dict[str, int]
+    ran_ns: int | None = None
+    cores: int = 1
 
 
 def snapshot(cores: Sequence[int], root: Path = ROOT) -> Snapshot:
     """Reads the counters of this process and its cores."""
     counters = energy_counters(root)
+    ran_ns, waited_ns = _scheduled_ns(root)
     return Snapshot(
         wall_ns=time.perf_counter_ns(),
-        waited_ns=_waited_ns(root),
+        waited_ns=waited_ns,
         steal_ns=_steal_ns(cores, root),
         throttled_ns=throttled_ns(root),
         mhz=frequency_mhz(cores[0], root) if cores else None,
@@ -60,6 +64,8 @@ def snapshot(cores: Sequence[int], root: Path = ROOT) -> Snapshot:
         energy_range_uj={
             name: top for name, path in counters.items() if (top := number(path.with_name("max_energy_range_uj")))
         },
+        ran_ns=ran_ns,
+        cores=max(1, len(cores)),
     )  # fmt: skip
 
 
@@ -67,12 +73,21 @@ def between(before: Snapshot, after: Snapshot) -> Noise:
     """What the counters say of the time between two snapshots."""
     return Noise(
         wall_ns=after.wall_ns - before.wall_ns,
-        waited_ns=_grown(before.waited_ns, after.waited_ns),
+        waited_ns=_waited_ns(before, after),
         steal_ns=_grown(before.steal_ns, after.steal_ns),
         throttled_ns=_grown(before.throttled_ns, after.throttled_ns),
         mhz=(before.mhz, after.mhz) if before.mhz is not None and after.mhz is not None else None,
         energy_uj=_energy_uj(before, after),
     )
+
+
+def _waited_ns(before: Snapshot, after: Snapshot) -> int | None:
+    """Waits summed over threads pass the time of the cores where threads wait for one another, so they are bounded."""
+    waited_ns, ran_ns = _grown(before.waited_ns, after.waited_ns), _grown(before.ran_ns, after.ran_ns)
+    if waited_ns is None:
+        return None
+    cores_ns = after.cores * (after.wall_ns - before.wall_ns)
+    return min(waited_ns, max(0, cores_ns - (ran_ns or 0)))
 
 
 def _grown(before: int | None, after: int | None) -> int | None:
@@ -133,11 +148,13 @@ def throttled_ns(root: Path = ROOT) -> int | None:
     return None
 
 
-def _waited_ns(root: Path) -> int | None:
-    """Nanoseconds that this process's threads stood in a run queue (the second figure of their schedstat)."""
+def _scheduled_ns(root: Path) -> tuple[int | None, int | None]:
+    """Nanoseconds that this process's threads ran, and that they stood in a run queue (schedstat); None: not told."""
     figures = [(text(path) or "").split() for path in root.glob("proc/self/task/*/schedstat")]
-    waits = [int(figure[1]) for figure in figures if len(figure) == 3]
-    return sum(waits) if waits else None
+    known = [figure for figure in figures if len(figure) == 3]
+    if not known:
+        return None, None
+    return sum(int(ran) for ran, _, _ in known), sum(int(waited) for _, waited, _ in known)
 
 
 def _steal_ns(cores: Sequence[int], root: Path) -> int | None:

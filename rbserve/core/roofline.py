@@ -39,7 +39,8 @@ class Roofline(msgspec.Struct, frozen=True):
 
     `share_of_peak` is the part of a call's time that its operations would take at the peak (of several kinds of number,
     each at its own; `peak_gflops` is then their mean), `share_of_bandwidth` that which its bytes would take; null where
-    there is no peak. `operators` is the share of all operators' time by type, largest first.
+    there is no peak. Neither passes 1: a call that is faster than the measured limit is itself the limit. `operators` is
+    the share of all operators' time by type, largest first.
     """
 
     parameters: int
@@ -62,9 +63,11 @@ def roofline(cost: Cost, times_ns: Sequence[Sequence[int]]) -> Roofline | None:
     peaks = {kind: cost.peak_gflops.get(kind) for kind, flops in cost.flops.items() if flops}
     flops = sum(cost.flops.values()) / cost.calls
     # 1 GFLOP/s is one operation a nanosecond, and 1 GB/s one byte.
-    at_peak_ns = sum(cost.flops[kind] / peak for kind, peak in peaks.items() if peak) / cost.calls
+    # A call that beats the peak shows that the peak was measured too low: it is then what the call reached.
+    at_peak_ns = min(ns, sum(cost.flops[kind] / peak for kind, peak in peaks.items() if peak) / cost.calls)
     known = bool(peaks) and all(peaks.values())
     moved = (cost.weight_bytes + cost.activation_bytes) / cost.calls
+    bandwidth_gbs = max(cost.bandwidth_gbs, moved / ns)
     slowest_first = sorted(cost.operators_ns.items(), key=lambda pair: -pair[1])
     total_ns = sum(cost.operators_ns.values())
     return Roofline(
@@ -73,8 +76,8 @@ def roofline(cost: Cost, times_ns: Sequence[Sequence[int]]) -> Roofline | None:
         weight_bytes=cost.weight_bytes / cost.calls,
         activation_bytes=cost.activation_bytes / cost.calls,
         peak_gflops=flops / at_peak_ns if known else None,
-        bandwidth_gbs=cost.bandwidth_gbs,
+        bandwidth_gbs=bandwidth_gbs,
         share_of_peak=at_peak_ns / ns if known else None,
-        share_of_bandwidth=moved / cost.bandwidth_gbs / ns,
+        share_of_bandwidth=moved / bandwidth_gbs / ns,
         operators={name: spent / total_ns for name, spent in slowest_first},
     )

@@ -43,10 +43,13 @@ def has_trend(times: ArrayLike) -> bool:
 
 
 def _disturbed(noises: Sequence[Noise], threads: int) -> Iterator[str]:
-    """What the machine did to the timed calls of all processes together."""
+    """What the machine did to the timed calls of all processes together.
+
+    No share passes 1: run files from before waits were bounded sum those of all threads, and steal time comes in ticks.
+    """
     wall_ns = sum(noise.wall_ns for noise in noises) * threads
-    waited = sum(noise.waited_ns or 0 for noise in noises)
-    stolen = sum(noise.steal_ns or 0 for noise in noises)
+    waited = sum(min(noise.waited_ns or 0, noise.wall_ns * threads) for noise in noises)
+    stolen = sum(min(noise.steal_ns or 0, noise.wall_ns * threads) for noise in noises)
     throttled = sum(noise.throttled_ns or 0 for noise in noises)
     if waited > WAITED * wall_ns:
         yield f"load by others: waited for the core {waited / wall_ns:.0%} of the time"

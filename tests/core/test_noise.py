@@ -10,7 +10,7 @@ import pytest
 from machine import write_tree
 
 from rbserve.core.kernel import cgroup_cpus, cgroup_memory_mb, turbo
-from rbserve.core.noise import TICK_NS, between, energy_absent, snapshot, throttled_ns
+from rbserve.core.noise import TICK_NS, Snapshot, between, energy_absent, snapshot, throttled_ns
 
 RAPL = "sys/class/powercap/intel-rapl:{}/{}"
 
@@ -47,6 +47,22 @@ def test_what_happened_between_two_looks_is_the_difference_of_the_counters(tmp_p
     assert noise.throttled_ns == 2000
     assert noise.mhz == (3000, 2400)
     assert noise.energy_uj == 50 + 120  # the second counter came round
+
+
+def at(wall_ns: int, waited_ns: int, ran_ns: int, cores: int = 1) -> Snapshot:
+    return Snapshot(wall_ns, waited_ns, None, None, None, {}, {}, ran_ns, cores)
+
+
+def test_threads_that_wait_for_one_another_are_no_load_by_others() -> None:
+    """Three threads take turns on one core: each waits two thirds of the time, nobody else runs."""
+    noise = between(at(0, 0, 0), at(900, 1800, 900))
+    assert noise.waited_ns == 0
+
+
+def test_waits_are_at_most_the_time_in_which_others_had_the_cores() -> None:
+    assert between(at(0, 0, 0), at(1000, 1110, 300)).waited_ns == 700
+    assert between(at(0, 0, 0), at(1000, 1110, 300, cores=2)).waited_ns == 1110
+    assert between(at(0, 0, 0), at(1000, 40, 960)).waited_ns == 40
 
 
 def test_a_machine_without_counters_has_none(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_a_single_tick_of_steal_in_a_short_run_is_none() -> None:
     assert inconclusive(samples(STEADY[:1], noise(wall_ns=20 * MS, steal_ns=10 * MS))) == []
 
 
+def test_no_share_of_the_time_passes_all_of_it() -> None:
+    """Run files of before sum the waits of all threads; steal comes in ticks that may be longer than the calls."""
+    assert inconclusive(samples(STEADY, noise(waited_ns=1110 * MS))) == [
+        "load by others: waited for the core 100% of the time"
+    ]
+    assert inconclusive(samples(STEADY, noise(wall_ns=15 * MS, steal_ns=30 * MS))) == [
+        "steal time grew: the hypervisor had the core 100% of the time"
+    ]
+
+
 def test_waiting_is_a_share_of_all_threads_time() -> None:
     assert inconclusive(samples(STEADY, noise(waited_ns=90 * MS), threads=2)) == []
 
