@@ -1,8 +1,9 @@
 """Which variant to serve: the most accurate one that meets a latency objective, how sure that is, and why not another.
 
-The probability of meeting an objective comes from the raw samples: the share of resamples (processes, then their
-calls) in which the statistic is below its limit, and for a percentile the binomial chance as well that so few calls
-past the limit are no luck; the lower of the two counts. A percentile needs `runs_needed` calls to be judged at all.
+The probability of meeting an objective is that of Student's t over the processes' statistics, the spread that the
+interval beside it has: what lies in the interval is never met for sure. For a percentile the binomial chance that so
+few calls past the limit are no luck counts as well, whichever is lower, and it needs `runs_needed` calls to be judged
+at all. One process shows no spread between processes: how sure it is stays unknown, and it is not recommended.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from rbserve.core.environment import environment
 from rbserve.core.errors import DataError, UsageError, unknown_name
-from rbserve.core.intervals import Statistic, certified_percentile, runs_needed
+from rbserve.core.intervals import Statistic, certified_percentile, process_interval, runs_needed
 from rbserve.core.measurement import Measurement, Result, by_scope, comparability_key
-from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS
+from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS, metric_title
 from rbserve.profilers.changes import display_name
 from rbserve.profilers.commands import serve_command, training_command, why_absent
 from rbserve.profilers.paper import TASK_METRIC
@@ -27,6 +28,7 @@ from rbserve.profilers.pareto import aside, comparable, difference, shared_rows
 from rbserve.profilers.uncertainty import Draws, Evidence, Interval, interval_of, run_times
 
 UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+TASK_METRICS = {"ctr": CTR_METRICS, "seqrec": SEQREC_METRICS}
 EXAMPLE = "for example --slo 'p99<20ms'"
 
 
@@ -55,8 +57,9 @@ class Objective(msgspec.Struct, frozen=True):
 class Check(msgspec.Struct, frozen=True):
     """An objective held against the timed calls of a variant. `over` is how many of them reach the limit.
 
-    `runs_needed` certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `binomial` is null for the
-    mean.
+    `runs_needed` certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `ci95_ms` is the interval
+    of a mean or a median. `between_processes` is the probability of Student's t (of one process: its resampled
+    calls), `binomial` that of the calls past the limit, null for the mean; `probability` is the lower of the two.
     """
 
     objective: str
@@ -65,16 +68,18 @@ class Check(msgspec.Struct, frozen=True):
     processes: int
     over: int
     runs_needed: int
-    bootstrap: float
+    between_processes: float
     binomial: float | None
     probability: float
+    ci95_ms: Interval | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True):
     """One variant of one model, and why it is refused; null if it is not.
 
     `serve` is the command that serves it, null where the artefact is not where the run says; `absent` says why, and
-    what makes it anew.
+    what makes it anew. `inconclusive` has the reasons why its latency settles nothing, `warnings` what is to be known
+    of its accuracy. `probability` is null where one process was timed.
     """
 
     model: str
@@ -88,6 +93,8 @@ class Candidate(msgspec.Struct, frozen=True):
     refused: str | None
     serve: str | None
     absent: str | None = None
+    inconclusive: list[str] = []
+    warnings: list[str] = []
 
     @property
     def label(self) -> str:
@@ -99,7 +106,8 @@ class Recommendation(msgspec.Struct, frozen=True):
 
     `most_accurate_probability` is the share of resamples of the same users in which no other that meets them is more
     accurate than the pick; null without predictions. `faster` is the fastest whose accuracy these users do not tell
-    from the pick's.
+    from the pick's. `metric_title` says what a ranking metric ranks. `baselines` are what is the same for every user,
+    on the pick's test rows; the `notes` name those that are better than the pick.
     """
 
     dataset: str
@@ -119,6 +127,8 @@ class Recommendation(msgspec.Struct, frozen=True):
     refused: list[Candidate]
     elsewhere: dict[str, str]
     notes: list[str]
+    metric_title: str = ""
+    baselines: dict[str, float] = {}
 
 
 def parse_objectives(text: str) -> list[Objective]:
@@ -159,6 +169,7 @@ def recommend(
     slate: int | None = None,
     dataset: str | None = None,
     metric: str | None = None,
+    task: str | None = None,
     scope: str | None = None,
     threads: int | None = None,
     confidence: float = 0.95,
@@ -172,7 +183,7 @@ def recommend(
         raise UsageError(f"--confidence must lie between 0 and 1, not {confidence:g}", "for example 0.95")
     runs = [part for one in measurements for part in by_scope(one)]
     runs = _of_dataset(runs, dataset)
-    runs, metric = _of_task(runs, metric, slate)
+    runs, metric = _of_task(runs, metric, task, slate)
     runs = _of_scope(runs, scope)
     runs = _of_threads(runs, threads)
     slate = _slate(runs, slate)
@@ -192,6 +203,8 @@ def recommend(
         key=lambda one: (-sign * (one.accuracy or 0.0), one.p50_ms, one.label),
     )
     first = group[0]
+    pick = meets[0] if meets else None
+    baselines = _baselines(group, pick, metric)
     draws = {
         (display_name(one), result.variant): evidence.accuracy(one, result.variant, metric)
         for one in group
@@ -208,13 +221,15 @@ def recommend(
         confidence=confidence,
         cpu=first.environment.cpu,
         comparability_key=first.comparability_key,
-        pick=meets[0] if meets else None,
+        pick=pick,
         most_accurate_probability=_most_accurate(meets, draws) if sign > 0 else None,
         faster=_faster(meets, draws) if sign > 0 else None,
         meets=meets,
         refused=sorted((one for one in found if one.refused), key=lambda one: (one.p50_ms, one.label)),
         elsewhere=_elsewhere(group, others, slate),
-        notes=list(_notes(first, meets[0] if meets else None)),
+        notes=list(_notes(first, pick, metric, baselines)),
+        metric_title=metric_title(metric, first.task),
+        baselines=baselines,
     )
 
 
@@ -232,25 +247,34 @@ def _of_dataset(runs: list[Measurement], dataset: str | None) -> list[Measuremen
     return [one for one in runs if dataset in (None, one.dataset)]
 
 
-def _of_task(runs: list[Measurement], metric: str | None, slate: int | None) -> tuple[list[Measurement], str]:
-    """The runs of the one task that has the metric, or else the slate; and the metric, or the paper's of that task."""
+def _of_task(
+    runs: list[Measurement], metric: str | None, task: str | None, slate: int | None
+) -> tuple[list[Measurement], str]:
+    """The runs of one task, and the metric, or the paper's of that task.
+
+    The task is the one named, else the only one that has the metric, or the slate. Two tasks are never compared, though
+    both have an nDCG@10: one ranks a user's candidates, the other the catalogue.
+    """
     if metric is not None and metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    known = {"ctr": CTR_METRICS, "seqrec": SEQREC_METRICS}
-    tasks = sorted({one.task for one in runs if metric is None or metric in known[one.task]})
+    if task is not None and task not in TASK_METRICS:
+        raise unknown_name("task", task, TASK_METRICS)
+    dataset = runs[0].dataset
+    runs = [one for one in runs if task in (None, one.task)]
+    if not runs:
+        raise UsageError(f"no run of {dataset} is of task {task}", f"leave out --task {task}")
+    tasks = sorted({one.task for one in runs if metric is None or metric in TASK_METRICS[one.task]})
     if len(tasks) > 1 and slate is not None:
         tasks = [
-            task for task in tasks if any(one.task == task and slate in _slates([one]) for one in runs)
+            name for name in tasks if any(one.task == name and slate in _slates([one]) for one in runs)
         ] or tasks
     if not tasks:
-        raise UsageError(
-            f"no run of {runs[0].dataset} has a task with {metric}", f"leave out --metric {metric}"
-        )
+        raise UsageError(f"no run of {dataset} has a task with {metric}", f"leave out --metric {metric}")
     if len(tasks) > 1:
-        choice = " or ".join(f"--metric {TASK_METRIC[task]}" for task in tasks)
-        raise UsageError(
-            f"the runs of {runs[0].dataset} are of several tasks: {', '.join(tasks)}", f"add {choice}"
+        choice = " or ".join(
+            f"--task {name} ({metric_title(metric or TASK_METRIC[name], name)})" for name in tasks
         )
+        raise UsageError(f"the runs of {dataset} are of several tasks: {', '.join(tasks)}", f"add {choice}")
     return [one for one in runs if one.task == tasks[0]], metric or TASK_METRIC[tasks[0]]
 
 
@@ -332,7 +356,7 @@ def _candidate(
         checks.append(_check(one, times, float(below.mean())))
     bounds = [one.binomial for one in checks if one.binomial is not None]
     together = float(np.logical_and.reduce(shares).mean()) if shares else None
-    probability = None if together is None else min([together, *bounds])
+    probability = None if together is None or len(times) == 1 else min([together, *bounds])
     value, interval = result.accuracy.get(metric), result.accuracy.get(f"{metric}_ci95")
     accuracy = value if isinstance(value, float) else None
     return Candidate(
@@ -347,6 +371,8 @@ def _candidate(
         refused=_refusal(run, accuracy, metric, checks, probability, confidence, apart),
         serve=serve_command(run, result.variant),
         absent=_absence(run),
+        inconclusive=result.inconclusive,
+        warnings=result.warnings,
     )
 
 
@@ -359,9 +385,9 @@ def _absence(run: Measurement) -> str | None:
     return f"{reason}; {making} makes it" if making else reason
 
 
-def _check(objective: Objective, times: Sequence[Draws], bootstrap: float) -> Check:
+def _check(objective: Objective, times: Sequence[Draws], between_processes: float) -> Check:
     runs = np.concatenate(times)
-    q = objective.fraction
+    q, drawn = objective.fraction, objective.drawn_as
     need = 0 if q is None else runs_needed(q)
     over = int(np.count_nonzero(runs >= objective.limit_ms))
     binomial = None if q is None else _binomial(over, len(runs), q)
@@ -379,9 +405,10 @@ def _check(objective: Objective, times: Sequence[Draws], bootstrap: float) -> Ch
         processes=len(times),
         over=over,
         runs_needed=need,
-        bootstrap=bootstrap,
+        between_processes=between_processes,
         binomial=binomial,
-        probability=bootstrap if binomial is None else min(bootstrap, binomial),
+        probability=between_processes if binomial is None else min(between_processes, binomial),
+        ci95_ms=process_interval(times, drawn) if drawn in ("mean", "median") else None,
     )
 
 
@@ -415,11 +442,14 @@ def _refusal(
         return f"no {metric.upper()} was measured"
     if apart:
         return f"{apart}: its accuracy cannot be compared"
-    if probability is None:
+    if not checks:
         return "its run file keeps no raw samples"
     for one in checks:
         if one.n < one.runs_needed:
             return f"{one.objective} is not certified: {one.n:,} timed calls, {one.runs_needed:,} are needed"
+    if probability is None:
+        worst = min(checks, key=lambda one: one.probability)
+        return f"one process was timed: how far processes differ is unknown, --processes 5 tells{_measured(worst)}"
     if probability < confidence:
         worst = min(checks, key=lambda one: one.probability)
         known = f"with probability {probability:.2f}, less than {confidence:g}"
@@ -430,7 +460,8 @@ def _refusal(
 def _measured(check: Check) -> str:
     if check.measured_ms is None:
         return ""
-    return f", {check.objective.partition('<')[0]} is {check.measured_ms:.3g} ms"
+    interval = f" [{check.ci95_ms[0]:.3g}, {check.ci95_ms[1]:.3g}]" if check.ci95_ms else ""
+    return f", {check.objective.partition('<')[0]} is {check.measured_ms:.3g}{interval} ms"
 
 
 def _check_certified(
@@ -502,8 +533,19 @@ def _elsewhere(
     return {name: reason for name, reason in sorted(reasons.items()) if name not in chosen}
 
 
-def _notes(run: Measurement, pick: Candidate | None) -> Iterator[str]:
+def _baselines(group: Sequence[Measurement], pick: Candidate | None, metric: str) -> dict[str, float]:
+    """The metric of what knows no user, on the test rows of the pick's run."""
+    run = next((one for one in group if pick and one.id == pick.run), group[0])
+    known = {name: figures.get(metric, math.nan) for name, figures in run.baselines.items()}
+    return {name: value for name, value in known.items() if not math.isnan(value)}
+
+
+def _notes(
+    run: Measurement, pick: Candidate | None, metric: str, baselines: Mapping[str, float]
+) -> Iterator[str]:
     """What the answer rests on."""
+    if pick:
+        yield from _cautions(pick, run.task, metric, baselines)
     machine = environment()
     here = comparability_key(machine, run.plan.threads, run.dataset_fingerprint)
     if here != run.comparability_key:
@@ -514,8 +556,26 @@ def _notes(run: Measurement, pick: Candidate | None) -> Iterator[str]:
             "Scope forward: looking ids up and HTTP are not in these times; rbserve profile --scope end_to_end has the "
             "first."
         )
-    if pick and any(one.processes == 1 for one in pick.checks):
-        yield "One process was timed: the spread between processes is unseen, and the probability too high."
+
+
+def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, float]) -> Iterator[str]:
+    """What speaks against the pick: a better baseline, a disturbed latency, a doubtful accuracy."""
+    better = {
+        name: value
+        for name, value in baselines.items()
+        if pick.accuracy is not None and _is_better(value, pick.accuracy, metric)
+    }
+    for name, value in sorted(better.items()):
+        yield (
+            f"{name}, a baseline that knows no user, has {metric_title(metric, task)} {value:.4f}, better than the "
+            f"pick's {pick.accuracy:.4f}."
+        )
+    yield from (f"INCONCLUSIVE, the pick's latency: {reason}." for reason in pick.inconclusive)
+    yield from (f"The pick: {warning}." for warning in pick.warnings)
+
+
+def _is_better(value: float, other: float, metric: str) -> bool:
+    return value > other if METRICS[metric] == "higher" else value < other
 
 
 def _listing(values: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """How sure a front is: draws of accuracies and latencies, and what the front does in each of them.
 
 A draw redraws the units that were drawn independently: test users for an accuracy, by bootstrap (Efron & Tibshirani,
-1993, chapter 13); processes for a mean or median time, by Student's t, the spread that the interval beside it has
+1993, chapter 13); processes for a time, by Student's t, the spread that the interval of a mean or median has
 (`intervals.process_draws`). Models judged on the same rows are redrawn with the same users, so that a difference
 between two is as sure as these users make it; times are independent of one another.
 With a single process the spread between processes is unseen, and every probability here is too sure of itself.
@@ -23,7 +23,6 @@ from rbserve.core.intervals import (
     Statistic,
     auc_draws,
     gauc_draws,
-    hierarchical_draws,
     mean_draws,
     percentile_interval,
     process_draws,
@@ -78,15 +77,8 @@ class Evidence:
         if key not in self._kept:
             times = run_times(run, variant, slate)
             seed = zlib.crc32(repr(key[:4]).encode())
-            self._kept[key] = _latency_draws(times, statistic, seed) if times else None
+            self._kept[key] = process_draws(times, statistic, RESAMPLES, seed) if times else None
         return self._kept[key]
-
-
-def _latency_draws(times: Sequence[Draws], statistic: Statistic, seed: int) -> Draws:
-    """Draws [R] of a statistic; those of a mean or a median have the spread that its interval has."""
-    if isinstance(statistic, float):
-        return hierarchical_draws(times, statistic, RESAMPLES, seed)
-    return process_draws(times, statistic, RESAMPLES, seed)
 
 
 def run_times(run: Measurement, variant: str, slate: int) -> list[Draws]:

@@ -16,7 +16,7 @@ from rbserve.core.types import size_name
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.profilers.recommend import Candidate, Recommendation
+    from rbserve.profilers.recommend import Candidate, Check, Recommendation
 
 
 def recommend(
@@ -28,6 +28,9 @@ def recommend(
     dataset: Annotated[list[str] | None, typer.Option(*DATASET, help="A data set with runs.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option(*METRIC, help="What accuracy is: auc, gauc, ndcg@10, ….")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="ctr or seqrec, where a data set has runs of both; they are never compared.")
     ] = None,
     scope: Annotated[str | None, typer.Option(help="forward or end_to_end.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the runs with so many threads.", min=1)] = None,
@@ -47,6 +50,7 @@ def recommend(
         slate=only_count(slate, "--slate"),
         dataset=only(words(dataset), "--dataset") if dataset else None,
         metric=only(words(metric), "--metric") if metric else None,
+        task=task,
         scope=scope,
         threads=threads,
         confidence=confidence,
@@ -66,7 +70,8 @@ def _show(answer: Recommendation) -> None:
     if pick:
         first = pick.checks[0]
         print(
-            f"serve {pick.label}: {_accuracy(pick, answer.metric)}; {_meeting(pick)}, "
+            f"serve {pick.label}{' (INCONCLUSIVE)' * bool(pick.inconclusive)}: "
+            f"{_accuracy(pick, answer.metric_title)}; {_meeting(pick)}, "
             f"of {first.n:,} calls in {first.processes} process{'es' * (first.processes > 1)}"
             f"\n  {pick.serve or f'cannot be served from here: {pick.absent}'}"
         )
@@ -92,7 +97,7 @@ def _remarks(answer: Recommendation) -> list[str]:
         times = answer.pick.p50_ms / answer.faster.p50_ms
         lines.append(
             f"{answer.faster.label} is {times:.1f} times as fast, and these users do not tell its "
-            f"{answer.metric.upper()} ({answer.faster.accuracy:.4f}) from the pick's"
+            f"{answer.metric_title} ({answer.faster.accuracy:.4f}) from the pick's"
         )
     if answer.pick and answer.pick.serve and answer.pick.absent:
         lines.append(answer.pick.absent)
@@ -110,7 +115,7 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
     for name in ("model", "variant"):
         table.add_column(name, no_wrap=True)
     for name in (
-        answer.metric.upper(),
+        answer.metric_title,
         "p50 ms",
         *(f"{one} ms" for one in statistics if one != "p50"),
         "P(meets)",
@@ -127,7 +132,7 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
         ] or ["–"] * sum(name != "p50" for name in statistics)
         table.add_row(
             escape(one.model),
-            one.variant,
+            one.variant + " ⚠" * bool(one.inconclusive or one.warnings),
             "–" if one.accuracy is None else f"{one.accuracy:.4f}",
             f"{one.p50_ms:.3g}",
             *measured,
@@ -137,17 +142,22 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
     return table
 
 
-def _accuracy(one: Candidate, metric: str) -> str:
+def _accuracy(one: Candidate, title: str) -> str:
     interval = f" [{one.accuracy_ci95[0]:.4f}, {one.accuracy_ci95[1]:.4f}]" if one.accuracy_ci95 else ""
-    return f"{metric.upper()} {one.accuracy:.4f}{interval}"
+    return f"{title} {one.accuracy:.4f}{interval}"
 
 
 def _meeting(one: Candidate) -> str:
     measured = ", ".join(
-        f"{check.objective.partition('<')[0]} {_figure(check.measured_ms)} ms" for check in one.checks
+        f"{check.objective.partition('<')[0]} {_figure(check.measured_ms)}{_interval(check)} ms"
+        for check in one.checks
     )
     limits = ", ".join(check.objective for check in one.checks)
     return f"{measured}; meets {limits} with probability {_share(one.probability or 0.0)}"
+
+
+def _interval(check: Check) -> str:
+    return f" [{_figure(check.ci95_ms[0])}, {_figure(check.ci95_ms[1])}]" if check.ci95_ms else ""
 
 
 def _figure(ms: float | None) -> str:

@@ -58,6 +58,8 @@ def process_interval(
     runs = _checked_runs(samples, statistic)
     if len(runs) == 1:
         return hierarchical_interval(runs, statistic, confidence)
+    if statistic not in STATISTICS:
+        raise ValueError(f"statistic must be one of {STATISTICS}, got {statistic!r}")
     middle, error = _log_spread(runs, statistic)
     half = student_t(len(runs) - 1, confidence) * error
     pooled = float(_SUMMARY[statistic](np.concatenate(runs)))
@@ -66,32 +68,41 @@ def process_interval(
 
 def process_draws(
     samples: Sequence[NDArray[Any]],
-    statistic: Literal["mean", "median"],
+    statistic: Statistic,
     resamples: int = 2000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """Draws [R] of the statistic, in the samples' unit, whose quantiles are the ends of `process_interval`.
 
     Of two or more processes: the mean of their logarithms plus its standard error times draws of Student's t, so that
-    two processes are as unsure here as there. Of one process: its runs, resampled.
+    two processes are as unsure here as there. A percentile is drawn around that of all runs pooled, for that of a few
+    runs is too low. Of one process: its runs, resampled.
     """
     _check_bootstrap(0.95, resamples)
     runs = _checked_runs(samples, statistic)
     if len(runs) == 1:
         return hierarchical_draws(runs, statistic, resamples, seed)
     middle, error = _log_spread(runs, statistic)
+    if isinstance(statistic, float):
+        middle = math.log(_percentile(np.concatenate(runs), statistic))
     logs = middle + error * np.random.default_rng(seed).standard_t(len(runs) - 1, resamples)
     return np.exp(np.clip(logs, -_LARGEST_LOG, _LARGEST_LOG))
 
 
 def _log_spread(runs: Sequence[NDArray[np.float64]], statistic: Statistic) -> tuple[float, float]:
     """Mean of the logarithms of the statistic of two or more processes, and its standard error."""
-    if statistic not in STATISTICS:
-        raise ValueError(f"statistic must be one of {STATISTICS}, got {statistic!r}")
     if min(process.min() for process in runs) <= 0:
         raise ValueError("run times must be positive")
-    logs = np.log([_SUMMARY[statistic](process) for process in runs])
+    if isinstance(statistic, float):
+        logs = np.log([_percentile(process, statistic) for process in runs])
+    else:
+        logs = np.log([_SUMMARY[statistic](process) for process in runs])
     return float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(runs))
+
+
+def _percentile(runs: NDArray[np.float64], q: float) -> float:
+    """The nearest-rank percentile q, a time that was measured."""
+    return float(np.quantile(runs, q, method="inverted_cdf"))
 
 
 def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
@@ -232,7 +243,7 @@ def certified_percentile(samples: ArrayLike, q: float, confidence: float = 0.99)
     times = _checked_times(samples)
     if len(times) < runs_needed(q, confidence):
         return None
-    return float(np.quantile(times, q, method="inverted_cdf"))
+    return _percentile(times, q)
 
 
 def percentile_bound(samples: ArrayLike, q: float, confidence: float = 0.99) -> float | None:

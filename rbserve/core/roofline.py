@@ -39,8 +39,8 @@ class Roofline(msgspec.Struct, frozen=True):
 
     `share_of_peak` is the part of a call's time that its operations would take at the peak (of several kinds of number,
     each at its own; `peak_gflops` is then their mean), `share_of_bandwidth` that which its bytes would take; null where
-    there is no peak. Neither passes 1: a call that is faster than the measured limit is itself the limit. `operators` is
-    the share of all operators' time by type, largest first.
+    there is no peak. Neither passes 1: a call that is faster than the measured limit is itself the limit. `operators`
+    is the share of all operators' time by type, largest first.
     """
 
     parameters: int

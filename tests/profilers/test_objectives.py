@@ -12,7 +12,9 @@ from artificial import ranking, sampled
 from entry_point import rbserve
 
 from rbserve.core.errors import DataError, UsageError
-from rbserve.core.measurement import Measurement, write_measurement
+from rbserve.core.measurement import Measurement, summarise, write_measurement
+from rbserve.models.configs import config_to_dict
+from rbserve.models.zoo import find_model
 from rbserve.profilers.recommend import Recommendation, parse_objectives
 from rbserve.profilers.recommend import recommend as choose
 
@@ -179,6 +181,99 @@ def test_what_is_too_slow_for_sure_needs_no_further_calls() -> None:
     assert "misses p99<20ms: 20 of 20" in (answer.refused[0].refused or "")
 
 
+@pytest.mark.parametrize("statistic", ["p50", "mean"])
+def test_a_limit_within_the_interval_is_never_met_for_sure(statistic: str) -> None:
+    """Two processes of 8 and 17 ms: a p50 of 12 that may as well be 2 or 60 does not meet 20 ms for sure."""
+    answer = recommend([of_processes(8.0, 17.0)], f"{statistic}<20ms")
+    (refused,) = answer.refused
+    (check,) = refused.checks
+    assert check.ci95_ms
+    assert check.ci95_ms[0] < check.measured_ms < 20 < check.ci95_ms[1]
+    assert 0.5 < check.probability < 0.975
+    (certain,) = recommend([of_processes(8.0, 17.0)], f"{statistic}<{check.ci95_ms[1] * 1.05}ms").meets
+    assert (certain.probability or 0) > 0.96  # 0.975, of a thousand draws
+
+
+def test_a_percentile_of_processes_that_differ_is_not_sure_either() -> None:
+    answer = recommend([of_processes(8.0, 17.0, runs=700)], "p99<25ms")
+    assert answer.pick is None
+    assert "with probability 0." in (answer.refused[0].refused or "")
+
+
+def test_one_process_is_not_recommended_for_its_spread_is_unknown() -> None:
+    answer = recommend([of_processes(8.0)], "p50<20ms")
+    assert answer.pick is None
+    assert (answer.refused[0].refused or "").startswith(
+        "one process was timed: how far processes differ is unknown, --processes 5 tells, p50 is 8"
+    )
+    assert answer.refused[0].probability is None
+
+
+def of_processes(*levels_ms: float, runs: int = 140) -> Measurement:
+    """A run of dnn whose processes have these medians."""
+    made = sampled("dnn", {"onnx-fp32": 1.0}, processes=len(levels_ms), runs=runs)
+    samples = [
+        msgspec.structs.replace(one, runs_ns=[round(ns * levels_ms[one.process]) for ns in one.runs_ns])
+        for one in made.samples
+    ]
+    made = msgspec.structs.replace(made, samples=samples)
+    return msgspec.structs.replace(made, results=summarise(made))
+
+
+# ---- What speaks against a pick ----
+
+
+def test_a_baseline_that_is_better_than_the_pick_is_told() -> None:
+    (run,) = [sampled("dnn", {"onnx-fp32": 1.0}, skill=0.3)]
+    baselines = {"popularity": {"auc": 0.8191}, "item_mean": {"auc": 0.5}, "nothing": {"gauc": 0.9}}
+    answer = recommend([msgspec.structs.replace(run, baselines=baselines)], "p50<20ms")
+    assert answer.baselines == {"popularity": 0.8191, "item_mean": 0.5}
+    assert [note for note in answer.notes if "baseline" in note] == [
+        "popularity, a baseline that knows no user, has AUC 0.8191, better than the pick's "
+        f"{answer.pick.accuracy:.4f}."  # type: ignore[union-attr]
+    ]
+
+
+def test_a_disturbed_run_and_a_doubtful_accuracy_are_told() -> None:
+    run = sampled("dnn", {"onnx-fp32": 1.0})
+    reasons = {"inconclusive": ["load by others"], "warnings": ["3 answers of 9 were unclear"]}
+    results = [msgspec.structs.replace(one, **reasons) for one in run.results]
+    answer = recommend([msgspec.structs.replace(run, results=results)], "p50<20ms")
+    assert answer.pick
+    assert answer.pick.inconclusive == ["load by others"]
+    assert "INCONCLUSIVE, the pick's latency: load by others." in answer.notes
+    assert "The pick: 3 answers of 9 were unclear." in answer.notes
+
+
+def test_rankings_of_two_tasks_are_named_apart_and_never_compared() -> None:
+    of_slates = sampled("dnn", {"onnx-fp32": 1.0}, slate=10)
+    runs = [of_slates, ranking("sasrec-3l", 0.1)]
+    with pytest.raises(UsageError) as caught:
+        recommend(runs, "p50<20ms", metric="ndcg@10")
+    assert caught.value.hint == (
+        "add --task ctr (nDCG@10 (user's candidates)) or --task seqrec (nDCG@10 (catalogue))"
+    )
+    answer = recommend(runs, "p50<20ms", metric="ndcg@10", task="ctr")
+    assert answer.metric_title == "nDCG@10 (user's candidates)"
+    assert [one.model for one in answer.meets] == ["dnn"]
+    with pytest.raises(UsageError, match="no run of ml-100k is of task seqrec"):
+        recommend([of_slates], "p50<20ms", task="seqrec")
+
+
+def test_a_model_that_is_not_where_it_was_is_not_to_be_served(tmp_path: Path) -> None:
+    changed = config_to_dict(find_model("dnn").config) | {"dim": 32}
+    run = msgspec.structs.replace(
+        sampled("dnn", {"onnx-fp32": 1.0}), artifact=str(tmp_path / "gone"), config=changed
+    )
+    answer = recommend([run], "p50<20ms")
+    assert answer.pick
+    assert answer.pick.serve is None
+    assert answer.pick.absent == (
+        f"there is no artefact at {tmp_path / 'gone'}; rbserve train --model dnn --dataset ml-100k --set dim=32 "
+        f"--out {tmp_path / 'gone'} makes it"
+    )
+
+
 # ---- Which runs ----
 
 
@@ -189,7 +284,7 @@ def test_what_is_too_slow_for_sure_needs_no_further_calls() -> None:
         ({"dataset": "shoe"}, "unknown data set with runs: shoe", "did you mean shop?"),
         (
             {"dataset": "ml-100k"}, "the runs of ml-100k are of several tasks: ctr, seqrec",
-            "add --metric auc or --metric ndcg@10",
+            "add --task ctr (AUC) or --task seqrec (nDCG@10 (catalogue))",
         ),
         (
             {"dataset": "shop", "slate": 7}, "no run of shop has slate 7; there are 100",
