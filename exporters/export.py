@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rbserve.content import content_kind
 from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.core.checks import COARSE_TOLERANCE, write_checks
 from rbserve.core.dataset import Dataset, check_same_data
@@ -13,6 +14,7 @@ from rbserve.core.files import replacing, scratch
 from rbserve.core.memory import require_memory
 from rbserve.exporters import language, onnx, parity, sequential
 from rbserve.exporters.graph import data_file
+from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
 from rbserve.exporters.tokenwise import MOST_ERRORS, within
 
@@ -88,10 +90,14 @@ def _language_graph(
 def _graphs(artifact: Artifact, folder: Path, precisions: Sequence[str]) -> dict[str, list[Path]]:
     """The graphs of each precision, in the order in which they run."""
     fp32 = WRITERS[artifact.manifest.task](artifact, folder)
-    return {
+    made = {
         precision: fp32 if precision == "fp32" else _quantised(artifact, fp32, precision)
         for precision in precisions
     }
+    if content_kind(artifact) is not None:
+        for precision, (path,) in made.items():
+            declare_table(artifact, f"onnx-{precision}", path)
+    return made
 
 
 def _quantised(artifact: Artifact, fp32: list[Path], precision: str) -> list[Path]:

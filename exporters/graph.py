@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from rbserve import __version__
 from rbserve.core.artifact import Artifact
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import Tensor, nn
 
 OPSET = 18
 LARGEST = 1 << 30
@@ -27,6 +26,7 @@ Axes = Mapping[str, Mapping[int, str]]
 def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs: Axes) -> ModelProto:
     """The graph of a module's `forward`, with names and dynamic axes for what goes in and out."""
     import onnx
+    import torch  # here, so that a graph can be changed without it
 
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="rbserve-trace-") as folder:
         traced = Path(folder) / "traced.onnx"  # the exporter puts large weights beside it, a file each

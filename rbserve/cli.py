@@ -19,6 +19,7 @@ from rbserve.cli_check import check
 from rbserve.cli_data import Json, datasets, prepare
 from rbserve.cli_distill import distill
 from rbserve.cli_doctor import doctor
+from rbserve.cli_items import items
 from rbserve.cli_load import load, verify
 from rbserve.cli_options import (
     DATASET,
@@ -68,6 +69,7 @@ app = typer.Typer(
 )
 
 app.add_typer(datasets, name="datasets")
+app.add_typer(items, name="items")
 app.command()(prepare)
 app.command()(sids)
 app.command()(distill)

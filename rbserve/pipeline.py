@@ -37,10 +37,12 @@ from rbserve.models.zoo import find_model, with_backbone
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rbserve.catalogue import Changed
+    from rbserve.content import Encode
     from rbserve.core.integrity import IntegrityReport
     from rbserve.core.measurement import Measurement, Plan
     from rbserve.core.semantic_ids import SemanticIds
-    from rbserve.core.types import ModelSpec
+    from rbserve.core.types import ModelSpec, Vectors
     from rbserve.profilers.choice import Choice, Question
     from rbserve.profilers.gate_config import GateConfig
     from rbserve.profilers.gate_run import Outcome
@@ -399,6 +401,53 @@ def _cost(parity: Parity) -> str:
         change = parity.ndcg - parity.ndcg_reference
         return f", nDCG@{parity.k} {change:+.5f}, {parity.same_top:.1%} of the lists the same"
     return ""
+
+
+def add_items(
+    model: str, dataset: str, file: Path, item: str, text: str, delimiter: str | None = None
+) -> Changed:
+    """Adds a table's items to an artefact that is there (`rbserve.catalogue`)."""
+    from rbserve import catalogue
+
+    artifact = open_artifact(Path(model) if is_path(model) else artifact_path(model, dataset))
+    with _needs("train", "adding items"):
+        from rbserve.train.datasets.item_file import read_items
+        from rbserve.train.tally import Tally
+
+        tally = Tally()
+        rows = list(read_items(file, item, text, tally, delimiter))
+        return catalogue.add_items(artifact, rows, text_encoder(artifact), tally.dropped)
+
+
+def retire_items(
+    model: str, dataset: str, listed: Path | Sequence[str], item: str, delimiter: str | None = None
+) -> Changed:
+    """Retires items of an artefact that is there: those of a table's column, or those listed."""
+    from rbserve import catalogue
+
+    artifact = open_artifact(Path(model) if is_path(model) else artifact_path(model, dataset))
+    if isinstance(listed, Path):
+        with _needs("train", "reading a table of items"):
+            from rbserve.train.datasets.item_file import read_ids
+
+            listed = read_ids(listed, item, delimiter)
+    return catalogue.retire_items(artifact, listed)
+
+
+def text_encoder(artifact: Artifact) -> Encode:
+    """Makes vectors of texts by the language model that made those of an artefact's items, loaded when it is needed.
+
+    The vectors are kept in the cache, as those of a data set's items are.
+    """
+    config = artifact.manifest.config
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        with _needs("train", f"vectors of texts by {config['encoder']}"):
+            from rbserve.train.embed import embed_texts
+
+            return embed_texts(texts, config["encoder"], config["pooling"])
+
+    return encode
 
 
 def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:

@@ -7,7 +7,7 @@ Here are the runtimes' differences and nothing else; torch is imported by those 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,10 +41,18 @@ class ScoringRanker:
     generates = False
 
     def __init__(
-        self, best: ItemScores, max_history: int, prompts: Callable[[Items], Any] | None = None
+        self,
+        best: ItemScores,
+        max_history: int,
+        prompts: Callable[[Items], Any] | None = None,
+        retired: Collection[int] = (),
     ) -> None:
-        """`prompts` makes what the model is asked of histories int32[B, T]; else it takes them as they are."""
+        """`prompts` makes what the model is asked of histories int32[B, T]; else it takes them as they are.
+
+        `retired` items are left out of every ranking.
+        """
         self._best, self._max_history, self._prompts = best, max_history, prompts
+        self._retired = np.array(sorted(retired), np.int32)
 
     def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
         """The k best items, best first; fewer when the catalogue is smaller."""
@@ -64,9 +72,18 @@ class ScoringRanker:
         if self._prompts:
             asked = self._prompts(asked)
             observe("prompt")
-        found = self._best(asked, k)
+        found = self._best(asked, k + len(self._retired))
+        if len(self._retired):
+            found = self._available(*found, k)
         observe("forward")
         return found
+
+    def _available(self, items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
+        """The first k of items and scores [B, n] that are not retired; every row has as many."""
+        retired = np.isin(items, self._retired)
+        left = min(k, items.shape[1] - int(retired.sum(axis=1).max(initial=0)))
+        order = np.argsort(retired, axis=1, kind="stable")[:, :left]
+        return np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
 
 
 class GeneratingRanker:

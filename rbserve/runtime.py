@@ -31,7 +31,7 @@ from rbserve.core.columns import Ragged, runs
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
 from rbserve.core.memory import require_memory
-from rbserve.core.types import Items, Ranker, Scorer, Scores
+from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
 from rbserve.endpoint import EndpointScorer, Estimate
 from rbserve.language import (
     LanguageCall,
@@ -69,6 +69,9 @@ from rbserve.session import Session, open_bf16_session, open_session
 
 if TYPE_CHECKING:
     from rbserve.models.ctr import CtrModel
+
+ITEM_TABLE = "model.item_embedding.weight"
+"""The graph's input, with a default, that has the vectors of all items: of models whose items are made of content."""
 
 
 def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
@@ -129,11 +132,11 @@ def _ranker(artifact: Artifact, opened: _Opened) -> Ranker:
         return GeneratingRanker(stepper, artifact.sids, config, made.questions)
     if isinstance(config, SeqP5Config):
         asked = packed_questions(artifact_prompts(artifact))
-        return ScoringRanker(opened.best_items(), config.max_history, asked)
+        return ScoringRanker(opened.best_items(), config.max_history, asked, artifact.items.retired)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(opened.stepper(), artifact.sids, config)
     assert isinstance(config, SasRecConfig)
-    return ScoringRanker(opened.item_scores(), config.max_history)
+    return ScoringRanker(opened.item_scores(), config.max_history, retired=artifact.items.retired)
 
 
 def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: int = 0) -> Scorer:
@@ -242,10 +245,27 @@ class OnnxScorer:
 
     def __init__(self, path: Path, threads: int) -> None:
         self._session = open_session(path, threads)
+        self.takes_vectors = any(
+            value.name == ITEM_TABLE for value in self._session.get_overridable_initializers()
+        )
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
         scores: Scores = self._session.run(None, {"history": history, "candidates": candidates})[0]
+        return scores
+
+    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d].
+
+        Only where the graph `takes_vectors`.
+        """
+        rows = np.arange(len(history) + len(candidates), dtype=np.int32)
+        asked = {
+            "history": rows[: len(history)],
+            "candidates": rows[len(history) :],
+            ITEM_TABLE: np.concatenate([history, candidates]),
+        }
+        scores: Scores = self._session.run(None, asked)[0]
         return scores
 
 
@@ -264,6 +284,16 @@ class TorchScorer:
         with self._inference_mode():
             scores: Scores = self._model.score(
                 self._from_numpy(np.array(history)), self._from_numpy(np.array(candidates))
+            ).numpy()
+        return scores
+
+    takes_vectors = True
+
+    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d]."""
+        with self._inference_mode():
+            scores: Scores = self._model.score_vectors(
+                self._from_numpy(history), self._from_numpy(candidates)
             ).numpy()
         return scores
 

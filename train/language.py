@@ -24,6 +24,7 @@ from rbserve.core.columns import Ragged, runs
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.metrics import auc
+from rbserve.core.semantic_ids import copy_semantic_ids, find_semantic_ids
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.language import LanguageScorer, TorchLanguageCall
 from rbserve.models import prompts
@@ -117,6 +118,7 @@ class LanguageTask:
             made,
         )
         self._tuned = isinstance(spec.config, TunedLanguageConfig)
+        self._sids = find_semantic_ids(dataset, spec.config) if isinstance(spec.config, CodedItems) else None
         self._begins = users_begin(self._train) if self._tuned else np.zeros(1, np.int64)
         self.rows = len(self._begins) - 1
 
@@ -157,8 +159,10 @@ class LanguageTask:
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Prompts, tokeniser and the language model's config."""
+        """Prompts, tokeniser and the language model's config, and semantic identifiers where it reads them."""
         save_prompts(self.prompts, self._folder, folder)
+        if self._sids is not None:
+            copy_semantic_ids(self._sids, folder)
 
     def _span(self, row: int) -> slice:
         return slice(self._begins[row], self._begins[row + 1])

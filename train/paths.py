@@ -15,12 +15,14 @@ Whoever has no company keeps the nearest path. Ties go by item number.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
+from rbserve.core.trie import build_trie
 
 Paths = NDArray[np.int32]
 Vectors = NDArray[np.floating]
@@ -40,6 +42,32 @@ def distinct_paths(latents: Vectors, codebooks: Vectors) -> Paths:
     levels, codes, _ = codebooks.shape
     check_room(len(latents), levels, codes)
     return _paths(latents, codebooks, distinct=True)
+
+
+def free_paths(latents: Vectors, codebooks: Vectors, taken: Paths) -> Paths:
+    """int32[K, L]: a path for each of latents [K, d] that neither `taken` int32[n, L] nor an earlier one has.
+
+    At each level an item takes the nearest code behind which a path is left. DataError when there are too few paths.
+    """
+    levels, codes, _ = codebooks.shape
+    check_room(len(latents) + len(taken), levels, codes)
+    trie = build_trie(taken)
+    more: Counter[tuple[int, ...]] = Counter()  # paths given here, by each of their prefixes
+    paths = np.empty((len(latents), levels), np.int32)
+    for row, latent in enumerate(np.array(latents, np.float64)):
+        node, residual = np.zeros(1, np.int32), latent
+        prefix: tuple[int, ...] = ()
+        for level, book in enumerate(codebooks.astype(np.float64)):
+            room = codes ** (levels - 1 - level)
+            children = trie.child(np.repeat(node, codes), np.arange(codes))
+            used = np.where(children >= 0, trie.leaves[children], 0)
+            used += np.array([more[*prefix, code] for code in range(codes)])
+            nearest = np.where(used < room, ((residual - book) ** 2).sum(axis=1), np.inf)
+            code = int(nearest.argmin())
+            node, prefix, residual = children[[code]], (*prefix, code), residual - book[code]
+            more[prefix] += 1
+        paths[row] = prefix
+    return paths
 
 
 def check_room(items: int, levels: int, codes: int) -> None:

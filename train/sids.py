@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rbserve.core.dataset import Dataset
@@ -34,7 +35,16 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.models.configs import RqVaeConfig, config_to_dict
 from rbserve.models.rqvae import RqVae
 from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit, require_finite
-from rbserve.train.paths import Paths, check_room, distinct_paths, nearest_paths, prefixes, shared_paths
+from rbserve.train.paths import (
+    Paths,
+    check_room,
+    distinct_paths,
+    free_paths,
+    nearest_paths,
+    prefixes,
+    shared_paths,
+)
+from rbserve.train.tensors import save_tensors
 
 Vectors = NDArray[np.float32]
 SETTINGS = Settings(batch=1_024, micro_batch=1_024, lr=1e-3, epochs=100, patience=100, seed=SEED)
@@ -69,12 +79,16 @@ def make_semantic_ids(
     vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
     checkpoint = checkpoint_path(path)
     try:
-        codes, report = build_semantic_ids(vectors, config, settings, checkpoint, resume, progress)
+        model, state = train_rqvae(vectors, config, settings, checkpoint, resume, progress)
     except Interrupted as stop:
         raise Interrupted(stop.message, "rbserve sids --resume, with the same options, continues") from None
     processes = PartialState()
     if processes.is_main_process:
-        write_semantic_ids(path, dataset, codes, config_to_dict(config), dataclasses.asdict(settings), report)
+        codes, report = name_items(model, vectors, state)
+        write_semantic_ids(
+            path, dataset, codes, config_to_dict(config), dataclasses.asdict(settings), report,
+            lambda file: save_tensors(file, model.state_dict()),
+        )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_semantic_ids(path)
@@ -104,6 +118,19 @@ def build_semantic_ids(
     DataError for vectors that are not finite and for more items than paths. The same vectors, config and settings
     give the same codes, on the same machine and number of threads. Memory: n latents, and a batch of distances.
     """
+    model, state = train_rqvae(vectors, config, settings, checkpoint, resume, progress)
+    return name_items(model, vectors, state)
+
+
+def train_rqvae(
+    vectors: Vectors,
+    config: RqVaeConfig,
+    settings: Settings,
+    checkpoint: Path,
+    resume: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[RqVae, State]:
+    """The RQ-VAE of vectors float32[n, D], and how its training went."""
     torch.manual_seed(settings.seed)
     model = RqVae(config, vectors.shape[1])
     model.centre, model.scale = _moments(vectors)
@@ -112,11 +139,33 @@ def build_semantic_ids(
     run = {**config_to_dict(config), **dataclasses.asdict(settings), "items": len(vectors)}
     task = RqVaeTask(vectors, config, settings.seed)
     state = fit(model, task, settings, Checkpoint(checkpoint, run), resume, progress)
-    model.cpu()
+    return model.cpu(), state
+
+
+def name_items(model: RqVae, vectors: Vectors, state: State) -> tuple[Paths, SidReport]:
+    """Distinct codes int32[n, L] for vectors float32[n, D] by a trained RQ-VAE, and what they are worth."""
     latents = _latents(model, vectors)
     codebooks = model.codebooks.detach().numpy()
     nearest, codes = nearest_paths(latents, codebooks), distinct_paths(latents, codebooks)
     return codes, _report(model, vectors, nearest, codes, state)
+
+
+def name_new_items(sids: SemanticIds, vectors: Vectors) -> Paths:
+    """Codes int32[K, L] for vectors float32[K, D] of new items, by the RQ-VAE that named the others.
+
+    Each takes the nearest path that nobody has, in their order (`paths.free_paths`). DataError where none is left.
+    """
+    assert sids.rqvae is not None
+    config = RqVaeConfig(**{name: _tuple(value) for name, value in sids.manifest.config.items()})
+    model = RqVae(config, vectors.shape[1])
+    model.load_state_dict(load_file(sids.rqvae))
+    model.eval()
+    return free_paths(_latents(model, vectors), model.codebooks.detach().numpy(), sids.codes)
+
+
+def _tuple(value: Any) -> Any:
+    """A config's value as it was before JSON made a list of it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class RqVaeTask:

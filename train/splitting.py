@@ -23,6 +23,7 @@ from rbserve.core.dataset_writer import DatasetWriter
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.types import Items, Progress, no_progress
+from rbserve.models.words import MAX_WORDS
 from rbserve.train import sampling
 from rbserve.train.sampling import Interactions
 from rbserve.train.tally import Tally
@@ -70,7 +71,7 @@ class Texts:
 
     vocabulary: Vocabulary | None = None
     min_count: int = 2
-    max_words: int = 64
+    max_words: int = MAX_WORDS
 
 
 TEXTS = Texts()
@@ -293,7 +294,9 @@ def _write_items(
     tokens = tokenize_items(
         _texts(events, kept), in_training[kept], texts.vocabulary, texts.min_count, texts.max_words, progress
     )
-    writer.add_tokens(tokens.vocabulary.words, tokens.counts, Ragged(tokens.values, tokens.offsets))
+    writer.add_tokens(
+        tokens.vocabulary.words, tokens.counts, Ragged(tokens.values, tokens.offsets), texts.max_words
+    )
     return {
         "items": items,
         "words": len(tokens.vocabulary),

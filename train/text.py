@@ -11,13 +11,12 @@ of a text), and NumPy turns these into the vocabulary's once all words have been
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
@@ -27,13 +26,12 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.types import Progress, no_progress
+from rbserve.models.words import MAX_WORDS, tokenize
 
 _TEXTS_A_REPORT = 1_000
 _ITEMS_A_BLOCK = 65_536
 _LINES_OF_SAMPLE = 100
 _LONGEST_LINE = 1 << 20
-_PLAIN = re.compile("[a-z0-9 ]*")
-_TWO_IN_ONE = frozenset({"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"})  # nltk parts these
 _HINT = "give a GloVe text file (a word and its numbers a line) or one word a line, plain or .gz"
 
 
@@ -88,14 +86,14 @@ def tokenize_items(
     in_training: NDArray[np.bool_],
     vocabulary: Vocabulary | None = None,
     min_count: int = 2,
-    max_words: int = 64,
+    max_words: int = MAX_WORDS,
     progress: Progress = no_progress,
 ) -> ItemTokens:
     """The first `max_words` known tokens of each of N texts.
 
     Without a `vocabulary` it is learned from the texts of the items in training, in_training bool[N];
     `min_count` says in how many of them a word must occur, and matters only then. UsageError for a number
-    below 1, ValueError when there are not N texts, ModuleNotFoundError when nltk is not installed.
+    below 1, ValueError when there are not N texts, UsageError when nltk is needed and not installed.
     """
     for name, value in (("min_count", min_count), ("max_words", max_words)):
         if value < 1:
@@ -104,30 +102,6 @@ def tokenize_items(
     if vocabulary is None:
         vocabulary = learn_vocabulary(tokens, min_count)
     return encode(tokens, vocabulary, max_words)
-
-
-def tokenize(text: str) -> list[str]:
-    """The lower-cased words of a text, as nltk's word_tokenize gives them for one sentence.
-
-    Texts are not split into sentences (nltk's splitter needs a model that pip does not install), so only
-    a period at the end of the text becomes a token; one inside stays with its word: "new york. hello" holds
-    "york.". Of words and spaces alone nltk makes what str.split does, a hundred times slower: these go
-    without it. ModuleNotFoundError when nltk is needed and not installed.
-    """
-    lowered = text.lower()
-    if _PLAIN.fullmatch(lowered):
-        words = lowered.split()
-        if _TWO_IN_ONE.isdisjoint(words):
-            return words
-    return _word_tokenizer()(lowered)
-
-
-@cache
-def _word_tokenizer() -> Callable[[str], list[str]]:
-    from nltk.tokenize import NLTKWordTokenizer  # takes a second: only for those who tokenise
-
-    split: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
-    return split
 
 
 def count_words(

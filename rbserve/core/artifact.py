@@ -156,10 +156,22 @@ class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
 
 
+class CatalogueChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the item table differs from the data set's: its first `trained` rows are those, then `added` ones follow.
+
+    `retired` rows are still there, and are no candidates any more.
+    """
+
+    trained: int
+    added: int
+    retired: int
+
+
 class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an artefact says of itself. `config_kind` names the config class that `config` belongs to.
 
-    `prompts` says by split what a language model's prompts have no room for.
+    `prompts` says by split what a language model's prompts have no room for, `catalogue` what became of the items
+    since the training.
     """
 
     schema: int
@@ -175,6 +187,7 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileDigest]
     variants: dict[str, VariantRecord] = {}
     prompts: dict[str, PromptFit] = {}
+    catalogue: CatalogueChanges | None = None
 
 
 @dataclass(frozen=True)

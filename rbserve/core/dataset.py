@@ -36,6 +36,9 @@ from rbserve.core.types import Items
 SCHEMA = 2
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+RETIRED = "retired"
+WORD_LIMIT = "rbserve.max_words"
+"""The key of words.parquet's metadata that says how many words of a text are kept."""
 NEVER = int(np.iinfo(np.int64).min)
 CTR_COLUMNS: dict[str, type[np.generic]] = {
     "user": np.int32,
@@ -87,10 +90,14 @@ class SeqSplit:
 
 @dataclass(frozen=True)
 class ItemTable:
-    """The catalogue: raw ids and texts by item index."""
+    """The catalogue: raw ids and texts by item index.
+
+    `retired` items keep their index, so that histories may have them; they are no candidates and not recommended.
+    """
 
     ids: Sequence[str]
     texts: Sequence[str]
+    retired: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -212,7 +219,8 @@ def read_items(path: Path) -> ItemTable:
     """Reads an item table."""
     try:
         table = pq.read_table(path, use_threads=False)
-        return ItemTable(table["item_id"].to_pylist(), table["text"].to_pylist())
+        retired = table[RETIRED].to_numpy().nonzero()[0].tolist() if RETIRED in table.column_names else ()
+        return ItemTable(table["item_id"].to_pylist(), table["text"].to_pylist(), frozenset(retired))
     except (pa.ArrowException, KeyError) as error:
         raise RbserveError(f"{path} is not an item table: {error}") from None
 
@@ -220,6 +228,8 @@ def read_items(path: Path) -> ItemTable:
 def write_items(path: Path, items: ItemTable) -> None:
     """Writes an item table."""
     columns = {"item_id": pa.array(items.ids, pa.string()), "text": pa.array(items.texts, pa.string())}
+    if items.retired:
+        columns[RETIRED] = pa.array([row in items.retired for row in range(len(items))])
     pq.write_table(pa.table(columns), path)
 
 

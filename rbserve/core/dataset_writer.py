@@ -23,6 +23,7 @@ from rbserve.core.dataset import (
     SCHEMA,
     SEQREC_COLUMNS,
     SPLITS,
+    WORD_LIMIT,
     CtrSplit,
     DatasetManifest,
     SeqSplit,
@@ -125,13 +126,19 @@ class DatasetWriter:
                 writer.write_table(pa.table([numbers, pa.array(piece, pa.string())], schema=schema))
                 done += len(piece)
 
-    def add_tokens(self, words: Sequence[str], counts: NDArray[np.int64], tokens: Ragged) -> None:
-        """Writes the vocabulary, how many items each word occurs in, and the items' texts as word numbers."""
+    def add_tokens(
+        self, words: Sequence[str], counts: NDArray[np.int64], tokens: Ragged, max_words: int
+    ) -> None:
+        """Writes the vocabulary, how many items each word occurs in, and the items' texts as word numbers.
+
+        The words' file says too where texts are cut, so that the text of a later item is cut there.
+        """
         writer = RaggedWriter(self.folder / "text", "tokens")
         writer.append(tokens)
         writer.close()
         table = pa.table({"word": pa.array(words, pa.string()), "items": pa.array(counts)})
-        pq.write_table(table, self.folder / "text" / "words.parquet")
+        limited = table.replace_schema_metadata({WORD_LIMIT: str(max_words)})
+        pq.write_table(limited, self.folder / "text" / "words.parquet")
 
     def seal(
         self,

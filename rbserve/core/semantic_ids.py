@@ -4,6 +4,7 @@
       manifest.json       whose items, how the codes were made, what they are worth, file digests
       codes.npy           int32[n, L]: the path of each item, no two the same
       trie.{first_child,code,item,leaves}.npy     the tree of the paths (core/trie.py)
+      rqvae.safetensors   what made the codes, so that new items can be named; absent in folders of version 0.1
 
 A data set keeps them at data/<dataset>/sids/<key>/, several beside one another and outside its own manifest; an
 artefact whose model speaks them has a copy at <artefact>/sids/. Both are read by the same reader.
@@ -11,7 +12,8 @@ artefact whose model speaks them has a copy at <artefact>/sids/. Both are read b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +36,9 @@ FOLDER = "sids"
 MANIFEST = "manifest.json"
 CODES = "codes.npy"
 TRIE_ARRAYS = ("first_child", "code", "item", "leaves")
+RQVAE = "rqvae.safetensors"
 FILES = (MANIFEST, CODES, *(f"trie.{name}.npy" for name in TRIE_ARRAYS))
-"""Every file of the folder: what an artefact lists, with FOLDER before it, in its own manifest."""
+"""Every file of the folder but RQVAE: what an artefact lists, with FOLDER before it, in its own manifest."""
 
 _HINT = "rbserve sids --rebuild makes them anew"
 
@@ -98,6 +101,11 @@ class SemanticIds:
         """K, the codes of a level."""
         return int(self.manifest.config["codes"])
 
+    @property
+    def rqvae(self) -> Path | None:
+        """The weights of what made the codes, where they were kept."""
+        return self.path / RQVAE if RQVAE in self.manifest.files else None
+
     @cached_property
     def tokens(self) -> NDArray[np.int32]:
         """int32[n, L]: the codes as tokens of one vocabulary; code c of level l is token l * K + c."""
@@ -149,8 +157,9 @@ def write_semantic_ids(
     config: dict[str, Any],
     settings: dict[str, Any],
     report: SidReport,
+    save_rqvae: Callable[[Path], None] | None = None,
 ) -> SemanticIds:
-    """Writes a folder, whole or not at all, in place of what stood there.
+    """Writes a folder, whole or not at all, in place of what stood there; `save_rqvae` writes what made the codes.
 
     DataError for paths that are not distinct; ValueError unless there is one for every item of the data set.
     """
@@ -158,9 +167,8 @@ def write_semantic_ids(
         raise ValueError(f"{len(codes)} paths for {len(dataset.items)} items")
     trie = build_trie(codes)
     with replacing_directory(path) as partial:
-        np.save(partial / CODES, np.ascontiguousarray(codes, np.int32))
-        for name in TRIE_ARRAYS:
-            np.save(partial / f"trie.{name}.npy", getattr(trie, name))
+        if save_rqvae is not None:
+            save_rqvae(partial / RQVAE)
         manifest = SidManifest(
             schema=SCHEMA,
             dataset=dataset.name,
@@ -169,10 +177,36 @@ def write_semantic_ids(
             config=config,
             settings=settings,
             report=report,
-            files={name: digest(partial / name) for name in FILES if name != MANIFEST},
+            files={},
         )
-        write_bytes(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        _write_codes(partial, codes, trie, manifest)
     return open_semantic_ids(path)
+
+
+def grow_semantic_ids(
+    sids: SemanticIds, folder: Path, codes: NDArray[np.int32], retired: Collection[int]
+) -> list[str]:
+    """Writes a folder like that of `sids` with codes int32[n, L] instead; the names of its files.
+
+    No path leads to a `retired` item: none is generated. Its codes stay, for histories.
+    """
+    live = np.setdiff1d(np.arange(len(codes), dtype=np.int32), [*retired])
+    folder.mkdir(parents=True, exist_ok=True)
+    if sids.rqvae is not None:
+        shutil.copyfile(sids.rqvae, folder / RQVAE)
+    manifest = msgspec.structs.replace(sids.manifest, items=len(codes))
+    return _write_codes(folder, codes, build_trie(codes[live], live), manifest)
+
+
+def _write_codes(folder: Path, codes: NDArray[np.int32], trie: Trie, manifest: SidManifest) -> list[str]:
+    """Codes and trie, and the manifest with the digests of all that is in the folder."""
+    np.save(folder / CODES, np.ascontiguousarray(codes, np.int32))
+    for name in TRIE_ARRAYS:
+        np.save(folder / f"trie.{name}.npy", getattr(trie, name))
+    names = [name for name in (*FILES, RQVAE) if name != MANIFEST and (folder / name).is_file()]
+    manifest = msgspec.structs.replace(manifest, files={name: digest(folder / name) for name in names})
+    write_bytes(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    return [MANIFEST, *names]
 
 
 def open_semantic_ids(path: Path) -> SemanticIds:
@@ -190,9 +224,10 @@ def copy_semantic_ids(sids: SemanticIds, folder: Path) -> list[str]:
     """Copies the identifiers into `folder`/sids, an artefact in the making; the names of the files there."""
     target = folder / FOLDER
     target.mkdir()
-    for name in FILES:
-        (target / name).write_bytes((sids.path / name).read_bytes())
-    return [f"{FOLDER}/{name}" for name in FILES]
+    names = [MANIFEST, *sids.manifest.files]
+    for name in names:
+        shutil.copyfile(sids.path / name, target / name)
+    return [f"{FOLDER}/{name}" for name in names]
 
 
 def check_same_items(sids: SemanticIds, dataset: Dataset) -> None:

@@ -70,8 +70,9 @@ class Trie:
         return _edge(parents, self.code[1:])
 
 
-def build_trie(codes: NDArray[np.integer]) -> Trie:
-    """The trie of codes int32[n, L], row i being the path of item i. Time O(n L log n), for a million a second.
+def build_trie(codes: NDArray[np.integer], items: Items | None = None) -> Trie:
+    """The trie of codes int32[n, L], row i being the path of item i, or of items[i]. Time O(n L log n), for a
+    million a second.
 
     Raises DataError without paths, for a negative code, and for two items of one path.
     """
@@ -87,7 +88,7 @@ def build_trie(codes: NDArray[np.integer]) -> Trie:
     opens = _opens_node(paths)
     if not opens[-1].all():
         raise _duplicate(paths, order, opens[-1])
-    return _linked(paths, order, opens)
+    return _linked(paths, order if items is None else items[order], opens)
 
 
 def _opens_node(paths: NDArray[np.integer]) -> NDArray[np.bool_]:

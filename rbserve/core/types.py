@@ -19,6 +19,7 @@ ItemForm = Literal["id", "text", "embedding", "semantic_id"]
 
 Items = NDArray[np.int32]
 Scores = NDArray[np.float32]
+Vectors = NDArray[np.float32]
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps at most, and a line that says how it goes."""

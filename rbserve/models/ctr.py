@@ -101,9 +101,14 @@ class CtrModel(nn.Module):
 
         Group B: (values, offsets) of word numbers; group C: (vectors,) of the language model.
         """
-        vectors = self.item_embedding.encode(*history)
-        user = vectors.sum(dim=0, keepdim=True) / max(len(vectors), 1)
-        return torch.sigmoid(self.interact(user, self.item_embedding.encode(*candidates)))
+        return self.score_vectors(
+            self.item_embedding.encode(*history), self.item_embedding.encode(*candidates)
+        )
+
+    def score_vectors(self, history: Tensor, candidates: Tensor) -> Tensor:
+        """Click probabilities [N] of items with vectors [N, d] for the user of items with vectors [T, d]."""
+        user = history.sum(dim=0, keepdim=True) / max(len(history), 1)
+        return torch.sigmoid(self.interact(user, candidates))
 
     def folded(self) -> CtrModel:
         """A model that scores the same from a table of finished item vectors: group A's graph and speed."""

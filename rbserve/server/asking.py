@@ -117,22 +117,35 @@ def check_length(field: str, ids: Sequence[object], limit: int) -> None:
 
 
 def rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
-    """Rows int32[N] of the model's item table; RequestError that names some of the ids that it does not have."""
+    """Rows int32[N] of the model's item table; RequestError that names some of the ids that it does not have.
+
+    Retired items are no candidates.
+    """
+    items = service.items
     try:
-        return service.items.lookup(ids)
+        found = items.lookup(ids)
     except KeyError as error:
-        unknown = list(dict.fromkeys(error.args[0]))
-        named = ", ".join(map(quote, unknown[:NAMED_UNKNOWN_ITEMS]))
-        more = len(unknown) - NAMED_UNKNOWN_ITEMS
         raise RequestError(
             422,
             "unknown_items",
-            f"{field} has items that data set {service.dataset.name} does not: {named}"
-            + (f" and {more} more" if more > 0 else ""),
+            f"{field} has items that data set {service.dataset.name} does not: {_named(error.args[0])}",
             'send "unknown_history": "skip", or leave them out'
             if field == "history"
             else "leave out items that the model does not know",
         ) from None
+    if items.retired and field == "candidates":
+        retired = [item for item, row in zip(ids, found.tolist(), strict=True) if row in items.retired]
+        if retired:
+            message = f"candidates has items that are retired: {_named(retired)}"
+            raise RequestError(422, "retired_items", message, "leave them out; a history may have them")
+    return found
+
+
+def _named(ids: Sequence[str]) -> str:
+    """Some of a list's distinct ids, for a message."""
+    distinct = list(dict.fromkeys(ids))
+    more = len(distinct) - NAMED_UNKNOWN_ITEMS
+    return ", ".join(map(quote, distinct[:NAMED_UNKNOWN_ITEMS])) + (f" and {more} more" if more > 0 else "")
 
 
 class KnownHistory(NamedTuple):

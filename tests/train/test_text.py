@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.models.words import tokenize
 from rbserve.train import text
-from rbserve.train.text import ItemTokens, Vocabulary, read_vocabulary, tokenize, tokenize_items
+from rbserve.train.text import ItemTokens, Vocabulary, read_vocabulary, tokenize_items
 
 GLOVE = "the 0.1 -0.2 3e-5\ncat 1 2 3\n. -1 -2 -3\n"
 THREE = ["A cat sat", "the cat, the cat", "dog"]

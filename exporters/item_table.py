@@ -1,0 +1,74 @@
+"""The item table of a graph that scores pairs: it can be given with a call, and it can grow.
+
+Graphs of groups B and C look finished item vectors up in one initializer. It is declared an input with a default, so
+that a call may bring a small table of its own: the vectors of texts that the default does not have. Rows are appended
+to it when items are added; nothing is traced anew, and no torch is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.errors import ArtifactError
+from rbserve.exporters.graph import origin, save
+from rbserve.runtime import ITEM_TABLE
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+
+def declare_table(artifact: Artifact, variant: str, path: Path) -> None:
+    """Makes the item table of a graph file an input with a default."""
+    import onnx
+
+    graph = onnx.load(path)
+    _declare(graph, _table(graph, path))
+    save(graph, path, origin(artifact, variant))
+
+
+def append_rows(
+    artifact: Artifact, variant: str, source: Path, target: Path, vectors: NDArray[np.float32]
+) -> None:
+    """Writes the graph of `source` to `target` with vectors float32[K, d] behind the last row of its item table.
+
+    Raises ArtifactError where the graph has no table of as many items as the artefact.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(source)
+    table = _table(graph, source)
+    rows = numpy_helper.to_array(table)
+    if len(rows) != len(artifact.items):
+        raise _no_table(source, f"{len(rows)} rows for {len(artifact.items)} items")
+    table.CopyFrom(numpy_helper.from_array(np.concatenate([rows, vectors.astype(rows.dtype)]), table.name))
+    _declare(graph, table)
+    save(graph, target, origin(artifact, variant))
+
+
+def _table(graph: ModelProto, path: Path) -> TensorProto:
+    for tensor in graph.graph.initializer:
+        if tensor.name == ITEM_TABLE:
+            return tensor
+    raise _no_table(path, "no such initializer")
+
+
+def _declare(graph: ModelProto, table: TensorProto) -> None:
+    from onnx import helper
+
+    known = [value for value in graph.graph.input if value.name != table.name]
+    del graph.graph.input[:]
+    graph.graph.input.extend(known)
+    described = helper.make_tensor_value_info(table.name, table.data_type, ["items", table.dims[1]])
+    graph.graph.input.append(described)
+
+
+def _no_table(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"the item table of {path} cannot be changed: {why}", "rbserve export writes the graph anew"
+    )
