@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbserve.cli_data import Json, words
-from rbserve.cli_options import DatasetName
+from rbserve.cli_data import Json
+from rbserve.cli_options import DatasetName, dataset_name, words
 from rbserve.console import print_json, say
 from rbserve.core.errors import UsageError
 
@@ -33,7 +33,7 @@ def add(
     item: IdColumn = "item_id",
     text: Annotated[str, typer.Option(help="Column of the item's text (default title).")] = "title",
     delimiter: Delimiter = None,
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetName = None,
     as_json: Json = False,
 ) -> None:
     """Add items to a model that makes them of their texts: rows -text, -emb, zeroshot-, text-, sid-, seq-sid.
@@ -45,7 +45,7 @@ def add(
     """
     from rbserve import pipeline
 
-    _show(pipeline.add_items(model, dataset, file, item, text, delimiter), as_json)
+    _show(pipeline.add_items(model, dataset_name(dataset), file, item, text, delimiter), as_json)
 
 
 @items.command()
@@ -55,7 +55,7 @@ def retire(
     ids: Annotated[str | None, typer.Option(help="Comma-separated ids to retire.")] = None,
     item: IdColumn = "item_id",
     delimiter: Delimiter = None,
-    dataset: DatasetName = "ml-100k",
+    dataset: DatasetName = None,
     as_json: Json = False,
 ) -> None:
     """Retire items of any model: no candidates any more, and never recommended. Histories may still have them.
@@ -68,7 +68,7 @@ def retire(
 
     if (file is None) == (ids is None):
         raise UsageError("give either --items or --ids", "--ids A17,A23")
-    _show(pipeline.retire_items(model, dataset, file or words(ids or ""), item, delimiter), as_json)
+    _show(pipeline.retire_items(model, dataset_name(dataset), file or words(ids), item, delimiter), as_json)
 
 
 def _show(changed: Changed, as_json: bool) -> None:

@@ -85,7 +85,12 @@ class WordContent:
 
     def words(self, text: str) -> Items:
         """The numbers int32[W] of a text's known words."""
-        known = [self._number[word] for word in tokenize(text) if word in self._number]
+        try:
+            tokens = tokenize(text)
+        except ModuleNotFoundError:
+            message = "texts with more than letters, digits and spaces need nltk to be split into words"
+            raise UsageError(message, "pip install nltk") from None
+        known = [self._number[word] for word in tokens if word in self._number]
         return np.array(known[: self._limit], np.int32)
 
     def of_rows(self, rows: Items) -> Vectors:

@@ -93,7 +93,7 @@ def tokenize_items(
 
     Without a `vocabulary` it is learned from the texts of the items in training, in_training bool[N];
     `min_count` says in how many of them a word must occur, and matters only then. UsageError for a number
-    below 1, ValueError when there are not N texts, UsageError when nltk is needed and not installed.
+    below 1, ValueError when there are not N texts, ModuleNotFoundError when nltk is needed and not installed.
     """
     for name, value in (("min_count", min_count), ("max_words", max_words)):
         if value < 1:

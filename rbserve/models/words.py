@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from rbserve.core.errors import UsageError
-
 MAX_WORDS = 64
 """Words of a text that are kept, unless the data set was prepared with another number."""
 
@@ -24,7 +22,7 @@ def tokenize(text: str) -> list[str]:
     Texts are not split into sentences (nltk's splitter needs a model that pip does not install), so only
     a period at the end of the text becomes a token; one inside stays with its word: "new york. hello" holds
     "york.". Of words and spaces alone nltk makes what str.split does, a hundred times slower: these go
-    without it. UsageError when nltk is needed and not installed.
+    without it. ModuleNotFoundError when nltk is needed and not installed.
     """
     lowered = text.lower()
     if _PLAIN.fullmatch(lowered):
@@ -36,11 +34,7 @@ def tokenize(text: str) -> list[str]:
 
 @cache
 def _word_tokenizer() -> Callable[[str], list[str]]:
-    try:
-        from nltk.tokenize import NLTKWordTokenizer  # takes a second: only for those who tokenise
-    except ModuleNotFoundError:
-        raise UsageError(
-            "texts with punctuation need nltk to be split into words", "pip install nltk"
-        ) from None
+    from nltk.tokenize import NLTKWordTokenizer  # takes a second: only for those who tokenise
+
     split: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
     return split

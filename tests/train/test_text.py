@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.models import words as item_words
 from rbserve.models.words import tokenize
 from rbserve.train import text
 from rbserve.train.text import ItemTokens, Vocabulary, read_vocabulary, tokenize_items
@@ -91,7 +92,7 @@ def test_importing_the_module_does_not_import_nltk() -> None:
 
 
 def test_a_missing_nltk_is_a_missing_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    text._word_tokenizer.cache_clear()
+    item_words._word_tokenizer.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk.tokenize", None)
     with pytest.raises(ModuleNotFoundError, match="nltk"):
         tokenize_items(["a, b"], _mask(1))
