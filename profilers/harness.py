@@ -142,6 +142,16 @@ def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[
     for variant in variants:
         if variant not in artifact.can_open:
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
+    check_numbers(artifact.name, artifact.manifest.task, plan)
+    if plan.warm and not _remembers(artifact):
+        raise UsageError(
+            f"{artifact.name} has nothing to remember of a user: no prompt begins alike for all candidates",
+            "--warm is for language models that score candidates",
+        )
+
+
+def check_numbers(model: str, task: str, plan: Plan) -> None:
+    """Raises UsageError for a plan that no model of the task, called so, can be measured by."""
     if plan.test_users < 0:
         raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
     if (
@@ -153,16 +163,11 @@ def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[
     ):
         raise UsageError("processes, runs, threads and slates must all be at least 1")
     check_scope(plan.scope)
-    if plan.warm and not _remembers(artifact):
-        raise UsageError(
-            f"{artifact.name} has nothing to remember of a user: no prompt begins alike for all candidates",
-            "--warm is for language models that score candidates",
-        )
     if plan.budget_s is not None:
         check_budget(plan.budget_s)
-    if plan.exclude_seen and artifact.manifest.task == "ctr":
+    if plan.exclude_seen and task == "ctr":
         raise UsageError(
-            f"{artifact.name} scores the candidates it is given; it leaves out none",
+            f"{model} scores the candidates it is given; it leaves out none",
             "--exclude-seen is for models that rank the catalogue",
         )
     cores = allowed_cores()

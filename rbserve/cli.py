@@ -257,7 +257,7 @@ def export(
     precisions = words(precision) or ["fp32", "int8"]
 
     def export_one(name: str, data: str) -> object:
-        return pipeline.export(pipeline.ensure_artifact(name, data), precisions).manifest.variants
+        return pipeline.export_model(name, data, precisions).manifest.variants
 
     _for_each(_chosen(model, None, dataset), export_one, as_json)
 

@@ -16,8 +16,10 @@ from rbserve.cli_data import Json
 from rbserve.cli_options import DATASET, MODEL, SLATE, VARIANT, counts, dataset_names, words
 from rbserve.cli_options import options as config_changes
 from rbserve.console import print_json, say
+from rbserve.core.artifact import check_variants
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.names import plain_name
+from rbserve.places import report_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +112,6 @@ def bench(
 
     Example: rbserve bench --models A,C --datasets ml-100k,microlens --variants onnx-fp32,onnx-int8 --dry-run
     """
-    from rbserve import pipeline
     from rbserve.bench import matrix
     from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.bench.options import Options, read_options
@@ -120,11 +121,11 @@ def bench(
     if scope is not None:
         check_scope(scope)
     chosen, named = words(variants), dataset_names(datasets)
-    matrix.check_variants(chosen)
+    check_variants(chosen)
     matrix.check_datasets(named)
     journal = Journal(plain_name(out, "--out", "for example --out matrix"))
     if report is not None:
-        pipeline.report_path(report)  # a name that it cannot have is refused now, not at the end
+        report_path(report)  # a name that it cannot have is refused now, not at the end
     rows, costly = matrix.without_endpoints(select_models(",".join(models)), words(models))
     if costly:
         say(f"{', '.join(costly)}: asks an endpoint, which costs money; --models takes it by its name alone")

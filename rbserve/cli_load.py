@@ -10,8 +10,8 @@ from rbserve.cli_data import Json
 from rbserve.cli_options import (
     MODEL,
     SLATE,
-    DatasetName,
     Model,
+    Trained,
     dataset_name,
     model_name,
     only,
@@ -75,7 +75,7 @@ def load(
 def verify(
     model: Model,
     url: Url,
-    dataset: DatasetName = None,
+    dataset: Trained = None,
     slate: Annotated[
         list[str] | None, typer.Option(*SLATE, help="Candidates a request, 1; or items asked for, 10.")
     ] = None,
@@ -94,7 +94,8 @@ def verify(
     from rbserve import pipeline
 
     name, size = model_name(model), only_count(slate, "--slate")
-    found = pipeline.verify(name, dataset_name(dataset), url, size, overhead, rounds)
+    data = None if dataset is None else dataset_name(dataset)
+    found = pipeline.verify(name, data, url, size, overhead, rounds)
     if as_json:
         print_json(found)
     else:

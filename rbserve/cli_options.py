@@ -13,8 +13,8 @@ from typing import Annotated, TypeVar
 import typer
 
 from rbserve.core.errors import UsageError
+from rbserve.places import DEFAULT_DATASET
 
-DEFAULT_DATASET = "ml-100k"
 Value = TypeVar("Value")
 
 MODEL = ("--model", "--models", "-m")
@@ -25,6 +25,13 @@ METRIC = ("--metric", "--metrics")
 
 Model = Annotated[
     list[str], typer.Option(*MODEL, help="A zoo row (see rbserve models) or an artefact's directory.")
+]
+Trained = Annotated[
+    list[str] | None,
+    typer.Option(
+        *DATASET,
+        help=f"The data set that a row is trained on; the only one, or {DEFAULT_DATASET}, when left out.",
+    ),
 ]
 Models = Annotated[
     list[str] | None,
@@ -144,7 +151,7 @@ def model_names(values: Iterable[str] | None) -> list[str]:
 def _names(value: str) -> list[str]:
     from rbserve.core.distillation import FROM
     from rbserve.models.zoo import find_model, is_group, select_models
-    from rbserve.pipeline import is_path
+    from rbserve.places import is_path
 
     if is_path(value) and Path(value).is_dir():  # it may have a comma in its name
         return [value]

@@ -11,7 +11,7 @@ from rbserve.cli_options import (
     MODEL,
     SLATE,
     VARIANT,
-    DatasetName,
+    Trained,
     dataset_name,
     model_names,
     only,
@@ -19,7 +19,7 @@ from rbserve.cli_options import (
     words,
 )
 from rbserve.console import say
-from rbserve.core.artifact import OPENVINO_VARIANT
+from rbserve.core.artifact import OPENVINO_VARIANT, check_variants
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.types import size_name
 
@@ -41,7 +41,11 @@ def serve(
             help="A zoo row (see rbserve models) or an artefact's directory; several: comma-separated or repeated.",
         ),
     ],
-    dataset: DatasetName = None,
+    dataset: Trained = None,
+    make: Annotated[
+        bool,
+        typer.Option("--make", help="Train a row that is not trained yet, and prepare its data set, first."),
+    ] = False,
     variant: Annotated[
         list[str] | None,
         typer.Option(*VARIANT, help="onnx-fp32 (the default), onnx-int8, openvino-bf16, torch-fp32 …"),
@@ -105,6 +109,8 @@ def serve(
 ) -> None:
     """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
 
+    Takes the artefact alone, not its data set, and trains nothing unless --make says so.
+
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
     from rbserve import pipeline
@@ -121,14 +127,14 @@ def serve(
         raise unknown_name("log", log, LEVELS)
     keys = read_keys(api_keys)
     wanted = _wanted(only(words(variant), "--variant") if variant else None, precision)
-    names, data = model_names(model), dataset_name(dataset)
+    names, data = model_names(model), None if dataset is None else dataset_name(dataset)
     size = only_count(slate, "--slate")
     if wanted is None:
-        found = [_chosen(one, data, size, threads, tolerance) for one in names]
+        found = [_chosen(one, data, size, threads, tolerance, make) for one in names]
     elif tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
-        found = [(pipeline.open_for_serving(one, data, wanted), wanted) for one in names]
+        found = [(pipeline.open_for_serving(one, data, wanted, make), wanted) for one in names]
     opening = Opening(
         [Chosen(artifact.path, served, pipeline.measured) for artifact, served in found],
         threads=threads, user_cache=user_cache * 1_000_000,
@@ -139,6 +145,7 @@ def serve(
 
 def _wanted(variant: str | None, precision: str | None) -> str | None:
     """The variant that was asked for; None where it is to be chosen."""
+    check_variants([] if variant is None else [variant])
     if precision is None:
         return variant or DEFAULT_VARIANT
     if variant is not None:
@@ -151,13 +158,13 @@ def _wanted(variant: str | None, precision: str | None) -> str | None:
 
 
 def _chosen(
-    model: str, dataset: str, slate: int | None, threads: int, tolerance: float | None
+    model: str, dataset: str | None, slate: int | None, threads: int, tolerance: float | None, make: bool
 ) -> tuple[Artifact, str]:
     """Chooses, and says what was refused and why."""
     from rbserve import pipeline
     from rbserve.console import show
 
-    artifact, choice = pipeline.choose_variant(model, dataset, slate, threads, tolerance)
+    artifact, choice = pipeline.choose_variant(model, dataset, slate, threads, tolerance, make)
     print(_title(choice))
     show(choice_table(choice))
     disturbed = [one for one in choice.options if one.disturbed]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbserve.arguments import Abilities, abilities, check_precisions_of, check_variants_of
 from rbserve.console import progress_bar, say
 from rbserve.core import memory
 from rbserve.core.artifact import (
@@ -33,6 +34,23 @@ from rbserve.core.files import home
 from rbserve.core.names import plain_name
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
+from rbserve.places import (
+    DEFAULT_DATASET,
+    RANDOM,
+    artifact_path,
+    choices_path,
+    dataset_path,
+    find_artifact,
+    how_to_make,
+    is_path,
+    is_prepared,
+    is_trained,
+    left_behind,
+    options_of,
+    places,
+    report_path,
+    runs_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,37 +72,11 @@ if TYPE_CHECKING:
     from rbserve.train.distill import Lesson
     from rbserve.train.loop import Settings
 
-RANDOM = "-random"  # behind the name of a row whose weights were drawn
 EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 LESS_MEMORY = (
     "a smaller --micro-batch, or --batch, or a smaller row; --set checkpointing=true where a row has it"
 )
 ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
-
-
-def dataset_path(name: str) -> Path:
-    """Where a data set lives below the home directory."""
-    return home() / "data" / plain_name(name, "a data set")
-
-
-def artifact_path(model: str, dataset: str) -> Path:
-    """Where a model trained on a data set lives below the home directory."""
-    return home() / "artifacts" / plain_name(dataset, "a data set") / plain_name(model, "a model")
-
-
-def runs_path() -> Path:
-    """Where profiles are kept."""
-    return home() / "runs"
-
-
-def choices_path() -> Path:
-    """Where it is kept which variant was chosen."""
-    return home() / "choices"
-
-
-def is_path(model: str) -> bool:
-    """Whether --model names a directory rather than a zoo row."""
-    return "/" in model or model.startswith(".") or (Path(model) / "manifest.json").is_file()
 
 
 def prepare(
@@ -125,7 +117,18 @@ def prepare(
                 **options,
             )
     say(f"prepared {path.name}: {describe_counts(dataset)} -> {dataset.path}")
+    _tell_left_behind(path.name, dataset)
     return dataset
+
+
+def _tell_left_behind(name: str, dataset: Dataset) -> None:
+    """Names the artefacts that were made from what the data set held before."""
+    left = [artifact.path.name for artifact in left_behind(name, dataset.fingerprint)]
+    if left:
+        say(
+            f"left behind, made from earlier data of {name}: {', '.join(left)}; they can be served as they are, and "
+            f"rbserve train --model MODEL --dataset {name} makes them of the new data"
+        )
 
 
 @contextmanager
@@ -182,6 +185,8 @@ def inspect_dataset(name: str) -> IntegrityReport:
     """An independent look at a prepared data set, by name or directory."""
     from rbserve.core.integrity import inspect
 
+    if not is_path(name):
+        check_dataset(name)
     dataset = open_dataset(Path(name) if is_path(name) else dataset_path(name))
     with _needs("train", "comparing with the paper"):
         from rbserve.train.datasets.sources import SOURCES
@@ -190,10 +195,19 @@ def inspect_dataset(name: str) -> IntegrityReport:
     return inspect(dataset, source.paper if source else None)
 
 
+def check_dataset(name: str) -> None:
+    """Raises UsageError for a data set that is neither prepared nor one that a source can be prepared as."""
+    if not is_prepared(name):
+        known = [str(row["name"]) for row in dataset_rows()]
+        if name not in known:
+            raise unknown_name("data set", name, known)
+
+
 def ensure_dataset(name: str) -> Dataset:
     """The data set, prepared if it is not there."""
-    if (dataset_path(name) / "manifest.json").is_file():
+    if is_prepared(name):
         return open_dataset(dataset_path(name))
+    check_dataset(name)
     say(f"data set {name} is not prepared yet; preparing it")
     return prepare(name)
 
@@ -211,15 +225,20 @@ def semantic_ids(
 
     options, settings = options or {}, settings or {}
     config = RqVaeConfig(**options)
+    check_dataset(dataset)
+    with _needs("train", "making semantic identifiers"):
+        from rbserve.train.backbone import require_findable
+        from rbserve.train.sids import make_semantic_ids, settings_with
+
+        chosen = settings_with(settings)
+        require_findable(config.encoder)
     data = ensure_dataset(dataset)
     found = None if rebuild or resume else find_semantic_ids(data, config, settings.get("seed", SEED))
     if found:
         check_made_with(found, {**options, **settings})
         return found, data
-    with _needs("train", "making semantic identifiers"):
-        from rbserve.train.sids import make_semantic_ids, settings_with
     with progress_bar(f"sids {data.name}") as progress:
-        made = make_semantic_ids(data, config, settings_with(settings), resume, progress)
+        made = make_semantic_ids(data, config, chosen, resume, progress)
     say(f"made semantic identifiers of {len(made):,} items -> {made.path}")
     return made, data
 
@@ -253,8 +272,10 @@ def train(
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}), random=random)
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
-    data = ensure_dataset(dataset)
     path = out or artifact_path(f"{spec.name}{RANDOM * random}", dataset)
+    check_dataset(dataset)
+    _check_training(spec, path, resume)
+    data = ensure_dataset(dataset)
     return _fit(spec, data, path, chosen, resume)
 
 
@@ -285,6 +306,11 @@ def distill(
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}))
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
+    check_variants_of(abilities(teacher, dataset), [] if variant is None else [variant])
+    if not is_path(teacher):
+        check_dataset(dataset)
+        path = out or artifact_path(student_name(student, teacher), dataset)
+        _check_training(spec, path, resume)
     teaches = ensure_artifact(teacher, dataset)
     data = ensure_dataset(dataset)
     with progress_bar(f"score {teaches.name}") as progress:
@@ -322,6 +348,21 @@ def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
     return found
 
 
+def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
+    """Raises for a training that cannot begin: no checkpoint to resume from, no such language model."""
+    from rbserve.train.backbone import require_findable
+    from rbserve.train.fit import checkpoint_path
+
+    if resume and not checkpoint_path(path).is_file():
+        raise UsageError(
+            f"nothing to resume: no checkpoint at {checkpoint_path(path)}", "train without --resume"
+        )
+    for option in ("encoder", "backbone"):
+        name = getattr(spec.config, option, None)
+        if isinstance(name, str) and not spec.random:
+            require_findable(name)
+
+
 def _fit(
     spec: ModelSpec, data: Dataset, path: Path, settings: Settings, resume: bool, lesson: Lesson | None = None
 ) -> Artifact:
@@ -357,23 +398,29 @@ def ensure_artifact(model: str, dataset: str, random: bool = False) -> Artifact:
     """
     if is_path(model):
         return open_artifact(Path(model))
-    student, taught, teacher = model.partition(FROM)
+    student, taught, _ = model.partition(FROM)
     find_model(student)  # an unknown name is refused before anything is looked for
     path = artifact_path(f"{model}{RANDOM * random}", dataset)
     if not (path / "manifest.json").is_file():
         if taught:
-            raise UsageError(
-                f"no artefact of {model} at {path}",
-                f"rbserve distill --teacher {teacher} --student {student} --dataset {dataset}",
-            )
-        say(f"{model} is not {'packaged for' if random else 'trained on'} {dataset} yet; doing so")
+            raise UsageError(f"no artefact of {model} at {path}", how_to_make(model, dataset))
+        check_dataset(dataset)
+        others = [] if random else [place.dataset for place in places(model)]
+        elsewhere = f" (it is trained on {', '.join(others)}: --dataset)" if others else ""
+        say(f"{model} is not {'packaged for' if random else 'trained on'} {dataset} yet{elsewhere}; doing so")
         return train(model, dataset, random=random)
     artifact = open_artifact(path)
-    if dataset_path(dataset).is_dir():
+    if is_prepared(dataset):
         check_same_data(
             artifact.name, artifact.manifest.dataset.fingerprint, open_dataset(dataset_path(dataset))
         )
     return artifact
+
+
+def export_model(model: str, dataset: str, precisions: Sequence[str]) -> Artifact:
+    """Exports a model at the given precisions, training it if it is missing."""
+    check_precisions_of(abilities(model, dataset), precisions)
+    return export(ensure_artifact(model, dataset), precisions)
 
 
 def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
@@ -469,33 +516,42 @@ def profile(
     `settings` change the default plan of the model's task. Of the variants that nobody named, those whose weights do
     not fit into memory are left out, and torch-bf16 takes the place of torch-fp32.
     """
-    import msgspec
-
     from rbserve.core.measurement import write_measurement
-    from rbserve.profilers.harness import default_plan
     from rbserve.profilers.harness import profile as measure
 
+    plan = plan_of(abilities(model, dataset, random), settings or {}, variants or ())
     artifact = ensure_artifact(model, dataset, random)
     left_out: dict[str, str] = {}
     if artifact.is_endpoint:
-        if settings and "budget_s" in settings:
-            raise UsageError(
-                "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
-            )
-        settings = {**ENDPOINT_PLAN, **(settings or {})}
         chosen = list(variants or artifact.variants)
     else:
         chosen, left_out = _to_measure(artifact, variants)
         artifact = ensure_exported(artifact, [one for one in chosen if exported_as(one) in EXPORTABLE])
     data = ensure_dataset(artifact.manifest.dataset.name)
-    settings = settings or {}
-    plan = default_plan(artifact.manifest.task, settings.get("budget_s"))
-    plan = msgspec.structs.replace(plan, **settings)
     if artifact.is_endpoint:
         _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
     return measurement, write_measurement(runs_path(), measurement)
+
+
+def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:
+    """The plan of a model's profile; UsageError for settings or variants that it cannot be measured with."""
+    import msgspec
+
+    from rbserve.profilers.harness import check_numbers, default_plan
+
+    check_variants_of(model, variants)
+    if model.is_endpoint and "budget_s" in settings:
+        raise UsageError(
+            "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
+        )
+    usual = ENDPOINT_PLAN if model.is_endpoint else {}
+    plan = msgspec.structs.replace(
+        default_plan(model.task, settings.get("budget_s")), **{**usual, **settings}
+    )
+    check_numbers(model.name, model.task, plan)
+    return plan
 
 
 def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
@@ -525,11 +581,6 @@ def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
         f"about {taken.prompt_tokens:,} prompt tokens, {taken.usd:.2f} USD at the config's prices; "
         f"and at most {plan.processes * plan.runs * sum(plan.slates):,} timed requests. Ctrl-C keeps what is answered."
     )
-
-
-def report_path(name: str) -> Path:
-    """Where a report is drawn."""
-    return home() / "reports" / plain_name(name, "a report", "for example --name mine")
 
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
@@ -574,14 +625,47 @@ def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendati
     return choose(collect(runs or runs_path()), objectives, **choice)
 
 
-def open_for_serving(model: str, dataset: str, variant: str) -> Artifact:
-    """The artefact with the variant to serve, made if it is missing."""
-    artifact = ensure_artifact(model, dataset)
+def open_for_serving(model: str, dataset: str | None, variant: str, make: bool = False) -> Artifact:
+    """The artefact with the variant to serve.
+
+    A variant that is not exported yet is exported from the data set that the artefact was made from. With `make`, what
+    is missing is trained and prepared too.
+    """
+    artifact = to_serve(model, dataset, make)
     if variant in artifact.can_open:
         return artifact
     if variant not in artifact.can_have:
         raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
+    data_of(artifact, f"{variant} of {artifact.name} is not exported yet; exporting it", make)
     return ensure_exported(artifact, [variant])
+
+
+def to_serve(model: str, dataset: str | None, make: bool = False) -> Artifact:
+    """The artefact that `--model` and `--dataset` mean, which is all that serving takes; trained if told to."""
+    if make and not is_path(model) and not is_trained(model, dataset):
+        return ensure_artifact(model, dataset or DEFAULT_DATASET)
+    artifact, line = find_artifact(model, dataset)
+    if line:
+        say(line)
+    return artifact
+
+
+def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
+    """The data set that an artefact was made from. UsageError, saying what takes it, where it is not there any more."""
+    made_from = artifact.manifest.dataset
+    there = [variant for variant in artifact.can_open if variant not in TORCH_VARIANTS]
+    hint = f"rbserve serve {options_of(artifact)} --variant {there[0]} takes the artefact alone" if there else (
+        f"train it again: {how_to_make(artifact.name, made_from.name)}")  # fmt: skip
+    if not make and not is_prepared(made_from.name):
+        raise UsageError(f"{doing} takes data set {made_from.name}, which is not there", hint)
+    data = ensure_dataset(made_from.name)
+    if data.fingerprint != made_from.fingerprint:
+        raise UsageError(
+            f"{doing} takes the data that it was made from ({made_from.fingerprint[:12]}), and data set {data.name} "
+            f"is {data.fingerprint[:12]} now",
+            hint,
+        )
+    return data
 
 
 def measured(artifact: Artifact, variant: str) -> list[Measured]:
@@ -634,14 +718,14 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
 
 
 def verify(
-    model: str, dataset: str, url: str, slate: int | None, overhead_ms: float | None, rounds: int
+    model: str, dataset: str | None, url: str, slate: int | None, overhead_ms: float | None, rounds: int
 ) -> Verified:
     """Holds the server at `url` against the artefact that it says it serves."""
     from rbserve.profilers.verify import OVERHEAD_MS
     from rbserve.profilers.verify import verify as compare
 
-    artifact = ensure_artifact(model, dataset)
-    data = ensure_dataset(artifact.manifest.dataset.name)
+    artifact = to_serve(model, dataset)
+    data = data_of(artifact, "verifying asks for test users, and that")
     size = slate or (1 if artifact.manifest.task == "ctr" else 10)
     limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
     with progress_bar(f"verify {artifact.name}") as progress:
@@ -649,7 +733,12 @@ def verify(
 
 
 def choose_variant(
-    model: str, dataset: str, slate: int | None = None, threads: int = 1, tolerance: float | None = None
+    model: str,
+    dataset: str | None,
+    slate: int | None = None,
+    threads: int = 1,
+    tolerance: float | None = None,
+    make: bool = False,
 ) -> tuple[Artifact, Choice]:
     """The artefact, and the fastest of its variants that holds the accuracy of fp32 (`profilers.choice`).
 
@@ -663,8 +752,9 @@ def choose_variant(
 
     allowed = auto.TOLERANCE if tolerance is None else tolerance
     auto.check_tolerance(allowed)
-    artifact = ensure_artifact(model, dataset)
+    artifact = to_serve(model, dataset, make)
     if not artifact.is_endpoint and not artifact.manifest.variants:
+        data_of(artifact, f"no variant of {artifact.name} is exported yet; exporting one", make)
         artifact = ensure_exported(artifact)
     question = auto.question_of(artifact, runs_path(), slate, threads, allowed)
     file = choices_path() / question.file_name
@@ -702,7 +792,7 @@ def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) 
 
     variants = [one for one in auto.candidates(artifact) if one not in refused]
     auto.check_reference(artifact.name, variants, refused)
-    data = ensure_dataset(artifact.manifest.dataset.name)
+    data = data_of(artifact, f"choosing a variant of {artifact.name}")
     plan = auto.plan_of(artifact, data, question)
     rows = test_rows(artifact, data, plan)
     users = len({*rows.users.tolist()})

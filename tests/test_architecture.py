@@ -23,6 +23,8 @@ BELOW_SPOKES = {
     "content",
     "__init__",
 }
+MAKERS = BELOW_SPOKES | {"catalogue", "console", "places", "pipeline", *SPOKES}
+VERBS = MAKERS | {"cli_data", "cli_options"}
 ALLOWED = {
     "core": {"core", "__init__"},
     "models": {"core", "models", "__init__"},
@@ -35,23 +37,31 @@ ALLOWED = {
     "content": {"core", "models", "__init__"},
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
+    "places": {"core", "models", "__init__"},
+    "arguments": {"core", "models", "places", "__init__"},
     "catalogue": BELOW_SPOKES | {*SPOKES},
-    "pipeline": BELOW_SPOKES | {"console", "catalogue", *SPOKES},
-    "cli_items": BELOW_SPOKES | {"console", "pipeline", "catalogue", "cli_data", "cli_options", *SPOKES},
-    "cli_data": BELOW_SPOKES | {"console", "pipeline", *SPOKES},
-    "cli_sids": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
-    "bench": BELOW_SPOKES | {"console", "pipeline", "bench", *SPOKES},
-    "cli_bench": BELOW_SPOKES | {"console", "pipeline", "bench", "cli_data", "cli_options", *SPOKES},
-    "cli_check": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
-    "cli_options": {"core", "models", "pipeline", "__init__"},
-    "cli_distill": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
-    "cli_doctor": BELOW_SPOKES | {"console", "cli_data", *SPOKES},
-    "cli_serve": BELOW_SPOKES | {"console", "pipeline", "cli_options", *SPOKES},
-    "cli_load": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
-    "cli_recommend": BELOW_SPOKES | {"console", "pipeline", "cli_data", "cli_options", *SPOKES},
+    "pipeline": BELOW_SPOKES | {"arguments", "catalogue", "console", "places", *SPOKES},
+    "bench": MAKERS | {"bench"},
+    "cli_options": {"core", "models", "places", "__init__"},
+    "cli_data": MAKERS | {"cli_options"},
+    "cli_bench": VERBS | {"bench"},
+    **dict.fromkeys(
+        (
+            "cli_check",
+            "cli_distill",
+            "cli_doctor",
+            "cli_items",
+            "cli_load",
+            "cli_recommend",
+            "cli_serve",
+            "cli_sids",
+        ),
+        VERBS,
+    ),
     "cli": BELOW_SPOKES
     | {
         "console",
+        "places",
         "pipeline",
         "cli_bench",
         "cli_check",

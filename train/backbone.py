@@ -29,6 +29,18 @@ _SAFE_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _OTHER_WEIGHTS = "*.bin"
 
 
+def require_findable(name: str) -> None:
+    """Raises AssetError or UsageError for a language model that cannot be had, without fetching one that can.
+
+    A hub id that no name of BACKBONES stands for is taken for one: the hub alone knows it.
+    """
+    if Path(name).is_dir() or name.startswith((".", "/", "~")):
+        locate(name)
+    backbone = BACKBONES.get(name)
+    if backbone and (backbone.elsewhere or backbone.architecture == "api"):
+        locate(name)
+
+
 def locate(name: str) -> Path:
     """The directory that holds a language model's files, fetched the first time.
 
@@ -45,7 +57,7 @@ def locate(name: str) -> Path:
         return _converted(fetch(backbone.asset))
     if backbone and backbone.architecture == "api":
         raise UsageError(f"{name} is an API without weights: there is nothing to load", _hint())
-    if backbone and "{hub_id}" not in backbone.needs:
+    if backbone and backbone.elsewhere:
         raise AssetError(
             f"{name} takes {backbone.needs}, and no hub id is known for it",
             "--set backbone=DIRECTORY, in the format of transformers",

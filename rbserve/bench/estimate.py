@@ -24,6 +24,7 @@ from rbserve.core.errors import RbserveError
 from rbserve.core.files import home
 from rbserve.core.measurement import Plan, Result
 from rbserve.models.zoo import BACKBONES, MODELS, find_model
+from rbserve.places import dataset_path, runs_path
 from rbserve.profilers.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
 
 OPEN_S = 2.0  # of a process of which nothing is known: to start and load
@@ -146,7 +147,7 @@ def _test_rows(cell: Cell) -> int:
     if cell.random:
         return 0
     try:
-        counts = open_dataset(pipeline.dataset_path(cell.dataset)).manifest.counts
+        counts = open_dataset(dataset_path(cell.dataset)).manifest.counts
     except RbserveError:
         return 0
     test: dict[str, int] = counts[find_model(cell.model).task]["test"]
@@ -205,7 +206,7 @@ class _Run(msgspec.Struct):
 def _newest_run(cell: Cell) -> _Run | None:
     found = [
         run
-        for file in pipeline.runs_path().glob(f"*-{cell.model}-*.json")
+        for file in runs_path().glob(f"*-{cell.model}-*.json")
         if (run := _read_run(file)) and (run.model, run.random) == (cell.model, cell.random)
     ]
     return max(found, key=lambda run: (run.dataset == cell.dataset, run.created), default=None)

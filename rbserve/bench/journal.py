@@ -22,6 +22,7 @@ from rbserve.core.manifest import read_manifest
 from rbserve.core.measurement import Result
 from rbserve.models.configs import config_to_dict, with_options
 from rbserve.models.zoo import find_model
+from rbserve.places import artifact_path, dataset_path, runs_path
 
 SCHEMA = 1
 
@@ -93,7 +94,7 @@ def bench_path() -> Path:
 
 def artifact_of(cell: Cell) -> Artifact:
     """The artefact that a cell builds or measures; ArtifactError where there is none."""
-    return open_artifact(pipeline.artifact_path(cell.name, cell.dataset))
+    return open_artifact(artifact_path(cell.name, cell.dataset))
 
 
 def trained_otherwise(cell: Cell) -> bool:
@@ -125,11 +126,11 @@ def _there(cell: Cell, kept: Outcome | None, fingerprint: str) -> Outcome:
 
 
 def _prepared(cell: Cell, kept: Outcome | None) -> Outcome:
-    return _there(cell, kept, open_dataset(pipeline.dataset_path(cell.dataset)).fingerprint)
+    return _there(cell, kept, open_dataset(dataset_path(cell.dataset)).fingerprint)
 
 
 def _built(cell: Cell, kept: Outcome | None) -> Outcome | None:
-    data, artifact = open_dataset(pipeline.dataset_path(cell.dataset)), artifact_of(cell)
+    data, artifact = open_dataset(dataset_path(cell.dataset)), artifact_of(cell)
     if artifact.manifest.dataset.fingerprint != data.fingerprint or missing_variants(cell, artifact):
         return None
     return msgspec.structs.replace(
@@ -141,9 +142,9 @@ def _profiled(cell: Cell, kept: Outcome | None) -> Outcome | None:
     if kept is None or not kept.ok or kept.cell != cell:
         return None
     digest = sha256(artifact_of(cell).path / "manifest.json")
-    data = open_dataset(pipeline.dataset_path(cell.dataset))
+    data = open_dataset(dataset_path(cell.dataset))
     same = (kept.artifact_digest, kept.fingerprint) == (digest, data.fingerprint) and not kept.failed
-    if not same or (kept.run and not (pipeline.runs_path() / kept.run).is_file()):
+    if not same or (kept.run and not (runs_path() / kept.run).is_file()):
         return None
     return _there(cell, kept, data.fingerprint)
 

@@ -14,16 +14,15 @@ from typing import Any, Literal
 import msgspec
 
 from rbserve import pipeline
-from rbserve.core.artifact import ENDPOINT_VARIANT, EXPORTABLE, OPENVINO_VARIANT, TORCH_VARIANTS
-from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
 from rbserve.models.configs import EndpointConfig, with_options
+from rbserve.places import RANDOM
 from rbserve.profilers.harness import default_plan
 
 Step = Literal["prepare", "build", "profile"]
 Quiet = Literal["none", "core", "machine"]
-VARIANTS = (*TORCH_VARIANTS, *EXPORTABLE, OPENVINO_VARIANT, ENDPOINT_VARIANT)
 MADE_ONCE = ("embedding", "semantic_id")  # items whose first model on a data set makes what the others find
 
 
@@ -48,7 +47,7 @@ class Cell(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The artefact's name; of a data set's cell nothing."""
-        return f"{self.model}{pipeline.RANDOM * self.random}"
+        return f"{self.model}{RANDOM * self.random}"
 
     @property
     def id(self) -> str:
@@ -124,19 +123,9 @@ def check_options(models: Iterable[ModelSpec], options: Mapping[str, str]) -> No
             raise UsageError(f"{spec.name}: {error.message}", error.hint) from None
 
 
-def check_variants(variants: Iterable[str]) -> None:
-    """Raises UsageError for a variant that no model has."""
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise unknown_name("variant", variant, VARIANTS)
-
-
 def check_datasets(names: Sequence[str]) -> None:
     """Raises UsageError for a data set that is neither prepared nor known, and where there is none."""
     if not names:
         raise UsageError("no data set is selected", "for example --datasets ml-100k,microlens")
     for name in names:
-        if not (pipeline.dataset_path(name) / "manifest.json").is_file():
-            known = [str(row["name"]) for row in pipeline.dataset_rows()]
-            if name not in known:
-                raise unknown_name("data set", name, known)
+        pipeline.check_dataset(name)

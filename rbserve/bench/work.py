@@ -19,6 +19,7 @@ from rbserve.core.artifact import Artifact
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import sha256
 from rbserve.core.types import Progress, no_progress
+from rbserve.places import artifact_path
 
 
 def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
@@ -63,7 +64,7 @@ def _build(cell: Cell) -> Outcome:
 
 def _trained(cell: Cell) -> Artifact:
     """The artefact, trained where there is none; from its checkpoint where a training was cut off."""
-    path = pipeline.artifact_path(cell.name, cell.dataset)
+    path = artifact_path(cell.name, cell.dataset)
     if not (path / "manifest.json").is_file():
         from rbserve.train.fit import checkpoint_path
 

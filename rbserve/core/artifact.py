@@ -31,7 +31,7 @@ import msgspec
 from rbserve.core.checks import COARSE_TOLERANCE, Checks, read_checks
 from rbserve.core.dataset import ItemTable, read_items
 from rbserve.core.distillation import Distillation
-from rbserve.core.errors import ArtifactError
+from rbserve.core.errors import ArtifactError, unknown_name
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semantic_ids
@@ -53,6 +53,8 @@ TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT, PROTOCOL_VARIANT)
 OPENVINO_VARIANT = "openvino-bf16"
 """A language model's onnx-fp32 in OpenVINO, its products made in bf16: loaded from the same files."""
 ENDPOINT_VARIANT = "endpoint"
+VARIANTS = (*TORCH_VARIANTS, *EXPORTABLE, OPENVINO_VARIANT, ENDPOINT_VARIANT)
+"""Every variant that some model has."""
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime", "openvino")
 
 
@@ -223,15 +225,13 @@ class Artifact:
     @property
     def can_export(self) -> tuple[str, ...]:
         """The exported variants that such a model can have."""
-        if self.is_endpoint:
-            return ()
-        return EXPORTABLE if self.is_language_model else EXPORTABLE[:-1]
+        return tuple(variant for variant in self.can_have if variant in EXPORTABLE)
 
     @property
     def can_have(self) -> list[str]:
         """Every variant that such a model can be scored with, exported or not."""
-        more = [OPENVINO_VARIANT] if self.is_language_model else []
-        return list(dict.fromkeys((*self.can_open, *self.can_export, *more)))
+        possible = possible_variants(self.manifest.task, self.is_language_model, self.is_endpoint)
+        return list(dict.fromkeys((*self.can_open, *possible)))
 
     @property
     def is_language_model(self) -> bool:
@@ -301,6 +301,23 @@ class Artifact:
             return [WEIGHTS]
         record = self.exported(variant)
         return record.files if record else []
+
+
+def possible_variants(task: str, is_language_model: bool, is_endpoint: bool) -> list[str]:
+    """Every variant that a model of a kind can be scored with, before there is an artefact of it."""
+    if is_endpoint:
+        return [ENDPOINT_VARIANT]
+    if not is_language_model:
+        return [REFERENCE_VARIANT, *EXPORTABLE[:-1]]
+    protocol = [PROTOCOL_VARIANT] if task == "ctr" else []
+    return [REFERENCE_VARIANT, *EXPORTABLE, OPENVINO_VARIANT, HALF_VARIANT, *protocol]
+
+
+def check_variants(variants: Iterable[str]) -> None:
+    """Raises UsageError for a variant that no model has."""
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise unknown_name("variant", variant, VARIANTS)
 
 
 def exported_as(variant: str) -> str:

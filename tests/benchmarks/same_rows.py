@@ -13,7 +13,7 @@ import numpy as np
 from rbserve.core.artifact import open_artifact
 from rbserve.core.dataset import open_dataset
 from rbserve.core.metrics import auc
-from rbserve.pipeline import artifact_path, dataset_path
+from rbserve.places import artifact_path, dataset_path
 from rbserve.profilers.accuracy import baselines
 from rbserve.train.language import users_begin
 from rbserve.train.loop import Settings, epoch_order
