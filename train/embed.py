@@ -1,15 +1,17 @@
 """Texts to vectors by a frozen language model, computed once: the input of the models that read embeddings.
 
 Vectors are kept below the cache directory, a file for each chunk of texts, named by the digest of the texts. The
-folder is named by the digest of all else they depend on: the encoder's files, pooling, and where texts are cut. What
-is done stays: a run that was stopped goes on where it was, and one that was not gives the same bytes.
+folder is named by the digest of all else they depend on: the encoder's files, pooling, and where texts are cut. A chunk
+that is not finished has a file of its own, rewritten every few seconds. What is done stays: a run that was killed goes
+on where it was, and one that was not gives the same bytes, for texts run through the encoder in the same pieces.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,11 @@ from rbserve.train.backbone import identity, locate
 from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors
 
 CHUNK = 512
+"""Texts of a kept file."""
+PIECE = 32
+"""Texts that run through the encoder before progress is told."""
+SAVE_S = 5.0
+"""Seconds of work that a killed process loses at most, beside its running piece."""
 MAX_TOKENS = 256
 
 
@@ -61,31 +68,58 @@ def _chunks(
     folder = locate(encoder)
     kept = cache() / "embeddings" / _digest([identity(folder), pooling, max_tokens])
     model: TextEncoder | None = None
+
+    def tell(done: int) -> None:
+        progress(done, len(texts), f"texts through {encoder}")
+
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
         file = kept / f"{_digest(chunk)}.npy"
-        vectors = _read(file, len(chunk))
-        if vectors is None:
-            progress(start, len(texts), f"texts through {encoder}")
+        vectors = _read(file)
+        if vectors is None or len(vectors) != len(chunk):
+            tell(start)
             model = model or TextEncoder(folder, pooling, max_tokens)
-            vectors = model.encode(chunk)
-            _write(file, vectors)
-        progress(start + len(chunk), len(texts), f"texts through {encoder}")
+            vectors = _encode(model, chunk, file, start, tell)
+        tell(start + len(chunk))
         yield vectors
+
+
+def _encode(
+    model: TextEncoder, chunk: Sequence[str], file: Path, before: int, tell: Callable[[int], None]
+) -> Vectors:
+    """The vectors of a chunk, kept in `file`; until all are there, those that are in a file beside it.
+
+    `tell` is told how many texts are done, with the `before` of earlier chunks.
+    """
+    unfinished = file.with_suffix(".part.npy")
+    begun = _read(unfinished)
+    pieces = [] if begun is None or len(begun) % PIECE else [begun]
+    done = sum(map(len, pieces))
+    saved = time.monotonic()
+    while done < len(chunk):
+        pieces.append(model.encode(chunk[done : done + PIECE]))
+        done += len(pieces[-1])
+        tell(before + done)
+        if done < len(chunk) and time.monotonic() - saved >= SAVE_S:
+            _write(unfinished, np.concatenate(pieces))
+            saved = time.monotonic()
+    vectors: Vectors = np.concatenate(pieces)
+    _write(file, vectors)
+    unfinished.unlink(missing_ok=True)
+    return vectors
 
 
 def _digest(parts: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _read(file: Path, rows: int) -> Vectors | None:
-    """A kept chunk; None when there is none, or when it is not whole."""
+def _read(file: Path) -> Vectors | None:
+    """Kept vectors; None when there are none, or when the file is not whole."""
     try:
         vectors: Vectors = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    whole = vectors.ndim == 2 and len(vectors) == rows and vectors.dtype == np.float32
-    return vectors if whole else None
+    return vectors if vectors.ndim == 2 and vectors.dtype == np.float32 else None
 
 
 def _write(file: Path, vectors: Vectors) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 import torch
 
 from rbserve.core.errors import AssetError, UsageError
-from rbserve.train import embed
+from rbserve.train import backbone, embed
 from rbserve.train.backbone import locate
 from rbserve.train.embed import embed_texts
 from rbserve.train.encoder import Pooling
@@ -83,6 +87,56 @@ def test_what_was_done_is_kept_and_a_stopped_run_goes_on(
     assert len(calls) == 2, "only what was not there is computed"
 
 
+KILLED = """
+import os, signal, sys
+from rbserve.train import embed
+embed.PIECE, embed.SAVE_S = 2, 0.0
+encode, calls = embed.TextEncoder.encode, []
+def dying(self, texts):
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    calls.append(texts)
+    return encode(self, texts)
+embed.TextEncoder.encode = dying
+embed.embed_texts(sys.argv[2:], sys.argv[1])
+"""
+
+
+def test_a_killed_process_leaves_its_vectors_and_the_next_one_goes_on(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    texts = [f"red {'blue ' * number}" for number in range(13)]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(encoder), *texts], env=os.environ.copy())
+    assert done.returncode == -signal.SIGKILL
+    monkeypatch.setattr(embed, "PIECE", 2)
+    calls = _counting(monkeypatch)
+    resumed = embed_texts(texts, str(encoder))
+    assert sum(calls) == 13 - 6, "three pieces of two were kept"
+    assert [file.suffixes for file in embed.cache().rglob("*.npy")] == [[".npy"]]
+    monkeypatch.setenv("RBSERVE_CACHE", str(tmp_path / "other"))
+    np.testing.assert_array_equal(resumed, embed_texts(texts, str(encoder)))
+
+
+def test_an_unfinished_chunk_of_pieces_of_another_size_is_made_anew(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"red {'blue ' * number}" for number in range(5)]
+    whole = embed_texts(texts, str(encoder))
+    (file,) = embed.cache().rglob("*.npy")
+    file.unlink()
+    np.save(file.with_suffix(".part.npy"), np.zeros((3, 16), np.float32))
+    np.testing.assert_array_equal(embed_texts(texts, str(encoder)), whole)
+
+
+def test_progress_counts_texts_within_a_chunk(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "PIECE", 2)
+    told: list[tuple[int, int]] = []
+    embed_texts(
+        [f"red {'blue ' * n}" for n in range(5)], str(encoder), progress=lambda *of: told.append(of[:2])
+    )
+    assert told == [(0, 5), (2, 5), (4, 5), (5, 5), (5, 5)]
+
+
 def test_other_weights_are_another_encoder(encoder: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -107,6 +161,20 @@ def test_what_cannot_be_is_one_clear_error(encoder: Path, tmp_path: Path) -> Non
         embed_texts(TEXTS, "gpt-3.5")
     with pytest.raises(AssetError, match="p5-beauty takes the OpenP5 checkpoint"):
         locate("p5-beauty")  # not plain t5-base under its name
+
+
+def test_a_name_with_weights_on_the_hub_is_fetched_by_its_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def from_hub(hub_id: str) -> Path:
+        asked.append(hub_id)
+        return tmp_path
+
+    monkeypatch.setattr(backbone, "_from_hub", from_hub)
+    assert locate("bert-base") == locate("owner/own") == tmp_path
+    assert asked == ["bert-base-uncased", "owner/own"]
 
 
 def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
