@@ -75,6 +75,7 @@ LAYOUTS = {
         "ml-100k.inter", "ml-100k.item", "user_id:token\titem_id:token\trating:float\ttimestamp:float",
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"),
     "csv": Layout("interactions.csv", "items.csv", "user_id,item_id,at,liked", "item_id,title"),
+    "json": Layout("interactions.jsonl", "items.json"),
 }  # fmt: skip
 GIVEN_NEWS = {"N90": "A story of the week before", "N91": "Another of that week"}
 CSV = {"time": "at", "label": "liked"}
@@ -103,6 +104,8 @@ def event_line(layout: str, event: Event) -> str:
         return f"{user},{item},{4 if liked else 2}"
     if layout == "ml-100k":
         return f"{user}\t{item}\t{4 if liked else 2}\t{int(moment.timestamp())}"
+    if layout == "json":
+        return json.dumps({"liked": liked, "user_id": user, "at": int(moment.timestamp()), "item_id": item})
     return f"{user},{item},{int(moment.timestamp())},{int(liked)}"
 
 
@@ -132,6 +135,8 @@ def item_line(layout: str, item: str, text: str) -> str:
         return _csv([{"book_id": item, "title": text}.get(name, "0") for name in names])
     if layout == "ml-100k":
         return f"{item}\t{text}\t1995\tComedy Drama"
+    if layout == "json":
+        return json.dumps({"title": text, "item_id": item, "images": [{"hi_res": "x"}]})
     return _csv([item, text])
 
 
@@ -243,7 +248,7 @@ def load(source: str, raw: Path, max_rows: int = 0, **reading: Any) -> Loaded:
         loader = find_source(source).load
         assert loader is not None
         loader(raw, work, Reading(**reading))
-        work.number(raw)
+        work.number(reading.get("interactions", raw))
         return contents(work)
 
 

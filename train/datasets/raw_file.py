@@ -17,10 +17,13 @@ from rbserve.train.tally import Tally
 
 PART = 1 << 20
 NEWLINE = ord("\n")
+MARK = b"\xef\xbb\xbf"
 
 
 def is_gzip(path: Path) -> bool:
-    """By its first bytes, not its name."""
+    """By its first bytes, not its name; a folder of part files is none."""
+    if path.is_dir():
+        return False
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
@@ -37,7 +40,9 @@ def has_quotes(path: Path) -> bool:
 
 
 def estimate_rows(path: Path, at_most: int = 0) -> int:
-    """About how many lines the file has, from its first megabyte."""
+    """About how many lines the file has, from its first megabyte; 0 for a folder, whose parts were read before."""
+    if path.is_dir():
+        return 0
     size = path.stat().st_size
     with path.open("rb") as stored:
         try:
@@ -59,6 +64,18 @@ def copy_first_lines(path: Path, count: int, target: Path) -> None:
                 return
             copy.write(part)
             left -= len(ends)
+
+
+def has_mark(path: Path) -> bool:
+    """Whether the file's content begins with a byte order mark."""
+    return next(_parts(path), b"").startswith(MARK)
+
+
+def copy_without_mark(path: Path, target: Path) -> None:
+    """Writes the content without the byte order mark that it begins with, unpacked."""
+    with target.open("wb") as copy:
+        for place, part in enumerate(_parts(path)):
+            copy.write(part if place else part.removeprefix(MARK))
 
 
 def check_gzip(path: Path, stop: Event) -> None:

@@ -23,7 +23,9 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 
 from rbserve.core.errors import DataError
+from rbserve.core.ids import id_text, value_text
 from rbserve.train.datasets.columns import column_places
+from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.tally import Tally
 
 LONGEST_LINE = 1 << 24  # bytes, its end among them; also the longest field, in characters
@@ -119,10 +121,11 @@ def csv_records(
 def json_records(path: Path, fields: Sequence[str], tally: Tally) -> Iterator[tuple[str | None, ...]]:
     """The named `fields` of the JSON object on every line, in the order in which they are named.
 
-    Strings stay as they are, numbers and booleans become Python's text for them; a list, an object, null
+    Strings stay as they are, numbers and booleans become text as in `core/ids.py`; a list, an object, null
     or a field that is missing is None. Blank lines are passed over; a line that holds no JSON object is
-    counted as dropped. Raises `DataError` for an empty file.
+    counted as dropped. Raises `DataError` for an empty file, and for one that is a JSON array or the like.
     """
+    require_json_lines(path)
     members = {f"field_{place}": name for place, name in enumerate(fields)}
     record = msgspec.defstruct("Record", [(member, Any, None) for member in members], rename=members)
     decode = msgspec.json.Decoder(record).decode
@@ -178,7 +181,7 @@ def clean_text(text: str) -> Cleaned:
 def items(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[tuple[str, str]]:
     """The id and the clean text of every pair (id, text) that has both; the others are counted as dropped."""
     for item, text in records:
-        name = item.strip() if item else ""
+        name = id_text(item)
         if not name:
             tally.dropped["item without id"] += 1
             continue
@@ -293,7 +296,7 @@ def _picker(
 
 
 def _scalar_text(value: object) -> str | None:
-    return str(value) if isinstance(value, (bool, int, float)) else None
+    return value_text(value) if isinstance(value, (bool, int, float)) else None
 
 
 def _character(entity: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import UsageError
+from rbserve.train.datasets.formats import Format
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.sampling import Interactions
 from rbserve.train.tally import Tally
@@ -34,6 +35,7 @@ class Reading:
     item_key: str | None = None
     text: str = "title"
     delimiter: str | None = None
+    format: Format | None = None
 
     def __post_init__(self) -> None:
         if not self.dislike_to < self.like_from:

@@ -37,6 +37,7 @@ SOURCES: dict[str, Source] = {
     "cds": cds.SOURCE,
     "goodbooks": goodbooks.SOURCE,
     "csv": tables.CSV,
+    "json": tables.JSON,
     "parquet": tables.PARQUET,
 }
 MEMORY = 2 << 30

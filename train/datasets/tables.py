@@ -1,4 +1,4 @@
-"""A user's own data: an interactions table and an items table, as CSV, TSV or Parquet, columns named by options.
+"""A user's own data: an interactions and an items table, as CSV, TSV, JSON lines or Parquet, columns named by options.
 
 Interactions: a user, an item, and as far as there are any a time, a label (1 or 0, true or false) or a
 rating. Items: an id and a text. Without a time, rows stand in time order. Without label and rating, every row
@@ -10,43 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from rbserve.core.errors import DataError, UsageError
-from rbserve.train.datasets.columns import column_places
-from rbserve.train.datasets.reading import csv_records, items, lines, locate
+from rbserve.train.datasets.formats import Table, locate_table, open_table
+from rbserve.train.datasets.parquet import text_batches
+from rbserve.train.datasets.reading import csv_records, items, json_records, lines
 from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
-from rbserve.train.datasets.workspace import BATCH, Workspace
+from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.tally import Tally
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 LABEL = """coalesce(try_cast(try_cast({0} as boolean) as tinyint),
     case try_cast({0} as double) when 1 then 1 when 0 then 0 end)"""  # pandas writes 1.0 where others are missing
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
     """Puts both tables into the workspace."""
-    catalogue = reading.items or locate(raw, *(f"items{suffix}" for suffix in SUFFIXES))
-    interactions = reading.interactions or locate(raw, *(f"interactions{suffix}" for suffix in SUFFIXES))
+    catalogue = open_table(reading.items or locate_table(raw, "items"), reading.format)
+    interactions = reading.interactions or locate_table(raw, "interactions")
     if reading.label and reading.rating:
         raise UsageError("give either --label or --rating, not both")
-    key = (reading.item_key or reading.item, reading.text)
-    if catalogue.suffix == ".parquet":
-        records: Iterator[tuple[str | None, str | None]] = _parquet_records(catalogue, key)
-    else:
-        delimiter = reading.delimiter or _delimiter(catalogue)
-        records = csv_records(catalogue, key, work.tally, delimiter)  # type: ignore[assignment]
-    work.add_items(items(records, work.tally))
+    work.add_items(items(_item_records(catalogue, reading, work.tally), work.tally))
     roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
              "rating": reading.rating}  # fmt: skip
     columns = {role: column for role, column in roles.items() if column is not None}
-    if interactions.suffix == ".parquet":
-        relation = work.parquet(interactions, columns)
-    else:
-        relation = work.delimited(
-            interactions, columns, reading.delimiter or _delimiter(interactions), quoted=True
-        )
+    relation = _events(open_table(interactions, reading.format), columns, work, reading)
     if reading.time is None:
         relation, time = in_file_order(relation), "position"
     else:
@@ -78,15 +64,33 @@ def _time(work: Workspace, relation: str, column: str, path: Path) -> str:
     return best
 
 
-def _parquet_records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str | None, str | None]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            column_places(path, columns, file.schema_arrow.names, "--items-id and --text name its columns")
-            for batch in file.iter_batches(batch_size=BATCH, columns=list(dict.fromkeys(columns))):
-                texts = (batch[name].cast(pa.string()).to_pylist() for name in columns)
-                yield from zip(*texts, strict=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+def _item_records(table: Table, reading: Reading, tally: Tally) -> Iterator[tuple[str | None, ...]]:
+    """The id and the text of every item of the table."""
+    key = {"item": reading.item_key or reading.item, "text": reading.text}
+    if table.format == "parquet":
+        for columns in text_batches(table.parts, key):
+            yield from zip(*(column.to_pylist() for column in columns.values()), strict=True)
+        return
+    for part in table.parts:
+        if table.format == "json":
+            yield from json_records(part, tuple(key.values()), tally)
+        else:
+            yield from csv_records(part, tuple(key.values()), tally, reading.delimiter or _delimiter(part))
+
+
+def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Reading) -> str:
+    """The rows of the interactions table as SQL."""
+    if table.format == "parquet":
+        return work.parquet(table.parts, columns)
+
+    def relation(part: Path) -> str:
+        if table.format == "json":
+            return work.json(part, columns)
+        return work.delimited(part, columns, reading.delimiter or _delimiter(part), quoted=True)
+
+    if len(table.parts) == 1:
+        return relation(table.parts[0])
+    return f"select * from {work.join_parts(table.parts, relation)}"
 
 
 def _delimiter(path: Path) -> str:
@@ -105,4 +109,5 @@ def _source(kind: str) -> Source:
 
 
 CSV = _source("CSV or TSV")
+JSON = _source("JSON lines")
 PARQUET = _source("Parquet")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.core.ids import id_sql
 from rbserve.core.types import Progress, no_progress
-from rbserve.train.datasets import raw_file
+from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
+from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.sampling import Interactions
 from rbserve.train.splitting import PIECE
 from rbserve.train.tally import Tally
@@ -100,10 +102,9 @@ class Workspace:
         while batch := list(islice(stream, BATCH)):
             ids, texts = zip(*batch, strict=True)
             positions = pa.array(range(done, done + len(batch)), pa.int64())
-            table = pa.table({"position": positions, "item_id": pa.array(ids), "text": pa.array(texts)})
-            self._database.register("batch", table)
-            self._database.execute("insert into raw_item select * from batch")
-            self._database.unregister("batch")
+            self._insert(
+                "raw_item", {"position": positions, "item_id": pa.array(ids), "text": pa.array(texts)}
+            )
             done += len(batch)
             self._progress(done, 0, "items read")
 
@@ -133,34 +134,59 @@ class Workspace:
             f"from (select {fields} as f from ({self._lines(path, header is None)}))"
         )
 
-    def parquet(self, path: Path, wanted: Wanted) -> str:
-        """The rows of a Parquet file as SQL: a relation of `ok` and the wanted columns, as text."""
-        try:
-            names = pq.read_schema(path).names
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
-        places = column_places(path, wanted, names)
-        columns = ", ".join(f"c{place}::varchar as {identifier(role)}" for role, place in places.items())
-        # Columns by place: DuckDB takes names that differ in case alone for one.
-        numbered = ", ".join(f"c{place}" for place in range(len(names)))
-        table = f"read_parquet({_literal(path)}, hive_partitioning=false) as file({numbered})"
-        limit = f" limit {self.max_rows}" if self.max_rows else ""
-        return f"select true as ok, {columns} from {table}{limit}"
+    def parquet(self, parts: Sequence[Path], wanted: Mapping[str, str]) -> str:
+        """The rows of a Parquet table as SQL: a relation of `ok` and the wanted columns, as text."""
+        names = ", ".join(f"{identifier(role)} varchar" for role in wanted)
+        self._database.execute(f"create table parquet_rows ({names})")
+        rows = parquet.count_rows(parts)
+        total, done = min(rows, self.max_rows or rows), 0
+        for columns in parquet.text_batches(parts, wanted, self.max_rows):
+            self._insert("parquet_rows", columns)
+            done += len(columns["user"])
+            self._progress(done, total, f"rows of {parts[0].name}")
+        return "select true as ok, * from parquet_rows"
 
     def count_values(self, relation: str, expressions: Sequence[str]) -> dict[str, int]:
         """How many rows of the relation give a value for each of the SQL expressions."""
         counts = self._one(f"select {', '.join(f'count({one})' for one in expressions)} from {relation}")
         return dict(zip(expressions, counts, strict=True))
 
-    def json(self, path: Path, wanted: Sequence[str]) -> str:
-        """The lines of a JSON file as SQL: a relation of `ok` and the wanted fields, as text."""
-        types = ", ".join(f"{identifier(name)}: 'VARCHAR'" for name in wanted)
-        names = ", ".join(identifier(name) for name in wanted)
-        nothing = " and ".join(f"{identifier(name)} is null" for name in wanted)
-        return (
-            f"select not ({nothing}) as ok, {names} from read_json({self._stored(path)}, "
-            f"format='newline_delimited', columns={{{types}}}, ignore_errors=true)"
+    def json(self, path: Path, wanted: Wanted) -> str:
+        """The lines of a JSON file as SQL: a relation of `ok` and the wanted fields, as text. Names are exact."""
+        require_json_lines(path)
+        if raw_file.has_mark(path):  # of several threads, DuckDB's JSON reader loses the line behind it
+            raw_file.copy_without_mark(path, unmarked := self.folder / f"unmarked {path.name}")
+            path = unmarked
+        roles = wanted if isinstance(wanted, Mapping) else {name: name for name in wanted}
+        pointers = [_literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in roles.values()]
+        fields = [f"f[{place + 1}]" for place in range(len(roles))]
+        columns = ", ".join(
+            f"{field} as {identifier(role)}" for field, role in zip(fields, roles, strict=True)
         )
+        return (
+            f"select coalesce({', '.join(fields)}) is not null as ok, {columns} "
+            f"from (select json_extract_string(json, [{', '.join(pointers)}]) as f "
+            f"from read_ndjson_objects({self._stored(path)}, ignore_errors=true))"
+        )
+
+    def join_parts(self, parts: Sequence[Path], relation: Callable[[Path], str]) -> str:
+        """Keeps the rows of all parts of a table, in their order, as one; returns its name.
+
+        `max_rows` counts over all parts, also the rows that cannot be read.
+        """
+        most, lost = self.max_rows, self.tally.dropped.total()
+        try:
+            for part in parts:
+                verb = "create table all_parts as" if part is parts[0] else "insert into all_parts"
+                self._run(f"{verb} {relation(part)}", part)
+                self._count_rejects(part)
+                (kept,) = self._one("select count(*) from all_parts")
+                self.max_rows = most and most - kept - (self.tally.dropped.total() - lost)
+                if most and self.max_rows <= 0:
+                    break
+        finally:
+            self.max_rows = most
+        return "all_parts"
 
     def table(self, name: str, select: str, path: Path) -> str:
         """Keeps a relation of the file as a table, for use in several selects; returns its name."""
@@ -174,12 +200,13 @@ class Workspace:
 
         `label` is 1, 0, GIVEN, null (no label), or -1: neither liked nor disliked, for the reason `neither`.
         """
+        values = f"""select ok, {id_sql(user)} as user_id, {id_sql(item)} as item_id,
+            ({label})::tinyint as label, ({time})::bigint as time from ({relation})"""
         select = f"""select case when not ok then 1
-                   when coalesce({user}, '') = '' or coalesce({item}, '') = '' then 2
-                   when ({time}) is null then 3 when ({label}) is null then 4
-                   when ({label}) = -1 then 5 else 0 end as problem,
-            {user} as user_id, {item} as item_id, ({label})::tinyint as label, ({time})::bigint as time
-            from ({relation})"""
+                   when coalesce(user_id, '') = '' or coalesce(item_id, '') = '' then 2
+                   when time is null then 3 when label is null then 4
+                   when label = -1 then 5 else 0 end as problem,
+            user_id, item_id, label, time from ({values})"""
         self._run(f"insert into raw_event {select}", path)
         self._count_rejects(path)
         counts = Counter(
@@ -199,17 +226,23 @@ class Workspace:
         self._run("""create table usr as
             select user_id, (row_number() over (order by length(user_id), user_id) - 1)::int as usr
             from (select distinct user_id from raw_event semi join item using (item_id) where problem = 0)""")
-        total = self._one("select count(*) from raw_event where problem = 0")[0]
+        total, event_item = self._one("select count(*), min(item_id) from raw_event where problem = 0")
         sorted_events = self.folder / "events.parquet"
         self._run(f"""copy (select usr, item, label, time from raw_event
             join item using (item_id) join usr using (user_id) where problem = 0 order by usr)
             to {_literal(sorted_events)} (format parquet, compression zstd)""")
-        self._database.execute("drop table raw_event")
-        self._database.execute("drop table raw_item")
+        item = self._one("select min(item_id) from raw_item")[0]
+        for table in ("raw_event", "raw_item"):
+            self._database.execute(f"drop table {table}")
         self._database.execute("commit")  # cursors see it from here on
         self.users = self._one("select count(*) from usr")[0]
         self.rows = pq.read_metadata(sorted_events).num_rows
         self.tally.dropped["item without text or not in the item file"] += total - self.rows
+        if total and self.items and not self.rows:
+            raise DataError(
+                f"{path} and the items table name no item alike: the item {event_item!r} there, {item!r} here",
+                "the item columns of both must hold the same ids; --item and --items-id name them",
+            )
         if not self.rows:
             raise DataError(
                 f"{path} has no usable row: {_reasons(self.tally)}",
@@ -252,6 +285,11 @@ class Workspace:
         for batch in cursor.sql(query).to_arrow_reader(BATCH):
             yield tuple(column.to_pylist() for column in batch.columns)
         cursor.close()
+
+    def _insert(self, table: str, columns: dict[str, pa.Array]) -> None:
+        self._database.register("batch", pa.table(columns))
+        self._database.execute(f"insert into {table} select * from batch")
+        self._database.unregister("batch")
 
     def _lines(self, path: Path, header: bool) -> str:
         return (

@@ -1,0 +1,74 @@
+"""Parquet tables as batches of text: any column type, one file or a folder of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rbserve.core.errors import DataError
+from rbserve.core.ids import column_text, lost_digits
+from rbserve.train.datasets.columns import column_places
+
+BATCH = 50_000
+BUFFER = 1 << 20
+IDS = ("user", "item")
+
+
+def text_batches(
+    parts: Sequence[Path], wanted: Mapping[str, str], at_most: int = 0
+) -> Iterator[dict[str, pa.Array]]:
+    """Role -> column as strings, of all parts, about `BATCH` rows at a time, `at_most` rows in all (0: every row).
+
+    Raises DataError that names the file for one that is no Parquet, lacks a column or has two of its name, for a
+    column of lists, and for an id (of the roles `IDS`) that is a float which has lost digits.
+    """
+    left = at_most
+    for part in parts:
+        for batch in _batches(part, wanted):
+            rows = batch.slice(0, left) if at_most else batch
+            yield {role: _text(part, name, rows[name], role in IDS) for role, name in wanted.items()}
+            left -= len(rows)
+            if at_most and not left:
+                return
+
+
+def count_rows(parts: Sequence[Path]) -> int:
+    """How many rows all parts have, by their footers."""
+    return sum(_open(part).metadata.num_rows for part in parts)
+
+
+def _batches(part: Path, wanted: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with _open(part) as file:
+            column_places(part, wanted, file.schema_arrow.names)
+            yield from file.iter_batches(BATCH, columns=list(set(wanted.values())), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(part, error) from None
+
+
+def _open(part: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(part, pre_buffer=False, buffer_size=BUFFER)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(part, error) from None
+
+
+def _unreadable(part: Path, error: Exception) -> DataError:
+    return DataError(f"{part} is no readable Parquet file: {str(error).splitlines()[0]}", "fetch it again")
+
+
+def _text(part: Path, name: str, column: pa.Array, is_id: bool) -> pa.Array:
+    try:
+        large = lost_digits(column) if is_id else None
+        text = column_text(column)
+    except (ValueError, pa.ArrowException) as error:
+        raise DataError(f"{part}: the column {name!r} {error}", "each row must hold one value") from None
+    if large:
+        raise DataError(
+            f"{part}: the column {name!r} holds the id {large} as a float, which cannot hold so many digits",
+            "write ids as whole numbers or as text; pandas' Int64 has room for gaps",
+        )
+    return text
