@@ -15,9 +15,13 @@ from rbserve.core.errors import UsageError
 Catalogue = Literal["used", "seen", "all"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 _protocol = partial(typer.Option, rich_help_panel="Protocol (the paper's values by default)")
-_tables = partial(typer.Option, rich_help_panel="Your own tables (csv, parquet)")
+_tables = partial(typer.Option, rich_help_panel="Your own tables (csv, json, parquet)")
 _texts = partial(typer.Option, rich_help_panel="Texts")
 _resources = partial(typer.Option, rich_help_panel="Resources")
+
+FORMAT = (
+    "Of both tables; auto (default): each by its content. CSV or TSV, JSON lines, Parquet; plain or gzip."
+)
 
 datasets = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 
@@ -91,11 +95,13 @@ def prepare(
     catalogue: Annotated[Catalogue, _protocol(help="Items: of the splits, of any event, or all with a text.")] = "used",
     like_from: Annotated[float, _protocol(help="Ratings from here on are likes.")] = 4.0,
     dislike_to: Annotated[float, _protocol(help="Ratings up to here are dislikes.")] = 2.0,
+    rating_none: Annotated[float | None, _protocol(help="A rating that means none: its rows are left out.")] = None,
     vocabulary: Annotated[Path | None, _texts(help="A GloVe file; without one, words of the training texts.")] = None,
     min_word_count: Annotated[int, _texts(help="Texts a learned word must occur in.", min=1)] = 2,
     max_words: Annotated[int, _texts(help="Words of a text to keep.", min=1)] = 64,
-    interactions: Annotated[Path | None, _tables(help="The interactions table.")] = None,
-    items: Annotated[Path | None, _tables(help="The items table.")] = None,
+    interactions: Annotated[Path | None, _tables(help="The interactions: a file, or a folder of part files.")] = None,
+    items: Annotated[Path | None, _tables(help="The items: a file, or a folder of part files.")] = None,
+    format_: Annotated[str, _tables("--format", metavar="auto|csv|json|parquet", help=FORMAT)] = "auto",
     user: Annotated[str, _tables(help="Column of the user.")] = "user_id",
     item: Annotated[str, _tables(help="Column of the item.")] = "item_id",
     time: Annotated[str | None, _tables(help="Numbers or dates; without one, rows are in time order.")] = None,
@@ -116,8 +122,12 @@ def prepare(
 
     rbserve prepare csv --name shop --interactions clicks.csv --items goods.csv --user customer --item sku
     --time at --text name
+
+    rbserve prepare json --name beauty --interactions All_Beauty.jsonl.gz --items meta_All_Beauty.jsonl.gz
+    --item parent_asin --time timestamp --rating rating
     """
     from rbserve import pipeline
+    from rbserve.train.datasets.formats import check_format
 
     chosen = {
         "seed": seed, "negatives": _negatives(negatives), "held_out": held_out, "history": history,
@@ -126,9 +136,9 @@ def prepare(
         "seqrec_finetune_rows": seqrec_finetune, "valid_users": valid_users, "max_rows": max_rows,
     }  # fmt: skip
     reading = {
-        "like_from": like_from, "dislike_to": dislike_to, "interactions": interactions, "items": items,
-        "user": user, "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id,
-        "text": text, "delimiter": _tab(delimiter),
+        "like_from": like_from, "dislike_to": dislike_to, "rating_none": rating_none,
+        "interactions": interactions, "items": items, "format": check_format(format_), "user": user,
+        "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id, "text": text, "delimiter": _tab(delimiter),
     }  # fmt: skip
     manifest = pipeline.prepare(
         name,

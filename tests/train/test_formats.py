@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.ids import id_text
 from rbserve.train.datasets.formats import check_format, find_format, open_table
+from rbserve.train.datasets.workspace import PROBLEMS
 
 TITLES = {f"A{item:02d}": f"Title {item}" for item in range(30)}
 CLICKS = [(f"u{user}", f"A{(7 * user + 5 * step) % 30:02d}", 1_700_000_000 + 100 * user + step)
@@ -292,3 +293,11 @@ def test_the_format_can_be_said_and_must_be_known(tmp_path: Path) -> None:
     assert check_format("auto") is check_format(None) is None
     with pytest.raises(UsageError, match="--format takes auto, csv, json, parquet, not xml"):
         check_format("xml")
+
+
+def test_a_rating_that_means_none_is_left_out_and_counted(tmp_path: Path) -> None:
+    clicks = _csv(tmp_path / "clicks.csv", _clicks() | {"stars": [place % 6 for place in range(240)]})
+    items = _csv(tmp_path / "items.csv", _items())
+    every, told = (_load(clicks, items, rating="stars", rating_none=none) for none in (None, 0.0))
+    assert len(every.events) - len(told.events) == 40 == told.dropped[PROBLEMS[6]]
+    assert set(every.events) - set(told.events) == {(user, item, 0) for user, item, _ in CLICKS[::6]}

@@ -17,14 +17,15 @@ from rbserve.train.tally import Tally
 
 @dataclass(frozen=True)
 class Reading:
-    """How raw rows are read: rating bounds, and for a user's own tables their files and columns.
+    """How raw rows are read: rating bounds, and for a user's own tables their files, format and columns.
 
-    A column that is None is not there: no time means that rows stand in time order, neither a label nor a
+    A rating of `rating_none` means that there is none. A column that is None is not there: no time means that rows stand in time order, neither a label nor a
     rating that every row is a like.
     """
 
     like_from: float = 4.0
     dislike_to: float = 2.0
+    rating_none: float | None = None
     interactions: Path | None = None
     items: Path | None = None
     user: str = "user_id"
@@ -71,10 +72,14 @@ NEITHER = "rating that is neither liked nor disliked"
 
 
 def rating_label(column: str, reading: Reading) -> str:
-    """SQL: 1 for a rating of at least `like_from`, 0 for at most `dislike_to`, -1 between, null for none."""
+    """SQL: 1 for a rating of at least `like_from`, 0 for at most `dislike_to`, -1 between, null for none.
+
+    A rating of `rating_none` is -2: the user gave none, and said so.
+    """
     value = f"try_cast({column} as double)"
+    none = "" if reading.rating_none is None else f"when {value} = {reading.rating_none} then -2 "
     return (
-        f"case when {value} is null or not isfinite({value}) then null "
+        f"case when {value} is null or not isfinite({value}) then null {none}"
         f"when {value} >= {reading.like_from} then 1 when {value} <= {reading.dislike_to} then 0 else -1 end"
     )
 

@@ -116,6 +116,8 @@ def prepare(
             source.load(folder, space, reading)
             space.number(reading.interactions or folder)
             options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
+            if reading.rating_none is not None:
+                options["rating_none"] = reading.rating_none
             return write_splits(path, name, space, protocol, tally, options=options, **written)  # type: ignore[arg-type]
         except RuntimeError as error:
             if "interrupted" not in str(error):

@@ -41,6 +41,7 @@ PROBLEMS = {
     2: "row without user or item",
     3: "row whose time is none",
     4: "row whose label is none",
+    6: "rating that means none",
 }
 REJECTS = {
     "INVALID ENCODING": "row that is not UTF-8",
@@ -198,14 +199,15 @@ class Workspace:
                    neither: str = "") -> None:  # fmt: skip
         """Takes events. `relation` has a column `ok`; the others are SQL expressions over it.
 
-        `label` is 1, 0, GIVEN, null (no label), or -1: neither liked nor disliked, for the reason `neither`.
+        `label` is 1, 0, GIVEN, null (no label), -1: neither liked nor disliked, for the reason
+        `neither`, or -2: a rating that means none.
         """
         values = f"""select ok, {id_sql(user)} as user_id, {id_sql(item)} as item_id,
             ({label})::tinyint as label, ({time})::bigint as time from ({relation})"""
         select = f"""select case when not ok then 1
                    when coalesce(user_id, '') = '' or coalesce(item_id, '') = '' then 2
                    when time is null then 3 when label is null then 4
-                   when label = -1 then 5 else 0 end as problem,
+                   when label = -1 then 5 when label = -2 then 6 else 0 end as problem,
             user_id, item_id, label, time from ({values})"""
         self._run(f"insert into raw_event {select}", path)
         self._count_rejects(path)
