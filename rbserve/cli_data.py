@@ -138,7 +138,8 @@ def prepare(
     reading = {
         "like_from": like_from, "dislike_to": dislike_to, "rating_none": rating_none,
         "interactions": interactions, "items": items, "format": check_format(format_), "user": user,
-        "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id, "text": text, "delimiter": _tab(delimiter),
+        "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id, "text": text,
+        "delimiter": _tab(delimiter),
     }  # fmt: skip
     manifest = pipeline.prepare(
         name,

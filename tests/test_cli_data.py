@@ -167,8 +167,14 @@ MISTAKES = [
     (("prepare", "ml-100k", "--memory-limit", "1MB"), 2, "--memory-limit takes a size", "2GB"),
     (("prepare", "ml-100k", "--name", "../x"), 2, "--name takes a plain name", "--name shop"),
     (("prepare", "ml-100k", "--name", ".hidden"), 2, "--name takes a plain name", "--name shop"),
+    (("prepare", "csv", "--format", "xml"), 2, "--format takes auto, csv, json, parquet, not xml", "csv"),
     (("prepare", "csv", "--delimiter", "ab"), 2, "--delimiter takes one character", "';'"),
-    (("prepare", "csv", "--interactions", "none.csv", "--items", "none.csv"), 1, "no file none.csv", "--raw"),
+    (
+        ("prepare", "csv", "--interactions", "none.csv", "--items", "none.csv"),
+        1,
+        "no file none.csv",
+        "a folder of part files",
+    ),
     (("prepare", "ml-100k", "--valid-users", "2"), 2, "--valid-users", "--help"),
     (("prepare", "ml-100k", "--history", "0"), 2, "--history", "--help"),
 ]
@@ -206,12 +212,12 @@ def _become_a_folder(path: Path) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "no file"),
-    "a folder": (_become_a_folder, "cannot read"),
+    "a folder": (_become_a_folder, "has no part with rows"),
     "empty": (lambda path: path.write_bytes(b""), "lacks the column 'customer'"),
     "header only": (lambda path: path.write_text("customer;sku;when;bought;stars\n"), "no usable row"),
     "cut gzip": (_gzip_cut, "damaged or truncated"),
     "other column": (lambda path: path.write_text("buyer;sku;when;bought\nc;s;1;1\n"), "lacks the column 'customer'"),
-    "no usable row": (lambda path: path.write_text("customer;sku;bought\nc;s99;1\n;s1;1\n"), "no usable row"),
+    "no usable row": (lambda path: path.write_text("customer;sku;bought\nc;s99;1\n;s1;1\n"), "name no item alike"),
     "open quotation mark": (lambda path: path.write_text('customer;sku;bought\n"c;s1;1\n' + "c;s1;1\n" * 9_999),
                             "line 2: a quotation mark is not closed"),
 }  # fmt: skip

@@ -173,4 +173,4 @@ def check_format(name: str | None) -> Format | None:
             return known
     if name in (None, "auto"):
         return None
-    raise UsageError(f"--format takes auto, {', '.join(FORMATS)}, not {name}")
+    raise UsageError(f"--format takes auto, {', '.join(FORMATS)}, not {name}", "for example --format csv")

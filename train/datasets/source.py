@@ -19,8 +19,8 @@ from rbserve.train.tally import Tally
 class Reading:
     """How raw rows are read: rating bounds, and for a user's own tables their files, format and columns.
 
-    A rating of `rating_none` means that there is none. A column that is None is not there: no time means that rows stand in time order, neither a label nor a
-    rating that every row is a like.
+    A rating of `rating_none` means that there is none. A column that is None is not there: no time means that
+    rows stand in time order, neither a label nor a rating that every row is a like.
     """
 
     like_from: float = 4.0
