@@ -556,7 +556,7 @@ def _damaged(content: bytes, damage: list[tuple[int, int, bytes]]) -> bytes:
 def _lines(layout: str, content: bytes) -> list[bytes]:
     """What the layout's reader must take for lines: JSON may have any white space between objects."""
     content = content.removeprefix(b"\xef\xbb\xbf")  # where there is no header before it
-    if LAYOUTS[layout].events.endswith(".json"):
+    if LAYOUTS[layout].events.endswith((".json", ".jsonl")):
         return [line for line in content.split(b"\n") if line.strip(b" \t\r")]
     return [line for line in re.split(rb"[\r\n]", content) if line]
 
@@ -608,7 +608,8 @@ def _account(layout: str, folder: Path, content: bytes) -> None:
     with raw.workspace() as work:
         error = _error(lambda: _put_in(work, layout, folder))
         if error and "no usable row" not in error.message:
-            assert layout == "csv" or "JSON" in error.message  # of the others no file is guessed at
+            guessed = layout in ("csv", "json") or "JSON" in error.message or "no item alike" in error.message
+            assert guessed  # of the others no file is guessed at
             assert str(folder) in error.message
             return
         found = work.rows + sum(work.tally.dropped.values())
