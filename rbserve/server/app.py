@@ -56,10 +56,9 @@ from rbserve.server.asking import (
 from rbserve.server.keys import Authorized, Digests, may_ask
 from rbserve.server.logs import ASKED, CODE, HEADER, Log
 from rbserve.server.models import Models
+from rbserve.server.replies import error_response, shutting_down
 from rbserve.server.schema import (
     FREE,
-    ErrorDetail,
-    ErrorResponse,
     Health,
     Limits,
     ModelInfo,
@@ -74,7 +73,6 @@ from rbserve.server.schema import (
     openapi,
 )
 from rbserve.server.service import Ranked, Scoring, Service, Slate, Top
-from rbserve.server.shedding import Refusal
 from rbserve.server.telemetry import Observed, Observer
 
 PAGE_HEADERS = {
@@ -117,8 +115,8 @@ def build_app(
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observed, observer=observer, closing=lambda: models.closing),
-            *([Middleware(Authorized, keys=keys, free=FREE, refusal=_unauthorized())] if keys else []),
+            Middleware(Observed, observer=observer, closing=lambda: models.closing, stopped=shutting_down),
+            *([Middleware(Authorized, keys=keys, free=FREE, refusal=_unauthorized)] if keys else []),
         ],
         exception_handlers={
             RequestError: _answer_request_error,
@@ -129,6 +127,7 @@ def build_app(
     )
     app.router.redirect_slashes = False
     app.state.refuse = Refusals(models, limits, keys, observer)
+    app.state.note = observer.note
     return app
 
 
@@ -145,7 +144,7 @@ class Refusals:
         }
         self._task: dict[bytes, Task] = {path.encode(): task for task, path in PATHS.items()}
 
-    def __call__(self, method: bytes, path: bytes, headers: Headers) -> Refusal | None:
+    def __call__(self, method: bytes, path: bytes, headers: Headers) -> Response | None:
         service = self._service(path)
         if service is None or not service.waiting or method != b"POST" or self._models.closing:
             return None
@@ -157,9 +156,9 @@ class Refusals:
             require_room(request, self._limits, service)
         except RequestError as error:
             response = _refused(request, error)
-            own = self._observer.begins(scope)
+            response.headers[HEADER.decode()] = self._observer.begins(scope)
             self._observer.ends(scope, error.status, perf_counter() - started)
-            return error.status, [*response.raw_headers, (HEADER, own.encode())], bytes(response.body)
+            return response
         return None
 
     def _service(self, path: bytes) -> Service[Any, Any] | None:
@@ -416,10 +415,10 @@ def _refused(request: Request, error: RequestError) -> Response:
     return _refuse(request, error.status, error.code, error.message, error.hint, error.headers)
 
 
-def _unauthorized() -> Response:
+def _unauthorized(path: str) -> Response:
     """What a request without one of the keys gets."""
-    return _error(
-        401, "unauthorized", "an API key is needed", "send the header Authorization: Bearer KEY",
+    return error_response(
+        path, 401, "unauthorized", "an API key is needed", "send the header Authorization: Bearer KEY",
         {"www-authenticate": "Bearer"},
     )  # fmt: skip
 
@@ -458,13 +457,4 @@ def _refuse(
 ) -> Response:
     """An error, as the protocol of its path has it."""
     request.scope[CODE] = code
-    if f"{request.scope['path']}/".startswith(f"{inference.PREFIX}/"):
-        return json_response({"error": "; ".join(filter(None, (message, hint)))}, status, headers)
-    return _error(status, code, message, hint, headers)
-
-
-def _error(
-    status: int, code: str, message: str, hint: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    detail = ErrorDetail(code, message, hint if hint is not None else msgspec.UNSET)
-    return json_response(ErrorResponse(detail), status, headers)
+    return error_response(request.scope["path"], status, code, message, hint, headers)

@@ -24,6 +24,8 @@ from rbserve.server.service import ExpiredError, OverloadedError, Service
 NAMED_UNKNOWN_ITEMS = 5
 ID_CHARACTERS = 40
 PATIENCE_S = 0.02
+LATE = "rbserve.late"
+"""Where in an ASGI scope the protocol leaves that the body did not arrive in time."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -73,6 +75,11 @@ async def read_body(request: Request, limit: int) -> bytearray:
                 raise _too_large(limit)
     except ClientDisconnect:
         raise RequestError(400, "client_disconnected", "the client left before its body arrived") from None
+    if LATE in request.scope:
+        raise RequestError(
+            408, "request_timeout", f"the body did not arrive in time: {len(body)} bytes did",
+            headers={"connection": "close"},
+        )  # fmt: skip
     return body
 
 
@@ -222,10 +229,6 @@ async def _answer(request: Request, limits: Limits, question: Question, deadline
     except ClientGoneError:
         refused.labels(service.model, "client gone").inc()
         raise RequestError(499, "client_disconnected", "the client left before its answer") from None
-    except asyncio.CancelledError:  # nothing but the end of the drain cancels a request
-        raise RequestError(
-            503, "shutting_down", "the server stopped before it came to this request", "send it again"
-        ) from None
 
 
 def require_room(request: Request, limits: Limits, service: Service[Any, Any]) -> None:

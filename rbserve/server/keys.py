@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbserve.core.errors import UsageError
@@ -52,14 +51,16 @@ def read_keys(file: Path | None) -> Digests:
 
 
 class Authorized:
-    """ASGI middleware: whatever is asked takes one of the keys, but at the `free` paths."""
+    """ASGI middleware: all but the `free` paths take one of the keys; without, `refusal(path)` answers."""
 
-    def __init__(self, app: ASGIApp, keys: Digests, free: Collection[str], refusal: Response) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Digests, free: Collection[str], refusal: Callable[[str], ASGIApp]
+    ) -> None:
         self._app, self._keys, self._free, self._refusal = app, keys, frozenset(free), refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._free and not may_ask(scope, self._keys):
-            await self._refusal(scope, receive, send)
+            await self._refusal(scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

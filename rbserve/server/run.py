@@ -11,12 +11,15 @@ import contextlib
 import errno
 import ipaddress
 import os
+import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from time import sleep
 from types import FrameType
 from typing import Any
 
@@ -24,6 +27,7 @@ import uvicorn
 
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.server.app import build_app
+from rbserve.server.connections import BoundedProtocol, Bounds
 from rbserve.server.keys import Digests
 from rbserve.server.logs import Level, Log, uvicorn_logging
 from rbserve.server.models import Models
@@ -40,6 +44,10 @@ UNHEARD_S = 0.25
 nobody should be made to connect to one that is about to."""
 GRACE_S = 0.5
 """For so long after that, kept connections may bring a request, which ends them; then those that are idle end."""
+LAST_S = 1.0
+"""So long before the end of the drain, requests that are not finished are told so."""
+OTHER_FILES = 100
+"""Open files of a server beside its connections: models, libraries, sockets."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class ServerOptions:
     """How a server behaves, whatever it serves. Port 0 takes a free one.
 
     What is not finished `drain_timeout_s` after it was told to stop is dropped. With `keys` only who has one of them
-    is answered. `admin`: there is a route that reloads.
+    is answered. `admin`: there is a route that reloads. Each worker has at most `max_connections` connections, and
+    gives a client `read_timeout_s` to send a request or to read an answer.
     """
 
     host: str = "127.0.0.1"
@@ -56,7 +65,9 @@ class ServerOptions:
     keys: Digests = frozenset()
     admin: bool = False
     log: Level = "errors"
-    drain_timeout_s: int = 30
+    drain_timeout_s: float = 30.0
+    read_timeout_s: float = 20.0
+    max_connections: int = 1000
 
 
 def serve(opening: Opening, options: ServerOptions) -> None:
@@ -121,11 +132,17 @@ class DrainingServer(uvicorn.Server):
         app = build_app(
             models, opening.limits, options.keys, reload=reload if options.admin else None, log=log
         )
+        bounds = Bounds(
+            options.read_timeout_s,
+            _allowed_connections(options.max_connections),
+            opening.limits.max_body_bytes,
+            app.state.note,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=partial(Shedding, refuse=app.state.refuse),  # type: ignore[arg-type]  # its class, or what makes one
+                http=partial(Shedding, refuse=app.state.refuse, bounds=bounds),  # type: ignore[arg-type]  # its class, or what makes one
                 ws="none",
                 lifespan="on",
                 access_log=False,
@@ -135,9 +152,9 @@ class DrainingServer(uvicorn.Server):
                 proxy_headers=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=options.drain_timeout_s,
             )
         )
+        self._drain_s = options.drain_timeout_s
         self._models, self._on_ready, self._on_hangup = models, on_ready, on_hangup
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -149,14 +166,34 @@ class DrainingServer(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Gives up the port; connections end with their next answer, then those that are idle; then as uvicorn does."""
+        """Gives up the port; connections end with their next answer, then those that are idle; at the end all do."""
+        end = asyncio.get_running_loop().time() + self._drain_s
         for server in (*self.servers, *(sockets or ())):
             server.close()
         await self._accept_the_last()
         await self._while_connected(UNHEARD_S)
         self._models.closing = True
         await self._while_connected(GRACE_S)
-        await super().shutdown(sockets)
+        for connection in self._connections():
+            connection.shutdown()
+        await self._while_connected(end - LAST_S - asyncio.get_running_loop().time())
+        await self._give_up()
+        await self.lifespan.shutdown()
+
+    async def _give_up(self) -> None:
+        """Tells those who still wait that the server stops, and ends every connection."""
+        for connection in self._connections():
+            if connection.flow.write_paused:  # its client does not read what it was told already
+                connection.transport.abort()
+        for task in self.server_state.tasks:
+            task.cancel()
+        await self._while_connected(LAST_S / 2)
+        for connection in self._connections():
+            connection.transport.abort()
+
+    def _connections(self) -> list[BoundedProtocol]:
+        kept: Any = self.server_state.connections
+        return list(kept)
 
     async def _accept_the_last(self) -> None:
         """Takes the connections that the kernel has made already: closing their socket would reset them."""
@@ -178,10 +215,10 @@ class DrainingServer(uvicorn.Server):
         return protocol
 
     async def _while_connected(self, seconds: float) -> None:
-        """So long, or until no connection is left."""
-        loop = asyncio.get_running_loop()
+        """So long, or until neither a connection nor a request is left."""
+        loop, state = asyncio.get_running_loop(), self.server_state
         end = loop.time() + seconds
-        while self.server_state.connections and not self.force_exit and loop.time() < end:
+        while (state.connections or state.tasks) and not self.force_exit and loop.time() < end:
             await asyncio.sleep(0.01)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -191,6 +228,8 @@ class DrainingServer(uvicorn.Server):
         into exit code 143.
         """
         del frame
+        if not self._models.draining:
+            _exit_after(self._drain_s)
         self._models.draining = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
@@ -201,6 +240,30 @@ class DrainingServer(uvicorn.Server):
             task = asyncio.ensure_future(self._on_hangup())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+
+def _exit_after(seconds: float) -> None:
+    """Ends this process so long from now, whatever still runs: a call of a model, or new versions being loaded."""
+
+    def leave() -> None:
+        sleep(seconds)
+        say(f"stopped {seconds:g} s after it was told to, in the middle of a call")
+        os._exit(0)
+
+    threading.Thread(target=leave, name="drain", daemon=True).start()
+
+
+def _allowed_connections(most: int) -> int:
+    """How many connections the limit on open files has room for, which is raised where that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= most + OTHER_FILES:
+        return most
+    wanted = most + OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, most + OTHER_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < most + OTHER_FILES:
+        most = max(1, wanted - OTHER_FILES)
+        say(f"warning: at most {most} connections: the limit on open files is {wanted} (ulimit -n)")
+    return most
 
 
 def listen(host: str, port: int, shared: bool = False) -> socket.socket:

@@ -6,6 +6,7 @@ named before this module is imported; whichever of them is asked adds them up.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbserve.core.types import Task
-from rbserve.server.logs import Log, request_id
+from rbserve.server.logs import CODE, Log, request_id
 
 # A table lookup scores in microseconds and a language model in seconds.
 BUCKETS_S = (
@@ -178,6 +179,12 @@ class Observer:
         own = scope["request_id"] = request_id(scope["headers"])
         return own
 
+    def note(self, status: int, code: str) -> None:
+        """A request was refused before its head was read."""
+        scope: Scope = {"type": "http", "method": "", "path": "", "headers": [], CODE: code}
+        self.begins(scope)
+        self.ends(scope, status, 0.0)
+
     def ends(self, scope: Scope, status: int, seconds: float, failure: str | None = None) -> None:
         """It was answered so; `failure` is the traceback of one that should have been."""
         path = scope["path"]
@@ -192,24 +199,30 @@ class Observed:
     """ASGI middleware around everything that an application answers.
 
     When the server is `closing`, connections end with their answers, so that nobody sends a request into one that
-    goes away.
+    goes away. `stopped(path)` is the answer to a request that the end of the drain cancels: nothing else does.
     """
 
-    def __init__(self, app: ASGIApp, observer: Observer, closing: Callable[[], bool]) -> None:
-        self._app, self._observer, self._closing = app, observer, closing
+    def __init__(
+        self,
+        app: ASGIApp,
+        observer: Observer,
+        closing: Callable[[], bool],
+        stopped: Callable[[str], ASGIApp],
+    ) -> None:
+        self._app, self._observer, self._closing, self._stopped = app, observer, closing, stopped
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = perf_counter()
+        started, answered = perf_counter(), False
         status, failure = 500, None  # what an unhandled exception is turned into, outside of this middleware
         own = self._observer.begins(scope)
 
         async def remember_status(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = own
                 if self._closing():
@@ -218,6 +231,9 @@ class Observed:
 
         try:
             await self._app(scope, receive, remember_status)
+        except asyncio.CancelledError:
+            if not answered:
+                await self._stopped(scope["path"])(scope, receive, remember_status)
         except Exception:
             failure = format_exc()
             raise

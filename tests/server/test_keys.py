@@ -57,7 +57,12 @@ def test_each_key_opens_what_is_closed(
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/models", "/metrics", "/v2", "/v2/models/toy", "/nowhere"])
 def test_nothing_else_does(service: Service[Items, Scores], keys: Path, said: str | None, path: str) -> None:
     refused = ask(service, keys, path, said)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unauthorized")
+    assert refused.status_code == 401
+    error = refused.json()["error"]
+    if path.startswith("/v2"):
+        assert error.startswith("an API key is needed")
+    else:
+        assert error["code"] == "unauthorized"
     assert refused.headers["www-authenticate"] == "Bearer"
     assert KEY not in refused.text
 

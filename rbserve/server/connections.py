@@ -1,0 +1,218 @@
+"""Connections of clients that cannot be trusted: bounded in number, in time and in bytes.
+
+A client has `read_timeout_s` to send a request, head and body, from its first byte on (408, or a plain close where it
+sent nothing), and as long to read an answer that does not fit into the socket's buffers. A head has at most HEAD_BYTES
+(431). No more than `most` connections are open (503). Every refusal is JSON, and nothing that a client does writes a
+line on stderr.
+
+Each connection has one timer, which is armed again when it fires and never for a request: requests pay for two
+attributes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import httptools
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from rbserve.server.asking import LATE
+from rbserve.server.replies import error_response
+
+HEAD_BYTES = 1 << 16
+SPILT = 8
+"""A body that is refused for its size is read to its end, up to so many times the limit of a body."""
+
+REFUSED: Any = SimpleNamespace(response_complete=True, message_event=asyncio.Event())
+"""What uvicorn's protocol sees in place of the cycle of a request and its answer: one that is over."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What clients may take: seconds for a request or for reading an answer, connections, and bytes of a body.
+
+    `note(status, code)` hears of every request that was refused before it was one.
+    """
+
+    read_timeout_s: float = 20.0
+    most: int = 1000
+    body_bytes: int = 1 << 20
+    note: Callable[[int, str], None] = lambda _status, _code: None
+
+
+UNNOTED = Bounds()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol within `Bounds`."""
+
+    def __init__(self, *, bounds: Bounds = UNNOTED, **given: Any) -> None:
+        super().__init__(**given)
+        self._bounds = bounds
+        self._since: float | None = None  # when the client began to send what it has not finished
+        self._received = 0  # bytes of that
+        self._in_head = True
+        self._running: RequestResponseCycle | None = None  # the one that the application answers now
+        self._ending = False  # nothing more is read, and the connection ends with the answers that are due
+        self._stuck = False  # at the last look there were bytes that the client had not read
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---- What the transport says ----
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(self._bounds.read_timeout_s, self._look)
+        if len(self.connections) > self._bounds.most:
+            message = f"{self._bounds.most} connections are open already"
+            self._refuse(503, "too_many_connections", message, headers={"retry-after": "1"})
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._running is not None:  # uvicorn tells the newest request, which may wait behind it
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._ending:
+            return
+        if self._since is None:
+            self._since = self.loop.time()
+        self._received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except (
+            httptools.HttpParserUpgrade
+        ):  # to what this server does not speak: it answers, and ends the connection
+            self.cycle.keep_alive = False
+            self._end()
+        except httptools.HttpParserError:
+            self._refuse(400, "invalid_http", "this is not an HTTP/1.1 request")
+        if self._since is not None and self._received > HEAD_BYTES:
+            self._check_size()
+
+    def resume_writing(self) -> None:
+        self._stuck = False
+        super().resume_writing()
+
+    # ---- What the parser says ----
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._since is None:
+            self._since = self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # headers behind a body are read by nobody
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self.transport.is_closing():
+            self.cycle = REFUSED
+        elif self._received > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
+            self._refuse_head()
+        else:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._since, self._received, self._in_head = None, 0, True
+        if self.cycle is REFUSED:  # whose body was not read, but had to pass before the next request
+            self.on_response_complete()
+        else:
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._ending:
+            self.transport.close()
+
+    # ---- What is due ----
+
+    def _look(self) -> None:
+        """Ends what is late, and looks again when something else may be."""
+        wait = self._bounds.read_timeout_s
+        if self.transport.is_closing() or self.flow.write_paused:
+            if self._stuck:
+                self.transport.abort()
+                return
+            self._stuck = True
+        elif self._since is not None and not self._ending:
+            wait = self._since + wait - self.loop.time()
+            if self._is_held_up():
+                self._since, wait = self.loop.time(), self._bounds.read_timeout_s
+            elif wait <= 0:
+                self._late()
+                wait = self._bounds.read_timeout_s
+        self._timer = self.loop.call_later(wait, self._look)
+
+    def _is_held_up(self) -> bool:
+        """Whether it is not the client's fault that its request is not there: it waits for an answer before it."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        return self.flow.read_paused or bool(self.pipeline) or (busy and self._in_head)
+
+    def _late(self) -> None:
+        """The client had its time: a request that waits for its body answers 408 itself."""
+        if not self._in_head and not self.cycle.response_complete:
+            cycle = self.cycle
+            cycle.scope[LATE] = True  # type: ignore[typeddict-unknown-key]
+            cycle.keep_alive = cycle.more_body = False
+            cycle.message_event.set()
+            self._end()
+        elif self._in_head and self._received:
+            seconds = f"{self._bounds.read_timeout_s:g} s"
+            self._refuse(408, "request_timeout", f"the request did not arrive within {seconds}")
+        else:
+            self.transport.close()
+
+    def _check_size(self) -> None:
+        if self._in_head:
+            self._refuse_head()
+        elif self._received > HEAD_BYTES + SPILT * self._bounds.body_bytes:
+            self.transport.close()
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, "head_too_large", f"the request's head is larger than {HEAD_BYTES} bytes")
+
+    def _refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        """Answers what is no request, and closes; behind answers that are due yet, it only ends the connection."""
+        self._bounds.note(status, code)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._end()
+            return
+        self.cycle = REFUSED
+        path = getattr(self, "url", b"").decode("latin-1").partition("?")[0]
+        closing = {**(headers or {}), "connection": "close"}
+        self.write_response(error_response(path, status, code, message, headers=closing))
+        self._end()
+        self.transport.close()
+
+    def write_response(self, response: Response) -> None:
+        """Writes an answer that no application made."""
+        head = [STATUS_LINE[response.status_code]]
+        for name, value in (*self.server_state.default_headers, *response.raw_headers):
+            head += name, b": ", value, b"\r\n"
+        self.transport.write(b"".join((*head, b"\r\n", bytes(response.body))))
+
+    def _end(self) -> None:
+        self._ending = True
+        if not self.transport.is_closing():
+            self.flow.pause_reading()
