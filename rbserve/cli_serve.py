@@ -102,6 +102,30 @@ def serve(
             "them in the answer. A request's own field unknown_history goes before (default refuse)."
         ),
     ] = "refuse",
+    read_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time in which a client must send a request, head and body (408 after that), or read an answer.",
+        ),
+    ] = 20.0,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Time in which the server ends after SIGTERM, finished requests or not."
+        ),
+    ] = 30.0,
+    max_connections: Annotated[
+        int, typer.Option(help="Open connections of each worker; one more is refused (503).", min=1)
+    ] = 1000,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="An origin whose pages may ask from a browser, such as https://shop.example, or *; "
+            "more than once: several (default none).",
+        ),
+    ] = None,
     log: Annotated[
         str,
         typer.Option(help="errors; requests: a JSON line for each; items: with what was asked about, too."),
@@ -114,6 +138,7 @@ def serve(
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
     from rbserve import pipeline
+    from rbserve.server.cors import check_origins
     from rbserve.server.keys import read_keys
     from rbserve.server.logs import LEVELS
     from rbserve.server.reload import Chosen, Opening
@@ -123,9 +148,15 @@ def serve(
 
     if deadline is not None and not 0 < deadline < float("inf"):
         raise UsageError(f"--deadline must be above 0, not {deadline:g}")
+    for name, seconds in (("--read-timeout", read_timeout), ("--drain-timeout", drain_timeout)):
+        if not 1 <= seconds < float("inf"):
+            raise UsageError(f"{name} must be 1 second or more, not {seconds:g}")
     if log not in LEVELS:
         raise unknown_name("log", log, LEVELS)
-    keys = read_keys(api_keys)
+    options = ServerOptions(
+        host, port, workers, read_keys(api_keys), admin, log,
+        drain_timeout, read_timeout, max_connections, check_origins(cors_origin or ()),
+    )  # fmt: skip
     wanted = _wanted(only(words(variant), "--variant") if variant else None, precision)
     names, data = model_names(model), None if dataset is None else dataset_name(dataset)
     size = only_count(slate, "--slate")
@@ -140,7 +171,7 @@ def serve(
         threads=threads, user_cache=user_cache * 1_000_000,
         limits=Limits(max_waiting=queue, deadline_ms=deadline, unknown_history=unknown_history),
     )  # fmt: skip
-    run_server(opening, ServerOptions(host, port, workers, keys, admin, log))
+    run_server(opening, options)
 
 
 def _wanted(variant: str | None, precision: str | None) -> str | None:

@@ -53,6 +53,7 @@ from rbserve.server.asking import (
     require_room,
     rows,
 )
+from rbserve.server.cors import Cors
 from rbserve.server.keys import Authorized, Digests, may_ask
 from rbserve.server.logs import ASKED, CODE, HEADER, Log
 from rbserve.server.models import Models
@@ -96,11 +97,12 @@ def build_app(
     *,
     reload: Reload | None = None,
     log: Log | None = None,
+    origins: Sequence[str] = (),
 ) -> Starlette:
     """The ASGI application of models. It closes them when it shuts down.
 
     With `keys`, all but health and the document of the API takes one. `reload` is what the admin route does, which is
-    not there without.
+    not there without. Pages of `origins` may ask from a browser.
     """
     handlers = Handlers(models, limits, bool(keys), reload, log)
     routes = [Route(path, handler, methods=[method]) for method, path, handler in handlers.table]
@@ -116,6 +118,7 @@ def build_app(
         routes=routes,
         middleware=[
             Middleware(Observed, observer=observer, closing=lambda: models.closing, stopped=shutting_down),
+            *([Middleware(Cors, origins=origins)] if origins else []),
             *([Middleware(Authorized, keys=keys, free=FREE, refusal=_unauthorized)] if keys else []),
         ],
         exception_handlers={
@@ -152,6 +155,10 @@ class Refusals:
         if self._keys and not may_ask(scope, self._keys):
             return None
         request, started = Request(scope), perf_counter()
+        if (
+            "origin" in request.headers
+        ):  # a browser's page, which can read what the middleware for it lets through
+            return None
         try:
             require_room(request, self._limits, service)
         except RequestError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import zlib
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -59,11 +60,12 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 
 
 async def read_body(request: Request, limit: int) -> bytearray:
-    """The body of a request, as it is, read no further than `limit` bytes."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    """The body of a request, inflated where it is compressed, read no further than `limit` bytes."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
         message = f"the body is compressed: {quote(encoding)}"
-        raise RequestError(415, "unsupported_encoding", message, "send it as it is")
+        headers = {"accept-encoding": "gzip, identity"}
+        raise RequestError(415, "unsupported_encoding", message, "send it as it is, or in gzip", headers)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
@@ -80,7 +82,22 @@ async def read_body(request: Request, limit: int) -> bytearray:
             408, "request_timeout", f"the body did not arrive in time: {len(body)} bytes did",
             headers={"connection": "close"},
         )  # fmt: skip
-    return body
+    return body if encoding == "identity" else inflate(body, limit)
+
+
+def inflate(body: bytearray, limit: int) -> bytearray:
+    """What a body in gzip says; RequestError where that has more than `limit` bytes, or is no gzip."""
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        inflated = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RequestError(400, "invalid_gzip", f"the body is not gzip: {error}") from None
+    if len(inflated) > limit:
+        raise _too_large(limit)
+    if not inflater.eof or inflater.unused_data:
+        what = "bytes follow its end" if inflater.eof else "it ends too soon"
+        raise RequestError(400, "invalid_gzip", f"the body is not one gzip file: {what}")
+    return bytearray(inflated)
 
 
 async def read_json(request: Request, limit: int) -> bytearray:

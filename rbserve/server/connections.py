@@ -98,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._end()
         except httptools.HttpParserError:
             self._refuse(400, "invalid_http", "this is not an HTTP/1.1 request")
-        if self._since is not None and self._received > HEAD_BYTES:
+        if self._received > HEAD_BYTES and not self._ending:
             self._check_size()
 
     def resume_writing(self) -> None:
@@ -163,14 +163,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _is_held_up(self) -> bool:
         """Whether it is not the client's fault that its request is not there: it waits for an answer before it."""
-        busy = self.cycle is not None and not self.cycle.response_complete
-        return self.flow.read_paused or bool(self.pipeline) or (busy and self._in_head)
+        return self.flow.read_paused or bool(self.pipeline) or (self._is_busy() and self._in_head)
+
+    def _is_busy(self) -> bool:
+        """Whether the newest request is not answered yet."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def _late(self) -> None:
         """The client had its time: a request that waits for its body answers 408 itself."""
-        if not self._in_head and not self.cycle.response_complete:
-            cycle = self.cycle
-            cycle.scope[LATE] = True  # type: ignore[typeddict-unknown-key]
+        if not self._in_head and self._is_busy():
+            cycle: Any = self.cycle
+            cycle.scope[LATE] = True
             cycle.keep_alive = cycle.more_body = False
             cycle.message_event.set()
             self._end()
@@ -195,7 +199,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Answers what is no request, and closes; behind answers that are due yet, it only ends the connection."""
         self._bounds.note(status, code)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_busy():
             self._end()
             return
         self.cycle = REFUSED

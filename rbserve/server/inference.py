@@ -21,6 +21,7 @@ An error is {"error": "what, and what to do"}, as the protocol has it.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
@@ -53,6 +54,7 @@ from rbserve.server.service import Service, Top
 PREFIX = "/v2"
 VERSION = "1"
 JSON_BYTES = "inference-header-content-length"
+MOST_DIMENSIONS = 8
 
 
 class Tensor(NamedTuple):
@@ -75,29 +77,29 @@ OUTPUTS = {
 
 
 class InputTensor(msgspec.Struct, frozen=True):
-    """A tensor that is sent. Its data are here, or binary_data_size bytes of what follows."""
+    """A tensor that is sent. Its data are here, flat or nested, or binary_data_size bytes of what follows."""
 
     name: str
     datatype: str
     shape: list[int]
-    data: list[str | int] | msgspec.UnsetType = msgspec.UNSET
-    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class WantedOutput(msgspec.Struct, frozen=True):
     """A tensor that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """One user, in tensors."""
+    """One user, in tensors. null says as much as a field that is not there: some clients send it."""
 
     inputs: list[InputTensor]
-    id: str | msgspec.UnsetType = msgspec.UNSET
-    outputs: list[WantedOutput] = []
-    parameters: dict[str, Any] = {}
+    id: str | None = None
+    outputs: list[WantedOutput] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
@@ -212,7 +214,7 @@ class Model:
     def _wanted(self, asked: InferRequest) -> list[WantedOutput]:
         """The outputs that are asked for, all where none is named."""
         known = [one.name for one in self.outputs]
-        for one in asked.outputs:
+        for one in asked.outputs or ():
             if one.name not in known:
                 raise _invalid(f"there is no output {quote(one.name)}: {self.name} gives {', '.join(known)}")
         return asked.outputs or [WantedOutput(name) for name in known]
@@ -242,7 +244,7 @@ class Model:
         self, asked: InferRequest, found: Sequence[tuple[WantedOutput, Any]], parameters: dict[str, str]
     ) -> Response:
         kinds = {one.name: one.datatype for one in self.outputs}
-        binary_unless_said = bool(asked.parameters.get("binary_data_output", False))
+        binary_unless_said = bool((asked.parameters or {}).get("binary_data_output", False))
         outputs, blobs = [], []
         for wanted, values in found:
             output: dict[str, Any] = {
@@ -250,7 +252,7 @@ class Model:
                 "datatype": kinds[wanted.name],
                 "shape": [len(values)],
             }
-            if wanted.parameters.get("binary_data", binary_unless_said):
+            if (wanted.parameters or {}).get("binary_data", binary_unless_said):
                 blobs.append(_bytes(values))
                 output["parameters"] = {"binary_data_size": len(blobs[-1])}
             else:
@@ -261,7 +263,7 @@ class Model:
             "model_version": VERSION,
             "outputs": outputs,
         }
-        if asked.id is not msgspec.UNSET:
+        if asked.id is not None:
             reply["id"] = asked.id
         if parameters:
             reply["parameters"] = parameters
@@ -304,7 +306,9 @@ class Repository:
 
 def _unknown_history(asked: InferRequest) -> UnknownHistory | msgspec.UnsetType:
     """What a request says of ids that the model does not know."""
-    wanted: UnknownHistory | msgspec.UnsetType = asked.parameters.get("unknown_history", msgspec.UNSET)
+    wanted: UnknownHistory | msgspec.UnsetType = (asked.parameters or {}).get(
+        "unknown_history", msgspec.UNSET
+    )
     if wanted is not msgspec.UNSET and wanted not in get_args(UnknownHistory):
         raise _invalid(f"parameter unknown_history is {quote(str(wanted))}: it takes refuse or skip")
     return wanted
@@ -326,12 +330,12 @@ def _split(request: Request, body: bytes) -> tuple[bytes, memoryview]:
 
 def _values(sent: InputTensor, tail: memoryview) -> tuple[Any, memoryview]:
     """An input's values, and what of the binary tensors is left."""
-    size = sent.parameters.get("binary_data_size")
+    size = (sent.parameters or {}).get("binary_data_size")
     values: list[Any]
     if size is None:
-        if sent.data is msgspec.UNSET:
+        if sent.data is None:
             raise _invalid(f"input {sent.name} has no data")
-        values = sent.data
+        values = _flat(sent.data, len(sent.shape))
         kind = str if sent.datatype == "BYTES" else int
         for one in values:
             if type(one) is not kind:
@@ -341,11 +345,27 @@ def _values(sent: InputTensor, tail: memoryview) -> tuple[Any, memoryview]:
             raise _invalid(f"input {sent.name} has {size} bytes, and {len(tail)} are there")
         own, tail = tail[:size], tail[size:]
         values = _strings(own, sent.name) if sent.datatype == "BYTES" else _numbers(own, sent.name)
-    if sent.shape != [len(values)]:
+    if sent.shape != [len(values)] and not _holds(sent.shape, len(values)):
         raise _invalid(
-            f"input {sent.name} has shape {sent.shape[:4]} and {len(values)} values, in one dimension"
+            f"input {sent.name} has shape {sent.shape[:MOST_DIMENSIONS]} and {len(values)} values: "
+            f"send shape [{len(values)}]"
         )
     return values, tail
+
+
+def _flat(data: list[Any], dimensions: int) -> list[Any]:
+    """The values of data that may be nested, as many levels as its shape has dimensions."""
+    for _ in range(min(dimensions, MOST_DIMENSIONS) - 1):
+        if not any(type(one) is list for one in data):
+            break
+        data = [value for one in data for value in (one if type(one) is list else (one,))]
+    return data
+
+
+def _holds(shape: list[int], count: int) -> bool:
+    """Whether a tensor of this shape has so many values, such as [1, N] and [N, 1] of a batch of one."""
+    positive = all(0 <= size <= count for size in shape)
+    return positive and len(shape) <= MOST_DIMENSIONS and math.prod(shape) == count
 
 
 def _strings(data: memoryview, name: str) -> list[str]:

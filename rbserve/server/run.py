@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import sleep
@@ -56,7 +56,7 @@ class ServerOptions:
 
     What is not finished `drain_timeout_s` after it was told to stop is dropped. With `keys` only who has one of them
     is answered. `admin`: there is a route that reloads. Each worker has at most `max_connections` connections, and
-    gives a client `read_timeout_s` to send a request or to read an answer.
+    gives a client `read_timeout_s` to send a request or to read an answer. Pages of `origins` may ask from a browser.
     """
 
     host: str = "127.0.0.1"
@@ -68,6 +68,7 @@ class ServerOptions:
     drain_timeout_s: float = 30.0
     read_timeout_s: float = 20.0
     max_connections: int = 1000
+    origins: Sequence[str] = ()
 
 
 def serve(opening: Opening, options: ServerOptions) -> None:
@@ -130,7 +131,12 @@ class DrainingServer(uvicorn.Server):
         """`on_hangup` is what SIGHUP does; without it, nothing."""
         log = None if options.log == "errors" else Log(items=options.log == "items")
         app = build_app(
-            models, opening.limits, options.keys, reload=reload if options.admin else None, log=log
+            models,
+            opening.limits,
+            options.keys,
+            reload=reload if options.admin else None,
+            log=log,
+            origins=options.origins,
         )
         bounds = Bounds(
             options.read_timeout_s,
