@@ -114,7 +114,7 @@ def profile(
         environment=machine,
         plan=plan,
         file_bytes={one: file_bytes(artifact, one) for one in variants},
-        variant_warnings=_warnings(artifact, variants, processes.unseen),
+        variant_warnings=_warnings(artifact, variants, processes.unseen, _stopped(reports)),
         baselines=known.figures,
         baseline_forms=known.forms,
         data_sketch=data_sketch(dataset),
@@ -182,17 +182,25 @@ def _remembers(artifact: Artifact) -> bool:
     return artifact_prompts(artifact).pieces.shared
 
 
-def _warnings(artifact: Artifact, variants: list[str], unseen: Mapping[str, str]) -> dict[str, list[str]]:
+def _stopped(reports: Sequence[tuple[str, Report]]) -> dict[str, str]:
+    """Why the test rows of a variant were not judged to their end."""
+    return {variant: report.stopped for variant, report in reports if report.stopped}
+
+
+def _warnings(
+    artifact: Artifact, variants: list[str], unseen: Mapping[str, str], stopped: Mapping[str, str]
+) -> dict[str, list[str]]:
     """What the export of each variant warned of, and what the prompts of all of them have no room for.
 
-    `unseen` says of those whose calls could not be looked into why.
+    `unseen` says of those whose calls could not be looked into why, `stopped` of those without an accuracy.
     """
     manifest = artifact.manifest
     lost = [said for split, fit in manifest.prompts.items() if (said := fit.said(split))]
     exported = {one: record.warnings for one, record in manifest.variants.items()}
     hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.items()}
+    unjudged = {one: [f"no accuracy: {why}"] for one, why in stopped.items()}
     return {
-        one: [*exported.get(one, []), *lost, *hidden.get(one, [])]
+        one: [*exported.get(one, []), *lost, *hidden.get(one, []), *unjudged.get(one, [])]
         for one in dict.fromkeys((*variants, *exported))
     }
 
@@ -396,7 +404,13 @@ def _predictions(test: CtrSplit | SeqSplit, reports: list[tuple[str, Report]]) -
     users = test.users.tolist()
     if isinstance(test, CtrSplit):
         scores = {variant: report.scores for variant, report in reports if report.scores}
-        return Predictions(users, test.labels.tolist(), scores)
+        return Predictions(
+            users,
+            test.labels.tolist(),
+            scores,
+            hard={variant: report.hard for variant, report in reports if report.hard},
+            unclear={variant: report.unclear for variant, report in reports if report.unclear},
+        )
     return Predictions(
         users,
         labels=[],

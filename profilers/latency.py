@@ -19,6 +19,7 @@ STEP = 10  # calls between two looks at them
 WARMUP_CALLS = 200
 WARMUP_NS = 1_000_000_000
 FEWEST = 3
+PAID_WARMUP_CALLS = FEWEST  # where every call costs money
 EMPTY_CALLS = 1000
 
 
@@ -46,11 +47,12 @@ def time_calls(
     seconds: float,
     clock: Clock = time.perf_counter_ns,
     mark: Callable[[], None] = _unmarked,
+    warmup_calls: int = WARMUP_CALLS,
 ) -> Times:
     """Times `call(*request)` over the requests in turn, once around and around.
 
     The first call is kept apart. Warm-up ends when the last 20 calls have no trend (`has_trend`, looked at every 10
-    calls), and at 200 calls or one second at the latest; then `runs` timed calls, fewer when their sum passes
+    calls), and at `warmup_calls` or one second at the latest; then `runs` timed calls, fewer when their sum passes
     `seconds`; never fewer than 3 of either. `mark()` is called before and after the timed runs.
     """
     collecting = gc.isenabled()
@@ -58,7 +60,7 @@ def time_calls(
     gc.disable()
     try:
         first = _timed(call, requests, 0, 1, 0, clock)
-        warmup = _warm_up(call, requests, clock)
+        warmup = _warm_up(call, requests, clock, warmup_calls)
         mark()
         timed = _timed(call, requests, 1 + len(warmup), runs, round(seconds * 1e9), clock)
         mark()
@@ -66,6 +68,11 @@ def time_calls(
         if collecting:
             gc.enable()
     return Times(first[0], warmup, timed, settled=not has_trend(warmup[-WINDOW:]))
+
+
+def most_calls(runs: int, warmup_calls: int = WARMUP_CALLS) -> int:
+    """How often `time_calls` calls at most: once before the warm-up, and for it, and `runs` times."""
+    return 1 + warmup_calls + runs
 
 
 def overhead_ns(requests: Sequence[Request], clock: Clock = time.perf_counter_ns) -> int:
@@ -77,13 +84,14 @@ def _nothing(*request: object) -> None:
     """A call without any work."""
 
 
-def _warm_up(call: Callable[..., object], requests: Sequence[Request], clock: Clock) -> list[int]:
+def _warm_up(call: Callable[..., object], requests: Sequence[Request], clock: Clock, most: int) -> list[int]:
     """The samples of a warm-up, which starts at request 1."""
     samples: list[int] = []
     while True:
         left_ns = WARMUP_NS - sum(samples)
-        samples += _timed(call, requests, 1 + len(samples), STEP, left_ns, clock)
-        if len(samples) >= WARMUP_CALLS or sum(samples) >= WARMUP_NS:
+        calls = min(STEP, most - len(samples))
+        samples += _timed(call, requests, 1 + len(samples), calls, left_ns, clock)
+        if len(samples) >= most or sum(samples) >= WARMUP_NS:
             return samples
         if len(samples) >= WINDOW and not has_trend(samples[-WINDOW:]):
             return samples

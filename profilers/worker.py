@@ -25,10 +25,18 @@ from rbserve.core.metrics import ranks_in_lists
 from rbserve.core.noise import Noise, Snapshot, between, snapshot
 from rbserve.core.roofline import Cost
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
+from rbserve.endpoint import EndpointScorer, UnclearAnswersError
 from rbserve.language import LanguageScorer
 from rbserve.profilers.calls import Exercise, list_wise, pair_wise
 from rbserve.profilers.cost import measure_cost
-from rbserve.profilers.latency import Times, overhead_ns, time_calls
+from rbserve.profilers.latency import (
+    FEWEST,
+    PAID_WARMUP_CALLS,
+    WARMUP_CALLS,
+    Times,
+    overhead_ns,
+    time_calls,
+)
 from rbserve.profilers.stages import Waterfall, time_stages
 from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
 
@@ -64,7 +72,8 @@ class Report(msgspec.Struct, frozen=True):
     """What one process measured, or the error that kept it from measuring.
 
     Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`;
-    judging them took `accuracy_s` seconds.
+    judging them took `accuracy_s` seconds. Of an endpoint's answers, `hard` had no log-probabilities and `unclear` were
+    neither yes nor no; after too many of these judging was `stopped`, for this reason.
     """
 
     samples: list[Samples] = []
@@ -73,6 +82,9 @@ class Report(msgspec.Struct, frozen=True):
     ranks: list[int] = []
     illegal_share: float | None = None
     accuracy_s: float = 0.0
+    hard: int = 0
+    unclear: int = 0
+    stopped: str | None = None
     error: str | None = None
     hint: str | None = None
 
@@ -108,6 +120,20 @@ def measure(job: Job) -> Report:
     model = open_model(artifact, job.variant, job.threads)
     load_ns = time.perf_counter_ns() - start
     loaded = rss_bytes()
+    if not artifact.is_endpoint:
+        samples = _sampled(job, artifact, model, inputs, load_ns, loaded)
+        report = _judged(job, model, inputs)
+        return msgspec.structs.replace(report, samples=samples)
+    # An endpoint is judged first: answers that say nothing are not worth paying for more of them.
+    report = _judged(job, model, inputs)
+    timed = msgspec.structs.replace(job, runs=min(job.runs, FEWEST)) if report.stopped else job
+    return msgspec.structs.replace(report, samples=_sampled(timed, artifact, model, inputs, load_ns, loaded))
+
+
+def _sampled(
+    job: Job, artifact: Artifact, model: Model, inputs: Inputs, load_ns: int, loaded: int
+) -> list[Samples]:
+    """The times of every scope and slate."""
     samples: list[Samples] = []
     for scope in job.scopes:
         if scope == WARM and not isinstance(model, LanguageScorer):
@@ -120,7 +146,7 @@ def measure(job: Job) -> Report:
             exercise = _exercise(model, inputs, slate, job.exclude_seen, items)
             if scope == WARM:
                 exercise = _remembered(model, exercise)
-            times, noise = _timed(exercise, job)
+            times, noise = _timed(exercise, job, PAID_WARMUP_CALLS if artifact.is_endpoint else WARMUP_CALLS)
             empty_ns = overhead_ns(exercise.requests)
             waterfall = Waterfall()
             if not artifact.is_endpoint:  # whose every call costs money
@@ -130,11 +156,7 @@ def measure(job: Job) -> Report:
             samples.append(
                 _samples(job, scope, slate, load_ns, loaded, times, noise, empty_ns, waterfall, lengths)
             )
-    if not job.accuracy:
-        return Report(samples)
-    start = time.perf_counter_ns()
-    report = _judged(model, inputs, job.exclude_seen, samples)
-    return msgspec.structs.replace(report, accuracy_s=(time.perf_counter_ns() - start) / 1e9)
+    return samples
 
 
 def open_model(artifact: Artifact, variant: str, threads: int) -> Model:
@@ -170,7 +192,7 @@ def _remembered(model: Model, exercise: Exercise) -> Exercise:
     return Exercise(scorer.score, requests, scorer.score_staged)
 
 
-def _timed(exercise: Exercise, job: Job) -> tuple[Times, Noise]:
+def _timed(exercise: Exercise, job: Job, warmup_calls: int) -> tuple[Times, Noise]:
     """The times of an exercise, and what happened to this process and its cores around the timed runs."""
     looks: list[Snapshot] = []
     times = time_calls(
@@ -179,6 +201,7 @@ def _timed(exercise: Exercise, job: Job) -> tuple[Times, Noise]:
         job.runs,
         job.seconds,
         mark=lambda: looks.append(snapshot(job.cores)),
+        warmup_calls=warmup_calls,
     )
     before, after = looks
     return times, between(before, after)
@@ -228,20 +251,36 @@ def _samples(
     )
 
 
-def _judged(model: Model, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:
-    if isinstance(model, Scorer):
+def _judged(job: Job, model: Model, inputs: Inputs) -> Report:
+    """What the model says of the test rows, without samples; nothing unless the job asks for it."""
+    if not job.accuracy:
+        return Report()
+    start = time.perf_counter_ns()
+    report = _scored(model, inputs) if isinstance(model, Scorer) else _ranked(model, inputs, job.exclude_seen)
+    return msgspec.structs.replace(report, accuracy_s=(time.perf_counter_ns() - start) / 1e9)
+
+
+def _scored(model: Scorer, inputs: Inputs) -> Report:
+    """The test rows' scores; of an endpoint whose answers say nothing, why there are none."""
+    endpoint = model if isinstance(model, EndpointScorer) else None
+    try:
         scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
-        return Report(samples, scores=scores.tolist())
-    return _ranked(model, inputs, exclude_seen, samples)
+    except UnclearAnswersError as error:
+        return Report(stopped=error.message)
+    return Report(
+        scores=scores.tolist(),
+        hard=endpoint.hard_answers if endpoint else 0,
+        unclear=endpoint.unclear if endpoint else 0,
+    )
 
 
-def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool, samples: list[Samples]) -> Report:
+def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool) -> Report:
     """Where the test rows' targets stand, each in a list of DEPTH items of the whole catalogue."""
     tally = _PathTally(ranker)
     lists = rank_rows(tally, inputs.histories("test"), DEPTH, exclude_seen=exclude_seen)
     ranks = ranks_in_lists(lists, inputs.items("test"))
     illegal = tally.illegal / tally.paths if isinstance(ranker, StagedRanker) and ranker.generates else None
-    return Report(samples, ranks=ranks.tolist(), illegal_share=illegal)
+    return Report(ranks=ranks.tolist(), illegal_share=illegal)
 
 
 class _PathTally:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ import numpy as np
 from rbserve.core.columns import Ragged
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.types import Items, Progress, Scores, no_progress
+from rbserve.endpoint_answers import NO_JSON, Answer, AnswerStore, decode_answer, error_message, read
 from rbserve.models.prompts import ANSWER, CANDIDATE, HISTORY, INSTRUCTION, numbered
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ RETRIED = (429, 500, 502, 503, 504)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between attempts, where the server does not say
 MAX_WAIT_S = 300.0  # a server that asks for more is given up
 
-NO_JSON = (ValueError, RecursionError)  # what msgspec raises: malformed or of another shape; nested too deep
+MOST_UNCLEAR = 20  # answers that are neither yes nor no, and at least half of all: more are not paid for
+LONG_KEY = 8  # characters: a shorter key may stand in any word, and is hidden only where it stands alone
 
 # Of a chat with two messages, as OpenAI counts: 4 a message for its role and marks, 3 before the answer.
 FRAME_TOKENS = 11
@@ -60,47 +62,6 @@ def messages(history: Sequence[str], candidate: str) -> list[dict[str, str]]:
     ]
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What the endpoint said: the text, and the likeliest first tokens with their log-probabilities, if it gave any."""
-
-    text: str
-    logprobs: list[tuple[str, float]] | None
-
-
-class Reading(NamedTuple):
-    """A click probability; `hard`: from the text, for want of log-probabilities; `clear`: yes or no was found."""
-
-    score: float
-    hard: bool
-    clear: bool
-
-
-def read(answer: Answer) -> Reading:
-    """P(yes) / (P(yes) + P(no)), the paper's equation 6, each over all ways to write the word with case and spaces.
-
-    An unlisted token is no likelier than the least likely listed one, nor than all that the listed ones leave of 1. A
-    word of which no spelling is listed is given the smaller of these bounds: the score errs towards 0.5, and never
-    past it. Neither word listed: 0.5. No log-probabilities: 1, 0 or 0.5 for a text that begins with yes, no or neither.
-    """
-    if answer.logprobs is None:
-        begins = re.match(r"\W*(yes|no)\b", answer.text, re.IGNORECASE)
-        word = begins[1].lower() if begins else None
-        return Reading({"yes": 1.0, "no": 0.0, None: 0.5}[word], hard=True, clear=word is not None)
-    probabilities = [(token, math.exp(min(logprob, 0.0))) for token, logprob in answer.logprobs]
-    yes, no = (sum(p for token, p in probabilities if _is(word, token)) for word in ("yes", "no"))
-    if yes + no == 0:
-        return Reading(0.5, hard=False, clear=False)
-    listed = [p for _, p in probabilities]
-    unlisted = min(*listed, max(0.0, 1 - sum(listed)))
-    yes, no = yes or unlisted, no or unlisted
-    return Reading(yes / (yes + no), hard=False, clear=True)
-
-
-def _is(word: str, token: str) -> bool:
-    """Some servers give a tokenizer's own marks of a space, ▁ or Ġ."""
-    return token.strip(" \t\r\n▁Ġ").lower() == word
-
-
 def approximate_tokens(text: str) -> int:
     """Tokens of a text, as a quarter of its UTF-8 bytes: right within some 20% for English."""
     return math.ceil(len(text.encode()) / 4)
@@ -117,16 +78,23 @@ class Estimate:
     usd: float
 
 
+class UnclearAnswersError(RbserveError):
+    """Too many answers are neither yes nor no: asking on would pay for scores of 0.5."""
+
+
 class EndpointScorer:
     """Click probabilities by asking a chat endpoint, at most `concurrency` requests at a time.
 
     `texts` are those of the item table's rows; `folder` keeps the answers, of any number of endpoints and models.
     `key` is sent, and never written or shown. A request that fails in passing (RETRIED, no connection, silence for
-    `timeout_s`, an answer that is none) is made again, up to `max_retries` times. `top_logprobs` 0 asks for none, for
-    endpoints that refuse them. Close it, or use it in a `with`; it is for one thread, and makes its own.
+    `timeout_s`, an answer that is none) is made again, up to `max_retries` times. For endpoints that refuse a
+    parameter, `top_logprobs` 0 asks for no log-probabilities and `greedy` false for no temperature of 0;
+    `max_completion_tokens` takes the place of `max_tokens` 1, which is also too little for a model that reasons first.
+    Close it, or use it in a `with`; it is for one thread, and makes its own.
 
     `hard_answers` counts the rows scored from the text of the answer, `unclear` those where neither yes nor no was
-    found (score 0.5), `retries` the requests made again.
+    found (score 0.5), `retries` the requests made again. Such an answer is not kept on disk. Once there are
+    MOST_UNCLEAR of them, and they are at least half of the new answers, nothing more is asked.
     """
 
     def __init__(
@@ -141,6 +109,8 @@ class EndpointScorer:
         max_retries: int = 6,
         timeout_s: float = 60.0,
         top_logprobs: int = TOP_LOGPROBS,
+        max_completion_tokens: int = 0,
+        greedy: bool = True,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -152,19 +122,25 @@ class EndpointScorer:
             0 <= top_logprobs <= TOP_LOGPROBS,
             f"top_logprobs goes from 0 to {TOP_LOGPROBS}, not {top_logprobs}",
         )
+        _require(
+            max_completion_tokens >= 0,
+            f"max_completion_tokens must be 0 or more, not {max_completion_tokens}",
+        )
         self._texts = texts
         self._base_url = checked_url(base_url)
         self._model = model
         self._key = _checked_key(key)
         self._concurrency = concurrency
         self._max_retries = max_retries
-        self._top_logprobs = top_logprobs
+        self._parameters = _parameters(top_logprobs, max_completion_tokens, greedy)
         self._stop = Event()
         self._sleep = sleep or self._stop.wait
         self._clock = clock
-        self._answers = _Store(folder / "answers.jsonl")
+        self._answers = AnswerStore(folder / "answers.jsonl")
         self._http = _client(self._key, concurrency, timeout_s)
         self._lock = Lock()
+        self._answer_tokens = max(1, max_completion_tokens)
+        self._new = self._new_unclear = 0
         self.hard_answers = self.unclear = self.retries = 0
 
     def __enter__(self) -> EndpointScorer:
@@ -191,8 +167,9 @@ class EndpointScorer:
     def score_rows(self, histories: Ragged, candidates: Items, progress: Progress = no_progress) -> Scores:
         """The score float32[R] of R (history, candidate) pairs; what is on disk is not asked again.
 
-        Raises RbserveError as soon as one request is refused or given up, Interrupted after Ctrl-C. Either way nothing
-        more is asked, and the answers to what is under way are still kept.
+        Raises RbserveError as soon as one request is refused or given up, UnclearAnswersError after too many that are
+        neither yes nor no, Interrupted after Ctrl-C. In each case nothing more is asked, and the answers to what is
+        under way are still kept.
         """
         keys, missing = self._look_up(histories, candidates)
         self._ask_all(
@@ -213,8 +190,8 @@ class EndpointScorer:
     ) -> Estimate:
         """What `score_rows` of the same would still take. Asks nothing.
 
-        Prompt tokens of a request are count_tokens(system text) + count_tokens(user text) + FRAME_TOKENS, completion
-        tokens one.
+        Prompt tokens of a request are count_tokens(system text) + count_tokens(user text) + FRAME_TOKENS; completion
+        tokens one, or all `max_completion_tokens`.
         """
         keys, missing = self._look_up(histories, candidates)
         system = count_tokens(INSTRUCTION) + FRAME_TOKENS
@@ -223,8 +200,9 @@ class EndpointScorer:
             for row in missing.values()
         )
         requests = len(missing)
-        millionths = prompt * usd_per_million_prompt_tokens + requests * usd_per_million_completion_tokens
-        return Estimate(requests, len(set(keys)) - requests, prompt, requests, millionths / 1e6)
+        completion = requests * self._answer_tokens
+        millionths = prompt * usd_per_million_prompt_tokens + completion * usd_per_million_completion_tokens
+        return Estimate(requests, len(set(keys)) - requests, prompt, completion, millionths / 1e6)
 
     def ask(self, history: Items, candidate: int) -> Answer:
         """One request, made whatever is on disk and kept nowhere: for measuring how long an answer takes.
@@ -263,10 +241,8 @@ class EndpointScorer:
 
     def _body(self, history: Items, candidate: int) -> bytes:
         """The request for history int32[T] and a candidate."""
-        wanted = {"logprobs": True, "top_logprobs": self._top_logprobs} if self._top_logprobs else {}
         chat = messages(self._texts_of(history), self._texts[candidate])
-        request = {"model": self._model, "messages": chat, "max_tokens": 1, "temperature": 0, **wanted}
-        return msgspec.json.encode(request)
+        return msgspec.json.encode({"model": self._model, "messages": chat, **self._parameters})
 
     def _texts_of(self, history: Items) -> list[str]:
         return [self._texts[item] for item in history[-MAX_HISTORY:].tolist()]
@@ -294,12 +270,31 @@ class EndpointScorer:
         if self._stop.is_set():
             return
         try:
-            self._answers.add(key, self.ask(history, candidate))
+            answer = self.ask(history, candidate)
+            self._answers.add(key, answer)
+            self._check_clear(answer)
         except Interrupted:
             return  # the cause is raised where it arose
         except BaseException:
             self._stop.set()
             raise
+
+    def _check_clear(self, answer: Answer) -> None:
+        """Counts a new answer; UnclearAnswersError where too many are neither yes nor no."""
+        with self._lock:
+            self._new += 1
+            self._new_unclear += not read(answer).clear
+            new, unclear = self._new, self._new_unclear
+        if unclear < MOST_UNCLEAR or 2 * unclear < new:
+            return
+        text = f"{self._shown(answer.text)!r}" if answer.text else "no text"
+        ending = f", finish_reason {self._shown(answer.finish)}" if answer.finish else ""
+        raise UnclearAnswersError(
+            f"stopped: {unclear:,} of the first {new:,} answers of {self._model} are neither yes nor no (the last: "
+            f"{text}{ending})",
+            "a model that reasons before it answers needs room for that: --set max_completion_tokens=1000; "
+            "else take a model that answers at once",
+        )
 
     def _pause(self, attempt: int, wait_s: float) -> None:
         """Waits twice as long every time, at least as long as was asked for, and up to a quarter more by chance."""
@@ -318,26 +313,53 @@ class EndpointScorer:
             response = self._http.post(self._url, content=body)
         except httpx.RequestError as error:
             raise _TemporaryError(self._shown(str(error) or type(error).__name__)) from None
-        said = self._shown(_message(response.content))
+        said = self._shown(error_message(response.content))
         if response.status_code in RETRIED:
             wait_s = _wait_s(response.headers.get("retry-after"), self._clock())
             raise _TemporaryError(f"{response.status_code} {said}", wait_s)
         if response.status_code != 200:
             hint = HINTS.get(response.status_code, "check the base URL and the model's name")
+            if response.status_code in (400, 422):
+                hint = _refused_parameter(said) or hint
             raise RbserveError(f"{self._url} refuses {self._model}: {response.status_code} {said}", hint)
         try:
-            return _decoded(response.content)
+            return decode_answer(response.content)
         except NO_JSON as error:
             raise _TemporaryError(f"no chat completion ({error}): {said}") from None
 
     def _shown(self, text: str) -> str:
         """Foreign text as a short line, without the key, which a server may quote."""
-        if self._key:
-            text = text.replace(self._key, "***")
+        text = _without_key(text, self._key)
         line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
         return line if len(line) <= 300 else f"{line[:300]}…"
 
 
+def _parameters(top_logprobs: int, max_completion_tokens: int, greedy: bool) -> dict[str, object]:
+    """The parameters of a request beside model and messages."""
+    length = {"max_completion_tokens": max_completion_tokens} if max_completion_tokens else {"max_tokens": 1}
+    temperature = {"temperature": 0} if greedy else {}
+    logprobs = {"logprobs": True, "top_logprobs": top_logprobs} if top_logprobs else {}
+    return {**length, **temperature, **logprobs}
+
+
+def _without_key(text: str, key: str) -> str:
+    """Text with *** for the key: wherever a long one stands, and for a short one where it is a word of its own."""
+    if len(key) >= LONG_KEY:
+        return text.replace(key, "***")
+    return re.sub(rf"(?<![\w-]){re.escape(key)}(?![\w-])", "***", text) if key else text
+
+
+def _refused_parameter(message: str) -> str | None:
+    """How to ask without a parameter that an endpoint's message refuses; None where it names none."""
+    return next((hint for name, hint in PARAMETERS.items() if name in message), None)
+
+
+PARAMETERS = {
+    "max_completion_tokens": "train it with --set max_completion_tokens=1; 1000 for a model that reasons first",
+    "max_tokens": "train it with --set max_completion_tokens=1; 1000 for a model that reasons first",
+    "temperature": "train it with --set greedy=false, which sends no temperature",
+    "logprobs": "train it with --set top_logprobs=0, which asks for no log-probabilities",
+}
 HINTS = {
     400: "see what the endpoint's message asks for; one that gives no log-probabilities takes top_logprobs 0",
     401: "check the API key, and that it belongs to this base URL",
@@ -352,104 +374,6 @@ class _TemporaryError(Exception):
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
         self.wait_s = wait_s
-
-
-class _Line(msgspec.Struct, frozen=True):
-    key: str
-    answer: Answer
-
-
-class _Store:
-    """Answers on disk, a line of JSON each, and what they read as in memory.
-
-    A line is one write at the end of the file, so a killed process leaves at most a torn last line. It is ended before
-    the first line of the next process, and reads as no answer, as does any other line that is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = Lock()
-        self._torn = False
-        self.known: dict[str, Reading] = {}
-        if path.exists():
-            self._load()
-
-    def add(self, key: str, answer: Answer) -> None:
-        """Keeps an answer; returns when it is written."""
-        line = msgspec.json.encode(_Line(key, answer)) + b"\n"
-        with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab", buffering=0) as file:
-                data = b"\n" + line if self._torn else line
-                self._torn = file.write(data) < len(data)
-            if self._torn:
-                raise RbserveError(
-                    f"cannot keep an answer in {self._path}", "free the disk, then run the same again"
-                )
-            self.known[key] = read(answer)
-
-    def _load(self) -> None:
-        decoder = msgspec.json.Decoder(_Line)
-        with self._path.open("rb") as file:
-            for data in file:
-                self._torn = not data.endswith(b"\n")
-                try:
-                    line = decoder.decode(data)
-                except NO_JSON:
-                    continue
-                self.known[line.key] = read(line.answer)
-
-
-class _Token(msgspec.Struct):
-    token: str
-    logprob: float
-
-
-class _Place(_Token):
-    top_logprobs: list[_Token] | None = None
-
-
-class _LogProbs(msgspec.Struct):
-    content: list[_Place] | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    logprobs: _LogProbs | None = None
-
-
-class _Completion(msgspec.Struct):
-    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
-
-
-def _decoded(content: bytes) -> Answer:
-    """The answer in a chat completion; one of NO_JSON when it is none."""
-    choice = msgspec.json.decode(content, type=_Completion).choices[0]
-    text = choice.message.content or ""
-    if choice.logprobs is None or not choice.logprobs.content:
-        return Answer(text, None)
-    place = choice.logprobs.content[0]
-    listed = [(other.token, other.logprob) for other in place.top_logprobs or []]
-    if all(token != place.token for token, _ in listed):
-        listed.append((place.token, place.logprob))
-    return Answer(text, listed)
-
-
-def _message(content: bytes) -> str:
-    """What a server says of a failure: OpenAI's error.message or one of its likes, else the text itself."""
-    text = content.decode(errors="replace")
-    try:
-        found = msgspec.json.decode(content)
-    except NO_JSON:
-        return text
-    for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-    return found if isinstance(found, str) else text
 
 
 def _wait_s(retry_after: str | None, now_s: float) -> float:

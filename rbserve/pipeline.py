@@ -532,7 +532,13 @@ def profile(
         _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
-    return measurement, write_measurement(runs_path(), measurement)
+    path = write_measurement(runs_path(), measurement)
+    if artifact.is_endpoint and not measurement.predictions.scores:
+        from rbserve.endpoint import UnclearAnswersError
+
+        reasons = [told for warnings in measurement.variant_warnings.values() for told in warnings]
+        raise UnclearAnswersError(f"{artifact.name}: {'; '.join(reasons)}", f"what was measured is in {path}")
+    return measurement, path
 
 
 def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:
@@ -571,15 +577,19 @@ def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[s
 
 def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
     from rbserve.profilers.harness import test_rows
+    from rbserve.profilers.latency import PAID_WARMUP_CALLS, most_calls
     from rbserve.runtime import estimate
 
     rows = test_rows(artifact, data, plan)
     assert isinstance(rows, CtrSplit)
     taken = estimate(artifact, rows.histories, rows.candidates)
+    calls = plan.processes * len(plan.scopes) * most_calls(plan.runs, PAID_WARMUP_CALLS)
+    timed = calls * sum(plan.slates)  # a request a candidate
     say(
         f"{artifact.name}: {taken.requests:,} requests to make ({taken.answered:,} answered before), "
         f"about {taken.prompt_tokens:,} prompt tokens, {taken.usd:.2f} USD at the config's prices; "
-        f"and at most {plan.processes * plan.runs * sum(plan.slates):,} timed requests. Ctrl-C keeps what is answered."
+        f"and at most {timed:,} to time it, warm-up included. Requests that fail are made again. Ctrl-C keeps what is "
+        "answered."
     )
 
 

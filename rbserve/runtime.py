@@ -174,6 +174,7 @@ def open_endpoint(artifact: Artifact) -> EndpointScorer:
     return EndpointScorer(
         artifact.items.texts, cache() / "endpoint", base_url=config.api_base, model=config.model, key=key,
         concurrency=config.concurrency, top_logprobs=config.top_logprobs,
+        max_completion_tokens=config.max_completion_tokens, greedy=config.greedy,
     )  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,19 +25,23 @@ from rbserve import pipeline, runtime
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.core.measurement import read_measurement
 from rbserve.core.types import Scorer
 from rbserve.endpoint import (
     FRAME_TOKENS,
     INSTRUCTION,
-    Answer,
+    MOST_UNCLEAR,
     EndpointScorer,
     Estimate,
+    UnclearAnswersError,
     approximate_tokens,
     messages,
     question,
-    read,
 )
+from rbserve.endpoint_answers import Answer, read
 from rbserve.models.zoo import find_model
+from rbserve.profilers.pareto import sections
+from rbserve.profilers.tables import columns
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -286,16 +292,107 @@ def test_an_empty_history_and_an_empty_slate_are_legal(endpoint: Endpoint, open_
     assert len(endpoint.asked) == 1
 
 
-def test_hard_and_unclear_answers_are_counted_also_when_they_come_from_disk(
+def test_hard_answers_come_from_disk_and_unclear_ones_are_asked_for_again(
     endpoint: Endpoint, open_scorer: Open
 ) -> None:
-    endpoint.script = [completion("No"), completion(None), completion("Well", {"Well": 0.9, "I": 0.05}), YES]
-    for _ in range(2):
+    unclear = [completion(None), completion("Well", {"Well": 0.9, "I": 0.05})]
+    endpoint.script = [completion("No"), *unclear, YES, *unclear]
+    for asked in (4, 6):
         scorer = open_scorer(concurrency=1)
-        scores = scorer.score_rows(*rows(4))
-        np.testing.assert_allclose(scores, [0.0, 0.5, 0.5, 0.75])
-        assert (scorer.hard_answers, scorer.unclear) == (2, 2)
-    assert len(endpoint.asked) == 4
+        for _ in range(2):  # the second time this process knows
+            np.testing.assert_allclose(scorer.score_rows(*rows(4)), [0.0, 0.5, 0.5, 0.75])
+        assert (scorer.hard_answers, scorer.unclear) == (4, 4)
+        assert len(endpoint.asked) == asked
+
+
+def test_unclear_answers_that_an_earlier_version_kept_are_asked_for_again(
+    endpoint: Endpoint, open_scorer: Open, tmp_path: Path
+) -> None:
+    one(open_scorer())
+    file = tmp_path / "answers" / "answers.jsonl"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"answer": {"text": "", "logprobs": None}}) + "\n")
+    assert one(open_scorer()) == pytest.approx(0.75)
+    assert len(endpoint.asked) == 2
+
+
+REASONING = Reply(
+    json.dumps({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}).encode()
+)
+
+
+def test_a_model_that_never_answers_is_paid_for_twenty_times(endpoint: Endpoint, open_scorer: Open) -> None:
+    endpoint.usual = lambda _: REASONING
+    scorer = open_scorer(concurrency=4)
+    with pytest.raises(UnclearAnswersError) as caught:
+        scorer.score_rows(*rows(40))
+    assert MOST_UNCLEAR <= len(endpoint.asked) <= MOST_UNCLEAR + 3
+    assert "20 of the first 20 answers of gpt-3.5-turbo are neither yes nor no" in caught.value.message
+    assert "(the last: no text, finish_reason length)" in caught.value.message
+    assert "max_completion_tokens" in (caught.value.hint or "")
+
+
+def test_a_few_unclear_answers_among_clear_ones_stop_nothing(endpoint: Endpoint, open_scorer: Open) -> None:
+    endpoint.script = [YES, YES, REASONING] * 13
+    scorer = open_scorer(concurrency=1)
+    assert len(scorer.score_rows(*rows(39))) == 39
+    assert scorer.unclear == 13
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20}),
+        (
+            {"max_completion_tokens": 1000, "greedy": False, "top_logprobs": 0},
+            {"max_completion_tokens": 1000},
+        ),
+    ],
+)
+def test_a_parameter_that_an_endpoint_refuses_can_be_left_out(
+    endpoint: Endpoint, open_scorer: Open, options: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    one(open_scorer(**options))
+    parameters = {key: value for key, value in endpoint.asked[0].items() if key not in ("model", "messages")}
+    assert parameters == sent
+
+
+@pytest.mark.parametrize(
+    ("message", "way_out"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "max_completion_tokens=1",
+        ),
+        ("Unsupported value: 'temperature' does not support 0 with this model.", "greedy=false"),
+        ("You are not allowed to request logprobs from this model", "top_logprobs=0"),
+    ],
+)
+def test_a_refusal_of_a_parameter_names_the_way_out(
+    endpoint: Endpoint, open_scorer: Open, message: str, way_out: str
+) -> None:
+    endpoint.script = [failing(400, message)]
+    with pytest.raises(RbserveError) as caught:
+        one(open_scorer())
+    assert way_out in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "shown"),
+    [
+        ("x", "Unsupported parameter: 'max_tokens'", "Unsupported parameter: 'max_tokens'"),
+        ("x", "invalid key 'x' (Bearer x)", "invalid key '***' (Bearer ***)"),
+        ("k-1", "no k-12, ask-1, k-1", "no k-12, ask-1, ***"),
+        (KEY, f"the key={KEY}is wrong", "the key=***is wrong"),
+    ],
+)
+def test_a_short_key_is_hidden_where_it_is_a_word_and_a_long_one_everywhere(
+    endpoint: Endpoint, open_scorer: Open, key: str, message: str, shown: str
+) -> None:
+    endpoint.script = [failing(403, message)]
+    with pytest.raises(RbserveError) as caught:
+        one(open_scorer(key=key))
+    assert caught.value.message.endswith(f"403 {shown}")
 
 
 def test_no_more_requests_are_under_way_than_allowed(endpoint: Endpoint, open_scorer: Open) -> None:
@@ -610,11 +707,51 @@ def test_the_papers_row_is_packaged_profiled_and_told_by_its_cost(
     told = capsys.readouterr().err
     assert "requests to make (0 answered before)" in told
     assert "USD" in told
+    numbers = re.search(r"([\d,]+) requests to make .* at most ([\d,]+) to time it, warm-up included", told)
+    assert numbers
+    assert len(endpoint.asked) == sum(int(number.replace(",", "")) for number in numbers.groups())
     (result,) = measurement.results
     assert (result.variant, result.slate, result.n) == ("endpoint", 1, 3)
     assert result.accuracy["auc"] == 0.5
     pipeline.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
     assert " 0 requests to make" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_says_nothing_leaves_a_marked_run_and_an_error(
+    endpoint: Endpoint, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    monkeypatch.setenv("RBSERVE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(planted.path, tmp_path / "data/planted")
+    endpoint.usual = lambda _: REASONING
+    pipeline.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url, "concurrency": "2"})
+    with pytest.raises(UnclearAnswersError, match="20 of the first 20 answers") as caught:
+        pipeline.profile("zeroshot-gpt-3.5", "planted", {"runs": 50})
+    assert len(endpoint.asked) <= MOST_UNCLEAR + 1 + 7  # and the fewest calls that time it
+    (path,) = (tmp_path / "runs").glob("*.json")
+    assert str(path) in (caught.value.hint or "")
+    (result,) = read_measurement(path).results
+    assert result.accuracy == {}
+    assert result.n == 3
+    assert any("no accuracy: stopped: 20 of the first 20 answers" in warning for warning in result.warnings)
+
+
+def test_unclear_answers_are_counted_in_the_run_and_mark_its_row(
+    endpoint: Endpoint, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    monkeypatch.setenv("RBSERVE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(planted.path, tmp_path / "data/planted")
+    numbers = itertools.count()
+    endpoint.usual = lambda _: REASONING if next(numbers) % 4 == 0 else YES
+    pipeline.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url, "concurrency": "1"})
+    run, _ = pipeline.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    unclear, rows = run.predictions.unclear["endpoint"], len(run.predictions.users)
+    assert 0 < unclear < rows / 2
+    told = f"{unclear} of {rows} answers ({unclear / rows:.1%}) are neither yes nor no and count as 0.5"
+    assert any(warning.startswith(told) for warning in run.results[0].warnings)
+    (section,) = sections([run])
+    assert all(columns(section)[0].text(point).endswith(" ⚠") for point in section.points)
 
 
 def test_openai_without_a_key_is_refused_before_it_is_asked(

@@ -119,7 +119,8 @@ class Predictions(msgspec.Struct, frozen=True):
 
     Pair-wise: labels, and by variant the score of each row. List-wise: targets, and by variant the target's
     1-based rank in a list of `depth` items of the whole catalogue, 0 where it is not among them; `illegal_share`
-    is the share of a generative variant's paths that lead to no item.
+    is the share of a generative variant's paths that lead to no item. Of an endpoint, `hard` answers had no
+    log-probabilities (scores of 0 or 1), and `unclear` ones were neither yes nor no (0.5).
     """
 
     users: list[int]
@@ -129,6 +130,24 @@ class Predictions(msgspec.Struct, frozen=True):
     ranks: dict[str, list[int]] = {}
     depth: int = 0
     illegal_share: dict[str, float] = {}
+    hard: dict[str, int] = {}
+    unclear: dict[str, int] = {}
+
+    def warnings(self, variant: str) -> list[str]:
+        """What an endpoint's answers do to its accuracy."""
+        rows = len(self.users)
+        hard, unclear = self.hard.get(variant, 0), self.unclear.get(variant, 0)
+        told = []
+        if unclear:
+            told.append(
+                f"{unclear:,} of {rows:,} answers ({unclear / rows:.1%}) are neither yes nor no and count as 0.5: "
+                "the accuracy is nearer to chance than the model"
+            )
+        if hard > unclear:
+            told.append(
+                f"{hard:,} of {rows:,} answers have no log-probabilities: their scores are 0, 0.5 or 1"
+            )
+        return told
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -363,7 +382,10 @@ def _result(
         load_ms=float(np.median([one.load_ns for one in samples])) * MS,
         first_call_ms=float(np.median([one.first_call_ns for one in samples])) * MS,
         file_mb=measurement.file_bytes[first.variant] / 2**20,
-        warnings=measurement.variant_warnings.get(first.variant, []),
+        warnings=[
+            *measurement.variant_warnings.get(first.variant, []),
+            *measurement.predictions.warnings(first.variant),
+        ],
         **_stages(samples),
         inconclusive=inconclusive(samples),
         overhead_us=_overhead_us(samples),

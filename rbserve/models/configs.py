@@ -339,14 +339,18 @@ class SeqSidConfig(GeneratedItems, NextItemLanguageConfig):
 class EndpointConfig(ModelConfig):
     """Group E, Table 3: a language model behind an OpenAI-compatible endpoint, asked as it is.
 
-    The key is read from the environment variable `key_from` when it is asked. `top_logprobs` 0 asks for no
-    log-probabilities, where an endpoint refuses them. Prices are those per million tokens, for the estimate.
+    The key is read from the environment variable `key_from` when it is asked. For endpoints that refuse a parameter,
+    `top_logprobs` 0 asks for no log-probabilities and `greedy` false for no temperature of 0; a number of
+    `max_completion_tokens` takes the place of `max_tokens` 1, also for models that reason first. Prices are those per
+    million tokens, for the estimate.
     """
 
     model: Name = "gpt-3.5-turbo"
     api_base: Name = "https://api.openai.com/v1"
     key_from: Name = "OPENAI_API_KEY"
     top_logprobs: Annotated[int, Meta(ge=0, le=20, description="an integer from 0 to 20")] = 20
+    max_completion_tokens: Annotated[int, Meta(ge=0, description="an integer of at least 0")] = 0
+    greedy: bool = True
     concurrency: Count = 8
     usd_per_million_prompt_tokens: Price = 0.5
     usd_per_million_completion_tokens: Price = 1.5

@@ -1,0 +1,168 @@
+"""What an endpoint answers: its JSON, the click probability read of it, and the answers kept on disk."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from rbserve.core.errors import RbserveError
+
+NO_JSON = (ValueError, RecursionError)  # what msgspec raises: malformed or of another shape; nested too deep
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the endpoint said: the text, and the likeliest first tokens with their log-probabilities, if it gave any.
+
+    `finish` is why it ended there ("stop", "length"), where it says so.
+    """
+
+    text: str
+    logprobs: list[tuple[str, float]] | None
+    finish: str | None = None
+
+
+class Reading(NamedTuple):
+    """A click probability; `hard`: from the text, for want of log-probabilities; `clear`: yes or no was found."""
+
+    score: float
+    hard: bool
+    clear: bool
+
+
+def read(answer: Answer) -> Reading:
+    """P(yes) / (P(yes) + P(no)), the paper's equation 6, each over all ways to write the word with case and spaces.
+
+    An unlisted token is no likelier than the least likely listed one, nor than all that the listed ones leave of 1. A
+    word of which no spelling is listed is given the smaller of these bounds: the score errs towards 0.5, and never
+    past it. Neither word listed: 0.5. No log-probabilities: 1, 0 or 0.5 for a text that begins with yes, no or neither.
+    """
+    if answer.logprobs is None:
+        begins = re.match(r"\W*(yes|no)\b", answer.text, re.IGNORECASE)
+        word = begins[1].lower() if begins else None
+        return Reading({"yes": 1.0, "no": 0.0, None: 0.5}[word], hard=True, clear=word is not None)
+    probabilities = [(token, math.exp(min(logprob, 0.0))) for token, logprob in answer.logprobs]
+    yes, no = (sum(p for token, p in probabilities if _is(word, token)) for word in ("yes", "no"))
+    if yes + no == 0:
+        return Reading(0.5, hard=False, clear=False)
+    listed = [p for _, p in probabilities]
+    unlisted = min(*listed, max(0.0, 1 - sum(listed)))
+    yes, no = yes or unlisted, no or unlisted
+    return Reading(yes / (yes + no), hard=False, clear=True)
+
+
+def _is(word: str, token: str) -> bool:
+    """Some servers give a tokenizer's own marks of a space, ▁ or Ġ."""
+    return token.strip(" \t\r\n▁Ġ").lower() == word
+
+
+class _Line(msgspec.Struct, frozen=True):
+    key: str
+    answer: Answer
+
+
+class AnswerStore:
+    """Answers on disk, a line of JSON each, and what they read as in memory.
+
+    An answer that is neither yes nor no is known to this process alone: it is not written, nor read from a file of a
+    version that wrote it, so that the next process asks again.
+
+    A line is one write at the end of the file, so a killed process leaves at most a torn last line. It is ended before
+    the first line of the next process, and reads as no answer, as does any other line that is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._torn = False
+        self.known: dict[str, Reading] = {}
+        if path.exists():
+            self._load()
+
+    def add(self, key: str, answer: Answer) -> None:
+        """Keeps an answer; returns when it is written, if it is one to keep."""
+        reading = read(answer)
+        if not reading.clear:
+            self.known[key] = reading
+            return
+        line = msgspec.json.encode(_Line(key, answer)) + b"\n"
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab", buffering=0) as file:
+                data = b"\n" + line if self._torn else line
+                self._torn = file.write(data) < len(data)
+            if self._torn:
+                raise RbserveError(
+                    f"cannot keep an answer in {self._path}", "free the disk, then run the same again"
+                )
+            self.known[key] = reading
+
+    def _load(self) -> None:
+        decoder = msgspec.json.Decoder(_Line)
+        with self._path.open("rb") as file:
+            for data in file:
+                self._torn = not data.endswith(b"\n")
+                try:
+                    line = decoder.decode(data)
+                except NO_JSON:
+                    continue
+                reading = read(line.answer)
+                if reading.clear:
+                    self.known[line.key] = reading
+
+
+class _Token(msgspec.Struct):
+    token: str
+    logprob: float
+
+
+class _Place(_Token):
+    top_logprobs: list[_Token] | None = None
+
+
+class _LogProbs(msgspec.Struct):
+    content: list[_Place] | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    logprobs: _LogProbs | None = None
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+
+
+def decode_answer(content: bytes) -> Answer:
+    """The answer in a chat completion; one of NO_JSON when it is none."""
+    choice = msgspec.json.decode(content, type=_Completion).choices[0]
+    text = choice.message.content or ""
+    if choice.logprobs is None or not choice.logprobs.content:
+        return Answer(text, None, choice.finish_reason)
+    place = choice.logprobs.content[0]
+    listed = [(other.token, other.logprob) for other in place.top_logprobs or []]
+    if all(token != place.token for token, _ in listed):
+        listed.append((place.token, place.logprob))
+    return Answer(text, listed, choice.finish_reason)
+
+
+def error_message(content: bytes) -> str:
+    """What a server says of a failure: OpenAI's error.message or one of its likes, else the text itself."""
+    text = content.decode(errors="replace")
+    try:
+        found = msgspec.json.decode(content)
+    except NO_JSON:
+        return text
+    for name in ("error", "message", "detail"):
+        if isinstance(found, dict) and name in found:
+            found = found[name]
+    return found if isinstance(found, str) else text
