@@ -239,7 +239,9 @@ def _samples(
         first_call_ns=times.first_call_ns,
         warmup_ns=times.warmup_ns,
         runs_ns=times.runs_ns,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=max(
+            peak_rss_bytes(), loaded_rss_bytes
+        ),  # the kernel's peak may lag behind its figure of now
         stages_ns=waterfall.stages_ns,
         overhead_ns=empty_ns,
         settled=times.settled,
