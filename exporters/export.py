@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rbserve.content import content_kind
@@ -12,6 +12,7 @@ from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, UsageError, unknown_name
 from rbserve.core.files import replacing, scratch
 from rbserve.core.memory import require_memory
+from rbserve.core.types import Progress, no_progress
 from rbserve.exporters import language, onnx, parity, sequential
 from rbserve.exporters.graph import data_file
 from rbserve.exporters.item_table import declare_table
@@ -30,7 +31,12 @@ Quantiser = Callable[[Artifact, Path, Path], None]
 QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 
 
-def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEFAULT_PRECISIONS) -> Artifact:
+def export(
+    artifact: Artifact,
+    dataset: Dataset,
+    precisions: Sequence[str] = DEFAULT_PRECISIONS,
+    progress: Progress = no_progress,
+) -> Artifact:
     """Writes the ONNX graphs of each precision and records their parity on real rows.
 
     Raises ParityError when fp32 differs from the reference by more than `parity` allows; a coarser variant that
@@ -53,7 +59,10 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
         wanted = list(dict.fromkeys(precisions))
         if artifact.is_language_model:
-            made = {name: _language_graph(artifact, dataset, folder, name, reference) for name in wanted}
+            made = {
+                name: _language_graph(artifact, dataset, folder, name, reference)
+                for name in _counted(wanted, progress)
+            }
         else:
             made = {
                 name: (files, reference.compare(files))
@@ -64,6 +73,13 @@ def export(artifact: Artifact, dataset: Dataset, precisions: Sequence[str] = DEF
             for precision, (files, found) in made.items()
         }
     return add_variants(artifact, records)
+
+
+def _counted(precisions: Sequence[str], progress: Progress) -> Iterator[str]:
+    """The precisions one by one; says of each that it is being made."""
+    for place, precision in enumerate(precisions):
+        progress(place, len(precisions), f"graphs made, now {precision}")
+        yield precision
 
 
 def _language_graph(

@@ -178,7 +178,9 @@ class _Gate:
 
     def _round(self, contender: Contender, slates: Sequence[int]) -> None:
         """A fresh process of each live side, the order turned around from round to round."""
-        self._progress(self._rounds, self._config.max_rounds, f"{contender.model} {contender.variant}")
+        self._progress(
+            self._rounds, self._config.max_rounds, f"rounds at most, {contender.model} {contender.variant}"
+        )
         accuracy = "accuracy" in self._scope.metrics
         for side in contender.live if self._rounds % 2 == 0 else contender.live[::-1]:
             assert side.artifact is not None

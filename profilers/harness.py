@@ -315,7 +315,9 @@ class Processes:
         costs its variant no more than this: it is `unseen`.
         """
         costs: list[roofline.Cost] = []
-        for variant in [] if self._artifact.is_endpoint else self.left:
+        variants = [] if self._artifact.is_endpoint else self.left
+        for place, variant in enumerate(variants):
+            self._progress(place, len(variants), f"variants looked into, {variant}: what a call costs")
             if variant == OPENVINO_VARIANT:
                 self.unseen[variant] = "OpenVINO's operators are not looked into"
                 continue
@@ -343,7 +345,7 @@ class Processes:
             return None
 
     def _say(self, done: int, total: int, what: str) -> None:
-        self._progress(done, total, f"{self._artifact.name} {what}")
+        self._progress(done, total, f"processes, {what}")
 
 
 def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:

@@ -308,7 +308,7 @@ async def _generate(
     generator.begin = perf_counter()
     for number, at in enumerate(times.tolist()):
         if at > told:
-            progress(round(at), round(whole), f"{number:,} requests")
+            progress(round(at), round(whole), f"seconds, {number:,} requests")
             told = at + 0.5
         await _until(generator.begin + at)
         generator.fire(number)

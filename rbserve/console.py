@@ -1,14 +1,12 @@
-"""What people see: messages and progress on standard error, tables on standard output."""
+"""What people see: messages on standard error, tables on standard output."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.types import Progress, no_progress, size_name
+from rbserve.core.types import size_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,54 +25,6 @@ def print_json(data: Any) -> None:
     import msgspec
 
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
-
-
-_elsewhere: ContextVar[Progress | None] = ContextVar("progress", default=None)
-
-
-@contextmanager
-def progress_to(progress: Progress) -> Iterator[None]:
-    """What would be drawn as bars in this context goes to `progress` instead."""
-    token = _elsewhere.set(progress)
-    try:
-        yield
-    finally:
-        _elsewhere.reset(token)
-
-
-@contextmanager
-def progress_bar(title: str, bound: str = "at most") -> Iterator[Progress]:
-    """A bar with steps, a line of status and the time left; silent when standard error is no terminal.
-
-    A step back, or another total, starts a new stage: its time left is its own.
-    """
-    if (elsewhere := _elsewhere.get()) is not None:
-        yield elsewhere
-        return
-    if not sys.stderr.isatty():
-        yield no_progress
-        return
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("{task.fields[title]}"),
-        progress.BarColumn(bar_width=24),
-        progress.TextColumn("{task.completed:,}/{task.fields[of]}"),
-        progress.TextColumn(bound),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.description}"),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", title=title, total=None, of="?")
-
-        def update(done: int, total: int, line: str) -> None:
-            if done < bar.tasks[0].completed:
-                bar.reset(task, total=total or None)
-            of = f"{total:,}" if total else "?"
-            bar.update(task, completed=done, total=total or None, description=line, of=of)
-
-        yield update
 
 
 def show(table: Table) -> None:

@@ -250,14 +250,14 @@ class EndpointScorer:
     def _ask_all(self, wanted: Mapping[str, tuple[Items, int]], total: int, progress: Progress) -> None:
         """Gets and keeps the answers of `wanted`, by key; `total` counts those that were there before as well."""
         before = total - len(wanted)
-        progress(before, total, f"{before:,} answered before")
+        progress(before, total, f"requests, {before:,} answered before")
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="asking")
         try:
             asked = [pool.submit(self._ask_and_keep, key, *pair) for key, pair in wanted.items()]
             for done, future in enumerate(as_completed(asked), before + 1):
                 future.result()
                 if not self._stop.is_set():
-                    progress(done, total, f"{self.retries:,} retries")
+                    progress(done, total, f"requests, {self.retries:,} retries")
         except KeyboardInterrupt:
             raise Interrupted("stopped; the answers so far are kept", "the same command continues") from None
         finally:

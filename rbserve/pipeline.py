@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.arguments import Abilities, abilities, check_precisions_of, check_variants_of
-from rbserve.console import progress_bar, say
+from rbserve.console import say
 from rbserve.core import memory
 from rbserve.core.artifact import (
     EXPORTABLE,
@@ -51,6 +51,7 @@ from rbserve.places import (
     report_path,
     runs_path,
 )
+from rbserve.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,7 +193,8 @@ def inspect_dataset(name: str) -> IntegrityReport:
         from rbserve.train.datasets.sources import SOURCES
 
     source = SOURCES.get(dataset.manifest.source)
-    return inspect(dataset, source.paper if source else None)
+    with progress_bar(f"inspect {dataset.name}"):
+        return inspect(dataset, source.paper if source else None)
 
 
 def check_dataset(name: str) -> None:
@@ -429,7 +431,9 @@ def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
     with told, _needs("export", "exporting"):
         from rbserve.exporters.export import export as export_artifact
 
-        exported = export_artifact(artifact, ensure_dataset(artifact.manifest.dataset.name), precisions)
+        data = ensure_dataset(artifact.manifest.dataset.name)
+        with progress_bar(f"export {artifact.name}") as progress:
+            exported = export_artifact(artifact, data, precisions, progress)
     for precision in precisions:
         record = exported.manifest.variants[f"onnx-{precision}"]
         parity, warnings = record.parity, "; ".join(record.warnings)
@@ -608,7 +612,7 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
         for run in measurements
         if run.dataset in (datasets or known)
     ]
-    with _needs("report", "reporting"):
+    with _needs("report", "reporting"), progress_bar(f"report {name}"):
         return render(chosen, folder)
 
 
@@ -721,7 +725,7 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
     size = slate or (100 if pairs else 10)
     split = data.ctr("test") if pairs else data.seqrec("test")
     requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
-    with progress_bar(f"load on {served.name}", bound="s") as progress:
+    with progress_bar(f"load on {served.name}", bound="about") as progress:
         return run_load(
             url, PATHS[served.task], bodies(requests, data.items, size, served.name), plan, progress
         )

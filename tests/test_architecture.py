@@ -24,7 +24,7 @@ BELOW_SPOKES = {
     "content",
     "__init__",
 }
-MAKERS = BELOW_SPOKES | {"catalogue", "console", "places", "pipeline", *SPOKES}
+MAKERS = BELOW_SPOKES | {"catalogue", "console", "places", "pipeline", "progress", *SPOKES}
 VERBS = MAKERS | {"cli_data", "cli_options"}
 ALLOWED = {
     "core": {"core", "__init__"},
@@ -39,10 +39,11 @@ ALLOWED = {
     "content": {"core", "models", "__init__"},
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
+    "progress": {"core", "__init__"},
     "places": {"core", "models", "__init__"},
     "arguments": {"core", "models", "places", "__init__"},
     "catalogue": BELOW_SPOKES | {*SPOKES},
-    "pipeline": BELOW_SPOKES | {"arguments", "catalogue", "console", "places", *SPOKES},
+    "pipeline": BELOW_SPOKES | {"arguments", "catalogue", "console", "places", "progress", *SPOKES},
     "bench": MAKERS | {"bench"},
     "cli_options": {"core", "models", "places", "__init__"},
     "cli_data": MAKERS | {"cli_options"},

@@ -272,10 +272,10 @@ def _steps_done(state: State, task: Task, settings: Settings) -> int:
 
 
 def _describe(state: State, task: Task) -> str:
+    epoch = f"steps at most, epoch {state.epoch + 1}"
     if not state.metrics:
-        return f"epoch {state.epoch + 1}"
-    latest = f"valid {task.metric} {state.metrics[-1]:.4f}"
-    return f"epoch {state.epoch + 1}  {latest} (best {state.best_metric:.4f})"
+        return epoch
+    return f"{epoch}, valid {task.metric} {state.metrics[-1]:.4f} (best {state.best_metric:.4f})"
 
 
 def _save(

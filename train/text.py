@@ -123,7 +123,7 @@ def count_words(
         if counts:
             items.update(set(row))
         if done % _TEXTS_A_REPORT == 0 or done == total:
-            progress(done, total, f"{done} texts tokenised, {len(numbers)} words")
+            progress(done, total, f"texts tokenised, {len(numbers):,} words")
     by_number = np.fromiter((items[number] for number in range(len(numbers))), np.int64, len(numbers))
     return CountedTokens(list(numbers), by_number, np.asarray(values), np.asarray(offsets))
 

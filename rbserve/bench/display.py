@@ -1,6 +1,6 @@
 """One display of a whole bench: a bar over its cells and what is left of it, a line a cell at work.
 
-Without a terminal, plain lines: one when a cell starts and one when it ends.
+Without a terminal, plain lines: one when a cell starts, one when it ends, and in between one every ten seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from rbserve.bench.journal import Outcome
 from rbserve.bench.matrix import Cell
 from rbserve.bench.schedule import Watcher
 from rbserve.console import say
+from rbserve.progress import EVERY_S, ProgressLines
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,7 +30,8 @@ def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher
     """What watches a bench: bars where standard error is a terminal, lines where it is none."""
     clock = TimeLeft(estimates, jobs)
     if not sys.stderr.isatty():
-        yield Lines(clock)
+        with closing(Lines(clock)) as lines:
+            yield lines
         return
     from rich import progress
     from rich.console import Console
@@ -80,26 +82,35 @@ class TimeLeft:
 
 
 class Lines:
-    """A line for each start and each end, and now and then one in between."""
+    """A line for each start and each end, and of each cell at work one every few seconds."""
 
-    def __init__(self, clock: TimeLeft, every_s: float = 60.0) -> None:
+    def __init__(self, clock: TimeLeft, every_s: float = EVERY_S) -> None:
         self._clock, self._every_s = clock, every_s
-        self._last = time.monotonic()
+        self._at_work: dict[str, ProgressLines] = {}
 
     def started(self, cell: Cell) -> None:
         self._clock.start(cell)
         say(f"[{self._clock.done + 1}/{self._clock.total}] {cell.title} ({self._clock})")
+        lines = ProgressLines(f"    {cell.title}", every_s=self._every_s, left=lambda: f"({self._clock})")
+        self._at_work[cell.id] = lines.start()
 
     def moved(self, cell: Cell, done: int, total: int, line: str) -> None:
-        now = time.monotonic()
-        if now - self._last >= self._every_s:
-            self._last = now
-            say(f"    {cell.title}: {done:,} of at most {total:,}, {line} ({self._clock})")
+        if (lines := self._at_work.get(cell.id)) is not None:
+            lines.update(done, total, line)
 
     def ended(self, outcome: Outcome) -> None:
+        self._stop(outcome.cell.id)
         self._clock.end(outcome)
-        self._last = time.monotonic()
         say(f"[{self._clock.done}/{self._clock.total}] {describe(outcome)}")
+
+    def close(self) -> None:
+        """Nothing more is said of cells at work."""
+        for cell in [*self._at_work]:
+            self._stop(cell)
+
+    def _stop(self, cell: str) -> None:
+        if (lines := self._at_work.pop(cell, None)) is not None:
+            lines.close()
 
 
 class Bars:

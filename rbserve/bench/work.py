@@ -13,13 +13,14 @@ import msgspec
 from rbserve import pipeline
 from rbserve.bench.journal import SCHEMA, Journal, Outcome, artifact_of, impossible, missing_variants
 from rbserve.bench.matrix import Cell
-from rbserve.console import progress_to, say
+from rbserve.console import say
 from rbserve.core import memory
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import sha256
 from rbserve.core.types import Progress, no_progress
 from rbserve.places import artifact_path
+from rbserve.progress import progress_to
 
 
 def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:

@@ -1,0 +1,137 @@
+"""Long work says how far it is: a bar where standard error is a terminal, else a line every ten seconds.
+
+One mechanism for all commands. What works calls a `Progress` with what is done, the total (0: not known) and a text
+that goes on behind the two numbers: `(20, 600, "steps at most, epoch 2")`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+
+from rbserve.core.types import Progress
+
+EVERY_S = 10.0
+
+_elsewhere: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def progress_to(progress: Progress) -> Iterator[None]:
+    """What would be drawn as bars in this context goes to `progress` instead."""
+    token = _elsewhere.set(progress)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
+@contextmanager
+def progress_bar(title: str, bound: str = "at most") -> Iterator[Progress]:
+    """A bar, or lines, with what is done, a text and the time left, which is `bound` ("about", "at most") so much.
+
+    A step back, or another total, starts a new stage: its time left is its own.
+    """
+    if (elsewhere := _elsewhere.get()) is not None:
+        yield elsewhere
+        return
+    if not sys.stderr.isatty():
+        with closing(ProgressLines(title, bound, EVERY_S).start()) as lines:
+            yield lines.update
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.fields[title]}"),
+        progress.BarColumn(bar_width=24),
+        progress.TextColumn("{task.completed:,}/{task.fields[of]}"),
+        progress.TextColumn("{task.description}"),
+        progress.TextColumn(bound),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", title=title, total=None, of="?")
+
+        def update(done: int, total: int, line: str) -> None:
+            if done < bar.tasks[0].completed:
+                bar.reset(task, total=total or None)
+            of = f"{total:,}" if total else "?"
+            bar.update(task, completed=done, total=total or None, description=line, of=of)
+
+        yield update
+
+
+class ProgressLines:
+    """Says every few seconds, from a thread of its own, how far the work is, until the context ends.
+
+    Work that calls `update` seldom, or never, is said to be at work all the same, and for how long.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        bound: str = "at most",
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], None] | None = None,
+        left: Callable[[], str] | None = None,
+    ) -> None:
+        """`left` gives what is said of the time left, in the place of this work's own rate."""
+        self._title, self._bound, self._every_s = title, bound, every_s
+        self._clock, self._write, self._left = clock, write or _write, left
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._started = self._since = clock()
+        self._first = self._done = self._total = 0
+        self._text = ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> ProgressLines:
+        """Begins to speak; `close` ends that."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Says nothing more."""
+        self._ended.set()
+        self._thread.join()
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Takes down how far the work is."""
+        with self._lock:
+            if done < self._done or total != self._total:
+                self._since, self._first = self._clock(), done
+            self._done, self._total, self._text = done, total, text
+
+    def line(self) -> str:
+        """`train dnn: 20 of 600 steps at most, epoch 2; 4.1 a second, at most 0:02:21 left`"""
+        with self._lock:
+            now = self._clock()
+            if not self._text:
+                return f"{self._title}: at work for {_hours(now - self._started)}"
+            of = f" of {self._total:,}" if self._total else ""
+            parts = [f"{self._title}: {self._done:,}{of} {self._text}"]
+            rate = (self._done - self._first) / max(now - self._since, 1e-9)
+            times = [f"{rate:.3g} a second"] if rate > 0 else []
+            if self._left is not None:
+                times.append(self._left())
+            elif rate > 0 and self._total > self._done:
+                times.append(f"{self._bound} {_hours((self._total - self._done) / rate)} left")
+            return "; ".join([*parts, ", ".join(times)] if times else parts)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._write(self.line())
+
+
+def _write(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _hours(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
