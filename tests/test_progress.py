@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from rbserve import pipeline, progress
 from rbserve.bench.display import Lines, TimeLeft
 from rbserve.bench.estimate import Estimate
 from rbserve.bench.matrix import Cell
+from rbserve.core.dataset import Dataset
 from rbserve.progress import ProgressLines, progress_bar, progress_to
 
 
@@ -119,15 +121,17 @@ def test_a_bench_says_of_each_cell_at_work_how_far_it_is(capsys: pytest.CaptureF
 
 
 def test_a_training_says_steps_and_epochs_into_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smallest case: a training whose standard error is a file wrote nothing until its end."""
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
-    monkeypatch.setattr(progress, "EVERY_S", 0.02)
+    shutil.copytree(planted.path, tmp_path / "data" / "planted")
+    monkeypatch.setattr(progress, "EVERY_S", 0.002)
     log = tmp_path / "log"
     with log.open("w") as file:
         assert not os.isatty(file.fileno())
         monkeypatch.setattr(sys, "stderr", file)
-        pipeline.train("dnn", "synthetic", {"epochs": 2, "batch": 50}, {"dim": "8", "hidden": "32"})
+        settings = {"epochs": 2, "batch": 10, "epoch_rows": 500}
+        pipeline.train("dnn", "planted", settings, {"dim": "4", "hidden": "8"})
     said = [line for line in log.read_text().splitlines() if line.startswith("train dnn: ")]
     assert any("steps at most, epoch 2, valid auc " in line and "a second" in line for line in said), said
