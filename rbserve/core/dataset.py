@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from rbserve.core.columns import Ragged, open_column
 from rbserve.core.errors import DataError, RbserveError, UsageError
 from rbserve.core.files import FileDigest, mismatch
+from rbserve.core.ids import id_text
 from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items
 
@@ -107,13 +108,20 @@ class ItemTable:
         """Raw id -> item index."""
         return {item: row for row, item in enumerate(self.ids)}
 
-    def lookup(self, ids: Sequence[str]) -> Items:
-        """Item indices int32[n] of raw ids; KeyError carries the list of unknown ones."""
-        index = self.index
+    def find(self, item: str | float) -> int | None:
+        """The index of an item by its id, as it is or in the text that `core/ids.py` makes of it; None: unknown."""
+        row = self.index.get(item) if isinstance(item, str) else None
+        return self.index.get(id_text(item)) if row is None else row
+
+    def lookup(self, ids: Sequence[str | float]) -> Items:
+        """Item indices int32[n] of ids, as `find` has them; KeyError carries the list of unknown ones."""
         try:
-            return np.array([*map(index.__getitem__, ids)], np.int32)
+            return np.array([*map(self.index.__getitem__, ids)], np.int32)  # type: ignore[arg-type]
         except KeyError:
-            raise KeyError([item for item in ids if item not in index]) from None
+            rows = [self.find(item) for item in ids]
+        if None in rows:
+            raise KeyError([item for item, row in zip(ids, rows, strict=True) if row is None])
+        return np.array(rows, np.int32)
 
     def names(self, rows: Items) -> list[str]:
         """Raw ids of item indices int32[n]."""

@@ -35,6 +35,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from rbserve.core.ids import value_text
 from rbserve.core.types import Scores, Task
 from rbserve.core.wire import PATHS, RECOMMEND, RELOAD, SCORE
 from rbserve.server import inference, logs
@@ -61,6 +62,7 @@ from rbserve.server.replies import error_response, shutting_down
 from rbserve.server.schema import (
     FREE,
     Health,
+    ItemId,
     Limits,
     ModelInfo,
     ModelsResponse,
@@ -243,7 +245,7 @@ class Handlers:
             raise RequestError(
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
-        names = [one if isinstance(one, str) else one.id for one in asked.candidates]
+        names = [one.id if isinstance(one, NewItem) else value_text(one) for one in asked.candidates]
         history, skipped = history_rows(service, asked.history, asked.unknown_history, self._limits)
 
         def reply(scores: Scores) -> ScoreResponse:
@@ -253,14 +255,14 @@ class Handlers:
         slate = self._slate(service, asked.candidates)
         return _Prepared(asked, Question(service, history, slate), len(names), reply)
 
-    def _slate(self, service: Service[Any, Any], candidates: Sequence[str | NewItem]) -> Slate:
+    def _slate(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> Slate:
         """Candidates as the model takes them."""
-        known = [one for one in candidates if isinstance(one, str)]
+        known = [one for one in candidates if not isinstance(one, NewItem)]
         found = rows(service, "candidates", known)
         if len(known) == len(candidates):
             return found
         for one in candidates:
-            if not isinstance(one, str) and len(one.text) > self._limits.max_text:
+            if isinstance(one, NewItem) and len(one.text) > self._limits.max_text:
                 message = f"a text has {len(one.text)} characters, the limit is {self._limits.max_text}"
                 raise RequestError(422, "text_too_long", message)
         work = service.work
@@ -273,7 +275,7 @@ class Handlers:
                 "send ids of its items",
             )
         row = iter(found.tolist())
-        return work.tokens([next(row) if isinstance(one, str) else one.text for one in candidates])
+        return work.tokens([one.text if isinstance(one, NewItem) else next(row) for one in candidates])
 
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""

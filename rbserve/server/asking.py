@@ -13,13 +13,15 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rbserve.core.errors import RbserveError
+from rbserve.core.ids import value_text
 from rbserve.core.types import Items
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
-from rbserve.server.schema import Limits, UnknownHistory
+from rbserve.server.schema import ItemId, Limits, UnknownHistory
 from rbserve.server.service import ExpiredError, OverloadedError, Service
 
 NAMED_UNKNOWN_ITEMS = 5
@@ -128,7 +130,7 @@ def parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -
             422,
             "invalid_request",
             str(error),
-            f"send {example}; ids are strings",
+            f"send {example}; ids are strings or numbers",
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
@@ -140,7 +142,7 @@ def check_length(field: str, ids: Sequence[object], limit: int) -> None:
         raise RequestError(422, f"too_many_{field}", f"{field} has {len(ids)} items, the limit is {limit}")
 
 
-def rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
+def rows(service: Service[Any, Any], field: str, ids: Sequence[ItemId]) -> Items:
     """Rows int32[N] of the model's item table; RequestError that names some of the ids that it does not have.
 
     Retired items are no candidates.
@@ -165,9 +167,9 @@ def rows(service: Service[Any, Any], field: str, ids: Sequence[str]) -> Items:
     return found
 
 
-def _named(ids: Sequence[str]) -> str:
+def _named(ids: Sequence[ItemId]) -> str:
     """Some of a list's distinct ids, for a message."""
-    distinct = list(dict.fromkeys(ids))
+    distinct = list(dict.fromkeys(map(value_text, ids)))
     more = len(distinct) - NAMED_UNKNOWN_ITEMS
     return ", ".join(map(quote, distinct[:NAMED_UNKNOWN_ITEMS])) + (f" and {more} more" if more > 0 else "")
 
@@ -181,7 +183,7 @@ class KnownHistory(NamedTuple):
 
 def history_rows(
     service: Service[Any, Any],
-    ids: Sequence[str],
+    ids: Sequence[ItemId],
     unknown: UnknownHistory | msgspec.UnsetType,
     limits: Limits,
 ) -> KnownHistory:
@@ -193,10 +195,9 @@ def history_rows(
         unknown = limits.unknown_history
     if unknown == "refuse":
         return KnownHistory(rows(service, "history", ids), msgspec.UNSET)
-    index = service.items.index
-    known = [item for item in ids if item in index]
-    skipped = dict.fromkeys(item for item in ids if item not in index)
-    return KnownHistory(service.items.lookup(known), list(skipped))
+    found = [(item, service.items.find(item)) for item in ids]
+    skipped = dict.fromkeys(value_text(item) for item, row in found if row is None)
+    return KnownHistory(np.array([row for _, row in found if row is not None], np.int32), list(skipped))
 
 
 def quote(text: str) -> str:

@@ -16,6 +16,7 @@ from rbserve import __version__
 from rbserve.core.types import Task
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS, PATHS, RELOAD
 
+NUMBERS = 'An id is a string; the number 50 is the id "50".'
 REF = "#/components/schemas/{name}"
 
 UnknownHistory = Literal["refuse", "skip"]
@@ -42,9 +43,11 @@ class Limits:
     unknown_history: UnknownHistory = "refuse"
 
 
+ItemId = str | int | float
+"""An item's id in a request. A number is the id that its digits spell: 50 and 50.0 are "50"."""
 History = Annotated[
-    list[str],
-    Meta(description="Ids of the items the user consumed, oldest first. Empty for a new user."),
+    list[ItemId],
+    Meta(description="Ids of the items the user consumed, oldest first. Empty for a new user. " + NUMBERS),
 ]
 
 
@@ -77,9 +80,10 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     history: History
     candidates: Annotated[
-        list[str | NewItem],
+        list[ItemId | NewItem],
         Meta(
-            description="Ids of the items to score, or texts of new ones. A repeated id is scored each time.",
+            description="Ids of the items to score, or texts of new ones. A repeated id is scored each time. "
+            + NUMBERS,
             extra_json_schema={"minItems": 1},
         ),
     ]

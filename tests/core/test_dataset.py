@@ -156,6 +156,15 @@ def test_unknown_item_ids_are_all_named() -> None:
         items.lookup(["a", "x", "y"])
 
 
+def test_ids_of_a_request_are_found_as_the_table_has_them_or_by_the_one_rule_for_their_text() -> None:
+    items = ItemTable(["7", "A 0", "8.0", "8", " old"], [""] * 5)
+    assert items.lookup([7, 7.0, "7.0", " 7", "A 0\xa0"]).tolist() == [0, 0, 0, 0, 1]
+    assert items.lookup(["8.0", "8", 8.0, " old"]).tolist() == [2, 3, 3, 4]  # tables of before keep their ids
+    with pytest.raises(KeyError) as error:
+        items.lookup(["7", 9, "a 0", float("nan")])
+    assert str(error.value.args[0]) == "[9, 'a 0', nan]"
+
+
 def test_data_with_another_fingerprint_is_refused_with_both(planted: Dataset) -> None:
     with pytest.raises(UsageError, match=rf"0123456789ab.*{planted.fingerprint[:12]}"):
         check_same_data("dnn", "0123456789abcdef", planted)

@@ -114,7 +114,9 @@ def test_concurrent_requests_get_their_own_answers(
         (slate([], [f"x{n}" for n in range(9)]), 422, "unknown_items", '"x3", "x4" and 4 more'),
         (slate([], ["i1"] * 41), 422, "too_many_candidates", "candidates has 41 items, the limit is 40"),
         (slate(["i1"] * 31, ["i1"]), 422, "too_many_history", "history has 31 items, the limit is 30"),
-        (slate([1], ["i1"]), 422, "invalid_request", "Expected `str`, got `int` - at `$.history[0]`"),  # type: ignore[list-item]
+        (slate([1, 2.0], ["i1"]), 422, "unknown_items", 'does not: "1", "2"'),  # type: ignore[list-item]
+        (slate([True], ["i1"]), 422, "invalid_request", "got `bool` - at `$.history[0]`"),  # type: ignore[list-item]
+        (slate([None], ["i1"]), 422, "invalid_request", "got `null` - at `$.history[0]`"),  # type: ignore[list-item]
         ({"json": {"history": []}}, 422, "invalid_request", "missing required field `candidates`"),
         ({"json": {"history": [], "candidates": "i1"}}, 422, "invalid_request", "at `$.candidates`"),
         ({"json": {"history": [], "candidates": [], "k": 3}}, 422, "invalid_request", "unknown field `k`"),

@@ -32,6 +32,13 @@ def test_a_request_that_skips_unknown_ids_is_answered_as_if_they_were_not_there(
     assert "skipped" not in known
 
 
+def test_an_id_with_spaces_is_the_id_of_the_table_and_is_no_unknown_one(ask: Ask) -> None:
+    plain = ask("POST", "/v1/score", json={"history": ["i1"], "candidates": ["i3"], **SKIP}).json()
+    spaced = ask("POST", "/v1/score", json={"history": [" i1", 7], "candidates": ["i3\xa0"], **SKIP}).json()
+    assert spaced["scores"][0]["score"] == plain["scores"][0]["score"]
+    assert spaced["skipped"] == ["7"]
+
+
 def test_a_history_without_one_known_id_is_that_of_a_cold_user(ask: Ask) -> None:
     cold = ask("POST", "/v1/score", json={"history": [], "candidates": ["i3"]}).json()
     answer = ask("POST", "/v1/score", json={"history": ["new"], "candidates": ["i3"], **SKIP}).json()
