@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.ids import id_text
 from rbserve.train.datasets.formats import check_format, find_format, open_table
+from rbserve.train.datasets.item_file import read_ids, read_items
 from rbserve.train.datasets.workspace import PROBLEMS
+from rbserve.train.tally import Tally
 
 TITLES = {f"A{item:02d}": f"Title {item}" for item in range(30)}
 CLICKS = [(f"u{user}", f"A{(7 * user + 5 * step) % 30:02d}", 1_700_000_000 + 100 * user + step)
@@ -301,3 +303,23 @@ def test_a_rating_that_means_none_is_left_out_and_counted(tmp_path: Path) -> Non
     every, told = (_load(clicks, items, rating="stars", rating_none=none) for none in (None, 0.0))
     assert len(every.events) - len(told.events) == 40 == told.dropped[PROBLEMS[6]]
     assert set(every.events) - set(told.events) == {(user, item, 0) for user, item, _ in CLICKS[::6]}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_table_of_items_alone_is_read_in_every_format(kind: str, tmp_path: Path) -> None:
+    """`rbserve items add` and `retire` read it so."""
+    rows = {"item_id": [" A1", "A2\xa0"], "title": ["One", "Two"]}
+    path = WRITERS[kind](tmp_path / f"new.{kind}", rows)
+    assert list(read_items(path, "item_id", "title", Tally())) == [("A1", "One"), ("A2", "Two")]
+    assert read_ids(path, "item_id") == ["A1", "A2"]
+    numbers = WRITERS[kind](tmp_path / f"numbers.{kind}", {"id": [7.0, 1193.0]})
+    assert read_ids(numbers, "id") == ["7", "1193"]
+
+
+def test_bytes_that_are_not_utf8_in_json_lines_are_counted(tmp_path: Path) -> None:
+    clicks = raw.put(
+        tmp_path, "clicks.jsonl", b'{"user_id": "\xc3"\n' + _json(tmp_path / "c", _clicks()).read_bytes()
+    )
+    loaded = _load(clicks, _csv(tmp_path / "items.csv", _items()))
+    assert len(loaded.events) == len(CLICKS)
+    assert sum(loaded.dropped.values()) == 1

@@ -1,32 +1,53 @@
-"""A table of items alone, as `rbserve items` takes it: CSV, TSV or Parquet, read as `prepare csv` reads its items."""
+"""A table of items, for `prepare` and for `rbserve items`: CSV, TSV, JSON lines or Parquet, a file or its parts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rbserve.train.datasets import tables
-from rbserve.train.datasets.reading import csv_records, items
+from rbserve.core.ids import id_text
+from rbserve.train.datasets.formats import Format, open_table
+from rbserve.train.datasets.parquet import text_batches
+from rbserve.train.datasets.reading import csv_records, items, json_records, lines
 from rbserve.train.tally import Tally
 
 
 def read_items(
-    path: Path, item: str, text: str, tally: Tally, delimiter: str | None = None
+    path: Path,
+    item: str,
+    text: str,
+    tally: Tally,
+    delimiter: str | None = None,
+    format: Format | None = None,
 ) -> Iterator[tuple[str, str]]:
     """The id and the clean text of every row that has both; the others are counted."""
-    return items(_records(path, (item, text), tally, delimiter), tally)
+    return items(_records(path, (item, text), tally, delimiter, format), tally)
 
 
 def read_ids(path: Path, item: str, delimiter: str | None = None) -> list[str]:
     """The ids in a table's column."""
-    records = _records(path, (item,), Tally(), delimiter)
-    return [name for value, *_ in records if (name := (value or "").strip())]
+    records = _records(path, (item,), Tally(), delimiter, None)
+    return [name for value, *_ in records if (name := id_text(value))]
+
+
+def find_delimiter(path: Path) -> str:
+    """A comma or a tab, whichever the first line has more of."""
+    first = next(lines(path, Tally()), "")
+    return "\t" if first.count("\t") > first.count(",") else ","
 
 
 def _records(
-    path: Path, columns: Sequence[str], tally: Tally, delimiter: str | None
+    path: Path, columns: Sequence[str], tally: Tally, delimiter: str | None, format: Format | None
 ) -> Iterator[Sequence[str | None]]:
-    if path.suffix == ".parquet":
-        yield from tables._parquet_records(path, (columns[0], columns[-1]))
-    else:
-        yield from csv_records(path, columns, tally, delimiter or tables._delimiter(path))
+    """The named columns of every row as text."""
+    table = open_table(path, format)
+    if table.format == "parquet":
+        roles = dict(zip(("item", "text"), columns, strict=False))
+        for batch in text_batches(table.parts, roles):
+            yield from zip(*(column.to_pylist() for column in batch.values()), strict=True)
+        return
+    for part in table.parts:
+        if table.format == "json":
+            yield from json_records(part, columns, tally)
+        else:
+            yield from csv_records(part, columns, tally, delimiter or find_delimiter(part))

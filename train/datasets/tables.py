@@ -7,16 +7,13 @@ is a like and negatives are sampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from rbserve.core.errors import DataError, UsageError
 from rbserve.train.datasets.formats import Table, locate_table, open_table
-from rbserve.train.datasets.parquet import text_batches
-from rbserve.train.datasets.reading import csv_records, items, json_records, lines
+from rbserve.train.datasets.item_file import find_delimiter, read_items
 from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.tally import Tally
 
 LABEL = """coalesce(try_cast(try_cast({0} as boolean) as tinyint),
     case try_cast({0} as double) when 1 then 1 when 0 then 0 end)"""  # pandas writes 1.0 where others are missing
@@ -24,11 +21,12 @@ LABEL = """coalesce(try_cast(try_cast({0} as boolean) as tinyint),
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
     """Puts both tables into the workspace."""
-    catalogue = open_table(reading.items or locate_table(raw, "items"), reading.format)
+    catalogue = reading.items or locate_table(raw, "items")
     interactions = reading.interactions or locate_table(raw, "interactions")
     if reading.label and reading.rating:
         raise UsageError("give either --label or --rating, not both")
-    work.add_items(items(_item_records(catalogue, reading, work.tally), work.tally))
+    key = (reading.item_key or reading.item, reading.text)
+    work.add_items(read_items(catalogue, *key, work.tally, reading.delimiter, reading.format))
     roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
              "rating": reading.rating}  # fmt: skip
     columns = {role: column for role, column in roles.items() if column is not None}
@@ -64,20 +62,6 @@ def _time(work: Workspace, relation: str, column: str, path: Path) -> str:
     return best
 
 
-def _item_records(table: Table, reading: Reading, tally: Tally) -> Iterator[tuple[str | None, ...]]:
-    """The id and the text of every item of the table."""
-    key = {"item": reading.item_key or reading.item, "text": reading.text}
-    if table.format == "parquet":
-        for columns in text_batches(table.parts, key):
-            yield from zip(*(column.to_pylist() for column in columns.values()), strict=True)
-        return
-    for part in table.parts:
-        if table.format == "json":
-            yield from json_records(part, tuple(key.values()), tally)
-        else:
-            yield from csv_records(part, tuple(key.values()), tally, reading.delimiter or _delimiter(part))
-
-
 def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Reading) -> str:
     """The rows of the interactions table as SQL."""
     if table.format == "parquet":
@@ -86,17 +70,11 @@ def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Rea
     def relation(part: Path) -> str:
         if table.format == "json":
             return work.json(part, columns)
-        return work.delimited(part, columns, reading.delimiter or _delimiter(part), quoted=True)
+        return work.delimited(part, columns, reading.delimiter or find_delimiter(part), quoted=True)
 
     if len(table.parts) == 1:
         return relation(table.parts[0])
     return f"select * from {work.join_parts(table.parts, relation)}"
-
-
-def _delimiter(path: Path) -> str:
-    """A comma or a tab, whichever the first line has more of."""
-    first = next(lines(path, Tally()), "")
-    return "\t" if first.count("\t") > first.count(",") else ","
 
 
 def _source(kind: str) -> Source:
