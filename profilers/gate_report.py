@@ -72,7 +72,11 @@ def _table(lines: list[Line]) -> list[str]:
 
 def _small_print(suite: Suite) -> str:
     config, machine = suite.config, suite.environment
-    where = f" on {machine.cpu}, {config.threads} thread(s)" if machine else ""
+    where = (
+        f" on {machine.cpu}, {config.threads} thread(s)"
+        if machine
+        else f", while single processes differ by no more than {config.process_cv:.1%} (process_cv)"
+    )
     return (
         f"Positive changes are for the worse. REGRESSED where the lower bound lies above what is tolerated, PASS where "
         f"the upper bound does not; a suite without a change beyond tolerance is REGRESSED with a chance of at most "

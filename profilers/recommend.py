@@ -434,7 +434,7 @@ def _refusal(
 ) -> str | None:
     """The first reason that rules a variant out; a miss that is sure comes before what is not known."""
     for one in checks:
-        if one.probability < 1 - confidence and one.over:
+        if one.between_processes < 1 - confidence and one.over:
             return f"misses {one.objective}: {one.over:,} of {one.n:,} calls took longer{_measured(one)}"
     if run.random:
         return "its weights are random: latency only"

@@ -537,7 +537,7 @@ def profile(
     with progress_bar(f"profile {artifact.name}") as progress:
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
     path = write_measurement(runs_path(), measurement)
-    if artifact.is_endpoint and not measurement.predictions.scores:
+    if artifact.is_endpoint and not (measurement.random or measurement.predictions.scores):
         from rbserve.endpoint import UnclearAnswersError
 
         reasons = [told for warnings in measurement.variant_warnings.values() for told in warnings]

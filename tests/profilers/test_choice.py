@@ -56,6 +56,25 @@ def by_variant(choice: Choice) -> dict[str, str | None]:
     return {one.variant: one.refused for one in choice.options}
 
 
+def ranked(ranks: list[int]) -> Measurement:
+    """Two variants that rank the next items of as many users alike; 0 is in neither list."""
+    said = {"torch-fp32": ranks, "onnx-int8": ranks}
+    users = list(range(len(ranks)))
+    run = sampled("gdcn", {one: TIMES[one] for one in said}, runs=20, processes=2)
+    predictions = Predictions(users, [], {}, targets=users, ranks=said, depth=50)
+    return msgspec.structs.replace(run, task="seqrec", predictions=predictions)
+
+
+def test_lists_that_hold_hardly_any_next_item_do_not_show_that_two_variants_rank_alike() -> None:
+    for hits in (0, FEWEST_USERS - 1):
+        refused = by_variant(choose(ranked([1] * hits + [0] * 500), QUESTION, {}))
+        assert refused["onnx-int8"] == (
+            f"INCONCLUSIVE: {hits} test users whose next item it lists are too few, 30 the fewest to judge by"
+        )
+    alike = choose(ranked([1] * FEWEST_USERS + [0] * 500), QUESTION, {})
+    assert by_variant(alike)["onnx-int8"] is None
+
+
 def test_the_fastest_is_chosen_where_all_scores_are_the_same() -> None:
     choice = choose(judged(), QUESTION, {})
     assert (choice.reference, choice.chosen) == ("torch-fp32", "onnx-int8")
