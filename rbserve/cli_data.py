@@ -110,6 +110,8 @@ def prepare(
     items_id: Annotated[str | None, _tables(help="The id in the items table; --item by default.")] = None,
     text: Annotated[str, _tables(help="The items table's column of the text.")] = "title",
     delimiter: Annotated[str | None, _tables(help="A comma or a tab by default.")] = None,
+    histories: Annotated[Path | None, _tables(help="Parquet of users and lists of items they liked before.")] = None,
+    histories_items: Annotated[str, _tables(help="The column of these lists.")] = "history",
     memory_limit: Annotated[str, _resources(help="Of reading and sorting; more goes to disk.")] = "2GB",
     temp_dir: Annotated[Path | None, _resources(help="Where it goes; beside the data set by default.")] = None,
     as_json: Json = False,
@@ -139,7 +141,7 @@ def prepare(
         "like_from": like_from, "dislike_to": dislike_to, "rating_none": rating_none,
         "interactions": interactions, "items": items, "format": check_format(format_), "user": user,
         "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id, "text": text,
-        "delimiter": _tab(delimiter),
+        "delimiter": _tab(delimiter), "histories": histories, "histories_items": histories_items,
     }  # fmt: skip
     manifest = pipeline.prepare(
         name,

@@ -18,11 +18,15 @@ import raw_layouts as raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rbserve.core.dataset import SPLITS
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.ids import id_text
 from rbserve.train.datasets.formats import check_format, find_format, open_table
 from rbserve.train.datasets.item_file import read_ids, read_items
+from rbserve.train.datasets.source import Reading
+from rbserve.train.datasets.sources import find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS
+from rbserve.train.sampling import GIVEN
 from rbserve.train.tally import Tally
 
 TITLES = {f"A{item:02d}": f"Title {item}" for item in range(30)}
@@ -323,3 +327,72 @@ def test_bytes_that_are_not_utf8_in_json_lines_are_counted(tmp_path: Path) -> No
     loaded = _load(clicks, _csv(tmp_path / "items.csv", _items()))
     assert len(loaded.events) == len(CLICKS)
     assert sum(loaded.dropped.values()) == 1
+
+
+# ---- RecBench's own Parquet
+
+
+def _recbench(folder: Path, history: str = "history") -> dict[str, Any]:
+    """Users with lists of items, labelled rows without a time, in two files, and items: 24 users, 16 items."""
+    users = [f"U{user}" for user in range(24)]
+    past = [[f"N{(user * 3 + step) % 16}" for step in range(user % 4)] for user in range(24)]
+    rows = [
+        (users[user], f"N{(user * 5 + step * 7 + 9) % 16}", step % 2)
+        for user in range(24)
+        for step in range(6)
+    ]
+    _parquet(
+        folder / "users.parquet",
+        {"uid": users, history: pa.array(past, pa.list_(pa.string())), "neg": [[]] * 24},
+    )
+    _parquet(folder / "items.parquet", {"nid": [f"N{item}" for item in range(16)], "title": ["A title"] * 16})
+    for name, part in (("finetune", rows[:96]), ("test", rows[96:])):
+        columns = zip(("uid", "nid", "click"), zip(*part, strict=True), strict=True)
+        _parquet(folder / "rows" / f"{name}.parquet", {key: list(column) for key, column in columns})
+    tables = {
+        "interactions": folder / "rows",
+        "items": folder / "items.parquet",
+        "histories": folder / "users.parquet",
+    }
+    return {"user": "uid", "item": "nid", "label": "click", **tables}
+
+
+def test_recbenchs_lists_are_the_histories_of_its_rows(tmp_path: Path) -> None:
+    reading = _recbench(tmp_path)
+    loaded = raw.load("parquet", Path("nowhere"), **reading)
+    given: dict[str, list[str]] = {}
+    for (user, item, label), time in zip(loaded.events, loaded.times, strict=True):
+        if label == GIVEN:
+            given.setdefault(user, []).append(item)
+            assert time < min(when for (other, _, kind), when in zip(loaded.events, loaded.times, strict=True)
+                              if other == user and kind != GIVEN)  # fmt: skip
+    assert given == {f"U{user}": [f"N{(user * 3 + step) % 16}" for step in range(user % 4)]
+                     for user in range(24) if user % 4}  # fmt: skip
+    assert len(loaded.events) == 24 * 6 + sum(map(len, given.values()))
+
+
+def test_a_data_set_of_recbenchs_files_has_these_histories_and_no_others(tmp_path: Path) -> None:
+    read = Reading(**_recbench(tmp_path))
+    protocol = protocol_of(find_source("parquet"), {}, read)
+    dataset = prepare("parquet", tmp_path / "set", protocol=protocol, reading=read)
+    names = dataset.items.ids
+    for split in SPLITS:
+        rows = dataset.ctr(split)
+        for place in range(len(rows)):
+            begin, end = rows.histories.offsets[place : place + 2]
+            history = [int(names[item][1:]) for item in rows.histories.values[begin:end]]
+            assert 1 <= len(history) <= 3
+            assert history == [(history[0] + step) % 16 for step in range(len(history))]
+
+
+def test_lists_that_are_none_and_lists_as_items_are_named(tmp_path: Path) -> None:
+    reading = _recbench(tmp_path, "his")
+    with pytest.raises(DataError, match="lacks the column 'history'"):
+        raw.load("parquet", Path("nowhere"), **reading)
+    with pytest.raises(DataError, match=r"'uid' holds string, not lists of items") as error:
+        raw.load("parquet", Path("nowhere"), **reading, histories_items="uid")
+    assert "--histories-items" in (error.value.hint or "")
+    with pytest.raises(DataError, match="not one value a row") as error:
+        raw.load("parquet", Path("nowhere"), **reading | {"interactions": tmp_path / "users.parquet", "label": None,
+                                                          "item": "his", "item_key": "nid"})  # fmt: skip
+    assert "--histories" in (error.value.hint or "")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rbserve.core.errors import DataError
@@ -33,6 +35,29 @@ def text_batches(
             left -= len(rows)
             if at_most and not left:
                 return
+
+
+def list_batches(parts: Sequence[Path], user: str, items: str) -> Iterator[dict[str, pa.Array]]:
+    """Users and the items of a column of lists, an item a row; `back` counts an item's place from the end, from 1.
+
+    Raises DataError as `text_batches` does, and for a column that holds no lists.
+    """
+    wanted = {"user": user, "item": items}
+    for part in parts:
+        for batch in _batches(part, wanted):
+            lists = batch[items]
+            if not pa.types.is_nested(lists.type) or pa.types.is_struct(lists.type):
+                raise DataError(
+                    f"{part}: the column {items!r} holds {lists.type}, not lists of items",
+                    "--histories-items names the column of lists",
+                )
+            owners, lengths = pc.list_parent_indices(lists), pc.list_value_length(lists).drop_null()
+            ends = np.repeat(np.cumsum(lengths), lengths)
+            yield {
+                "user": _text(part, user, batch[user].take(owners), True),
+                "item": _text(part, items, pc.list_flatten(lists), True),
+                "back": pa.array(ends - np.arange(len(ends)), pa.int64()),
+            }
 
 
 def count_rows(parts: Sequence[Path]) -> int:
@@ -65,7 +90,8 @@ def _text(part: Path, name: str, column: pa.Array, is_id: bool) -> pa.Array:
         large = lost_digits(column) if is_id else None
         text = column_text(column)
     except (ValueError, pa.ArrowException) as error:
-        raise DataError(f"{part}: the column {name!r} {error}", "each row must hold one value") from None
+        hint = "each row must hold one value; a list of items a user is read by --histories"
+        raise DataError(f"{part}: the column {name!r} {error}", hint) from None
     if large:
         raise DataError(
             f"{part}: the column {name!r} holds the id {large} as a float, which cannot hold so many digits",

@@ -37,6 +37,8 @@ class Reading:
     text: str = "title"
     delimiter: str | None = None
     format: Format | None = None
+    histories: Path | None = None
+    histories_items: str = "history"
 
     def __post_init__(self) -> None:
         if not self.dislike_to < self.like_from:

@@ -59,7 +59,8 @@ def protocol_of(
     A user's own tables without label and rating hold likes alone: two random negatives a user are drawn. Random
     negatives need held-out likes to stand beside; where none are held out, two are, as in the paper.
     """
-    values = {**source.defaults, **(chosen or {})}
+    given = {"given_history": True, "min_history": 1} if reading.histories else {}
+    values = {**source.defaults, **given, **(chosen or {})}
     likes_alone = source.own and not reading.label and not reading.rating
     if likes_alone and "negatives" not in values:
         values["negatives"] = 2

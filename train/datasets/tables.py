@@ -2,7 +2,8 @@
 
 Interactions: a user, an item, and as far as there are any a time, a label (1 or 0, true or false) or a
 rating. Items: an id and a text. Without a time, rows stand in time order. Without label and rating, every row
-is a like and negatives are sampled.
+is a like and negatives are sampled. Histories: a user and a list of items that were liked before, as RecBench's
+`users.parquet` has them.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     work.add_events(
         relation, interactions, user='"user"', item="item", label=label, time=time, neither=NEITHER
     )
+    if reading.histories is not None:
+        histories = open_table(reading.histories)
+        if histories.format != "parquet":
+            raise DataError(f"{histories.path} is no Parquet: a column of lists is read from Parquet alone")
+        work.add_histories(histories.parts, reading.user, reading.histories_items)
 
 
 def _time(work: Workspace, relation: str, column: str, path: Path) -> str:

@@ -28,7 +28,7 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
 from rbserve.train.datasets.formats import require_json_lines
-from rbserve.train.sampling import Interactions
+from rbserve.train.sampling import GIVEN, Interactions
 from rbserve.train.splitting import PIECE
 from rbserve.train.tally import Tally
 
@@ -217,6 +217,23 @@ class Workspace:
         for problem, count in (counts - self._problems).items():
             self.tally.dropped[PROBLEMS.get(problem, neither)] += count
         self._problems = counts
+
+    def add_histories(self, parts: Sequence[Path], user: str, items: str) -> None:
+        """Takes a column of lists as what its users liked, in order, before the first of their other events."""
+        self._database.execute('create table history_rows ("user" varchar, item varchar, back bigint)')
+        for columns in parquet.list_batches(parts, user, items):
+            self._insert("history_rows", columns)
+        first = (
+            "select user_id as known, min(time) as first from raw_event where problem = 0 group by user_id"
+        )
+        self.add_events(
+            f"select true as ok, * from history_rows left join ({first}) on known = {id_sql(identifier('user'))}",
+            parts[0],
+            user=identifier("user"),
+            item="item",
+            label=str(GIVEN),
+            time="coalesce(first, 0) - back",
+        )
 
     def number(self, path: Path) -> None:
         """Gives items and users numbers, in the order of their ids' lengths, then ids; keeps what has a text."""
