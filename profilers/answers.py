@@ -217,7 +217,8 @@ def _paired(best: Point, pick: Point, metric: str, draws: PointDraws) -> str | N
 
 def _rival_notes(pick: Point, slower: Sequence[Point], draws: PointDraws) -> Iterator[str]:
     """The points near in accuracy that may be faster than the pick; without draws, by their intervals."""
-    drawn, overlapping = [], []
+    drawn: list[tuple[float, str]] = []
+    overlapping: list[str] = []
     for rival in slower:
         less = (draws.more_accurate(pick, rival) or 0.0) >= SETTLED
         name = f"{rival.label} (less accurate)" if less else rival.label
@@ -225,9 +226,10 @@ def _rival_notes(pick: Point, slower: Sequence[Point], draws: PointDraws) -> Ite
         if faster is None and overlap(rival.p50_ci95_ms, pick.p50_ci95_ms):
             overlapping.append(name)
         elif faster is not None and faster < SETTLED:
-            drawn.append(f"{name} in {percent_text(faster)}")
+            drawn.append((faster, f"{name} in {percent_text(faster)}"))
     if drawn:
-        yield f"Which is faster is not settled: it is faster than {listing(drawn)} of {RESAMPLES:,} resamples."
+        shares = listing([said for _, said in sorted(drawn)])
+        yield f"Which is faster is not settled: of {RESAMPLES:,} resamples, it is faster than {shares}."
     if overlapping:
         yield f"Its p50 interval overlaps with that of {listing(overlapping)}: which is faster is not settled."
 

@@ -30,7 +30,10 @@ from rbserve.profilers.uncertainty import (
 
 
 class OverallPoint(msgspec.Struct, frozen=True):
-    """One variant of one model at one slate, over the data sets of its table; `parts` are the sections' point ids."""
+    """One variant of one model at one slate, over the data sets of its table; `parts` are the sections' point ids.
+
+    `warned`: a part has a warning, or its time is INCONCLUSIVE.
+    """
 
     name: str
     model: str
@@ -44,6 +47,7 @@ class OverallPoint(msgspec.Struct, frozen=True):
     on_front: bool
     front_probability: float | None
     parts: list[str]
+    warned: bool = False
 
 
 class Overall(msgspec.Struct, frozen=True):
@@ -126,6 +130,7 @@ def _overall(
             on_front=keep,
             front_probability=None if math.isnan(share) else share,
             parts=[one.id for one in row],
+            warned=any(one.warnings for one in row),
         )
         for index, (row, spot, keep, share) in enumerate(zip(rows, spots, kept, shares, strict=True))
     ]

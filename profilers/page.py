@@ -81,9 +81,9 @@ def _summary_html(chapters: Sequence[Chapter]) -> str:
         "at",
         "models",
         "serve",
+        "no better than baseline",
         "p50 ms [95%]",
         "accuracy [95%]",
-        "no better than baseline",
         "P(front)",
         "front’s hypervolume [95%]",
     ]
@@ -111,9 +111,9 @@ def _summary_row(section: Section, answer: Answer) -> str:
         f"{section.slate_name} {answer.slate}",
         answer.models_text,
         answer.marked_label,
+        _baselines_text(section, answer),
         p50_text(point),
         f"{section.metric_label} {accuracy_text(point, section.metric)}",
-        _baselines_text(section, answer),
         share_text(point.front_probability),
         volume_text(front),
     ]

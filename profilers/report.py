@@ -169,6 +169,11 @@ def absent(section: Section) -> Iterator[str]:
     lacking = [p.label for p in section.points if p.value(section.metric) is None and p.name not in drawn]
     if lacking:
         yield f"{section.metric_label} of {listing(lacking)}: not defined on these test rows, or not measured."
+    undrawn = dict.fromkeys(
+        p.name for p in section.points if p.on_front is not None and p.front_probability is None
+    )
+    if undrawn:
+        yield f"P(front) of {listing([*undrawn])}: not all runs of the {section.slate_name} kept their raw samples and scores."
     unprinted = {one.model for one in section.points if one.paper is None or one.paper.latency_ms is None}
     if unprinted:
         yield f"Paper's figures of {listing(sorted(unprinted))}: the paper prints none, or no latency."

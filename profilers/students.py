@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from rbserve.core.distillation import Distillation
 from rbserve.core.measurement import Measurement
 from rbserve.profilers.paper import printed_rows
 from rbserve.profilers.uncertainty import REFERENCE_ACCURACY, Draws, Evidence, Interval, interval_of
@@ -56,10 +57,7 @@ def lesson(
         and runs[one.run].model_digest in ("", record.teacher_digest)
     ]
     if not candidates:
-        return Lesson(
-            record.teacher,
-            absent=f"{record.teacher}, as it taught, was not profiled at slate {student.slate}",
-        )
+        return Lesson(record.teacher, absent=_why_no_teacher(student, all_seen, runs, record))
     teacher = min(candidates, key=lambda one: (one.variant != record.variant, one.p50_ms))
     mine, theirs = runs[student.run], runs[teacher.run]
     found = Lesson(
@@ -89,6 +87,20 @@ def lesson(
             evidence.accuracy(theirs, teacher.variant, metric),
         ),
     )
+
+
+def _why_no_teacher(
+    student: Seen, all_seen: Sequence[Seen], runs: Mapping[str, Measurement], record: Distillation
+) -> str:
+    """What there is of a teacher among comparable runs: nothing, other weights, or other slates."""
+    teachers = [seen for seen in all_seen if runs[seen.run].model == record.teacher]
+    if not teachers:
+        return f"no run of {record.teacher} is comparable: same machine, libraries, threads, scope and data"
+    taught = [seen.slate for seen in teachers if runs[seen.run].model_digest in ("", record.teacher_digest)]
+    if not taught:
+        return f"the comparable runs of {record.teacher} are of other weights than those that taught"
+    slates = ", ".join(str(slate) for slate in sorted(set(taught)))
+    return f"{record.teacher} was measured at slate {slates}, not at {student.slate}"
 
 
 def paper_claim() -> str:

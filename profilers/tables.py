@@ -169,7 +169,7 @@ def overall_title(table: overall.Overall) -> str:
 def overall_cells(point: overall.OverallPoint) -> list[str]:
     """A row of it, under OVERALL_HEADS."""
     return [
-        point.name,
+        point.name + " ⚠" * point.warned,
         point.variant,
         "yes" if point.on_front else "no",
         share_text(point.front_probability),
@@ -254,8 +254,8 @@ def footnotes(section: Section) -> list[str]:
     )
     if any(point.front_probability is not None for point in section.points):
         lines.append(
-            f"P(front): share of {RESAMPLES:,} resamples (users for accuracies, processes and calls for times) in "
-            "which the point is on the front."
+            f"P(front): share of {RESAMPLES:,} resamples in which the point is on the front. Accuracies redraw test "
+            "users; times redraw processes, by Student's t as their intervals do, so few processes make it unsure."
         )
     lines += [
         f"{section.slate_name} {front.slate}: {front_text(front, section.metric_label)}"
@@ -279,7 +279,7 @@ def footnotes(section: Section) -> list[str]:
     lines += _lesson_notes(section)
     if _off_stages(section):
         lines.append(f"Stages are told of calls that observing changed: {'; '.join(_off_stages(section))}.")
-    lines.append(f"{DASH}: not measured, for the reason under “Not measured”.")
+    lines.append(f"{DASH}: no figure, for the reason under “Not measured”.")
     return [*lines, f"{paper_title(section.paper_column)}.", *section.paper_cautions]
 
 

@@ -81,13 +81,17 @@ def test_a_variant_that_did_not_teach_stands_in_for_the_one_that_did() -> None:
 @pytest.mark.parametrize(
     ("others", "kept", "absent"),
     [
-        ([], False, "text-minilm-l6, as it taught, was not profiled at slate 100"),
+        (
+            [],
+            False,
+            "no run of text-minilm-l6 is comparable: same machine, libraries, threads, scope and data",
+        ),
         (
             [teacher(model_digest="e" * 64)],
             False,
-            "text-minilm-l6, as it taught, was not profiled at slate 100",
+            "the comparable runs of text-minilm-l6 are of other weights than those that taught",
         ),
-        ([teacher(slate=1)], False, "text-minilm-l6, as it taught, was not profiled at slate 100"),
+        ([teacher(slate=1)], False, "text-minilm-l6 was measured at slate 1, not at 100"),
         ([teacher(users=40)], False, "judged on other test rows"),
         ([teacher(skill=-0.5)], False, "that of chance"),
         ([teacher(model_digest="")], True, None),
