@@ -22,8 +22,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     `models` is how many models were measured and judged at the slate, of `models_in_section`. Of a single model there
     is none to choose: the point is the fastest of its variants, and `label` says so. `marks` are "⚠" for a point with
-    warnings and "INCONCLUSIVE" for one whose time is; `better_baselines` has the accuracy of those that the point does
-    not beat, by their titles.
+    warnings and "INCONCLUSIVE" for one whose time is, or is of one process. `better_baselines` has the accuracy of
+    those that the point does not beat, by their titles.
     """
 
     slate: int
@@ -130,7 +130,7 @@ def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointD
         ],
         models=models,
         models_in_section=in_section,
-        marks=["⚠"] * bool(pick.warnings) + ["INCONCLUSIVE"] * pick.inconclusive,
+        marks=["⚠"] * bool(pick.warnings) + ["INCONCLUSIVE"] * (pick.inconclusive or pick.processes == 1),
         better_baselines=better,
     )
 

@@ -143,7 +143,7 @@ function answer(section, state, name, certified) {
 
 /* What is said beside a name: that its point has warnings, and that its time settles nothing. */
 function marks(point) {
-  const unsettled = point.warnings.some((warning) => warning.startsWith("INCONCLUSIVE"));
+  const unsettled = point.processes === 1 || point.warnings.some((warning) => warning.startsWith("INCONCLUSIVE"));
   return (point.warnings.length ? " ⚠" : "") + (unsettled ? " INCONCLUSIVE" : "");
 }
 

@@ -99,9 +99,9 @@ def _summary_html(chapters: Sequence[Chapter]) -> str:
 </tbody></table></div>
 <p class="hint">The fastest within {TOLERANCE} of the best accuracy, among the models measured at that size; of a
 single model there is no choice, and its fastest variant is shown. ⚠: warnings, which stand below. INCONCLUSIVE: the
-machine was disturbed while it was timed. A baseline knows items but no user: a model that is no better adds nothing.
-A limit on latency, such as p99 below 20 ms, is answered by rbserve recommend --slo 'p99&lt;20ms', and below by each
-chart's slider.</p>"""
+machine was disturbed while it was timed, or one process alone was timed. A baseline knows items but no user: a model
+that is no better adds nothing. A limit on latency, such as p99 below 20 ms, is answered by
+rbserve recommend --slo 'p99&lt;20ms', and below by each chart's slider.</p>"""
 
 
 def _summary_row(section: Section, answer: Answer) -> str:

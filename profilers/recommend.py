@@ -19,8 +19,9 @@ import numpy as np
 from rbserve.core.environment import environment
 from rbserve.core.errors import DataError, UsageError, unknown_name
 from rbserve.core.intervals import Statistic, certified_percentile, process_interval, runs_needed
-from rbserve.core.measurement import Measurement, Result, by_scope, comparability_key
+from rbserve.core.measurement import Measurement, Result, baseline_title, by_scope, comparability_key
 from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS, metric_title
+from rbserve.profilers.accuracy import forms_of
 from rbserve.profilers.changes import display_name
 from rbserve.profilers.commands import serve_command, training_command, why_absent
 from rbserve.profilers.paper import TASK_METRIC
@@ -439,7 +440,7 @@ def _refusal(
     if run.random:
         return "its weights are random: latency only"
     if accuracy is None:
-        return f"no {metric.upper()} was measured"
+        return f"no {metric_title(metric, run.task)} was measured"
     if apart:
         return f"{apart}: its accuracy cannot be compared"
     if not checks:
@@ -534,9 +535,12 @@ def _elsewhere(
 
 
 def _baselines(group: Sequence[Measurement], pick: Candidate | None, metric: str) -> dict[str, float]:
-    """The metric of what knows no user, on the test rows of the pick's run."""
+    """The metric of what knows no user, on the test rows of the pick's run, by the baselines' titles."""
     run = next((one for one in group if pick and one.id == pick.run), group[0])
-    known = {name: figures.get(metric, math.nan) for name, figures in run.baselines.items()}
+    forms = forms_of(run)
+    known = {
+        baseline_title(name, forms): figures.get(metric, math.nan) for name, figures in run.baselines.items()
+    }
     return {name: value for name, value in known.items() if not math.isnan(value)}
 
 

@@ -173,7 +173,10 @@ def absent(section: Section) -> Iterator[str]:
         p.name for p in section.points if p.on_front is not None and p.front_probability is None
     )
     if undrawn:
-        yield f"P(front) of {listing([*undrawn])}: not all runs of the {section.slate_name} kept their raw samples and scores."
+        yield (
+            f"P(front) of {listing([*undrawn])}: not all runs of that {section.slate_name} kept their raw samples and "
+            "scores."
+        )
     unprinted = {one.model for one in section.points if one.paper is None or one.paper.latency_ms is None}
     if unprinted:
         yield f"Paper's figures of {listing(sorted(unprinted))}: the paper prints none, or no latency."

@@ -87,6 +87,18 @@ def test_the_headline_shows_warnings_noise_and_the_baselines_that_are_no_worse(t
     assert "dnn onnx-int8 ⚠ INCONCLUSIVE**" in (folder / "table.md").read_text()
 
 
+def test_a_pick_of_one_process_is_inconclusive_for_its_spread_is_not_known() -> None:
+    alone, other = (
+        sampled(model, {"onnx-fp32": ms}, processes=1) for model, ms in (("dnn", 1.0), ("gdcn", 9.0))
+    )
+    (answer,) = answers(sections([alone, other])[0], [alone, other])
+    assert answer.marks == ["INCONCLUSIVE"]
+    assert any(
+        note.startswith("One process was timed: the spread between processes is not known")
+        for note in answer.notes
+    )
+
+
 def test_a_baseline_is_named_with_its_form_wherever_it_is_shown(tmp_path: Path) -> None:
     forms = {"baseline_forms": {"popularity": "last likes"}, "baselines": {"popularity": {"auc": 0.8}}}
     folder = render([measurement("dnn", [result("onnx-fp32", 1, 0.1, 0.7)], **forms)], tmp_path / "new")

@@ -234,9 +234,9 @@ def test_a_baseline_that_is_better_than_the_pick_is_told() -> None:
     (run,) = [sampled("dnn", {"onnx-fp32": 1.0}, skill=0.3)]
     baselines = {"popularity": {"auc": 0.8191}, "item_mean": {"auc": 0.5}, "nothing": {"gauc": 0.9}}
     answer = recommend([msgspec.structs.replace(run, baselines=baselines)], "p50<20ms")
-    assert answer.baselines == {"popularity": 0.8191, "item_mean": 0.5}
+    assert answer.baselines == {"popularity (last likes)": 0.8191, "item_mean": 0.5}
     assert [note for note in answer.notes if "baseline" in note] == [
-        "popularity, a baseline that knows no user, has AUC 0.8191, better than the pick's "
+        "popularity (last likes), a baseline that knows no user, has AUC 0.8191, better than the pick's "
         f"{answer.pick.accuracy:.4f}."  # type: ignore[union-attr]
     ]
 
