@@ -71,12 +71,12 @@ class PointDraws:
     def accuracy(self, point: Point) -> Draws | None:
         """The section's metric [R] of a point."""
         run = self._runs.get(point.run)
-        return run and self._evidence.accuracy(run, point.variant, self._metric)
+        return self._evidence.accuracy(run, point.variant, self._metric) if run else None
 
     def latency(self, point: Point) -> Draws | None:
         """p50 [R] of a point, in milliseconds."""
         run = self._runs.get(point.run)
-        return run and self._evidence.latency(run, point.variant, point.slate)
+        return self._evidence.latency(run, point.variant, point.slate) if run else None
 
     def faster(self, point: Point, other: Point) -> float | None:
         """The share of draws in which a point is faster than another."""

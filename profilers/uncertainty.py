@@ -107,7 +107,8 @@ def front_probabilities(latency: Sequence[Draws], accuracy: Sequence[Draws]) -> 
 
 def as_printed(accuracy: ArrayLike) -> NDArray[np.float64]:
     """Accuracies at the digits that reports print: of points with equal ones only the fastest is on the front."""
-    return np.round(np.asarray(accuracy, np.float64), ACCURACY_DIGITS)
+    rounded: NDArray[np.float64] = np.round(np.asarray(accuracy, np.float64), ACCURACY_DIGITS)
+    return rounded
 
 
 def nondominated_rows(
