@@ -107,8 +107,7 @@ def front_probabilities(latency: Sequence[Draws], accuracy: Sequence[Draws]) -> 
 
 def as_printed(accuracy: ArrayLike) -> NDArray[np.float64]:
     """Accuracies at the digits that reports print: of points with equal ones only the fastest is on the front."""
-    rounded: NDArray[np.float64] = np.round(np.asarray(accuracy, np.float64), ACCURACY_DIGITS)
-    return rounded
+    return np.asarray(accuracy, np.float64).round(ACCURACY_DIGITS)
 
 
 def nondominated_rows(
