@@ -167,7 +167,7 @@ def serve(
     else:
         found = [(pipeline.open_for_serving(one, data, wanted, make), wanted) for one in names]
     opening = Opening(
-        [Chosen(artifact.path, served, pipeline.measured) for artifact, served in found],
+        [Chosen(artifact.path, served, pipeline.measured, pipeline.serving_encoder) for artifact, served in found],
         threads=threads, user_cache=user_cache * 1_000_000,
         limits=Limits(max_waiting=queue, deadline_ms=deadline, unknown_history=unknown_history),
     )  # fmt: skip

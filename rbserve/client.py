@@ -118,14 +118,14 @@ class Client:
 
     def score(
         self,
-        history: Sequence[str],
+        history: Sequence[str | Mapping[str, str]],
         candidates: Sequence[str | Mapping[str, str]],
         model: str | None = None,
         unknown_history: str | None = None,
     ) -> list[float]:
         """A score for each candidate, in their order; ids of items, of the history oldest first.
 
-        A candidate that the data set does not have is {"text": …}, for models that read texts. `model` is needed
+        An item that the model does not have is {"text": …}, for models that read texts. `model` is needed
         where the server has several that score. `unknown_history`: "refuse" or "skip" ids that the model does not
         know; `skipped` has those of the last answer.
         """

@@ -77,17 +77,28 @@ class LanguageScorer:
         return self._score(history, [self.tokens(one) for one in candidates.tolist()], observe)
 
     def score_tokens(
-        self, history: Items, candidates: Sequence[NDArray[Any]], observe: Observe = no_observer
+        self,
+        history: Items | Sequence[NDArray[Any]],
+        candidates: Sequence[NDArray[Any]],
+        observe: Observe = no_observer,
     ) -> Scores:
-        """The same for candidates as token ids, [I] each: items of the table, or texts of others (`ItemTokenizer`)."""
+        """Click probabilities float32[N] of candidates as token ids, [I] each: items of the table, or texts of others
+        (`ItemTokenizer`). A history is rows int32[T], or such token ids.
+        """
         return self._score(history, candidates, observe)
 
     def tokens(self, item: int) -> NDArray[Any]:
         """The token ids int32[I] of an item of the table."""
         return self._prompts.items[item]
 
-    def _score(self, history: Items, candidates: Sequence[NDArray[Any]], observe: Observe) -> Scores:
-        prefix = self._prompts.prefix(history, max(map(len, candidates), default=0))
+    def _score(
+        self,
+        history: Items | Sequence[NDArray[Any]],
+        candidates: Sequence[NDArray[Any]],
+        observe: Observe,
+    ) -> Scores:
+        prefix_of = self._prompts.prefix if isinstance(history, np.ndarray) else self._prompts.prefix_of
+        prefix = prefix_of(history, max(map(len, candidates), default=0))  # type: ignore[arg-type]
         suffixes = [self._prompts.suffix_of(candidate) for candidate in candidates]
         pieces = self._prompts.pieces
         odds = (self._behind_one if pieces.shared else self._apart)(prefix, suffixes, observe)

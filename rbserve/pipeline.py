@@ -501,6 +501,28 @@ def text_encoder(artifact: Artifact) -> Encode:
     return encode
 
 
+def serving_encoder(artifact: Artifact) -> Encode:
+    """`text_encoder` for a server: the language model is loaded for the first text and stays; nothing is written."""
+    config = artifact.manifest.config
+    loaded: list[Any] = []
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        if not loaded:
+            with _needs("train", f"vectors of texts by {config['encoder']}"):
+                import torch
+
+                from rbserve.train.backbone import locate
+                from rbserve.train.embed import MAX_TOKENS
+                from rbserve.train.encoder import TextEncoder
+
+                torch.set_num_threads(1)
+                loaded.append(TextEncoder(locate(config["encoder"]), config["pooling"], MAX_TOKENS))
+        vectors: Vectors = loaded[0].encode(texts)
+        return vectors
+
+    return encode
+
+
 def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
     """The artefact with what it lacks of the files that variants are loaded from."""
     wanted = dict.fromkeys(map(exported_as, variants))

@@ -22,6 +22,7 @@ BELOW_SPOKES = {
     "endpoint_answers",
     "runtime",
     "content",
+    "texts",
     "__init__",
 }
 MAKERS = BELOW_SPOKES | {"catalogue", "console", "places", "pipeline", "progress", *SPOKES}
@@ -37,6 +38,7 @@ ALLOWED = {
     "endpoint_answers": {"core", "__init__"},
     "runtime": {"core", "models", "session", "ranking", "language", "endpoint", "__init__"},
     "content": {"core", "models", "__init__"},
+    "texts": {"core", "models", "content", "language", "runtime", "__init__"},
     **{spoke: BELOW_SPOKES | {spoke} for spoke in SPOKES},
     "console": {"core", "__init__"},
     "progress": {"core", "__init__"},

@@ -98,11 +98,15 @@ class Prompts:
 
         A `candidate` that is no item of the table and has more tokens than any leaves less room.
         """
-        newest = history[-len(self._numbers) :][::-1]
-        lengths = self.items.offsets[newest + 1] - self.items.offsets[newest]
+        newest = history[-len(self._numbers) :]
+        return self._kept(self.items.offsets[newest + 1] - self.items.offsets[newest], candidate)
+
+    def _kept(self, lengths: NDArray[np.int64], candidate: int) -> int:
+        """How many of the newest items fit that have so many tokens, oldest first; at most as many as have numbers."""
+        newest = lengths[::-1]
         numbers = np.array([len(number) for number in self._numbers[: len(newest)]], np.int64)
         # With n items kept, the numbers 1 to n stand before them.
-        needed = np.cumsum(lengths) + np.cumsum(numbers)
+        needed = np.cumsum(newest) + np.cumsum(numbers)
         return int(np.count_nonzero(needed <= self._room(candidate)))
 
     def fit(self, histories: Ragged, max_items: int, rows_at_once: int = 100_000) -> PromptFit:
@@ -138,10 +142,19 @@ class Prompts:
 
         See `kept`.
         """
-        parts: list[NDArray[Any]] = [self._start]
         kept = history[len(history) - self.kept(history, candidate) :]
+        return self._prefix([self.items[item] for item in kept])
+
+    def prefix_of(self, history: Sequence[NDArray[Any]], candidate: int = 0) -> Tokens:
+        """`prefix` of items of these tokens, [I] each, which need not be in the table."""
+        newest = history[-len(self._numbers) :]
+        lengths = np.array([len(item) for item in newest], np.int64)
+        return self._prefix(newest[len(newest) - self._kept(lengths, candidate) :])
+
+    def _prefix(self, kept: Sequence[NDArray[Any]]) -> Tokens:
+        parts: list[NDArray[Any]] = [self._start]
         for number, item in zip(self._numbers, kept, strict=False):
-            parts += [number, self.items[item]]
+            parts += [number, item]
         return np.concatenate([*parts, self._candidate]).astype(np.int64)
 
     def suffix(self, candidate: int) -> Tokens:

@@ -53,6 +53,7 @@ from rbserve.server.asking import (
     read_json,
     require_room,
     rows,
+    with_texts,
 )
 from rbserve.server.cors import Cors
 from rbserve.server.keys import Authorized, Digests, may_ask
@@ -75,7 +76,7 @@ from rbserve.server.schema import (
     ScoreResponse,
     openapi,
 )
-from rbserve.server.service import Ranked, Scoring, Service, Slate, Top
+from rbserve.server.service import Ranked, Service, Slate, Top
 from rbserve.server.telemetry import Observed, Observer
 
 PAGE_HEADERS = {
@@ -246,7 +247,9 @@ class Handlers:
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
         names = [one.id if isinstance(one, NewItem) else value_text(one) for one in asked.candidates]
-        history, skipped = history_rows(service, asked.history, asked.unknown_history, self._limits)
+        known = [item for item in asked.history if not isinstance(item, NewItem)]
+        found, skipped = history_rows(service, known, asked.unknown_history, self._limits)
+        history = with_texts(service, found, asked.history, skipped or (), self._limits)
 
         def reply(scores: Scores) -> ScoreResponse:
             scored = [*map(ScoredItem, names, scores.tolist())]
@@ -257,25 +260,8 @@ class Handlers:
 
     def _slate(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> Slate:
         """Candidates as the model takes them."""
-        known = [one for one in candidates if not isinstance(one, NewItem)]
-        found = rows(service, "candidates", known)
-        if len(known) == len(candidates):
-            return found
-        for one in candidates:
-            if isinstance(one, NewItem) and len(one.text) > self._limits.max_text:
-                message = f"a text has {len(one.text)} characters, the limit is {self._limits.max_text}"
-                raise RequestError(422, "text_too_long", message)
-        work = service.work
-        assert isinstance(work, Scoring)
-        if work.tokenizer is None:
-            raise RequestError(
-                422,
-                "no_texts",
-                f"{service.model} scores no new items: {work.no_texts}",
-                "send ids of its items",
-            )
-        row = iter(found.tolist())
-        return work.tokens([one.text if isinstance(one, NewItem) else next(row) for one in candidates])
+        found = rows(service, "candidates", [item for item in candidates if not isinstance(item, NewItem)])
+        return with_texts(service, found, candidates, (), self._limits)
 
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""

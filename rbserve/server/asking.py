@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,12 +17,13 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from rbserve.core.errors import RbserveError
+from rbserve.core.errors import ArtifactError, RbserveError, UsageError
 from rbserve.core.ids import value_text
 from rbserve.core.types import Items
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
-from rbserve.server.schema import ItemId, Limits, UnknownHistory
-from rbserve.server.service import ExpiredError, OverloadedError, Service
+from rbserve.server.schema import ItemId, Limits, NewItem, UnknownHistory
+from rbserve.server.service import ExpiredError, OverloadedError, Scoring, Service
+from rbserve.texts import Mixed, mixed
 
 NAMED_UNKNOWN_ITEMS = 5
 ID_CHARACTERS = 40
@@ -181,6 +182,34 @@ class KnownHistory(NamedTuple):
     skipped: list[str] | msgspec.UnsetType
 
 
+def with_texts(
+    service: Service[Any, Any],
+    rows: Items,
+    sent: Sequence[ItemId | NewItem],
+    skipped: Collection[str],
+    limits: Limits,
+) -> Items | Mixed:
+    """Items as the model takes them: rows int32[K], or, where texts of new ones were sent, both in their order.
+
+    `rows` are those of the ids that were not `skipped`. RequestError for a text that is too long, and for a model that
+    reads none.
+    """
+    texts = [item.text for item in sent if isinstance(item, NewItem)]
+    if not texts:
+        return rows
+    longest = max(map(len, texts))
+    if longest > limits.max_text:
+        message = f"a text has {longest} characters, the limit is {limits.max_text}"
+        raise RequestError(422, "text_too_long", message)
+    work = service.work
+    if not isinstance(work, Scoring) or isinstance(work.texts, str):
+        why = work.texts if isinstance(work, Scoring) else "it ranks the items of its catalogue"
+        message = f"{service.model} scores no new items: {why}"
+        raise RequestError(422, "no_texts", message, "send ids of its items")
+    known = [item for item in sent if isinstance(item, NewItem) or value_text(item) not in skipped]
+    return mixed(rows, [item.text if isinstance(item, NewItem) else None for item in known])
+
+
 def history_rows(
     service: Service[Any, Any],
     ids: Sequence[ItemId],
@@ -207,10 +236,10 @@ def quote(text: str) -> str:
 
 
 class Question(NamedTuple):
-    """What one user asks of a model: history int32[T], and candidates or how many items."""
+    """What one user asks of a model: history int32[T], or rows and texts, and candidates or how many items."""
 
     service: Service[Any, Any]
-    history: Items
+    history: Any  # Items | Mixed
     asked: Any
 
 
@@ -230,7 +259,8 @@ async def answer(request: Request, limits: Limits, questions: Sequence[Question]
 
 async def _answer(request: Request, limits: Limits, question: Question, deadline: float | None) -> Any:
     service, history, asked = question
-    at_once = service.answer_now(history, asked)
+    has_texts = isinstance(history, list) or isinstance(asked, list)  # may take a language model to read
+    at_once = None if has_texts else service.answer_now(history, asked)
     if at_once is not None:
         return at_once
     refused = service.telemetry.refused
@@ -239,6 +269,11 @@ async def _answer(request: Request, limits: Limits, question: Question, deadline
         return await _while_connected(request, later)
     except OverloadedError as error:
         raise _overloaded(service, error) from None
+    except (UsageError, ArtifactError) as error:
+        if not has_texts:
+            raise
+        message = f"{service.model} cannot read texts here: {error.message}"
+        raise RequestError(501, "texts_unavailable", message, error.hint) from None
     except ExpiredError:
         refused.labels(service.model, "deadline").inc()
         raise RequestError(

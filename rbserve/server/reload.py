@@ -7,16 +7,20 @@ they take the old ones' places, in one step; where one fails, nothing has change
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rbserve.content import Encode, ItemContent, content_kind, open_content
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.types import Vectors
 from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.server.models import Models
 from rbserve.server.schema import Limits, Measured
 from rbserve.server.service import Ranking, Scoring, Service
 from rbserve.server.telemetry import Telemetry
+from rbserve.texts import text_scorer
 
 VERSION_DIGITS = 12
 
@@ -28,11 +32,15 @@ def nothing_measured(artifact: Artifact, variant: str) -> Sequence[Measured]:
 
 
 class Chosen(NamedTuple):
-    """An artefact's directory, which of its variants is served, and who knows what was measured of it."""
+    """An artefact's directory, which of its variants is served, and who knows what was measured of it.
+
+    `encoder` gives what makes vectors of new texts, for a model whose items are such vectors.
+    """
 
     path: Path
     variant: str
     measured: Callable[[Artifact, str], Sequence[Measured]] = nothing_measured
+    encoder: Callable[[Artifact], Encode] = lambda artifact: no_encoder  # noqa: ARG005
 
 
 class Opening(NamedTuple):
@@ -56,23 +64,40 @@ class Opening(NamedTuple):
         ]
 
     def _open(self, artifact: Artifact, one: Chosen, telemetry: Telemetry) -> Service[Any, Any]:
-        service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry)
+        encode = one.encoder(artifact)
+        service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry, encode)
         service.warm_up(self.limits, artifact.checks(one.variant))
         service.measured = one.measured(artifact, one.variant)
         return service
 
 
+def no_encoder(texts: Sequence[str]) -> Vectors:
+    """Makes no vectors of texts."""
+    del texts
+    raise UsageError("no language model is at hand that makes vectors of texts", "rbserve items add has one")
+
+
+def _open_content(artifact: Artifact, encode: Encode) -> ItemContent:
+    content = open_content(artifact, encode)
+    assert content is not None
+    return content
+
+
 def open_service(
-    artifact: Artifact, variant: str, threads: int, user_cache: int = 0, telemetry: Telemetry | None = None
+    artifact: Artifact,
+    variant: str,
+    threads: int,
+    user_cache: int = 0,
+    telemetry: Telemetry | None = None,
+    encode: Encode = no_encoder,
 ) -> Service[Any, Any]:
-    """Loads a variant and the item table it belongs to."""
+    """Loads a variant and the item table it belongs to; `encode` is what group C makes vectors of new texts with."""
     work: Scoring | Ranking
     if artifact.manifest.task == "ctr":
-        work = Scoring(open_scorer(artifact, variant, threads, user_cache), artifact.items)
-        try:
-            work.tokenizer = artifact_tokenizer(artifact)
-        except UsageError as error:
-            work.no_texts = error.message
+        scorer = open_scorer(artifact, variant, threads, user_cache)
+        content = partial(_open_content, artifact, encode) if content_kind(artifact) else None
+        texts = text_scorer(scorer, partial(artifact_tokenizer, artifact), content)
+        work = Scoring(scorer, artifact.items, texts=texts)
     else:
         longest = artifact.manifest.config.get("max_history")
         work = Ranking(open_ranker(artifact, variant, threads), longest)

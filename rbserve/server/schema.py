@@ -49,8 +49,6 @@ History = Annotated[
     list[ItemId],
     Meta(description="Ids of the items the user consumed, oldest first. Empty for a new user. " + NUMBERS),
 ]
-
-
 Which = Annotated[
     str | UnsetType,
     Meta(description="Which of the server's models; may be left out where one alone does this."),
@@ -78,7 +76,12 @@ class NewItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user and the slate to score for that user."""
 
-    history: History
+    history: Annotated[
+        list[ItemId | NewItem],
+        Meta(
+            description="Ids of the items the user consumed, or texts of new ones, oldest first. Empty for a new user."
+        ),
+    ]
     candidates: Annotated[
         list[ItemId | NewItem],
         Meta(

@@ -18,10 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbserve.core.artifact import DatasetReference
 from rbserve.core.checks import Checks, ranked_otherwise, scored_otherwise
@@ -29,10 +28,10 @@ from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, Task, no_observer
 from rbserve.language import LanguageScorer, PrefixCache
-from rbserve.models.prompts import ItemTokenizer
 from rbserve.runtime import recommend, without_seen
 from rbserve.server.schema import Limits, Measured
 from rbserve.server.telemetry import Stopwatch, Telemetry
+from rbserve.texts import Mixed, TextScorer
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3
@@ -319,31 +318,30 @@ class Service(Generic[Asked, Answer]):
         return best
 
 
-Slate = Items | list[NDArray[Any]]
-"""Candidates: rows of the item table, int32[N], or each one's tokens, of texts that are not in it."""
+Slate = Items | Mixed
+"""Candidates: rows of the item table, int32[N], or rows and texts of items that are not in it."""
 
 
 @dataclass
 class Scoring:
     """Pair-wise: a slate is asked about, its scores float32[N] are the answer.
 
-    `tokenizer` reads texts of new items, where the model does; else `no_texts` says why it is not there.
+    `texts` scores with texts of new items, where the model reads them; else it says why not.
     """
 
     scorer: Scorer
     items: ItemTable
     task: Task = "ctr"
-    tokenizer: ItemTokenizer | None = None
-    no_texts: str = "it reads no texts of items"
+    texts: TextScorer | str = "it reads no texts of items"
 
     def __post_init__(self) -> None:
         self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
         self.kept = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
 
-    def __call__(self, history: Items, candidates: Slate, observe: Observe = no_observer) -> Scores:
-        if isinstance(candidates, list):
-            assert isinstance(self.scorer, LanguageScorer)
-            scores = self.scorer.score_tokens(history, candidates, observe)
+    def __call__(self, history: Slate, candidates: Slate, observe: Observe = no_observer) -> Scores:
+        if isinstance(history, list) or isinstance(candidates, list):
+            assert not isinstance(self.texts, str)
+            scores = self.texts.score([*history], [*candidates], observe)
         elif self._staged is not None:
             scores = self._staged(history, candidates, observe)
         else:
@@ -352,19 +350,10 @@ class Scoring:
             raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
         return _finite(scores)
 
-    def tokens(self, candidates: Sequence[int | str]) -> list[NDArray[Any]]:
-        """A slate of rows of the item table and texts of others."""
-        assert isinstance(self.scorer, LanguageScorer)
-        assert self.tokenizer is not None
-        return [
-            self.tokenizer.tokens(one) if isinstance(one, str) else self.scorer.tokens(one)
-            for one in candidates
-        ]
-
-    def together(self, history: Items, candidates: Slate) -> None:
+    def together(self, history: Slate, candidates: Slate) -> None:
         del history, candidates
 
-    def several(self, requests: Sequence[tuple[Items, Slate]]) -> list[Scores]:
+    def several(self, requests: Sequence[tuple[Slate, Slate]]) -> list[Scores]:
         return [self(history, candidates) for history, candidates in requests]
 
     def size(self, candidates: Slate) -> int:

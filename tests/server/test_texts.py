@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 from small_backbone import make_backbone
 
+from rbserve import texts as texts_module
 from rbserve.core.dataset import Dataset
+from rbserve.core.errors import UsageError
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
+from rbserve.pipeline import serving_encoder
 from rbserve.server.app import build_app
 from rbserve.server.models import Models
 from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import Service
+from rbserve.texts import VectorTexts, text_scorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -40,13 +44,108 @@ def reads(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     opened.close()
 
 
-def scored_by(service: Service[Any, Any], candidates: list[Any]) -> httpx.Response:
+@pytest.fixture(scope="module", params=["dnn-text", "dnn-emb"])
+def made_of_content(
+    request: pytest.FixtureRequest, planted: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service[Any, Any]]:
+    """Items are the mean of their words, or a projection of a vector; scored by onnx-int8."""
+    folder = tmp_path_factory.mktemp("content")
+    spec = find_model(request.param)
+    options = {"dim": "16", "hidden": "32"}
+    if request.param == "dnn-emb":
+        options["encoder"] = str(make_backbone("sentence-bert", folder / "bert"))
+    spec = dataclasses.replace(spec, config=with_options(spec.config, options))
+    settings = Settings(batch=500, micro_batch=500, lr=5e-3, epochs=2)
+    artifact = export(train(spec, planted, folder / spec.name, settings), planted, ["int8"])
+    opened = open_service(artifact, "onnx-int8", 1, encode=serving_encoder(artifact))
+    opened.warm_up(Limits(max_history=5, max_candidates=4))
+    yield opened
+    opened.close()
+
+
+def test_texts_of_a_language_model_score_like_the_items_that_have_them(reads: Service[Any, Any]) -> None:
+    check_texts(reads)
+
+
+def test_texts_of_content_score_like_the_items_that_have_them(made_of_content: Service[Any, Any]) -> None:
+    check_texts(made_of_content)
+
+
+def check_texts(service: Service[Any, Any]) -> None:
+    """In histories and slates, beside ids and without."""
+    ids, texts = service.items.ids, service.items.texts
+    slate = [ids[5], ids[6], ids[7]]
+    plain = scored_by(service, slate, [ids[1], ids[2]]).json()["scores"]
+    sent = [{"text": texts[5]}, ids[6], {"text": texts[7], "id": "mine"}]
+    for history in (
+        [ids[1], {"text": texts[2]}],
+        [{"text": texts[1]}, {"text": texts[2]}],
+        [ids[1], ids[2]],
+    ):
+        answer = scored_by(service, sent, history)
+        assert answer.status_code == 200, answer.text
+        assert [one["item"] for one in answer.json()["scores"]] == [None, ids[6], "mine"]
+        scores = [one["score"] for one in answer.json()["scores"]]
+        np.testing.assert_allclose(scores, [one["score"] for one in plain], atol=1e-5)
+    other = scored_by(service, slate, [{"text": "topic3word1 topic3word2"}]).json()["scores"]
+    assert other[0]["score"] != plain[0]["score"]
+
+
+def test_texts_in_a_history_stand_beside_skipped_ids(made_of_content: Service[Any, Any]) -> None:
+    service = made_of_content
+    history = ["nobody", {"text": service.items.texts[1]}, service.items.ids[2]]
+    answer = scored_by(service, [service.items.ids[5]], history, unknown_history="skip").json()
+    known = scored_by(service, [service.items.ids[5]], service.items.ids[1:3]).json()
+    assert answer["skipped"] == ["nobody"]
+    assert answer["scores"][0]["score"] == pytest.approx(known["scores"][0]["score"], abs=1e-5)
+
+
+def test_what_makes_no_vectors_here_is_said(made_of_content: Service[Any, Any]) -> None:
+    work = made_of_content.work
+    before = work.texts
+
+    def nothing() -> Any:
+        raise UsageError("vectors of texts need torch", "pip install 'rbserve[train]'")
+
+    work.texts = VectorTexts(work.scorer, nothing)
+    try:
+        answer = scored_by(made_of_content, [{"text": "topic1word1"}])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (501, "texts_unavailable")
+        assert answer.json()["error"]["hint"] == "pip install 'rbserve[train]'"
+    finally:
+        work.texts = before
+
+
+def test_no_more_vectors_are_kept_than_the_limit(
+    made_of_content: Service[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts_module, "KEPT_TEXTS", 3)
+    texts = made_of_content.work.texts
+    assert isinstance(texts, VectorTexts)
+    for begin in range(0, 8, 2):
+        words = [f"topic{begin % 4}word{begin + place}" for place in range(4)]
+        assert scored_by(made_of_content, [{"text": word} for word in words]).status_code == 200
+        assert [*texts._kept] == words[-3:]
+
+
+def test_a_graph_of_an_earlier_version_says_how_to_read_texts(
+    made_of_content: Service[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made_of_content.work.scorer, "takes_vectors", False)
+    why = text_scorer(made_of_content.work.scorer, lambda: pytest.fail("asked"), lambda: pytest.fail("asked"))
+    assert isinstance(why, str)
+    assert "rbserve export" in why
+
+
+def scored_by(
+    service: Service[Any, Any], candidates: list[Any], history: list[Any] | None = None, **more: Any
+) -> httpx.Response:
     app = build_app(Models([service]), Limits(max_text=100))
 
     async def once() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
-            history = service.items.names(np.array([1, 2], np.int32))
-            return await http.post("/v1/score", json={"history": history, "candidates": candidates})
+            seen = service.items.names(np.array([1, 2], np.int32)) if history is None else history
+            return await http.post("/v1/score", json={"history": seen, "candidates": candidates, **more})
 
     return asyncio.run(once())
 
@@ -67,7 +166,11 @@ def test_what_cannot_be_read_is_told(reads: Service[Any, Any], ask: Ask) -> None
     long = scored_by(reads, [{"text": "x" * 101}])
     assert (long.status_code, long.json()["error"]["code"]) == (422, "text_too_long")
     assert scored_by(reads, [{"text": "a", "title": "b"}]).status_code == 422
+    history = scored_by(reads, [{"text": "a"}], [{"text": "x" * 101}])
+    assert history.json()["error"]["code"] == "text_too_long"
     assert scored_by(reads, [{"text": "a"}, "nobody"]).json()["error"]["code"] == "unknown_items"
     refused = ask("POST", "/v1/score", json={"history": [], "candidates": [{"text": "a film"}]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_texts")
     assert "toy scores no new items" in refused.json()["error"]["message"]
+    seen = ask("POST", "/v1/score", json={"history": [{"text": "a film"}], "candidates": ["i1"]})
+    assert seen.json()["error"]["code"] == "no_texts"

@@ -1,0 +1,240 @@
+"""Weights to start from: those of an artefact, in the place of fresh ones, for a training on new data.
+
+Items are matched by their raw id. What a row makes of items that the artefact lacks:
+
+- words (group B) and vectors (C): the new text's words, or its vector, standardised as the artefact's are;
+- semantic identifiers (F, H, J): the nearest path that no item has, by the RQ-VAE that named the others;
+- texts (E): nothing is needed;
+- ids (A, D, G, I): the mean of the vectors of the NEIGHBOURS items whose texts share the rarest words with the new
+  one's; without such an item what an untrained row has.
+
+The optimiser starts afresh.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rbserve.core.artifact import WEIGHTS, WORDS, Artifact, Continued
+from rbserve.core.dataset import Dataset, ItemTable, read_words
+from rbserve.core.errors import UsageError
+from rbserve.core.semantic_ids import RQVAE, find_semantic_ids, sids_path, write_semantic_ids
+from rbserve.core.types import ModelSpec, Progress
+from rbserve.models.configs import (
+    CodedItems,
+    EndpointConfig,
+    ZeroShotConfig,
+    config_from_dict,
+    config_to_dict,
+    kind_of,
+)
+from rbserve.models.words import tokenize
+
+NEIGHBOURS = 5
+COMMON = 0.1
+"""A word of a larger share of the items says nothing of them."""
+ITEM_ROWS = (
+    "item_embedding.weight", "transformer.token_embedding.weight", "new_embedding.weight",
+    "language.new_embedding.weight", "head.weight",
+)  # fmt: skip
+WORD_ROWS = "item_embedding.words.weight"
+CONTENT = "item_embedding."
+Rows = NDArray[np.int64]
+
+
+def require_continuable(init: Artifact) -> None:
+    """UsageError for an artefact that no training goes on from."""
+    training = init.manifest.training
+    kind = config_from_dict(init.manifest.config_kind, init.manifest.config)
+    reason = None
+    if isinstance(kind, EndpointConfig | ZeroShotConfig):
+        reason = "nothing of it is learnt"
+    elif training.distilled is not None:
+        reason = f"it learns from {training.distilled.teacher}; rbserve distill teaches it anew"
+    elif training.random:
+        reason = "its weights are random"
+    elif isinstance(kind, CodedItems) and f"sids/{RQVAE}" not in init.manifest.files:
+        reason = "its semantic identifiers were made by an earlier version, which did not keep what made them"
+    if reason:
+        raise UsageError(f"{init.path} cannot be continued: {reason}", "train without --init")
+
+
+def continued_spec(spec: ModelSpec, init: Artifact, options: Mapping[str, Any]) -> ModelSpec:
+    """The row with the artefact's config. UsageError for another model, or an option that differs from it.
+
+    `options` are those that were asked for, as values of the config.
+    """
+    import dataclasses
+
+    manifest = init.manifest
+    if kind_of(spec.config) != manifest.config_kind:
+        raise UsageError(
+            f"{spec.name} cannot continue {init.path}: that is {manifest.name}, a model of kind {manifest.config_kind}",
+            f"--model {manifest.name}",
+        )
+    there = config_from_dict(manifest.config_kind, manifest.config)
+    for name, value in options.items():
+        if getattr(there, name) != value:
+            raise UsageError(
+                f"{name} is {getattr(there, name)} in {init.path}, and {value} was asked for",
+                f"leave --set {name} out, or train without --init",
+            )
+    return dataclasses.replace(spec, config=there)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """An artefact to start from, and the data to go on with."""
+
+    init: Artifact
+    dataset: Dataset
+
+    @property
+    def record(self) -> Continued:
+        """What the new artefact says of it."""
+        known = int((self._old_rows >= 0).sum())
+        return Continued(
+            self.init.name,
+            self.init.model_digest,
+            self.init.manifest.dataset.fingerprint,
+            known_items=known,
+            new_items=len(self.dataset.items) - known,
+        )
+
+    def load(self, model: nn.Module) -> None:
+        """Gives a fresh model of the data set's items the artefact's weights."""
+        old = load_file(self.init.file(WEIGHTS))
+        fresh = model.state_dict()
+        made = {name: self._tensor(name, fresh, old) for name in fresh}
+        model.load_state_dict(made)
+
+    def _tensor(self, name: str, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
+        new = fresh[name]
+        if name in (f"{CONTENT}values", f"{CONTENT}offsets"):
+            return new
+        if name not in old:
+            raise UsageError(f"{self.init.path} has no weights {name}", "train without --init")
+        before = old[name].to(new.dtype)
+        if name == WORD_ROWS:
+            return self._words(new, before)
+        if name == f"{CONTENT}vectors":
+            return self._vectors(fresh, old)
+        if self._has_item_rows(name, before):
+            return self._items(new, before)
+        if new.shape != before.shape:
+            raise UsageError(
+                f"{name} is {list(before.shape)} in {self.init.path} and {list(new.shape)} here",
+                "train without --init",
+            )
+        return before
+
+    def _has_item_rows(self, name: str, before: Tensor) -> bool:
+        coded = isinstance(config_from_dict(self.init.manifest.config_kind, self.init.manifest.config), CodedItems)
+        return name in ITEM_ROWS and not coded and len(before) == len(self.init.items)
+
+    def _items(self, new: Tensor, before: Tensor) -> Tensor:
+        """Rows by raw id; of new items the mean of those with like texts; the fresh row without any."""
+        made, rows = new.clone(), torch.from_numpy(self._old_rows)
+        made[rows >= 0] = before[rows[rows >= 0]]
+        for row, neighbours in self._neighbours.items():
+            made[row] = before[torch.tensor(neighbours)].mean(dim=0)
+        return made
+
+    def _words(self, new: Tensor, before: Tensor) -> Tensor:
+        number = {word: place for place, word in enumerate(read_words(self.init.file(WORDS)))}
+        made = new.clone()
+        for place, word in enumerate(self.dataset.words):
+            if word in number:
+                made[place] = before[number[word]]
+        return made
+
+    def _vectors(self, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
+        """The data set's vectors, centred and scaled as the artefact's are; those that were trained stay so."""
+        raw = fresh[f"{CONTENT}vectors"] / fresh[f"{CONTENT}scale"] + fresh[f"{CONTENT}center"]
+        made = (raw - old[f"{CONTENT}center"]) * old[f"{CONTENT}scale"]
+        if self.init.manifest.config.get("vectors") == "tuned":
+            rows = torch.from_numpy(self._old_rows)
+            made[rows >= 0] = old[f"{CONTENT}vectors"][rows[rows >= 0]]
+        return made
+
+    @property
+    def _old_rows(self) -> Rows:
+        """For each of the data set's items its row in the artefact, or -1: int64[n]."""
+        index = self.init.items.index
+        return np.array([index.get(item, -1) for item in self.dataset.items.ids], np.int64)
+
+    @property
+    def _neighbours(self) -> dict[int, list[int]]:
+        items, rows = self.dataset.items, self._old_rows
+        new = np.flatnonzero(rows < 0).tolist()
+        found = like_texts(self.init.items.texts, [items.texts[row] for row in new])
+        return {row: neighbours for row, neighbours in zip(new, found, strict=True) if neighbours}
+
+
+def like_texts(known: Sequence[str], new: Sequence[str]) -> list[list[int]]:
+    """For each new text the rows of at most NEIGHBOURS known ones that share words with it, the rarest weigh most."""
+    holders: dict[str, list[int]] = defaultdict(list)
+    if new:
+        for row, text in enumerate(known):
+            for word in set(tokenize(text)):
+                holders[word].append(row)
+    most = max(COMMON * len(known), NEIGHBOURS)
+    found = []
+    for text in new:
+        shared: Counter[int] = Counter()
+        for word in sorted(set(tokenize(text))):
+            rows = holders.get(word, [])
+            if 0 < len(rows) <= most:
+                weight = log(1 + len(known) / len(rows))
+                for row in rows:
+                    shared[row] += weight  # type: ignore[assignment]
+        found.append([row for row, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0]))[:NEIGHBOURS]])
+    return found
+
+
+def continue_identifiers(init: Artifact, dataset: Dataset, progress: Progress) -> None:
+    """Gives a data set's items the identifiers that the artefact has, and new items the nearest free ones.
+
+    UsageError where the data set keeps identifiers that another RQ-VAE made.
+    """
+    from rbserve.train.embed import embed_texts
+    from rbserve.train.sids import name_new_items
+
+    config = config_from_dict(init.manifest.config_kind, init.manifest.config)
+    if not isinstance(config, CodedItems):
+        return
+    there, sids = find_semantic_ids(dataset, config), init.sids
+    path = sids_path(dataset, config)
+    if there is not None:
+        if there.manifest.files.get(RQVAE) != sids.manifest.files[RQVAE]:
+            raise UsageError(
+                f"{path} names the items of {dataset.name} otherwise than {init.path} does",
+                "remove that folder: the items then get the artefact's identifiers",
+            )
+        return
+    index, items = init.items.index, dataset.items
+    new = [row for row, item in enumerate(items.ids) if item not in index]
+    codes = np.empty((len(items), sids.levels), np.int32)
+    for row, item in enumerate(items.ids):
+        if item in index:
+            codes[row] = sids.codes[index[item]]
+    if new:
+        vectors = embed_texts([items.texts[row] for row in new], config.encoder, config.pooling, progress=progress)
+        codes[new] = name_new_items(sids, vectors)
+    rqvae = cast(Any, sids.rqvae)
+    write_semantic_ids(
+        path, dataset, codes, sids.manifest.config, sids.manifest.settings, sids.manifest.report,
+        lambda file: file.write_bytes(rqvae.read_bytes()),
+    )  # fmt: skip
