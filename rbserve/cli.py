@@ -206,12 +206,22 @@ def train(
     precision: Precision = None,
     schedule: Schedule = None,
     weights: Weights = "learnt",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARTEFACT",
+            help="Begin with the weights and config of this artefact (a directory, or a row of the data set); items "
+            "are matched by id.",
+        ),
+    ] = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Fit a model; stop it with Ctrl-C and continue with --resume.
+    """Fit a model; stop it with Ctrl-C and continue with --resume. --init continues an artefact on new data.
 
-    Example: rbserve train --model gdcn --dataset ml-100k --set dim=32 --out artifacts/ml-100k/gdcn-32
+    Examples: rbserve train --model gdcn --dataset ml-100k --set dim=32 --out artifacts/ml-100k/gdcn-32
+
+    rbserve train --model gdcn --dataset shop-today --init artifacts/shop/gdcn --epochs 3
     """
     from rbserve import pipeline
 
@@ -222,15 +232,15 @@ def train(
     changes = options(option)
 
     chosen = _chosen(model, many, dataset, recipe=backbone is not None)
-    if (len(chosen.pairs) > 1 or many) and (out or resume or option or backbone or api_base):
+    if (len(chosen.pairs) > 1 or many) and (out or resume or option or backbone or api_base or init):
         raise UsageError(
-            "--models takes none of --out, --set, --backbone, --api-base, --resume",
+            "--models takes none of --out, --set, --backbone, --api-base, --init, --resume",
             "train the models one by one",
         )
 
     def train_one(name: str, data: str) -> object:
         drawn = weights == "random"
-        made = pipeline.train(name, data, settings, changes, out, resume, backbone, api_base, drawn)
+        made = pipeline.train(name, data, settings, changes, out, resume, backbone, api_base, drawn, init)
         return made.manifest
 
     _for_each(chosen, train_one, as_json)

@@ -255,11 +255,13 @@ def train(
     backbone: str | None = None,
     api_base: str | None = None,
     random: bool = False,
+    init: str | None = None,
 ) -> Artifact:
     """Trains a zoo row anew, or a recipe with a backbone; of `random` weights it is packaged untrained.
 
     `settings` and `options` change the training's and the config's defaults; `api_base` is the address of the endpoint
-    that a row asks. UsageError for a row that asks none.
+    that a row asks. UsageError for a row that asks none. `init` is an artefact (its directory, or a row of the data
+    set) whose weights and config the training begins with.
     """
     spec = with_backbone(model, backbone) if backbone else find_model(model)
     if api_base is not None:
@@ -273,12 +275,28 @@ def train(
         from rbserve.models.configs import with_options
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}), random=random)
+    began = None if init is None else _to_continue(init, dataset, random)
+    if began is not None:
+        from rbserve.train.warm_start import continued_spec
+
+        spec = continued_spec(spec, began, [*(options or {})])
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
     path = out or artifact_path(f"{spec.name}{RANDOM * random}", dataset)
     check_dataset(dataset)
     _check_training(spec, path, resume)
     data = ensure_dataset(dataset)
-    return _fit(spec, data, path, chosen, resume)
+    return _fit(spec, data, path, chosen, resume, init=began)
+
+
+def _to_continue(init: str, dataset: str, random: bool) -> Artifact:
+    """The artefact that a training goes on from."""
+    from rbserve.train.warm_start import require_continuable
+
+    if random:
+        raise UsageError("--init and --weights random cannot go together", "leave one of them out")
+    artifact = open_artifact(Path(init) if is_path(init) else artifact_path(init, dataset))
+    require_continuable(artifact)
+    return artifact
 
 
 def distill(
@@ -366,7 +384,13 @@ def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
 
 
 def _fit(
-    spec: ModelSpec, data: Dataset, path: Path, settings: Settings, resume: bool, lesson: Lesson | None = None
+    spec: ModelSpec,
+    data: Dataset,
+    path: Path,
+    settings: Settings,
+    resume: bool,
+    lesson: Lesson | None = None,
+    init: Artifact | None = None,
 ) -> Artifact:
     """Trains a row into its artefact, and says what came of it."""
     from rbserve.train.fit import checkpoint_path
@@ -375,7 +399,7 @@ def _fit(
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
     with memory_told(f"training {spec.name}", LESS_MEMORY), progress_bar(f"train {path.name}") as progress:
-        artifact = fit_model(spec, data, path, settings, resume, progress, say, lesson)
+        artifact = fit_model(spec, data, path, settings, resume, progress, say, lesson, init)
     record = artifact.manifest.training
     say(f"{artifact.name} on {data.name}: {_how(record)} -> {path}")
     return artifact
@@ -389,6 +413,8 @@ def _how(record: TrainingRecord) -> str:
     how = f"weights of {record.taken_from}" if record.taken_from else "trained"
     if record.distilled:
         how = record.distilled.said
+    if record.continued:
+        how = record.continued.said
     epochs = f"{record.epochs} epochs in {record.seconds:.0f} s"
     return f"{how}, {epochs}, valid {record.metric} {record.best_metric:.4f}"
 

@@ -38,6 +38,7 @@ from rbserve.train.language import LanguageTask
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
 from rbserve.train.next_item import NextItemTask
 from rbserve.train.tensors import save_drawn, save_tensors
+from rbserve.train.warm_start import WarmStart, continue_identifiers
 
 
 def train(
@@ -49,28 +50,33 @@ def train(
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
     lesson: Lesson | None = None,
+    init: Artifact | None = None,
 ) -> Artifact:
     """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there.
 
     A `random` row is packaged with the weights that it begins with; a language model takes no memory then.
     A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
     that was trained on the same data with the same settings. `say` is told, before training, what the row's prompts
-    have no room for. With a `lesson`, a pair-wise row learns its soft labels in the place of the training rows'.
+    have no room for. With a `lesson`, a pair-wise row learns its soft labels in the place of the training rows'. With
+    `init` the weights begin as that artefact's (`warm_start.py`), and are kept where no epoch validates better.
     """
-    donor = None if spec.random else _donor(spec, dataset, path, settings)
+    start = WarmStart(init, dataset) if init is not None else None
+    donor = None if spec.random or start else _donor(spec, dataset, path, settings)
     if donor is not None:
         return _decoded_otherwise(donor, spec, path)
-    checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings, lesson))
+    checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings, lesson, start))
     torch.manual_seed(settings.seed)
-    model, task = _maker(spec, lesson)(spec, dataset, progress)
+    if init is not None:
+        continue_identifiers(init, dataset, progress)
+    model, task = _maker(spec, lesson, start)(spec, dataset, progress)
     prompts = _prompt_fits(spec, dataset, task)
     for said in filter(None, (one.said(split) for split, one in prompts.items())):
         say(f"{spec.name}: {said}")
     learns = task.rows and not spec.random
-    state = fit(model, task, settings, checkpoint, resume, progress) if learns else State()
+    state = fit(model, task, settings, checkpoint, resume, progress, start is not None) if learns else State()
     processes = PartialState()
     if processes.is_main_process:
-        _write(spec, dataset, path, settings, state, model, task, prompts, lesson)
+        _write(spec, dataset, path, settings, state, model, task, prompts, lesson, start)
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
@@ -91,14 +97,24 @@ class SavedTask(Task, Protocol):
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
-def _maker(spec: ModelSpec, lesson: Lesson | None) -> Maker:
+def _maker(spec: ModelSpec, lesson: Lesson | None, start: WarmStart | None) -> Maker:
     if lesson is not None:
         return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
         return endpoint.make
-    if isinstance(spec.config, LanguageConfig):
-        return language.make if spec.task == "ctr" else next_item.make
-    return ctr.make if spec.task == "ctr" else seq.make
+    if isinstance(spec.config, LanguageConfig):  # which get the weights before their adapters
+        return partial(language.make if spec.task == "ctr" else next_item.make, start=start)
+    make: Maker = ctr.make if spec.task == "ctr" else seq.make
+    return make if start is None else partial(_started, make, start)
+
+
+def _started(
+    make: Maker, start: WarmStart, spec: ModelSpec, dataset: Dataset, progress: Progress
+) -> tuple[nn.Module, SavedTask]:
+    """A model with the weights to start from, and its task."""
+    model, task = make(spec, dataset, progress)
+    start.load(model)
+    return model, task
 
 
 def checkpoint_path(artifact: Path) -> Path:
@@ -152,7 +168,7 @@ def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str
 
 
 def _identity(
-    spec: ModelSpec, dataset: Dataset, settings: Settings, lesson: Lesson | None
+    spec: ModelSpec, dataset: Dataset, settings: Settings, lesson: Lesson | None, start: WarmStart | None
 ) -> dict[str, object]:
     """What must be the same for a checkpoint to be continued."""
     return {
@@ -161,12 +177,13 @@ def _identity(
         **{f"setting {key}": value for key, value in dataclasses.asdict(settings).items()},
         "data": dataset.fingerprint,
         **({"lesson": msgspec.to_builtins(lesson.record)} if lesson else {}),
+        **({"init": start.init.model_digest} if start else {}),
     }
 
 
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
-    task: SavedTask, prompts: dict[str, PromptFit], lesson: Lesson | None,
+    task: SavedTask, prompts: dict[str, PromptFit], lesson: Lesson | None, start: WarmStart | None,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         if spec.random:
@@ -194,6 +211,7 @@ def _write(
                 seconds=round(state.seconds, 3),
                 random=spec.random,
                 distilled=lesson.record if lesson else None,
+                continued=start.record if start else None,
             ),
             libraries=library_versions(),
             prompts=prompts,

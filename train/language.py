@@ -44,6 +44,7 @@ from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape
 from rbserve.train.ctr import trained_items
 from rbserve.train.loop import Rows, require_finite
 from rbserve.train.sids import ensure_semantic_ids
+from rbserve.train.warm_start import WarmStart
 
 MAX_HISTORY = 20
 VALIDATION_ROWS = 2_000
@@ -63,8 +64,13 @@ LORA_TARGETS: dict[str, list[str]] = {
 DEFAULT_TARGETS = ["q_proj", "v_proj"]
 
 
-def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickModel, LanguageTask]:
-    """The language model of a zoo row with prompts for the data set's items, and what it is to learn."""
+def make(
+    spec: ModelSpec, dataset: Dataset, progress: Progress, start: WarmStart | None = None
+) -> tuple[ClickModel, LanguageTask]:
+    """The language model of a zoo row with prompts for the data set's items, and what it is to learn.
+
+    Its weights are those of `start`, where there is one.
+    """
     config: LanguageConfig = spec.config
     check_texts(spec, dataset)
     folder = backbone_folder(spec)
@@ -80,9 +86,12 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ClickMo
             f"shared_history=false is for encoders: {config.backbone} reads a history before it sees a candidate",
             "leave it out",
         )
+    model = ClickModel(language, len(words[0]))
+    if start is not None:
+        start.load(model)
     if isinstance(config, TunedLanguageConfig) and not spec.random:
         adapt(language, config)
-    return ClickModel(language, len(words[0])), LanguageTask(dataset, spec, made, folder)
+    return model, LanguageTask(dataset, spec, made, folder)
 
 
 def backbone_folder(spec: ModelSpec) -> Path:

@@ -98,8 +98,11 @@ def fit(
     checkpoint: Checkpoint,
     resume: bool = False,
     progress: Progress = no_progress,
+    trained_before: bool = False,
 ) -> State:
     """Trains `model` in place and leaves it with the weights that validated best.
+
+    A model that was `trained_before` is validated before its first epoch: it may be the best already.
 
     Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM once the running step is done and saved.
     """
@@ -113,6 +116,8 @@ def fit(
     optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
     best = copy.deepcopy(_trained(model))
     state = _load(checkpoint, model, optimizer, best) if resume else State()
+    if trained_before and not resume:
+        state.best_metric = _validated(model, task)
     total = _total_steps(task, settings)
     saved = started = time.monotonic()
     before = state.seconds
@@ -234,15 +239,19 @@ def _sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
 
 
 def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tensor]) -> None:
-    model.eval()
-    with torch.inference_mode():
-        metric = task.validate(model)
+    metric = _validated(model, task)
     state.metrics.append(metric)
     if metric > state.best_metric:
         state.best_metric, state.best_epoch = metric, state.epoch
         for name, value in _trained(model).items():
             best[name].copy_(value)
     state.epoch, state.step = state.epoch + 1, 0
+
+
+def _validated(model: nn.Module, task: Task) -> float:
+    model.eval()
+    with torch.inference_mode():
+        return task.validate(model)
 
 
 def _finished(state: State, settings: Settings) -> bool:

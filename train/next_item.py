@@ -45,13 +45,19 @@ from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.seq import AT
 from rbserve.train.sids import ensure_semantic_ids
 from rbserve.train.softmax import softmax_loss
+from rbserve.train.warm_start import WarmStart
 
 VALIDATION_ROWS = 500
 HEAD_STD = 0.02
 
 
-def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[LanguageModel, NextItemTask]:
-    """The language model of a list-wise row, with new tokens and a head for them, and what it is to learn."""
+def make(
+    spec: ModelSpec, dataset: Dataset, progress: Progress, start: WarmStart | None = None
+) -> tuple[LanguageModel, NextItemTask]:
+    """The language model of a list-wise row, with new tokens and a head for them, and what it is to learn.
+
+    Its weights are those of `start`, where there is one.
+    """
     config: NextItemLanguageConfig = spec.config
     check_texts(spec, dataset)
     folder = backbone_folder(spec)
@@ -68,6 +74,8 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Languag
     language.transform = nn.Identity()
     language.head = nn.Linear(language.head.in_features, answers, bias=sids is not None)
     nn.init.normal_(language.head.weight, std=HEAD_STD)
+    if start is not None:
+        start.load(language)
     if not spec.random:
         adapt(language, config)
     return language, NextItemTask(dataset, config, made, folder, sids)

@@ -13,14 +13,14 @@ The optimiser starts afresh.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rbserve.core.artifact import WEIGHTS, WORDS, Artifact, Continued
-from rbserve.core.dataset import Dataset, ItemTable, read_words
+from rbserve.core.dataset import Dataset, read_words
 from rbserve.core.errors import UsageError
 from rbserve.core.semantic_ids import RQVAE, find_semantic_ids, sids_path, write_semantic_ids
 from rbserve.core.types import ModelSpec, Progress
@@ -42,6 +42,7 @@ from rbserve.models.configs import (
 )
 from rbserve.models.words import tokenize
 
+DECODING = ("decoding", "width")
 NEIGHBOURS = 5
 COMMON = 0.1
 """A word of a larger share of the items says nothing of them."""
@@ -71,25 +72,26 @@ def require_continuable(init: Artifact) -> None:
         raise UsageError(f"{init.path} cannot be continued: {reason}", "train without --init")
 
 
-def continued_spec(spec: ModelSpec, init: Artifact, options: Mapping[str, Any]) -> ModelSpec:
-    """The row with the artefact's config. UsageError for another model, or an option that differs from it.
+def continued_spec(spec: ModelSpec, init: Artifact, asked: Sequence[str]) -> ModelSpec:
+    """The row with the artefact's config, which agrees in the options that were `asked` for; of another row in all.
 
-    `options` are those that were asked for, as values of the config.
+    How a ranking is decoded is the row's own matter. UsageError names what differs.
     """
-    import dataclasses
-
     manifest = init.manifest
     if kind_of(spec.config) != manifest.config_kind:
         raise UsageError(
-            f"{spec.name} cannot continue {init.path}: that is {manifest.name}, a model of kind {manifest.config_kind}",
+            f"{spec.name} cannot continue {init.path}: that is {manifest.name}, another kind of model",
             f"--model {manifest.name}",
         )
     there = config_from_dict(manifest.config_kind, manifest.config)
-    for name, value in options.items():
-        if getattr(there, name) != value:
+    decoding = {name: getattr(spec.config, name) for name in DECODING if hasattr(spec.config, name)}
+    there = dataclasses.replace(there, **decoding)
+    for name in asked if spec.name == manifest.name else config_to_dict(spec.config):
+        before, wanted = getattr(there, name), getattr(spec.config, name)
+        if before != wanted:
             raise UsageError(
-                f"{name} is {getattr(there, name)} in {init.path}, and {value} was asked for",
-                f"leave --set {name} out, or train without --init",
+                f"{name} is {before} in {init.path}, and {wanted} in the training that would continue it",
+                f"--model {manifest.name}, with --set {name}={before} or without it; or train without --init",
             )
     return dataclasses.replace(spec, config=there)
 
@@ -141,7 +143,9 @@ class WarmStart:
         return before
 
     def _has_item_rows(self, name: str, before: Tensor) -> bool:
-        coded = isinstance(config_from_dict(self.init.manifest.config_kind, self.init.manifest.config), CodedItems)
+        coded = isinstance(
+            config_from_dict(self.init.manifest.config_kind, self.init.manifest.config), CodedItems
+        )
         return name in ITEM_ROWS and not coded and len(before) == len(self.init.items)
 
     def _items(self, new: Tensor, before: Tensor) -> Tensor:
@@ -169,13 +173,13 @@ class WarmStart:
             made[rows >= 0] = old[f"{CONTENT}vectors"][rows[rows >= 0]]
         return made
 
-    @property
+    @cached_property
     def _old_rows(self) -> Rows:
         """For each of the data set's items its row in the artefact, or -1: int64[n]."""
         index = self.init.items.index
         return np.array([index.get(item, -1) for item in self.dataset.items.ids], np.int64)
 
-    @property
+    @cached_property
     def _neighbours(self) -> dict[int, list[int]]:
         items, rows = self.dataset.items, self._old_rows
         new = np.flatnonzero(rows < 0).tolist()
@@ -200,7 +204,9 @@ def like_texts(known: Sequence[str], new: Sequence[str]) -> list[list[int]]:
                 weight = log(1 + len(known) / len(rows))
                 for row in rows:
                     shared[row] += weight  # type: ignore[assignment]
-        found.append([row for row, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0]))[:NEIGHBOURS]])
+        found.append(
+            [row for row, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0]))[:NEIGHBOURS]]
+        )
     return found
 
 
@@ -231,7 +237,9 @@ def continue_identifiers(init: Artifact, dataset: Dataset, progress: Progress) -
         if item in index:
             codes[row] = sids.codes[index[item]]
     if new:
-        vectors = embed_texts([items.texts[row] for row in new], config.encoder, config.pooling, progress=progress)
+        vectors = embed_texts(
+            [items.texts[row] for row in new], config.encoder, config.pooling, progress=progress
+        )
         codes[new] = name_new_items(sids, vectors)
     rqvae = cast(Any, sids.rqvae)
     write_semantic_ids(

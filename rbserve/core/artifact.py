@@ -108,11 +108,27 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [*self.files, *([] if self.checks is None else [self.checks])]
 
 
+class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The artefact whose weights a training began with: its name, `model_digest` and data, and how many of the new
+    data's items it knew."""
+
+    name: str
+    model_digest: str
+    fingerprint: str
+    known_items: int
+    new_items: int
+
+    @property
+    def said(self) -> str:
+        """In a few words."""
+        return f"continued from {self.name} {self.model_digest[:12]}, {self.new_items:,} new items"
+
+
 class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another.
 
     `random`: they were drawn, not learnt; the model has its true shape, and nothing to say. `distilled`: they were
-    learnt from another model's scores.
+    learnt from another model's scores. `continued`: they began as those of another artefact.
     """
 
     seed: int
@@ -125,6 +141,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taken_from: str | None = None
     random: bool = False
     distilled: Distillation | None = None
+    continued: Continued | None = None
 
 
 class PromptFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

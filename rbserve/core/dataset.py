@@ -169,7 +169,7 @@ class Dataset:
     @cached_property
     def words(self) -> Sequence[str]:
         """The vocabulary: the word of each number in `tokens`."""
-        return cast("list[str]", pq.read_table(self.file("text/words.parquet"))["word"].to_pylist())
+        return read_words(self.file("text/words.parquet"))
 
     @cached_property
     def tokens(self) -> Ragged:
@@ -221,6 +221,11 @@ def open_dataset(path: Path) -> Dataset:
         raise DataError(f"no data set at {path}", again)
     manifest = read_manifest(file, DatasetManifest, SCHEMA, "a data set manifest", f"{again} makes it anew")
     return Dataset(path, manifest)
+
+
+def read_words(path: Path) -> list[str]:
+    """Reads a vocabulary: the word of each number."""
+    return cast("list[str]", pq.read_table(path, columns=["word"])["word"].to_pylist())
 
 
 def read_items(path: Path) -> ItemTable:

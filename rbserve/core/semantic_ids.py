@@ -157,7 +157,7 @@ def write_semantic_ids(
     config: dict[str, Any],
     settings: dict[str, Any],
     report: SidReport,
-    save_rqvae: Callable[[Path], None] | None = None,
+    save_rqvae: Callable[[Path], object] | None = None,
 ) -> SemanticIds:
     """Writes a folder, whole or not at all, in place of what stood there; `save_rqvae` writes what made the codes.
 
