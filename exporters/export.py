@@ -14,7 +14,8 @@ from rbserve.core.files import replacing, scratch
 from rbserve.core.memory import require_memory
 from rbserve.core.types import Progress, no_progress
 from rbserve.exporters import language, onnx, parity, sequential
-from rbserve.exporters.graph import data_file
+from rbserve.exporters.calibration import Ranges, calibrate
+from rbserve.exporters.graph import activation_scales, data_file
 from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
 from rbserve.exporters.tokenwise import MOST_ERRORS, within
@@ -27,7 +28,7 @@ TOLERANCES = {"fp32": 1e-3}  # of a variant's checks; of other precisions COARSE
 # Graphs in fp32, and how they are held against the reference.
 Writer = Callable[[Artifact, Path], list[Path]]
 WRITERS: dict[str, Writer] = {"ctr": onnx.write_fp32, "seqrec": sequential.write_fp32}
-Quantiser = Callable[[Artifact, Path, Path], None]
+Quantiser = Callable[[Artifact, Path, Path, Ranges], None]
 QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 
 
@@ -66,7 +67,7 @@ def export(
         else:
             made = {
                 name: (files, reference.compare(files))
-                for name, files in _graphs(artifact, folder, wanted).items()
+                for name, files in _graphs(artifact, dataset, folder, wanted).items()
             }
         records = {
             f"onnx-{precision}": _admit(artifact, precision, files, found, reference)
@@ -103,11 +104,13 @@ def _language_graph(
     return language.write(artifact, folder, precision, within(plan, least)), tried[least]
 
 
-def _graphs(artifact: Artifact, folder: Path, precisions: Sequence[str]) -> dict[str, list[Path]]:
+def _graphs(
+    artifact: Artifact, dataset: Dataset, folder: Path, precisions: Sequence[str]
+) -> dict[str, list[Path]]:
     """The graphs of each precision, in the order in which they run."""
     fp32 = WRITERS[artifact.manifest.task](artifact, folder)
     made = {
-        precision: fp32 if precision == "fp32" else _quantised(artifact, fp32, precision)
+        precision: fp32 if precision == "fp32" else _quantised(artifact, dataset, fp32, precision)
         for precision in precisions
     }
     if content_kind(artifact) is not None:
@@ -116,10 +119,10 @@ def _graphs(artifact: Artifact, folder: Path, precisions: Sequence[str]) -> dict
     return made
 
 
-def _quantised(artifact: Artifact, fp32: list[Path], precision: str) -> list[Path]:
+def _quantised(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision: str) -> list[Path]:
     paths = [path.with_name(path.name.replace("fp32", precision, 1)) for path in fp32]
-    for source, path in zip(fp32, paths, strict=True):
-        QUANTISERS[precision](artifact, source, path)
+    for source, path, ranges in zip(fp32, paths, calibrate(artifact, dataset, fp32), strict=True):
+        QUANTISERS[precision](artifact, source, path, ranges)
     return paths
 
 
@@ -147,6 +150,7 @@ def _admit(
     return VariantRecord(
         file, found, _warnings(artifact, precision, found, reference.loss(found)), step_file=step[0] if step else None,
         data_files=[f"onnx/{path.name}" for path in data], checks=checks,
+        activation_scales=activation_scales(artifact, f"onnx-{precision}"),
     )  # fmt: skip
 
 

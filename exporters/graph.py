@@ -12,6 +12,7 @@ import numpy as np
 
 from rbserve import __version__
 from rbserve.core.artifact import Artifact
+from rbserve.session import SESSION_OPTIONS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OPSET = 18
 LARGEST = 1 << 30
 ALL_SCORES = "all_scores"
+ACTIVATION_SCALES = "rbserve.activation_scales"  # in a graph's metadata
 Axes = Mapping[str, Mapping[int, str]]
 
 
@@ -72,15 +74,30 @@ def append_top_k(model: ModelProto, n_items: int) -> None:
 
 
 def origin(artifact: Artifact, variant: str) -> dict[str, str]:
-    """What a graph says of where it comes from."""
-    manifest = artifact.manifest
-    return {
+    """What a graph says of where it comes from and, in integers, of how it is rounded and run."""
+    manifest, scales = artifact.manifest, activation_scales(artifact, variant)
+    rounding = {ACTIVATION_SCALES: scales, SESSION_OPTIONS: "none"} if scales else {}
+    return rounding | {
         "rbserve.version": __version__,
         "rbserve.model": manifest.name,
         "rbserve.variant": variant,
         "rbserve.dataset": manifest.dataset.name,
         "rbserve.data_fingerprint": manifest.dataset.fingerprint,
     }
+
+
+def activation_scales(artifact: Artifact, variant: str) -> str | None:
+    """What has a scale of its own where activations are rounded: each "product", "token" or "block"; None in fp32.
+
+    Those of a product are fixed when a model is exported; those of a token, or of a block of it, are its own sizes.
+    None of them depends on what else is in a call. Files of version 0.1 do not say: their language models are like
+    those of today, in other models all activations of a call share a scale.
+    """
+    if variant == "onnx-fp32":
+        return None
+    if not artifact.is_language_model:
+        return "product"
+    return {"onnx-int8": "token", "onnx-int4": "block"}[variant]
 
 
 def save(graph: ModelProto, path: Path, origin: Mapping[str, str]) -> None:

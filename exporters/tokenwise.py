@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rbserve.exporters.quantize import DOMAIN, SEVEN_BITS, quantise_outputs
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -29,8 +31,7 @@ SAMPLED = 64  # activations of each product that a plan is made on
 SHARES = (0.0, 0.3, 0.5, 0.7, 0.85)
 # What rounding may add to a product, as a part of it: tried until scores hold.
 MOST_ERRORS = (0.03, 0.018, 0.0)
-LEVELS, ZERO_POINT = 127, 128
-DOMAIN = "com.microsoft"
+LEVELS, ZERO_POINT = 127, 128  # of activations; weights have SEVEN_BITS
 
 
 class Rounding(NamedTuple):
@@ -119,16 +120,9 @@ def _error(rows: Tensor, weight: Tensor, smooth: Tensor) -> float:
     exact = rows @ weight.T
     moved, turned = rows / smooth, weight * smooth
     token = moved.abs().amax(1, keepdim=True).clamp(min=1e-9) / LEVELS
-    output = turned.abs().amax(1, keepdim=True).clamp(min=1e-9) / LEVELS
+    output = turned.abs().amax(1, keepdim=True).clamp(min=1e-9) / SEVEN_BITS
     rounded = ((moved / token).round() * token) @ ((turned / output).round() * output).T
     return float((rounded - exact).norm() / exact.norm().clamp(min=1e-9))
-
-
-def quantise_outputs(weight: Array, smooth: Array | None) -> tuple[Array, Array]:
-    """A weight [K, N] in 8 bits: int8[K, N] and the scales float32[N] of its outputs."""
-    moved = weight if smooth is None else weight * smooth[:, None]
-    scales = np.maximum(np.abs(moved).max(axis=0), 1e-9) / LEVELS
-    return np.rint(moved / scales).astype(np.int8), scales.astype(np.float32)
 
 
 class TokenwiseProducts:
@@ -153,7 +147,7 @@ class TokenwiseProducts:
             self._pending[f"{prefix}.int8"] = self._rounding(given, prefix, smooth)
             self._rounded[given] = smooth, prefix
         prefix = self._rounded[given][1]
-        whole, scales = quantise_outputs(weight, smooth)
+        whole, scales = quantise_outputs(weight if smooth is None else weight * smooth[:, None])
         self._add(f"{name}.int8", whole)
         self._add(f"{name}.outputs", scales)
         sums = f"{output}.sums"

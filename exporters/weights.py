@@ -18,8 +18,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rbserve.exporters.graph import LARGEST, Axes, trace
-from rbserve.exporters.quantize import INT8_PRODUCTS, block_size, quantise_blocks
-from rbserve.exporters.tokenwise import DOMAIN, Plan, Rounding, TokenwiseProducts
+from rbserve.exporters.quantize import DOMAIN, INT8_PRODUCTS, block_size, quantise_blocks
+from rbserve.exporters.tokenwise import Plan, Rounding, TokenwiseProducts
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

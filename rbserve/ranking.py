@@ -7,8 +7,7 @@ Here are the runtimes' differences and nothing else; torch is imported by those 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from rbserve.core.semantic_ids import SemanticIds
 from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.models.beam import Stepper, search
 from rbserve.models.configs import SeqSidConfig, SidSasRecConfig
-from rbserve.session import open_session
+from rbserve.session import Session
 
 if TYPE_CHECKING:
     from rbserve.models.sasrec import SasRec, SidSasRec
@@ -187,8 +186,8 @@ def _on_device(torch: Any, model: Any, array: Items) -> Any:
 class OnnxItemScores:
     """SASRec as an exported graph with the top k inside."""
 
-    def __init__(self, graphs: Sequence[Path], threads: int) -> None:
-        (self._session,) = (open_session(graph, threads) for graph in graphs)
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
         items, scores = self._session.run(None, {"histories": asked, "k": np.array([k], np.int64)})
@@ -198,8 +197,8 @@ class OnnxItemScores:
 class OnnxStepper:
     """SID-SASRec as two exported graphs."""
 
-    def __init__(self, graphs: Sequence[Path], threads: int) -> None:
-        self._prefill, self._step = (open_session(graph, threads) for graph in graphs)
+    def __init__(self, prefill: Session, step: Session) -> None:
+        self._prefill, self._step = prefill, step
 
     def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
         """Logits [B, V] after prompts int32[B, T], and their cache."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,16 +98,26 @@ class _Opened(NamedTuple):
     language: Callable[[], LanguageCall]
 
 
+Opening = Callable[[Path], Session]
+"""How a graph becomes a session."""
+
+
 def exported_ranker(
-    artifact: Artifact, graphs: Sequence[Path], threads: int = 1, variant: str | None = None
+    artifact: Artifact,
+    graphs: Sequence[Path],
+    threads: int = 1,
+    variant: str | None = None,
+    opening: Opening | None = None,
 ) -> Ranker:
     """The ranker of a list-wise artefact over its exported graphs, in the order in which they run.
 
-    `variant` matters for a graph that several are loaded from.
+    `variant` matters for a graph that several are loaded from. `opening` opens the graphs of models other than language
+    models, if not `open_session`.
     """
+    sessions = map(opening or partial(open_session, threads=threads), graphs)
     opened = _Opened(
-        lambda: OnnxItemScores(graphs, threads),
-        lambda: OnnxStepper(graphs, threads),
+        lambda: OnnxItemScores(*sessions),
+        lambda: OnnxStepper(*sessions),
         lambda: OnnxBestItems(_language_session(graphs[0], threads, variant)),
         lambda: OnnxLanguageCall(_language_session(graphs[0], threads, variant)),
     )
@@ -197,13 +208,14 @@ def exported_scorer(
     threads: int = 1,
     user_cache: int = 0,
     variant: str | None = None,
+    opening: Opening | None = None,
 ) -> Scorer:
-    """The scorer of a pair-wise artefact over its exported graph; `variant` as for `exported_ranker`."""
+    """The scorer of a pair-wise artefact over its exported graph; `variant`, `opening` as for `exported_ranker`."""
     (graph,) = graphs
     if artifact.is_language_model:
         call = OnnxLanguageCall(_language_session(graph, threads, variant))
         return _language_scorer(artifact, call, user_cache)
-    return OnnxScorer(graph, threads)
+    return OnnxScorer((opening or partial(open_session, threads=threads))(graph))
 
 
 def _language_session(graph: Path, threads: int, variant: str | None) -> Session:
@@ -244,10 +256,10 @@ def artifact_tokenizer(artifact: Artifact) -> ItemTokenizer:
 class OnnxScorer:
     """Scores with an exported graph: history int32[T], candidates int32[N] -> scores float32[N]."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._session = open_session(path, threads)
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self.takes_vectors = any(
-            value.name == ITEM_TABLE for value in self._session.get_overridable_initializers()
+            value.name == ITEM_TABLE for value in session.get_overridable_initializers()
         )
 
     def score(self, history: Items, candidates: Items) -> Scores:

@@ -18,6 +18,8 @@ from rbserve.core.environment import processor
 from rbserve.core.errors import ArtifactError, UsageError
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+SESSION_OPTIONS = "rbserve.session_options"
+"""In a graph's metadata "none" where onnxruntime computes it exactly on every processor without being told how."""
 
 
 class Session(Protocol):
@@ -38,11 +40,28 @@ _profiled: ContextVar[tuple[Path, list[Any]] | None] = ContextVar("profiled", de
 def open_session(path: Path, threads: int, eight_bits: bool = False) -> Any:
     """An onnxruntime session on a fixed number of threads that do not spin while idle.
 
-    `eight_bits`: integer weights use all of their 8 bits, so that a processor whose sums of two products overflow at 16
-    bits (`saturates`) is to take another kernel, which is exact and slower: on one with VNNI two and a half times.
+    `eight_bits`: unless the graph says that it needs no SESSION_OPTIONS, its weights use all of their 8 bits (language
+    models of version 0.1). A processor whose sums of two products overflow at 16 bits (`saturates`) is then to take
+    another kernel, which is exact and slower: on one with VNNI two and a half times.
 
     Raises ArtifactError when the file cannot be loaded.
     """
+    options = _options(threads)
+    if eight_bits and saturates(platform.machine(), processor()[1]):
+        metadata = _load(path, options).get_modelmeta().custom_metadata_map
+        if metadata.get(SESSION_OPTIONS) != "none":
+            options.add_session_config_entry("session.x64quantprecision", "1")
+    profiled = _profiled.get()
+    if profiled:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profiled[0] / path.stem)
+    session = _load(path, options)
+    if profiled:
+        profiled[1].append(session)
+    return session
+
+
+def _options(threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -50,19 +69,16 @@ def open_session(path: Path, threads: int, eight_bits: bool = False) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if eight_bits and saturates(platform.machine(), processor()[1]):
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    profiled = _profiled.get()
-    if profiled:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profiled[0] / path.stem)
+    return options
+
+
+def _load(path: Path, options: Any) -> Any:
+    import onnxruntime
+
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
-    if profiled:
-        profiled[1].append(session)
-    return session
 
 
 def without_bf16() -> str | None:

@@ -82,7 +82,9 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An exported file and what its export found out.
 
     `step_file` continues what `file` has begun (beam search); `data_files` hold weights too large for a graph's file;
-    `checks` has a few requests and what the variant answered them (`core.checks`).
+    `checks` has a few requests and what the variant answered them (`core.checks`). `activation_scales` says what has a
+    scale of its own where activations are integers: each product, token or block; null in fp32 and in files of version
+    0.1, which did not say.
     """
 
     file: str
@@ -91,6 +93,7 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_file: str | None = None
     data_files: list[str] = []
     checks: str | None = None
+    activation_scales: str | None = None
 
     @property
     def graphs(self) -> list[str]:
@@ -275,6 +278,16 @@ class Artifact:
     def exported(self, variant: str) -> VariantRecord | None:
         """What a variant is loaded from, if that was exported."""
         return self.manifest.variants.get(exported_as(variant))
+
+    def scores_depend_on_slate(self, variant: str) -> bool:
+        """Whether all that is scored in a call shares a scale: int8 files of version 0.1, but for language models.
+
+        The accuracy of one size of slate is then not that of another.
+        """
+        record = self.manifest.variants.get(variant)
+        if record is None or variant != "onnx-int8" or self.is_language_model:
+            return False
+        return record.activation_scales is None
 
     def checks(self, variant: str) -> Checks | None:
         """What an exported variant answered when it was made; None where that was not written down."""

@@ -33,6 +33,7 @@ from rbserve.ranking import (
     TorchStepper,
 )
 from rbserve.runtime import rank_rows
+from rbserve.session import open_session
 
 ITEMS, HISTORY, K = 19_220, 19, 10
 SEQUENCES = 5_000
@@ -66,7 +67,9 @@ def generating(
     graphs = write_graphs(model, tmp_path_factory.mktemp("sid"), {})
     history = np.random.default_rng(1).integers(len(codes), size=HISTORY).astype(np.int32)
     prompt = torch.from_numpy(tokens[history].ravel()).long()
-    onnx = GeneratingRanker(OnnxStepper(graphs, threads=1), sids, spec.config)
+    onnx = GeneratingRanker(
+        OnnxStepper(*(open_session(path, threads=1) for path in graphs)), sids, spec.config
+    )
     eager = GeneratingRanker(TorchStepper(model), sids, spec.config)
     width, tree = spec.config.width, dict_trie(codes)
     return {
@@ -91,7 +94,12 @@ def test_conditional_beam_search(benchmark: BenchmarkFixture, generating: dict[s
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ranker]:
     model = _untrained(ITEMS)
-    onnx = OnnxItemScores(write_graphs(model, tmp_path_factory.mktemp("sasrec"), {}), threads=1)
+    onnx = OnnxItemScores(
+        *(
+            open_session(path, threads=1)
+            for path in write_graphs(model, tmp_path_factory.mktemp("sasrec"), {})
+        )
+    )
     return {
         "torch-fp32": ScoringRanker(TorchItemScores(model), HISTORY),
         "onnx-fp32": ScoringRanker(onnx, HISTORY),
@@ -119,7 +127,7 @@ def test_one_user_against_a_million_items(benchmark: BenchmarkFixture, tmp_path:
     graphs = write_graphs(_untrained(MILLION), tmp_path, {})
     table = np.random.default_rng(0).random((MILLION, 64), np.float32)
     before = _resident_mb()
-    ranker = ScoringRanker(OnnxItemScores(graphs, threads=1), HISTORY)
+    ranker = ScoringRanker(OnnxItemScores(*(open_session(path, threads=1) for path in graphs)), HISTORY)
     history = np.arange(HISTORY, dtype=np.int32)
     ranker.top_k(history, K)
     benchmark.extra_info["MB more resident"] = round(_resident_mb() - before)

@@ -189,7 +189,9 @@ def test_a_transformer_costs_what_a_hand_counts(variant: str, tmp_path: Path) ->
         best = (
             TorchItemScores(model)
             if variant == "torch-fp32"
-            else OnnxItemScores(write_graphs(model, tmp_path, {}), threads=1)
+            else OnnxItemScores(
+                *(open_session(path, threads=1) for path in write_graphs(model, tmp_path, {}))
+            )
         )
         return list_wise(ScoringRanker(best, 10), [history], 5, False)
 

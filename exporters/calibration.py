@@ -1,0 +1,115 @@
+"""Calibration: between which values the inputs of an fp32 graph's products lie, seen on requests of training users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.artifact import Artifact
+from rbserve.core.dataset import Dataset
+from rbserve.core.types import Ranker, Scorer
+from rbserve.runtime import exported_ranker, exported_scorer
+from rbserve.session import open_session
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+REQUESTS = 128
+SLATE = 16  # candidates a request: the labelled row's, and others of the catalogue
+TOP = 10
+
+Ranges = Mapping[str, tuple[float, float]]
+"""By the name of an activation, its smallest and its largest value, 0 between them."""
+
+
+def weighted_products(graph: GraphProto) -> Iterator[NodeProto]:
+    """The products of a graph with a constant matrix.
+
+    DCNv2's experts and FinalMLP's heads are stacks of matrices: they stay in fp32, and are 2% of the work.
+    """
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    for node in graph.node:
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices:
+            yield node
+
+
+def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> list[Ranges]:
+    """For each fp32 graph of an artefact, the ranges of what its `weighted_products` are given.
+
+    REQUESTS of training users are answered, drawn by a fixed seed, and one of a user without a history. Candidates are
+    those that users were shown and, since any item may stand in a slate, others of the catalogue.
+    """
+    recorders = {path: RangeRecorder(path) for path in graphs}
+    nothing = np.empty(0, np.int32)
+    if artifact.manifest.task == "ctr":
+        scorer = exported_scorer(artifact, graphs, opening=recorders.__getitem__)
+        scorer.score(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32))
+        replay_slates(scorer, dataset, REQUESTS, SLATE)
+    else:
+        ranker = exported_ranker(artifact, graphs, opening=recorders.__getitem__)
+        ranker.top_k(nothing, TOP)
+        replay_lists(ranker, dataset, REQUESTS, TOP)
+    return [recorder.ranges for recorder in recorders.values()]
+
+
+def replay_slates(scorer: Scorer, dataset: Dataset, requests: int, slate: int = 1) -> None:
+    """Scores labelled training rows, drawn, each with other items of the catalogue to make a slate."""
+    rng, clicks = np.random.default_rng(0), dataset.ctr("train")
+    for row in rng.permutation(len(clicks))[:requests]:
+        others = rng.integers(len(dataset.items), size=slate - 1).astype(np.int32)
+        scorer.score(clicks.histories[row], np.append(clicks.candidates[row], others))
+
+
+def replay_lists(ranker: Ranker, dataset: Dataset, requests: int, k: int) -> None:
+    """Ranks the catalogue for the histories of training sequences, drawn."""
+    sequences = dataset.seqrec("train")
+    for row in np.random.default_rng(0).permutation(len(sequences))[:requests]:
+        ranker.top_k(sequences.histories[row], k)
+
+
+class RangeRecorder:
+    """A `Session` of an fp32 graph that notes the ranges of what its products are given."""
+
+    def __init__(self, path: Path) -> None:
+        import onnx
+
+        model = onnx.load(path, load_external_data=False)
+        self._outputs = [output.name for output in model.graph.output]
+        self._inputs = list(dict.fromkeys(node.input[0] for node in weighted_products(model.graph)))
+        self._ranges = dict.fromkeys(self._inputs, (0.0, 0.0))
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for name in self._inputs
+            if name not in self._outputs
+        )
+        watched = path.with_name(
+            f"watched.{path.name}"
+        )  # in the same folder, where large weights are looked for
+        onnx.save(model, watched)
+        self._session = open_session(watched, threads=1)
+
+    @property
+    def ranges(self) -> Ranges:
+        """The ranges of all calls so far."""
+        return self._ranges
+
+    def get_inputs(self) -> Sequence[Any]:
+        """What goes in."""
+        inputs: Sequence[Any] = self._session.get_inputs()
+        return inputs
+
+    def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
+        """The named outputs, or all of the graph's own in their order."""
+        names = names or self._outputs
+        outputs: list[Any] = self._session.run([*names, *self._inputs], arrays)
+        for name, values in zip(self._inputs, outputs[len(names) :], strict=True):
+            low, high = self._ranges[name]
+            self._ranges[name] = (
+                min(low, float(values.min(initial=0))),
+                max(high, float(values.max(initial=0))),
+            )
+        return outputs[: len(names)]
