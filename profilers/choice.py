@@ -152,7 +152,7 @@ def candidates(artifact: Artifact) -> list[str]:
 
 
 def absent(artifact: Artifact) -> dict[str, str]:
-    """The variants that such a model can have and this one has not, or not here; and why."""
+    """The variants that such a model can have and this one has not, or not here, or not with one accuracy; and why."""
     reasons = {
         one: f"not exported: rbserve export --model {artifact.path} --precision {one.removeprefix('onnx-')}"
         for one in artifact.can_export
@@ -160,6 +160,9 @@ def absent(artifact: Artifact) -> dict[str, str]:
     }
     if importlib.util.find_spec("torch") is None:
         reasons |= {one: "torch is not installed" for one in artifact.variants if one in TORCH_VARIANTS}
+    reasons |= {
+        variant: said for variant in artifact.variants if (said := artifact.slate_dependence(variant))
+    }
     if OPENVINO_VARIANT in artifact.can_have and (reason := without_bf16()):
         reasons[OPENVINO_VARIANT] = reason
     return reasons

@@ -200,7 +200,13 @@ def _warnings(
     hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.items()}
     unjudged = {one: [f"no accuracy: {why}"] for one, why in stopped.items()}
     return {
-        one: [*exported.get(one, []), *lost, *hidden.get(one, []), *unjudged.get(one, [])]
+        one: [
+            *exported.get(one, []),
+            *lost,
+            *hidden.get(one, []),
+            *unjudged.get(one, []),
+            *filter(None, [artifact.slate_dependence(one)]),
+        ]
         for one in dict.fromkeys((*variants, *exported))
     }
 

@@ -28,10 +28,12 @@ def check_it_learns_the_planted_structure(
 def check_a_slate_scores_like_its_candidates_one_by_one(
     scorer: Scorer, dataset: Dataset, tolerance: float
 ) -> None:
-    history = dataset.ctr("test").histories[0]
-    candidates = np.arange(10, dtype=np.int32)
-    single = np.concatenate([scorer.score(history, candidates[i : i + 1]) for i in range(10)])
-    np.testing.assert_allclose(scorer.score(history, candidates), single, atol=tolerance, rtol=0)
+    histories = dataset.ctr("test").histories
+    for row, size in enumerate((2, 3, 20)):
+        candidates = np.random.default_rng(row).permutation(80)[:size].astype(np.int32)
+        single = [scorer.score(histories[row], candidates[i : i + 1]) for i in range(size)]
+        slate = scorer.score(histories[row], candidates)
+        np.testing.assert_allclose(slate, np.concatenate(single), atol=tolerance, rtol=0)
 
 
 def check_empty_history_and_empty_slate_are_legal(scorer: Scorer) -> None:

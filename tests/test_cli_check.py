@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from entry_point import rbserve
+from old_int8 import with_old_int8
 
 from rbserve.core.artifact import Artifact, add_variants, open_artifact
 from rbserve.core.dataset import Dataset
@@ -57,6 +58,18 @@ def test_an_artefact_against_itself_passes_or_asks_for_more_rounds(home: Path) -
     again = rbserve("check", "--pytest-benchmark", *files, home=home, check=None)
     assert "dnn::onnx-fp32[forward-4]" in again.stdout
     assert again.returncode in (0, 4)
+
+
+def test_an_int8_file_of_version_01_is_a_base_for_a_new_one(
+    trained: Artifact, home: Path, tmp_path: Path
+) -> None:
+    old, words = with_old_int8(trained, tmp_path / "dnn"), ("--head", "artifacts/planted/dnn", "--json")
+    done = rbserve("check", "--base", str(old.path), *words, "--variant", "onnx-int8", *DECIDED_EXACTLY,
+                   home=home, check=None)  # fmt: skip
+    figures = {line["metric"]: line for line in json.loads(done.stdout)["lines"]}
+    assert figures.keys() == {"file_size", "auc"}
+    assert abs(figures["auc"]["base"] - figures["auc"]["head"]) < 0.005
+    assert done.returncode in (0, 4)
 
 
 def test_folders_are_compared_model_by_model_and_one_verdict_is_given(home: Path) -> None:

@@ -25,7 +25,7 @@ from rbserve.models.zoo import MODELS
 from rbserve.runtime import open_scorer, score_rows
 
 ROWS = [spec.name for spec in MODELS if spec.group in "ABC"]
-TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 2e-2}
+TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 1e-6}
 
 
 @pytest.fixture(scope="module", params=ROWS)

@@ -103,10 +103,7 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
         assert one != other, "items that training never saw score by what they are made of"
     for variant in artifact.variants:
         scorer = open_scorer(artifact, variant)
-        # Activations are rounded by what stands beside them in a call, in 8 bits.
-        check_a_slate_scores_like_its_candidates_one_by_one(
-            scorer, planted, 1e-5 if "fp32" in variant else 0.1
-        )
+        check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, 1e-5)
         check_empty_history_and_empty_slate_are_legal(scorer)
     check_scores_are_probabilities(open_scorer(artifact, "onnx-fp32"), planted)
     assert artifact.manifest.variants["onnx-fp32"].parity.max_abs <= 1e-5

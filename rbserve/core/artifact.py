@@ -279,15 +279,18 @@ class Artifact:
         """What a variant is loaded from, if that was exported."""
         return self.manifest.variants.get(exported_as(variant))
 
-    def scores_depend_on_slate(self, variant: str) -> bool:
-        """Whether all that is scored in a call shares a scale: int8 files of version 0.1, but for language models.
+    def slate_dependence(self, variant: str) -> str | None:
+        """What to say of a variant whose accuracy at one size of slate is not that of another; None of all others.
 
-        The accuracy of one size of slate is then not that of another.
+        In int8 files of version 0.1, but for language models, all activations of a call share a scale.
         """
         record = self.manifest.variants.get(variant)
-        if record is None or variant != "onnx-int8" or self.is_language_model:
-            return False
-        return record.activation_scales is None
+        if record is None or variant != "onnx-int8" or self.is_language_model or record.activation_scales:
+            return None
+        return (
+            "its scores depend on what else is in the slate (exported by version 0.1): "
+            f"rbserve export --model {self.path} --precision int8 makes it anew"
+        )
 
     def checks(self, variant: str) -> Checks | None:
         """What an exported variant answered when it was made; None where that was not written down."""

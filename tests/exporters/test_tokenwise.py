@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime import InferenceSession
 from torch import nn
 
+from rbserve import session
 from rbserve.core.metrics import auc
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.parity import expected_loss
-from rbserve.exporters.tokenwise import (
-    LEVELS,
-    Array,
-    Recorder,
-    TokenwiseProducts,
-    quantise_outputs,
-    within,
-)
+from rbserve.exporters.quantize import SEVEN_BITS, quantise_outputs
+from rbserve.exporters.tokenwise import LEVELS, Array, Recorder, TokenwiseProducts, within
 
 
 def computed(
@@ -31,7 +29,8 @@ def computed(
 ) -> tuple[list[Array], list[str]]:
     """x [M, K] times each of the weights [K, N], by the nodes, and these nodes' operators.
 
-    The weights are placed in the order `placed`, which need not be the graph's.
+    The weights are placed in the order `placed`, which need not be the graph's. The usual kernel of this processor and
+    the one that is exact on all compute the same.
     """
     tensors: dict[str, Array] = {}
     products = TokenwiseProducts(lambda name, array: tensors.update({name: array}))
@@ -48,8 +47,29 @@ def computed(
         [numpy_helper.from_array(array, name) for name, array in tensors.items()])  # fmt: skip
     versions = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=versions, ir_version=8)
-    found = InferenceSession(model.SerializeToString()).run(None, {"x": x})
-    return [np.asarray(one) for one in found], [node.op_type for node in nodes]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "products.onnx"
+        onnx.save(model, path)
+        found, exact = (run_with_kernel(path, x, exact) for exact in (False, True))
+    for usual, other in zip(found, exact, strict=True):
+        np.testing.assert_array_equal(usual, other)
+    return found, [node.op_type for node in nodes]
+
+
+def run_with_kernel(path: Path, x: Array, exact: bool) -> list[Array]:
+    """The outputs of a graph as the product opens it on a processor that needs the exact kernel, or does not."""
+    with mock.patch.object(session, "saturates", return_value=exact):
+        outputs: list[Array] = session.open_session(path, 1, eight_bits=True).run(None, {"x": x})
+    return outputs
+
+
+def rounding_bound(x: Array, weight: Array) -> Array:
+    """What half a step an activation and half a step a weight may add to each number of x @ weight."""
+    token = np.abs(x).max(axis=1, keepdims=True) / LEVELS
+    output = np.abs(weight).max(axis=0) / SEVEN_BITS
+    of_weights = (np.abs(x) @ np.full_like(weight, 0.51)) * output
+    bound: Array = of_weights + 0.51 * token * (np.abs(weight) + output).sum(axis=0)
+    return bound
 
 
 @settings(deadline=None, max_examples=40)
@@ -60,17 +80,18 @@ def computed(
 def test_each_token_is_rounded_by_its_own_size(
     rows: int, features: int, outputs: int, seed: int, size: float
 ) -> None:
-    """Half a step an activation and half a step a weight is all that may be lost, whatever stands in other rows."""
+    """Half a step an activation and half a step a weight is all that may be lost, whatever stands in other rows.
+
+    And a row alone has the product that it has among others.
+    """
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, features)).astype(np.float32)
     x[0] *= size
     weight = rng.normal(size=(features, outputs)).astype(np.float32)
     (found,), _ = computed(x, [weight], None)
-    token = np.abs(x).max(axis=1, keepdims=True) / LEVELS
-    output = np.abs(weight).max(axis=0) / LEVELS
-    most = (np.abs(x) @ np.full_like(weight, 0.51) * output) + 0.51 * token * (np.abs(weight) + output).sum(
-        axis=0
-    )
+    (alone,), _ = computed(x[-1:], [weight], None)
+    np.testing.assert_array_equal(alone, found[-1:])
+    most = rounding_bound(x, weight)
     assert (np.abs(found - x.astype(np.float64) @ weight) <= most + 1e-9).all()
 
 
@@ -80,8 +101,9 @@ def test_an_input_of_two_products_is_rounded_once() -> None:
     smooth = np.linspace(0.5, 2, 8).astype(np.float32)
     (first, second), operators = computed(x, [one, other], smooth, placed=[1, 0])
     assert operators.count("QuantizeLinear") == 1
-    np.testing.assert_allclose(first, x @ one, atol=0.1)
-    np.testing.assert_allclose(second, x @ other, atol=0.1)
+    for product, weight in ((first, one), (second, other)):
+        moved, turned = x / smooth, weight * smooth[:, None]
+        assert (np.abs(product - x @ weight) <= rounding_bound(moved, turned)).all()
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -89,10 +111,12 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert np.array_equal(found, np.zeros((2, 3)))
 
 
-def test_weights_move_with_the_features_scales() -> None:
-    weight, smooth = np.array([[1.0, -2.0], [3.0, 0.5]], np.float32), np.array([2.0, 1.0], np.float32)
-    whole, scales = quantise_outputs(weight, smooth)
-    np.testing.assert_allclose(whole * scales, weight * smooth[:, None], atol=4 / LEVELS / 2)
+def test_no_two_products_overflow_16_bits() -> None:
+    """As a processor without VNNI adds them: activations up to 255 times weights of 7 bits, in pairs."""
+    weight = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    whole, scales = quantise_outputs(weight)
+    assert 2 * 255 * int(np.abs(whole).max()) <= np.iinfo(np.int16).max
+    np.testing.assert_allclose(whole * scales, weight, atol=np.abs(weight).max() / SEVEN_BITS / 2)
 
 
 class Two(nn.Module):

@@ -12,6 +12,7 @@ import pytest
 from artificial import sampled
 from hypothesis import given
 from hypothesis import strategies as st
+from old_int8 import with_old_int8
 
 from rbserve import pipeline
 from rbserve.core.artifact import Artifact
@@ -254,6 +255,15 @@ def test_what_is_missing_or_damaged_is_named(trained: Artifact, tmp_path: Path) 
     assert "is missing" in reasons["onnx-int8"]
     bare = Artifact(tmp_path, msgspec.structs.replace(trained.manifest, variants={}))
     assert absent(bare)["onnx-int8"].startswith("not exported: rbserve export --model ")
+
+
+def test_an_int8_whose_accuracy_depends_on_the_slate_is_no_option(trained: Artifact, tmp_path: Path) -> None:
+    """It is judged on other slates than are served; the reason says how to make the file anew."""
+    old = with_old_int8(trained, tmp_path / "old")
+    assert absent(old)["onnx-int8"] == (
+        "its scores depend on what else is in the slate (exported by version 0.1): "
+        f"rbserve export --model {old.path} --precision int8 makes it anew"
+    )
 
 
 def test_an_endpoint_has_nothing_to_choose_from(trained: Artifact, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from old_int8 import with_old_int8
 
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.measurement import DEPTH, Measurement, public
+from rbserve.core.measurement import DEPTH, Measurement, Plan, public
 from rbserve.core.metrics import ranks_in_lists
 from rbserve.exporters.export import export
 from rbserve.models.configs import SasRecConfig
@@ -84,6 +85,15 @@ def test_accuracy_is_that_of_the_same_scores_on_the_full_test_split(
     for variant, scores in measured.predictions.scores.items():
         expected = score_rows(open_scorer(trained, variant), test.histories, test.candidates)
         np.testing.assert_array_equal(np.array(scores, np.float32), expected)
+
+
+def test_an_accuracy_that_depends_on_the_slate_is_told(
+    trained: Artifact, planted: Dataset, tmp_path: Path
+) -> None:
+    old, plan = with_old_int8(trained, tmp_path / "old"), Plan(1, 1, 1.0, [1], 1, "forward", 1, test_users=3)
+    for artifact, expected in ((old, [old.slate_dependence("onnx-int8")]), (trained, [])):
+        (result,) = profile(artifact, planted, plan, ["onnx-int8"]).results
+        assert result.warnings == expected
 
 
 def test_the_public_document_has_the_documented_keys(measured: Measurement) -> None:
