@@ -14,7 +14,7 @@ from rbserve.core.files import replacing, scratch
 from rbserve.core.memory import require_memory
 from rbserve.core.types import Progress, no_progress
 from rbserve.exporters import language, onnx, parity, sequential
-from rbserve.exporters.calibration import Ranges, calibrate
+from rbserve.exporters.calibration import Activations, calibrate
 from rbserve.exporters.graph import activation_scales, data_file
 from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
@@ -28,7 +28,7 @@ TOLERANCES = {"fp32": 1e-3}  # of a variant's checks; of other precisions COARSE
 # Graphs in fp32, and how they are held against the reference.
 Writer = Callable[[Artifact, Path], list[Path]]
 WRITERS: dict[str, Writer] = {"ctr": onnx.write_fp32, "seqrec": sequential.write_fp32}
-Quantiser = Callable[[Artifact, Path, Path, Ranges], None]
+Quantiser = Callable[[Artifact, Path, Path, Activations], None]
 QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 
 
@@ -121,8 +121,8 @@ def _graphs(
 
 def _quantised(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision: str) -> list[Path]:
     paths = [path.with_name(path.name.replace("fp32", precision, 1)) for path in fp32]
-    for source, path, ranges in zip(fp32, paths, calibrate(artifact, dataset, fp32), strict=True):
-        QUANTISERS[precision](artifact, source, path, ranges)
+    for source, path, activations in zip(fp32, paths, calibrate(artifact, dataset, fp32), strict=True):
+        QUANTISERS[precision](artifact, source, path, activations)
     return paths
 
 

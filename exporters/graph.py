@@ -89,9 +89,10 @@ def origin(artifact: Artifact, variant: str) -> dict[str, str]:
 def activation_scales(artifact: Artifact, variant: str) -> str | None:
     """What has a scale of its own where activations are rounded: each "product", "token" or "block"; None in fp32.
 
-    Those of a product are fixed when a model is exported; those of a token, or of a block of it, are its own sizes.
-    None of them depends on what else is in a call. Files of version 0.1 do not say: their language models are like
-    those of today, in other models all activations of a call share a scale.
+    That of a product is fixed when a model is exported or, where few rows are far larger than the others, each row's
+    own; those of a token, or of a block of it, are its own. None of them depends on what else is in a call.
+    Files of version 0.1 do not say: their language models are like those of today, in other models all activations of a
+    call share a scale.
     """
     if variant == "onnx-fp32":
         return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.artifact import Artifact
-from rbserve.exporters.calibration import Ranges, weighted_products
+from rbserve.exporters.calibration import Activation, Activations, weighted_products
 from rbserve.exporters.graph import origin, save
 
 if TYPE_CHECKING:
@@ -22,26 +22,28 @@ DOMAIN = "com.microsoft"
 SEVEN_BITS = 63
 """The largest weight of 7 bits. On x86 without VNNI the kernel adds two products in 16 bits: 2 x 255 x 63 fits there,
 2 x 255 x 127 does not. 7 bits cost no time, and any session, whatever its options, is exact on every processor."""
+LEVELS, ZERO_POINT = 127, 128  # of rows that are rounded by their own size
 
 Array = NDArray[Any]
 Add = Callable[[str, Array], None]
 
 
-def write_int8(artifact: Artifact, fp32: Path, path: Path, ranges: Ranges) -> None:
-    """int8: weights with a scale for each output, activations with one for each product, fixed by `ranges`.
+def write_int8(artifact: Artifact, fp32: Path, path: Path, activations: Activations) -> None:
+    """int8: weights with a scale for each output, in SEVEN_BITS; activations with one fixed scale for each product.
 
-    A score does not depend on what else is in the slate, and no call looks for the largest of its activations. What
-    lies outside its range is cut off. Weights keep to SEVEN_BITS.
+    No call looks for the largest of its activations, and what lies outside the range that calibration saw is cut off.
+    Where few rows are far larger than the others (`Activation.is_even`), each row has its own scale. Either way a score
+    does not depend on what else is in the slate.
     """
     import onnx
 
     model = onnx.load(fp32)
-    quantise_products(model.graph, ranges)
+    quantise_products(model.graph, activations)
     model.opset_import.add(domain=DOMAIN, version=1)
     save(model, path, origin(artifact, "onnx-int8"))
 
 
-def quantise_products(graph: GraphProto, ranges: Ranges) -> None:
+def quantise_products(graph: GraphProto, activations: Activations) -> None:
     """Puts integer products in the place of `weighted_products`; an input that several of them take is rounded once."""
     from onnx import numpy_helper
 
@@ -56,13 +58,16 @@ def quantise_products(graph: GraphProto, ranges: Ranges) -> None:
     biases = _biases(graph, products, tensors)
     joined = {addition.output[0] for addition, _ in biases.values()}
     nodes: list[NodeProto] = []
-    rounded: set[str] = set()
+    rounded: dict[str, Rounded] = {}
     for node in graph.node:
         if node.output[0] in products:
-            if node.input[0] not in rounded:
-                nodes.append(_rounding(node.input[0], ranges[node.input[0]], add))
-            rounded.add(node.input[0])
-            nodes.append(_product(node, tensors[node.input[1]], biases.get(node.output[0]), add))
+            given = node.input[0]
+            if given not in rounded:
+                rounded[given], made = _round(given, activations[given], add)
+                nodes.extend(made)
+            nodes.extend(
+                _product(node, rounded[given], tensors[node.input[1]], biases.get(node.output[0]), add)
+            )
         elif node.output[0] not in joined:
             nodes.append(node)
     del graph.node[:]
@@ -91,34 +96,74 @@ def _biases(
     return biases
 
 
-def _rounding(name: str, bounds: tuple[float, float], add: Add) -> NodeProto:
+class Rounded(NamedTuple):
+    """The names of a rounded activation, of its scale and of what stands for 0; and of a scale for each row, if any."""
+
+    whole: str
+    scale: str
+    zero: str
+    row_scale: str | None = None
+
+
+def _round(name: str, activation: Activation, add: Add) -> tuple[Rounded, list[NodeProto]]:
     """Rounds an activation to uint8; where it begins at 0, onnxruntime drops a ReLU before it."""
     from onnx import helper
 
-    low, high = bounds
-    scale = max(high - low, 1e-9) / 255
-    add(f"{name}.scale", np.array(scale, np.float32))
-    add(f"{name}.zero", np.array(round(-low / scale), np.uint8))
-    return helper.make_node("QuantizeLinear", [name, f"{name}.scale", f"{name}.zero"], [f"{name}.uint8"])
+    if not activation.is_even:
+        return Rounded(f"{name}.int8", "one", "zero_point", f"{name}.scale"), round_rows(name, name, add)
+    add(f"{name}.scale", np.array(activation.step, np.float32))
+    add(f"{name}.zero", np.array(round(-activation.low / activation.step), np.uint8))
+    rounded = Rounded(f"{name}.uint8", f"{name}.scale", f"{name}.zero")
+    return rounded, [helper.make_node("QuantizeLinear", [name, rounded.scale, rounded.zero], [rounded.whole])]
+
+
+def round_rows(name: str, prefix: str, add: Add) -> list[NodeProto]:
+    """Makes `<prefix>.int8` of an activation, each row rounded by its own `<prefix>.scale`."""
+    from onnx import helper
+
+    add("smallest", np.array(1e-9, np.float32))
+    add("levels", np.array(LEVELS, np.float32))
+    add("one", np.array(1, np.float32))
+    add("zero_point", np.array(ZERO_POINT, np.uint8))
+    add("last_axis", np.array([-1], np.int64))
+    return [
+        helper.make_node("Abs", [name], [f"{prefix}.abs"]),
+        helper.make_node("ReduceMax", [f"{prefix}.abs", "last_axis"], [f"{prefix}.largest"], keepdims=1),
+        helper.make_node("Max", [f"{prefix}.largest", "smallest"], [f"{prefix}.above"]),
+        helper.make_node("Div", [f"{prefix}.above", "levels"], [f"{prefix}.scale"]),
+        helper.make_node("Div", ["levels", f"{prefix}.above"], [f"{prefix}.inverse"]),
+        helper.make_node("Mul", [name, f"{prefix}.inverse"], [f"{prefix}.scaled"]),
+        helper.make_node("QuantizeLinear", [f"{prefix}.scaled", "one", "zero_point"], [f"{prefix}.int8"]),
+    ]
 
 
 def _product(
-    node: NodeProto, tensor: TensorProto, bias_of: tuple[NodeProto, str] | None, add: Add
-) -> NodeProto:
+    node: NodeProto, rounded: Rounded, tensor: TensorProto, bias_of: tuple[NodeProto, str] | None, add: Add
+) -> list[NodeProto]:
     """An integer product in the place of a Gemm, or of a MatMul and the addition of its bias."""
     from onnx import helper, numpy_helper
 
-    weight, given = numpy_helper.to_array(tensor), node.input[0]
+    weight = numpy_helper.to_array(tensor)
     if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
         weight = weight.T
     whole, scales = quantise_outputs(weight)
     add(f"{tensor.name}.int8", whole)
     add(f"{tensor.name}.scales", scales)
     last, bias = bias_of or (node, node.input[2] if len(node.input) > 2 else "")
-    return helper.make_node(
-        "MatMulIntegerToFloat",
-        [f"{given}.uint8", f"{tensor.name}.int8", f"{given}.scale", f"{tensor.name}.scales", f"{given}.zero", "", bias],
-        [last.output[0]], domain=DOMAIN, name=f"{node.name}.int8")  # fmt: skip
+    output, given = (
+        last.output[0],
+        [rounded.whole, f"{tensor.name}.int8", rounded.scale, f"{tensor.name}.scales"],
+    )
+    name = f"{node.name}.int8"
+    if rounded.row_scale is None:
+        inputs = [*given, rounded.zero, "", bias]
+        return [helper.make_node("MatMulIntegerToFloat", inputs, [output], domain=DOMAIN, name=name)]
+    sums, scaled = f"{output}.sums", f"{output}.scaled" if bias else output
+    return [
+        helper.make_node("MatMulIntegerToFloat", [*given, rounded.zero], [sums], domain=DOMAIN, name=name),
+        helper.make_node("Mul", [sums, rounded.row_scale], [scaled]),
+        *([helper.make_node("Add", [scaled, bias], [output])] if bias else []),
+    ]
 
 
 def quantise_outputs(weight: Array) -> tuple[Array, Array]:

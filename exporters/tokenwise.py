@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.exporters.quantize import DOMAIN, SEVEN_BITS, quantise_outputs
+from rbserve.exporters.quantize import DOMAIN, LEVELS, SEVEN_BITS, quantise_outputs, round_rows
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -31,7 +31,6 @@ SAMPLED = 64  # activations of each product that a plan is made on
 SHARES = (0.0, 0.3, 0.5, 0.7, 0.85)
 # What rounding may add to a product, as a part of it: tried until scores hold.
 MOST_ERRORS = (0.03, 0.018, 0.0)
-LEVELS, ZERO_POINT = 127, 128  # of activations; weights have SEVEN_BITS
 
 
 class Rounding(NamedTuple):
@@ -168,23 +167,9 @@ class TokenwiseProducts:
     def _rounding(self, given: str, prefix: str, smooth: Array | None) -> list[NodeProto]:
         from onnx import helper
 
-        self._add("smallest", np.array(1e-9, np.float32))
-        self._add("levels", np.array(LEVELS, np.float32))
-        self._add("one", np.array(1, np.float32))
-        self._add("zero_point", np.array(ZERO_POINT, np.uint8))
-        self._add("last_axis", np.array([-1], np.int64))
         made, moved = [], given
         if smooth is not None:
             self._add(f"{prefix}.smooth", (1 / smooth).astype(np.float32))
             moved = f"{prefix}.moved"
             made.append(helper.make_node("Mul", [given, f"{prefix}.smooth"], [moved]))
-        return [
-            *made,
-            helper.make_node("Abs", [moved], [f"{prefix}.abs"]),
-            helper.make_node("ReduceMax", [f"{prefix}.abs", "last_axis"], [f"{prefix}.largest"], keepdims=1),
-            helper.make_node("Max", [f"{prefix}.largest", "smallest"], [f"{prefix}.above"]),
-            helper.make_node("Div", [f"{prefix}.above", "levels"], [f"{prefix}.scale"]),
-            helper.make_node("Div", ["levels", f"{prefix}.above"], [f"{prefix}.inverse"]),
-            helper.make_node("Mul", [moved, f"{prefix}.inverse"], [f"{prefix}.scaled"]),
-            helper.make_node("QuantizeLinear", [f"{prefix}.scaled", "one", "zero_point"], [f"{prefix}.int8"]),
-        ]
+        return [*made, *round_rows(moved, prefix, self._add)]

@@ -4,8 +4,9 @@
 
 Both graphs are made of one artefact's fp32 graph, 0.1's as its exporter made it (`old_int8.py`). Requests are test
 users with slates of catalogue items; each is answered by both in turn, so that a machine that slows down slows both.
-A ratio is 0.1's time over the new one's, the geometric mean over pairs of calls with Student's t interval of the
-logarithms: above 1, the new graph is faster. A list-wise model is asked for ten items, of 1 or of several users.
+A ratio is 0.1's time over the new one's, the median over pairs of calls with its interval by order statistics, which
+other work on the machine moves little: above 1, the new graph is faster. A list-wise model is asked for ten items, of
+1 or of several users at once.
 """
 
 from __future__ import annotations
@@ -70,11 +71,11 @@ def timed(pairs: Iterator[list[Call]], calls: int, seconds: float) -> dict[str, 
             spent.append((took[0], took[1]))
         if len(spent) >= calls or (time.perf_counter() > end and len(spent) > 10):
             break
-    logs = np.log([before / after for before, after in spent])
-    half = stats.sem(logs) * stats.t.ppf(0.975, len(logs) - 1)
+    ratios = np.sort([before / after for before, after in spent])
+    low = int(stats.binom.ppf(0.025, len(ratios), 0.5))
     before, after = 1e3 * np.median(spent, axis=0)
-    return {"pairs": len(logs), "old_ms": float(before), "new_ms": float(after), "ratio": float(np.exp(logs.mean())),
-            "low": float(np.exp(logs.mean() - half)), "high": float(np.exp(logs.mean() + half))}  # fmt: skip
+    return {"pairs": len(ratios), "old_ms": float(before), "new_ms": float(after), "ratio": float(np.median(ratios)),
+            "low": float(ratios[low]), "high": float(ratios[-1 - low])}  # fmt: skip
 
 
 def accuracy(artifact: Artifact, dataset: Dataset) -> float:

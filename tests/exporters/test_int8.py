@@ -19,7 +19,7 @@ from onnxruntime import InferenceSession
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.types import ModelSpec
-from rbserve.exporters.calibration import RangeRecorder, Ranges, calibrate
+from rbserve.exporters.calibration import Activation, ActivationRecorder, calibrate
 from rbserve.exporters.export import export
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.quantize import DOMAIN, SEVEN_BITS, Array, quantise_products
@@ -103,11 +103,12 @@ def test_a_session_without_any_option_scores_what_is_served(trained: Artifact, p
 def test_a_calibration_sees_any_item_in_a_slate(trained: Artifact, planted: Dataset, tmp_path: Path) -> None:
     """The range of the first layer's candidates is that of the item table."""
     graph = shutil.copy(trained.file("onnx/fp32.onnx"), tmp_path / "fp32.onnx")
-    (ranges,) = calibrate(trained, planted, [Path(graph)])
+    (activations,) = calibrate(trained, planted, [Path(graph)])
     tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(graph).graph.initializer]
     (table,) = (tensor for tensor in tensors if tensor.shape[:1] == (len(planted.items),))
-    assert (float(table.min()), float(table.max())) in ranges.values()
-    assert all(low <= 0 <= high for low, high in ranges.values())
+    ranges = [(activation.low, activation.high) for activation in activations.values()]
+    assert (float(table.min()), float(table.max())) in ranges
+    assert all(low <= 0 <= high for low, high in ranges)
 
 
 def linear_graph(weights: list[Array], biases: list[Array | None], path: Path) -> onnx.ModelProto:
@@ -131,13 +132,19 @@ def linear_graph(weights: list[Array], biases: list[Array | None], path: Path) -
     return model
 
 
+def seen(values: Array) -> Activation:
+    activation = Activation()
+    activation.see(values)
+    return activation
+
+
 @given(
     rows=st.integers(1, 6), features=st.integers(1, 40), outputs=st.lists(st.integers(1, 20), min_size=1, max_size=3),
-    biased=st.booleans(), low=st.sampled_from([-3.0, -0.5, 0.0]), high=st.sampled_from([0.0, 0.7, 4.0]),
+    biased=st.booleans(), bounds=st.sampled_from([(-3.0, 4.0), (-0.5, 0.0), (0.0, 0.7)]),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_products_are_those_of_the_rounded_numbers(
-    rows: int, features: int, outputs: list[int], biased: bool, low: float, high: float, seed: int,
+    rows: int, features: int, outputs: list[int], biased: bool, bounds: tuple[float, float], seed: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
     """Computed by hand in float64; what lies outside the range is cut off, and an input is rounded once."""
@@ -146,29 +153,52 @@ def test_products_are_those_of_the_rounded_numbers(
     weights = [rng.normal(size=(features, count)).astype(np.float32) for count in outputs]
     biases = [rng.normal(size=count).astype(np.float32) if biased else None for count in outputs]
     model = linear_graph(weights, biases, path)
-    ranges: Ranges = {"x": (low, high)}
-    quantise_products(model.graph, ranges)
+    activation = seen(np.linspace(*bounds, 100, dtype=np.float32))
+    assert activation.is_even
+    quantise_products(model.graph, {"x": activation})
     operators = [node.op_type for node in model.graph.node]
     assert operators == ["QuantizeLinear"] + len(weights) * ["MatMulIntegerToFloat"]
     onnx.save(model, path)
     products = open_session(path, 1).run(None, {"x": x})
-    scale = np.float32(max(high - low, 1e-9) / 255)
-    zero = round(-low / max(high - low, 1e-9) * 255)
-    whole = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    zero = round(-bounds[0] / activation.step)
+    whole = np.clip(np.rint(x / np.float32(activation.step)) + zero, 0, 255) - zero
     for product, weight, bias in zip(products, weights, biases, strict=True):
         steps = np.abs(weight).max(axis=0) / SEVEN_BITS
-        exact = (whole.astype(np.float64) @ np.rint(weight / steps)) * (scale * steps)
+        exact = (whole.astype(np.float64) @ np.rint(weight / steps)) * (activation.step * steps)
         np.testing.assert_allclose(product, exact + (0 if bias is None else bias), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_rows_of_very_different_sizes_are_rounded_by_their_own(biased: bool, tmp_path: Path) -> None:
+    """One step for all would leave nothing of the small ones."""
+    rng, path = np.random.default_rng(0), tmp_path / "linear.onnx"
+    x = rng.normal(size=(50, 16)).astype(np.float32)
+    x[0] *= 1000
+    weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 5), (5,)))
+    model = linear_graph([weight], [bias if biased else None], path)
+    activation = seen(x)
+    assert not activation.is_even
+    quantise_products(model.graph, {"x": activation})
+    onnx.save(model, path)
+    session = open_session(path, 1)
+    (products,) = session.run(None, {"x": x})
+    exact = x.astype(np.float64) @ weight
+    error = np.linalg.norm(products - exact - bias * biased, axis=1) / np.linalg.norm(exact, axis=1)
+    assert error.max() < 0.1
+    for row in range(len(x)):
+        np.testing.assert_array_equal(session.run(None, {"x": x[row : row + 1]})[0], products[row : row + 1])
 
 
 def test_a_recorder_answers_like_the_graph_and_sees_all_calls(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=(4, 3)).astype(np.float32)]
     linear_graph(weights, [None], tmp_path / "fp32.onnx")
-    recorder = RangeRecorder(tmp_path / "fp32.onnx")
+    recorder = ActivationRecorder(tmp_path / "fp32.onnx")
     calls = [rng.normal(size=(rows, 4)).astype(np.float32) for rows in (2, 0, 5)]
     for x in calls:
         (answer,) = recorder.run(None, {"x": x})
         np.testing.assert_allclose(answer, x @ weights[0], rtol=1e-5, atol=1e-6)
     together = np.concatenate(calls)
-    assert recorder.ranges == {"x": (float(together.min()), float(together.max()))}
+    activation = recorder.activations["x"]
+    assert (activation.low, activation.high) == (together.min(), together.max())
+    assert activation.squares / activation.count == pytest.approx(np.square(together).mean())

@@ -20,8 +20,8 @@ from rbserve import session
 from rbserve.core.metrics import auc
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.parity import expected_loss
-from rbserve.exporters.quantize import SEVEN_BITS, quantise_outputs
-from rbserve.exporters.tokenwise import LEVELS, Array, Recorder, TokenwiseProducts, within
+from rbserve.exporters.quantize import LEVELS, SEVEN_BITS, quantise_outputs
+from rbserve.exporters.tokenwise import Array, Recorder, TokenwiseProducts, within
 
 
 def computed(
