@@ -134,6 +134,11 @@ class ActivationRecorder:
         inputs: Sequence[Any] = self._session.get_inputs()
         return inputs
 
+    def get_overridable_initializers(self) -> Sequence[Any]:
+        """What may go in, and has a default."""
+        defaults: Sequence[Any] = self._session.get_overridable_initializers()
+        return defaults
+
     def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
         """The named outputs, or all of the graph's own in their order."""
         names = names or self._outputs

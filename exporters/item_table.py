@@ -48,7 +48,8 @@ def append_rows(
         raise _no_table(source, f"{len(rows)} rows for {len(artifact.items)} items")
     table.CopyFrom(numpy_helper.from_array(np.concatenate([rows, vectors.astype(rows.dtype)]), table.name))
     _declare(graph, table)
-    save(graph, target, origin(artifact, variant))
+    known = {entry.key for entry in graph.metadata_props}  # a graph of version 0.1 is scaled as it was
+    save(graph, target, {key: value for key, value in origin(artifact, variant).items() if key in known})
 
 
 def _table(graph: ModelProto, path: Path) -> TensorProto:

@@ -258,9 +258,7 @@ class OnnxScorer:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.takes_vectors = any(
-            value.name == ITEM_TABLE for value in session.get_overridable_initializers()
-        )
+        self.takes_vectors = any(value.name == ITEM_TABLE for value in session.get_overridable_initializers())
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""

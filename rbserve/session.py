@@ -29,6 +29,10 @@ class Session(Protocol):
         """What goes in: each has a name, and a shape whose unknown sizes are no numbers."""
         ...
 
+    def get_overridable_initializers(self) -> Sequence[Any]:
+        """What may go in, and has a default: each has a name."""
+        ...
+
     def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
         """The named outputs, or all of them in their order."""
         ...
@@ -141,6 +145,10 @@ class OpenVinoSession:
     def get_inputs(self) -> list[Input]:
         """What goes in."""
         return self._inputs
+
+    def get_overridable_initializers(self) -> list[Input]:
+        """Nothing: OpenVINO takes defaults for constants."""
+        return []
 
     def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
         """The named outputs, or all of them in their order; one call at a time."""
