@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
-from rbserve.core.types import Ranker, Scorer
+from rbserve.core.types import Items
 from rbserve.runtime import exported_ranker, exported_scorer
 from rbserve.session import open_session
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
 REQUESTS = 128
-SLATE = 16  # candidates a request: the labelled row's, and others of the catalogue
+SLATE = 64  # candidates a request: the labelled row's, and others of the catalogue
 TOP = 10
+MARGIN = 1.1  # users and items that calibration did not see lie a little further out
 MOST_ERROR = 0.02  # that rounding by one fixed step may add to activations; see `Activation.is_even`
 
 
@@ -41,8 +42,13 @@ class Activation:
 
     @property
     def step(self) -> float:
-        """The scale of uint8 for the whole range."""
-        return max(self.high - self.low, 1e-9) / 255
+        """The scale of uint8 for the whole range and MARGIN times as much."""
+        return MARGIN * max(self.high - self.low, 1e-9) / 255
+
+    @property
+    def zero(self) -> int:
+        """What stands for 0 among 0 to 255."""
+        return round(-MARGIN * self.low / self.step)
 
     @property
     def is_even(self) -> bool:
@@ -51,7 +57,7 @@ class Activation:
         Numbers like normal ones have 0.01. A cross network's powers of its input have up to 0.08: few rows are large.
         """
         size = math.sqrt(self.squares / max(self.count, 1))
-        return self.step / math.sqrt(12) <= MOST_ERROR * size
+        return (self.high - self.low) / 255 / math.sqrt(12) <= MOST_ERROR * size
 
 
 Activations = Mapping[str, Activation]
@@ -72,35 +78,33 @@ def weighted_products(graph: GraphProto) -> Iterator[NodeProto]:
 def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> list[Activations]:
     """For each fp32 graph of an artefact, what its `weighted_products` are given.
 
-    REQUESTS of training users are answered, drawn by a fixed seed, and one of a user without a history. Candidates are
-    those that users were shown and, since any item may stand in a slate, others of the catalogue.
+    REQUESTS of training users are answered, drawn by a fixed seed, and one of a user without a history. Any user may
+    come: histories are whole, cut and of one item in turn. Any item may stand in a slate: candidates are those of the
+    labelled rows and others of the catalogue.
     """
     recorders = {path: ActivationRecorder(path) for path in graphs}
-    nothing = np.empty(0, np.int32)
+    rng, nothing = np.random.default_rng(0), np.empty(0, np.int32)
     if artifact.manifest.task == "ctr":
         scorer = exported_scorer(artifact, graphs, opening=recorders.__getitem__)
         scorer.score(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32))
-        replay_slates(scorer, dataset, REQUESTS, SLATE)
+        clicks = dataset.ctr("train")
+        for number, row in enumerate(rng.permutation(len(clicks))[:REQUESTS]):
+            others = rng.integers(len(artifact.items), size=SLATE - 1, dtype=np.int32)
+            history = _shortened(clicks.histories[row], number, rng)
+            scorer.score(history, np.append(clicks.candidates[row], others))
     else:
         ranker = exported_ranker(artifact, graphs, opening=recorders.__getitem__)
         ranker.top_k(nothing, TOP)
-        replay_lists(ranker, dataset, REQUESTS, TOP)
+        sequences = dataset.seqrec("train")
+        for number, row in enumerate(rng.permutation(len(sequences))[:REQUESTS]):
+            ranker.top_k(_shortened(sequences.histories[row], number, rng), TOP)
     return [recorder.activations for recorder in recorders.values()]
 
 
-def replay_slates(scorer: Scorer, dataset: Dataset, requests: int, slate: int = 1) -> None:
-    """Scores labelled training rows, drawn, each with other items of the catalogue to make a slate."""
-    rng, clicks = np.random.default_rng(0), dataset.ctr("train")
-    for row in rng.permutation(len(clicks))[:requests]:
-        others = rng.integers(len(dataset.items), size=slate - 1).astype(np.int32)
-        scorer.score(clicks.histories[row], np.append(clicks.candidates[row], others))
-
-
-def replay_lists(ranker: Ranker, dataset: Dataset, requests: int, k: int) -> None:
-    """Ranks the catalogue for the histories of training sequences, drawn."""
-    sequences = dataset.seqrec("train")
-    for row in np.random.default_rng(0).permutation(len(sequences))[:requests]:
-        ranker.top_k(sequences.histories[row], k)
+def _shortened(history: Items, number: int, rng: np.random.Generator) -> Items:
+    """The whole history, its newest items, or its newest item, in turn."""
+    kept = (len(history), rng.integers(1, len(history) + 1) if len(history) else 0, 1)[number % 3]
+    return history[len(history) - min(int(kept), len(history)) :]
 
 
 class ActivationRecorder:

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from rbserve.core.artifact import WEIGHTS, Artifact
 from rbserve.core.dataset import Dataset
-from rbserve.exporters.calibration import replay_lists, replay_slates
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
 from rbserve.exporters.parity import reference_variant
 from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
@@ -80,10 +80,15 @@ def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:
 
 
 def _ask(artifact: Artifact, model: nn.Module, dataset: Dataset) -> None:
+    rng = np.random.default_rng(0)
     if artifact.manifest.task == "ctr":
-        replay_slates(torch_scorer(artifact, model), dataset, PLANNED)
+        clicks, scorer = dataset.ctr("train"), torch_scorer(artifact, model)
+        for row in rng.permutation(len(clicks))[:PLANNED]:
+            scorer.score(clicks.histories[row], clicks.candidates[row : row + 1])
     else:
-        replay_lists(torch_ranker(artifact, model), dataset, PLANNED, k=1)
+        sequences, ranker = dataset.seqrec("train"), torch_ranker(artifact, model)
+        for row in rng.permutation(len(sequences))[:PLANNED]:
+            ranker.top_k(sequences.histories[row], 1)
 
 
 def write_graph(

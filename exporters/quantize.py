@@ -112,7 +112,7 @@ def _round(name: str, activation: Activation, add: Add) -> tuple[Rounded, list[N
     if not activation.is_even:
         return Rounded(f"{name}.int8", "one", "zero_point", f"{name}.scale"), round_rows(name, name, add)
     add(f"{name}.scale", np.array(activation.step, np.float32))
-    add(f"{name}.zero", np.array(round(-activation.low / activation.step), np.uint8))
+    add(f"{name}.zero", np.array(activation.zero, np.uint8))
     rounded = Rounded(f"{name}.uint8", f"{name}.scale", f"{name}.zero")
     return rounded, [helper.make_node("QuantizeLinear", [name, rounded.scale, rounded.zero], [rounded.whole])]
 

@@ -19,7 +19,7 @@ from onnxruntime import InferenceSession
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.types import ModelSpec
-from rbserve.exporters.calibration import Activation, ActivationRecorder, calibrate
+from rbserve.exporters.calibration import MARGIN, Activation, ActivationRecorder, calibrate
 from rbserve.exporters.export import export
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.quantize import DOMAIN, SEVEN_BITS, Array, quantise_products
@@ -100,8 +100,10 @@ def test_a_session_without_any_option_scores_what_is_served(trained: Artifact, p
     assert max(largest) <= SEVEN_BITS
 
 
-def test_a_calibration_sees_any_item_in_a_slate(trained: Artifact, planted: Dataset, tmp_path: Path) -> None:
-    """The range of the first layer's candidates is that of the item table."""
+def test_a_calibration_sees_any_item_in_a_slate_and_short_histories(
+    trained: Artifact, planted: Dataset, tmp_path: Path
+) -> None:
+    """The range of the first layer's candidates is that of the item table; users' means have nearly as large a one."""
     graph = shutil.copy(trained.file("onnx/fp32.onnx"), tmp_path / "fp32.onnx")
     (activations,) = calibrate(trained, planted, [Path(graph)])
     tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(graph).graph.initializer]
@@ -109,6 +111,8 @@ def test_a_calibration_sees_any_item_in_a_slate(trained: Artifact, planted: Data
     ranges = [(activation.low, activation.high) for activation in activations.values()]
     assert (float(table.min()), float(table.max())) in ranges
     assert all(low <= 0 <= high for low, high in ranges)
+    users = next(iter(activations.values()))
+    assert users.high - users.low > 0.8 * (table.max() - table.min())
 
 
 def linear_graph(weights: list[Array], biases: list[Array | None], path: Path) -> onnx.ModelProto:
@@ -160,7 +164,8 @@ def test_products_are_those_of_the_rounded_numbers(
     assert operators == ["QuantizeLinear"] + len(weights) * ["MatMulIntegerToFloat"]
     onnx.save(model, path)
     products = open_session(path, 1).run(None, {"x": x})
-    zero = round(-bounds[0] / activation.step)
+    assert activation.step == pytest.approx(MARGIN * (bounds[1] - bounds[0]) / 255)
+    zero = round(-MARGIN * bounds[0] / activation.step)
     whole = np.clip(np.rint(x / np.float32(activation.step)) + zero, 0, 255) - zero
     for product, weight, bias in zip(products, weights, biases, strict=True):
         steps = np.abs(weight).max(axis=0) / SEVEN_BITS
