@@ -55,6 +55,7 @@ def test_a_bomb_is_not_inflated_beyond_the_limit(ask: Ask, limits: Limits) -> No
 @pytest.mark.parametrize(
     "content",
     [b"", BODY, gzip.compress(BODY)[:-4], gzip.compress(BODY) + b"more", zlib.compress(BODY), b"\x1f\x8b"],
+    ids=["empty", "plain", "cut", "more", "zlib", "two bytes"],
 )
 def test_what_is_not_one_gzip_file_is_refused(ask: Ask, content: bytes) -> None:
     answer = post(ask, content, "gzip")
