@@ -17,6 +17,7 @@ from rbserve.arguments import Abilities, abilities, check_precisions_of, check_v
 from rbserve.console import say
 from rbserve.core import memory
 from rbserve.core.artifact import (
+    ENDPOINT_VARIANT,
     EXPORTABLE,
     HALF_VARIANT,
     REFERENCE_VARIANT,
@@ -773,6 +774,9 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
     size = slate or (100 if pairs else 10)
     split = data.ctr("test") if pairs else data.seqrec("test")
     requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
+    if served.variant == ENDPOINT_VARIANT:
+        most = len(requests.histories) * size
+        say(f"{served.name} is answered by an endpoint: up to {most:,} requests to it are paid for")
     with progress_bar(f"load on {served.name}", bound="about") as progress:
         return run_load(
             url, PATHS[served.task], bodies(requests, data.items, size, served.name), plan, progress
@@ -787,6 +791,11 @@ def verify(
     from rbserve.profilers.verify import verify as compare
 
     artifact = to_serve(model, dataset)
+    if artifact.is_endpoint:
+        raise UsageError(
+            f"{artifact.name} is answered by an endpoint: holding a server against it would pay for every call",
+            "rbserve profile tells beforehand how many requests it makes",
+        )
     data = data_of(artifact, "verifying asks for test users, and that")
     size = slate or (1 if artifact.manifest.task == "ctr" else 10)
     limit = OVERHEAD_MS if overhead_ms is None else overhead_ms

@@ -754,6 +754,17 @@ def test_unclear_answers_are_counted_in_the_run_and_mark_its_row(
     assert all(columns(section)[0].text(point).endswith(" ⚠") for point in section.points)
 
 
+def test_a_server_is_not_held_against_an_endpoint_that_is_paid_for_every_call(
+    endpoint: Endpoint, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    shutil.copytree(planted.path, tmp_path / "data/planted")
+    pipeline.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url})
+    with pytest.raises(UsageError, match="would pay for every call"):
+        pipeline.verify("zeroshot-gpt-3.5", "planted", "http://127.0.0.1:9", None, None, 2)
+    assert endpoint.asked == []
+
+
 def test_openai_without_a_key_is_refused_before_it_is_asked(
     planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
