@@ -6,8 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
+
+from rbserve.console import _captions
+from rbserve.core.dataset import Dataset
 from rbserve.core.measurement import Measurement, write_measurement
-from rbserve.profilers.report import collect, render
+from rbserve.core.similarity import data_sketch
+from rbserve.profilers.report import collect, render, with_sketch
 
 FROZEN = Path(__file__).parent.parent / "data"
 
@@ -30,3 +35,28 @@ def test_runs_of_before_and_of_today_stand_in_one_report(measured: Measurement, 
     report = json.loads((render(collect(tmp_path / "runs"), tmp_path / "report") / "report.json").read_text())
     (today,) = [one for one in report["sections"] if one["dataset"] == measured.dataset]
     assert any("Harness overhead" in line and "nothing is subtracted" in line for line in today["method"])
+
+
+def test_a_run_of_before_sketches_gets_the_one_of_its_data_set_while_that_is_the_same(
+    measured: Measurement, planted: Dataset, tmp_path: Path
+) -> None:
+    assert measured.data_sketch == data_sketch(planted)
+    old = msgspec.structs.replace(measured, data_sketch={})
+    assert with_sketch(old, planted.path).data_sketch == measured.data_sketch
+    assert with_sketch(old, tmp_path / "gone") is old
+    other = msgspec.structs.replace(old, dataset_fingerprint="f" * 64)
+    assert with_sketch(other, planted.path) is other
+    (tmp_path / "manifest.json").write_text("{}")
+    assert with_sketch(old, tmp_path) is old
+
+
+def test_a_profile_names_the_form_of_its_baseline_and_the_variants_that_are_no_better(
+    measured: Measurement,
+) -> None:
+    form = measured.baseline_forms["popularity"]
+    assert form in ("last likes", "all likes")
+    best = msgspec.structs.replace(measured, baselines={"popularity": {"auc": 0.9999}})
+    variants = ", ".join(dict.fromkeys(result.variant for result in measured.results))
+    assert f"baseline popularity ({form}): AUC 0.9999; no better: {variants}" in [*_captions(best)]
+    worst = msgspec.structs.replace(measured, baselines={"popularity": {"auc": 0.0001}})
+    assert f"baseline popularity ({form}): AUC 0.0001" in [*_captions(worst)]
