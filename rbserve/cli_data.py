@@ -13,6 +13,7 @@ from rbserve.console import print_json, say
 from rbserve.core.errors import UsageError
 
 Catalogue = Literal["used", "seen", "all"]
+Quotes = Literal["auto", "csv", "literal"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 _protocol = partial(typer.Option, rich_help_panel="Protocol (the paper's values by default)")
 _tables = partial(typer.Option, rich_help_panel="Your own tables (csv, json, parquet)")
@@ -112,6 +113,8 @@ def prepare(
     delimiter: Annotated[str | None, _tables(help="A comma or a tab by default.")] = None,
     histories: Annotated[Path | None, _tables(help="Parquet of users and lists of items they liked before.")] = None,
     histories_items: Annotated[str, _tables(help="The column of these lists.")] = "history",
+    quotes: Annotated[Quotes, _tables(help="csv: they quote fields; literal: mere signs; auto: csv or ask.")] = "auto",
+    encoding: Annotated[str | None, _tables(help="UTF-8 by default; UTF-16 and UTF-32 by their mark.")] = None,
     memory_limit: Annotated[str, _resources(help="Of reading and sorting; more goes to disk.")] = "2GB",
     temp_dir: Annotated[Path | None, _resources(help="Where it goes; beside the data set by default.")] = None,
     as_json: Json = False,
@@ -142,6 +145,7 @@ def prepare(
         "interactions": interactions, "items": items, "format": check_format(format_), "user": user,
         "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id, "text": text,
         "delimiter": _tab(delimiter), "histories": histories, "histories_items": histories_items,
+        "delimiter": _tab(delimiter), "quotes": quotes, "encoding": encoding,
     }  # fmt: skip
     manifest = pipeline.prepare(
         name,

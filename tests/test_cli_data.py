@@ -213,7 +213,7 @@ def _become_a_folder(path: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "no file"),
     "a folder": (_become_a_folder, "has no part with rows"),
-    "empty": (lambda path: path.write_bytes(b""), "lacks the column 'customer'"),
+    "empty": (lambda path: path.write_bytes(b""), "clicks.csv is empty"),
     "header only": (lambda path: path.write_text("customer;sku;when;bought;stars\n"), "no usable row"),
     "cut gzip": (_gzip_cut, "damaged or truncated"),
     "other column": (lambda path: path.write_text("buyer;sku;when;bought\nc;s;1;1\n"), "lacks the column 'customer'"),

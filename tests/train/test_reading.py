@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
-import itertools
 import json
 import random
 import tempfile
@@ -23,14 +20,11 @@ from hypothesis import strategies as st
 
 from rbserve.core.errors import DataError
 from rbserve.core.ids import value_text
-from rbserve.train.datasets import reading
-from rbserve.train.datasets.reading import clean_text, csv_records, items, json_records, lines, locate
+from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL
+from rbserve.train.datasets.reading import clean_text, items, json_records, lines, locate
 from rbserve.train.tally import Tally
 
-OTHER_WIDTH = "item row with another number of fields"
 NO_OBJECT = "item row that is no JSON object"
-NOT_UTF8 = "line with bytes that are not UTF-8"
-NUL = "line with NUL characters"
 NAMES = ("id", "title")
 
 
@@ -86,7 +80,7 @@ def test_what_is_mended_in_a_line_is_counted_once(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbfcaf\xe9 \xff\xfe\n\xef\xbb\xbfgood \xc3\xa9\n\0a\0b\n\0\xff\n"
     read = list(lines(_write(tmp_path, content), tally := Tally()))
     assert read == ["caf\ufffd \ufffd\ufffd", "\ufeffgood é", "ab", "\ufffd"]
-    assert tally.repaired == {"byte order mark": 1, NOT_UTF8: 2, NUL: 2}
+    assert tally.repaired == {"byte order mark": 1, LOST_LETTERS: 2, NUL: 2}
 
 
 def test_a_file_that_is_damaged_or_missing_or_a_folder_is_named(tmp_path: Path) -> None:
@@ -106,13 +100,13 @@ def test_a_file_that_is_damaged_or_missing_or_a_folder_is_named(tmp_path: Path) 
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
-    endless = _write(tmp_path, gzip.compress(b"short\n" + bytes(4 * reading.LONGEST_LINE)), "endless.gz")
+    endless = _write(tmp_path, gzip.compress(b"short\n" + bytes(4 * LONGEST_LINE)), "endless.gz")
     tracemalloc.start()
     with pytest.raises(DataError, match=r"endless\.gz, line 2 has more than"):
         list(lines(endless, Tally()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3 * reading.LONGEST_LINE
+    assert peak < 3 * LONGEST_LINE
 
 
 PIECES = [b"id,title\n", b"1,One\n", b'"', b",", b"\n", b"\r", b"\0", b"\xff", b" ", b"a", b"\xc2\x85",
@@ -155,7 +149,9 @@ def test_every_line_of_any_bytes_is_read_and_none_is_invented(content: bytes) ->
         assert len(read) == len(physical)
         assert not any("\n" in line or "\0" in line for line in read)
         assert tally.repaired[NUL] == sum(b"\0" in line for line in physical)
-        assert tally.repaired[NOT_UTF8] == sum("\ufffd" in line.decode(errors="replace") for line in physical)
+        assert tally.repaired[LOST_LETTERS] == sum(
+            "\ufffd" in line.decode(errors="replace") for line in physical
+        )
         assert tally.repaired["byte order mark"] == content.startswith(b"\xef\xbb\xbf")
         assert not tally.dropped
 
@@ -168,105 +164,7 @@ def test_any_damage_of_a_gzip_is_a_data_error_at_most(content: bytes, place: int
         _read(lines(path, Tally()))
 
 
-def test_columns_come_by_name_in_the_order_asked_for(tmp_path: Path) -> None:
-    path = _write(tmp_path, '\ufeff"id", year,title\n1,1990,One\n2,1991,Two\n')
-    tally = Tally()
-    assert list(csv_records(path, ["title", "id"], tally)) == [("One", "1"), ("Two", "2")]
-    assert list(csv_records(path, ["year"], Tally())) == [("1990",), ("1991",)]
-    assert tally.repaired == {"byte order mark": 1}
-    with pytest.raises(
-        DataError, match=r"items\.csv lacks the column 'name'; it has: id, year, title"
-    ) as error:
-        list(csv_records(path, ["id", "name"], Tally()))
-    assert "','" in (error.value.hint or "")
-    path = _write(tmp_path, 'N1\tnews\tThe "best\nN2\tnews\tIt is 12" wide\n')
-    read = csv_records(path, NAMES, Tally(), "\t", header=("id", "topic", "title"), quoted=False)
-    assert list(read) == [("N1", 'The "best'), ("N2", 'It is 12" wide')]
-
-
-def test_delimiters_quotation_marks_and_carriage_returns_stay_in_a_field(tmp_path: Path) -> None:
-    path = _write(tmp_path, 'id,title\r\n1,"a, ""b""\r\nc\nd\re"\r\n2,plain\r\n')
-    assert list(csv_records(path, NAMES, Tally())) == [("1", 'a, "b"\r\nc\nd\re'), ("2", "plain")]
-    path = _write(tmp_path, "id,title\n1,a\rb\n2,\rc\r\r\n3,d\n4,e\r")
-    expected = [("1", "a\rb"), ("2", "\rc\r"), ("3", "d"), ("4", "e\r")]
-    for quoted in (True, False):
-        assert list(csv_records(path, NAMES, Tally(), quoted=quoted)) == expected
-
-
-def test_rows_of_another_width_are_counted_and_blank_lines_are_not(tmp_path: Path) -> None:
-    path = _write(tmp_path, 'id,title\n\n1,One\n2\n3,Three,3\n  \n4,Four\n"5,Five"\n\r\n')
-    for quoted, ids in ((True, ["1", "4"]), (False, ["1", "4", '"5'])):
-        tally = Tally()
-        assert [row[0] for row in csv_records(path, ["id"], tally, quoted=quoted)] == ids
-        assert tally == Tally(dropped=Counter({OTHER_WIDTH: 5 - len(ids)}))
-
-
-@pytest.mark.parametrize("content", [b"", b"\n\r\n  \n", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0)])
-def test_an_empty_file_is_an_error_and_a_header_alone_is_none(tmp_path: Path, content: bytes) -> None:
-    path = _write(tmp_path, content)
-    for header, quoted in itertools.product((None, NAMES), (True, False)):
-        with pytest.raises(DataError, match=r"items\.csv is empty"):
-            list(csv_records(path, ["id"], Tally(), header=header, quoted=quoted))
-    with pytest.raises(DataError, match=r"items\.csv is empty"):
-        list(json_records(path, ["id"], Tally()))
-    assert list(csv_records(_write(tmp_path, "id,title"), ["id"], Tally())) == []
-
-
-def test_an_open_quotation_mark_does_not_swallow_the_file(tmp_path: Path) -> None:
-    rest = "".join(f"{number},title\n" for number in range(5_000))
-    for end in ("", "3,Three\n", f'{rest}3,Three"\n', f"{rest}"):
-        read = csv_records(_write(tmp_path, f'id,title\n\n1,One\n2,"Two\n{end}'), ["id"], Tally())
-        assert next(read) == ("1",)
-        with pytest.raises(DataError, match=r"items\.csv, line 4: a quotation mark is not closed"):
-            next(read)
-
-
-def test_a_record_may_span_lines_and_be_long_but_not_without_limit(tmp_path: Path) -> None:
-    text = "\n".join(["x"] * reading.LONGEST_RECORD)
-    assert list(csv_records(_write(tmp_path, f'id,title\n1,"{text}"\n'), ["title"], Tally())) == [(text,)]
-    with pytest.raises(DataError, match="line 2: a quotation mark is not closed"):
-        list(csv_records(_write(tmp_path, f'id,title\n1,"{text}\nx"\n'), ["title"], Tally()))
-    long = "x" * 1_000_000
-    assert list(csv_records(_write(tmp_path, f'id,title\n1,"{long}"\n'), ["title"], Tally())) == [(long,)]
-    endless = ("x" * (reading.LONGEST_LINE // 4) + "\n") * 5
-    with pytest.raises(DataError, match=r"items\.csv, line 2: field larger than field limit"):
-        list(csv_records(_write(tmp_path, f'id,title\n1,"{endless}"\n'), ["title"], Tally()))
-
-
 PLAIN = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
-FIELD = PLAIN | st.text('",;\t\r\n\x85 a')
-
-
-@given(st.lists(st.tuples(FIELD, FIELD)), st.sampled_from(",;|"), st.booleans())
-def test_what_csv_writes_is_read_back(rows: list[tuple[str, str]], delimiter: str, quote: bool) -> None:
-    quoting = csv.QUOTE_ALL if quote else csv.QUOTE_MINIMAL
-    file = io.StringIO(newline="")
-    csv.writer(file, delimiter=delimiter, quoting=quoting).writerows([NAMES, *rows])
-    tally = Tally()
-    with _file(file.getvalue().encode()) as path:
-        assert list(csv_records(path, NAMES, tally, delimiter)) == rows
-    assert tally == Tally()
-
-
-@given(RAW, st.booleans(), st.booleans())
-def test_every_record_of_any_csv_is_read_or_counted(content: bytes, quoted: bool, named: bool) -> None:
-    """Records read and records dropped are together the lines that are not blank, but for the header's.
-
-    Only a quotation mark can make a record of several lines: where it counts there may be fewer records
-    than lines, but not none, and a file whose last record stays open is an error.
-    """
-    spanning = quoted and b'"' in content
-    stored = content if named else b"id,title\n" + content
-    expected = _not_blank(stored) - (not named)
-    tally = Tally()
-    with _file(stored) as path:
-        read = _read(csv_records(path, ["title"], tally, header=NAMES if named else None, quoted=quoted))
-    if read is None:
-        assert spanning or (named and (not expected or content.startswith(b"\x1f\x8b")))
-        return
-    counted = len(read) + tally.dropped[OTHER_WIDTH]
-    assert min(1, expected) <= counted <= expected
-    assert spanning or counted == expected
 
 
 def test_fields_of_json_lines_become_text_or_nothing_and_may_have_any_name(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbserve.train.datasets.reading import csv_records, items, locate
+from rbserve.train.datasets.delimited import csv_records
+from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
 from rbserve.train.datasets.workspace import Workspace
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rbserve.core.ids import id_text
+from rbserve.train.datasets.delimited import Quotes, csv_records, find_dialect
 from rbserve.train.datasets.formats import Format, open_table
 from rbserve.train.datasets.parquet import text_batches
-from rbserve.train.datasets.reading import csv_records, items, json_records, lines
+from rbserve.train.datasets.reading import items, json_records
 from rbserve.train.tally import Tally
 
 
@@ -19,25 +20,27 @@ def read_items(
     tally: Tally,
     delimiter: str | None = None,
     format: Format | None = None,
+    quotes: Quotes = "auto",
+    encoding: str | None = None,
 ) -> Iterator[tuple[str, str]]:
     """The id and the clean text of every row that has both; the others are counted."""
-    return items(_records(path, (item, text), tally, delimiter, format), tally)
+    return items(_records(path, (item, text), tally, format, delimiter, quotes, encoding), tally)
 
 
 def read_ids(path: Path, item: str, delimiter: str | None = None) -> list[str]:
     """The ids in a table's column."""
-    records = _records(path, (item,), Tally(), delimiter, None)
+    records = _records(path, (item,), Tally(), None, delimiter)
     return [name for value, *_ in records if (name := id_text(value))]
 
 
-def find_delimiter(path: Path) -> str:
-    """A comma or a tab, whichever the first line has more of."""
-    first = next(lines(path, Tally()), "")
-    return "\t" if first.count("\t") > first.count(",") else ","
-
-
 def _records(
-    path: Path, columns: Sequence[str], tally: Tally, delimiter: str | None, format: Format | None
+    path: Path,
+    columns: Sequence[str],
+    tally: Tally,
+    format: Format | None,
+    delimiter: str | None,
+    quotes: Quotes = "auto",
+    encoding: str | None = None,
 ) -> Iterator[Sequence[str | None]]:
     """The named columns of every row as text."""
     table = open_table(path, format)
@@ -50,4 +53,4 @@ def _records(
         if table.format == "json":
             yield from json_records(part, columns, tally)
         else:
-            yield from csv_records(part, columns, tally, delimiter or find_delimiter(part))
+            yield from csv_records(part, columns, tally, find_dialect(part, delimiter, quotes, encoding))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbserve.core.errors import DataError
-from rbserve.train.datasets.reading import csv_records, items, lines, locate
+from rbserve.train.datasets.delimited import COMMAS, PLAIN_TABS, DelimitedFile, csv_records
+from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import Reading, Source, whole_number
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.tally import Tally
@@ -21,7 +22,8 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     del reading
     titles = locate(raw, "MicroLens-*_titles.csv", "MicroLens-*_title*.csv")
     pairs = locate(raw, "MicroLens-*_pairs.tsv", "MicroLens-*_pairs.csv")
-    header = None if next(lines(titles, Tally()), "").lower().startswith("item,") else ("item", "title")
+    first = DelimitedFile(titles, COMMAS, Tally()).names
+    header = None if first[0].lower() == "item" else ("item", "title")
     work.add_items(items(csv_records(titles, ("item", "title"), work.tally, header=header), work.tally))
     if ".tsv" in pairs.name:
         _add_sequences(pairs, work)
@@ -32,7 +34,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
 def _add_sequences(path: Path, work: Workspace) -> None:
     """A line a user; an item's place in it is its time. A line without items is counted as an empty row."""
     users = work.table(
-        "sequences", work.delimited(path, ("user", "watched"), "\t", header=("user", "watched")), path
+        "sequences", work.delimited(path, ("user", "watched"), PLAIN_TABS, ("user", "watched")), path
     )
     work.add_events(
         f"""select ok, "user", unnest(watched) as item, generate_subscripts(watched, 1) as position
@@ -46,16 +48,15 @@ def _add_sequences(path: Path, work: Workspace) -> None:
 
 
 def _add_pairs(path: Path, work: Workspace) -> None:
-    first = next(lines(path, Tally()), "")
-    columns = first.split(",")
+    columns = DelimitedFile(path, COMMAS, Tally()).names
     if len(columns) != 3:
         raise DataError(
             f"{path} has {len(columns)} columns in its first line, not user, item and timestamp",
             "MicroLens offers it in two forms; the other is MicroLens-50k_pairs.tsv",
         )
     roles = ("user", "item", "time")
-    named = columns[2].strip().lower() == "timestamp"
-    wanted = dict(zip(roles, (name.strip() for name in columns), strict=True)) if named else roles
+    named = columns[2].lower() == "timestamp"
+    wanted = dict(zip(roles, columns, strict=True)) if named else roles
     work.add_events(
         work.delimited(path, wanted, header=None if named else roles),
         path,

@@ -12,7 +12,8 @@ import zipfile
 from pathlib import Path
 
 from rbserve.core.errors import DataError
-from rbserve.train.datasets.reading import csv_records, items, locate
+from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
+from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import Reading, Source
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.sampling import GIVEN
@@ -30,9 +31,9 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     news, behaviours = (
         locate(folder, *(f"{place}{name}" for place in FOLDERS)) for name in ("news.tsv", "behaviors.tsv")
     )
-    records = csv_records(news, ("news", "title"), work.tally, "\t", header=NEWS, quoted=False)
+    records = csv_records(news, ("news", "title"), work.tally, PLAIN_TABS, NEWS)
     work.add_items(items(records, work.tally))
-    rows = work.delimited(behaviours, ("user", "time", "history", "shown"), "\t", header=BEHAVIOURS)
+    rows = work.delimited(behaviours, ("user", "time", "history", "shown"), PLAIN_TABS, BEHAVIOURS)
     table = work.table(
         "behaviours", f"select * replace (epoch({TIME})::bigint as time) from ({rows})", behaviours
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbserve.core.assets import fetch
-from rbserve.train.datasets.reading import csv_records, items, locate
+from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
+from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import NEITHER, Reading, Source, rating_label, whole_number
 from rbserve.train.datasets.workspace import Workspace
 
@@ -17,11 +18,11 @@ from rbserve.train.datasets.workspace import Workspace
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
     """Puts movies and ratings into the workspace."""
     movies, ratings = locate(raw, "ml-100k.item"), locate(raw, "ml-100k.inter")
-    records = csv_records(movies, ("item_id:token", "movie_title:token_seq"), work.tally, "\t", quoted=False)
+    records = csv_records(movies, ("item_id:token", "movie_title:token_seq"), work.tally, PLAIN_TABS)
     work.add_items(items(records, work.tally))
     columns = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
     work.add_events(
-        work.delimited(ratings, columns, "\t"),
+        work.delimited(ratings, columns, PLAIN_TABS),
         ratings,
         user='"user_id:token"',
         item='"item_id:token"',

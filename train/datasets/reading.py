@@ -1,4 +1,4 @@
-"""Raw item files as a stream: plain or gzip, CSV or JSON lines, into pairs of an id and a clean text.
+"""Raw item files as a stream: lines, JSON lines, and pairs of an id and a clean text.
 
 Nothing here holds a whole file. What a reader leaves out or mends it counts in a `Tally`; what it
 cannot read at all is a `DataError` that names the file, never a traceback and never a silent loss.
@@ -6,34 +6,22 @@ cannot read at all is a `DataError` that names the file, never a traceback and n
 
 from __future__ import annotations
 
-import csv
-import gzip
 import html
-import io
-import itertools
-import operator
 import re
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from html.entities import html5
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from rbserve.core.errors import DataError
 from rbserve.core.ids import id_text, value_text
-from rbserve.train.datasets.columns import column_places
 from rbserve.train.datasets.formats import require_json_lines
+from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, open_utf8
 from rbserve.train.tally import Tally
 
-LONGEST_LINE = 1 << 24  # bytes, its end among them; also the longest field, in characters
-LONGEST_RECORD = 200  # lines; a quoted field that spans more was never closed
 MOST_ROUNDS = 8  # of decoding and removing tags; real texts need two or three
-
-_BUFFER = 1 << 20
-_LONE_RETURN = re.compile(r"\r(?!\n)")
 
 # Names with their semicolon only: in "ROCK&REGGAE" there is no registered trade mark.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
@@ -80,42 +68,10 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
     r"""The lines of a plain or gzip file (its first bytes tell which), without their ends.
 
     A line ends with \n or \r\n and nothing else. Bytes that are not UTF-8 become U+FFFD, NUL characters
-    and a byte order mark are removed; all of these are counted as repaired. Raises `DataError` for a file
-    that is missing, damaged, or has a line of more than `LONGEST_LINE` bytes.
+    and a byte order mark are removed; all of these are counted. A byte order mark of UTF-16 is understood.
+    Raises `DataError` for a file that is missing, damaged, or has a line of more than `LONGEST_LINE` bytes.
     """
     return map(_without_end, _lines_with_ends(path, tally))
-
-
-def csv_records(
-    path: Path,
-    columns: Sequence[str],
-    tally: Tally,
-    delimiter: str = ",",
-    header: Sequence[str] | None = None,
-    quoted: bool = True,
-) -> Iterator[tuple[str, ...]]:
-    """The named `columns` of every record, as text, in the order in which they are named.
-
-    `header` names the columns of a file without a header line. With `quoted=False` a quotation mark is
-    a character like any other and a record is one line. Blank lines are passed over; a record with
-    another number of fields than the header is counted as dropped. Raises `DataError` for an empty file,
-    a missing column, a field that is too long, and a quotation mark that is never closed.
-    """
-    with closing(_lines_with_ends(path, tally)) as source:
-        rows = _quoted_rows(path, source, delimiter) if quoted else _unquoted_rows(source, delimiter)
-        first = next(rows, None)
-        if first is None:
-            raise DataError(f"{path} is empty", "fetch the file again")
-        if header is None:
-            names = [name.strip() for name in first]
-        else:
-            names, rows = list(header), itertools.chain([first], rows)
-        pick = _picker(path, columns, names, delimiter)
-        for row in rows:
-            if len(row) == len(names):
-                yield pick(row)
-            else:
-                tally.dropped["item row with another number of fields"] += 1
 
 
 def json_records(path: Path, fields: Sequence[str], tally: Tally) -> Iterator[tuple[str | None, ...]]:
@@ -198,101 +154,27 @@ def items(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[tup
             yield name, cleaned.text
 
 
-def _lines_with_ends(path: Path, tally: Tally) -> Generator[str, None, None]:
-    try:
-        with _opened(path) as file:
-            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-                if len(raw) > LONGEST_LINE:
-                    raise DataError(
-                        f"{path}, line {number} has more than {LONGEST_LINE:,} bytes: is it text?"
-                    )
-                try:
-                    line = raw.decode()
-                except UnicodeDecodeError:
-                    line = raw.decode(errors="replace")
-                    tally.repaired["line with bytes that are not UTF-8"] += 1
-                if number == 1 and line.startswith("\ufeff"):
-                    line = line[1:]
-                    tally.repaired["byte order mark"] += 1
-                if "\0" in line:
-                    line = line.replace("\0", "")
-                    tally.repaired["line with NUL characters"] += 1
-                yield line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged or truncated: {error}", "fetch the file again") from None
-    except FileNotFoundError:
-        raise DataError(f"no file {path}", "--raw names the folder that holds the files") from None
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}", "it must be a file that you may read"
-        ) from None
-
-
-def _opened(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    if zipped:
-        return io.BufferedReader(gzip.GzipFile(path, "rb"), _BUFFER)
-    return path.open("rb", _BUFFER)
+def _lines_with_ends(path: Path, tally: Tally) -> Iterator[str]:
+    with open_utf8(path) as file:
+        for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            if len(raw) > LONGEST_LINE:
+                raise DataError(f"{path}, line {number} has more than {LONGEST_LINE:,} bytes: is it text?")
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError:
+                line = raw.decode(errors="replace")
+                tally.mend(LOST_LETTERS, f"line {number}: {line[:80].rstrip()}")
+            if number == 1 and line.startswith("\ufeff"):
+                line = line[1:]
+                tally.repaired["byte order mark"] += 1
+            if "\0" in line:
+                line = line.replace("\0", "")
+                tally.mend(NUL, f"line {number}: {line[:80].rstrip()}")
+            yield line
 
 
 def _without_end(line: str) -> str:
     return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
-
-
-def _unquoted_rows(source: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    for line in source:
-        if line.strip():
-            yield _without_end(line).split(delimiter)
-
-
-def _quoted_rows(path: Path, source: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """The rows of the csv module, which by itself takes the end of the file for a closing quotation mark.
-
-    It asks for another line within a record only when a quoted field is open. A lone carriage return,
-    which it would take for the end of a row, passes through it as the NUL that no line holds.
-    """
-    number = began = 0  # the line last read; the line on which the record began, 0 between records
-    returns = False
-
-    def feed() -> Iterator[str]:
-        nonlocal number, began, returns
-        for number, line in enumerate(source, 1):
-            if not began:
-                if not line.strip():
-                    continue
-                began = number
-            elif number - began >= LONGEST_RECORD:
-                break
-            if "\r" in line:
-                protected = _LONE_RETURN.sub("\0", line)
-                returns = returns or protected != line
-                line = protected
-            yield line
-        if began:
-            raise DataError(
-                f"{path}, line {began}: a quotation mark is not closed",
-                'within a quoted field a quotation mark is written twice: "a 12"" record"',
-            )
-
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
-    try:
-        for row in csv.reader(feed(), delimiter=delimiter):
-            yield [value.replace("\0", "\r") for value in row] if returns else row
-            began, returns = 0, False
-    except csv.Error as error:
-        raise DataError(f"{path}, line {began}: {error}") from None
-
-
-def _picker(
-    path: Path, columns: Sequence[str], names: list[str], delimiter: str
-) -> Callable[[list[str]], tuple[str, ...]]:
-    hint = f"columns are separated by {delimiter!r} and named as they are in the file"
-    by_name = column_places(path, columns, names, hint)
-    places = [by_name[name] for name in columns]
-    if len(places) > 1:
-        return operator.itemgetter(*places)
-    return lambda row: tuple([row[place] for place in places])
 
 
 def _scalar_text(value: object) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import UsageError
+from rbserve.train.datasets.delimited import Quotes
 from rbserve.train.datasets.formats import Format
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.sampling import Interactions
@@ -39,6 +40,8 @@ class Reading:
     format: Format | None = None
     histories: Path | None = None
     histories_items: str = "history"
+    quotes: Quotes = "auto"
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if not self.dislike_to < self.like_from:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.train.datasets.delimited import find_dialect
 from rbserve.train.datasets.formats import Table, locate_table, open_table
-from rbserve.train.datasets.item_file import find_delimiter, read_items
+from rbserve.train.datasets.item_file import read_items
 from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
 from rbserve.train.datasets.workspace import Workspace
 
@@ -27,7 +28,8 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     if reading.label and reading.rating:
         raise UsageError("give either --label or --rating, not both")
     key = (reading.item_key or reading.item, reading.text)
-    work.add_items(read_items(catalogue, *key, work.tally, reading.delimiter, reading.format))
+    how = (reading.delimiter, reading.format, reading.quotes, reading.encoding)
+    work.add_items(read_items(catalogue, *key, work.tally, *how))
     roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
              "rating": reading.rating}  # fmt: skip
     columns = {role: column for role, column in roles.items() if column is not None}
@@ -76,7 +78,9 @@ def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Rea
     def relation(part: Path) -> str:
         if table.format == "json":
             return work.json(part, columns)
-        return work.delimited(part, columns, reading.delimiter or find_delimiter(part), quoted=True)
+        return work.delimited(
+            part, columns, find_dialect(part, reading.delimiter, reading.quotes, reading.encoding)
+        )
 
     if len(table.parts) == 1:
         return relation(table.parts[0])

@@ -1,17 +1,18 @@
 """Raw files of any size to numbered events, in a DuckDB database that keeps to a memory limit.
 
-Delimited files are read a physical line at a time and split in SQL, not by a CSV parser: nothing can be lost
-in between. Every line becomes a row, or is counted by the reason why not: no UTF-8, a line of more than two
-million bytes, another number of fields, a time or label that is none. JSON lines: what is no JSON object
+Delimited files stream in from `delimited.py`. Every record becomes a row, or is counted by the reason why not: no
+UTF-8, another number of fields, a time or label that is none. JSON lines: what is no JSON object
 is a row without values, and counted. Item texts come through `reading.py`, which repairs more and costs more.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -22,33 +23,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rbserve.core.errors import DataError, UsageError
+from rbserve.core.errors import DataError, RbserveError, UsageError
 from rbserve.core.ids import id_sql
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
+from rbserve.train.datasets.delimited import COMMAS, EVENTS, DelimitedFile, Dialect
 from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.sampling import GIVEN, Interactions
 from rbserve.train.splitting import PIECE
 from rbserve.train.tally import Tally
 
-NO_DELIMITER = "\x01\x02\x03\x04"  # never in a text: makes read_csv give whole lines
 BATCH = 50_000
 MEMORY_A_THREAD = 512 << 20
-SHOWN_OF_A_ROW = 10_000  # characters of a row that DuckDB gives with its error
 PROBLEMS = {
-    1: "row with another number of fields, or no JSON object",
+    1: EVENTS.fields,
     2: "row without user or item",
     3: "row whose time is none",
     4: "row whose label is none",
     6: "rating that means none",
-}
-REJECTS = {
-    "INVALID ENCODING": "row that is not UTF-8",
-    "LINE SIZE OVER MAXIMUM": "row of more than two million bytes",
-    "MISSING COLUMNS": PROBLEMS[1],
-    "TOO MANY COLUMNS": PROBLEMS[1],
-    "UNQUOTED VALUE": "row with a stray quotation mark",
 }
 
 
@@ -88,6 +81,8 @@ class Workspace:
         )
         self._problems: Counter[int] = Counter()
         self._checked: set[Path] = set()
+        self._files: dict[str, tuple[DelimitedFile, list[int]]] = {}
+        self._streamed = 0
         self.users = self.items = self.rows = 0
 
     def close(self) -> None:
@@ -110,30 +105,20 @@ class Workspace:
             self._progress(done, 0, "items read")
 
     def delimited(
-        self,
-        path: Path,
-        wanted: Wanted,
-        delimiter: str = ",",
-        header: Sequence[str] | None = None,
-        quoted: bool = False,
+        self, path: Path, wanted: Wanted, dialect: Dialect = COMMAS, header: Sequence[str] | None = None
     ) -> str:
-        """The lines of a delimited file as SQL: a relation of `ok` and the wanted columns, as text.
+        """The records of a delimited file as SQL: a relation of `ok` and the wanted columns, as text.
 
-        The first line is the header, unless `header` says what the columns are. `quoted`: where fields are
-        quoted, they may hold the delimiter and line ends, and DuckDB's CSV parser reads them.
+        The first record is the header, unless `header` says what the columns are. Records that cannot be read
+        are counted while it is read, and are not in the relation.
         """
-        names = raw_file.header(path, delimiter) if header is None else list(header)
-        places = column_places(path, wanted, names)
-        if quoted and raw_file.has_quotes(path):
-            return self._parsed(path, names, places, delimiter)
-        columns = ", ".join(
-            f"trim(trim(f[{place + 1}]), '\"') as {identifier(role)}" for role, place in places.items()
-        )
-        fields = f"string_split(rtrim(line, chr(13)), {_literal(delimiter)})"
-        return (
-            f"select len(f) = {len(names)} as ok, {columns} "
-            f"from (select {fields} as f from ({self._lines(path, header is None)}))"
-        )
+        file = DelimitedFile(path, dialect, self.tally, EVENTS, header, self.max_rows)
+        places = column_places(path, wanted, file.names)
+        name = f"file_{len(self._files)}"
+        self._files[name] = file, sorted(set(places.values()))
+        self._checked.add(path)  # reading it to its end checks a packed file
+        columns = ", ".join(f"trim(c{place}) as {identifier(role)}" for role, place in places.items())
+        return f"select true as ok, {columns} from {name}"
 
     def parquet(self, parts: Sequence[Path], wanted: Mapping[str, str]) -> str:
         """The rows of a Parquet table as SQL: a relation of `ok` and the wanted columns, as text."""
@@ -180,7 +165,6 @@ class Workspace:
             for part in parts:
                 verb = "create table all_parts as" if part is parts[0] else "insert into all_parts"
                 self._run(f"{verb} {relation(part)}", part)
-                self._count_rejects(part)
                 (kept,) = self._one("select count(*) from all_parts")
                 self.max_rows = most and most - kept - (self.tally.dropped.total() - lost)
                 if most and self.max_rows <= 0:
@@ -192,7 +176,6 @@ class Workspace:
     def table(self, name: str, select: str, path: Path) -> str:
         """Keeps a relation of the file as a table, for use in several selects; returns its name."""
         self._run(f"create table {name} as {select}", path)
-        self._count_rejects(path)
         return name
 
     def add_events(self, relation: str, path: Path, *, user: str, item: str, label: str, time: str,
@@ -210,7 +193,6 @@ class Workspace:
                    when label = -1 then 5 when label = -2 then 6 else 0 end as problem,
             user_id, item_id, label, time from ({values})"""
         self._run(f"insert into raw_event {select}", path)
-        self._count_rejects(path)
         counts = Counter(
             dict(self._rows("select problem, count(*) from raw_event where problem > 0 group by all"))
         )
@@ -310,56 +292,45 @@ class Workspace:
         self._database.execute(f"insert into {table} select * from batch")
         self._database.unregister("batch")
 
-    def _lines(self, path: Path, header: bool) -> str:
-        return (
-            f"select line from read_csv({self._stored(path, header)}, auto_detect=false, "
-            f"delim={_literal(NO_DELIMITER)}, quote='', escape='', header={header}, "
-            "columns={line: 'VARCHAR'}, strict_mode=false, encoding='utf-8', ignore_errors=true, "
-            "store_rejects=true) where line is not null"
-        )
-
-    def _parsed(self, path: Path, names: Sequence[str], places: Mapping[str, int], delimiter: str) -> str:
-        # Columns by place: a header may name two alike, or one not at all, as pandas does with its index.
-        types = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(names)))
-        columns = ", ".join(f"trim(c{place}) as {identifier(role)}" for role, place in places.items())
-        return (
-            f"select true as ok, {columns} from read_csv({self._stored(path, True)}, auto_detect=false, "
-            f"delim={_literal(delimiter)}, quote='\"', escape='\"', header=true, columns={{{types}}}, "
-            f"encoding='utf-8', ignore_errors=true, store_rejects=true)"
-        )
-
-    def _stored(self, path: Path, header: bool = False) -> str:
+    def _stored(self, path: Path) -> str:
         """What DuckDB needs to read a file: its path, how it is packed, no meaning in its folders' names."""
         if self.max_rows:
             head = self.folder / f"first of {path.name}"
-            raw_file.copy_first_lines(path, self.max_rows + header, head)
+            raw_file.copy_first_lines(path, self.max_rows, head)
             path = head
         packed = "gzip" if raw_file.is_gzip(path) else "none"
         return f"{_literal(path)}, compression='{packed}', hive_partitioning=false"
 
-    def _count_rejects(self, path: Path) -> None:
-        """Adds the lines that could not be read to the tally, and forgets them.
+    @contextmanager
+    def _open_files(self, sql: str) -> Iterator[None]:
+        """Delimited files that the statement reads, as tables while it runs; their errors are raised as they are."""
+        faults: list[RbserveError] = []
+        names = [name for name in self._files if re.search(rf"\b{name}\b", sql)]
+        for name in names:
+            file, places = self._files[name]
+            schema = pa.schema([(f"c{place}", pa.string()) for place in places])
+            batches = self._followed(file.batches(places), faults)
+            self._database.register(name, pa.RecordBatchReader.from_batches(schema, batches))
+        try:
+            yield
+        except BaseException:
+            if faults:
+                raise faults[0] from None
+            raise
+        for name in names:
+            self._database.unregister(name)
 
-        A line with several faults counts once, all lines that an open quotation mark took with it count. When
-        these are more than DuckDB shows of a row, their number is unknown, and it is an error.
-        """
-        if not self._one("select count(*) from duckdb_tables() where table_name = 'reject_errors'")[0]:
-            return
-        kinds = self._rows(f"""
-            select kind, sum(if(kind = 'UNQUOTED VALUE', lines, 1))::bigint,
-                   min(line) filter (kind = 'UNQUOTED VALUE' and size >= {SHOWN_OF_A_ROW})
-            from (select line, max(error_type) as kind, max(length(csv_line)) as size,
-                         max(len(regexp_extract_all(csv_line, '[^\\r\\n]+'))) as lines
-                  from reject_errors group by file_id, line) group by kind""")
-        for kind, count, open_line in kinds:
-            if open_line is not None:
-                raise DataError(
-                    f"{path}, line {open_line}: a quotation mark is not closed",
-                    'within a quoted field a quotation mark is written twice: "a 12"" record"',
-                )
-            self.tally.dropped[REJECTS.get(str(kind), f"row that cannot be read ({kind})")] += count
-        self._database.execute("drop table reject_errors")
-        self._database.execute("drop table reject_scans")
+    def _followed(
+        self, batches: Iterator[pa.RecordBatch], faults: list[RbserveError]
+    ) -> Iterator[pa.RecordBatch]:
+        """The batches; DuckDB turns an error in them into one of its own, so it is kept in `faults`."""
+        try:
+            for batch in batches:
+                self._streamed += len(batch)
+                yield batch
+        except RbserveError as error:
+            faults.append(error)
+            raise
 
     def _run(self, sql: str, path: Path | None = None) -> None:
         """Executes a statement while the progress bar follows it; DataError when a file cannot be read."""
@@ -372,18 +343,14 @@ class Workspace:
         )
         line = f"rows of {path.name}" if path else "rows numbered, sorted by user"
         try:
-            self._execute(sql, rows, line, None if self.max_rows else path)
+            with self._open_files(sql):
+                self._execute(sql, rows, line, None if self.max_rows else path)
         except duckdb.OutOfMemoryException as error:
             raise UsageError(
                 f"not enough memory to prepare the data: {str(error).splitlines()[0]}",
                 "a higher --memory-limit, or a --temp-dir with more room",
             ) from None
         except duckdb.Error as error:
-            if "state machine" in str(error):
-                raise DataError(
-                    f"cannot read {path}: its lines end now one way, now another",
-                    "a file with quoted fields must end all its lines with \\n, or all with \\r\\n",
-                ) from None
             raise DataError(
                 f"cannot read {path or 'the events'}: {str(error).splitlines()[0]}",
                 "the file may be damaged or cut short; fetch it again",
@@ -395,6 +362,7 @@ class Workspace:
         A packed file's checksum is computed at the same time.
         """
         stop = Event()
+        self._streamed = 0
         with ThreadPoolExecutor(2) as pool:
             running: list[Future[Any]] = [pool.submit(self._database.execute, sql)]
             if path and path not in self._checked and raw_file.is_gzip(path):
@@ -408,6 +376,8 @@ class Workspace:
                     share = self._database.query_progress()
                     if share > 0:
                         self._progress(int(rows * share / 100), rows, line)
+                    elif self._streamed:
+                        self._progress(min(self._streamed, rows), rows, line)
             except BaseException:
                 stop.set()
                 self._database.interrupt()

@@ -1,0 +1,457 @@
+"""Delimited text files as records: one idea of a record, a header and a quotation mark for every file.
+
+A field that begins with a quotation mark ends with the next one that is not doubled, and may hold delimiters
+and line ends. A quotation mark within a field that does not begin with one is a character like any other. Lines
+end with \\n or \\r\\n, blank lines are passed over. What does not fit is mended and counted, counted as
+dropped, or refused; never guessed in silence:
+
+- text behind a closing quotation mark: read with `\\"` as a quotation mark, else as the line stands
+- a record over several lines is counted; when those lines are records by themselves, it may be a quotation mark
+  that was only meant as a sign, and the user is asked (`quotes="csv"` or `"literal"`)
+- a quotation mark that is never closed is an error
+
+Megabytes on which every CSV parser agrees are read by pyarrow, the others line by line by the csv module;
+`tests/train/test_delimited.py` holds both equal.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from rbserve.core.errors import DataError, UsageError
+from rbserve.train.datasets.columns import column_places
+from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, check_encoding, open_utf8
+from rbserve.train.tally import Tally
+
+Quotes = Literal["auto", "csv", "literal"]
+
+CHUNK = 1 << 20  # bytes read at a time, then to the end of the line
+LONGEST_RECORD = 200  # lines; a quoted field that spans more was never closed
+SHOWN = 80  # characters of a line in an example
+QUOTE, NEWLINE, RETURN = b'"\n\r'
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a delimited file is written; without an encoding it is UTF-8, or what its byte order mark says."""
+
+    delimiter: str = ","
+    quotes: Quotes = "auto"
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
+            raise UsageError(
+                f"--delimiter takes one character, not {self.delimiter!r}", "for example --delimiter ';'"
+            )
+        if self.encoding:
+            check_encoding(self.encoding)
+
+
+COMMAS, PLAIN_TABS = Dialect(",", "csv"), Dialect("\t", "literal")
+
+
+class Reasons(NamedTuple):
+    """What a reader's counts are called. `undecodable` None: such a row is kept, its letters are lost."""
+
+    fields: str
+    several_lines: str
+    undecodable: str | None
+
+
+EVENTS = Reasons(
+    "row with another number of fields, or no JSON object",
+    "record over several lines",
+    "row that is not UTF-8",
+)
+ITEMS = Reasons("item row with another number of fields", "item record over several lines", None)
+
+
+class DelimitedFile:
+    """The records of a file. `names` are the columns: the first record, or `header` for a file without one.
+
+    `max_rows` records are read, 0 for all. Raises `DataError` for a file that is empty, cannot be read, or has
+    a quotation mark that is never closed, or one that may be none (see above).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dialect: Dialect,
+        tally: Tally,
+        reasons: Reasons = EVENTS,
+        header: Sequence[str] | None = None,
+        max_rows: int = 0,
+        chunk: int = CHUNK,
+    ) -> None:
+        self.path, self.dialect, self.tally, self.reasons = path, dialect, tally, reasons
+        self._max_rows, self._chunk = max_rows, chunk
+        self._has_header = header is None
+        self._quoted = dialect.quotes != "literal"
+        self._several_lines = ""
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+        self.names = list(header) if header is not None else self._read_header()
+
+    def batches(self, places: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """The records of the right width as text columns c0, c1, …: those at the given places, each once, rising."""
+        places = sorted(set(places))
+        left = self._max_rows
+        with open_utf8(self.path, self.dialect.encoding) as stream:
+            text = _Text(self.path, stream, self._chunk, self.tally)
+            if self._has_header:
+                self._skip_header(text)
+            while chunk := text.next():
+                lines = chunk.count(b"\n") + 1
+                if (not self._max_rows or lines <= left) and self._is_plain(chunk):
+                    batch, count = self._parse_plain(chunk, places)
+                    text.line += chunk.count(b"\n")
+                else:
+                    rows, count = self._parse(text, chunk, left)
+                    batch = _batch([row for row in rows if row], places)
+                if batch.num_rows:
+                    yield batch
+                left -= count
+                if self._max_rows and left <= 0:
+                    return
+
+    # By the csv module, a record at a time
+
+    def _read_header(self) -> list[str]:
+        with open_utf8(self.path, self.dialect.encoding) as stream:
+            return self._skip_header(_Text(self.path, stream, self._chunk, Tally()))
+
+    def _skip_header(self, text: _Text) -> list[str]:
+        while chunk := text.next():
+            lines = _Lines(chunk, text.line)
+            while lines.place < len(lines.texts):
+                if _is_blank(lines.texts[lines.place]):
+                    lines.skip(1)
+                    continue
+                fields, used = self._record(lines, text.at_end, width=0)
+                if not used:
+                    break
+                lines.skip(used)
+                text.push_back(lines)
+                return [name.strip() for name in fields]
+            text.push_back(lines)
+        raise DataError(f"{self.path} is empty", "fetch the file again")
+
+    def _parse(self, text: _Text, chunk: bytes, most: int) -> tuple[list[list[str]], int]:
+        """The records of the chunk and how many there were; one that goes on behind it is put back."""
+        lines = _Lines(chunk, text.line)
+        rows: list[list[str]] = []
+        count = 0
+        while lines.place < len(lines.texts) and (not self._max_rows or count < most):
+            if _is_blank(lines.texts[lines.place]):
+                lines.skip(1)
+                continue
+            fields, used = self._record(lines, text.at_end, len(self.names))
+            if not used:
+                break
+            rows.append(self._checked(fields, lines, used))
+            count += 1
+            lines.skip(used)
+        text.push_back(lines)
+        return rows, count
+
+    def _record(self, lines: _Lines, at_end: bool, width: int) -> tuple[list[str], int]:
+        """The fields of the next record and its number of lines, 0 when it goes on behind the last of them."""
+        line = lines.texts[lines.place]
+        delimiter = self.dialect.delimiter
+        if not self._quoted or '"' not in line:
+            return _without_end(line).split(delimiter), 1
+        try:
+            fields, used = _quoted_record(lines.texts, lines.place, delimiter)
+        except _OpenError as still_open:
+            if still_open.lines < LONGEST_RECORD and not at_end:
+                return [], 0
+            raise self._not_closed(lines.number) from None
+        except csv.Error as error:
+            if "limit" in str(error):
+                raise DataError(f"{self.path}, line {lines.number}: {error}") from None
+            return self._stray(lines, at_end, width)
+        if used > 1 and width:
+            self._check_lines(lines, used, width)
+        return fields, used
+
+    def _stray(self, lines: _Lines, at_end: bool, width: int) -> tuple[list[str], int]:
+        """A record with text behind a closing quotation mark: \\" for a quotation mark, or none is meant as one."""
+        line = lines.texts[lines.place]
+        where = f"line {lines.number}: {line[:SHOWN].rstrip()}"
+        if '\\"' in line:
+            try:
+                fields, used = _quoted_record(
+                    lines.texts, lines.place, self.dialect.delimiter, lambda line: line.replace('\\"', '""')
+                )
+            except _OpenError as still_open:
+                if still_open.lines < LONGEST_RECORD and not at_end:
+                    return [], 0
+            except csv.Error:
+                pass
+            else:
+                if len(fields) == width:
+                    self.tally.mend('row with \\" for a quotation mark', where)
+                    return fields, used
+        fields = _without_end(line).split(self.dialect.delimiter)
+        if len(fields) == width:
+            self.tally.mend("row with a stray quotation mark, read as it stands", where)
+        return fields, 1
+
+    def _check_lines(self, lines: _Lines, used: int, width: int) -> None:
+        """Counts a record over several lines; refuses one whose further lines are records by themselves."""
+        further = lines.texts[lines.place + 1 : lines.place + used]
+        alike = sum(line.count(self.dialect.delimiter) == width - 1 for line in further)
+        last = lines.number + used - 1
+        if self.dialect.quotes == "auto" and 2 * alike > len(further):
+            raise DataError(
+                f"{self.path}, lines {lines.number} to {last}: one record with a quoted field over {used} lines, "
+                "or a record a line with quotation marks that are only signs?",
+                "--quotes csv for the first, --quotes literal for the second",
+            )
+        self._several_lines = (
+            self._several_lines or f"{self.reasons.several_lines}, the first at line {lines.number}"
+        )
+        self.tally.repaired[self._several_lines] += 1
+
+    def _checked(self, fields: list[str], lines: _Lines, used: int) -> list[str]:
+        """The fields, or none for a record that is dropped and counted."""
+        first = lines.texts[lines.place]
+        where = f"line {lines.number}: {first[:SHOWN].rstrip()}"
+        lost = lines.lost and any(place in lines.lost for place in range(lines.place, lines.place + used))
+        if lost and self.reasons.undecodable:
+            self.tally.drop(self.reasons.undecodable, where)
+            return []
+        if lost:
+            self.tally.mend(LOST_LETTERS, where)
+        if lines.nul and any(place in lines.nul for place in range(lines.place, lines.place + used)):
+            self.tally.mend(NUL, where)
+        if len(fields) != len(self.names):
+            self.tally.drop(self.reasons.fields, where)
+            return []
+        return [field.replace("\0", "\r") for field in fields] if lines.returns else fields
+
+    def _not_closed(self, line: int) -> DataError:
+        return DataError(
+            f"{self.path}, line {line}: a quotation mark is not closed",
+            'within a quoted field a quotation mark is written twice: "a 12"" record"; '
+            "--quotes literal where quotation marks are only signs",
+        )
+
+    # By pyarrow, where all parsers agree
+
+    def _is_plain(self, chunk: bytes) -> bool:
+        """Whether every line is a record of its own whose quotation marks can be read in one way only."""
+        if not self.dialect.delimiter.isascii() or chunk.startswith(BYTE_ORDER_MARK) or b"\0" in chunk:
+            return False
+        if b"\r" in chunk and chunk.count(b"\r") != chunk.count(b"\r\n"):
+            return False
+        try:
+            chunk.decode()
+        except UnicodeDecodeError:
+            return False
+        if not self._quoted or b'"' not in chunk:
+            return True
+        return _is_well_quoted(np.frombuffer(chunk, np.uint8), ord(self.dialect.delimiter))
+
+    def _parse_plain(self, chunk: bytes, places: Sequence[int]) -> tuple[pa.RecordBatch, int]:
+        """The records of right width, and how many there were of any."""
+        dropped = 0
+
+        def drop(row: pyarrow.csv.InvalidRow) -> str:
+            nonlocal dropped
+            dropped += 1
+            self.tally.drop(self.reasons.fields, str(row.text)[:SHOWN])
+            return "skip"
+
+        names = [f"c{place}" for place in range(len(self.names))]
+        wanted = [names[place] for place in places]
+        if not chunk.strip(b"\r\n"):
+            return _batch([], places), 0
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(chunk),
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=len(chunk) + 1, column_names=names),
+            pyarrow.csv.ParseOptions(
+                delimiter=self.dialect.delimiter,
+                quote_char='"' if self._quoted else False,
+                invalid_row_handler=drop,
+            ),
+            pyarrow.csv.ConvertOptions(
+                check_utf8=False, column_types=dict.fromkeys(names, pa.string()), include_columns=wanted
+            ),
+        )
+        (batch,) = table.combine_chunks().to_batches() or [_batch([], places)]
+        return batch, len(table) + dropped
+
+
+def delimiter_of(path: Path, encoding: str | None = None) -> str:
+    """A comma or a tab, whichever the first line has more of outside quoted fields; a comma when it has neither."""
+    first = DelimitedFile(path, Dialect("\x1f", "literal", encoding), Tally()).names[0]
+    return max(",\t", key=re.sub('"[^"]*"', "", first).count)
+
+
+def find_dialect(
+    path: Path, delimiter: str | None = None, quotes: Quotes = "auto", encoding: str | None = None
+) -> Dialect:
+    """How a user's file is written, as far as the options say; a delimiter that is None is looked for."""
+    return Dialect(delimiter or delimiter_of(path, encoding), quotes, encoding)
+
+
+def csv_records(
+    path: Path,
+    columns: Sequence[str],
+    tally: Tally,
+    dialect: Dialect = COMMAS,
+    header: Sequence[str] | None = None,
+) -> Iterator[tuple[str, ...]]:
+    """The named `columns` of every record of an item file, as text, in the order in which they are named.
+
+    `header` names the columns of a file without a header line. Raises `DataError` as `DelimitedFile` does, and
+    for a column that is missing or not the only one of its name.
+    """
+    file = DelimitedFile(path, dialect, tally, ITEMS, header)
+    hint = f"columns are separated by {dialect.delimiter!r} and named as they are in the file"
+    places = column_places(path, columns, file.names, hint)
+    for batch in file.batches(list(places.values())):
+        texts = {name: batch.column(f"c{place}").to_pylist() for name, place in places.items()}
+        yield from zip(*(texts[name] for name in columns), strict=True)
+
+
+class _OpenError(Exception):
+    """A quoted field that the last of `lines` lines did not close."""
+
+    def __init__(self, lines: int) -> None:
+        self.lines = lines
+
+
+def _quoted_record(
+    texts: Sequence[str], start: int, delimiter: str, written: Callable[[str], str] = lambda line: line
+) -> tuple[list[str], int]:
+    """The fields of the record that begins at line `start`, and its number of lines.
+
+    `_OpenError` when it is not closed within `LONGEST_RECORD` lines; csv.Error for what is no CSV.
+    """
+    stop = min(len(texts), start + LONGEST_RECORD)
+    reader = csv.reader(
+        (written(texts[place]) for place in range(start, stop)), delimiter=delimiter, strict=True
+    )
+    try:
+        fields = next(reader)
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise _OpenError(stop - start) from None
+        raise
+    return fields, reader.line_num
+
+
+class _Text:
+    """A stream as chunks of whole lines; `line` is how many lines were read before the next chunk."""
+
+    def __init__(self, path: Path, stream: BinaryIO, chunk: int, tally: Tally) -> None:
+        self._path, self._stream, self._chunk = path, stream, chunk
+        self._rest = b""
+        self.line = 0
+        self.at_end = False
+        if stream.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
+            stream.read(3)
+            tally.repaired["byte order mark"] += 1
+
+    def next(self) -> bytes:
+        """What was put back and at least a line more; all of the rest when the stream is `at_end`."""
+        part = self._stream.read(self._chunk)
+        if part and not part.endswith(b"\n"):
+            end = self._stream.readline(LONGEST_LINE + 1)
+            if len(end) > LONGEST_LINE:
+                line = self.line + part.count(b"\n") + self._rest.count(b"\n") + 1
+                raise DataError(
+                    f"{self._path}, line {line} has more than {LONGEST_LINE:,} bytes: is it text?",
+                    "a file of lines ends each of them with a line feed",
+                )
+            part += end
+        self.at_end = not self._stream.peek(1)  # type: ignore[attr-defined]
+        chunk, self._rest = self._rest + part, b""
+        return chunk
+
+    def push_back(self, lines: _Lines) -> None:
+        """Takes back the lines that were not used."""
+        self._rest = lines.rest()
+        self.line = lines.number - 1
+
+
+class _Lines:
+    """The lines of a chunk as text with their ends; `place` is the next one's, `number` its number in the file.
+
+    A lone carriage return, which the csv module would take for the end of a row, stands as the NUL that no
+    line holds. `lost` are the places of lines with bytes that are not UTF-8, `nul` of those with NUL characters.
+    """
+
+    def __init__(self, chunk: bytes, before: int) -> None:
+        raw = chunk.split(b"\n")
+        self._raw = [line + b"\n" for line in raw[:-1]] + ([raw[-1]] if raw[-1] else [])
+        self.lost: set[int] = set()
+        self.nul: set[int] = set()
+        self.returns = False
+        self.texts = [self._decoded(place, line) for place, line in enumerate(self._raw)]
+        self.place = 0
+        self.number = before + 1
+
+    def skip(self, count: int) -> None:
+        self.place += count
+        self.number += count
+
+    def rest(self) -> bytes:
+        return b"".join(self._raw[self.place :])
+
+    def _decoded(self, place: int, line: bytes) -> str:
+        if b"\0" in line:
+            line = line.replace(b"\0", b"")
+            self.nul.add(place)
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            text = line.decode(errors="replace")
+            self.lost.add(place)
+        if "\r" in text:
+            end = "\r\n" if text.endswith("\r\n") else ""
+            text = text[: len(text) - len(end)].replace("\r", "\0") + end
+            self.returns = self.returns or "\0" in text
+        return text
+
+
+def _is_well_quoted(signs: np.ndarray, delimiter: int) -> bool:
+    """Whether quotation marks open behind a delimiter or line end, close before one, and are doubled within."""
+    quotes = np.flatnonzero(signs == QUOTE)
+    if len(quotes) % 2:
+        return False
+    opening, closing = quotes[::2], quotes[1::2]
+    before = np.where(opening > 0, signs[opening - 1], NEWLINE)
+    after = np.where(closing < len(signs) - 1, signs[np.minimum(closing + 1, len(signs) - 1)], NEWLINE)
+    if not np.isin(before, (delimiter, NEWLINE, QUOTE)).all():
+        return False
+    if not np.isin(after, (delimiter, NEWLINE, RETURN, QUOTE)).all():
+        return False
+    ends = np.searchsorted(quotes, np.flatnonzero(signs == NEWLINE))
+    return bool((ends % 2 == 0).all())
+
+
+def _batch(rows: Sequence[Sequence[str]], places: Sequence[int]) -> pa.RecordBatch:
+    columns = [pa.array([row[place] for row in rows], pa.string()) for place in places]
+    return pa.RecordBatch.from_arrays(columns, names=[f"c{place}" for place in places])
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip("\r\n\0")
+
+
+def _without_end(line: str) -> str:
+    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
