@@ -115,6 +115,7 @@ def prepare(
     histories_items: Annotated[str, _tables(help="The column of these lists.")] = "history",
     quotes: Annotated[Quotes, _tables(help="csv: they quote fields; literal: mere signs; auto: csv or ask.")] = "auto",
     encoding: Annotated[str | None, _tables(help="UTF-8 by default; UTF-16 and UTF-32 by their mark.")] = None,
+    allow_loss: Annotated[bool, _tables("--allow-loss", help="Go on though over 5% of the rows are lost.")] = False,
     memory_limit: Annotated[str, _resources(help="Of reading and sorting; more goes to disk.")] = "2GB",
     temp_dir: Annotated[Path | None, _resources(help="Where it goes; beside the data set by default.")] = None,
     as_json: Json = False,
@@ -145,7 +146,7 @@ def prepare(
         "interactions": interactions, "items": items, "format": check_format(format_), "user": user,
         "item": item, "time": time, "label": label, "rating": rating, "item_key": items_id, "text": text,
         "delimiter": _tab(delimiter), "histories": histories, "histories_items": histories_items,
-        "delimiter": _tab(delimiter), "quotes": quotes, "encoding": encoding,
+        "quotes": quotes, "encoding": encoding, "allow_loss": allow_loss,
     }  # fmt: skip
     manifest = pipeline.prepare(
         name,
@@ -162,9 +163,11 @@ def prepare(
     if as_json:
         print_json(manifest)
         return
-    for verb, counts in (("left out", manifest.dropped), ("mended", manifest.repaired)):
-        for reason, count in counts.items():
-            say(f"  {verb}, {reason}: {count:,}")
+    for reason, count in manifest.dropped.items():
+        say(f"  left out, {reason}: {count:,}")
+    for reason, count in manifest.repaired.items():
+        kept_as_it_is = reason.startswith(("letters lost", "record over", "item record over"))
+        say(f"  {'kept' if kept_as_it_is else 'mended'}, {reason}: {count:,}")
 
 
 def _negatives(text: str | None) -> int | None:

@@ -67,15 +67,22 @@ class Reasons(NamedTuple):
 
     fields: str
     several_lines: str
+    nul: str
     undecodable: str | None
 
 
 EVENTS = Reasons(
-    "row with another number of fields, or no JSON object",
-    "record over several lines",
-    "row that is not UTF-8",
+    fields="row with another number of fields, or no JSON object",
+    several_lines="record over several lines",
+    nul="row with NUL characters",
+    undecodable="row that is not UTF-8",
 )
-ITEMS = Reasons("item row with another number of fields", "item record over several lines", None)
+ITEMS = Reasons(
+    fields="item row with another number of fields",
+    several_lines="item record over several lines",
+    nul=NUL,
+    undecodable=None,
+)
 
 
 class DelimitedFile:
@@ -235,7 +242,7 @@ class DelimitedFile:
         if lost:
             self.tally.mend(LOST_LETTERS, where)
         if lines.nul and any(place in lines.nul for place in range(lines.place, lines.place + used)):
-            self.tally.mend(NUL, where)
+            self.tally.mend(self.reasons.nul, where)
         if len(fields) != len(self.names):
             self.tally.drop(self.reasons.fields, where)
             return []

@@ -42,6 +42,7 @@ class Reading:
     histories_items: str = "history"
     quotes: Quotes = "auto"
     encoding: str | None = None
+    allow_loss: bool = False
 
     def __post_init__(self) -> None:
         if not self.dislike_to < self.like_from:

@@ -116,6 +116,8 @@ def prepare(
             assert source.load is not None  # what is not made is read
             source.load(folder, space, reading)
             space.number(reading.interactions or folder)
+            if not reading.allow_loss:
+                space.check_loss(source.own)
             options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
             if reading.rating_none is not None:
                 options["rating_none"] = reading.rating_none

@@ -28,8 +28,9 @@ from rbserve.core.ids import id_sql
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
-from rbserve.train.datasets.delimited import COMMAS, EVENTS, DelimitedFile, Dialect
+from rbserve.train.datasets.delimited import COMMAS, EVENTS, SHOWN, DelimitedFile, Dialect
 from rbserve.train.datasets.formats import require_json_lines
+from rbserve.train.datasets.loss import ITEM_LOSSES, check_loss
 from rbserve.train.sampling import GIVEN, Interactions
 from rbserve.train.splitting import PIECE
 from rbserve.train.tally import Tally
@@ -43,6 +44,9 @@ PROBLEMS = {
     4: "row whose label is none",
     6: "rating that means none",
 }
+
+LOSSES = (PROBLEMS[2], PROBLEMS[3], PROBLEMS[4])
+NO_TEXT = "item without text or not in the item file"
 
 
 class Workspace:
@@ -80,10 +84,13 @@ class Workspace:
             "create table raw_event (problem tinyint, user_id varchar, item_id varchar, label tinyint, time bigint)"
         )
         self._problems: Counter[int] = Counter()
+        self._taken: list[tuple[str, dict[str, str]]] = []
         self._checked: set[Path] = set()
         self._files: dict[str, tuple[DelimitedFile, list[int]]] = {}
         self._streamed = 0
         self.users = self.items = self.rows = 0
+        self.read_events = self.read_items = 0
+        self._events_file = folder
 
     def close(self) -> None:
         """Ends the database's use of its files."""
@@ -193,6 +200,10 @@ class Workspace:
                    when label = -1 then 5 when label = -2 then 6 else 0 end as problem,
             user_id, item_id, label, time from ({values})"""
         self._run(f"insert into raw_event {select}", path)
+        empty = f"coalesce({id_sql(user)}, '') = '' or coalesce({id_sql(item)}, '') = ''"
+        conditions = (empty, f"({time}) is null", f"({label}) is null")
+        self._taken.append((relation, dict(zip(LOSSES, conditions, strict=True))))
+        self._events_file = path
         counts = Counter(
             dict(self._rows("select problem, count(*) from raw_event where problem > 0 group by all"))
         )
@@ -224,6 +235,7 @@ class Workspace:
             from (select item_id, arg_min(text, position) as text from raw_item group by item_id)""")
         self.items, read = self._one("select (select count(*) from item), (select count(*) from raw_item)")
         self.tally.dropped["duplicate item"] += read - self.items
+        self.read_items = read
         self._run("""create table usr as
             select user_id, (row_number() over (order by length(user_id), user_id) - 1)::int as usr
             from (select distinct user_id from raw_event semi join item using (item_id) where problem = 0)""")
@@ -238,7 +250,10 @@ class Workspace:
         self._database.execute("commit")  # cursors see it from here on
         self.users = self._one("select count(*) from usr")[0]
         self.rows = pq.read_metadata(sorted_events).num_rows
-        self.tally.dropped["item without text or not in the item file"] += total - self.rows
+        self.tally.dropped[NO_TEXT] += total - self.rows
+        unread = (PROBLEMS[1], EVENTS.undecodable or "")
+        self.read_events = total + sum(self.tally.dropped[reason] for reason in unread)
+        self.read_events += sum(count for problem, count in self._problems.items() if problem != 1)
         if total and self.items and not self.rows:
             raise DataError(
                 f"{path} and the items table name no item alike: the item {event_item!r} there, {item!r} here",
@@ -249,6 +264,37 @@ class Workspace:
                 f"{path} has no usable row: {_reasons(self.tally)}",
                 "columns must be what they are taken for, and both files must name items alike",
             )
+
+    def check_loss(self, own: bool) -> None:
+        """Raises `DataError` when too much of a numbered workspace's tables was lost: see `loss.py`."""
+        items = [reason for reason in self.tally.dropped if reason.startswith("item ")]
+        read = self.read_items + sum(self.tally.dropped[reason] for reason in items if reason != NO_TEXT)
+        check_loss(
+            "the items table",
+            read,
+            ITEM_LOSSES,
+            self.tally,
+            lambda reason: self.tally.examples.get(reason, ""),
+        )
+        reasons = [PROBLEMS[1], *LOSSES, EVENTS.undecodable or "", EVENTS.nul, *([NO_TEXT] if own else [])]
+        check_loss(self._events_file, self.read_events, reasons, self.tally, self._example)
+
+    def _example(self, reason: str) -> str:
+        """A row of events that was lost for this reason."""
+        if reason in self.tally.examples:
+            return self.tally.examples[reason]
+        for relation, conditions in self._taken if reason in LOSSES else ():
+            sql = f"select * exclude (ok) from ({relation}) where ok and ({conditions[reason]}) limit 1"
+            for file, _ in self._files.values():
+                file.tally = Tally()  # what is read again is not counted again
+            with self._open_files(sql):
+                self._database.execute(f"create or replace table example as {sql}")
+            result = self._database.execute("select * from example")
+            names = [column[0] for column in result.description or ()]
+            for row in result.fetchall():
+                values = (str(value)[:SHOWN] for value in row)
+                return ", ".join(f"{name} {value!r}" for name, value in zip(names, values, strict=True))
+        return ""
 
     # What the splitter calls: splitting.Events
 
