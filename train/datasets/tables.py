@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbserve.core.errors import DataError, UsageError
+from rbserve.core.errors import UsageError
 from rbserve.train.datasets.delimited import find_dialect
 from rbserve.train.datasets.formats import Table, locate_table, open_table
 from rbserve.train.datasets.item_file import read_items
 from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
+from rbserve.train.datasets.times import time_sql
 from rbserve.train.datasets.workspace import Workspace
 
 LABEL = """coalesce(try_cast(try_cast({0} as boolean) as tinyint),
@@ -38,7 +39,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
         relation, time = in_file_order(relation), "position"
     else:
         relation = work.table("interactions", relation, interactions)
-        time = _time(work, relation, reading.time, interactions)
+        time = time_sql(work, relation, reading.time, interactions)
     label = "1"
     if reading.label:
         label = LABEL.format('"label"')
@@ -52,22 +53,6 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
         if histories.format != "parquet":
             raise DataError(f"{histories.path} is no Parquet: a column of lists is read from Parquet alone")
         work.add_histories(histories.parts, reading.user, reading.histories_items)
-
-
-def _time(work: Workspace, relation: str, column: str, path: Path) -> str:
-    """SQL for the time: whole numbers, numbers, or dates and timestamps, whichever most rows are."""
-    kinds = {
-        'try_cast("time" as bigint)': "whole numbers",
-        'try_cast(try_cast("time" as double) * 1000000 as bigint)': "numbers",
-        'epoch_us(try_cast("time" as timestamptz))': "dates",
-    }
-    counts = work.count_values(relation, list(kinds))
-    best = max(counts, key=lambda kind: counts[kind])  # of equals the first
-    if not counts[best]:
-        raise DataError(
-            f"the column {column!r} of {path} holds no time", "numbers, or dates such as 2024-05-01 12:30:00"
-        )
-    return best
 
 
 def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Reading) -> str:
