@@ -55,7 +55,7 @@ def open_utf8(path: Path, encoding: str | None = None) -> Iterator[BinaryIO]:
             if codecs.lookup(codec).name in ("utf-8", "utf-8-sig"):
                 yield cast(BinaryIO, buffered)
             else:
-                yield cast(BinaryIO, io.BufferedReader(_Recoded(buffered, codec), PART))
+                yield cast(BinaryIO, io.BufferedReader(_Recoded(cast(BinaryIO, buffered), codec), PART))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged or truncated: {error}", "fetch the file again") from None
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def check_gzip(path: Path, stop: Event) -> None:
 class _Recoded(io.RawIOBase):
     """A stream of another encoding as UTF-8."""
 
-    def __init__(self, file: io.BufferedReader, encoding: str) -> None:
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._file = file
         self._decoder = codecs.getincrementaldecoder(encoding)(UNDECODABLE)
         self._ready = b""

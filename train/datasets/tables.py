@@ -29,8 +29,8 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     if reading.label and reading.rating:
         raise UsageError("give either --label or --rating, not both")
     key = (reading.item_key or reading.item, reading.text)
-    how = (reading.delimiter, reading.format, reading.quotes, reading.encoding)
-    work.add_items(read_items(catalogue, *key, work.tally, *how))
+    dialect = (reading.quotes, reading.encoding)
+    work.add_items(read_items(catalogue, *key, work.tally, reading.delimiter, reading.format, *dialect))
     roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
              "rating": reading.rating}  # fmt: skip
     columns = {role: column for role, column in roles.items() if column is not None}
