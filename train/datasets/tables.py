@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import DataError, UsageError
 from rbserve.train.datasets.delimited import find_dialect
 from rbserve.train.datasets.formats import Table, locate_table, open_table
 from rbserve.train.datasets.item_file import read_items
