@@ -55,6 +55,7 @@ from rbserve.cli_serve import serve
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
+from rbserve.core.files import file_error
 
 if TYPE_CHECKING:
     from rbserve.core.measurement import Measurement
@@ -100,12 +101,8 @@ def main() -> NoReturn:
     except TyperException as error:
         _fail(error.format_message(), "--help shows how", getattr(error, "exit_code", 2))
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        _fail(
-            f"{error.strerror or error}{where}",
-            "free the disk or fix the path, then run the command again",
-            1,
-        )
+        told = file_error(error)
+        _fail(told.message, told.hint, told.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", None, 130)
 

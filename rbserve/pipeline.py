@@ -31,7 +31,7 @@ from rbserve.core.artifact import (
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
 from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told, unknown_name
-from rbserve.core.files import home
+from rbserve.core.files import home, require_writable
 from rbserve.core.names import plain_name
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
@@ -581,6 +581,7 @@ def profile(
         chosen, left_out = _to_measure(artifact, variants)
         artifact = ensure_exported(artifact, [one for one in chosen if exported_as(one) in EXPORTABLE])
     data = ensure_dataset(artifact.manifest.dataset.name)
+    require_writable(runs_path())
     if artifact.is_endpoint:
         _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:
@@ -818,7 +819,7 @@ def choose_variant(
     """
     import msgspec
 
-    from rbserve.core.files import write_bytes
+    from rbserve.core.files import optional_write, write_bytes
     from rbserve.profilers import choice as auto
 
     allowed = auto.TOLERANCE if tolerance is None else tolerance
@@ -836,7 +837,8 @@ def choose_variant(
     unusable = auto.unusable(artifact, [one for one in auto.candidates(artifact) if one not in absent])
     answer = _choose(artifact, question, absent | unusable)
     if not unusable:  # a file may be mended, and memory freed, without a change of the question
-        write_bytes(file, msgspec.json.format(msgspec.json.encode(answer)))
+        with optional_write("the choice of a variant"):
+            write_bytes(file, msgspec.json.format(msgspec.json.encode(answer)))
     return artifact, answer
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
-from rbserve.core.files import cache, replacing
+from rbserve.core.files import cache, optional_write, replacing
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.backbone import identity, locate
 from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors
@@ -105,7 +105,8 @@ def _encode(
             saved = time.monotonic()
     vectors: Vectors = np.concatenate(pieces)
     _write(file, vectors)
-    unfinished.unlink(missing_ok=True)
+    with optional_write("an encoder's vectors of texts"):
+        unfinished.unlink(missing_ok=True)
     return vectors
 
 
@@ -123,5 +124,6 @@ def _read(file: Path) -> Vectors | None:
 
 
 def _write(file: Path, vectors: Vectors) -> None:
-    with replacing(file) as partial, partial.open("wb") as opened:
+    kept = optional_write("an encoder's vectors of texts")
+    with kept, replacing(file) as partial, partial.open("wb") as opened:
         np.save(opened, vectors, allow_pickle=False)

@@ -20,7 +20,7 @@ from rbserve.core.artifact import REFERENCE_VARIANT, Artifact
 from rbserve.core.columns import Ragged
 from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.errors import Interrupted, RbserveError
-from rbserve.core.files import replacing
+from rbserve.core.files import optional_write, replacing
 from rbserve.core.types import Items, Progress, Scores, no_progress
 from rbserve.runtime import artifact_prompts, open_scorer
 from rbserve.train.language import users_begin
@@ -199,5 +199,6 @@ def _read(file: Path, pairs: int) -> Scores | None:
 def _write(file: Path, scores: Scores) -> None:
     if not np.isfinite(scores).all():
         raise RbserveError("the teacher's scores are not finite", "train it again, or choose another variant")
-    with replacing(file) as partial, partial.open("wb") as opened:
+    kept = optional_write("a teacher's scores")
+    with kept, replacing(file) as partial, partial.open("wb") as opened:
         np.save(opened, scores, allow_pickle=False)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rbserve.core.errors import RbserveError
+from rbserve.core.files import file_error
 
 _TYPES = {
     torch.float64: "F64",
@@ -78,6 +79,4 @@ def _write(
                 made = make(name, tensor.detach()).cpu().contiguous()
                 made.reshape(-1).view(torch.uint8).numpy().tofile(file)
     except OSError as error:
-        raise RbserveError(
-            f"cannot write {path}: {error}", "free the disk, then run the command again"
-        ) from None
+        raise RbserveError(f"cannot write {path}: {error}", file_error(error).hint) from None

@@ -17,7 +17,7 @@ from rbserve.console import say
 from rbserve.core import memory
 from rbserve.core.artifact import Artifact
 from rbserve.core.errors import Interrupted, RbserveError
-from rbserve.core.files import sha256
+from rbserve.core.files import file_error, sha256
 from rbserve.core.types import Progress, no_progress
 from rbserve.places import artifact_path
 from rbserve.progress import progress_to
@@ -37,8 +37,8 @@ def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
     except RbserveError as error:
         outcome = Outcome(SCHEMA, cell, "failed", error=error.message, hint=error.hint)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        outcome = Outcome(SCHEMA, cell, "failed", error=f"{error.strerror or error}{where}")
+        told = file_error(error)
+        outcome = Outcome(SCHEMA, cell, "failed", error=told.message, hint=told.hint)
     outcome = msgspec.structs.replace(outcome, seconds=time.monotonic() - started)
     Journal(bench).write(outcome)
     return outcome

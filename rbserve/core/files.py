@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,18 @@ from pathlib import Path
 
 import msgspec
 import psutil
+
+from rbserve.core.errors import RbserveError
+
+ELSEWHERE = "RBSERVE_HOME names another folder for data, artefacts, runs and reports, RBSERVE_CACHE for what is fetched"
+HINTS = {
+    errno.EACCES: f"make it writable for this user; or {ELSEWHERE}",
+    errno.EPERM: f"make it writable for this user; or {ELSEWHERE}",
+    errno.EROFS: f"the file system is mounted read-only: {ELSEWHERE}",
+    errno.ENOSPC: "free the disk, then run the command again",
+    errno.EDQUOT: "free some of this user's quota of the disk, then run the command again",
+}
+_warned: set[str] = set()
 
 
 class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +70,38 @@ def mismatch(path: Path, expected: FileDigest) -> str | None:
     return None
 
 
+def file_error(error: OSError) -> RbserveError:
+    """What a file or folder refused, in the system's words, and what to do about that cause."""
+    where = f": {error.filename}" if error.filename else ""
+    hint = HINTS.get(error.errno or 0, "fix the path, then run the command again")
+    return RbserveError(f"{error.strerror or error}{where}", hint)
+
+
+def require_writable(folder: Path) -> None:
+    """Makes a folder, and RbserveError where no file can be made in it: to be known before long work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise file_error(error) from None
+
+
+@contextmanager
+def optional_write(what: str) -> Iterator[None]:
+    """Writes what only saves later work; where that fails, warns once for each `what`, and the work goes on.
+
+    `what` completes "is not kept", such as "the choice of a variant".
+    """
+    try:
+        yield
+    except OSError as error:
+        if what not in _warned:
+            _warned.add(what)
+            print(f"warning: {what} is not kept: {file_error(error).message}", file=sys.stderr, flush=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a crash, sees either the old content or the new one."""
     with replacing(path) as partial:
@@ -82,7 +128,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     The old directory is moved aside before the new one is renamed in, so `path` never holds a mixture.
     """
     with scratch(path.parent, path.name) as partial:
-        partial.chmod(0o755)
+        partial.chmod(0o777 & ~_umask())
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
@@ -113,6 +159,21 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Forces a file to disk, so that a rename never outlives the content it names."""
+    """Forces a file to disk, so that a rename never outlives the content it names; its mode is what the umask gives.
+
+    Some libraries write for their user alone, and a server often runs as another one.
+    """
     with path.open("rb") as file:
         os.fsync(file.fileno())
+    path.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    """The permissions that this process withholds from new files."""
+    try:
+        with Path("/proc/self/status").open() as status:
+            return next(int(line.split()[1], 8) for line in status if line.startswith("Umask"))
+    except (OSError, StopIteration):  # no Linux: it can only be read by setting it
+        mask = os.umask(0o022)
+        os.umask(mask)
+        return mask

@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 import msgspec
 from starlette.types import Scope
 
+from rbserve.core.files import optional_write
+
 Level = Literal["errors", "requests", "items"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -110,9 +112,10 @@ def uvicorn_logging(level: Level) -> dict[str, Any]:
 
 
 def write(line: dict[str, Any]) -> None:
-    """One line, whole: several workers share the stream."""
-    sys.stdout.buffer.write(_encode(line) + b"\n")
-    sys.stdout.buffer.flush()
+    """One line, whole: several workers share the stream. A full disk or a closed pipe costs the line, no request."""
+    with optional_write("a line of the log"):
+        sys.stdout.buffer.write(_encode(line) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def _now() -> str:
