@@ -12,6 +12,7 @@ from rbserve.cli_data import Json
 from rbserve.cli_options import METRIC, MODEL, SLATE, VARIANT, counts, words
 from rbserve.console import print_json, say
 from rbserve.core.errors import UsageError
+from rbserve.core.files import require_writable
 
 if TYPE_CHECKING:
     from rbserve.profilers.gate import Suite
@@ -88,6 +89,8 @@ def check(
         say(f"wrote {path}")
         return
     settings = gate_config.read_config(config)
+    for file in filter(None, (markdown, junit, pytest_benchmark_out)):
+        require_writable(file.parent)
     if budget is not None:
         import msgspec
 

@@ -249,6 +249,8 @@ class EndpointScorer:
 
     def _ask_all(self, wanted: Mapping[str, tuple[Items, int]], total: int, progress: Progress) -> None:
         """Gets and keeps the answers of `wanted`, by key; `total` counts those that were there before as well."""
+        if wanted:
+            self._answers.require_writable()  # answers are paid for
         before = total - len(wanted)
         progress(before, total, f"requests, {before:,} answered before")
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="asking")

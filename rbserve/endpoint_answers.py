@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from rbserve.core.errors import RbserveError
+from rbserve.core.files import require_writable
 
 NO_JSON = (ValueError, RecursionError)  # what msgspec raises: malformed or of another shape; nested too deep
 
@@ -82,6 +83,10 @@ class AnswerStore:
         self.known: dict[str, Reading] = {}
         if path.exists():
             self._load()
+
+    def require_writable(self) -> None:
+        """RbserveError where answers could not be kept."""
+        require_writable(self._path.parent)
 
     def add(self, key: str, answer: Answer) -> None:
         """Keeps an answer; returns when it is written, if it is one to keep."""

@@ -652,6 +652,7 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
     from rbserve.profilers.report import collect, render, with_sketch
 
     folder = report_path(name)
+    require_writable(folder.parent)
     measurements = collect(runs or runs_path())
     known = {run.dataset for run in measurements}
     for dataset in datasets:

@@ -330,7 +330,7 @@ def test_serve_with_workers_takes_up_new_versions_and_logs_requests(home: Path) 
             before = client.score(["i1", "i5"], ["i9", "i2"])
             assert [one.name for one in client.reload()] == ["dnn"]
             assert client.score(["i1", "i5"], ["i9", "i2"]) == before
-        assert server.stderr.readline() == "new versions are served\n"
+        assert server.stderr.readline() == "nothing new: the models are served as before\n"
         server.send_signal(signal.SIGTERM)
         lines = [json.loads(line) for line in server.stdout]
         assert server.wait(timeout=20) == 0

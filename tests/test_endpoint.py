@@ -413,6 +413,16 @@ def test_no_more_requests_are_under_way_than_allowed(endpoint: Endpoint, open_sc
 # What may pass is tried again
 
 
+def test_nothing_is_paid_for_that_could_not_be_kept(
+    endpoint: Endpoint, open_scorer: Open, tmp_path: Path
+) -> None:
+    scorer = open_scorer()
+    (tmp_path / "answers").write_text("where a folder should be")
+    with pytest.raises(RbserveError, match="answers"):
+        one(scorer)
+    assert endpoint.asked == []
+
+
 @pytest.mark.parametrize("asks", ["7", "Thu, 01 Jan 1970 00:16:47 GMT"])
 def test_a_server_that_asks_for_a_pause_gets_it(
     endpoint: Endpoint, open_scorer: Open, pauses: list[float], asks: str

@@ -29,7 +29,7 @@ from rbserve.core.artifact import (
     write_manifest,
 )
 from rbserve.core.dataset import Dataset, Split, write_items
-from rbserve.core.files import digest, replacing_directory
+from rbserve.core.files import digest, replacing_directory, require_writable
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train import ctr, endpoint, language, next_item, seq
@@ -60,6 +60,7 @@ def train(
     have no room for. With a `lesson`, a pair-wise row learns its soft labels in the place of the training rows'. With
     `init` the weights begin as that artefact's (`warm_start.py`), and are kept where no epoch validates better.
     """
+    require_writable(path.parent)
     start = WarmStart(init, dataset) if init is not None else None
     donor = None if spec.random or start else _donor(spec, dataset, path, settings)
     if donor is not None:

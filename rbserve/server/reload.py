@@ -6,7 +6,7 @@ they take the old ones' places, in one step; where one fails, nothing has change
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rbserve.content import Encode, ItemContent, content_kind, open_content
 from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.files import sha256
 from rbserve.core.types import Vectors
 from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.server.models import Models
@@ -23,6 +24,7 @@ from rbserve.server.telemetry import Telemetry
 from rbserve.texts import text_scorer
 
 VERSION_DIGITS = 12
+NOTHING_SERVED: Mapping[str, Service[Any, Any]] = {}
 
 
 def nothing_measured(artifact: Artifact, variant: str) -> Sequence[Measured]:
@@ -51,8 +53,13 @@ class Opening(NamedTuple):
     user_cache: int = 0
     limits: Limits = Limits()
 
-    def open(self, telemetry: Telemetry) -> list[Service[Any, Any]]:
-        """Every model, warm and checked. Raises ArtifactError or UsageError for one that cannot answer as it should."""
+    def open(
+        self, telemetry: Telemetry, served: Mapping[str, Service[Any, Any]] = NOTHING_SERVED
+    ) -> list[Service[Any, Any]]:
+        """Every model, warm and checked; of those `served` already, by name, the one whose artefact is as it was.
+
+        Raises ArtifactError or UsageError for one that cannot answer as it should.
+        """
         artifacts = [open_artifact(one.path) for one in self.chosen]
         names = [artifact.name for artifact in artifacts]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -60,13 +67,21 @@ class Opening(NamedTuple):
                 f"two models have the name {twice[0]}", "requests name them: serve one of them elsewhere"
             )
         return [
-            self._open(artifact, one, telemetry) for artifact, one in zip(artifacts, self.chosen, strict=True)
+            self._open(artifact, one, telemetry, served.get(artifact.name))
+            for artifact, one in zip(artifacts, self.chosen, strict=True)
         ]
 
-    def _open(self, artifact: Artifact, one: Chosen, telemetry: Telemetry) -> Service[Any, Any]:
-        encode = one.encoder(artifact)
-        service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry, encode)
-        service.warm_up(self.limits, artifact.checks(one.variant))
+    def _open(
+        self, artifact: Artifact, one: Chosen, telemetry: Telemetry, served: Service[Any, Any] | None
+    ) -> Service[Any, Any]:
+        if served is not None and served.manifest == sha256(artifact.path / "manifest.json"):
+            service = served
+            for name in artifact.variant_files(one.variant):
+                artifact.file(name)  # as its manifest has it
+        else:
+            encode = one.encoder(artifact)
+            service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry, encode)
+            service.warm_up(self.limits, artifact.checks(one.variant))
         service.measured = one.measured(artifact, one.variant)
         return service
 
@@ -103,7 +118,7 @@ def open_service(
         work = Ranking(open_ranker(artifact, variant, threads), longest)
     return Service(
         work, artifact.items, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
-        version=artifact.model_digest[:VERSION_DIGITS],
+        version=artifact.model_digest[:VERSION_DIGITS], manifest=sha256(artifact.path / "manifest.json"),
     )  # fmt: skip
 
 
@@ -113,11 +128,13 @@ class Reloader:
     def __init__(self, models: Models, opening: Opening) -> None:
         self._models, self._opening = models, opening
         self._next: list[Service[Any, Any]] = []
+        self.changed: list[str] = []
+        """The models of which `prepare` found a new version."""
 
     def prepare(self) -> str | None:
         """Opens the new versions beside the old ones, on any thread; why they may not take their places, if so."""
         try:
-            fresh = self._opening.open(self._models.telemetry)
+            fresh = self._opening.open(self._models.telemetry, {one.model: one for one in self._models})
             for old, new in zip(self._models, fresh, strict=True):
                 if (old.model, old.work.task) != (new.model, new.work.task):
                     raise ArtifactError(
@@ -127,6 +144,7 @@ class Reloader:
         except Exception as error:  # noqa: BLE001  (whatever is wrong with the new version, the old one goes on)
             self.abandon()
             return (str(error) or repr(error)).splitlines()[0]
+        self.changed = [new.model for old, new in zip(self._models, fresh, strict=True) if new is not old]
         self._next = fresh
         return None
 
@@ -134,7 +152,7 @@ class Reloader:
         """The new versions take the old ones' places; on the event loop's thread."""
         self._models.replace(self._next)
         self._next = []
-        self._models.telemetry.reloads.labels("taken").inc()
+        self._models.telemetry.reloads.labels("taken" if self.changed else "unchanged").inc()
 
     def abandon(self) -> None:
         """The new versions are let go."""

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import sleep
@@ -113,7 +113,7 @@ class _LocalReload:
 
     async def and_say(self) -> None:
         """The same, told on stderr."""
-        say_reloaded(await self())
+        say_reloaded(await self(), self._reloader.changed)
 
 
 class DrainingServer(uvicorn.Server):
@@ -325,13 +325,14 @@ def announce(what: str, options: ServerOptions, listener: socket.socket) -> None
         say(f"warning: reachable from other machines; {how}")
 
 
-def say_reloaded(reason: str | None) -> None:
-    """Says what came of a reload."""
-    say(
-        "new versions are served"
-        if reason is None
-        else f"not reloaded, the models are served as before: {reason}"
-    )
+def say_reloaded(reason: str | None, changed: Collection[str]) -> None:
+    """Says what came of a reload: why it was refused, or of which models there were new versions."""
+    if reason is not None:
+        say(f"not reloaded, the models are served as before: {reason}")
+    elif changed:
+        say(f"new versions are served: {', '.join(changed)}")
+    else:
+        say("nothing new: the models are served as before")
 
 
 def at_terminal() -> bool:

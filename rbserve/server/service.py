@@ -114,7 +114,8 @@ class Service(Generic[Asked, Answer]):
     """A model that answers requests, one at a time.
 
     `warm` decides readiness; `inline_size` is the largest request answered on the event loop; `waiting` counts those
-    on the scoring thread or before it. `version` is a digest of the artefact.
+    on the scoring thread or before it. `version` is a digest of the model's files, `manifest` one of the artefact's
+    manifest.
     """
 
     work: Work[Asked, Answer]
@@ -124,6 +125,7 @@ class Service(Generic[Asked, Answer]):
     dataset: DatasetReference
     telemetry: Telemetry = field(default_factory=Telemetry)
     version: str = ""
+    manifest: str = ""
     warm: bool = False
     inline_size: int = 0
     waiting: int = 0

@@ -106,6 +106,7 @@ class Supervisor:
         self._again: dict[int, float] = {}
         self._pause = dict.fromkeys(range(len(listeners)), SHORT_S)
         self._answers: dict[int, str | None] | None = None  # of a reload, by place
+        self._changed: dict[str, None] = {}  # models of which a worker found a new version, in their order
         self._failure: RbserveError | None = None
         self._announced = self._stopping = False
         self._woken, self._wake = socket.socketpair()
@@ -196,7 +197,8 @@ class Supervisor:
         elif said == "reload":
             self._reload()
         elif self._answers is not None:
-            self._answers[worker.place] = what
+            self._answers[worker.place], changed = what
+            self._changed |= dict.fromkeys(changed)
             self._decide()
 
     def _ready(self, worker: _Worker, what: str) -> None:
@@ -251,7 +253,7 @@ class Supervisor:
             self._tell(("reloaded", "the server was told to stop"))
         if self._stopping or self._answers is not None:
             return
-        self._answers = {}
+        self._answers, self._changed = {}, {}
         self._tell(("prepare", None))
 
     def _decide(self) -> None:
@@ -263,7 +265,7 @@ class Supervisor:
         self._answers = None
         self._tell(("commit" if reason is None else "abandon", None))
         self._tell(("reloaded", reason))
-        say_reloaded(reason)
+        say_reloaded(reason, self._changed)
 
     def _tell(self, what: tuple[Told, str | None]) -> None:
         for worker in self._workers.values():
@@ -329,7 +331,7 @@ class _Supervised:
             if told == "prepare":
                 reason = reloader.prepare()
                 prepared = reason is None
-                self.say("prepared", reason)
+                self.say("prepared", (reason, reloader.changed))
             elif told == "commit":
                 self._loop.call_soon_threadsafe(reloader.commit)
             elif told == "abandon":

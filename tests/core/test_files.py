@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from rbserve.core.files import digest, mismatch, replacing, replacing_directory, write_bytes
+from rbserve.core.errors import RbserveError
+from rbserve.core.files import (
+    digest,
+    file_error,
+    mismatch,
+    optional_write,
+    replacing,
+    replacing_directory,
+    require_writable,
+    write_bytes,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
@@ -49,3 +62,59 @@ def test_a_digest_tells_missing_truncated_and_tampered(tmp_path: Path) -> None:
     assert mismatch(path, expected) == "has 4 bytes instead of 7"
     path.unlink()
     assert mismatch(path, expected) == "is missing"
+
+
+@pytest.mark.parametrize(("mask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)])
+def test_modes_are_what_the_umask_gives_whatever_a_library_chose(
+    tmp_path: Path, mask: int, file_mode: int, folder_mode: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "file", b"content")
+        with replacing_directory(tmp_path / "folder") as partial:
+            descriptor = os.open(
+                partial / "private", os.O_WRONLY | os.O_CREAT, 0o600
+            )  # as onnx writes weights
+            os.close(descriptor)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == file_mode
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder_mode
+    assert stat.S_IMODE((tmp_path / "folder/private").stat().st_mode) == file_mode
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "make it writable for this user"),
+        (errno.EROFS, "the file system is mounted read-only"),
+        (errno.ENOSPC, "free the disk"),
+        (errno.ENOENT, "fix the path"),
+    ],
+)
+def test_each_cause_has_its_own_advice(number: int, advice: str) -> None:
+    told = file_error(OSError(number, os.strerror(number), "choices"))
+    assert told.message == f"{os.strerror(number)}: choices"
+    assert told.hint is not None
+    assert told.hint.startswith(advice)
+
+
+def test_a_write_that_only_saves_work_warns_once_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("where a folder should be")
+    for name in ("a", "b"):
+        with optional_write("what this test keeps"):
+            write_bytes(tmp_path / "cache" / name, b"")
+    said = capsys.readouterr().err
+    assert said.startswith("warning: what this test keeps is not kept: ")
+    assert said.count("\n") == 1
+
+
+def test_a_folder_that_takes_no_file_is_known_beforehand(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new/runs")
+    assert list((tmp_path / "new/runs").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RbserveError, match="file") as raised:
+        require_writable(tmp_path / "file")
+    assert raised.value.hint is not None

@@ -17,7 +17,7 @@ from old_int8 import with_old_int8
 from rbserve import pipeline
 from rbserve.core.artifact import Artifact
 from rbserve.core.dataset import Dataset
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.measurement import Measurement, Predictions, write_measurement
 from rbserve.profilers.choice import (
     FEWEST_USERS,
@@ -318,3 +318,28 @@ def test_a_variant_that_dies_while_it_is_measured_is_refused_with_what_it_said(
     assert choice.measured
     assert by_variant(choice)["onnx-int8"] == "it ran out of memory"
     assert choice.chosen != "onnx-int8"
+
+
+def test_an_answer_that_cannot_be_kept_is_an_answer(
+    trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "choices").write_text("where a folder should be")
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    question = question_of(trained, tmp_path, 8, 1, 0.05)
+    answer = Choice(
+        1, question, "dnn", "planted", "ctr", "auc", "a-run", True, "onnx-fp32", "onnx-fp32", []
+    )  # fmt: skip
+    monkeypatch.setattr("rbserve.pipeline._choose", lambda *_: answer)
+    assert pipeline.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1] == answer
+    assert "warning: the choice of a variant is not kept: " in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_be_written_is_not_measured(
+    trained: Artifact, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(planted.path, tmp_path / "data" / "planted")
+    (tmp_path / "runs").write_text("where a folder should be")
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    monkeypatch.setattr("rbserve.profilers.harness.profile", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(RbserveError, match="runs"):
+        pipeline.profile(str(trained.path), "planted", variants=["onnx-fp32"])

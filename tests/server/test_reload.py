@@ -228,3 +228,17 @@ def test_two_models_of_one_name_are_refused(served: Artifact) -> None:
     opening = Opening([Chosen(served.path, "onnx-fp32")] * 2)
     with pytest.raises(UsageError, match="two models have the name toy"):
         opening.open(Telemetry())
+
+
+def test_an_artefact_that_is_as_it_was_goes_on_being_served(served: Artifact, replace: Replace) -> None:
+    models, reloader = opened(served)
+    before = list(models)
+    assert reloader.prepare() is None
+    assert reloader.changed == []
+    reloader.commit()
+    assert all(now is then for now, then in zip(models, before, strict=True)), "with all that it remembers"
+    sample = models.telemetry.registry.get_sample_value
+    assert sample("rbserve_reloads_total", {"outcome": "unchanged"}) == 1
+    replace(scale=0.5)
+    assert reloader.prepare() is None
+    assert reloader.changed == ["toy"]

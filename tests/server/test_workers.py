@@ -106,9 +106,12 @@ def test_all_workers_take_up_a_new_version(served: Artifact) -> None:
         (before,) = {str(score(server.url).json()) for _ in range(20)}
         write_version(served, 0.5)
         server.process.send_signal(signal.SIGHUP)
-        assert server.stderr.readline() == "new versions are served\n"
+        assert server.stderr.readline() == "new versions are served: toy\n"
         (after,) = {str(score(server.url).json()) for _ in range(20)}
         assert after != before
+        server.process.send_signal(signal.SIGHUP)
+        assert server.stderr.readline() == "nothing new: the models are served as before\n"
+        assert {str(score(server.url).json()) for _ in range(10)} == {after}
         assert server.stop()[0] == 0
 
 
@@ -134,8 +137,10 @@ def test_a_single_worker_reloads_as_well(served: Artifact) -> None:
         assert after != before
         write_version(served, 0.5)
         server.process.send_signal(signal.SIGHUP)
-        assert server.stderr.readline() == "new versions are served\n"
+        assert server.stderr.readline() == "new versions are served: toy\n"
         assert score(server.url).json() not in (before, after)
+        server.process.send_signal(signal.SIGHUP)
+        assert server.stderr.readline() == "nothing new: the models are served as before\n"
         assert server.stop()[0] == 0
 
 
