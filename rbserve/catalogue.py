@@ -108,7 +108,7 @@ def add_items(
         )
     fresh, known, repeated = _sorted_out(artifact.items, new)
     retired = artifact.items.retired
-    returned = {row for item in known if (row := artifact.items.index[item]) in retired}
+    returned = {row for row in artifact.items.lookup(known).tolist() if row in retired}
     changed = Changed(
         artifact.name, len(artifact.items) + len(fresh), added=len(fresh), returned=len(returned),
         known=len(known) - len(returned), repeated=repeated, left_out=dict(left_out or {}),
@@ -160,7 +160,7 @@ def _sorted_out(table: ItemTable, new: Iterable[tuple[str, str]]) -> tuple[dict[
     rows = 0
     for item, text in new:
         rows += 1
-        if item in table.index:
+        if table.find(item) is not None:
             known[item] = None
         else:
             fresh.setdefault(item, text)

@@ -108,10 +108,18 @@ class ItemTable:
         """Raw id -> item index."""
         return {item: row for row, item in enumerate(self.ids)}
 
+    @cached_property
+    def _older(self) -> dict[str, int]:
+        """Ids as they would be written now -> index, of items whose ids an earlier version wrote otherwise."""
+        return {text: row for row, item in enumerate(self.ids) if (text := id_text(item)) != item}
+
     def find(self, item: str | float) -> int | None:
-        """The index of an item by its id, as it is or in the text that `core/ids.py` makes of it; None: unknown."""
+        """The index of an item by its id: as it is in the table, or as `core/ids.py` writes both; None: unknown."""
         row = self.index.get(item) if isinstance(item, str) else None
-        return self.index.get(id_text(item)) if row is None else row
+        if row is None:
+            text = id_text(item)
+            row = self.index.get(text, self._older.get(text))
+        return row
 
     def lookup(self, ids: Sequence[str | float]) -> Items:
         """Item indices int32[n] of ids, as `find` has them; KeyError carries the list of unknown ones."""

@@ -160,6 +160,7 @@ def test_ids_of_a_request_are_found_as_the_table_has_them_or_by_the_one_rule_for
     items = ItemTable(["7", "A 0", "8.0", "8", " old"], [""] * 5)
     assert items.lookup([7, 7.0, "7.0", " 7", "A 0\xa0"]).tolist() == [0, 0, 0, 0, 1]
     assert items.lookup(["8.0", "8", 8.0, " old"]).tolist() == [2, 3, 3, 4]  # tables of before keep their ids
+    assert items.lookup(["old", "old\t"]).tolist() == [4, 4]  # and are found by the ids of now
     with pytest.raises(KeyError) as error:
         items.lookup(["7", 9, "a 0", float("nan")])
     assert str(error.value.args[0]) == "[9, 'a 0', nan]"
