@@ -13,6 +13,7 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
@@ -106,10 +107,7 @@ def question_of(
 ) -> Question:
     """What is asked of an artefact on this machine. UsageError for an endpoint."""
     if artifact.is_endpoint:
-        raise UsageError(
-            f"{artifact.name} is answered by an endpoint: it has no variants to choose from",
-            "--variant endpoint",
-        )
+        refuse_endpoint(artifact.name)
     newest = next(iter(runs_of(artifact, runs)), None)
     return Question(
         artifact_digest=sha256(artifact.path / "manifest.json"),
@@ -118,6 +116,13 @@ def question_of(
         threads=threads,
         tolerance=tolerance,
         newest_run=newest.stem if newest else "",
+    )
+
+
+def refuse_endpoint(model: str) -> NoReturn:
+    """Raises UsageError for a model that an endpoint answers."""
+    raise UsageError(
+        f"{model} is answered by an endpoint: it has no variants to choose from", "--variant endpoint"
     )
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -144,16 +144,23 @@ def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
     check_numbers(artifact.name, artifact.manifest.task, plan)
     if plan.warm and not _remembers(artifact):
-        raise UsageError(
-            f"{artifact.name} has nothing to remember of a user: no prompt begins alike for all candidates",
-            "--warm is for language models that score candidates",
-        )
+        refuse_warm(artifact.name)
+
+
+def refuse_warm(model: str) -> NoReturn:
+    """Raises UsageError for a model that cannot be measured warm."""
+    raise UsageError(
+        f"{model} has nothing to remember of a user: no prompt begins alike for all candidates",
+        "--warm is for language models that score candidates",
+    )
 
 
 def check_numbers(model: str, task: str, plan: Plan) -> None:
     """Raises UsageError for a plan that no model of the task, called so, can be measured by."""
     if plan.test_users < 0:
         raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
+    if not 0 <= plan.seconds < math.inf:  # nor nan
+        raise UsageError(f"seconds must be at least 0, not {plan.seconds:g}", "for example --seconds 10")
     if (
         plan.processes < (plan.budget_s is None)
         or plan.runs < 1

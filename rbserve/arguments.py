@@ -5,11 +5,11 @@ What a model can do is known of a zoo row without an artefact of it: its task, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rbserve.core.artifact import EXPORTABLE, Artifact, open_artifact, possible_variants
+from rbserve.core.artifact import EXPORTABLE, Artifact, check_precisions, open_artifact, possible_variants
 from rbserve.core.distillation import FROM
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.models.configs import EndpointConfig, LanguageConfig
@@ -23,6 +23,7 @@ class Abilities(NamedTuple):
     name: str
     task: str
     variants: list[str]
+    is_language_model: bool
     is_endpoint: bool
 
     @property
@@ -40,12 +41,15 @@ def abilities(model: str, dataset: str, random: bool = False) -> Abilities:
     if is_trained(name, dataset):
         return abilities_of(open_artifact(artifact_path(name, dataset)))
     language, endpoint = isinstance(spec.config, LanguageConfig), isinstance(spec.config, EndpointConfig)
-    return Abilities(name, spec.task, possible_variants(spec.task, language, endpoint), endpoint)
+    return Abilities(name, spec.task, possible_variants(spec.task, language, endpoint), language, endpoint)
 
 
 def abilities_of(artifact: Artifact) -> Abilities:
     """What an artefact can do."""
-    return Abilities(artifact.name, artifact.manifest.task, artifact.can_have, artifact.is_endpoint)
+    manifest = artifact.manifest
+    return Abilities(
+        artifact.name, manifest.task, artifact.can_have, artifact.is_language_model, artifact.is_endpoint
+    )
 
 
 def check_variants_of(model: Abilities, variants: Iterable[str]) -> None:
@@ -55,12 +59,10 @@ def check_variants_of(model: Abilities, variants: Iterable[str]) -> None:
             raise unknown_name(f"variant of {model.name}", variant, model.variants)
 
 
-def check_precisions_of(model: Abilities, precisions: Iterable[str]) -> None:
+def check_precisions_of(model: Abilities, precisions: Sequence[str]) -> None:
     """Raises UsageError for a precision that the model cannot be exported in."""
-    known = [variant.removeprefix("onnx-") for variant in EXPORTABLE]
+    check_precisions(precisions)
     for precision in precisions:
-        if precision not in known:
-            raise unknown_name("precision", precision, known)
         if model.is_endpoint:
             raise UsageError(f"{model.name} answers from an endpoint; there is nothing to export")
         if precision not in model.precisions:

@@ -54,6 +54,7 @@ from rbserve.cli_recommend import recommend
 from rbserve.cli_serve import serve
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
+from rbserve.core.artifact import check_precisions, check_variants
 from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
 from rbserve.core.files import file_error
 
@@ -262,6 +263,7 @@ def export(
     from rbserve import pipeline
 
     precisions = words(precision) or ["fp32", "int8"]
+    check_precisions(precisions)
 
     def export_one(name: str, data: str) -> object:
         return pipeline.export_model(name, data, precisions).manifest.variants
@@ -351,6 +353,7 @@ def profile(
     }
     thread_counts = counts(threads if threads is not None else "1", "threads", "1,2")
     named = words(variants) or None
+    check_variants(named or [])
     lost: dict[str, str] = {}
 
     def profile_one(name: str, data: str) -> object:

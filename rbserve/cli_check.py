@@ -11,6 +11,7 @@ import typer
 from rbserve.cli_data import Json
 from rbserve.cli_options import METRIC, MODEL, SLATE, VARIANT, counts, words
 from rbserve.console import print_json, say
+from rbserve.core.artifact import check_variants
 from rbserve.core.errors import UsageError
 from rbserve.core.files import require_writable
 
@@ -81,6 +82,7 @@ def check(
     Examples: rbserve check --base main/artifacts/ml-100k --head artifacts/ml-100k --models dnn,gdcn --markdown gate.md;
     rbserve check --head artifacts/ml-100k/dnn --baseline runs/main.json
     """
+    from rbserve.core.measurement import check_scope
     from rbserve.profilers import gate_config
 
     if init:
@@ -88,6 +90,9 @@ def check(
         gate_config.write_config(path)
         say(f"wrote {path}")
         return
+    if scope is not None:
+        check_scope(scope)
+    check_variants(words(variants))
     settings = gate_config.read_config(config)
     for file in filter(None, (markdown, junit, pytest_benchmark_out)):
         require_writable(file.parent)

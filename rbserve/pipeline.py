@@ -129,7 +129,8 @@ def _tell_left_behind(name: str, dataset: Dataset) -> None:
     if left:
         say(
             f"left behind, made from earlier data of {name}: {', '.join(left)}; they can be served as they are, and "
-            f"rbserve train --model MODEL --dataset {name} makes them of the new data"
+            f"rbserve train --model MODEL --dataset {name} makes them of the new data "
+            "(--init MODEL: beginning with the weights that they have)"
         )
 
 
@@ -223,7 +224,7 @@ def semantic_ids(
     resume: bool = False,
 ) -> tuple[SemanticIds, Dataset]:
     """The identifiers of a data set's items, made if they are not there. Others under their name are an error."""
-    from rbserve.core.semantic_ids import SEED, check_made_with, find_semantic_ids
+    from rbserve.core.semantic_ids import SEED, check_made_with, find_semantic_ids, sids_path
     from rbserve.models.configs import RqVaeConfig
 
     options, settings = options or {}, settings or {}
@@ -231,11 +232,16 @@ def semantic_ids(
     check_dataset(dataset)
     with _needs("train", "making semantic identifiers"):
         from rbserve.train.backbone import require_findable
-        from rbserve.train.sids import make_semantic_ids, settings_with
+        from rbserve.train.sids import checkpoint_path, make_semantic_ids, settings_with
 
         chosen = settings_with(settings)
         require_findable(config.encoder)
+    if resume and not is_prepared(dataset):
+        raise UsageError(f"nothing to resume: data set {dataset} is not prepared", "leave out --resume")
     data = ensure_dataset(dataset)
+    unfinished = checkpoint_path(sids_path(data, config, chosen.seed))
+    if resume and not unfinished.is_file():
+        raise UsageError(f"nothing to resume: no checkpoint at {unfinished}", "leave out --resume")
     found = None if rebuild or resume else find_semantic_ids(data, config, settings.get("seed", SEED))
     if found:
         check_made_with(found, {**options, **settings})
@@ -599,7 +605,7 @@ def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[st
     """The plan of a model's profile; UsageError for settings or variants that it cannot be measured with."""
     import msgspec
 
-    from rbserve.profilers.harness import check_numbers, default_plan
+    from rbserve.profilers.harness import check_numbers, default_plan, refuse_warm
 
     check_variants_of(model, variants)
     if model.is_endpoint and "budget_s" in settings:
@@ -611,6 +617,8 @@ def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[st
         default_plan(model.task, settings.get("budget_s")), **{**usual, **settings}
     )
     check_numbers(model.name, model.task, plan)
+    if plan.warm and not (model.is_language_model and model.task == "ctr"):
+        refuse_warm(model.name)
     return plan
 
 
@@ -696,6 +704,8 @@ def open_for_serving(model: str, dataset: str | None, variant: str, make: bool =
     A variant that is not exported yet is exported from the data set that the artefact was made from. With `make`, what
     is missing is trained and prepared too.
     """
+    if make:
+        check_variants_of(abilities(model, dataset or DEFAULT_DATASET), [variant])
     artifact = to_serve(model, dataset, make)
     if variant in artifact.can_open:
         return artifact
@@ -825,6 +835,8 @@ def choose_variant(
 
     allowed = auto.TOLERANCE if tolerance is None else tolerance
     auto.check_tolerance(allowed)
+    if make and abilities(model, dataset or DEFAULT_DATASET).is_endpoint:
+        auto.refuse_endpoint(model)
     artifact = to_serve(model, dataset, make)
     if not artifact.is_endpoint and not artifact.manifest.variants:
         data_of(artifact, f"no variant of {artifact.name} is exported yet; exporting one", make)

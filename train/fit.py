@@ -29,6 +29,7 @@ from rbserve.core.artifact import (
     write_manifest,
 )
 from rbserve.core.dataset import Dataset, Split, write_items
+from rbserve.core.errors import ArtifactError
 from rbserve.core.files import digest, replacing_directory, require_writable
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
@@ -56,13 +57,14 @@ def train(
 
     A `random` row is packaged with the weights that it begins with; a language model takes no memory then.
     A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
-    that was trained on the same data with the same settings. `say` is told, before training, what the row's prompts
-    have no room for. With a `lesson`, a pair-wise row learns its soft labels in the place of the training rows'. With
-    `init` the weights begin as that artefact's (`warm_start.py`), and are kept where no epoch validates better.
+    that was trained on the same data with the same config and settings; else it is trained anew. `say` is told which of
+    the two and why, and, before training, what the row's prompts have no room for. With a `lesson`, a pair-wise row
+    learns its soft labels in the place of the training rows'. With `init` the weights begin as that artefact's
+    (`warm_start.py`), and are kept where no epoch validates better.
     """
     require_writable(path.parent)
     start = WarmStart(init, dataset) if init is not None else None
-    donor = None if spec.random or start else _donor(spec, dataset, path, settings)
+    donor = None if start else _donor(spec, dataset, path, settings, say)
     if donor is not None:
         return _decoded_otherwise(donor, spec, path)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings, lesson, start))
@@ -123,20 +125,45 @@ def checkpoint_path(artifact: Path) -> Path:
     return artifact.with_name(f"{artifact.name}.checkpoint.safetensors")
 
 
-def _donor(spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings) -> Artifact | None:
-    """The artefact beside `path` whose weights are those that training this row would give."""
-    beside = path.with_name(spec.weights_of) if spec.weights_of else None
+def _donor(
+    spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, say: Callable[[str], None]
+) -> Artifact | None:
+    """The artefact beside `path` whose weights are those that training this row would give; says which, or why none."""
+    beside = path.with_name(spec.weights_of) if spec.weights_of and not spec.random else None
     if beside is None or not (beside / "manifest.json").is_file():
         return None
-    donor = open_artifact(beside)
+    try:
+        donor = open_artifact(beside)
+        other = _differences(donor, spec, dataset, settings)
+    except ArtifactError as error:
+        donor, other = None, [error.message]
+    if donor is None or other:
+        say(
+            f"{spec.name} is trained anew, without the weights of {spec.weights_of}: {'; '.join(other)} "
+            f"(rbserve train --model {spec.name} takes them, with the options that they were trained with)"
+        )
+        return None
+    say(f"{spec.name} takes the weights of {donor.name}: its data, config and training settings are the same")
+    return donor
+
+
+def _differences(donor: Artifact, spec: ModelSpec, dataset: Dataset, settings: Settings) -> list[str]:
+    """In what an artefact's data, config and training settings differ from those that a row is to be trained with."""
     theirs = donor.manifest
     wanted = config_to_dict(spec.config) | {"decoding": theirs.config.get("decoding")}
-    same = (
-        theirs.dataset.fingerprint == dataset.fingerprint
-        and theirs.config == json.loads(json.dumps(wanted))
-        and theirs.training.settings == dataclasses.asdict(settings)
-    )
-    return donor if same else None
+    pairs = [
+        ("config", theirs.config, json.loads(json.dumps(wanted))),
+        ("setting", theirs.training.settings, dataclasses.asdict(settings)),
+    ]
+    other = [] if theirs.dataset.fingerprint == dataset.fingerprint else ["they are of other data"]
+    if theirs.training.continued is not None:
+        other.append("they were continued from those of another artefact")
+    return other + [
+        f"{kind} {key} was {had.get(key)} for them, not {now.get(key)}"
+        for kind, had, now in pairs
+        for key in sorted(had.keys() | now.keys())
+        if had.get(key) != now.get(key)
+    ]
 
 
 def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact:

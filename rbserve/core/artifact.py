@@ -346,6 +346,14 @@ def possible_variants(task: str, is_language_model: bool, is_endpoint: bool) -> 
     return [REFERENCE_VARIANT, *EXPORTABLE, OPENVINO_VARIANT, HALF_VARIANT, *protocol]
 
 
+def check_precisions(precisions: Iterable[str]) -> None:
+    """Raises UsageError for a precision that nothing is exported in."""
+    known = [variant.removeprefix("onnx-") for variant in EXPORTABLE]
+    for precision in precisions:
+        if precision not in known:
+            raise unknown_name("precision", precision, known)
+
+
 def check_variants(variants: Iterable[str]) -> None:
     """Raises UsageError for a variant that no model has."""
     for variant in variants:
