@@ -17,6 +17,7 @@ from rbserve import cli
 from rbserve.core import assets
 
 ROOT = Path(__file__).resolve().parent.parent
+PROSE = ("and", "or", "has", "is")  # what may stand behind the name of the program in a sentence
 URL = ("--url", "http://127.0.0.1:9")
 
 WRONG = [
@@ -230,7 +231,8 @@ def test_every_command_that_a_hint_names_exists() -> None:
     commands = [(file, command) for file, text in _texts() for command in commands_in(text)]
     assert len(commands) > 40
     for file, command in commands:
-        assert_parses(command), file
+        if command[0] not in PROSE:
+            assert_parses(command), file
 
 
 def test_what_finds_commands_finds_wrong_ones() -> None:
