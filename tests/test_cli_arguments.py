@@ -17,7 +17,8 @@ from rbserve import cli
 from rbserve.core import assets
 
 ROOT = Path(__file__).resolve().parent.parent
-PROSE = ("and", "or", "has", "is", "reads", "run")  # what may stand behind the name of the program in a sentence
+# What may stand behind the name of the program in a sentence.
+PROSE = ("and", "or", "has", "is", "reads", "run")
 URL = ("--url", "http://127.0.0.1:9")
 
 WRONG = [
