@@ -4,9 +4,9 @@
 
 Both graphs are made of one artefact's fp32 graph, 0.1's as its exporter made it (`old_int8.py`). Requests are test
 users with slates of catalogue items; each is answered by both in turn, so that a machine that slows down slows both.
-A ratio is 0.1's time over the new one's, the median over pairs of calls with its interval by order statistics, which
-other work on the machine moves little: above 1, the new graph is faster. A list-wise model is asked for ten items, of
-1 or of several users at once.
+A ratio is 0.1's processor time over the new one's (one thread; what others do on the machine is not counted), the
+median over pairs of calls with its interval by order statistics: above 1, the new graph is faster.
+A list-wise model is asked for ten items, of 1 or of several users at once.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ def paired_calls(old: Artifact, new: Artifact, dataset: Dataset, size: int) -> I
 def timed(pairs: Iterator[list[Call]], calls: int, seconds: float) -> dict[str, float]:
     """Medians in milliseconds, and the ratio with its 95% interval; the order turns around from pair to pair."""
     spent: list[tuple[float, float]] = []
-    end = time.perf_counter() + seconds
+    end = time.process_time() + seconds
     for number, pair in enumerate(pairs):
         took = [0.0, 0.0]
         for side in (0, 1) if number % 2 else (1, 0):
-            start = time.perf_counter()
+            start = time.process_time()
             pair[side]()
-            took[side] = time.perf_counter() - start
+            took[side] = time.process_time() - start
         if number >= WARM_UP:
             spent.append((took[0], took[1]))
-        if len(spent) >= calls or (time.perf_counter() > end and len(spent) > 10):
+        if len(spent) >= calls or (time.process_time() > end and len(spent) > 10):
             break
     ratios = np.sort([before / after for before, after in spent])
     low = int(stats.binom.ppf(0.025, len(ratios), 0.5))
