@@ -26,6 +26,7 @@ from rbserve.models.words import MAX_WORDS, tokenize
 Encode = Callable[[Sequence[str]], Vectors]
 """Vectors float32[K, D] of K texts by a language model."""
 OF_ITEMS = "item_embedding."
+VECTORS = "vectors"
 SAME_ENCODER = 1e-2
 """How far the vector of a known text may differ from the one the model was trained with, in standard deviations."""
 
@@ -124,14 +125,17 @@ class VectorContent:
     """Group C: a projection of the text's vector from a language model."""
 
     def __init__(self, artifact: Artifact, encode: Encode) -> None:
-        tensors = item_tensors(artifact)
+        tensors = item_tensors(artifact, leave=VECTORS)
         self._artifact, self._encode, self._same_encoder = artifact, encode, False
-        self._table, self._center, self._scale = (tensors[name] for name in ("vectors", "center", "scale"))
+        self._table = open_tensors(artifact.path / WEIGHTS).get_slice(f"{OF_ITEMS}{VECTORS}")  # read by rows
+        self._center, self._scale = tensors["center"], tensors["scale"]
         self._weight, self._bias = tensors["projection.weight"], tensors["projection.bias"]
 
     def of_rows(self, rows: Items) -> Vectors:
         """Vectors float32[K, d] of items of the table."""
-        return self._projected(self._table[rows])
+        if not len(rows):
+            return np.empty((0, len(self._bias)), np.float32)
+        return self._projected(np.concatenate([self._table[row : row + 1] for row in rows.tolist()]))
 
     def of_texts(self, texts: Sequence[str]) -> Vectors:
         """Vectors float32[K, d] of K texts."""
@@ -139,7 +143,7 @@ class VectorContent:
 
     def grown(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """All items' vectors, those of the texts last."""
-        return {f"{OF_ITEMS}vectors": np.concatenate([self._table, self._standardised(texts)])}
+        return {f"{OF_ITEMS}{VECTORS}": np.concatenate([self._table[:], self._standardised(texts)])}
 
     def _standardised(self, texts: Sequence[str]) -> Vectors:
         self._require_same_encoder()
@@ -163,7 +167,7 @@ class VectorContent:
         same_width = vector.shape == self._center.shape
         if (
             not same_width
-            or np.abs((vector - self._center) * self._scale - self._table[row]).max() > SAME_ENCODER
+            or np.abs((vector - self._center) * self._scale - self._table[row : row + 1]).max() > SAME_ENCODER
         ):
             raise ArtifactError(
                 f"the language model {config.get('encoder')} is not the one that {self._artifact.name} was trained "
@@ -173,15 +177,16 @@ class VectorContent:
         self._same_encoder = True
 
 
-def item_tensors(artifact: Artifact) -> dict[str, NDArray[Any]]:
-    """The tensors of the item encoder by their names within it, its file verified."""
+def item_tensors(artifact: Artifact, leave: str | None = None) -> dict[str, NDArray[Any]]:
+    """The tensors of the item encoder by their names within it, its file verified; without the one to `leave`."""
     from safetensors import SafetensorError
 
     path = artifact.file(WEIGHTS)
     try:
         with open_tensors(path) as file:
             names = [name for name in file.keys() if name.startswith(OF_ITEMS)]  # noqa: SIM118  (not a dict)
-            return {name.removeprefix(OF_ITEMS): file.get_tensor(name) for name in names}
+            wanted = [name for name in names if name != f"{OF_ITEMS}{leave}"]
+            return {name.removeprefix(OF_ITEMS): file.get_tensor(name) for name in wanted}
     except SafetensorError as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from None
 

@@ -3,7 +3,8 @@
     artifacts/<dataset>/<model>/
       manifest.json        spec, config, data fingerprint, training record, variants, file digests
       model.safetensors    weights
-      items.parquet        item_id, text: the item table of the data set it was trained on
+      items.parquet        item_id, text: the item table of the data set it was trained on, then items that were
+                           added since; retired, where some were
       sids/                semantic identifiers, of a model that reads them
       words.parquet        word, items: the vocabulary, where a model reads texts
       prompt/              prompts as token ids, of a language model

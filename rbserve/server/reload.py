@@ -33,6 +33,18 @@ def nothing_measured(artifact: Artifact, variant: str) -> Sequence[Measured]:
     return ()
 
 
+def no_encoder(texts: Sequence[str]) -> Vectors:
+    """Makes no vectors of texts."""
+    del texts
+    raise UsageError("no language model is at hand that makes vectors of texts", "rbserve items add has one")
+
+
+def without_encoder(artifact: Artifact) -> Encode:
+    """Has no language model for any artefact."""
+    del artifact
+    return no_encoder
+
+
 class Chosen(NamedTuple):
     """An artefact's directory, which of its variants is served, and who knows what was measured of it.
 
@@ -42,7 +54,7 @@ class Chosen(NamedTuple):
     path: Path
     variant: str
     measured: Callable[[Artifact, str], Sequence[Measured]] = nothing_measured
-    encoder: Callable[[Artifact], Encode] = lambda artifact: no_encoder  # noqa: ARG005
+    encoder: Callable[[Artifact], Encode] = without_encoder
 
 
 class Opening(NamedTuple):
@@ -84,12 +96,6 @@ class Opening(NamedTuple):
             service.warm_up(self.limits, artifact.checks(one.variant))
         service.measured = one.measured(artifact, one.variant)
         return service
-
-
-def no_encoder(texts: Sequence[str]) -> Vectors:
-    """Makes no vectors of texts."""
-    del texts
-    raise UsageError("no language model is at hand that makes vectors of texts", "rbserve items add has one")
 
 
 def _open_content(artifact: Artifact, encode: Encode) -> ItemContent:
