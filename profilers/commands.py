@@ -130,9 +130,9 @@ def serve_command(measurement: Measurement, variant: str) -> str | None:
 
 
 def training_command(measurement: Measurement) -> str | None:
-    """What makes the model anew; None where the run file does not tell, for its row is none of this version."""
+    """What makes the model anew; None where the run file does not tell: of a row of no version, of a warm start."""
     taught, spec = measurement.distilled, _row(measurement)
-    if spec is None:
+    if spec is None or measurement.continued:
         return None
     verb = f"train --model {shlex.quote(measurement.model)}"
     if taught:
@@ -177,7 +177,8 @@ def _profile_makes_it(measurement: Measurement) -> bool:
 def _unmakeable(measurement: Measurement) -> str:
     place = model_option(measurement)
     where = f"the artefact at {place}" if is_path(place) else "the artefact that was measured"
-    return f"needs {where}: {measurement.model} is no row of this version, and no command trains it again"
+    why = measurement.continued or f"{measurement.model} is no row of this version"
+    return f"needs {where}: {why}, and no command trains it again"
 
 
 def _row(measurement: Measurement) -> ModelSpec | None:

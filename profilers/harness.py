@@ -132,6 +132,7 @@ def profile(
         failed=processes.failed,
         artifact=option_of(artifact),
         settings=manifest.training.settings,
+        continued=manifest.training.continued.said if manifest.training.continued else "",
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

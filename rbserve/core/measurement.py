@@ -219,7 +219,8 @@ class Measurement(msgspec.Struct, frozen=True):
     `seconds` what the whole profile took, `config` and `model_digest` the artefact's; empty in files from before they
     were kept. `failed` are the variants whose process died, and how. `distilled` says whose scores a student learnt
     from. `artifact` is what `--model` takes to find the artefact again, its row or its path as it was given; `settings`
-    are those of its training (`core.settings.Settings`). `baseline_forms` says of a baseline that has several forms
+    are those of its training (`core.settings.Settings`), which began with the weights of `continued`, if of any.
+    `baseline_forms` says of a baseline that has several forms
     which one `baselines` holds; `data_sketch` tells copies of a data set from others (`core.similarity`).
     """
 
@@ -256,6 +257,7 @@ class Measurement(msgspec.Struct, frozen=True):
     settings: dict[str, Any] = {}
     baseline_forms: dict[str, str] = {}
     data_sketch: dict[int, int] = {}
+    continued: str = ""
 
 
 def baseline_title(name: str, forms: dict[str, str]) -> str:

@@ -74,6 +74,15 @@ def test_a_model_of_no_row_says_that_no_command_makes_it() -> None:
     assert shlex.split(strange, comments=True)[-1] != "again"
 
 
+def test_a_warm_start_cannot_be_trained_again_from_its_run_file() -> None:
+    strange = command(run(continued="continued from dnn 0123456789ab, 2 new items"))
+    assert strange.startswith("rbserve profile --model dnn ")
+    assert (
+        "# needs the artefact that was measured: continued from dnn 0123456789ab, 2 new items, and "
+        in strange
+    )
+
+
 def test_an_endpoints_address_is_needed_to_ask_it_again() -> None:
     row = find_model("zeroshot-gpt-3.5")
     there = msgspec.structs.replace(
