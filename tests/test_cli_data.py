@@ -201,6 +201,38 @@ def test_a_mistake_is_one_line_and_a_hint(
     assert list(tmp_path.parent.glob("x")) == []
 
 
+def test_what_a_reader_cannot_know_is_an_option(tmp_path: Path) -> None:
+    """Quotation marks that may be mere signs, an encoding, and a loss of more than 5% of the rows."""
+    titles = ["标题", '"Heroes', "Low", 'Lodger 12"', *(f"Title {item}" for item in range(4, 30))]
+    lines = ["item_id,title", *(f"A{item:02},{title}" for item, title in enumerate(titles)), ""]
+    (tmp_path / "items.csv").write_bytes("\n".join(lines).encode("gbk"))
+    clicks = [f"u{user},A{(7 * user + 5 * step) % 30:02},{step if user % 9 else 'noon'}"
+              for user in range(40) for step in range(6)]  # fmt: skip
+    (tmp_path / "clicks.csv").write_text("\n".join(["user_id,item_id,ts", *clicks, ""]))
+    words = (
+        "prepare",
+        "csv",
+        "--name",
+        "t",
+        "--interactions",
+        "clicks.csv",
+        "--items",
+        "items.csv",
+        "--time",
+        "ts",
+    )
+    done = rbserve(*words, "--encoding", "gbk", home=tmp_path, check=1)
+    _is_one_line_and_a_hint(done, "items.csv, lines 3 to 5: one record", "--quotes literal")
+    words = (*words, "--encoding", "gbk", "--quotes", "literal")
+    done = rbserve(*words, home=tmp_path, check=1)
+    _is_one_line_and_a_hint(done, "clicks.csv: 30 of 240 rows (12.5%) would be lost", "--allow-loss")
+    assert "time 'noon'" in done.stderr
+    assert _everything(tmp_path) == []
+    manifest = json.loads(rbserve(*words, "--allow-loss", "--json", home=tmp_path).stdout)
+    assert manifest["dropped"] == {"row whose time is none": 30}
+    assert manifest["counts"]["source"]["items_with_text"] == 30
+
+
 def _gzip_cut(path: Path) -> None:
     path.write_bytes(gzip.compress(path.read_bytes())[:-9])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import UsageError
-from rbserve.train.datasets.delimited import Quotes
+from rbserve.train.datasets.delimited import Dialect, Quotes
 from rbserve.train.datasets.formats import Format
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.sampling import Interactions
@@ -45,6 +45,7 @@ class Reading:
     allow_loss: bool = False
 
     def __post_init__(self) -> None:
+        Dialect(self.delimiter or ",", self.quotes, self.encoding)  # is refused here, before any work
         if not self.dislike_to < self.like_from:
             raise UsageError(
                 f"dislikes go up to {self.dislike_to:g}, likes start at {self.like_from:g}: they overlap",
