@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from rbserve.catalogue import Changed
     from rbserve.content import Encode
     from rbserve.core.integrity import IntegrityReport
-    from rbserve.core.measurement import Measurement, Plan
+    from rbserve.core.measurement import Measurement, Plan, Result
     from rbserve.core.semantic_ids import SemanticIds
     from rbserve.core.types import ModelSpec, Vectors
     from rbserve.profilers.choice import Choice, Question
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from rbserve.profilers.load import Load, LoadPlan
     from rbserve.profilers.recommend import Recommendation
     from rbserve.profilers.verify import Verified
-    from rbserve.server.schema import Measured
+    from rbserve.server.schema import Measured, Profiled
     from rbserve.train.distill import Lesson
     from rbserve.train.loop import Settings
 
@@ -743,30 +743,47 @@ def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
     return data
 
 
-def measured(artifact: Artifact, variant: str) -> list[Measured]:
-    """What the newest profile of this very artefact, on this machine, says of a variant; nothing without one."""
+def measured(artifact: Artifact, variant: str) -> Profiled:
+    """What profiles of this artefact on this machine say of a variant: the newest that is settled, else the newest.
+
+    Without any, what there is instead.
+    """
     from rbserve.core.environment import environment
     from rbserve.core.measurement import comparability_key, read_measurement
     from rbserve.profilers.choice import runs_of
+    from rbserve.server.schema import Profiled
+
+    here = environment()
+    disturbed: Profiled | None = None
+    note = "not profiled"
+    for path in runs_of(artifact, runs_path()):
+        run = read_measurement(path)
+        own = [result for result in run.results if result.variant == variant]
+        settled = [result for result in own if not result.inconclusive]
+        key = comparability_key(here, run.plan.threads, artifact.manifest.dataset.fingerprint)
+        if run.comparability_key == key and settled:
+            return Profiled(_figures(run, settled, path.stem))
+        if run.comparability_key == key and own:
+            disturbed = disturbed or Profiled(_figures(run, own, path.stem))
+        elif note == "not profiled":
+            other = "of another machine or other libraries" if own else "of other variants"
+            note = f"not profiled here: run {path.stem} is {other}"
+    return disturbed or Profiled(note=note)
+
+
+def _figures(run: Measurement, results: Sequence[Result], run_id: str) -> list[Measured]:
     from rbserve.profilers.paper import TASK_METRIC
     from rbserve.server.schema import Measured
 
-    metric = TASK_METRIC[artifact.manifest.task]
-    here = environment()
-    for path in runs_of(artifact, runs_path()):
-        run = read_measurement(path)
-        key = comparability_key(here, run.plan.threads, artifact.manifest.dataset.fingerprint)
-        own = [one for one in run.results if one.variant == variant and not one.inconclusive]
-        if run.comparability_key == key and own:
-            judged = [one.accuracy.get(metric) for one in own]
-            return [
-                Measured(
-                    one.scope, one.slate, run.plan.threads, one.latency_ms.p50, one.latency_ms.p99, metric,
-                    accuracy if isinstance(accuracy, float) else None, path.stem,
-                )
-                for one, accuracy in zip(own, judged, strict=True)
-            ]  # fmt: skip
-    return []
+    metric = TASK_METRIC[run.task]
+    judged = [result.accuracy.get(metric) for result in results]
+    return [
+        Measured(
+            result.scope, result.slate, run.plan.threads, result.latency_ms.p50, result.latency_ms.p99, metric,
+            accuracy if isinstance(accuracy, float) else None, run_id, result.inconclusive,
+        )
+        for result, accuracy in zip(results, judged, strict=True)
+    ]  # fmt: skip
 
 
 def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load:

@@ -84,6 +84,9 @@ PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
+EXAMPLES = 5
+"""Ids of items that the list of models shows of each."""
+
 Asked = TypeVar("Asked", ScoreRequest, RecommendRequest)
 Handler = Callable[[Request], Awaitable[Response]]
 Reload = Callable[[], Awaitable[str | None]]
@@ -397,7 +400,7 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
     data = service.dataset
     return ModelInfo(
         service.model, service.variant, service.version, service.work.task, data.name, data.fingerprint,
-        len(service.items), [*service.measured],
+        len(service.items), service.profiled.measured, service.profiled.note, [*service.items.ids[:EXAMPLES]],
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from rbserve.core.files import sha256
 from rbserve.core.types import Vectors
 from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.server.models import Models
-from rbserve.server.schema import Limits, Measured
+from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
 from rbserve.server.service import Ranking, Scoring, Service
 from rbserve.server.telemetry import Telemetry
 from rbserve.texts import text_scorer
@@ -27,10 +27,10 @@ VERSION_DIGITS = 12
 NOTHING_SERVED: Mapping[str, Service[Any, Any]] = {}
 
 
-def nothing_measured(artifact: Artifact, variant: str) -> Sequence[Measured]:
+def nothing_measured(artifact: Artifact, variant: str) -> Profiled:
     """Says nothing of any model."""
     del artifact, variant
-    return ()
+    return NOT_PROFILED
 
 
 def no_encoder(texts: Sequence[str]) -> Vectors:
@@ -53,7 +53,7 @@ class Chosen(NamedTuple):
 
     path: Path
     variant: str
-    measured: Callable[[Artifact, str], Sequence[Measured]] = nothing_measured
+    measured: Callable[[Artifact, str], Profiled] = nothing_measured
     encoder: Callable[[Artifact], Encode] = without_encoder
 
 
@@ -94,7 +94,7 @@ class Opening(NamedTuple):
             encode = one.encoder(artifact)
             service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry, encode)
             service.warm_up(self.limits, artifact.checks(one.variant))
-        service.measured = one.measured(artifact, one.variant)
+        service.profiled = one.measured(artifact, one.variant)
         return service
 
 

@@ -169,6 +169,19 @@ class Measured(msgspec.Struct, frozen=True):
     metric: str
     accuracy: Annotated[float | None, Meta(description="null where it was not judged.")]
     run: str
+    inconclusive: Annotated[
+        list[str], Meta(description="Why the latency may have been disturbed; empty where it was not.")
+    ] = []
+
+
+class Profiled(msgspec.Struct, frozen=True):
+    """What is known of a variant from profiles; without any figure, why there is none."""
+
+    measured: list[Measured] = []
+    note: str | None = None
+
+
+NOT_PROFILED = Profiled(note="not profiled")
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -182,6 +195,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str
     items: Annotated[int, Meta(description="How many items can be scored.")]
     measured: Annotated[list[Measured], Meta(description="By a profile on this machine; empty without one.")]
+    measured_note: Annotated[
+        str | None, Meta(description="Why nothing is measured; null where something is.")
+    ]
+    examples: Annotated[list[str], Meta(description="Ids of some of its items.")]
 
 
 class ModelsResponse(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, Task, no_observer
 from rbserve.language import LanguageScorer, PrefixCache
 from rbserve.runtime import recommend, without_seen
-from rbserve.server.schema import Limits, Measured
+from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
 from rbserve.server.telemetry import Stopwatch, Telemetry
 from rbserve.texts import Mixed, TextScorer
 
@@ -129,7 +129,7 @@ class Service(Generic[Asked, Answer]):
     warm: bool = False
     inline_size: int = 0
     waiting: int = 0
-    measured: Sequence[Measured] = ()
+    profiled: Profiled = NOT_PROFILED
 
     def __post_init__(self) -> None:
         self._pace = self._ended = 0.0  # seconds a request takes the thread, of late; when it ended the last

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from browser import needs_browser
 from test_client import listening
 
 from rbserve.core.artifact import Artifact
 from rbserve.server.reload import open_service
-from rbserve.server.schema import Measured
+from rbserve.server.schema import Measured, Profiled
 from rbserve.server.service import Service
 from rbserve.server.telemetry import Telemetry
 
@@ -26,7 +27,10 @@ pytestmark = needs_browser
 def services(artifact: Artifact, listwise: Artifact) -> list[Service[Any, Any]]:
     telemetry = Telemetry()
     opened = [open_service(one, "onnx-fp32", 1, 0, telemetry) for one in (artifact, listwise)]
-    opened[0].measured = [Measured("forward", 100, 1, 0.1234, None, "auc", 0.71234, "a-run")]
+    opened[0].profiled = Profiled([
+        Measured("forward", 100, 1, 0.1234, None, "auc", 0.71234, "a-run"),
+        Measured("end_to_end", 100, 1, 0.2, None, "auc", 0.71234, "a-run", ["waited for the core"]),
+    ])  # fmt: skip
     return opened
 
 
@@ -56,11 +60,15 @@ def test_what_is_served_is_shown_and_can_be_tried(
         assert all(
             said in toy for said in ("toy", "onnx-fp32", "AUC 0.7123", "forward, slate 100: p50 0.123 ms")
         )
+        assert "end_to_end, slate 100: p50 0.200 ms; INCONCLUSIVE: waited for the core" in toy
         assert "not profiled" in rank
+        page.click("button")  # as it stands, with ids of the model's
+        page.wait_for_selector("#answer table")
+        assert page.locator("#answer td").all_inner_texts()[::2] == ["i2", "i3", "i4"]
         page.fill("#history", "i1, i2")
         page.fill("#candidates", "i3, i4")
         page.click("button")
-        page.wait_for_selector("#answer table")
+        page.locator("#answer td", has_text="i2").wait_for(state="detached")
         assert page.locator("#answer td").all_inner_texts()[::2] == ["i3", "i4"]
         assert '/v1/score -H \'Content-Type: application/json\' -d \'{"model":"toy"' in page.inner_text(
             "#answer pre"
@@ -86,4 +94,26 @@ def test_what_is_wrong_is_told_and_text_stays_text(
         assert "<b>nobody</b>" in page.inner_text("#answer .error")
         page.fill("#candidates", '"a film"')
         page.click("button")
-        page.locator(".error", has_text="reads no item texts").wait_for()
+        page.locator(".error", has_text="reads no texts of items").wait_for()
+
+
+def test_without_javascript_it_says_where_all_of_it_is(
+    browser: Browser, services: list[Service[Any, Any]]
+) -> None:
+    with listening(*services) as url:
+        page = browser.new_page(java_script_enabled=False)
+        page.goto(url)
+        assert page.is_hidden("#form")
+        assert "v1/models lists what is served" in page.inner_text("noscript")
+        assert page.locator("#state a").get_attribute("href") == "v1/health/ready"
+        page.close()
+
+
+def test_the_list_of_models_has_ids_and_says_why_nothing_is_measured(
+    services: list[Service[Any, Any]],
+) -> None:
+    with listening(*services) as url:
+        toy, rank = httpx.get(f"{url}/v1/models").json()["models"]
+    assert toy["examples"] == ["i0", "i1", "i2", "i3", "i4"]
+    assert (toy["measured_note"], rank["measured_note"]) == (None, "not profiled")
+    assert toy["measured"][1]["inconclusive"] == ["waited for the core"]
