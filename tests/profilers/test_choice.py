@@ -343,3 +343,18 @@ def test_a_run_that_could_not_be_written_is_not_measured(
     monkeypatch.setattr("rbserve.profilers.harness.profile", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(RbserveError, match="runs"):
         pipeline.profile(str(trained.path), "planted", variants=["onnx-fp32"])
+
+
+def test_a_profile_that_is_inconclusive_is_shown_as_that_and_one_of_other_variants_is_named(
+    trained: Artifact, measured: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    assert pipeline.measured(trained, "onnx-fp32").note == "not profiled"
+    disturbed = [msgspec.structs.replace(result, inconclusive=["a reason"]) for result in measured.results]
+    write_measurement(tmp_path / "runs", msgspec.structs.replace(measured, results=disturbed))
+    shown = pipeline.measured(trained, "onnx-fp32")
+    assert shown.note is None
+    assert [figure.inconclusive for figure in shown.measured] == [["a reason"]] * len(shown.measured) != []
+    other = pipeline.measured(trained, "onnx-int4")
+    assert other.measured == []
+    assert other.note == f"not profiled here: run {measured.id} is of other variants"

@@ -321,6 +321,8 @@ def test_models_names_what_is_served(ask: Ask, artifact: Artifact) -> None:
                 "fingerprint": "f" * 64,
                 "items": 50,
                 "measured": [],
+                "measured_note": "not profiled",
+                "examples": ["i0", "i1", "i2", "i3", "i4"],
             }
         ]
     }
