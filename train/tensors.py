@@ -37,19 +37,24 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 def save_drawn(path: Path, tensors: Mapping[str, Tensor], seed: int) -> None:
     """Writes tensors in bf16, and random ones in the place of those that have a shape only (device "meta").
 
-    Matrices are normal with a deviation of 0.02, scales of normalisations 1, biases 0.
+    Matrices are normal with a deviation of 0.02, scales of normalisations 1, biases 0. Whole numbers, such as those of
+    words, are no weights and keep their type.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_meta:
-            return tensor.to(torch.bfloat16)
+            return tensor.to(_drawn_type(tensor))
         made = torch.empty(tensor.shape, dtype=torch.bfloat16)
         if tensor.dim() > 1:
             return made.normal_(std=DRAWN_STD, generator=generator)
         return made.fill_(0.0 if name.endswith("bias") else 1.0)
 
-    _write(path, [(name, tensor, torch.bfloat16) for name, tensor in tensors.items()], drawn, None)
+    _write(path, [(name, tensor, _drawn_type(tensor)) for name, tensor in tensors.items()], drawn, None)
+
+
+def _drawn_type(tensor: Tensor) -> torch.dtype:
+    return torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
 
 
 def _itself(name: str, tensor: Tensor) -> Tensor:  # noqa: ARG001

@@ -42,6 +42,7 @@ def test_drawn_tensors_are_those_of_the_seed_and_kept_ones_are_kept(tmp_path: Pa
         "norm.weight": torch.empty(8, device="meta"),
         "layer.bias": torch.empty(8, device="meta"),
         "known": torch.ones(2, 2) * 3,
+        "offsets": torch.tensor([0, 1, 300]),
     }
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         save_drawn(tmp_path / name, shapes, seed)
@@ -52,6 +53,7 @@ def test_drawn_tensors_are_those_of_the_seed_and_kept_ones_are_kept(tmp_path: Pa
     assert torch.equal(a["norm.weight"], torch.ones(8).bfloat16())
     assert torch.equal(a["layer.bias"], torch.zeros(8).bfloat16())
     assert torch.equal(a["known"], torch.full((2, 2), 3.0).bfloat16())
+    assert torch.equal(a["offsets"], shapes["offsets"]), "whole numbers are no weights"
 
 
 def test_a_full_disk_is_one_line() -> None:
