@@ -121,7 +121,7 @@ def test_a_student_is_listed_with_its_row(home: Path, said: str) -> None:
 def test_a_student_that_is_not_there_says_how_to_make_it(here: Here) -> None:
     code, (error, hint) = here("serve", "--model", "dnn-from-gdcn", "--dataset", "judged")
     assert code == 2
-    assert error.startswith("error: no artefact of dnn-from-gdcn at ")
+    assert error.startswith("error: dnn-from-gdcn is not trained on judged; there are ")
     assert hint == "hint: rbserve distill --teacher gdcn --student dnn --dataset judged"
 
 
