@@ -1,11 +1,13 @@
 """Long work says how far it is: a bar where standard error is a terminal, else a line every ten seconds.
 
+`RBSERVE_PROGRESS_SECONDS` is the time between two lines; 0 writes none.
 One mechanism for all commands. What works calls a `Progress` with what is done, the total (0: not known) and a text
 that goes on behind the two numbers: `(20, 600, "steps at most, epoch 2")`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -14,9 +16,11 @@ from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 
+from rbserve.core.errors import UsageError
 from rbserve.core.types import Progress
 
 EVERY_S = 10.0
+INTERVAL = "RBSERVE_PROGRESS_SECONDS"
 
 _elsewhere: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -41,7 +45,7 @@ def progress_bar(title: str, bound: str = "at most") -> Iterator[Progress]:
         yield elsewhere
         return
     if not sys.stderr.isatty():
-        with closing(ProgressLines(title, bound, EVERY_S).start()) as lines:
+        with closing(ProgressLines(title, bound).start()) as lines:
             yield lines.update
         return
     from rich import progress
@@ -77,13 +81,17 @@ class ProgressLines:
         self,
         title: str,
         bound: str = "at most",
-        every_s: float = EVERY_S,
+        every_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         write: Callable[[str], None] | None = None,
         left: Callable[[], str] | None = None,
     ) -> None:
-        """`left` gives what is said of the time left, in the place of this work's own rate."""
-        self._title, self._bound, self._every_s = title, bound, every_s
+        """`left` gives what is said of the time left, in the place of this work's own rate.
+
+        `every_s` is the time between two lines, that of `interval_s` when left out; 0: no lines.
+        """
+        self._title, self._bound = title, bound
+        self._every_s = interval_s() if every_s is None else every_s
         self._clock, self._write, self._left = clock, write or _write, left
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._started = self._since = clock()
@@ -117,7 +125,7 @@ class ProgressLines:
             of = f" of {self._total:,}" if self._total else ""
             parts = [f"{self._title}: {self._done:,}{of} {self._text}"]
             rate = (self._done - self._first) / max(now - self._since, 1e-9)
-            times = [f"{rate:.3g} a second"] if rate > 0 else []
+            times = [f"{rate:,.0f} a second" if rate >= 100 else f"{rate:.3g} a second"] if rate > 0 else []
             if self._left is not None:
                 times.append(self._left())
             elif rate > 0 and self._total > self._done:
@@ -125,8 +133,20 @@ class ProgressLines:
             return "; ".join([*parts, ", ".join(times)] if times else parts)
 
     def _run(self) -> None:
-        while not self._ended.wait(self._every_s):
+        while not self._ended.wait(self._every_s or None):
             self._write(self.line())
+
+
+def interval_s() -> float:
+    """Seconds between two lines, from RBSERVE_PROGRESS_SECONDS; 0: none. UsageError for what is no such number."""
+    text = os.environ.get(INTERVAL, "")
+    try:
+        seconds = float(text or EVERY_S)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise UsageError(f"{INTERVAL} takes seconds, not {text!r}", f"{INTERVAL}=10, or 0 for no lines")
+    return seconds
 
 
 def _write(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from rbserve.core.measurement import Measurement
 # A slow machine is no failure, and a run that failed can be repeated: no deadlines, no luck.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+os.environ["RBSERVE_PROGRESS_SECONDS"] = "0"  # a slow machine adds no lines to what a test reads
 
 PLANTED = {"users": 600, "items": 80, "topics": 4, "events_per_user": 40}
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from rbserve.bench.display import Lines, TimeLeft
 from rbserve.bench.estimate import Estimate
 from rbserve.bench.matrix import Cell
 from rbserve.core.dataset import Dataset
+from rbserve.core.errors import UsageError
 from rbserve.progress import ProgressLines, progress_bar, progress_to
 
 
@@ -85,7 +87,7 @@ def test_a_bar_is_lines_where_standard_error_is_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard = threading.Event()
-    monkeypatch.setattr(progress, "EVERY_S", 0.001)
+    monkeypatch.setenv(progress.INTERVAL, "0.001")
     write = progress._write
 
     def hear(line: str) -> None:
@@ -97,6 +99,29 @@ def test_a_bar_is_lines_where_standard_error_is_a_file(
         update(3, 10, "steps at most, epoch 1")
         assert heard.wait(60)
     assert "sids shop: " in capsys.readouterr().err
+
+
+def test_the_time_between_lines_is_ten_seconds_or_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(progress.INTERVAL)
+    assert progress.interval_s() == 10
+    monkeypatch.setenv(progress.INTERVAL, "2.5")
+    assert progress.interval_s() == 2.5
+    for wrong in ("soon", "-1", "nan", "inf"):
+        monkeypatch.setenv(progress.INTERVAL, wrong)
+        with pytest.raises(UsageError, match="RBSERVE_PROGRESS_SECONDS takes seconds"):
+            progress.interval_s()
+
+
+def test_no_time_between_lines_writes_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(progress.INTERVAL, "0")
+    with progress_bar("sids shop") as update:
+        update(3, 10, "steps at most, epoch 1")
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_goes_elsewhere_writes_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +152,7 @@ def test_a_training_says_steps_and_epochs_into_a_file(
     """The smallest case: a training whose standard error is a file wrote nothing until its end."""
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
     shutil.copytree(planted.path, tmp_path / "data" / "planted")
-    monkeypatch.setattr(progress, "EVERY_S", 0.002)
+    monkeypatch.setenv(progress.INTERVAL, "0.002")
     log = tmp_path / "log"
     with log.open("w") as file:
         assert not os.isatty(file.fileno())

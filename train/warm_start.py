@@ -176,8 +176,8 @@ class WarmStart:
     @cached_property
     def _old_rows(self) -> Rows:
         """For each of the data set's items its row in the artefact, or -1: int64[n]."""
-        index = self.init.items.index
-        return np.array([index.get(item, -1) for item in self.dataset.items.ids], np.int64)
+        found = map(self.init.items.find, self.dataset.items.ids)
+        return np.array([-1 if row is None else row for row in found], np.int64)
 
     @cached_property
     def _neighbours(self) -> dict[int, list[int]]:
@@ -230,12 +230,13 @@ def continue_identifiers(init: Artifact, dataset: Dataset, progress: Progress) -
                 "remove that folder: the items then get the artefact's identifiers",
             )
         return
-    index, items = init.items.index, dataset.items
-    new = [row for row, item in enumerate(items.ids) if item not in index]
+    items = dataset.items
+    known = [init.items.find(item) for item in items.ids]
+    new = [row for row, old in enumerate(known) if old is None]
     codes = np.empty((len(items), sids.levels), np.int32)
-    for row, item in enumerate(items.ids):
-        if item in index:
-            codes[row] = sids.codes[index[item]]
+    for row, old in enumerate(known):
+        if old is not None:
+            codes[row] = sids.codes[old]
     if new:
         vectors = embed_texts(
             [items.texts[row] for row in new], config.encoder, config.pooling, progress=progress

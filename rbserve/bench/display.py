@@ -19,7 +19,7 @@ from rbserve.bench.journal import Outcome
 from rbserve.bench.matrix import Cell
 from rbserve.bench.schedule import Watcher
 from rbserve.console import say
-from rbserve.progress import EVERY_S, ProgressLines
+from rbserve.progress import ProgressLines
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -84,7 +84,7 @@ class TimeLeft:
 class Lines:
     """A line for each start and each end, and of each cell at work one every few seconds."""
 
-    def __init__(self, clock: TimeLeft, every_s: float = EVERY_S) -> None:
+    def __init__(self, clock: TimeLeft, every_s: float | None = None) -> None:
         self._clock, self._every_s = clock, every_s
         self._at_work: dict[str, ProgressLines] = {}
 
