@@ -166,13 +166,15 @@ def dataset_rows() -> list[dict[str, object]]:
             "prepared": (dataset_path(name) / "manifest.json").is_file(),
             "about": source.about,
             "needs": source.needs,
+            "own": source.own,
         }
         for name, source in SOURCES.items()
     ]
     for manifest in sorted((home() / "data").glob("*/manifest.json")):
         if manifest.parent.name not in SOURCES and not manifest.parent.name.startswith("."):
             about = f"your own, {_origin(manifest.parent)}"
-            rows.append({"name": manifest.parent.name, "prepared": True, "about": about, "needs": ""})
+            name = manifest.parent.name
+            rows.append({"name": name, "prepared": True, "about": about, "needs": "", "own": False})
     return rows
 
 
@@ -201,10 +203,15 @@ def inspect_dataset(name: str) -> IntegrityReport:
 
 def check_dataset(name: str) -> None:
     """Raises UsageError for a data set that is neither prepared nor one that a source can be prepared as."""
-    if not is_prepared(name):
-        known = [str(row["name"]) for row in dataset_rows()]
-        if name not in known:
-            raise unknown_name("data set", name, known)
+    if is_prepared(name):
+        return
+    rows = dataset_rows()
+    if name not in [row["name"] for row in rows]:
+        known = [str(row["name"]) for row in rows if not row["own"]]
+        error = unknown_name("data set", name, known)
+        if error.hint and error.hint.startswith("known"):
+            error.hint += f"; rbserve prepare csv --name {name} makes one of your own tables"
+        raise error
 
 
 def ensure_dataset(name: str) -> Dataset:

@@ -143,6 +143,12 @@ MISTAKES = [
         "unknown data set: ml-100",
         "did you mean ml-100k?",
     ),
+    (
+        ("train", "--model", "dnn", "--dataset", "shop"),
+        2,
+        "unknown data set: shop",
+        "rbserve prepare csv --name shop",
+    ),
     (("train", "--model", "dnn", "--set", "droput=0.1"), 2, "droput", "did you mean dropout?"),
     (("train", "--model", "dnn", "--set", "dim=wide"), 2, "dim", "dim takes"),
     (("train", "--model", "dnn", "--set", "dim"), 2, "--set takes KEY=VALUE", "dim=32"),
