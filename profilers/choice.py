@@ -147,6 +147,12 @@ def runs_of(artifact: Artifact, runs: Path) -> list[Path]:
     return sorted(runs.glob(f"*-{digest[:8]}.json"), reverse=True)
 
 
+def earlier_runs_of(artifact: Artifact, runs: Path) -> list[Path]:
+    """The run files of artefacts of this name and data set that are not this very one, by their names."""
+    named = f"*Z-{artifact.manifest.dataset.name}-{artifact.name}-????????.json"
+    return sorted({*runs.glob(named)} - {*runs_of(artifact, runs)})
+
+
 # ---- What there is to choose from ----
 
 

@@ -760,12 +760,12 @@ def measured(artifact: Artifact, variant: str) -> Profiled:
     """
     from rbserve.core.environment import environment
     from rbserve.core.measurement import comparability_key, read_measurement
-    from rbserve.profilers.choice import runs_of
-    from rbserve.server.schema import Profiled
+    from rbserve.profilers.choice import earlier_runs_of, runs_of
+    from rbserve.server.schema import NOT_PROFILED, Profiled
 
     here = environment()
     disturbed: Profiled | None = None
-    note = "not profiled"
+    note = unprofiled = NOT_PROFILED.note
     for path in runs_of(artifact, runs_path()):
         run = read_measurement(path)
         own = [result for result in run.results if result.variant == variant]
@@ -775,9 +775,11 @@ def measured(artifact: Artifact, variant: str) -> Profiled:
             return Profiled(_figures(run, settled, path.stem))
         if run.comparability_key == key and own:
             disturbed = disturbed or Profiled(_figures(run, own, path.stem))
-        elif note == "not profiled":
+        elif note == unprofiled:
             other = "of another machine or other libraries" if own else "of other variants"
             note = f"not profiled here: run {path.stem} is {other}"
+    if note == unprofiled and earlier_runs_of(artifact, runs_path()):
+        note = f"profiled before the artefact was changed; rbserve profile --model {artifact.path} measures it anew"
     return disturbed or Profiled(note=note)
 
 

@@ -27,6 +27,7 @@ from rbserve.core.artifact import (
     TORCH_VARIANTS,
     WEIGHTS,
     Artifact,
+    exported_as,
 )
 from rbserve.core.columns import Ragged, runs
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
@@ -408,8 +409,15 @@ def _wanted_first(items: Items, unwanted: NDArray[np.bool_]) -> Items:
 
 
 def _require_variant(artifact: Artifact, variant: str) -> None:
-    if variant not in artifact.can_open:
-        raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
+    if variant in artifact.can_open:
+        return
+    if variant in artifact.can_have:
+        precision = exported_as(variant).removeprefix("onnx-")
+        raise UsageError(
+            f"{variant} of {artifact.name} is not exported at {artifact.path}",
+            f"rbserve export --model {artifact.path} --precision {precision}",
+        )
+    raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
 
 
 def _config(artifact: Artifact) -> ModelConfig:

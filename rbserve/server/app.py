@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -85,7 +87,7 @@ PAGE_HEADERS = {
 }
 
 EXAMPLES = 5
-"""Ids of items that the list of models shows of each."""
+"""Ids of candidates that the list of models shows of each."""
 
 Asked = TypeVar("Asked", ScoreRequest, RecommendRequest)
 Handler = Callable[[Request], Awaitable[Response]]
@@ -129,7 +131,7 @@ def build_app(
         ],
         exception_handlers={
             RequestError: _answer_request_error,
-            HTTPException: _answer_http_exception,
+            HTTPException: partial(_answer_http_exception, models),
             Exception: _answer_unexpected,
         },
         lifespan=lifespan,
@@ -240,7 +242,7 @@ class Handlers:
 
     async def score(self, request: Request) -> Response:
         """Scores a slate, or one for each of several users."""
-        example = '{"history": ["50"], "candidates": ["172"]}'
+        example = '{"history": ["50"], "candidates": ["172"]}; ids are strings or numbers'
         return await self._each(request, "ctr", _score_request, example, self._prepare_slate)
 
     def _prepare_slate(self, service: Service[Any, Any], asked: ScoreRequest) -> _Prepared:
@@ -249,7 +251,7 @@ class Handlers:
             raise RequestError(
                 422, "empty_candidates", "candidates is empty: name at least one item to score"
             )
-        names = [one.id if isinstance(one, NewItem) else value_text(one) for one in asked.candidates]
+        names = [item.name if isinstance(item, NewItem) else value_text(item) for item in asked.candidates]
         known = [item for item in asked.history if not isinstance(item, NewItem)]
         found, skipped = history_rows(service, known, asked.unknown_history, self._limits)
         history = with_texts(service, found, asked.history, skipped or (), self._limits)
@@ -268,7 +270,7 @@ class Handlers:
 
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""
-        example = '{"history": ["50"], "k": 10}'
+        example = '{"history": ["50"], "k": 10}; ids are strings or numbers'
         return await self._each(request, "seqrec", _recommend_request, example, self._prepare_top)
 
     def _prepare_top(self, service: Service[Any, Any], asked: RecommendRequest) -> _Prepared:
@@ -342,8 +344,7 @@ class Handlers:
             return able[name]
         if name in self._models:
             raise self._other_task(self._models[name])
-        known = ", ".join(service.model for service in self._models)
-        raise RequestError(404, "unknown_model", f"there is no model {quote(name)}", f"served: {known}")
+        raise _unknown_model(self._models, name)
 
     async def models(self, request: Request) -> Response:
         """Names the models, their variants and data sets."""
@@ -396,11 +397,17 @@ def _logged(prepared: Sequence[_Prepared], items: bool) -> logs.Asked:
     )  # fmt: skip
 
 
+def _unknown_model(models: Models, name: str) -> RequestError:
+    known = ", ".join(service.model for service in models)
+    return RequestError(404, "unknown_model", f"there is no model {quote(name)}", f"served: {known}")
+
+
 def _info(service: Service[Any, Any]) -> ModelInfo:
-    data = service.dataset
+    data, items = service.dataset, service.items
+    candidates = (item for row, item in enumerate(items.ids) if row not in items.retired)
     return ModelInfo(
         service.model, service.variant, service.version, service.work.task, data.name, data.fingerprint,
-        len(service.items), service.profiled.measured, service.profiled.note, [*service.items.ids[:EXAMPLES]],
+        len(items), service.profiled.measured, service.profiled.note, [*islice(candidates, EXAMPLES)],
     )  # fmt: skip
 
 
@@ -421,12 +428,15 @@ def _unauthorized(path: str) -> Response:
     )  # fmt: skip
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """What Starlette's router refuses: unknown paths and wrong methods."""
+async def _answer_http_exception(models: Models, request: Request, error: Exception) -> Response:
+    """What Starlette's router refuses: unknown paths, also of models that are not served, and wrong methods."""
     assert isinstance(error, HTTPException)
     path = quote(request.url.path)
     headers = dict(error.headers or {})
     if error.status_code == 404:
+        name = inference.model_name(request.scope["path"])
+        if name is not None and name not in models:
+            return _refused(request, _unknown_model(models, name))
         hint = "GET /openapi.json lists the paths"
         return _refuse(request, 404, "not_found", f"there is nothing at {path}", hint)
     if error.status_code == 405:

@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rbserve.core.errors import ArtifactError, RbserveError, UsageError
-from rbserve.core.ids import value_text
+from rbserve.core.ids import EDGE, value_text
 from rbserve.core.types import Items
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
-from rbserve.server.schema import ItemId, Limits, NewItem, UnknownHistory
+from rbserve.server.schema import UNKNOWN_HISTORY, ItemId, Limits, NewItem, UnknownHistory
 from rbserve.server.service import ExpiredError, OverloadedError, Scoring, Service
 from rbserve.texts import Mixed, mixed
 
@@ -123,16 +123,14 @@ def _too_large(limit: int) -> RequestError:
 
 
 def parse(body: bytearray, decoder: msgspec.json.Decoder[Asked], example: str) -> Asked:
-    """What a body says; RequestError, with the example, where that is not what was asked for."""
+    """What a body says; RequestError, with the example and what its ids are, where that is not what was asked for."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(
-            422,
-            "invalid_request",
-            str(error),
-            f"send {example}; ids are strings or numbers",
-        ) from None
+        message = str(error)
+        if message.endswith(".unknown_history`"):
+            message += f": it takes {UNKNOWN_HISTORY}"
+        raise RequestError(422, "invalid_request", message, f"send {example}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
 
@@ -191,12 +189,15 @@ def with_texts(
 ) -> Items | Mixed:
     """Items as the model takes them: rows int32[K], or, where texts of new ones were sent, both in their order.
 
-    `rows` are those of the ids that were not `skipped`. RequestError for a text that is too long, and for a model that
-    reads none.
+    `rows` are those of the ids that were not `skipped`. RequestError for a text that is blank or too long, and for a
+    model that reads none.
     """
     texts = [item.text for item in sent if isinstance(item, NewItem)]
     if not texts:
         return rows
+    if not all(text.strip(EDGE) for text in texts):
+        message = "a new item has no text, which is all that a model could score it by"
+        raise RequestError(422, "empty_text", message, "send its text, or leave it out")
     longest = max(map(len, texts))
     if longest > limits.max_text:
         message = f"a text has {longest} characters, the limit is {limits.max_text}"

@@ -48,13 +48,14 @@ from rbserve.server.asking import (
     rows,
 )
 from rbserve.server.models import Models
-from rbserve.server.schema import Limits, UnknownHistory
+from rbserve.server.schema import UNKNOWN_HISTORY, Limits, UnknownHistory
 from rbserve.server.service import Service, Top
 
 PREFIX = "/v2"
 VERSION = "1"
 JSON_BYTES = "inference-header-content-length"
 MOST_DIMENSIONS = 8
+_EXAMPLES = {"BYTES": 'strings, such as ["50", "181"]', "INT64": "whole numbers, such as [10]"}
 
 
 class Tensor(NamedTuple):
@@ -109,6 +110,12 @@ def model_paths(name: str) -> tuple[str, str]:
     """Where a model's routes begin: with and without its version."""
     own = f"{PREFIX}/models/{name}"
     return own, f"{own}/versions/{VERSION}"
+
+
+def model_name(path: str) -> str | None:
+    """The model that a path is about, served or not; None of a path that names none."""
+    begin, _, rest = path.partition(f"{PREFIX}/models/")
+    return None if begin else rest.partition("/")[0] or None
 
 
 class Model:
@@ -181,7 +188,8 @@ class Model:
         """One user: a slate scored, or the catalogue ranked."""
         body = bytes(await read_body(request, self._limits.max_body_bytes))
         head, tail = _split(request, body)
-        asked = parse(bytearray(head), _decoder, '{"inputs": [{"name": "history", "shape": [1], …}]}')
+        example = '{"inputs": [{"name": "history", "shape": [1], …}]}; ids are strings'
+        asked = parse(bytearray(head), _decoder, example)
         wanted = self._wanted(asked)
         given = self._given(asked, tail)
         service = self._models[self.name]
@@ -310,7 +318,7 @@ def _unknown_history(asked: InferRequest) -> UnknownHistory | msgspec.UnsetType:
         "unknown_history", msgspec.UNSET
     )
     if wanted is not msgspec.UNSET and wanted not in get_args(UnknownHistory):
-        raise _invalid(f"parameter unknown_history is {quote(str(wanted))}: it takes refuse or skip")
+        raise _invalid(f"parameter unknown_history is {quote(str(wanted))}: it takes {UNKNOWN_HISTORY}")
     return wanted
 
 
@@ -334,12 +342,15 @@ def _values(sent: InputTensor, tail: memoryview) -> tuple[Any, memoryview]:
     values: list[Any]
     if size is None:
         if sent.data is None:
-            raise _invalid(f"input {sent.name} has no data")
-        values = _flat(sent.data, len(sent.shape))
+            raise _invalid(f"input {sent.name} has no data: send {_EXAMPLES[sent.datatype]}")
+        values = _flat(sent.data, sent)
         kind = str if sent.datatype == "BYTES" else int
-        for one in values:
-            if type(one) is not kind:
-                raise _invalid(f"input {sent.name} is {sent.datatype}, and has the value {quote(str(one))}")
+        for value in values:
+            if type(value) is not kind:
+                raise _invalid(
+                    f"input {sent.name} is {sent.datatype}, and has {_said(value)} among its data: "
+                    f"send {_EXAMPLES[sent.datatype]}"
+                )
     else:
         if not isinstance(size, int) or not 0 <= size <= len(tail):
             raise _invalid(f"input {sent.name} has {size} bytes, and {len(tail)} are there")
@@ -353,13 +364,27 @@ def _values(sent: InputTensor, tail: memoryview) -> tuple[Any, memoryview]:
     return values, tail
 
 
-def _flat(data: list[Any], dimensions: int) -> list[Any]:
-    """The values of data that may be nested, as many levels as its shape has dimensions."""
-    for _ in range(min(dimensions, MOST_DIMENSIONS) - 1):
-        if not any(type(one) is list for one in data):
-            break
-        data = [value for one in data for value in (one if type(one) is list else (one,))]
+def _flat(data: list[Any], sent: InputTensor) -> list[Any]:
+    """The values of data that are in one list, or nested as the shape has it."""
+    if not any(type(part) is list for part in data):
+        return data
+    for size in sent.shape[1:MOST_DIMENSIONS]:
+        if any(type(part) is not list or len(part) != size for part in data):
+            raise _invalid(
+                f"input {sent.name} has data that are not nested as its shape {sent.shape[:MOST_DIMENSIONS]} has it: "
+                f"send its N values in one list, with shape [N]"
+            )
+        data = [value for part in data for value in part]
     return data
+
+
+def _said(value: Any) -> str:
+    """A value of JSON for a message, cut when it is long."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    if value is None or isinstance(value, bool):
+        return encode(value).decode()
+    return quote(value) if isinstance(value, str) else f"the number {value}"
 
 
 def _holds(shape: list[int], count: int) -> bool:

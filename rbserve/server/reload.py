@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rbserve.content import Encode, ItemContent, content_kind, open_content
 from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.errors import ArtifactError, RbserveError, UsageError
 from rbserve.core.files import sha256
 from rbserve.core.types import Vectors
 from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
@@ -128,6 +128,13 @@ def open_service(
     )  # fmt: skip
 
 
+def _why(error: Exception) -> str:
+    """An error in one line, with what to do where that is known."""
+    said = (str(error) or repr(error)).splitlines()[0]
+    hint = error.hint if isinstance(error, RbserveError) else None
+    return "; ".join(filter(None, (said, hint)))
+
+
 class Reloader:
     """Takes up new versions of what `models` answer with: `prepare`, then `commit` or `abandon`."""
 
@@ -149,7 +156,7 @@ class Reloader:
                     )
         except Exception as error:  # noqa: BLE001  (whatever is wrong with the new version, the old one goes on)
             self.abandon()
-            return (str(error) or repr(error)).splitlines()[0]
+            return _why(error)
         self.changed = [new.model for old, new in zip(self._models, fresh, strict=True) if new is not old]
         self._next = fresh
         return None

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from rbserve import __version__
+from rbserve.core.ids import value_text
 from rbserve.core.types import Task
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS, PATHS, RELOAD
 
@@ -21,6 +22,7 @@ REF = "#/components/schemas/{name}"
 
 UnknownHistory = Literal["refuse", "skip"]
 """What becomes of a history's ids that the model's item table does not have."""
+UNKNOWN_HISTORY = " or ".join(get_args(UnknownHistory))
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,13 @@ Skipped = Annotated[
 class NewItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An item that the model's data set does not have, by its text; for models that read texts."""
 
-    text: str
-    id: Annotated[str | None, Meta(description="What the answer is to call it.")] = None
+    text: Annotated[str, Meta(description="Not blank.")]
+    id: Annotated[ItemId | None, Meta(description="What the answer is to call it. " + NUMBERS)] = None
+
+    @property
+    def name(self) -> str | None:
+        """What the answer calls it."""
+        return None if self.id is None else value_text(self.id)
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,7 +205,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     measured_note: Annotated[
         str | None, Meta(description="Why nothing is measured; null where something is.")
     ]
-    examples: Annotated[list[str], Meta(description="Ids of some of its items.")]
+    examples: Annotated[list[str], Meta(description="Ids of some of its items that may be candidates.")]
 
 
 class ModelsResponse(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from old_int8 import with_old_int8
 
 from rbserve import pipeline
-from rbserve.core.artifact import Artifact
+from rbserve.catalogue import retire_items
+from rbserve.core.artifact import Artifact, open_artifact, write_manifest
 from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.measurement import Measurement, Predictions, write_measurement
@@ -358,3 +359,17 @@ def test_a_profile_that_is_inconclusive_is_shown_as_that_and_one_of_other_varian
     other = pipeline.measured(trained, "onnx-int4")
     assert other.measured == []
     assert other.note == f"not profiled here: run {measured.id} is of other variants"
+
+
+def test_a_profile_of_before_the_artefact_was_changed_is_told(
+    trained: Artifact, measured: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    write_measurement(tmp_path / "runs", measured)
+    copy = Path(shutil.copytree(trained.path, tmp_path / trained.name))
+    retire_items(open_artifact(copy), [trained.items.ids[0]])
+    assert pipeline.measured(open_artifact(copy), "onnx-fp32").note == (
+        f"profiled before the artefact was changed; rbserve profile --model {copy} measures it anew"
+    )
+    write_manifest(copy, msgspec.structs.replace(open_artifact(copy).manifest, name="another"))
+    assert pipeline.measured(open_artifact(copy), "onnx-fp32").note == "not profiled"

@@ -169,8 +169,11 @@ BAD = [
     ({"json": {"inputs": [strings("history", [], datatype="FP32")]}}, 400, 'history is "FP32", not BYTES'),
     ({"json": {"inputs": [strings("history", ["i1"], shape=[2])]}}, 400, "shape [2] and 1 values"),
     ({"json": {"inputs": [strings("history", ["i1"], shape=[1, 2])]}}, 400, "values: send shape [1]"),
-    ({"json": {"inputs": [strings("history", [5])]}}, 400, 'input history is BYTES, and has the value "5"'),  # type: ignore[list-item]
-    ({"json": {"inputs": [{"name": "history", "datatype": "BYTES", "shape": [1]}]}}, 400, "history has no data"),
+    ({"json": {"inputs": [strings("history", [5])]}}, 400, "and has the number 5 among its data: send"),  # type: ignore[list-item]
+    ({"json": {"inputs": [strings("history", [None])]}}, 400, "has null among its data: send strings, such as"),  # type: ignore[list-item]
+    ({"json": {"inputs": [{"name": "history", "datatype": "BYTES", "shape": [1]}]}}, 400,
+     "history has no data: send strings, such as"),
+    ({"json": {"inputs": [5]}}, 422, "ids are strings"),
     ({"json": scored([], ["i1"], outputs=[{"name": "logits"}])}, 400, 'no output "logits": toy gives scores'),
     ({"json": {"inputs": "history"}}, 422, "Expected `array`"),
     ({"content": b'{"inputs": [{"data": ' + b"[" * 5_000}, 400, "the body is not JSON"),
@@ -214,7 +217,10 @@ def test_k_is_one_number_in_its_limits(
 def test_a_model_that_is_not_there_is_not_found(ask: Ask) -> None:
     gone, wrong = ask("POST", "/v2/models/gone/infer", json=scored([], ["i1"])), ask("GET", SCORE)
     assert (gone.status_code, wrong.status_code) == (404, 405)
-    assert 'there is nothing at "/v2/models/gone/infer"' in gone.json()["error"]
+    assert gone.json()["error"] == 'there is no model "gone"; served: toy'
+    assert ask("GET", "/v2/models/gone").json() == gone.json()
+    for path in ("/v2/models/toy/gone", "/v2/models/", "/v2/gone"):
+        assert f'there is nothing at "{path}"' in ask("GET", path).json()["error"]
     assert "it takes POST" in wrong.json()["error"]
 
 
@@ -300,7 +306,14 @@ def test_a_batch_of_one_may_be_binary_and_ask_for_items(ask: Ask, ask_ranking: A
         ([2, 2], ["i3", "i4"], "has shape [2, 2] and 2 values: send shape [2]"),
         ([1], ["i3", "i4"], "has shape [1] and 2 values: send shape [2]"),
         ([-1, -2], ["i3", "i4"], "send shape [2]"),
-        ([2], [["i3"], ["i4"]], "is BYTES, and has the value"),
+        ([2], [["i3"], ["i4"]], "is BYTES, and has a list among its data"),
+        (
+            [2, 2],
+            [["i1"], ["i2", "i3", "i4"]],
+            "not nested as its shape [2, 2] has it: send its N values in one",
+        ),
+        ([2, 1], [["i3"], "i4"], "not nested as its shape"),
+        ([1, 2], [["i3"], ["i4"]], "not nested as its shape"),
         ([1] * 9 + [2], ["i3", "i4"], "send shape [2]"),
     ],
 )

@@ -191,6 +191,33 @@ def test_what_cannot_be_opened_changes_nothing(
     assert list(models) == before
 
 
+def test_one_that_was_trained_and_not_exported_says_how_to_export_it(served: Artifact) -> None:
+    models, reloader = opened(served)
+    write_manifest(served.path, msgspec.structs.replace(served.manifest, variants={}))
+    assert reloader.prepare() == (
+        f"onnx-fp32 of toy is not exported at {served.path}; "
+        f"rbserve export --model {served.path} --precision fp32"
+    )
+    assert next(iter(models)).items.ids == served.items.ids
+
+
+def test_the_examples_of_a_model_are_candidates_after_items_were_retired(served: Artifact) -> None:
+    models, reloader = opened(served)
+    items = served.items
+    write_items(served.path / ITEMS, ItemTable(items.ids, items.texts, frozenset({0, 3})))
+    files = served.manifest.files | {ITEMS: digest(served.path / ITEMS)}
+    write_manifest(served.path, msgspec.structs.replace(served.manifest, files=files))
+
+    async def check() -> None:
+        async with client(models, reloader) as http:
+            (model,) = (await http.post("/v1/admin/reload")).json()["models"]
+            assert model["examples"] == ["i1", "i2", "i4", "i5", "i6"]
+            body = {"history": model["examples"][:2], "candidates": model["examples"]}
+            assert (await http.post("/v1/score", json=body)).status_code == 200
+
+    asyncio.run(check())
+
+
 def test_a_request_that_came_before_is_answered_by_what_was_served_then(
     served: Artifact, replace: Replace
 ) -> None:

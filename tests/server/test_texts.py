@@ -162,6 +162,21 @@ def test_a_text_scores_like_the_item_that_has_it_beside_ids(reads: Service[Any, 
     assert scored[0]["score"] != scored[1]["score"]
 
 
+def test_the_id_of_a_text_may_be_a_number_as_any_id(reads: Service[Any, Any]) -> None:
+    answer = scored_by(reads, [{"text": "red", "id": sent} for sent in (7, 7.0, "7")])
+    assert answer.status_code == 200, answer.text
+    assert [candidate["item"] for candidate in answer.json()["scores"]] == ["7", "7", "7"]
+
+
+@pytest.mark.parametrize("text", ["", " \t\n", "\u200b\xa0"])
+def test_a_blank_text_is_no_item_as_in_a_file_of_items(reads: Service[Any, Any], text: str) -> None:
+    item = reads.items.ids[5]
+    for candidates, history in (([item, {"text": text}], None), ([item], [{"text": text}])):
+        answer = scored_by(reads, candidates, history)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "empty_text")
+        assert "a new item has no text" in answer.json()["error"]["message"]
+
+
 def test_what_cannot_be_read_is_told(reads: Service[Any, Any], ask: Ask) -> None:
     long = scored_by(reads, [{"text": "x" * 101}])
     assert (long.status_code, long.json()["error"]["code"]) == (422, "text_too_long")

@@ -78,10 +78,13 @@ def test_recommendations_skip_as_well(ask_ranking: Ask) -> None:
     assert answer == {**known, "skipped": ["new"]}
 
 
-@pytest.mark.parametrize("value", ["drop", None, 1])
-def test_another_word_is_refused(ask: Ask, value: Any) -> None:
+@pytest.mark.parametrize("value", ["drop", "Skip", None, 1])
+def test_another_word_is_refused_with_those_that_it_takes(ask: Ask, value: Any) -> None:
     sent = {"history": [], "candidates": ["i3"], "unknown_history": value}
-    assert ask("POST", "/v1/score", json=sent).status_code == 422
+    for body in (sent, [sent]):
+        answer = ask("POST", "/v1/score", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"].endswith("unknown_history`: it takes refuse or skip")
 
 
 @pytest.mark.parametrize(("server", "request_says", "skips"), [
