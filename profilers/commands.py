@@ -86,8 +86,15 @@ def why_absent(measurement: Measurement) -> str | None:
     except ArtifactError:
         return f"there is no artefact at {path}"
     if measurement.model_digest and digest != measurement.model_digest:
-        return f"the artefact at {path} was made anew since this run"
+        return f"the artefact at {path} was made anew, or its items changed, since this run"
     return None
+
+
+def profile_command(measurement: Measurement) -> str:
+    """What measures the artefact that stands where the measured one stood."""
+    model, dataset = shlex.quote(model_option(measurement)), shlex.quote(measurement.dataset)
+    drawn = " --weights random" * measurement.random
+    return f"rbserve profile --model {model} --dataset {dataset}{drawn}"
 
 
 def _path_of_command(words: list[str]) -> str | None:

@@ -23,7 +23,13 @@ from rbserve.core.measurement import Measurement, Result, baseline_title, by_sco
 from rbserve.core.metrics import CTR_METRICS, METRICS, SEQREC_METRICS, metric_title
 from rbserve.profilers.accuracy import forms_of
 from rbserve.profilers.changes import display_name
-from rbserve.profilers.commands import serve_command, training_command, why_absent
+from rbserve.profilers.commands import (
+    artifact_path,
+    profile_command,
+    serve_command,
+    training_command,
+    why_absent,
+)
 from rbserve.profilers.paper import TASK_METRIC
 from rbserve.profilers.pareto import aside, comparable, difference, shared_rows
 from rbserve.profilers.uncertainty import Draws, Evidence, Interval, interval_of, run_times
@@ -382,6 +388,8 @@ def _absence(run: Measurement) -> str | None:
     reason = why_absent(run)
     if reason is None:
         return None
+    if artifact_path(run).is_dir():
+        return f"{reason}; {profile_command(run)} measures what is there now"
     making = training_command(run)
     return f"{reason}; {making} makes it" if making else reason
 

@@ -31,7 +31,7 @@ from rbserve.core.artifact import (
 from rbserve.core.dataset import CtrSplit, Dataset, check_same_data, open_dataset
 from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
 from rbserve.core.errors import ArtifactError, DataError, Interrupted, UsageError, memory_told, unknown_name
-from rbserve.core.files import home, require_writable
+from rbserve.core.files import home, require_replaceable, require_writable
 from rbserve.core.names import plain_name
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.models.zoo import find_model, with_backbone
@@ -104,6 +104,12 @@ def prepare(
         path = dataset_path(
             name if called is None else plain_name(called, "--name", "for example --name shop")
         )
+        if source.own and path.name in sources.SOURCES:
+            raise UsageError(
+                f"{path.name} is the name of a source of rbserve's own",
+                "for example --name shop: another name",
+            )
+        require_replaceable(path)
         words = read_vocabulary(vocabulary) if vocabulary else None
         read = Reading(**(reading or {}))
         with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
@@ -386,10 +392,11 @@ def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
 
 
 def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
-    """Raises for a training that cannot begin: no checkpoint to resume from, no such language model."""
+    """Raises for a training that cannot begin: nothing to resume, no such language model, a place that is taken."""
     from rbserve.train.backbone import require_findable
     from rbserve.train.fit import checkpoint_path
 
+    require_replaceable(path)
     if resume and not checkpoint_path(path).is_file():
         raise UsageError(
             f"nothing to resume: no checkpoint at {checkpoint_path(path)}", "train without --resume"
@@ -415,11 +422,25 @@ def _fit(
 
     if not resume and checkpoint_path(path).is_file():
         say(f"an unfinished training of {path.name} is discarded (--resume would have continued it)")
+    _say_what_is_replaced(path)
     with memory_told(f"training {spec.name}", LESS_MEMORY), progress_bar(f"train {path.name}") as progress:
         artifact = fit_model(spec, data, path, settings, resume, progress, say, lesson, init)
     record = artifact.manifest.training
     say(f"{artifact.name} on {data.name}: {_how(record)} -> {path}")
     return artifact
+
+
+def _say_what_is_replaced(path: Path) -> None:
+    """Says of an artefact that a training replaces what became of its items, for that goes with it."""
+    try:
+        changes = open_artifact(path).manifest.catalogue
+    except ArtifactError:
+        return
+    if changes is not None:
+        say(
+            f"the artefact that is replaced has {changes.added:,} added and {changes.retired:,} retired items; the new "
+            "one has the items of the data set: rbserve items add and rbserve items retire change them again"
+        )
 
 
 def _how(record: TrainingRecord) -> str:
@@ -670,6 +691,7 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
     from rbserve.profilers.report import collect, render, with_sketch
 
     folder = report_path(name)
+    require_replaceable(folder, "report.json")
     require_writable(folder.parent)
     measurements = collect(runs or runs_path())
     known = {run.dataset for run in measurements}

@@ -38,6 +38,7 @@ WRONG = [
             ("recommend", "--slo", "p99<1ms"), ("report",),
         )
     ),
+    ("prepare", "csv", "--name", "ml-100k", "--interactions", "clicks.csv", "--items", "items.csv"),
     ("profile", "--model", "dnn", "--variants", "onnx-int9"),
     ("profile", "--model", "dnn", "--variants", "onnx-int4"),
     ("profile", "--model", "dnn", "--variants", "openvino-bf16"),
@@ -156,6 +157,29 @@ def test_a_wrong_argument_is_refused_before_any_work(
     assert not [*no_work.rglob("*.*")], "nothing was written"
     for command in commands_in(said.err):
         assert_parses(command)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--model", "dnn", "--out"),
+        ("distill", "--teacher", "gdcn", "--student", "dnn", "--out"),
+    ],
+    ids=" ".join,
+)
+def test_a_folder_of_somebody_else_is_never_replaced(
+    words: tuple[str, ...], no_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    own = tmp_path / "own files"
+    own.mkdir()
+    (own / "thesis").write_text("years of work")
+    monkeypatch.setattr(sys, "argv", ["rbserve", *words, str(own)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert f"{own} is there and was not made by rbserve" in capsys.readouterr().err
+    assert (own / "thesis").read_text() == "years of work"
 
 
 # ---- Hints ----

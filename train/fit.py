@@ -30,7 +30,7 @@ from rbserve.core.artifact import (
 )
 from rbserve.core.dataset import Dataset, Split, write_items
 from rbserve.core.errors import ArtifactError
-from rbserve.core.files import digest, replacing_directory, require_writable
+from rbserve.core.files import digest, replacing_directory, require_replaceable, require_writable
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train import ctr, endpoint, language, next_item, seq
@@ -62,6 +62,7 @@ def train(
     learns its soft labels in the place of the training rows'. With `init` the weights begin as that artefact's
     (`warm_start.py`), and are kept where no epoch validates better.
     """
+    require_replaceable(path)
     require_writable(path.parent)
     start = WarmStart(init, dataset) if init is not None else None
     donor = None if start else _donor(spec, dataset, path, settings, say)

@@ -371,7 +371,7 @@ def open_artifact(path: Path) -> Artifact:
     """Opens an artefact; ArtifactError when it is absent, unreadable or of another version."""
     file = path / "manifest.json"
     if not file.is_file():
-        raise ArtifactError(f"no artefact at {path}", "rbserve train makes one; --model takes its directory")
+        raise ArtifactError(f"no artefact at {path}", "rbserve train makes one")
     manifest = read_manifest(
         file, ArtifactManifest, SCHEMA, "an artefact manifest", "rbserve train makes it anew", ArtifactError
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from rbserve.core.errors import RbserveError
+from rbserve.core.errors import RbserveError, UsageError
 
 ELSEWHERE = "RBSERVE_HOME names another folder for data, artefacts, runs and reports, RBSERVE_CACHE for what is fetched"
 HINTS = {
@@ -86,6 +86,19 @@ def require_writable(folder: Path) -> None:
     except OSError as error:
         error.filename = error.filename or str(folder)
         raise file_error(error) from None
+
+
+def require_replaceable(path: Path, marker: str = "manifest.json") -> None:
+    """UsageError where a folder written whole to `path` would destroy somebody's own files.
+
+    A folder that has the file `marker` was written like this before; an empty one holds nothing to lose.
+    """
+    ours = path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))
+    if os.path.lexists(path) and not ours:
+        raise UsageError(
+            f"{path} is there and was not made by rbserve: it would be replaced as a whole",
+            "name a folder that is not there yet",
+        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rbserve.core.errors import RbserveError
+from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.files import (
     digest,
     file_error,
@@ -17,6 +17,7 @@ from rbserve.core.files import (
     optional_write,
     replacing,
     replacing_directory,
+    require_replaceable,
     require_writable,
     write_bytes,
 )
@@ -118,3 +119,21 @@ def test_a_folder_that_takes_no_file_is_known_beforehand(tmp_path: Path) -> None
     with pytest.raises(RbserveError, match="file") as raised:
         require_writable(tmp_path / "file")
     assert raised.value.hint is not None
+
+
+def test_what_rbserve_did_not_make_is_not_replaced(tmp_path: Path) -> None:
+    """The smallest case: `train --out FOLDER` replaced a folder of somebody's own files."""
+    own, empty, ours = (tmp_path / name for name in ("own", "empty", "ours"))
+    for folder in (own, empty, ours):
+        folder.mkdir()
+    (own / "thesis.txt").write_text("years of work")
+    (ours / "manifest.json").write_text("{}")
+    (tmp_path / "note.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path in (empty, ours, tmp_path / "new"):
+        require_replaceable(path)
+    for path in (own, tmp_path / "note.json", tmp_path / "link"):
+        with pytest.raises(UsageError, match="was not made by rbserve"):
+            require_replaceable(path)
+    with pytest.raises(UsageError, match="was not made by rbserve"):
+        require_replaceable(ours, "report.json")

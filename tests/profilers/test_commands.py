@@ -113,7 +113,7 @@ def test_a_profile_says_where_its_artefact_was_and_how_it_was_trained(
     assert made.settings == trained.manifest.training.settings
     assert serve_command(made, "onnx-fp32") is not None
     assert why_absent(msgspec.structs.replace(made, model_digest="other")) == (
-        f"the artefact at {trained.path} was made anew since this run"
+        f"the artefact at {trained.path} was made anew, or its items changed, since this run"
     )
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
     place = tmp_path / "artifacts" / planted.name / "dnn"

@@ -19,7 +19,7 @@ from serving import serving
 from small import train_small
 from small_backbone import make_backbone
 
-from rbserve import catalogue
+from rbserve import catalogue, pipeline
 from rbserve.catalogue import add_items, retire_items
 from rbserve.client import Client, ServerError
 from rbserve.content import open_content
@@ -349,6 +349,18 @@ def test_the_command_adds_and_retires_from_files(made: dict[str, Artifact], tmp_
     assert "lacks the column 'item_id'" in lacking.stderr
     both = rbserve("items", "retire", str(copy.path), home=tmp_path, check=2)
     assert "give either --items or --ids" in both.stderr
+
+
+def test_a_training_that_replaces_changed_items_says_so(
+    made: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copy_of(made["dnn-text"], tmp_path)
+    pipeline._say_what_is_replaced(copy.path)
+    pipeline._say_what_is_replaced(tmp_path / "nothing")
+    assert capsys.readouterr().err == ""
+    retire_items(copy, copy.items.ids[:2])
+    pipeline._say_what_is_replaced(copy.path)
+    assert "has 0 added and 2 retired items" in capsys.readouterr().err
 
 
 def test_a_server_takes_new_items_up_without_losing_a_request(
