@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-
-# How far the work is, every ten seconds: whether such a line comes depends on what else the cores do.
-PROGRESS = re.compile(
-    r"^ *[a-z]+ [^\n:]*: (?:at work for \d|[\d,]+ (?:of [\d,]+ )?[a-z])[^\n]*\n", re.MULTILINE
-)
 
 
 def rbserve(
@@ -26,7 +20,6 @@ def rbserve(
         cwd=home,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    done.stderr = PROGRESS.sub("", done.stderr)
     if check is not None:
         assert done.returncode == check, done.stderr
     return done

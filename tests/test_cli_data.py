@@ -386,5 +386,5 @@ def test_show_names_a_damaged_file_and_a_data_set_that_is_not_there(shop: Path, 
     (path / "ctr/test/label.npy").write_bytes(b"\x93NUMPY")
     done = rbserve("datasets", "show", "shop", home=tmp_path, check=1)
     assert "label.npy has 6 bytes instead of" in done.stderr
-    _is_one_line_and_a_hint(rbserve("datasets", "show", "shpo", home=tmp_path, check=1), "no data set at",
-                            "rbserve prepare")  # fmt: skip
+    _is_one_line_and_a_hint(rbserve("datasets", "show", "shpo", home=tmp_path, check=2), "unknown data set: shpo",
+                            "did you mean shop?")  # fmt: skip

@@ -57,6 +57,7 @@ def test_exported_scores_agree_with_the_reference(artifact: Artifact, planted: D
     fp32 = score_rows(open_scorer(artifact, "onnx-fp32"), test.histories, test.candidates)
     np.testing.assert_allclose(fp32, reference, atol=PROBABILITY_TOLERANCE, rtol=0)
     int8 = artifact.manifest.variants["onnx-int8"].parity
-    assert int8.max_abs < 0.05
+    assert int8.max_abs < 0.1
+    assert int8.mean_abs < 0.005
     assert int8.auc_difference is not None
     assert abs(int8.auc_difference) < 0.005

@@ -103,7 +103,10 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
         assert one != other, "items that training never saw score by what they are made of"
     for variant in artifact.variants:
         scorer = open_scorer(artifact, variant)
-        check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, 1e-5)
+        # fp32 differs by 1e-7 between packed and apart; where a token's number lies between two steps of 8 bits, that
+        # moves it by a step.
+        tolerance = 5e-3 if variant in ("onnx-int8", "onnx-int4") else 1e-5
+        check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, tolerance)
         check_empty_history_and_empty_slate_are_legal(scorer)
     check_scores_are_probabilities(open_scorer(artifact, "onnx-fp32"), planted)
     assert artifact.manifest.variants["onnx-fp32"].parity.max_abs <= 1e-5

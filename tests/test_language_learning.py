@@ -92,4 +92,4 @@ def test_a_list_wise_row_learns_what_follows(
     artifact = fine_tuned(recipe, llama, planted, tmp_path, **settings)
     test = planted.seqrec("test")
     ranks = ranks_in_lists(rank_rows(open_ranker(artifact, "torch-fp32"), test.histories, 10), test.targets)
-    assert ndcg_at_k(ranks, 10) > 2 * baselines(planted, test, False)["popularity"]["ndcg@10"]
+    assert ndcg_at_k(ranks, 10) > 2 * baselines(planted, test, False).figures["popularity"]["ndcg@10"]

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from entry_point import PROGRESS
 
 from rbserve import pipeline, progress
 from rbserve.bench.display import Lines, TimeLeft
@@ -161,15 +160,3 @@ def test_a_training_says_steps_and_epochs_into_a_file(
         pipeline.train("dnn", "planted", settings, {"dim": "4", "hidden": "8"})
     said = [line for line in log.read_text().splitlines() if line.startswith("train dnn: ")]
     assert any("steps at most, epoch 2, valid auc " in line and "a second" in line for line in said), said
-
-
-def test_tests_of_messages_do_not_see_progress() -> None:
-    clock = Clock()
-    lines = ProgressLines("train gdcn-from-text", clock=clock)
-    said = [lines.line()]
-    lines.update(1_200, 12_000, "texts through minilm-l6")
-    said += [lines.line()]
-    lines.update(1_200, 0, "items read")
-    said += [lines.line()]
-    messages = "dnn on shop: trained, 1 epochs in 3 s\nerror: dnn onnx-int8: 2 of 3\nhint: --slates 1\n"
-    assert PROGRESS.sub("", messages + "".join(f"{line}\n" for line in said)) == messages

@@ -15,6 +15,7 @@ from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
 from rbserve.core.measurement import Samples
 from rbserve.profilers import harness
+from rbserve.profilers.accuracy import Baselines
 from rbserve.profilers.budget import (
     FEWEST_PROCESSES,
     FEWEST_RUNS,
@@ -119,7 +120,7 @@ def budgeted(trained: Artifact, planted: Dataset, seconds: float) -> harness.Mea
     split = planted.ctr("test").take(np.arange(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "test_rows", lambda *_: split)
-        patch.setattr(harness, "baselines", lambda *_: {})
+        patch.setattr(harness, "baselines", lambda *_: Baselines({}, {}))
         return profile(trained, planted, plan, ["onnx-fp32", "onnx-int8"])
 
 

@@ -22,7 +22,7 @@ def test_whoever_knows_the_taste_reaches_the_ceiling(planted: Dataset) -> None:
 
 
 def test_whoever_knows_no_taste_stays_at_chance(planted: Dataset) -> None:
-    for values in baselines(planted, planted.ctr("test")).values():
+    for values in baselines(planted, planted.ctr("test")).figures.values():
         assert abs(values["auc"] - 0.5) < 0.06
 
 
