@@ -173,7 +173,6 @@ BAD = [
     ({"json": {"inputs": [strings("history", [None])]}}, 400, "has null among its data: send strings, such as"),  # type: ignore[list-item]
     ({"json": {"inputs": [{"name": "history", "datatype": "BYTES", "shape": [1]}]}}, 400,
      "history has no data: send strings, such as"),
-    ({"json": {"inputs": [5]}}, 422, "ids are strings"),
     ({"json": scored([], ["i1"], outputs=[{"name": "logits"}])}, 400, 'no output "logits": toy gives scores'),
     ({"json": {"inputs": "history"}}, 422, "Expected `array`"),
     ({"content": b'{"inputs": [{"data": ' + b"[" * 5_000}, 400, "the body is not JSON"),
@@ -201,6 +200,10 @@ def test_bad_requests_get_one_clear_message(
     answer = ask("POST", SCORE, **options)
     assert answer.status_code == status, answer.text
     assert said in answer.json()["error"]
+
+
+def test_the_hint_of_a_malformed_request_allows_no_more_than_is_taken(ask: Ask) -> None:
+    assert ask("POST", SCORE, json={"inputs": [5]}).json()["error"].endswith("; ids are strings")
 
 
 @pytest.mark.parametrize(("k", "status", "said"), [([0], 422, "between 1 and 60"), ([61], 422, "between 1 and 60"),
