@@ -62,7 +62,9 @@ def test_a_twentieth_may_be_lost_and_no_row_more(most: int) -> None:
     if not most:
         check_loss("clicks.csv", 240, reasons, tally, lambda _: "")
         return
-    with pytest.raises(DataError, match=r"clicks\.csv: 13 of 240 rows \(5\.4%\) would be lost: 13 row whose"):
+    with pytest.raises(
+        DataError, match=r"clicks\.csv: 13 of 240 rows \(5\.4%\) would be lost: 13 rows without a time"
+    ):
         check_loss("clicks.csv", 240, reasons, tally, lambda _: "")
 
 
@@ -80,7 +82,11 @@ def test_times_that_are_none_are_shown(tmp_path: Path) -> None:
 def test_rows_without_user_or_item_are_shown(column: int, reason: str, example: str, tmp_path: Path) -> None:
     clicks = [tuple("" if place == column and row % 9 == 0 else value for place, value in enumerate(click))
               for row, click in enumerate(CLICKS)]  # fmt: skip
-    _refused(_tables(tmp_path, clicks), f"27 {reason}, for example .*{example}", "--allow-loss")
+    _refused(
+        _tables(tmp_path, clicks),
+        f"27 {reason.replace('row', 'rows')}, for example .*{example}",
+        "--allow-loss",
+    )
 
 
 def test_labels_that_are_none_are_shown(tmp_path: Path) -> None:
@@ -88,20 +94,22 @@ def test_labels_that_are_none_are_shown(tmp_path: Path) -> None:
         (user, item, "perhaps" if place % 5 == 0 else str(place % 2))
         for place, (user, item, _) in enumerate(CLICKS)
     ]
-    _refused(_tables(tmp_path, rows), "48 row whose label is none, for example .*label 'perhaps'", "--allow-loss",
+    _refused(_tables(tmp_path, rows), "48 rows without a label that can be read, for .*label 'perhaps'", "1 or 0,",
              label="ts", time=None)  # fmt: skip
 
 
 def test_rows_of_another_width_are_shown_with_their_line(tmp_path: Path) -> None:
     clicks = [",".join(click) + (",x" if place % 4 == 0 else "") for place, click in enumerate(CLICKS)]
     _refused(
-        _tables(tmp_path, clicks), "60 row with another number of fields.*u0,A00,1700000000,x", "--delimiter"
+        _tables(tmp_path, clicks), "60 rows with another number of fields.*u0,A00,1700000000,x", "--delimiter"
     )
 
 
 def test_rows_of_items_that_the_items_table_lacks_are_lost_from_own_tables(tmp_path: Path) -> None:
     _refused(
-        _tables(tmp_path, items=ITEMS[:20]), "80 item without text or not in the item file", "--items-id"
+        _tables(tmp_path, items=ITEMS[:20]),
+        "80 rows whose item has no text or is not in .*, for example item 'A20'",
+        "--items-id",
     )
 
 
@@ -118,7 +126,9 @@ def test_titles_of_another_encoding_are_refused_or_read_never_mended(encoding: s
     _tables(tmp_path, items=items, encoding=encoding)
     if encoding == "gbk":
         _refused(
-            tmp_path, f"the items table: 30 of 30 rows .* 30 {LOST_LETTERS}, for example line 2", "--encoding"
+            tmp_path,
+            f"the items table .*: 30 of 30 rows .* 30 {LOST_LETTERS}, for example line 2",
+            "--encoding",
         )
     elif encoding == "utf-16-le":
         with pytest.raises(DataError):
@@ -128,7 +138,7 @@ def test_titles_of_another_encoding_are_refused_or_read_never_mended(encoding: s
 
 def test_utf_16_without_a_mark_is_named(tmp_path: Path) -> None:
     _tables(tmp_path, encoding="utf-16-le")
-    with pytest.raises(DataError, match=f"the items table: .*{NUL}") as error:
+    with pytest.raises(DataError, match=f"the items table .*: .*{NUL.replace('line', 'lines')}") as error:
         _prepare(tmp_path)
     assert "--encoding utf-16-le" in (error.value.hint or "")
 
@@ -140,6 +150,40 @@ def test_json_lines_are_held_to_the_same_share(tmp_path: Path) -> None:
     for row in rows[::4]:
         row["unixReviewTime"] = "yesterday"
     path.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DataError, match=r"row whose time is none, for example .*unixReviewTime 'yesterday'"):
+    with pytest.raises(DataError, match=r"rows without a time .* for example .*unixReviewTime 'yesterday'"):
         prepare("cds", tmp_path / "sets" / "cds", folder)
     assert prepare("cds", tmp_path / "sets" / "cds", folder, reading=Reading(allow_loss=True)).manifest.counts
+
+
+def test_labels_that_are_words_are_told_by_how_labels_are_written(tmp_path: Path) -> None:
+    rows = [
+        f"{','.join(click)},{'click' if place % 6 == 0 else place % 2}" for place, click in enumerate(CLICKS)
+    ]
+    _tables(tmp_path)
+    raw.put(tmp_path, "interactions.csv", "\n".join(["user_id,item_id,ts,label", *rows, ""]))
+    _refused(tmp_path, "40 rows without a label that can be read", "1 or 0, true or false", label="label")
+    with pytest.raises(DataError) as error:
+        _prepare(tmp_path, label="label")
+    assert "times" not in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_items_with_a_blank_text_are_told_from_items_that_are_not_there(
+    missing: bool, tmp_path: Path
+) -> None:
+    items = [(item, "" if place < 8 else text) for place, (item, text) in enumerate(ITEMS)]
+    folder = _tables(tmp_path, items=items[:-4] if missing else items)
+    _refused(folder, "rows whose item has no text .*, for example item 'A00'", "8 items without text:")
+    with pytest.raises(DataError) as error:
+        _prepare(folder)
+    assert ("--items-id" in (error.value.hint or "")) == missing
+
+
+def test_commas_in_titles_without_quotation_marks_are_the_item_tables_fault(tmp_path: Path) -> None:
+    folder = _tables(tmp_path, items=[f"{item},red lamp, nice" for item, _ in ITEMS])
+    with pytest.raises(
+        DataError, match=r"items\.csv has no usable row: 30 item rows .* A00,red lamp"
+    ) as error:
+        _prepare(folder)
+    assert "quote" in (error.value.hint or "")
+    assert "--delimiter" in (error.value.hint or "")

@@ -8,43 +8,75 @@ sources without a text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rbserve.core.errors import DataError
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
 from rbserve.train.tally import Tally
 
+_FIRST_NOUN = re.compile(r"^((?:item )?(?:row|record|text)|item|line|rating)\b")
 MOST_LOST = 0.05  # share of a table's rows
+NO_TIME, NO_LABEL = "row whose time is none", "row whose label is none"
+NO_TEXT = "item without text or not in the item file"
+SAID = {
+    NO_TIME: "row without a time that can be read",
+    NO_LABEL: "row without a label that can be read",
+    NO_TEXT: "row whose item has no text or is not in the item file",
+}
+"""What messages call a reason whose name in a data set's manifest says less."""
 ADVICE = {
     "UTF-8": "--encoding names the file's encoding, for example gbk or cp1252",
     "NUL": "it may be UTF-16: --encoding utf-16-le",
-    "number of fields": "--delimiter and --quotes say how it is written",
-    "time": "write all times in one way",
-    "not in the item file": "--item and --items-id must name columns that hold the same ids",
+    "number of fields": "quote fields that hold the delimiter, or say how the file is written: --delimiter, --quotes",
+    "user or item": "--user and --item name the columns of the ids",
+    NO_TIME: "write all times in one way",
+    NO_LABEL: "labels are 1 or 0, true or false; --rating takes numbers",
+    NO_TEXT: "--item and --items-id must name columns that hold the same ids",
 }
+"""What to do, by a part of the reason's name."""
 ITEM_LOSSES = ("item row with another number of fields", "item row that is no JSON object", "item without id",
                LOST_LETTERS, NUL)  # fmt: skip
 
 
 def check_loss(
-    table: str | Path, read: int, reasons: Iterable[str], tally: Tally, example: Callable[[str], str]
+    table: str | Path,
+    read: int,
+    reasons: Iterable[str],
+    tally: Tally,
+    example: Callable[[str], str],
+    advice: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Raises `DataError` when more than `MOST_LOST` of the rows `read` of a table were lost for the given reasons.
 
-    `example` gives a row that was lost for a reason, or nothing.
+    `example` gives a row that was lost for a reason, or nothing; `advice` what to do about a reason where more is
+    known than `ADVICE` says.
     """
     counts = {reason: tally.dropped[reason] + tally.repaired[reason] for reason in reasons}
     lost = sum(counts.values())
     if not read or lost <= MOST_LOST * read:
         return
+    ordered = [reason for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count]
     causes = [
-        f"{count:,} {reason}" + (f", for example {case}" if (case := example(reason)) else "")
-        for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])
-        if count
+        counted(counts[reason], reason) + (f", for example {case}" if (case := example(reason)) else "")
+        for reason in ordered
     ]
-    advice = [text for sign, text in ADVICE.items() if sign in " ".join(causes[:1])]
+    remedies = [*advice_for(ordered[0], advice), "--allow-loss goes on without these rows"]
     raise DataError(
         f"{table}: {lost:,} of {read:,} rows ({lost / read:.1%}) would be lost: {'; '.join(causes)}",
-        "; ".join([*advice, "--allow-loss goes on without these rows"]),
+        "; ".join(remedies),
     )
+
+
+def counted(count: int, reason: str) -> str:
+    """A count and its reason as a phrase: 40 rows without a label that can be read."""
+    said = SAID.get(reason, reason)
+    several = _FIRST_NOUN.sub(r"\1s", said)
+    return f"{count:,} {said if count == 1 else several}"
+
+
+def advice_for(reason: str, known: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """What to do about rows that are lost for this reason, as far as anything is."""
+    return [text for sign, text in ({**ADVICE, **known}).items() if sign in reason]

@@ -145,7 +145,7 @@ def items(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[tup
         if cleaned.rubbish:
             tally.dropped["item text is HTML rubbish"] += 1
         elif not cleaned.text:
-            tally.dropped["item without text"] += 1
+            tally.drop("item without text", name)
         else:
             if cleaned.decoded:
                 tally.repaired["item text with HTML entities decoded"] += 1

@@ -30,7 +30,8 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
         raise UsageError("give either --label or --rating, not both")
     key = (reading.item_key or reading.item, reading.text)
     dialect = (reading.quotes, reading.encoding)
-    work.add_items(read_items(catalogue, *key, work.tally, reading.delimiter, reading.format, *dialect))
+    pairs = read_items(catalogue, *key, work.tally, reading.delimiter, reading.format, *dialect)
+    work.add_items(pairs, catalogue)
     roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
              "rating": reading.rating}  # fmt: skip
     columns = {role: column for role, column in roles.items() if column is not None}

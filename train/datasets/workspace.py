@@ -30,7 +30,16 @@ from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
 from rbserve.train.datasets.delimited import COMMAS, EVENTS, SHOWN, DelimitedFile, Dialect
 from rbserve.train.datasets.formats import require_json_lines
-from rbserve.train.datasets.loss import ITEM_LOSSES, check_loss
+from rbserve.train.datasets.loss import (
+    ITEM_LOSSES,
+    MOST_LOST,
+    NO_LABEL,
+    NO_TEXT,
+    NO_TIME,
+    advice_for,
+    check_loss,
+    counted,
+)
 from rbserve.train.sampling import GIVEN, Interactions
 from rbserve.train.splitting import PIECE
 from rbserve.train.tally import Tally
@@ -40,13 +49,13 @@ MEMORY_A_THREAD = 512 << 20
 PROBLEMS = {
     1: EVENTS.fields,
     2: "row without user or item",
-    3: "row whose time is none",
-    4: "row whose label is none",
+    3: NO_TIME,
+    4: NO_LABEL,
     6: "rating that means none",
 }
 
 LOSSES = (PROBLEMS[2], PROBLEMS[3], PROBLEMS[4])
-NO_TEXT = "item without text or not in the item file"
+ONLY_ID = "item without text"
 
 
 class Workspace:
@@ -63,6 +72,7 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.tally = tally
+        self.advice: dict[str, str] = {}  # reason of a loss -> what to do about it in these files
         self.max_rows = max_rows
         self._progress = progress
         import duckdb  # here, so that listing the sources does not need it
@@ -91,6 +101,7 @@ class Workspace:
         self.users = self.items = self.rows = 0
         self.read_events = self.read_items = 0
         self._events_file = folder
+        self._items_table = "the items table"
 
     def close(self) -> None:
         """Ends the database's use of its files."""
@@ -98,8 +109,9 @@ class Workspace:
 
     # What sources call
 
-    def add_items(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Takes items with their texts; of several rows of one item the first counts."""
+    def add_items(self, pairs: Iterable[tuple[str, str]], path: Path | None = None) -> None:
+        """Takes items with their texts, of the file `path`; of several rows of one item the first counts."""
+        self._items_table = f"the items table {path}" if path else self._items_table
         done = 0
         stream = iter(pairs)
         while batch := list(islice(stream, BATCH)):
@@ -245,19 +257,26 @@ class Workspace:
             join item using (item_id) join usr using (user_id) where problem = 0 order by usr)
             to {_literal(sorted_events)} (format parquet, compression zstd)""")
         item = self._one("select min(item_id) from raw_item")[0]
+        self.rows = pq.read_metadata(sorted_events).num_rows
+        if total - self.rows > MOST_LOST * total:
+            self._look_at_lost_items()
         for table in ("raw_event", "raw_item"):
             self._database.execute(f"drop table {table}")
         self._database.execute("commit")  # cursors see it from here on
         self.users = self._one("select count(*) from usr")[0]
-        self.rows = pq.read_metadata(sorted_events).num_rows
         self.tally.dropped[NO_TEXT] += total - self.rows
         unread = (PROBLEMS[1], EVENTS.undecodable or "")
         self.read_events = total + sum(self.tally.dropped[reason] for reason in unread)
         self.read_events += sum(count for problem, count in self._problems.items() if problem != 1)
-        if total and self.items and not self.rows:
+        if not self.items:
+            raise self._no_items()
+        if total and not self.rows:
             raise DataError(
                 f"{path} and the items table name no item alike: the item {event_item!r} there, {item!r} here",
-                "the item columns of both must hold the same ids; --item and --items-id name them",
+                self.advice.get(
+                    NO_TEXT,
+                    "the item columns of both must hold the same ids; --item and --items-id name them",
+                ),
             )
         if not self.rows:
             raise DataError(
@@ -265,19 +284,46 @@ class Workspace:
                 "columns must be what they are taken for, and both files must name items alike",
             )
 
+    def _look_at_lost_items(self) -> None:
+        """Notes an item whose events are lost, and whether its kind is there without a text or not there at all."""
+        known = self.tally.examples.get(ONLY_ID)
+        lost, example, blank = self._one(f"""select count(distinct item_id), min(item_id),
+            count(*) filter (item_id = {_literal(known or "")}) from raw_event anti join item using (item_id)
+            where problem = 0""")
+        self.tally.examples[NO_TEXT] = f"item {known if blank else example!r}"
+        if blank:
+            count = self.tally.dropped[ONLY_ID]
+            advice = f"{counted(count, ONLY_ID)}: fill in the texts, or --text names another column"
+            others = f"; for the others {advice_for(NO_TEXT)[0]}" if lost > count else ""
+            self.advice[NO_TEXT] = advice + others
+
+    def _no_items(self) -> DataError:
+        """What to say when no item is left."""
+        reasons = [
+            name for name, count in self.tally.dropped.most_common() if count and name.startswith("item ")
+        ]
+        reasons = [name for name in reasons if name != NO_TEXT]
+        example = self.tally.examples.get(reasons[0], "") if reasons else ""
+        causes = "; ".join(counted(self.tally.dropped[name], name) for name in reasons) or "it is empty"
+        hint = advice_for(reasons[0]) if reasons else []
+        return DataError(
+            f"{self._items_table} has no usable row: {causes}{', for example ' if example else ''}{example}",
+            "; ".join(hint) or "every item needs an id and a text",
+        )
+
     def check_loss(self, own: bool) -> None:
         """Raises `DataError` when too much of a numbered workspace's tables was lost: see `loss.py`."""
         items = [reason for reason in self.tally.dropped if reason.startswith("item ")]
         read = self.read_items + sum(self.tally.dropped[reason] for reason in items if reason != NO_TEXT)
         check_loss(
-            "the items table",
+            self._items_table,
             read,
             ITEM_LOSSES,
             self.tally,
             lambda reason: self.tally.examples.get(reason, ""),
         )
         reasons = [PROBLEMS[1], *LOSSES, EVENTS.undecodable or "", EVENTS.nul, *([NO_TEXT] if own else [])]
-        check_loss(self._events_file, self.read_events, reasons, self.tally, self._example)
+        check_loss(self._events_file, self.read_events, reasons, self.tally, self._example, self.advice)
 
     def _example(self, reason: str) -> str:
         """A row of events that was lost for this reason."""
@@ -452,7 +498,7 @@ def _joined(pieces: list[Interactions]) -> Interactions:
 
 
 def _reasons(tally: Tally) -> str:
-    counts = [f"{count:,} {reason}" for reason, count in tally.dropped.most_common(4) if count]
+    counts = [counted(count, reason) for reason, count in tally.dropped.most_common(4) if count]
     return "; ".join(counts) or "it is empty"
 
 
