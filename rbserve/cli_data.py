@@ -110,7 +110,7 @@ def prepare(
     rating: Annotated[str | None, _tables(help="Column of a rating, see --like-from and --dislike-to.")] = None,
     items_id: Annotated[str | None, _tables(help="The id in the items table; --item by default.")] = None,
     text: Annotated[str, _tables(help="The items table's column of the text.")] = "title",
-    delimiter: Annotated[str | None, _tables(help="A comma or a tab by default.")] = None,
+    delimiter: Annotated[str | None, _tables(help="Of both tables; a comma or a tab by default.")] = None,
     histories: Annotated[Path | None, _tables(help="Parquet of users and lists of items they liked before.")] = None,
     histories_items: Annotated[str, _tables(help="The column of these lists.")] = "history",
     quotes: Annotated[Quotes, _tables(help="csv: they quote fields; literal: mere signs; auto: csv or ask.")] = "auto",

@@ -130,6 +130,12 @@ def clean(events: Interactions, seed: int, dropped: Counter[str]) -> Interaction
     return ordered.take(first)
 
 
+def at_once(events: Interactions) -> tuple[int, int]:
+    """How many clean events follow another of their user, and how many of these have the time of the one before."""
+    follows = np.diff(events.users) == 0
+    return int(follows.sum()), int((follows & (np.diff(events.times) == 0)).sum())
+
+
 def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> CtrRows:
     """The click-prediction rows of whole users' clean events; adds what is left out to `dropped`."""
     moments = _moments(events)
@@ -204,11 +210,12 @@ def draw_negatives(rows: CtrRows, events: Interactions, pool: Items, seed: int) 
 
 def choose_users(
     rows_of: NDArray[np.int64], test_rows: int, finetune_rows: int, protocol: Protocol,
-    task: str, dropped: Counter[str],
+    task: str, dropped: Counter[str], at_once: float = 0.0,
 ) -> NDArray[np.int8]:  # fmt: skip
     """For each user the number of their split in SPLITS, or -1; `rows_of[user]` counts the rows they would give.
 
-    A data set smaller than test + finetune is divided in the same proportion.
+    A data set smaller than test + finetune is divided in the same proportion. `at_once` is the share of events that
+    have the time of the same user's event before: an error names them when they are most.
     """
     eligible = np.flatnonzero(rows_of)
     shuffled = eligible[np.random.default_rng(protocol.seed).permutation(len(eligible))]
@@ -227,10 +234,14 @@ def choose_users(
         "train": shuffled[test_users + valid_users : used],
     }
     if any(len(part) == 0 for part in bounds.values()):
-        raise DataError(
-            f"{task}: {len(eligible)} usable users are too few for a test, a validation and a training set",
-            _remedy(task, protocol),
-        )
+        few = f"{task}: {len(eligible)} usable users are too few for a test, a validation and a training set"
+        if at_once > 0.5 and not protocol.given_history:
+            raise DataError(
+                f"{few}: {at_once:.0%} of the events have the same time as their user's event before, "
+                "and events at one time are no history for each other",
+                "name a column of finer times with --time, or leave --time out if the rows stand in time order",
+            )
+        raise DataError(few, _remedy(task, protocol))
     dropped[f"{task}: beyond the sizes asked for"] += total - int(filled[used - 1])
     chosen = np.full(len(rows_of), -1, np.int8)
     for name, users in bounds.items():

@@ -97,11 +97,11 @@ def write_splits(
     with replacing_directory(path) as partial:
         store = EventStore.write(partial / ".events", events, protocol, tally, progress)
         ctr = sampling.choose_users(
-            store.ctr_rows, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, "ctr", tally.dropped
-        )
+            store.ctr_rows, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, "ctr", tally.dropped,
+            store.at_once)  # fmt: skip
         seqrec = sampling.choose_users(
             store.seqrec_rows, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, "seqrec",
-            tally.dropped)  # fmt: skip
+            tally.dropped, store.at_once)  # fmt: skip
         writer = DatasetWriter(partial)
         with closing(writer):
             _write_rows(writer, store, ctr, seqrec, protocol, tally, progress)
@@ -134,6 +134,7 @@ class EventStore:
         self.seqrec_rows = np.zeros(users, np.int64)
         self.seen = np.zeros(items, bool)
         self.counts: dict[str, int] = {}
+        self.at_once = 0.0
 
     @classmethod
     def write(
@@ -141,7 +142,7 @@ class EventStore:
     ) -> EventStore:
         """First pass: cleans, orders, counts."""
         store = cls(folder, events.users, events.items)
-        done = given = liked = 0
+        done = given = liked = follow = together = 0
         with ExitStack() as files:
             columns = [files.enter_context(closing(ColumnWriter(folder / f"{name}.npy", kind)))
                        for name, kind in (("item", np.int32), ("label", np.int8), ("time", np.int64))]  # fmt: skip
@@ -153,9 +154,12 @@ class EventStore:
                 store._count(kept, protocol, tally)
                 given += int((kept.labels == sampling.GIVEN).sum())
                 liked += int((kept.labels == 1).sum())
+                in_piece = sampling.at_once(kept)
+                follow, together = follow + in_piece[0], together + in_piece[1]
                 done += len(piece)
                 progress(done, events.rows, "events ordered by user and time")
         np.cumsum(store.offsets, out=store.offsets)
+        store.at_once = together / max(follow, 1)
         store.counts = {
             "users": int((np.diff(store.offsets) > 0).sum()),
             "items": int(store.seen.sum()),

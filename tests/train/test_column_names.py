@@ -161,3 +161,15 @@ def test_a_source_that_has_dislikes_keeps_its_own_protocol() -> None:
         0,
         2,
     )
+
+
+@pytest.mark.parametrize("delimiter", [";", "|"])
+def test_a_header_with_another_delimiter_names_the_option_to_give(delimiter: str, tmp_path: Path) -> None:
+    raw.put(tmp_path, "interactions.csv", f"user_id{delimiter}item_id\nu{delimiter}a\n")
+    raw.put(tmp_path, "items.csv", "item_id,title\na,A\n")
+    with pytest.raises(DataError, match="lacks the column 'user_id'") as error:
+        raw.load("csv", tmp_path)
+    assert f"--delimiter '{delimiter}'" in (error.value.hint or "")
+    with pytest.raises(DataError, match=r"items\.csv lacks the column 'item_id'") as error:
+        raw.load("csv", tmp_path, delimiter=delimiter)
+    assert "--delimiter ','" in (error.value.hint or "")

@@ -187,3 +187,16 @@ def test_commas_in_titles_without_quotation_marks_are_the_item_tables_fault(tmp_
         _prepare(folder)
     assert "quote" in (error.value.hint or "")
     assert "--delimiter" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("days", [1, 2])
+def test_clicks_of_one_day_are_no_history_of_each_other_and_the_error_says_so(
+    days: int, tmp_path: Path
+) -> None:
+    dates = ["2024-05-01", "2024-05-02"]
+    clicks = [(user, item, dates[int(time) % days if user == "u0" else 0]) for user, item, time in CLICKS]
+    folder = _tables(tmp_path, clicks)
+    with pytest.raises(DataError, match=r"too few .* of the events have the same time") as error:
+        _prepare(folder)
+    assert "leave --time out" in (error.value.hint or "")
+    assert _prepare(folder, time=None).manifest.counts

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import raw_layouts as raw
 
+from rbserve.core.errors import DataError
+from rbserve.train.datasets.source import Reading
+from rbserve.train.datasets.sources import prepare
 from rbserve.train.datasets.workspace import PROBLEMS
 
 MOMENT = datetime(2024, 5, 13, 16, 30, 5, tzinfo=UTC)
@@ -56,3 +59,30 @@ def test_numbers_among_dates_are_no_dates(tmp_path: Path) -> None:
     loaded = _load(tmp_path, times * 2 + times[:1])
     assert loaded.dropped == {PROBLEMS[3]: 4}
     assert set(loaded.times) == {int(MOMENT.timestamp()) * 1_000_000}
+
+
+def test_a_column_whose_day_and_month_cannot_be_told_apart_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"'at' .* holds no time: day and month .* cannot be told apart"
+    ) as error:
+        _load(tmp_path, ["05/06/2024", "06/05/2024", "07/05/2024"])
+    assert "2024-06-05" in (error.value.hint or "")
+
+
+def test_seconds_among_milliseconds_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = [str(1_700_000_000 + step) for step in range(10)]
+    _load(tmp_path, seconds)
+    assert capsys.readouterr().err == ""
+    _load(tmp_path, [time + "000" * (place % 2) for place, time in enumerate(seconds)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "5 rows look like seconds (1700000000 to 1700000008)" in line
+    assert "5 rows look like milliseconds (1700000001000 to 1700000009000)" in line
+
+
+def test_a_number_among_dates_is_told_what_the_column_was_read_as(tmp_path: Path) -> None:
+    rows = [f"u{row % 10},{row},{1_700_000_003 if row % 9 == 0 else '2024-05-01'}" for row in range(90)]
+    raw.put(tmp_path, "interactions.csv", "\n".join(["user_id,item_id,at", *rows, ""]))
+    raw.put(tmp_path, "items.csv", "item_id,title\n" + "".join(f"{item},t\n" for item in range(90)))
+    with pytest.raises(DataError, match="time '1700000003'") as error:
+        prepare("csv", tmp_path / "sets" / "t", tmp_path, reading=Reading(time="at"))
+    assert "'at' is read as dates, as most of its rows are" in (error.value.hint or "")

@@ -13,6 +13,7 @@ from rbserve.core.errors import DataError
 
 Wanted = Mapping[str, str] | Sequence[str]
 """Role -> the file's column; a sequence where the roles are named as the columns are."""
+_HINT = "check the file, its delimiter and the column options; capital letters count"
 
 
 def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = "") -> dict[str, int]:
@@ -25,7 +26,9 @@ def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = 
         if name not in names:
             raise DataError(
                 f"{path} lacks the column {name!r}; it has: {', '.join(names)[:200]}",
-                hint or "check the file, its delimiter and the column options; capital letters count",
+                _delimiter_hint(name, names)
+                or hint
+                or "check the file, its delimiter and the column options; capital letters count",
             )
         if names.count(name) > 1:
             raise DataError(
@@ -33,3 +36,12 @@ def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = 
                 "rename all but one of them: which one is meant cannot be known",
             )
     return {role: names.index(name) for role, name in roles.items()}
+
+
+def _delimiter_hint(name: str, names: Sequence[str]) -> str:
+    """What to do where the header has the column, between other delimiters than those it was read with."""
+    for delimiter in ";|\t,":
+        fields = [field.strip(' "') for field in " ".join(names).split(delimiter)]
+        if name in fields or (len(names) == 1 and len(fields) > 1):
+            return f"the header's columns stand between {delimiter!r}: --delimiter {delimiter!r}"
+    return ""

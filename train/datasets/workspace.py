@@ -156,6 +156,11 @@ class Workspace:
         counts = self._one(f"select {', '.join(f'count({one})' for one in expressions)} from {relation}")
         return dict(zip(expressions, counts, strict=True))
 
+    def value_range(self, relation: str, expression: str) -> tuple[float, float]:
+        """The smallest and the largest value of the SQL expression in the relation."""
+        low, high = self._one(f"select min({expression}), max({expression}) from {relation}")
+        return low, high
+
     def json(self, path: Path, wanted: Wanted) -> str:
         """The lines of a JSON file as SQL: a relation of `ok` and the wanted fields, as text. Names are exact."""
         require_json_lines(path)
