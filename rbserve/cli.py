@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted; `check` adds one for ea
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
@@ -55,7 +57,7 @@ from rbserve.cli_serve import serve
 from rbserve.cli_sids import sids
 from rbserve.console import print_json, say
 from rbserve.core.artifact import check_precisions, check_variants
-from rbserve.core.errors import Interrupted, RbserveError, UsageError, memory_told
+from rbserve.core.errors import UNENDING, Interrupted, RbserveError, UsageError, memory_told
 from rbserve.core.files import file_error
 
 if TYPE_CHECKING:
@@ -456,6 +458,11 @@ def _fail(message: str, hint: str | None, code: int) -> NoReturn:
     say(f"error: {message}")
     if hint:
         say(f"hint: {hint}")
+    if code == Interrupted.exit_code and any(
+        thread.name.startswith(UNENDING) for thread in threading.enumerate()
+    ):
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

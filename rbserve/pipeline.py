@@ -104,7 +104,8 @@ def prepare(
         path = dataset_path(
             name if called is None else plain_name(called, "--name", "for example --name shop")
         )
-        if source.own and path.name in sources.SOURCES:
+        known = sources.SOURCES.get(path.name)
+        if source.own and known and not known.own:
             raise UsageError(
                 f"{path.name} is the name of a source of rbserve's own",
                 "for example --name shop: another name",

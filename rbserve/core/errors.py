@@ -51,6 +51,9 @@ class Interrupted(RbserveError):  # noqa: N818  (not a fault)
     exit_code = 130
 
 
+UNENDING = "unending"
+"""How names of threads begin that may never end; a command that is stopped does not wait for them."""
+
 # How torch, onnxruntime and the C++ library say it: none of them raises MemoryError.
 _NO_MEMORY = (
     "can't allocate memory",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from rbserve.train.datasets.source import NEITHER, Reading
 from rbserve.train.datasets.sources import SOURCES, find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS, Workspace
 from rbserve.train.sampling import GIVEN
+from rbserve.train.tally import Tally
 
 FIELDS, EMPTY, NO_TIME, NO_LABEL = (PROBLEMS[number] for number in (1, 2, 3, 4))
 NOT_UTF8 = "row that is not UTF-8"
@@ -840,3 +842,33 @@ def test_tables_that_are_not_named_at_all_are_asked_for(tmp_path: Path) -> None:
                 prepare(name, tmp_path / name)
             assert source.needs in (error.value.hint or "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_statement_that_does_not_stop_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB now and then never ends a statement that was interrupted: Ctrl-C then waited for ever."""
+    from rbserve.train.datasets import workspace
+
+    released = threading.Event()
+
+    class Stuck:
+        def execute(self, sql: str) -> None:
+            del sql
+            released.wait(60)
+
+        def query_progress(self) -> float:
+            raise KeyboardInterrupt
+
+        def interrupt(self) -> None:
+            pass
+
+        def close(self) -> None:
+            raise AssertionError("closing would wait for the statement")
+
+    work = workspace.Workspace(tmp_path, 1 << 28, Tally())
+    work.close()
+    monkeypatch.setattr(workspace, "STOP_S", 0.05)
+    work._database = cast("Any", Stuck())
+    with pytest.raises(KeyboardInterrupt):
+        work._execute("select 1", 1, "rows", None)
+    work.close()
+    released.set()

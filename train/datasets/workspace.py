@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rbserve.core.errors import DataError, RbserveError, UsageError
+from rbserve.core.errors import UNENDING, DataError, RbserveError, UsageError
 from rbserve.core.ids import id_sql
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
@@ -46,6 +46,7 @@ from rbserve.train.tally import Tally
 
 BATCH = 50_000
 MEMORY_A_THREAD = 512 << 20
+STOP_S = 10.0  # DuckDB 2.0 now and then waits for ever for the tasks of a statement that is interrupted
 PROBLEMS = {
     1: EVENTS.fields,
     2: "row without user or item",
@@ -98,14 +99,16 @@ class Workspace:
         self._checked: set[Path] = set()
         self._files: dict[str, tuple[DelimitedFile, list[int]]] = {}
         self._streamed = 0
+        self._stuck = False  # a statement that was interrupted and did not end
         self.users = self.items = self.rows = 0
         self.read_events = self.read_items = 0
         self._events_file = folder
         self._items_table = "the items table"
 
     def close(self) -> None:
-        """Ends the database's use of its files."""
-        self._database.close()
+        """Ends the database's use of its files; one that does not stop is left to the end of the process."""
+        if not self._stuck:
+            self._database.close()
 
     # What sources call
 
@@ -460,27 +463,30 @@ class Workspace:
         """
         stop = Event()
         self._streamed = 0
-        with ThreadPoolExecutor(2) as pool:
-            running: list[Future[Any]] = [pool.submit(self._database.execute, sql)]
-            if path and path not in self._checked and raw_file.is_gzip(path):
-                running.append(pool.submit(raw_file.check_gzip, path, stop))
-                self._checked.add(path)
-            try:
-                while wait(running, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
-                    for one in running:
-                        if one.done():
-                            one.result()
-                    share = self._database.query_progress()
-                    if share > 0:
-                        self._progress(int(rows * share / 100), rows, line)
-                    elif self._streamed:
-                        self._progress(min(self._streamed, rows), rows, line)
-            except BaseException:
-                stop.set()
-                self._database.interrupt()
-                raise
-            for one in running:
-                one.result()
+        pool = ThreadPoolExecutor(2, thread_name_prefix=UNENDING)
+        running: list[Future[Any]] = [pool.submit(self._database.execute, sql)]
+        if path and path not in self._checked and raw_file.is_gzip(path):
+            running.append(pool.submit(raw_file.check_gzip, path, stop))
+            self._checked.add(path)
+        try:
+            while wait(running, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
+                for future in running:
+                    if future.done():
+                        future.result()
+                share = self._database.query_progress()
+                if share > 0:
+                    self._progress(int(rows * share / 100), rows, line)
+                elif self._streamed:
+                    self._progress(min(self._streamed, rows), rows, line)
+            for future in running:
+                future.result()
+        except BaseException:
+            stop.set()
+            self._database.interrupt()
+            self._stuck = bool(wait(running, timeout=STOP_S).not_done)
+            raise
+        finally:
+            pool.shutdown(wait=not self._stuck)
 
     def _rows(self, sql: str) -> list[Any]:
         rows: list[Any] = self._database.execute(sql).fetchall()
