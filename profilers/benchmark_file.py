@@ -85,7 +85,7 @@ def _is_spread(value: float | None) -> TypeGuard[float]:
 
 
 class BenchmarkFile(msgspec.Struct, frozen=True):
-    """What is read of a file."""
+    """The fields of a pytest-benchmark file that the gate reads."""
 
     benchmarks: list[Benchmark]
     machine_info: dict[str, Any] = {}

@@ -28,7 +28,7 @@ class Abilities(NamedTuple):
 
     @property
     def precisions(self) -> list[str]:
-        """What it can be exported in."""
+        """The precisions that the model can be exported in, such as fp32 and int8."""
         return [variant.removeprefix("onnx-") for variant in self.variants if variant in EXPORTABLE]
 
 

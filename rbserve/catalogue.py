@@ -254,7 +254,7 @@ def _replace(artifact: Artifact, items: ItemTable, edits: Sequence[Edit]) -> Non
 
 
 def _link(file: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system links none."""
+    """Makes `target` a hard link to `file`, or a copy where the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, target)

@@ -47,6 +47,7 @@ from rbserve.places import (
     is_prepared,
     is_trained,
     left_behind,
+    model_path,
     options_of,
     places,
     report_path,
@@ -318,7 +319,7 @@ def _to_continue(init: str, dataset: str, random: bool) -> Artifact:
 
     if random:
         raise UsageError("--init and --weights random cannot go together", "leave one of them out")
-    artifact = open_artifact(Path(init) if is_path(init) else artifact_path(init, dataset))
+    artifact = open_artifact(model_path(init, dataset))
     require_continuable(artifact)
     return artifact
 
@@ -525,7 +526,7 @@ def add_items(
     """Adds a table's items to an artefact that is there (`rbserve.catalogue`)."""
     from rbserve import catalogue
 
-    artifact = open_artifact(Path(model) if is_path(model) else artifact_path(model, dataset))
+    artifact = open_artifact(model_path(model, dataset))
     with _needs("train", "adding items"):
         from rbserve.train.datasets.item_file import read_items
         from rbserve.train.tally import Tally
@@ -541,7 +542,7 @@ def retire_items(
     """Retires items of an artefact that is there: those of a table's column, or those listed."""
     from rbserve import catalogue
 
-    artifact = open_artifact(Path(model) if is_path(model) else artifact_path(model, dataset))
+    artifact = open_artifact(model_path(model, dataset))
     if isinstance(listed, Path):
         with _needs("train", "reading a table of items"):
             from rbserve.train.datasets.item_file import read_ids

@@ -50,6 +50,11 @@ def is_path(model: str) -> bool:
     return "/" in model or model.startswith(".") or (Path(model) / "manifest.json").is_file()
 
 
+def model_path(model: str, dataset: str) -> Path:
+    """The directory that a value of --model means on a data set: the value itself, or where that model lives."""
+    return Path(model) if is_path(model) else artifact_path(model, dataset)
+
+
 def is_prepared(dataset: str) -> bool:
     """Whether a data set is there."""
     return (dataset_path(dataset) / "manifest.json").is_file()

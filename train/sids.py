@@ -105,23 +105,6 @@ def checkpoint_path(sids: Path) -> Path:
     return sids.with_name(f"{sids.name}.checkpoint.safetensors")
 
 
-def build_semantic_ids(
-    vectors: Vectors,
-    config: RqVaeConfig,
-    settings: Settings,
-    checkpoint: Path,
-    resume: bool = False,
-    progress: Progress = no_progress,
-) -> tuple[Paths, SidReport]:
-    """Distinct codes int32[n, L] for vectors float32[n, D], which may be a memory map, and what they are worth.
-
-    DataError for vectors that are not finite and for more items than paths. The same vectors, config and settings
-    give the same codes, on the same machine and number of threads. Memory: n latents, and a batch of distances.
-    """
-    model, state = train_rqvae(vectors, config, settings, checkpoint, resume, progress)
-    return name_items(model, vectors, state)
-
-
 def train_rqvae(
     vectors: Vectors,
     config: RqVaeConfig,
@@ -130,7 +113,11 @@ def train_rqvae(
     resume: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[RqVae, State]:
-    """The RQ-VAE of vectors float32[n, D], and how its training went."""
+    """The RQ-VAE of vectors float32[n, D], which may be a memory map, and how its training went.
+
+    DataError for vectors that are not finite. The same vectors, config and settings give the same weights, on the same
+    machine and number of threads.
+    """
     torch.manual_seed(settings.seed)
     model = RqVae(config, vectors.shape[1])
     model.centre, model.scale = _moments(vectors)
@@ -143,7 +130,10 @@ def train_rqvae(
 
 
 def name_items(model: RqVae, vectors: Vectors, state: State) -> tuple[Paths, SidReport]:
-    """Distinct codes int32[n, L] for vectors float32[n, D] by a trained RQ-VAE, and what they are worth."""
+    """Distinct codes int32[n, L] for vectors float32[n, D] by a trained RQ-VAE, and what they are worth.
+
+    DataError for more items than paths. Memory: n latents, and a batch of distances.
+    """
     latents = _latents(model, vectors)
     codebooks = model.codebooks.detach().numpy()
     nearest, codes = nearest_paths(latents, codebooks), distinct_paths(latents, codebooks)

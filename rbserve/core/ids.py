@@ -28,7 +28,7 @@ LARGEST_EXACT = 1 << 53
 _SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
 _SPACES += "".join(map(chr, range(0x2000, 0x200B)))
 EDGE = _SPACES + "\x00\u200b\u2060\ufeff"
-"""What is no part of an id at its ends."""
+"""Characters that are removed from both ends of an id: white space, NUL and signs without a width."""
 WHOLE = r"^(?:-?(0)|(-?[1-9][0-9]*))\.0+$"
 """A whole number with a fraction; its groups are the number."""
 

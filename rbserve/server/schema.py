@@ -182,7 +182,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Profiled(msgspec.Struct, frozen=True):
-    """What is known of a variant from profiles; without any figure, why there is none."""
+    """The figures that profiles have of a variant; `note` says why there are none."""
 
     measured: list[Measured] = []
     note: str | None = None

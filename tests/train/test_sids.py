@@ -17,16 +17,19 @@ from hypothesis import strategies as st
 
 from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import DataError, Interrupted, RbserveError, UsageError
-from rbserve.core.semantic_ids import FILES, find_semantic_ids, sids_path
+from rbserve.core.semantic_ids import FILES, SidReport, find_semantic_ids, sids_path
+from rbserve.core.settings import Settings
 from rbserve.models.configs import RqVaeConfig, SidSasRecConfig
 from rbserve.train import embed
+from rbserve.train.paths import Paths
 from rbserve.train.sids import (
     Vectors,
-    build_semantic_ids,
     checkpoint_path,
     ensure_semantic_ids,
     make_semantic_ids,
+    name_items,
     settings_with,
+    train_rqvae,
 )
 
 CONFIG = RqVaeConfig(levels=3, codes=16, hidden=(32,), dim=8)
@@ -41,6 +44,14 @@ def _clustered(items: int = 400, seed: int = 0) -> tuple[Vectors, np.ndarray]:
     centres = rng.normal(size=(CLUSTERS, 20)) * 5
     vectors = 100 + 0.01 * (centres[cluster] + rng.normal(size=(items, 20)))
     return vectors.astype(np.float32), cluster
+
+
+def build_semantic_ids(
+    vectors: Vectors, config: RqVaeConfig, settings: Settings, checkpoint: Path
+) -> tuple[Paths, SidReport]:
+    """The codes of items, and their report, from an RQ-VAE that is trained on the items' vectors."""
+    model, state = train_rqvae(vectors, config, settings, checkpoint)
+    return name_items(model, vectors, state)
 
 
 def test_items_of_a_cluster_share_the_beginning_of_their_paths(tmp_path: Path) -> None:
