@@ -31,7 +31,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rbserve needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[dev]'
-	$(BIN)/python -c 'from rbserve.core.assets import fetch; fetch("ml-100k"); fetch("minilm-l6")'
+	$(BIN)/python -c 'from rbserve.data.assets import fetch; fetch("ml-100k"); fetch("minilm-l6")'
 	@touch $@
 
 # A batch in proportion to the data (the paper's 5,000 is for 90,000 rows) trains in a fifth of the time.
@@ -69,12 +69,8 @@ lint: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-# mypy needs the installed layout: four symlinks below one package.
 types: setup
-	@rm -rf build/typing && mkdir -p build/typing/rbserve
-	@for entry in rbserve/*; do ln -s "$(CURDIR)/$$entry" build/typing/rbserve/; done
-	@for folder in train exporters profilers; do ln -s "$(CURDIR)/$$folder" build/typing/rbserve/; done
-	cd build/typing && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p rbserve
+	$(BIN)/mypy -p rbserve
 
 wheel-test: setup
 	$(BIN)/python tests/wheel_test.py

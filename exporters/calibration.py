@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.types import Items
-from rbserve.runtime import exported_ranker, exported_scorer
-from rbserve.session import open_session
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.runtimes.opening import exported_ranker, exported_scorer
+from rbserve.runtimes.session import open_session
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

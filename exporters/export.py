@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rbserve.content import content_kind
-from rbserve.core.artifact import Artifact, Parity, VariantRecord, add_variants
-from rbserve.core.checks import COARSE_TOLERANCE, write_checks
-from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.errors import ParityError, UsageError, unknown_name
 from rbserve.core.files import replacing, scratch
-from rbserve.core.memory import require_memory
 from rbserve.core.types import Progress, no_progress
+from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants
+from rbserve.data.dataset import Dataset, check_same_data
+from rbserve.data.golden import COARSE_TOLERANCE, write_checks
 from rbserve.exporters import language, onnx, parity, sequential
 from rbserve.exporters.calibration import Activations, calibrate
 from rbserve.exporters.graph import activation_scales, data_file
 from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
 from rbserve.exporters.tokenwise import MOST_ERRORS, within
+from rbserve.runtimes.item_vectors import content_kind
+from rbserve.runtimes.memory import require_memory
 
 PRECISIONS = ("fp32", "int8", "int4")
 DEFAULT_PRECISIONS = ("fp32", "int8")

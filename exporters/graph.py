@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rbserve import __version__
-from rbserve.core.artifact import Artifact
-from rbserve.session import SESSION_OPTIONS
+from rbserve.data.artifact import Artifact
+from rbserve.runtimes.session import SESSION_OPTIONS
 
 if TYPE_CHECKING:
     from onnx import ModelProto

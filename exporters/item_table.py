@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import Artifact
 from rbserve.core.errors import ArtifactError
+from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import origin, save
-from rbserve.runtime import ITEM_TABLE
+from rbserve.runtimes.opening import ITEM_TABLE
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto

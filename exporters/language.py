@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from rbserve.core.artifact import WEIGHTS, Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.data.artifact import WEIGHTS, Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
 from rbserve.exporters.parity import reference_variant
 from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
 from rbserve.models.drivers import GROUPED, architecture_of, grouped_attention
 from rbserve.models.lm import Answers, ClickModel, ItemScores, LanguageModel, empty_past
-from rbserve.runtime import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
+from rbserve.runtimes.opening import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
 
 if TYPE_CHECKING:
     from onnx import ModelProto

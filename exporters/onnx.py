@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import origin, save, trace
 from rbserve.models.ctr import CtrModel
-from rbserve.runtime import load_model
+from rbserve.runtimes.opening import load_model
 
 TRACED_HISTORY = 3
 TRACED_CANDIDATES = 2

@@ -10,20 +10,20 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import HALF_VARIANT, REFERENCE_VARIANT, Artifact, Parity
-from rbserve.core.checks import Check
-from rbserve.core.columns import Ragged
-from rbserve.core.dataset import CtrSplit, Dataset
-from rbserve.core.memory import shortage
-from rbserve.core.metrics import auc, log_odds, ndcg_at_k, ranks_in_lists
 from rbserve.core.types import Items, Ranker, Scores
-from rbserve.runtime import (
+from rbserve.data.artifact import HALF_VARIANT, REFERENCE_VARIANT, Artifact, Parity
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.data.golden import Check
+from rbserve.runtimes.memory import shortage
+from rbserve.runtimes.opening import (
     exported_ranker,
     exported_scorer,
     open_ranker,
     open_scorer,
     score_rows,
 )
+from rbserve.stats.metrics import auc, log_odds, ndcg_at_k, ranks_in_lists
 
 ROWS = 1_000
 GENERATED_ROWS = 200  # a generated list costs a hundred times a scored row

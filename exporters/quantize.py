@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 from rbserve.exporters.calibration import Activation, Activations, weighted_products
 from rbserve.exporters.graph import origin, save
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
-from rbserve.runtime import load_model
+from rbserve.runtimes.opening import load_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -13,10 +13,10 @@ from typing import Literal
 
 import msgspec
 
-from rbserve.core.artifact import library_versions
-from rbserve.core.environment import allowed_cores, processor
-from rbserve.core.kernel import ROOT, cgroup_cpus, cgroup_memory_mb, cgroup_text, text, turbo
-from rbserve.core.noise import energy_absent, energy_counters
+from rbserve.core.libraries import library_versions
+from rbserve.machine.environment import allowed_cores, processor
+from rbserve.machine.noise import energy_absent, energy_counters
+from rbserve.machine.procfs import ROOT, cgroup_cpus, cgroup_memory_mb, cgroup_text, text, turbo
 
 State = Literal["ok", "noise", "missing", "unknown"]
 

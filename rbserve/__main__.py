@@ -1,3 +1,3 @@
-from rbserve.cli import main
+from rbserve.cli.app import main
 
 main()

@@ -25,6 +25,11 @@ INTERVAL = "RBSERVE_PROGRESS_SECONDS"
 _elsewhere: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
+def say(message: str) -> None:
+    """One line to the user."""
+    print(message, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_to(progress: Progress) -> Iterator[None]:
     """What would be drawn as bars in this context goes to `progress` instead."""

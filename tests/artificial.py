@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rbserve.core.environment import Environment
-from rbserve.core.measurement import Latency, Measurement, Plan, Predictions, Result, Samples, summarise
+from rbserve.machine.environment import Environment
+from rbserve.runs.measurement import Latency, Measurement, Plan, Predictions, Result, summarise
+from rbserve.runs.samples import Samples
 
 GROUP_A = ("dnn", "pnn", "deepfm", "dcn", "dcnv2", "masknet", "finalmlp", "autoint", "gdcn")
 VARIANTS = {"torch-fp32": 1.0, "onnx-fp32": 0.5, "onnx-int8": 0.3}

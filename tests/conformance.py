@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.metrics import auc
 from rbserve.core.types import Scorer
-from rbserve.runtime import open_scorer, score_rows
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.dataset import Dataset
+from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.stats.metrics import auc
 from rbserve.train.datasets.synthetic import CEILING_AUC
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from small import train_small
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset, ItemTable
-from rbserve.core.measurement import Measurement
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset, ItemTable
+from rbserve.runs.measurement import Measurement
 
 # A slow machine is no failure, and a run that failed can be repeated: no deadlines, no luck.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -87,7 +87,7 @@ def trained(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artif
 @pytest.fixture(scope="session")
 def measured(trained: Artifact, planted: Dataset) -> Measurement:
     """A real, short profile of the trained model."""
-    from rbserve.profilers.harness import default_plan, profile
+    from rbserve.profilers.measure.harness import default_plan, profile
 
     return profile(
         trained, planted, msgspec.structs.replace(default_plan(), processes=2, runs=30, slates=[1, 8])

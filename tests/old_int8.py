@@ -12,7 +12,7 @@ import msgspec
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from rbserve.core.artifact import Artifact, add_variants, open_artifact
+from rbserve.data.artifact import Artifact, add_variants, open_artifact
 
 
 def with_old_int8(artifact: Artifact, path: Path) -> Artifact:

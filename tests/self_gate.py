@@ -18,16 +18,16 @@ from pathlib import Path
 
 from small import train_small
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.zoo import find_model
-from rbserve.profilers.gate import EXIT_CODES, Verdict
-from rbserve.profilers.gate_config import GateConfig, Tolerance
-from rbserve.profilers.gate_report import headline
-from rbserve.profilers.gate_run import check
-from rbserve.profilers.gate_sides import Pair, Scope
+from rbserve.profilers.gate.config import GateConfig, Tolerance
+from rbserve.profilers.gate.findings import headline
+from rbserve.profilers.gate.rounds import check
+from rbserve.profilers.gate.sides import Pair, Scope
+from rbserve.profilers.gate.verdict import EXIT_CODES, Verdict
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train

@@ -21,7 +21,6 @@ import psutil
 import pytest
 from entry_point import rbserve
 
-from rbserve import pipeline
 from rbserve.bench import matrix, schedule, work
 from rbserve.bench.display import TimeLeft
 from rbserve.bench.estimate import Estimate
@@ -30,14 +29,15 @@ from rbserve.bench.journal import SCHEMA, Journal, Outcome
 from rbserve.bench.matrix import Cell, Node
 from rbserve.bench.options import read_options
 from rbserve.bench.summary import summarise
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.environment import allowed_cores
 from rbserve.core.errors import ParityError, UsageError
 from rbserve.core.files import sha256
-from rbserve.core.measurement import Measurement
 from rbserve.core.types import Progress, no_progress
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.machine.environment import allowed_cores
 from rbserve.models.zoo import find_model, select_models
+from rbserve.pipeline import exporting, profiling
+from rbserve.runs.measurement import Measurement
 
 QUICK = ("--processes", "1", "--runs", "5", "--slates", "2")
 INT8 = ("--variants", "onnx-int8")
@@ -331,7 +331,7 @@ def test_an_export_that_fails_costs_its_variant_alone(
         made.extend(variants)
         return artifact
 
-    monkeypatch.setattr(pipeline, "ensure_exported", ensure_exported)
+    monkeypatch.setattr(exporting, "ensure_exported", ensure_exported)
     cell = Cell("build", "planted", "dnn", ["onnx-fp32", "onnx-int8"])
     monkeypatch.setattr(work, "_trained", lambda _: trained)
     monkeypatch.setattr(work, "missing_variants", lambda *_: cell.variants)
@@ -353,7 +353,7 @@ def test_a_variant_whose_process_dies_costs_its_cell_nothing_else_and_is_measure
     run = msgspec.structs.replace(
         measured, artifact_digest=digest, results=lost, failed={"onnx-int8": "killed"}
     )
-    monkeypatch.setattr(pipeline, "profile", lambda *_: (run, home / "runs" / "one.json"))
+    monkeypatch.setattr(profiling, "profile", lambda *_: (run, home / "runs" / "one.json"))
     (home / "runs").mkdir()
     (home / "runs" / "one.json").touch()
     variants = ["onnx-fp32", "onnx-int8"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.checks import Check, Checks, ranked_otherwise, read_checks, scored_otherwise, write_checks
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Scores
-from rbserve.runtime import open_scorer
+from rbserve.data.artifact import Artifact
+from rbserve.data.golden import Check, Checks, ranked_otherwise, read_checks, scored_otherwise, write_checks
+from rbserve.runtimes.opening import open_scorer
 
 SCORED = Checks(1, 1e-3, [Check([1, 2], [3, 4], [0.5, 0.25]), Check([], [3], [0.125])])
 RANKED = Checks(1, 1e-3, [Check([1], [*range(10)], [float(20 - one) for one in range(10)])])

@@ -19,9 +19,9 @@ import pytest
 from entry_point import rbserve
 
 from rbserve.client import Client
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.files import digest
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 
 
 @pytest.fixture(scope="module")

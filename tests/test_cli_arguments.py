@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from rbserve import cli
-from rbserve.core import assets
+from rbserve.cli.app import app
+from rbserve.data import assets
 
 ROOT = Path(__file__).resolve().parent.parent
 # What may stand behind the name of the program in a sentence.
@@ -146,7 +146,7 @@ def test_a_wrong_argument_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["rbserve", *words])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        app.main()
     assert left.value.code in (1, 2)
     said = capsys.readouterr()
     assert said.out == ""
@@ -176,7 +176,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(
     (own / "thesis").write_text("years of work")
     monkeypatch.setattr(sys, "argv", ["rbserve", *words, str(own)])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        app.main()
     assert left.value.code == 2
     assert f"{own} is there and was not made by rbserve" in capsys.readouterr().err
     assert (own / "thesis").read_text() == "years of work"
@@ -205,7 +205,7 @@ def _command(text: str) -> list[str]:
 
 
 def _group() -> Any:
-    return typer.main.get_command(cli.app)
+    return typer.main.get_command(app.app)
 
 
 def _is_flag(verb: str, option: str) -> bool:

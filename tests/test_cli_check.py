@@ -12,8 +12,8 @@ import pytest
 from entry_point import rbserve
 from old_int8 import with_old_int8
 
-from rbserve.core.artifact import Artifact, add_variants, open_artifact
-from rbserve.core.dataset import Dataset
+from rbserve.data.artifact import Artifact, add_variants, open_artifact
+from rbserve.data.dataset import Dataset
 
 pytestmark = pytest.mark.alone
 
@@ -119,7 +119,7 @@ def test_a_run_file_is_a_baseline_and_a_foreign_one_advice(home: Path) -> None:
 
 
 def test_init_writes_the_documented_defaults_once(tmp_path: Path) -> None:
-    from rbserve.profilers.gate_config import GateConfig, read_config
+    from rbserve.profilers.gate.config import GateConfig, read_config
 
     rbserve("check", "--init", home=tmp_path)
     assert read_config(tmp_path / "rbserve-check.toml") == GateConfig()

@@ -16,9 +16,9 @@ from entry_point import rbserve
 from small import train_small
 from small_backbone import make_backbone
 
-from rbserve import cli
-from rbserve.core.artifact import open_artifact, write_manifest
-from rbserve.core.dataset import Dataset
+from rbserve.cli.app import app
+from rbserve.data.artifact import open_artifact, write_manifest
+from rbserve.data.dataset import Dataset
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.train import language
@@ -66,7 +66,7 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def run(*words: str) -> tuple[object, list[str]]:
         monkeypatch.setattr(sys, "argv", ["rbserve", *words])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         return left.value.code, capsys.readouterr().err.strip().splitlines()
 
     return run

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from rbserve import cli, pipeline
+from rbserve.cli.app import app
 from rbserve.core.errors import UsageError
 from rbserve.core.names import plain_name
 from rbserve.models.zoo import select_models
+from rbserve.pipeline import training
 
 Calls = list[tuple[Any, ...]]
 
@@ -21,7 +22,7 @@ def run(*words: str, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
     """Runs the command line in this process."""
     monkeypatch.setattr(sys, "argv", ["rbserve", *words])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        app.main()
     assert left.value.code == code
 
 
@@ -45,7 +46,7 @@ def trained_pairs(monkeypatch: pytest.MonkeyPatch) -> Calls:
         calls.append((model, dataset))
         return Made()
 
-    monkeypatch.setattr(pipeline, "train", train)
+    monkeypatch.setattr(training, "train", train)
     return calls
 
 
@@ -192,7 +193,7 @@ def test_a_report_is_of_the_data_sets_that_were_named(
         rendered.append(sorted({one.dataset for one in measurements}))
         return folder
 
-    monkeypatch.setattr("rbserve.profilers.report.render", render)
+    monkeypatch.setattr("rbserve.profilers.report.render.render", render)
     for name in names:
         run("report", "--dataset", name, monkeypatch=monkeypatch)
         assert rendered.pop() == [name]
@@ -238,7 +239,7 @@ def test_a_cell_trains_with_its_options_and_knows_an_artefact_of_others(
     fit = {"epochs": 1}
     cell = Cell("build", "synthetic", "dnn", ["torch-fp32"], fit, options={"dim": "8", "hidden": "16"})
     assert work(cell, "x").status == "done"
-    config = pipeline.ensure_artifact("dnn", "synthetic").manifest.config
+    config = training.ensure_artifact("dnn", "synthetic").manifest.config
     assert (config["dim"], config["hidden"]) == (8, [16])
     assert not trained_otherwise(cell)
     assert trained_otherwise(Cell("build", "synthetic", "dnn", [], fit, options={"dim": "4"}))

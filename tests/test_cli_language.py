@@ -13,9 +13,9 @@ import pytest
 from entry_point import rbserve
 from small_backbone import make_backbone
 
-from rbserve import cli
-from rbserve.core.artifact import open_artifact
-from rbserve.core.dataset import Dataset
+from rbserve.cli.app import app
+from rbserve.data.artifact import open_artifact
+from rbserve.data.dataset import Dataset
 
 Run = Callable[..., list[str]]
 
@@ -43,7 +43,7 @@ def run(
         line = ["train", "--model", recipe, "--backbone", str(backbone), "--dataset", "planted", *words]
         monkeypatch.setattr(sys, "argv", ["rbserve", *line])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         said = capsys.readouterr().err.strip().splitlines()
         assert left.value.code == code, said
         if code:

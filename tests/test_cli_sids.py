@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from entry_point import rbserve
 
-from rbserve.core.dataset import Dataset
-from rbserve.core.semantic_ids import open_semantic_ids
+from rbserve.data.dataset import Dataset
+from rbserve.data.semantic_ids import open_semantic_ids
 
 MADE = ("sids", "--dataset", "planted", "--levels", "3", "--codes", "16", "--epochs", "4", "--batch", "32")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from entry_point import rbserve
 
-from rbserve.profilers.gate import EXIT_CODES, looks
-from rbserve.profilers.gate_config import GateConfig
+from rbserve.profilers.gate.config import GateConfig
+from rbserve.profilers.gate.verdict import EXIT_CODES, looks
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "ci.md").read_text()
 

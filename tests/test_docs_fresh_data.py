@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from entry_point import rbserve
 
-from rbserve.core.artifact import open_artifact
+from rbserve.data.artifact import open_artifact
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "fresh-data.md").read_text()
 

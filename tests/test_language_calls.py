@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rbserve import language
-from rbserve.core.columns import Ragged
 from rbserve.core.types import Scores
-from rbserve.language import LanguageScorer
+from rbserve.data.columns import Ragged
 from rbserve.models.prompts import Packed, Pieces, Prompts
+from rbserve.runtimes import language
+from rbserve.runtimes.language import LanguageScorer
 
 LENGTHS = np.array([1, 30, 2, 29, 3, 28, 4, 27])
 

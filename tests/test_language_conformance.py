@@ -26,23 +26,23 @@ from transformers import (
     AutoTokenizer,
 )
 
-from rbserve import language
-from rbserve.core.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact
-from rbserve.core.checks import scored_otherwise
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
+from rbserve.data.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact
+from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.golden import scored_otherwise
 from rbserve.exporters.export import export
-from rbserve.language import LanguageScorer, LanguageStepper, TorchLanguageCall
 from rbserve.models.beam import search
 from rbserve.models.configs import with_options
 from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, item_limit, pack, pack_answer
 from rbserve.models.zoo import find_model
-from rbserve.profilers.harness import profile
-from rbserve.runtime import artifact_prompts, artifact_tokenizer, open_scorer, score_rows
-from rbserve.session import without_bf16
+from rbserve.profilers.measure.harness import profile
+from rbserve.runs.measurement import Plan
+from rbserve.runtimes import language
+from rbserve.runtimes.language import LanguageScorer, LanguageStepper, TorchLanguageCall
+from rbserve.runtimes.opening import artifact_prompts, artifact_tokenizer, open_scorer, score_rows
+from rbserve.runtimes.session import without_bf16
 from rbserve.train.fit import train
 from rbserve.train.language import load, make
 from rbserve.train.loop import Settings

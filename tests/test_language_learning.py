@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from small_backbone import make_backbone
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import UsageError
-from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
-from rbserve.profilers.accuracy import baselines
-from rbserve.runtime import artifact_prompts, open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.profilers.baselines import baselines
+from rbserve.runtimes.opening import artifact_prompts, open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.stats.metrics import auc, ndcg_at_k, ranks_in_lists
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from small_backbone import make_backbone
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Plan, summarise
-from rbserve.core.roofline import Cost
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
-from rbserve.language import LanguageScorer, OnnxLanguageCall, PrefixCache, ProtocolScorer
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.tables import columns
-from rbserve.runtime import artifact_prompts, load_model, open_scorer
-from rbserve.session import open_session
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.measure.harness import default_plan, profile
+from rbserve.profilers.report.tables import columns
+from rbserve.runs.measurement import Plan, summarise
+from rbserve.runs.roofline import Cost
+from rbserve.runtimes.language import LanguageScorer, OnnxLanguageCall, PrefixCache, ProtocolScorer
+from rbserve.runtimes.opening import artifact_prompts, load_model, open_scorer
+from rbserve.runtimes.session import open_session
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from rbserve import pipeline, progress
+from rbserve import progress
 from rbserve.bench.display import Lines, TimeLeft
 from rbserve.bench.estimate import Estimate
 from rbserve.bench.matrix import Cell
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
+from rbserve.data.dataset import Dataset
+from rbserve.pipeline import training
 from rbserve.progress import ProgressLines, progress_bar, progress_to
 
 
@@ -157,6 +158,6 @@ def test_a_training_says_steps_and_epochs_into_a_file(
         assert not os.isatty(file.fileno())
         monkeypatch.setattr(sys, "stderr", file)
         settings = {"epochs": 2, "batch": 10, "epoch_rows": 500}
-        pipeline.train("dnn", "planted", settings, {"dim": "4", "hidden": "8"})
+        training.train("dnn", "planted", settings, {"dim": "4", "hidden": "8"})
     said = [line for line in log.read_text().splitlines() if line.startswith("train dnn: ")]
     assert any("steps at most, epoch 2, valid auc " in line and "a second" in line for line in said), said

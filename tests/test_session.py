@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rbserve import session
-from rbserve.core.artifact import Artifact
 from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.data.artifact import Artifact
+from rbserve.runtimes import session
 
 
 @pytest.mark.parametrize(

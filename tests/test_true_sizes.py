@@ -17,22 +17,22 @@ import torch
 from safetensors.torch import load_file
 from small_backbone import make_backbone
 
-from rbserve import pipeline
-from rbserve.core.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact, open_artifact, write_manifest
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError
-from rbserve.core.memory import GIB, needed, parameters
+from rbserve.data.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact, open_artifact, write_manifest
+from rbserve.data.dataset import Dataset
 from rbserve.exporters import language, quantize, weights
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES, find_model
-from rbserve.profilers import choice
-from rbserve.profilers.paper_tables import paper_tables
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.report import absent, collect
-from rbserve.runtime import open_scorer
-from rbserve.session import without_bf16
+from rbserve.pipeline import profiling, serving, training
+from rbserve.profilers.choose import choice
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.report.paper_tables import paper_tables
+from rbserve.profilers.report.render import absent, collect
+from rbserve.runtimes.memory import GIB, needed, parameters
+from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.session import without_bf16
 from rbserve.train.backbone import _at_most, load_tokenizer, locate_shape, precision
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
@@ -96,7 +96,7 @@ def drawn(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifac
         patch.setattr("rbserve.train.backbone.cache", lambda: home / "cache")
         patch.setitem(SHAPES, "bert-base", {**SHAPES["bert-base"], **TINY})
         shutil.copytree(planted.path, home / "data" / "planted")
-        return pipeline.train("zeroshot-bert-base", "planted", random=True)
+        return training.train("zeroshot-bert-base", "planted", random=True)
 
 
 def test_random_weights_are_latency_alone_in_profile_and_report(
@@ -106,7 +106,7 @@ def test_random_weights_are_latency_alone_in_profile_and_report(
     monkeypatch.setenv("RBSERVE_HOME", str(home))
     assert drawn.path.name == "zeroshot-bert-base-random"
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1]}
-    measurement, _ = pipeline.profile("zeroshot-bert-base", "planted", plan, ["onnx-fp32"], random=True)
+    measurement, _ = profiling.profile("zeroshot-bert-base", "planted", plan, ["onnx-fp32"], random=True)
     assert measurement.random
     assert not measurement.predictions.scores
     (result,) = measurement.results
@@ -136,16 +136,16 @@ def test_bf16_by_openvino_is_profiled_served_and_chosen_like_any_variant(
     assert OPENVINO_VARIANT not in bare.can_open
     assert OPENVINO_VARIANT in bare.can_have
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1], "cost": True}
-    measurement, _ = pipeline.profile("zeroshot-bert-base", "planted", plan, [OPENVINO_VARIANT], random=True)
+    measurement, _ = profiling.profile("zeroshot-bert-base", "planted", plan, [OPENVINO_VARIANT], random=True)
     (result,) = measurement.results
     assert result.variant == OPENVINO_VARIANT
     assert "what a call costs is not known: OpenVINO's operators are not looked into" in result.warnings
     assert "openvino" in measurement.environment.libraries
-    served = pipeline.open_for_serving(str(path), "planted", OPENVINO_VARIANT)
+    served = serving.open_for_serving(str(path), "planted", OPENVINO_VARIANT)
     assert served.variants == ["torch-fp32", "onnx-fp32"]
     assert needed(served, OPENVINO_VARIANT) == 2 * needed(served, "onnx-fp32")
     assert choice.candidates(served) == ["torch-fp32", "onnx-fp32", OPENVINO_VARIANT]
-    monkeypatch.setattr("rbserve.profilers.choice.without_bf16", lambda: "this processor has no bf16")
+    monkeypatch.setattr("rbserve.profilers.choose.choice.without_bf16", lambda: "this processor has no bf16")
     assert choice.absent(served)[OPENVINO_VARIANT] == "this processor has no bf16"
 
 
@@ -170,7 +170,7 @@ def test_a_model_larger_than_the_memory_is_refused_with_the_sum(
     assert "onnx-int4" in str(caught.value.hint)
     open_scorer(zero_shot, "torch-bf16")
     assert int4 < half
-    chosen, left_out = pipeline._to_measure(zero_shot, None)
+    chosen, left_out = profiling._to_measure(zero_shot, None)
     assert chosen == ["onnx-int8", "torch-bf16"]
     assert left_out.keys() == {"torch-fp32", "onnx-fp32"}
 

@@ -1,1 +1,4 @@
-"""Training: raw data to data sets, and the one training loop."""
+"""Training: raw data to data sets, the tasks, and the one training loop.
+
+Imports `runtimes` and what lies below it; knows nothing of ONNX or timing.
+"""

@@ -17,12 +17,12 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-from rbserve.core.assets import fetch
 from rbserve.core.errors import AssetError, RbserveError, UsageError
 from rbserve.core.files import cache, replacing_directory, sha256
-from rbserve.core.memory import in_gib, parameters
+from rbserve.data.assets import fetch
 from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES
+from rbserve.runtimes.memory import in_gib, parameters
 
 BERT_WORDS = ("bert", "mpnet")  # architectures that read BERT's word pieces
 _SAFE_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.artifact import WORDS
-from rbserve.core.columns import Ragged, blocks
-from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.core.errors import UsageError
-from rbserve.core.metrics import auc
 from rbserve.core.types import Items, ModelSpec, Progress
+from rbserve.data.artifact import WORDS
+from rbserve.data.columns import Ragged, blocks
+from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.models.configs import EmbeddingItems, TextItems
 from rbserve.models.ctr import CtrModel, build
 from rbserve.models.items import IdItems, VectorItems, WordItems
+from rbserve.stats.metrics import auc
 from rbserve.train.embed import item_vectors
 from rbserve.train.loop import Rows, require_finite
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset, check_same_data
 from rbserve.core.distillation import Distillation, Teaching, check_teacher
-from rbserve.core.environment import allowed_cores
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.metrics import auc, log_odds
 from rbserve.core.types import Progress, Scores, no_progress
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset, check_same_data
+from rbserve.machine.environment import allowed_cores
+from rbserve.stats.metrics import auc, log_odds
 from rbserve.train.ctr import SoftRows
 from rbserve.train.teacher import (
     Questions,

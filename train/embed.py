@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
 from rbserve.core.files import cache, optional_write, replacing
 from rbserve.core.types import Progress, no_progress
+from rbserve.data.dataset import Dataset
 from rbserve.train.backbone import identity, locate
 from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors
 

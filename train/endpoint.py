@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rbserve.core.dataset import Dataset
 from rbserve.core.types import ModelSpec, Progress
-from rbserve.endpoint import checked_url
+from rbserve.data.dataset import Dataset
 from rbserve.models.configs import EndpointConfig
+from rbserve.runtimes.endpoint import checked_url
 from rbserve.train.language import check_texts
 from rbserve.train.loop import Rows
 

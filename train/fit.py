@@ -15,7 +15,11 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from rbserve.core.artifact import (
+from rbserve.core.errors import ArtifactError
+from rbserve.core.files import digest, replacing_directory, require_replaceable, require_writable
+from rbserve.core.libraries import library_versions
+from rbserve.core.types import ModelSpec, Progress, no_progress
+from rbserve.data.artifact import (
     ITEMS,
     SCHEMA,
     WEIGHTS,
@@ -24,14 +28,10 @@ from rbserve.core.artifact import (
     DatasetReference,
     PromptFit,
     TrainingRecord,
-    library_versions,
     open_artifact,
     write_manifest,
 )
-from rbserve.core.dataset import Dataset, Split, write_items
-from rbserve.core.errors import ArtifactError
-from rbserve.core.files import digest, replacing_directory, require_replaceable, require_writable
-from rbserve.core.types import ModelSpec, Progress, no_progress
+from rbserve.data.dataset import Dataset, Split, write_items
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train import ctr, endpoint, language, next_item, seq
 from rbserve.train.distill import Lesson

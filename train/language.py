@@ -19,14 +19,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.artifact import BACKBONE, TOKENIZER
-from rbserve.core.columns import Ragged, runs
-from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.errors import AssetError, UsageError
-from rbserve.core.metrics import auc
-from rbserve.core.semantic_ids import copy_semantic_ids, find_semantic_ids
 from rbserve.core.types import ModelSpec, Progress
-from rbserve.language import LanguageScorer, TorchLanguageCall
+from rbserve.data.artifact import BACKBONE, TOKENIZER
+from rbserve.data.columns import Ragged, runs
+from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.data.semantic_ids import copy_semantic_ids, find_semantic_ids
 from rbserve.models import prompts
 from rbserve.models.configs import (
     ClickLanguageConfig,
@@ -39,7 +37,9 @@ from rbserve.models.configs import (
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens
 from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, PairTransform, as_decoder, bare
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
-from rbserve.runtime import score_rows
+from rbserve.runtimes.language import LanguageScorer, TorchLanguageCall
+from rbserve.runtimes.opening import score_rows
+from rbserve.stats.metrics import auc
 from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.ctr import trained_items
 from rbserve.train.loop import Rows, require_finite

@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.dataset import Dataset, SeqSplit
 from rbserve.core.errors import UsageError
-from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
-from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.core.types import ModelSpec, Progress, Ranker
-from rbserve.language import LanguageStepper, TorchBestItems, TorchLanguageCall, packed_questions
+from rbserve.data.dataset import Dataset, SeqSplit
+from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
-from rbserve.ranking import GeneratingRanker, ScoringRanker
-from rbserve.runtime import rank_rows
+from rbserve.runtimes.language import LanguageStepper, TorchBestItems, TorchLanguageCall, packed_questions
+from rbserve.runtimes.opening import rank_rows
+from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
+from rbserve.stats.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.train.backbone import load_tokenizer
 from rbserve.train.ctr import trained_items
 from rbserve.train.language import (

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
-from rbserve.core.trie import build_trie
+from rbserve.data.trie import build_trie
 
 Paths = NDArray[np.int32]
 Vectors = NDArray[np.floating]

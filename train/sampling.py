@@ -35,10 +35,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.columns import slices
-from rbserve.core.dataset import NEVER, SPLITS, CtrSplit, SeqSplit, Split
 from rbserve.core.errors import DataError
 from rbserve.core.types import Items
+from rbserve.data.columns import slices
+from rbserve.data.dataset import NEVER, SPLITS, CtrSplit, SeqSplit, Split
 
 GIVEN = 2  # label of an event that is history only: liked before the observation began
 SAMPLED = -1  # candidate of a row whose random item is yet to be drawn

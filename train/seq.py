@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.columns import Ragged, slices
-from rbserve.core.dataset import Dataset, SeqSplit
-from rbserve.core.metrics import ndcg_at_k, ranks_in_lists
-from rbserve.core.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.core.types import ModelSpec, Progress, Ranker
+from rbserve.data.columns import Ragged, slices
+from rbserve.data.dataset import Dataset, SeqSplit
+from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.models.configs import SasRecConfig, SidSasRecConfig
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
-from rbserve.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
-from rbserve.runtime import rank_rows
+from rbserve.runtimes.opening import rank_rows
+from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
+from rbserve.stats.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.softmax import softmax_loss
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError, Interrupted
-from rbserve.core.semantic_ids import (
+from rbserve.core.types import Progress, no_progress
+from rbserve.data.dataset import Dataset
+from rbserve.data.semantic_ids import (
     SEED,
     Coded,
     LevelReport,
@@ -31,7 +32,6 @@ from rbserve.core.semantic_ids import (
     sids_path,
     write_semantic_ids,
 )
-from rbserve.core.types import Progress, no_progress
 from rbserve.models.configs import RqVaeConfig, config_to_dict
 from rbserve.models.rqvae import RqVae
 from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit, require_finite

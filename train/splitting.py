@@ -17,12 +17,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.columns import ColumnWriter, Ragged, open_column
-from rbserve.core.dataset import SPLITS, Dataset, ItemTable, open_dataset
-from rbserve.core.dataset_writer import DatasetWriter
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.types import Items, Progress, no_progress
+from rbserve.data.columns import ColumnWriter, Ragged, open_column
+from rbserve.data.dataset import SPLITS, Dataset, ItemTable, open_dataset
+from rbserve.data.dataset_writer import DatasetWriter
 from rbserve.models.words import MAX_WORDS
 from rbserve.train import sampling
 from rbserve.train.sampling import Interactions

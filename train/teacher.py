@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import REFERENCE_VARIANT, Artifact
-from rbserve.core.columns import Ragged
-from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import optional_write, replacing
 from rbserve.core.types import Items, Progress, Scores, no_progress
-from rbserve.runtime import artifact_prompts, open_scorer
+from rbserve.data.artifact import REFERENCE_VARIANT, Artifact
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.runtimes.opening import artifact_prompts, open_scorer
 from rbserve.train.language import users_begin
 from rbserve.train.loop import Rows
 

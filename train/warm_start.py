@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rbserve.core.artifact import WEIGHTS, WORDS, Artifact, Continued
-from rbserve.core.dataset import Dataset, read_words
 from rbserve.core.errors import UsageError
-from rbserve.core.semantic_ids import RQVAE, find_semantic_ids, sids_path, write_semantic_ids
 from rbserve.core.types import ModelSpec, Progress
+from rbserve.data.artifact import WEIGHTS, WORDS, Artifact, Continued
+from rbserve.data.dataset import Dataset, read_words
+from rbserve.data.semantic_ids import RQVAE, find_semantic_ids, sids_path, write_semantic_ids
 from rbserve.models.configs import (
     CodedItems,
     EndpointConfig,

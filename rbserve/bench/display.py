@@ -18,8 +18,7 @@ from rbserve.bench.estimate import Estimate
 from rbserve.bench.journal import Outcome
 from rbserve.bench.matrix import Cell
 from rbserve.bench.schedule import Watcher
-from rbserve.console import say
-from rbserve.progress import ProgressLines
+from rbserve.progress import ProgressLines, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -14,18 +14,18 @@ from statistics import median
 
 import msgspec
 
-from rbserve import pipeline
 from rbserve.bench.journal import Journal, artifact_of, bench_path, missing_variants
 from rbserve.bench.matrix import Cell
-from rbserve.core import memory
-from rbserve.core.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact, exported_as, open_artifact
-from rbserve.core.dataset import open_dataset
 from rbserve.core.errors import RbserveError
 from rbserve.core.files import home
-from rbserve.core.measurement import Plan, Result
+from rbserve.data.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact, exported_as, open_artifact
+from rbserve.data.dataset import open_dataset
+from rbserve.home.places import dataset_path, runs_path
 from rbserve.models.zoo import BACKBONES, MODELS, find_model
-from rbserve.places import dataset_path, runs_path
-from rbserve.profilers.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
+from rbserve.pipeline import exporting
+from rbserve.profilers.timing.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
+from rbserve.runs.measurement import Plan, Result
+from rbserve.runtimes import memory
 
 OPEN_S = 2.0  # of a process of which nothing is known: to start and load
 
@@ -108,7 +108,7 @@ def _like(name: str, model: str) -> bool:
 def _profile(cell: Cell) -> Estimate:
     """From the newest run of the model, of its data set if there is one; what that lacks counts with its bound."""
     assert cell.plan is not None
-    variants = cell.variants or [REFERENCE_VARIANT, *pipeline.EXPORTED]
+    variants = cell.variants or [REFERENCE_VARIANT, *exporting.EXPORTED]
     run = _newest_run(cell)
     seconds, bound = 0.0, False
     for variant in variants:
@@ -183,7 +183,7 @@ def _weights(cell: Cell, variant: str) -> int | None:
 
 
 def _variants(cell: Cell) -> Sequence[str]:
-    return cell.variants or [REFERENCE_VARIANT, *pipeline.EXPORTED]
+    return cell.variants or [REFERENCE_VARIANT, *exporting.EXPORTED]
 
 
 def _artifact(cell: Cell) -> Artifact | None:

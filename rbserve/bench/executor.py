@@ -23,10 +23,10 @@ import psutil
 
 from rbserve.bench.journal import SCHEMA, Journal, Outcome, bench_path
 from rbserve.bench.matrix import Cell
-from rbserve.core.environment import allowed_cores
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.types import Progress
-from rbserve.profilers.harness import THREAD_VARIABLES
+from rbserve.machine.environment import allowed_cores
+from rbserve.profilers.measure.harness import THREAD_VARIABLES
 
 GRACE_S = 20.0  # for a step of training to end and its checkpoint to be written
 

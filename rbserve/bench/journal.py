@@ -12,17 +12,17 @@ from typing import Literal
 
 import msgspec
 
-from rbserve import pipeline
 from rbserve.bench.matrix import Cell
-from rbserve.core.artifact import Artifact, exported_as, open_artifact
-from rbserve.core.dataset import open_dataset
 from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
 from rbserve.core.manifest import read_manifest
-from rbserve.core.measurement import Result
+from rbserve.data.artifact import Artifact, exported_as, open_artifact
+from rbserve.data.dataset import open_dataset
+from rbserve.home.places import artifact_path, dataset_path, runs_path
 from rbserve.models.configs import config_to_dict, with_options
 from rbserve.models.zoo import find_model
-from rbserve.places import artifact_path, dataset_path, runs_path
+from rbserve.pipeline import exporting
+from rbserve.runs.measurement import Result
 
 SCHEMA = 1
 
@@ -116,7 +116,7 @@ def trained_otherwise(cell: Cell) -> bool:
 
 def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
     """The exported variants that the cell wants, the model can have, and the artefact has not yet."""
-    wanted = dict.fromkeys(map(exported_as, cell.variants or pipeline.EXPORTED))
+    wanted = dict.fromkeys(map(exported_as, cell.variants or exporting.EXPORTED))
     return [one for one in wanted if one in artifact.can_export and one not in artifact.variants]
 
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from rbserve import pipeline
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Plan
 from rbserve.core.types import ModelSpec
+from rbserve.home.places import RANDOM
 from rbserve.models.configs import EndpointConfig, with_options
-from rbserve.places import RANDOM
-from rbserve.profilers.harness import default_plan
+from rbserve.pipeline import data, profiling
+from rbserve.profilers.measure.harness import default_plan
+from rbserve.runs.measurement import Plan
 
 Step = Literal["prepare", "build", "profile"]
 Quiet = Literal["none", "core", "machine"]
@@ -104,7 +104,7 @@ def nodes(
 
 def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:
     """The whole plan of a model's latency cell: its task's default, an endpoint's, and what the user gave."""
-    own = pipeline.ENDPOINT_PLAN if isinstance(spec.config, EndpointConfig) else {}
+    own = profiling.ENDPOINT_PLAN if isinstance(spec.config, EndpointConfig) else {}
     return msgspec.structs.replace(default_plan(spec.task), **(own | dict(given)))
 
 
@@ -128,4 +128,4 @@ def check_datasets(names: Sequence[str]) -> None:
     if not names:
         raise UsageError("no data set is selected", "for example --datasets ml-100k,microlens")
     for name in names:
-        pipeline.check_dataset(name)
+        data.check_dataset(name)

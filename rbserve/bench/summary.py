@@ -9,7 +9,7 @@ import msgspec
 
 from rbserve.bench.journal import Outcome
 from rbserve.bench.matrix import Cell
-from rbserve.core.measurement import HEADLINES, Result
+from rbserve.runs.measurement import HEADLINES, Result
 
 if TYPE_CHECKING:
     from rich.table import Table

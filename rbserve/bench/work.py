@@ -10,17 +10,16 @@ import time
 
 import msgspec
 
-from rbserve import pipeline
 from rbserve.bench.journal import SCHEMA, Journal, Outcome, artifact_of, impossible, missing_variants
 from rbserve.bench.matrix import Cell
-from rbserve.console import say
-from rbserve.core import memory
-from rbserve.core.artifact import Artifact
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import file_error, sha256
 from rbserve.core.types import Progress, no_progress
-from rbserve.places import artifact_path
-from rbserve.progress import progress_to
+from rbserve.data.artifact import Artifact
+from rbserve.home.places import artifact_path
+from rbserve.pipeline import data, exporting, profiling, training
+from rbserve.progress import progress_to, say
+from rbserve.runtimes import memory
 
 
 def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
@@ -45,7 +44,7 @@ def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
 
 
 def _prepare(cell: Cell) -> Outcome:
-    return Outcome(SCHEMA, cell, "done", fingerprint=pipeline.ensure_dataset(cell.dataset).fingerprint)
+    return Outcome(SCHEMA, cell, "done", fingerprint=data.ensure_dataset(cell.dataset).fingerprint)
 
 
 def _build(cell: Cell) -> Outcome:
@@ -72,10 +71,10 @@ def _trained(cell: Cell) -> Artifact:
         cut_off = checkpoint_path(path).is_file()
         if cut_off:
             say(f"the training of {path.name} goes on where it was cut off")
-        pipeline.train(
+        training.train(
             cell.model, cell.dataset, cell.training, cell.options, path, cut_off, random=cell.random
         )
-    return pipeline.ensure_artifact(cell.model, cell.dataset, cell.random)
+    return training.ensure_artifact(cell.model, cell.dataset, cell.random)
 
 
 def _exported(artifact: Artifact, variants: list[str]) -> tuple[Artifact, dict[str, str]]:
@@ -83,7 +82,7 @@ def _exported(artifact: Artifact, variants: list[str]) -> tuple[Artifact, dict[s
     if not variants:
         return artifact, {}
     try:
-        return pipeline.ensure_exported(artifact, variants), {}
+        return exporting.ensure_exported(artifact, variants), {}
     except RbserveError as error:
         if len(variants) == 1:
             return artifact, {variants[0]: error.message}
@@ -103,7 +102,7 @@ def _profile(cell: Cell) -> Outcome:
     if cell.variants and not chosen:
         return msgspec.structs.replace(done, artifact_digest=_digest(artifact))
     settings = msgspec.structs.asdict(cell.plan)
-    measurement, path = pipeline.profile(cell.model, cell.dataset, settings, chosen or None, cell.random)
+    measurement, path = profiling.profile(cell.model, cell.dataset, settings, chosen or None, cell.random)
     return msgspec.structs.replace(
         done,
         artifact_digest=measurement.artifact_digest,

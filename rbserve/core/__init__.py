@@ -1,1 +1,4 @@
-"""What everything stands on: types, data sets, artefacts, metrics, measurements. No torch here."""
+"""What everything stands on: types, errors, files, names. No torch here.
+
+Imports no other room.
+"""

@@ -90,3 +90,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
     return UsageError(f"unknown {kind}: {name}", hint)
+
+
+@contextmanager
+def needs_extra(extra: str, doing: str) -> Iterator[None]:
+    """Turns a missing package of an optional extra into a UsageError that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "rbserve":
+            raise
+        raise UsageError(
+            f"{doing} needs the package {error.name}, which is not installed",
+            f"pip install 'rbserve[{extra}]'",
+        ) from error

@@ -1,1 +1,4 @@
-"""The recommenders: configs, modules and the zoo table. Models only compute."""
+"""The recommenders: configs, modules and the zoo table. Models only compute.
+
+Imports `core` and `data`.
+"""

@@ -21,8 +21,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.trie import Nodes, Trie
 from rbserve.core.types import Items, Observe, Scores, no_observer
+from rbserve.data.trie import Nodes, Trie
 
 Tokens = NDArray[np.int32]
 Cache = TypeVar("Cache")

@@ -132,7 +132,7 @@ def _t5_stack(stack: Any, hidden: Tensor, **given: Tensor) -> Tensor:
 
 
 GROUPED = "rbserve-grouped"
-"""What transformers knows `grouped_attention` as, in exporters/language.py."""
+"""What transformers knows `grouped_attention` as, in exporters/runtimes/language.py."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture(bert, "encoder"),

@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.artifact import PromptFit
-from rbserve.core.columns import Ragged, RaggedWriter, open_ragged
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items
+from rbserve.data.artifact import PromptFit
+from rbserve.data.columns import Ragged, RaggedWriter, open_ragged
 
 SCHEMA = 1
 FOLDER = "prompt"

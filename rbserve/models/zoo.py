@@ -51,7 +51,7 @@ from rbserve.models.configs import (
 class Backbone:
     """A language model: where to get it, its billions of parameters (None where unpublished) and its weights' licence.
 
-    Its true shape is in `shapes.py`. `asset` names what `core/assets.py` fetches it as, without a hub; `paper` says
+    Its true shape is in `shapes.py`. `asset` names what `data/assets.py` fetches it as, without a hub; `paper` says
     whether the paper has it, `elsewhere` where its weights are if no hub has them.
     """
 

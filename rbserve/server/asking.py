@@ -21,9 +21,9 @@ from rbserve.core.errors import ArtifactError, RbserveError, UsageError
 from rbserve.core.ids import EDGE, value_text
 from rbserve.core.types import Items
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
+from rbserve.runtimes.texts import Mixed, mixed
 from rbserve.server.schema import UNKNOWN_HISTORY, ItemId, Limits, NewItem, UnknownHistory
 from rbserve.server.service import ExpiredError, OverloadedError, Scoring, Service
-from rbserve.texts import Mixed, mixed
 
 NAMED_UNKNOWN_ITEMS = 5
 ID_CHARACTERS = 40

@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rbserve.content import Encode, ItemContent, content_kind, open_content
-from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.errors import ArtifactError, RbserveError, UsageError
 from rbserve.core.files import sha256
 from rbserve.core.types import Vectors
-from rbserve.runtime import artifact_tokenizer, open_ranker, open_scorer
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
+from rbserve.runtimes.opening import artifact_tokenizer, open_ranker, open_scorer
+from rbserve.runtimes.texts import text_scorer
 from rbserve.server.models import Models
 from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
 from rbserve.server.service import Ranking, Scoring, Service
 from rbserve.server.telemetry import Telemetry
-from rbserve.texts import text_scorer
 
 VERSION_DIGITS = 12
 NOTHING_SERVED: Mapping[str, Service[Any, Any]] = {}

@@ -22,16 +22,16 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from rbserve.core.artifact import DatasetReference
-from rbserve.core.checks import Checks, ranked_otherwise, scored_otherwise
-from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, Task, no_observer
-from rbserve.language import LanguageScorer, PrefixCache
-from rbserve.runtime import recommend, without_seen
+from rbserve.data.artifact import DatasetReference
+from rbserve.data.dataset import ItemTable
+from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
+from rbserve.runtimes.language import LanguageScorer, PrefixCache
+from rbserve.runtimes.opening import recommend, without_seen
+from rbserve.runtimes.texts import Mixed, TextScorer
 from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
 from rbserve.server.telemetry import Stopwatch, Telemetry
-from rbserve.texts import Mixed, TextScorer
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3

@@ -27,9 +27,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from rbserve.core.errors import RbserveError
-from rbserve.server.models import Models
-from rbserve.server.reload import Opening, Reloader
-from rbserve.server.run import (
+from rbserve.server.draining import (
     DrainingServer,
     ServerOptions,
     announce,
@@ -39,6 +37,8 @@ from rbserve.server.run import (
     say,
     say_reloaded,
 )
+from rbserve.server.models import Models
+from rbserve.server.reload import Opening, Reloader
 from rbserve.server.telemetry import SHARED, Telemetry, forget_worker
 
 SHORT_S, LONGEST_S = 1.0, 30.0
@@ -49,7 +49,7 @@ Told = Literal["prepare", "commit", "abandon", "reloaded"]
 
 
 def supervise(opening: Opening, options: ServerOptions) -> None:
-    """Serves models with several workers, as `run.serve` does with one."""
+    """Serves models with several workers, as `serve` does with one."""
     cores = len(os.sched_getaffinity(0))
     if options.workers * opening.threads > cores:
         say(f"warning: {options.workers} workers of {opening.threads} threads each share {cores} cores")

@@ -22,15 +22,15 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from rbserve.core.artifact import PROTOCOL_VARIANT, WEIGHTS, Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.environment import environment
 from rbserve.core.files import write_bytes
-from rbserve.core.memory import parameters
-from rbserve.core.metrics import auc, log_odds
 from rbserve.core.types import Items, Scores
+from rbserve.data.artifact import PROTOCOL_VARIANT, WEIGHTS, Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.parity import sample
-from rbserve.runtime import artifact_prompts, open_scorer, score_rows
+from rbserve.machine.environment import environment
+from rbserve.runtimes.memory import parameters
+from rbserve.runtimes.opening import artifact_prompts, open_scorer, score_rows
+from rbserve.stats.metrics import auc, log_odds
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_CACHE = 1 << 30
@@ -141,7 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 
-    from rbserve.pipeline import ensure_artifact, ensure_dataset, ensure_exported
+    from rbserve.pipeline.data import ensure_dataset
+    from rbserve.pipeline.exporting import ensure_exported
+    from rbserve.pipeline.training import ensure_artifact
 
     dataset = ensure_dataset(options.dataset)
     artifact = ensure_exported(

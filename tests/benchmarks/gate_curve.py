@@ -102,7 +102,7 @@ def noise_of(history: Items, candidate: int, seed: int) -> float:
 
 def with_noise(scores: Scores, noise: NDArray[np.float64]) -> Scores:
     """Click probabilities float32[N] moved by `noise` in log-odds."""
-    from rbserve.core.metrics import log_odds
+    from rbserve.stats.metrics import log_odds
 
     moved: Scores = (1 / (1 + np.exp(-(log_odds(scores) + noise)))).astype(np.float32)
     return moved
@@ -110,7 +110,7 @@ def with_noise(scores: Scores, noise: NDArray[np.float64]) -> Scores:
 
 def serve_as_worker(kind: str, *values: str) -> None:
     """A worker of the harness whose scorers are slowed or noisy."""
-    from rbserve.profilers import worker
+    from rbserve.profilers.measure import worker
 
     opened = worker.open_model
 
@@ -129,7 +129,7 @@ def serve_as_worker(kind: str, *values: str) -> None:
 
 def prepared() -> tuple[Any, Any]:
     """The data set (10,000 planted test users of four rows) and the DNN at the paper's size, made once."""
-    from rbserve.core.dataset import open_dataset
+    from rbserve.data.dataset import open_dataset
     from rbserve.exporters.export import export
     from rbserve.models.zoo import find_model
     from rbserve.train.datasets import synthetic
@@ -154,18 +154,18 @@ def prepared() -> tuple[Any, Any]:
 
 def opened(artifact: Path, data: Path) -> tuple[Any, Any]:
     """A model and its data set."""
-    from rbserve.core.artifact import open_artifact
-    from rbserve.core.dataset import open_dataset
+    from rbserve.data.artifact import open_artifact
+    from rbserve.data.dataset import open_dataset
 
     return open_artifact(artifact), open_dataset(data)
 
 
 def run_trial(condition: str, number: int, artifact: Any, dataset: Any, scores: Scores) -> Trial:
     """One run of the gate under a condition; `scores` are what the model says of the test rows."""
-    from rbserve.profilers.gate_config import GateConfig
-    from rbserve.profilers.gate_run import check
-    from rbserve.profilers.gate_sides import Pair, Scope
-    from rbserve.profilers.harness import WORKER
+    from rbserve.profilers.gate.config import GateConfig
+    from rbserve.profilers.gate.rounds import check
+    from rbserve.profilers.gate.sides import Pair, Scope
+    from rbserve.profilers.measure.harness import WORKER
 
     base, head = WORKER, WORKER
     config, metrics = GateConfig(test_users=200), ("p50", "peak_rss")  # few users: requests alone are read
@@ -188,7 +188,7 @@ def command(*words: str) -> tuple[str, ...]:
 
 def amplitude(dataset: Any, scores: Scores, seed: int) -> float:
     """How much of that seed's noise costs LOSS of AUC on the test rows."""
-    from rbserve.core.metrics import auc
+    from rbserve.stats.metrics import auc
 
     test = dataset.ctr("test")
     noise = np.array(
@@ -208,7 +208,7 @@ class Runner:
     opened: Runner
 
     def __init__(self, artifact: Path, data: Path) -> None:
-        from rbserve.runtime import open_scorer, score_rows
+        from rbserve.runtimes.opening import open_scorer, score_rows
 
         self._artifact, self._dataset = opened(artifact, data)
         test = self._dataset.ctr("test")
@@ -229,9 +229,9 @@ class Runner:
 
 def run(path: Path, trials: dict[str, int], artifact: Any, dataset: Any, jobs: int) -> None:
     """Trials until there are so many of each condition, the conditions in turn, `jobs` at a time."""
-    from rbserve.core.environment import environment
     from rbserve.core.files import write_bytes
-    from rbserve.profilers.gate_config import GateConfig
+    from rbserve.machine.environment import environment
+    from rbserve.profilers.gate.config import GateConfig
 
     machine = environment()
     made_with = msgspec.to_builtins(
@@ -262,7 +262,7 @@ def run(path: Path, trials: dict[str, int], artifact: Any, dataset: Any, jobs: i
 
 def executor(jobs: int, artifact: Path, data: Path) -> ProcessPoolExecutor:
     """Processes for trials; of several each has a core of its own."""
-    from rbserve.core.environment import allowed_cores
+    from rbserve.machine.environment import allowed_cores
 
     context = multiprocessing.get_context("spawn")
     cores = None

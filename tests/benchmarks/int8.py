@@ -28,14 +28,14 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from old_int8 import with_old_int8
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.environment import environment
 from rbserve.core.files import write_bytes
-from rbserve.core.metrics import auc, ndcg_at_k, ranks_in_lists
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
+from rbserve.machine.environment import environment
 from rbserve.models.zoo import select_models
-from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.stats.metrics import auc, ndcg_at_k, ranks_in_lists
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 3
@@ -127,7 +127,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 
-    from rbserve.pipeline import ensure_artifact, ensure_dataset
+    from rbserve.pipeline.data import ensure_dataset
+    from rbserve.pipeline.training import ensure_artifact
 
     dataset, rows = ensure_dataset(options.dataset), []
     print(

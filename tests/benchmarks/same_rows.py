@@ -10,11 +10,11 @@ import argparse
 
 import numpy as np
 
-from rbserve.core.artifact import open_artifact
-from rbserve.core.dataset import open_dataset
-from rbserve.core.metrics import auc
-from rbserve.places import artifact_path, dataset_path
-from rbserve.profilers.accuracy import baselines
+from rbserve.data.artifact import open_artifact
+from rbserve.data.dataset import open_dataset
+from rbserve.home.places import artifact_path, dataset_path
+from rbserve.profilers.baselines import baselines
+from rbserve.stats.metrics import auc
 from rbserve.train.language import users_begin
 from rbserve.train.loop import Settings, epoch_order
 

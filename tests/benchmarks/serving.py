@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from rbserve import pipeline
 from rbserve.client import Client, address_of, request_bytes
-from rbserve.core.artifact import Artifact
-from rbserve.core.intervals import student_interval
 from rbserve.core.wire import PATHS
-from rbserve.profilers.latency import time_calls
-from rbserve.profilers.load import Load, LoadPlan, run_load
-from rbserve.profilers.requests import Requests, bodies, draw
-from rbserve.profilers.verify import Wire
-from rbserve.runtime import open_scorer
+from rbserve.data.artifact import Artifact
+from rbserve.pipeline import data, training
+from rbserve.profilers.client.load import Load, LoadPlan, run_load
+from rbserve.profilers.client.verify import Wire
+from rbserve.profilers.timing.latency import time_calls
+from rbserve.profilers.timing.requests import Requests, bodies, draw
+from rbserve.runtimes.opening import open_scorer
+from rbserve.stats.intervals import student_interval
 
 OTHERS = Path(__file__).resolve().parent / "other_servers.py"
 SERVER_CORE, OWN_CORE = 0, 1
@@ -128,8 +128,8 @@ class Asked:
 
 def prepared(model: str, dataset: str, slate: int) -> Asked:
     """The artefact and its data set."""
-    artifact = pipeline.ensure_artifact(model, dataset)
-    return Asked(artifact, pipeline.ensure_dataset(artifact.manifest.dataset.name), slate)
+    artifact = training.ensure_artifact(model, dataset)
+    return Asked(artifact, data.ensure_dataset(artifact.manifest.dataset.name), slate)
 
 
 # ---- The parts ----

@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from reference_beam import reference_search
 from small_transformer import Reencoding, Transformer
 
-from rbserve.core.trie import build_trie
+from rbserve.data.trie import build_trie
 from rbserve.models.beam import search
 
 LEVELS, CODES, WIDTH, ITEMS = 4, 256, 20, 20_000

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gate_curve import LOSS, Noisy, Slowed, Trial, amplitude, executor, left, noise_of, summarise, with_noise
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.environment import allowed_cores
-from rbserve.core.metrics import auc
 from rbserve.core.types import Items, Scores
-from rbserve.runtime import open_scorer, score_rows
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.machine.environment import allowed_cores
+from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.stats.metrics import auc
 
 
 class Half:

@@ -18,13 +18,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from small_backbone import make_backbone
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from rbserve.core.columns import Ragged
 from rbserve.core.types import Scores
+from rbserve.data.columns import Ragged
 from rbserve.exporters.language import write_graph
-from rbserve.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
 from rbserve.models.lm import ClickModel
 from rbserve.models.prompts import Prompts
-from rbserve.session import open_session
+from rbserve.runtimes.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
+from rbserve.runtimes.session import open_session
 from rbserve.train.language import NO, YES, load, pieces, single_tokens
 from rbserve.train.tensors import save_tensors
 

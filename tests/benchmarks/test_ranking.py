@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 from reference_beam import dict_trie, reference_search
 
-from rbserve.core.columns import Ragged
-from rbserve.core.trie import build_trie
 from rbserve.core.types import Items, Ranker
+from rbserve.data.columns import Ragged
+from rbserve.data.trie import build_trie
 from rbserve.exporters.sequential import write_graphs
 from rbserve.models.sasrec import SasRec, SidSasRec, build
 from rbserve.models.zoo import find_model
-from rbserve.ranking import (
+from rbserve.runtimes.opening import rank_rows
+from rbserve.runtimes.ranking import (
     GeneratingRanker,
     OnnxItemScores,
     OnnxStepper,
@@ -32,8 +33,7 @@ from rbserve.ranking import (
     TorchItemScores,
     TorchStepper,
 )
-from rbserve.runtime import rank_rows
-from rbserve.session import open_session
+from rbserve.runtimes.session import open_session
 
 ITEMS, HISTORY, K = 19_220, 19, 10
 SEQUENCES = 5_000

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.models.zoo import find_model
-from rbserve.runtime import open_scorer
+from rbserve.runtimes.opening import open_scorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

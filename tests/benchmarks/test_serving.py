@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.environment import allowed_cores
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.machine.environment import allowed_cores
 
 SCRIPT = Path(__file__).with_name("serving.py")
 SHORT = ("--dataset", "planted", "--times", "3", "--rounds", "2", "--requests", "2000")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rbserve.core.artifact import Artifact, open_artifact
 from rbserve.core.errors import ArtifactError, UsageError
-from rbserve.runtime import open_scorer
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.runtimes.opening import open_scorer
 
 
 @pytest.fixture

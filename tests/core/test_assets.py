@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rbserve.core import assets
-from rbserve.core.assets import ASSETS, Asset, fetch
 from rbserve.core.errors import AssetError, UsageError
+from rbserve.data import assets
+from rbserve.data.assets import ASSETS, Asset, fetch
 
 
 @pytest.fixture

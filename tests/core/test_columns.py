@@ -14,8 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rbserve.core import columns
-from rbserve.core.columns import (
+from rbserve.core.errors import DataError
+from rbserve.data import columns
+from rbserve.data.columns import (
     ColumnWriter,
     Ragged,
     RaggedWriter,
@@ -25,7 +26,6 @@ from rbserve.core.columns import (
     runs,
     slices,
 )
-from rbserve.core.errors import DataError
 
 ROWS = st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), max_size=12)
 CUTS = st.lists(st.integers(0, 12), max_size=4).map(sorted)

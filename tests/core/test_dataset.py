@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from rbserve.core.columns import Ragged
-from rbserve.core.dataset import (
+from rbserve.core.errors import DataError, UsageError
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import (
     NEVER,
     SCHEMA,
     SPLITS,
@@ -21,8 +22,7 @@ from rbserve.core.dataset import (
     check_same_data,
     open_dataset,
 )
-from rbserve.core.dataset_writer import DatasetWriter
-from rbserve.core.errors import DataError, UsageError
+from rbserve.data.dataset_writer import DatasetWriter
 
 
 def test_a_data_set_reads_back_what_was_written(planted: Dataset) -> None:

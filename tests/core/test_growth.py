@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rbserve.core.growth import between, over
+from rbserve.stats.scaling import between, over
 
 
 def runs(middle: float, seed: int, processes: int = 5) -> list[NDArray[Any]]:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rbserve.console import integrity_tables
-from rbserve.core import columns
-from rbserve.core.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
+from rbserve.cli.console import integrity_tables
 from rbserve.core.errors import DataError
 from rbserve.core.files import digest
-from rbserve.core.integrity import CHECKS, OF_HISTORIES, TABLE_2, TABLE_2_LINES, IntegrityReport, inspect
+from rbserve.data import columns
+from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
+from rbserve.data.integrity import CHECKS, OF_HISTORIES, TABLE_2, TABLE_2_LINES, IntegrityReport, inspect
 from rbserve.train.datasets.sources import build
 from rbserve.train.sampling import Interactions, Protocol
 from rbserve.train.tally import Tally

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, t
 
-from rbserve.core import intervals, metrics
-from rbserve.core.intervals import Statistic
+from rbserve.stats import intervals, metrics
+from rbserve.stats.intervals import Statistic
 
 properties = settings(max_examples=50, deadline=None, derandomize=True)
 CENTRES: tuple[Literal["mean", "median"], ...] = ("mean", "median")

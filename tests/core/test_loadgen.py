@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbserve.core.intervals import certified_percentile, percentile_bound
+from rbserve.stats.intervals import certified_percentile, percentile_bound
 
 loadgen = pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen has no wheel for this platform")
 

@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from rbserve.core.environment import environment
 from rbserve.core.errors import DataError
-from rbserve.core.measurement import (
+from rbserve.machine.environment import environment
+from rbserve.machine.noise import Noise
+from rbserve.runs.measurement import (
     Measurement,
     Predictions,
     by_scope,
@@ -20,8 +21,7 @@ from rbserve.core.measurement import (
     summarise,
     write_measurement,
 )
-from rbserve.core.metrics import auc, ndcg_at_k, recall_at_k
-from rbserve.core.noise import Noise
+from rbserve.stats.metrics import auc, ndcg_at_k, recall_at_k
 
 
 def test_latency_is_in_milliseconds_and_certifies_only_what_it_can() -> None:

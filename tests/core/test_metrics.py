@@ -20,7 +20,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from rbserve.core import metrics
+from rbserve.stats import metrics
 
 Rows = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 

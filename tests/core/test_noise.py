@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from machine import write_tree
 
-from rbserve.core.kernel import cgroup_cpus, cgroup_memory_mb, turbo
-from rbserve.core.noise import TICK_NS, Snapshot, between, energy_absent, snapshot, throttled_ns
+from rbserve.machine.noise import TICK_NS, Snapshot, between, energy_absent, snapshot, throttled_ns
+from rbserve.machine.procfs import cgroup_cpus, cgroup_memory_mb, turbo
 
 RAPL = "sys/class/powercap/intel-rapl:{}/{}"
 

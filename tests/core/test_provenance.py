@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbserve.core.provenance import GitState, command_line, git_state
+from rbserve.runs.provenance import GitState, command_line, git_state
 
 
 def git(folder: Path, *words: str) -> str:

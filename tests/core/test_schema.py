@@ -10,8 +10,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from rbserve.core.measurement import Measurement, read_measurement, write_measurement
-from rbserve.core.schema import PATH, run_schema
+from rbserve.runs.measurement import Measurement, read_measurement, write_measurement
+from rbserve.runs.schema import PATH, run_schema
 
 FROZEN = sorted((Path(__file__).parent.parent / "data").glob("run-schema-1-*.json"))
 
@@ -24,7 +24,7 @@ def validator() -> Any:
 
 
 def test_the_published_schema_is_that_of_the_types() -> None:
-    assert PATH.read_bytes() == run_schema(), "python -m rbserve.core.schema writes it anew"
+    assert PATH.read_bytes() == run_schema(), "python -m rbserve.runs.schema writes it anew"
 
 
 def test_a_real_run_is_valid(validator: Any, measured: Measurement, tmp_path: Path) -> None:

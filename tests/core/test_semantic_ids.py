@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import DataError, UsageError
-from rbserve.core.semantic_ids import (
+from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.semantic_ids import (
     FILES,
     SemanticIds,
     SidReport,
@@ -122,7 +122,7 @@ def test_other_items_are_refused_with_both_fingerprints(planted: Dataset, tmp_pa
 
 
 def test_adding_identifiers_changes_nothing_of_the_data_set(planted: Dataset, tmp_path: Path) -> None:
-    from rbserve.core.integrity import inspect
+    from rbserve.data.integrity import inspect
 
     shutil.copytree(planted.path, tmp_path / "data")
     dataset = open_dataset(tmp_path / "data")

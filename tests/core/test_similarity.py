@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbserve.core.dataset import Dataset, ItemTable
-from rbserve.core.similarity import USERS, data_sketch, is_copy
+from rbserve.data.dataset import Dataset, ItemTable
+from rbserve.data.similarity import USERS, data_sketch, is_copy
 from rbserve.train.datasets.sources import build
 from rbserve.train.sampling import Interactions, Protocol
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from rbserve.core.measurement import Samples
-from rbserve.core.noise import Noise
-from rbserve.core.stability import has_trend, inconclusive
+from rbserve.machine.noise import Noise
+from rbserve.runs.samples import Samples
+from rbserve.runs.stability import has_trend, inconclusive
 
 MS = 1_000_000
 QUIET = Noise(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
-from rbserve.core.trie import Trie, build_trie
+from rbserve.data.trie import Trie, build_trie
 
 Codes = NDArray[np.int32]
 

@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 import pytest
 
-from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import ArtifactError, ParityError, UsageError
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters import export as module
 from rbserve.exporters import graph, parity
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import compare
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
-from rbserve.runtime import OnnxScorer, open_ranker, open_scorer
+from rbserve.runtimes.opening import OnnxScorer, open_ranker, open_scorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from rbserve import session
-from rbserve.core.metrics import auc
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.parity import expected_loss
 from rbserve.exporters.quantize import LEVELS, SEVEN_BITS, quantise_outputs
 from rbserve.exporters.tokenwise import Array, Recorder, TokenwiseProducts, within
+from rbserve.runtimes import session
+from rbserve.stats.metrics import auc
 
 
 def computed(

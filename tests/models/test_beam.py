@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reference_beam import dict_trie, reference_search
 from small_transformer import Reencoding, Transformer
 
-from rbserve.core.trie import build_trie
+from rbserve.data.trie import build_trie
 from rbserve.models import beam
 from rbserve.models.beam import Beams, search
 

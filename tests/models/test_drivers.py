@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from small_backbone import make_backbone
 
-from rbserve.core.columns import Ragged
-from rbserve.language import LanguageStepper
+from rbserve.data.columns import Ragged
 from rbserve.models.drivers import ARCHITECTURES, Architecture, most_tokens
 from rbserve.models.prompts import (
     SCHEMA,
@@ -24,6 +23,7 @@ from rbserve.models.prompts import (
     pack_questions,
     pad,
 )
+from rbserve.runtimes.language import LanguageStepper
 from rbserve.train.language import load
 
 PREFIX, SUFFIXES = np.arange(5), [np.arange(3), np.arange(4), np.arange(2)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rbserve.core.columns import Ragged
 from rbserve.core.types import Items
+from rbserve.data.columns import Ragged
 from rbserve.models import prompts
 from rbserve.models.prompts import Pieces, Prompts
 

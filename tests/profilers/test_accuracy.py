@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbserve.core.columns import Ragged
-from rbserve.core.dataset import CtrSplit, Dataset, SeqSplit
-from rbserve.profilers.accuracy import ALL_LIKES, LAST_LIKES, baselines, popularity_ranks
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
+from rbserve.profilers.baselines import ALL_LIKES, LAST_LIKES, baselines, popularity_ranks
 
 COUNTS = st.lists(st.integers(0, 3), min_size=6, max_size=6)
 ITEM = st.integers(0, 5)

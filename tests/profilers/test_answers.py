@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from artificial import measurement, ranking, result, sampled
 
-from rbserve.core.measurement import Measurement
-from rbserve.profilers.answers import answers
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.report import render
-from rbserve.profilers.uncertainty import Evidence
+from rbserve.profilers.compare.answers import answers
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.uncertainty import Evidence
+from rbserve.profilers.report.render import render
+from rbserve.runs.measurement import Measurement
 
 NOISY = ["load by others: waited for the core 30% of the time"]
 
@@ -33,7 +33,7 @@ def slow_processes(run: Measurement, factors: dict[str, tuple[float, ...]]) -> M
         for one in run.samples
     ]
     changed = msgspec.structs.replace(run, samples=samples)
-    from rbserve.core.measurement import summarise
+    from rbserve.runs.measurement import summarise
 
     return msgspec.structs.replace(changed, results=summarise(changed))
 
@@ -164,7 +164,7 @@ def test_the_best_accuracy_of_equal_ones_is_that_of_the_fastest() -> None:
 
 
 def with_predictions(run: Measurement, predictions: Any) -> Measurement:
-    from rbserve.core.measurement import summarise
+    from rbserve.runs.measurement import summarise
 
     changed = msgspec.structs.replace(run, predictions=predictions)
     return msgspec.structs.replace(changed, results=summarise(changed))

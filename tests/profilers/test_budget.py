@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
-from rbserve.core.measurement import Samples
-from rbserve.profilers import harness
-from rbserve.profilers.accuracy import Baselines
-from rbserve.profilers.budget import (
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.baselines import Baselines
+from rbserve.profilers.measure import harness
+from rbserve.profilers.measure.budget import (
     FEWEST_PROCESSES,
     FEWEST_RUNS,
     MOST_PROCESSES,
@@ -28,8 +27,9 @@ from rbserve.profilers.budget import (
     check_budget,
     schedule,
 )
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.profilers.worker import Job, Report
+from rbserve.profilers.measure.harness import default_plan, profile
+from rbserve.profilers.measure.worker import Job, Report
+from rbserve.runs.samples import Samples
 
 paces = st.dictionaries(
     st.sampled_from(["a", "b", "c", "d"]), st.builds(Pace, st.floats(0.01, 5), st.floats(1e-6, 3)), min_size=1

@@ -9,14 +9,14 @@ import msgspec
 import pytest
 from artificial import measurement, result
 
-from rbserve.core.measurement import Measurement, read_measurement, write_measurement
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.changes import changed, display_name
-from rbserve.profilers.paper_tables import Cell, paper_tables
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.report import collect, render
-from rbserve.profilers.tables import ours_text
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.report.paper_tables import Cell, paper_tables
+from rbserve.profilers.report.render import collect, render
+from rbserve.profilers.report.tables import ours_text
+from rbserve.runs.changes import changed, display_name
+from rbserve.runs.measurement import Measurement, read_measurement, write_measurement
 
 
 def run(auc: float = 0.75, day: int = 1, model: str = "dnn-emb", **options: Any) -> Measurement:

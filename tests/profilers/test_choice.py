@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from old_int8 import with_old_int8
 
-from rbserve import pipeline
-from rbserve.catalogue import retire_items
-from rbserve.core.artifact import Artifact, open_artifact, write_manifest
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.measurement import Measurement, Predictions, write_measurement
-from rbserve.profilers.choice import (
+from rbserve.data.artifact import Artifact, open_artifact, write_manifest
+from rbserve.data.dataset import Dataset
+from rbserve.pipeline import choosing, profiling, serving
+from rbserve.pipeline.catalogue import retire_items
+from rbserve.profilers.choose.choice import (
     FEWEST_USERS,
     ROWS,
     Choice,
@@ -37,7 +36,8 @@ from rbserve.profilers.choice import (
     unusable,
     users_needed,
 )
-from rbserve.profilers.harness import test_rows as rows_of
+from rbserve.profilers.measure.harness import test_rows as rows_of
+from rbserve.runs.measurement import Measurement, Predictions, write_measurement
 
 TIMES = {"torch-fp32": 9.0, "onnx-fp32": 5.0, "onnx-int8": 2.0}
 QUESTION = Question("a" * 64, "key", 100, 1, 0.002, "")
@@ -230,7 +230,7 @@ def test_the_question_changes_with_all_that_the_answer_depends_on(
     others = [asked(slate=5), asked(threads=2), asked(tolerance=0.01)]
     write_measurement(tmp_path, measured)
     others.append(asked())
-    monkeypatch.setattr("rbserve.core.environment.library_versions", lambda: {"rbserve": "999"})
+    monkeypatch.setattr("rbserve.machine.environment.library_versions", lambda: {"rbserve": "999"})
     others.append(asked())
     assert len({first, *others}) == 6
 
@@ -285,15 +285,15 @@ def test_a_profile_that_answers_is_taken_and_the_answer_kept(
     settled = [msgspec.structs.replace(one, inconclusive=[]) for one in measured.results]
     write_measurement(tmp_path / "runs", msgspec.structs.replace(measured, results=settled))
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
-    monkeypatch.setattr("rbserve.profilers.harness.profile", None)  # nothing is to be measured
+    monkeypatch.setattr("rbserve.profilers.measure.harness.profile", None)  # nothing is to be measured
 
     def chosen() -> Choice:
-        return pipeline.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1]
+        return choosing.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1]
 
     first = chosen()
     assert (first.run, first.measured) == (measured.id, False)
     (kept,) = (tmp_path / "choices").iterdir()
-    monkeypatch.setattr("rbserve.pipeline._choose", None)  # nor is anything judged again
+    monkeypatch.setattr("rbserve.pipeline.choosing._choose", None)  # nor is anything judged again
     assert chosen() == first
     monkeypatch.undo()
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
@@ -313,9 +313,9 @@ def test_a_variant_that_dies_while_it_is_measured_is_refused_with_what_it_said(
     lost = [one for one in measured.results if one.variant != "onnx-int8"]
     run = msgspec.structs.replace(measured, results=lost, failed={"onnx-int8": "it ran out of memory"})
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
-    monkeypatch.setattr("rbserve.profilers.harness.profile", lambda *_: run)
+    monkeypatch.setattr("rbserve.profilers.measure.harness.profile", lambda *_: run)
     slate = measured.results[0].slate
-    _, choice = pipeline.choose_variant(str(trained.path), "planted", slate=slate)
+    _, choice = choosing.choose_variant(str(trained.path), "planted", slate=slate)
     assert choice.measured
     assert by_variant(choice)["onnx-int8"] == "it ran out of memory"
     assert choice.chosen != "onnx-int8"
@@ -330,8 +330,8 @@ def test_an_answer_that_cannot_be_kept_is_an_answer(
     answer = Choice(
         1, question, "dnn", "planted", "ctr", "auc", "a-run", True, "onnx-fp32", "onnx-fp32", []
     )  # fmt: skip
-    monkeypatch.setattr("rbserve.pipeline._choose", lambda *_: answer)
-    assert pipeline.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1] == answer
+    monkeypatch.setattr("rbserve.pipeline.choosing._choose", lambda *_: answer)
+    assert choosing.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1] == answer
     assert "warning: the choice of a variant is not kept: " in capsys.readouterr().err
 
 
@@ -341,22 +341,24 @@ def test_a_run_that_could_not_be_written_is_not_measured(
     shutil.copytree(planted.path, tmp_path / "data" / "planted")
     (tmp_path / "runs").write_text("where a folder should be")
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
-    monkeypatch.setattr("rbserve.profilers.harness.profile", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(
+        "rbserve.profilers.measure.harness.profile", lambda *_: pytest.fail("it was measured")
+    )
     with pytest.raises(RbserveError, match="runs"):
-        pipeline.profile(str(trained.path), "planted", variants=["onnx-fp32"])
+        profiling.profile(str(trained.path), "planted", variants=["onnx-fp32"])
 
 
 def test_a_profile_that_is_inconclusive_is_shown_as_that_and_one_of_other_variants_is_named(
     trained: Artifact, measured: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
-    assert pipeline.measured(trained, "onnx-fp32").note == "not profiled"
+    assert serving.measured(trained, "onnx-fp32").note == "not profiled"
     disturbed = [msgspec.structs.replace(result, inconclusive=["a reason"]) for result in measured.results]
     write_measurement(tmp_path / "runs", msgspec.structs.replace(measured, results=disturbed))
-    shown = pipeline.measured(trained, "onnx-fp32")
+    shown = serving.measured(trained, "onnx-fp32")
     assert shown.note is None
     assert [figure.inconclusive for figure in shown.measured] == [["a reason"]] * len(shown.measured) != []
-    other = pipeline.measured(trained, "onnx-int4")
+    other = serving.measured(trained, "onnx-int4")
     assert other.measured == []
     assert other.note == f"not profiled here: run {measured.id} is of other variants"
 
@@ -368,8 +370,8 @@ def test_a_profile_of_before_the_artefact_was_changed_is_told(
     write_measurement(tmp_path / "runs", measured)
     copy = Path(shutil.copytree(trained.path, tmp_path / trained.name))
     retire_items(open_artifact(copy), [trained.items.ids[0]])
-    assert pipeline.measured(open_artifact(copy), "onnx-fp32").note == (
+    assert serving.measured(open_artifact(copy), "onnx-fp32").note == (
         f"profiled before the artefact was changed; rbserve profile --model {copy} measures it anew"
     )
     write_manifest(copy, msgspec.structs.replace(open_artifact(copy).manifest, name="another"))
-    assert pipeline.measured(open_artifact(copy), "onnx-fp32").note == "not profiled"
+    assert serving.measured(open_artifact(copy), "onnx-fp32").note == "not profiled"

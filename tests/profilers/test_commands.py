@@ -11,14 +11,14 @@ import msgspec
 import pytest
 from artificial import sampled
 
-from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.measurement import Measurement
 from rbserve.core.settings import Settings
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.dataset import Dataset
+from rbserve.home.commands import command, model_option, option_of, serve_command, why_absent
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.commands import command, model_option, option_of, serve_command, why_absent
-from rbserve.profilers.harness import default_plan, profile
+from rbserve.profilers.measure.harness import default_plan, profile
+from rbserve.runs.measurement import Measurement
 
 ROW = find_model("dnn")
 

@@ -16,21 +16,22 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
-from rbserve.core.artifact import WEIGHTS, Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.roofline import Cost, roofline
 from rbserve.core.types import no_progress
+from rbserve.data.artifact import WEIGHTS, Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.quantize import block_size, quantise_blocks
 from rbserve.exporters.sequential import write_graphs
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.sasrec import SasRec
-from rbserve.profilers import cost_onnx, cost_torch, harness, machine, worker
-from rbserve.profilers.calls import Exercise, list_wise, pair_wise
-from rbserve.profilers.cost import Opened, Spent, total
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.ranking import OnnxItemScores, ScoringRanker, TorchItemScores
-from rbserve.runtime import open_scorer
-from rbserve.session import open_session, profiled_sessions
+from rbserve.profilers.cost import onnx_cost, peaks, torch_cost
+from rbserve.profilers.cost.operators import Opened, Spent, total
+from rbserve.profilers.measure import harness, worker
+from rbserve.profilers.measure.harness import default_plan, profile
+from rbserve.profilers.timing.calls import Exercise, list_wise, pair_wise
+from rbserve.runs.roofline import Cost, roofline
+from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.ranking import OnnxItemScores, ScoringRanker, TorchItemScores
+from rbserve.runtimes.session import open_session, profiled_sessions
 
 M, K, N = 6, 64, 48
 CONSTANTS = 100  # bytes of axes, limits and the like that a graph has beside its weights
@@ -102,7 +103,7 @@ def test_a_product_has_two_operations_a_multiplication_and_the_bytes_of_its_tens
         return lambda slate: Exercise(call, [()] * slate, call)
 
     variant = f"onnx-int{attributes.get('bits', 8)}"
-    ((calls, spent),) = cost_onnx.look_into(variant, [3], opened)
+    ((calls, spent),) = onnx_cost.look_into(variant, [3], opened)
     assert calls == 3
     assert spent.flops.total() == 3 * 2 * M * K * N
     assert spent.weight_bytes == 3 * sum(numpy_helper.to_array(one).nbytes for one in right)
@@ -110,10 +111,10 @@ def test_a_product_has_two_operations_a_multiplication_and_the_bytes_of_its_tens
 
 
 def test_of_a_table_only_the_rows_that_are_looked_up_are_read() -> None:
-    node = cost_onnx.Node(
+    node = onnx_cost.Node(
         "Gather", [{"float": [1000, 64]}, {"int64": [5]}], [{"float": [5, 64]}], "256000", "40", "1280"
     )
-    spent = cost_onnx.node_cost(node)
+    spent = onnx_cost.node_cost(node)
     assert (spent.weight_bytes, spent.activation_bytes) == (1280, 40 + 1280)
     assert spent.flops.total() == 0
 
@@ -132,7 +133,7 @@ def test_an_interruption_is_no_part_of_an_operators_time() -> None:
 
 
 def looked_into(variant: str, slate: int, exercise: Callable[[], Exercise]) -> tuple[int, Spent]:
-    look_into = cost_torch.look_into if variant.startswith("torch") else cost_onnx.look_into
+    look_into = torch_cost.look_into if variant.startswith("torch") else onnx_cost.look_into
 
     def opened() -> Opened:
         made = exercise()
@@ -226,10 +227,10 @@ def test_profiling_is_over_with_its_context_even_after_a_failure(
 
 def test_a_machine_without_a_kernel_for_a_kind_of_number_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
-    assert machine.peak_gflops("int8", 1) is None
-    monkeypatch.setattr(machine, "TRIAL_S", 0.0)
-    assert (machine.peak_gflops("fp32", 1) or 0) > 0
-    assert machine.bandwidth_gbs(0) > 0
+    assert peaks.peak_gflops("int8", 1) is None
+    monkeypatch.setattr(peaks, "TRIAL_S", 0.0)
+    assert (peaks.peak_gflops("fp32", 1) or 0) > 0
+    assert peaks.bandwidth_gbs(0) > 0
 
 
 def cost(**changes: Any) -> Cost:

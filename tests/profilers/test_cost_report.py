@@ -9,11 +9,11 @@ from typing import Any
 
 from artificial import measurement, result
 
-from rbserve.console import results_table
-from rbserve.core.growth import Growth
-from rbserve.core.measurement import Measurement
-from rbserve.core.roofline import Roofline
-from rbserve.profilers.report import render
+from rbserve.cli.console import results_table
+from rbserve.profilers.report.render import render
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.roofline import Roofline
+from rbserve.stats.scaling import Growth
 
 COST = Roofline(
     parameters=1_000,

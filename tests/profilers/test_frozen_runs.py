@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from rbserve.console import _captions
-from rbserve.core.dataset import Dataset
-from rbserve.core.measurement import Measurement, write_measurement
-from rbserve.core.similarity import data_sketch
-from rbserve.profilers.report import collect, render, with_sketch
+from rbserve.cli.console import _captions
+from rbserve.data.dataset import Dataset
+from rbserve.data.similarity import data_sketch
+from rbserve.profilers.report.render import collect, render, with_sketch
+from rbserve.runs.measurement import Measurement, write_measurement
 
 FROZEN = Path(__file__).parent.parent / "data"
 

@@ -9,8 +9,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from rbserve.core.intervals import FEWEST_USERS, auc_draws, auc_interval
-from rbserve.profilers.gate import (
+from rbserve.profilers.gate.verdict import (
     EXIT_CODES,
     UNKNOWN,
     Estimate,
@@ -25,6 +24,7 @@ from rbserve.profilers.gate import (
     suite_verdict,
     unpaired,
 )
+from rbserve.stats.intervals import FEWEST_USERS, auc_draws, auc_interval
 
 RNG = np.random.default_rng
 

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rbserve.profilers.gate import Line, Verdict, suite_of
-from rbserve.profilers.gate_config import GateConfig
-from rbserve.profilers.gate_report import headline, junit, markdown, sentence
+from rbserve.profilers.gate.config import GateConfig
+from rbserve.profilers.gate.findings import headline, junit, markdown, sentence
+from rbserve.profilers.gate.verdict import Line, Verdict, suite_of
 
 LINES = [
     Line("dnn", "p50", Verdict.PASS, "onnx-fp32", "forward", 1, 0.1, 0.1, 0.0, -0.01, 0.012, 0.02, 8),

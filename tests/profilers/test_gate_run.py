@@ -10,16 +10,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.measurement import Measurement, Samples
-from rbserve.profilers import gate_run
-from rbserve.profilers.gate import Line, Suite, Verdict
-from rbserve.profilers.gate_config import GateConfig
-from rbserve.profilers.gate_run import check
-from rbserve.profilers.gate_sides import Pair, Scope
-from rbserve.profilers.worker import Job, Report
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.gate import rounds
+from rbserve.profilers.gate.config import GateConfig
+from rbserve.profilers.gate.rounds import check
+from rbserve.profilers.gate.sides import Pair, Scope
+from rbserve.profilers.gate.verdict import Line, Suite, Verdict
+from rbserve.profilers.measure.worker import Job, Report
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.samples import Samples
 
 CONFIG = GateConfig(budget=1e6)
 LATENCY = Scope(["onnx-fp32"], [1, 8], metrics=["p50"])
@@ -53,7 +54,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
-    monkeypatch.setattr(gate_run, "run_job", made)
+    monkeypatch.setattr(rounds, "run_job", made)
     return made
 
 
@@ -138,7 +139,7 @@ def test_a_model_that_cannot_be_measured_is_missing_and_the_others_are_judged(
             raise RbserveError("the graph cannot be loaded")
         return machine(job, worker)
 
-    monkeypatch.setattr(gate_run, "run_job", sometimes)
+    monkeypatch.setattr(rounds, "run_job", sometimes)
     broken = pair(trained, trained, "broken")._replace(head_worker=["broken"])
     found = suite([broken, pair(trained, trained), pair(trained, None, "gone")], planted)
     assert found.verdict is Verdict.MISSING

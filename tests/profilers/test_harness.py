@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from old_int8 import with_old_int8
 
-from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.measurement import DEPTH, Measurement, Plan, public
-from rbserve.core.metrics import ranks_in_lists
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.models.configs import SasRecConfig
 from rbserve.models.zoo import find_model
-from rbserve.profilers import harness
-from rbserve.profilers.changes import changed
-from rbserve.profilers.harness import default_plan, profile, run_job
-from rbserve.profilers.worker import Job, Report, peak_rss_bytes
-from rbserve.runtime import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.profilers.measure import harness
+from rbserve.profilers.measure.harness import default_plan, profile, run_job
+from rbserve.profilers.measure.worker import Job, Report, peak_rss_bytes
+from rbserve.runs.changes import changed
+from rbserve.runs.measurement import DEPTH, Measurement, Plan, public
+from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.stats.metrics import ranks_in_lists
 
 SHORT = msgspec.structs.replace(default_plan("seqrec"), processes=1, runs=5, slates=[5])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rbserve.profilers.labels import LONGEST_LINE, Box, Label, Name, folded, place, write
+from rbserve.profilers.report.label_layout import LONGEST_LINE, Box, Label, Name, folded, place, write
 
 
 def test_a_label_with_no_room_is_left_out() -> None:

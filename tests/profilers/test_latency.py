@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rbserve.profilers.latency import (
+from rbserve.profilers.timing.latency import (
     EMPTY_CALLS,
     FEWEST,
     STEP,

@@ -12,11 +12,11 @@ from artificial import ranking, sampled
 from entry_point import rbserve
 
 from rbserve.core.errors import DataError, UsageError
-from rbserve.core.measurement import Measurement, summarise, write_measurement
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.recommend import Recommendation, parse_objectives
-from rbserve.profilers.recommend import recommend as choose
+from rbserve.profilers.choose.recommend import Recommendation, parse_objectives
+from rbserve.profilers.choose.recommend import recommend as choose
+from rbserve.runs.measurement import Measurement, summarise, write_measurement
 
 FEW = {"processes": 1, "runs": 20}
 

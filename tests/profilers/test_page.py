@@ -12,7 +12,7 @@ import pytest
 from artificial import profiles, ranking, sampled
 from browser import needs_browser
 
-from rbserve.profilers.report import render
+from rbserve.profilers.report.render import render
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

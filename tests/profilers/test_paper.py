@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rbserve.models.zoo import MODELS
-from rbserve.profilers.paper import paper_rows
+from rbserve.profilers.compare.paper import paper_rows
 
 
 def test_every_paper_row_is_a_zoo_row_of_its_group() -> None:

@@ -15,10 +15,10 @@ import pytest
 from artificial import measurement, ranking, result
 
 from rbserve.models.zoo import MODELS, find_model
-from rbserve.profilers.paper import PAPER_COLUMNS, printed_rows
-from rbserve.profilers.paper_tables import Cell, PaperTable, Row, paper_tables, why_absent
-from rbserve.profilers.report import render
-from rbserve.profilers.tables import speed_text
+from rbserve.profilers.compare.paper import PAPER_COLUMNS, printed_rows
+from rbserve.profilers.report.paper_tables import Cell, PaperTable, Row, paper_tables, why_absent
+from rbserve.profilers.report.render import render
+from rbserve.profilers.report.tables import speed_text
 
 
 def run(model: str = "dnn", auc: float = 0.75, **changes: Any) -> Any:

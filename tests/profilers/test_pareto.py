@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbserve.core.errors import UsageError
-from rbserve.core.metrics import Direction
-from rbserve.profilers.pareto import nondominated, overlap
+from rbserve.profilers.compare.pareto import nondominated, overlap
+from rbserve.stats.metrics import Direction
 
 DIRECTIONS: list[Direction] = ["lower", "higher"]
 # Few distinct values: ties and equal rows are what a front gets wrong.

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError
-from rbserve.profilers.benchmark_file import Benchmark, Stats, write
-from rbserve.profilers.gate import Verdict
-from rbserve.profilers.gate_config import GateConfig
-from rbserve.profilers.gate_run import check
-from rbserve.profilers.gate_sides import Pair, Scope
-from rbserve.profilers.pytest_benchmark import compare, judge_benchmarks
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.gate.benchmark_file import Benchmark, Stats, write
+from rbserve.profilers.gate.config import GateConfig
+from rbserve.profilers.gate.pytest_benchmark import compare, judge_benchmarks
+from rbserve.profilers.gate.rounds import check
+from rbserve.profilers.gate.sides import Pair, Scope
+from rbserve.profilers.gate.verdict import Verdict
 
 CPU = {"cpu": {"brand_raw": "Artificial"}, "python_version": "3.11.1"}
 

@@ -20,11 +20,11 @@ import pytest
 from artificial import GROUP_A, SLATES, VARIANTS, measurement, profiles, ranking, result
 
 from rbserve.core.errors import DataError, UsageError
-from rbserve.core.measurement import Plan, Predictions, write_measurement
-from rbserve.profilers.labels import Box
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.plot import column_figure, figure
-from rbserve.profilers.report import answers, collect, render
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.report.label_layout import Box
+from rbserve.profilers.report.plot import column_figure, figure
+from rbserve.profilers.report.render import answers, collect, render
+from rbserve.runs.measurement import Plan, Predictions, write_measurement
 
 FILES = {"table.md", "table.csv", "paper.csv", "pareto.png", "pareto.svg", "report.html", "report.json"}
 WARNING = "int8 loses 0.0031 AUC on 1000 rows, more than 0.002"

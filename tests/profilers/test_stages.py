@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbserve.core.columns import Ragged
-from rbserve.core.dataset import ItemTable
 from rbserve.core.types import Items, Observe, Scores, StagedRanker, StagedScorer
-from rbserve.language import LanguageScorer
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import ItemTable
 from rbserve.models.prompts import Packed, Pieces, Prompts
-from rbserve.profilers.calls import Exercise, list_wise, pair_wise
-from rbserve.profilers.stages import time_stages
-from rbserve.ranking import ScoringRanker
+from rbserve.profilers.timing.calls import Exercise, list_wise, pair_wise
+from rbserve.profilers.timing.stages import time_stages
+from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.ranking import ScoringRanker
 
 ITEMS = ItemTable(["a", "b", "c", "d"], ["", "", "", ""])
 HISTORIES = [np.array([0, 1], np.int32), np.array([2], np.int32)]

@@ -12,14 +12,14 @@ import pytest
 from artificial import sampled
 
 from rbserve.core.distillation import Distillation
-from rbserve.core.measurement import Measurement
+from rbserve.home.commands import command
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.changes import display_name
-from rbserve.profilers.commands import command
-from rbserve.profilers.pareto import Point, sections
-from rbserve.profilers.report import collect, render
-from rbserve.profilers.students import paper_claim
+from rbserve.profilers.compare.pareto import Point, sections
+from rbserve.profilers.compare.students import paper_claim
+from rbserve.profilers.report.render import collect, render
+from rbserve.runs.changes import display_name
+from rbserve.runs.measurement import Measurement
 
 RECORD = Distillation("gdcn-emb", "text-minilm-l6", "d" * 64, "onnx-fp32", 900, 500, 1.5, -0.2, 0.7)
 NAME = "gdcn-emb-from-text-minilm-l6"

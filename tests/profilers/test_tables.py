@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbserve.profilers.tables import significant
+from rbserve.profilers.report.tables import significant
 
 
 def test_numbers_keep_three_digits_and_no_exponent() -> None:

@@ -15,12 +15,12 @@ import pytest
 from artificial import measurement, result
 from entry_point import rbserve
 
-from rbserve.console import results_table
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
-from rbserve.core.schema import run_schema
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.report import collect, render
+from rbserve.cli.console import results_table
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.report.render import collect, render
+from rbserve.runs.schema import run_schema
 
 pytestmark = pytest.mark.alone
 

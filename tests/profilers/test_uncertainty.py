@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from artificial import measurement, ranking, result, sampled
 
-from rbserve.core.measurement import Measurement
-from rbserve.profilers.overall import notes, overalls
-from rbserve.profilers.pareto import sections
-from rbserve.profilers.report import answers
-from rbserve.profilers.uncertainty import Evidence, front_probabilities, hypervolume
+from rbserve.profilers.compare.overall import notes, overalls
+from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.uncertainty import Evidence, front_probabilities, hypervolume
+from rbserve.profilers.report.render import answers
+from rbserve.runs.measurement import Measurement
 
 
 def test_a_point_that_nothing_rivals_is_always_on_the_front_and_one_that_is_beaten_never() -> None:

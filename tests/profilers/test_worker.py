@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbserve.core.artifact import Artifact
 from rbserve.core.types import Items, Scores
-from rbserve.profilers import worker
-from rbserve.profilers.worker import Job, measure
+from rbserve.data.artifact import Artifact
+from rbserve.profilers.measure import worker
+from rbserve.profilers.measure.worker import Job, measure
 
 
 class Generator:

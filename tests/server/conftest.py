@@ -13,7 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rbserve.core.artifact import (
+from rbserve.core.files import digest
+from rbserve.core.types import Items, Scores
+from rbserve.data.artifact import (
     ITEMS,
     SCHEMA,
     Artifact,
@@ -25,9 +27,7 @@ from rbserve.core.artifact import (
     open_artifact,
     write_manifest,
 )
-from rbserve.core.dataset import ItemTable, write_items
-from rbserve.core.files import digest
-from rbserve.core.types import Items, Scores
+from rbserve.data.dataset import ItemTable, write_items
 from rbserve.server.app import build_app
 from rbserve.server.models import Models
 from rbserve.server.reload import open_service

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 
 SERVE = """
 import sys

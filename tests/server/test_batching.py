@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbserve.core.artifact import Artifact
 from rbserve.core.types import Items, Scores
+from rbserve.data.artifact import Artifact
 from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import MOST_TOGETHER, ExpiredError, Ranked, Ranking, Service, Top

@@ -14,14 +14,14 @@ import pytest
 import uvicorn
 
 from rbserve.client import Client, ServedModel, ServerError
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.types import Items, Scores
-from rbserve.profilers.load import LoadPlan, run_load
-from rbserve.profilers.requests import bodies, draw
-from rbserve.profilers.verify import verify
-from rbserve.runtime import open_ranker, open_scorer
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.client.load import LoadPlan, run_load
+from rbserve.profilers.client.verify import verify
+from rbserve.profilers.timing.requests import bodies, draw
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.models import Models
 from rbserve.server.reload import open_service

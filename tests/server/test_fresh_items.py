@@ -19,20 +19,20 @@ from serving import serving
 from small import train_small
 from small_backbone import make_backbone
 
-from rbserve import catalogue, pipeline
-from rbserve.catalogue import add_items, retire_items
 from rbserve.client import Client, ServerError
-from rbserve.content import open_content
-from rbserve.core.artifact import Artifact, open_artifact
-from rbserve.core.checks import ranked_otherwise
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.golden import ranked_otherwise
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
-from rbserve.pipeline import text_encoder
-from rbserve.profilers.harness import default_plan, profile
-from rbserve.runtime import load_model, open_ranker, open_scorer
+from rbserve.pipeline import catalogue, training
+from rbserve.pipeline.catalogue import add_items, retire_items
+from rbserve.pipeline.items import text_encoder
+from rbserve.profilers.measure.harness import default_plan, profile
+from rbserve.runtimes.item_vectors import open_content
+from rbserve.runtimes.opening import load_model, open_ranker, open_scorer
 from rbserve.train.embed import embed_texts
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
@@ -311,7 +311,7 @@ def test_words_need_no_torch(made: dict[str, Artifact], tmp_path: Path) -> None:
     copy = copy_of(made["dnn-text"], tmp_path)
     program = (
         "import sys; from pathlib import Path\n"
-        "from rbserve.catalogue import add_items; from rbserve.core.artifact import open_artifact\n"
+        "from rbserve.pipeline.catalogue import add_items; from rbserve.data.artifact import open_artifact\n"
         f"add_items(open_artifact(Path({str(copy.path)!r})), [('fresh', 'topic1word1')], None)\n"
         "assert 'torch' not in sys.modules, 'torch'\n"
     )
@@ -355,11 +355,11 @@ def test_a_training_that_replaces_changed_items_says_so(
     made: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = copy_of(made["dnn-text"], tmp_path)
-    pipeline._say_what_is_replaced(copy.path)
-    pipeline._say_what_is_replaced(tmp_path / "nothing")
+    training._say_what_is_replaced(copy.path)
+    training._say_what_is_replaced(tmp_path / "nothing")
     assert capsys.readouterr().err == ""
     retire_items(copy, copy.items.ids[:2])
-    pipeline._say_what_is_replaced(copy.path)
+    training._say_what_is_replaced(copy.path)
     assert "has 0 added and 2 retired items" in capsys.readouterr().err
 
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.artifact import Artifact, open_artifact, write_manifest
 from rbserve.core.types import Items, Scores
+from rbserve.data.artifact import Artifact, open_artifact, write_manifest
 from rbserve.server.app import build_app
 from rbserve.server.models import Models
 from rbserve.server.reload import open_service

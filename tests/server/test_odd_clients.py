@@ -22,7 +22,7 @@ import pytest
 from serving import Process, serving
 from test_run import SLOW
 
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 
 BODY = json.dumps({"history": ["i1"], "candidates": ["i3", "i4"]}).encode()
 HEAD = (

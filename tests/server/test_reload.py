@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from versions import scale_embeddings
 
-from rbserve.core.artifact import ITEMS, Artifact, open_artifact, write_manifest
-from rbserve.core.checks import Check, write_checks
-from rbserve.core.dataset import ItemTable, write_items
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest
 from rbserve.core.types import Items, Scores
-from rbserve.runtime import open_scorer
+from rbserve.data.artifact import ITEMS, Artifact, open_artifact, write_manifest
+from rbserve.data.dataset import ItemTable, write_items
+from rbserve.data.golden import Check, write_checks
+from rbserve.runtimes.opening import open_scorer
 from rbserve.server.app import build_app
 from rbserve.server.models import Models
 from rbserve.server.reload import Chosen, Opening, Reloader

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from serving import serving
 
-from rbserve.core.artifact import Artifact
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.data.artifact import Artifact
+from rbserve.server.draining import DrainingServer, ServerOptions, listen
 from rbserve.server.models import Models
 from rbserve.server.reload import Chosen, Opening
-from rbserve.server.run import DrainingServer, ServerOptions, listen
 from rbserve.server.telemetry import Telemetry
 
 # Slow for a history of two items, and slow enough otherwise that warm-up chooses the scoring thread.

@@ -11,7 +11,7 @@ import pytest
 from browser import needs_browser
 from test_client import listening
 
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 from rbserve.server.reload import open_service
 from rbserve.server.schema import Measured, Profiled
 from rbserve.server.service import Service

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rbserve.core.artifact import Artifact
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Scores
+from rbserve.data.artifact import Artifact
 from rbserve.server.models import Models
 from rbserve.server.schema import Limits, openapi
 from rbserve.server.service import Scoring, Service

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from small_backbone import make_backbone
 
-from rbserve import texts as texts_module
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import UsageError
+from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
-from rbserve.pipeline import serving_encoder
+from rbserve.pipeline.items import serving_encoder
+from rbserve.runtimes import texts as texts_module
+from rbserve.runtimes.texts import VectorTexts, text_scorer
 from rbserve.server.app import build_app
 from rbserve.server.models import Models
 from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
 from rbserve.server.service import Service
-from rbserve.texts import VectorTexts, text_scorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

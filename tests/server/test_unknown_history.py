@@ -12,7 +12,7 @@ import pytest
 from serving import serving
 
 from rbserve.client import Client, ServerError
-from rbserve.core.artifact import Artifact
+from rbserve.data.artifact import Artifact
 from rbserve.server.asking import RequestError, history_rows
 from rbserve.server.models import Models
 from rbserve.server.schema import Limits

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Process, serving
 from versions import scale_embeddings
 
-from rbserve.core.artifact import Artifact, add_variants, open_artifact
+from rbserve.data.artifact import Artifact, add_variants, open_artifact
 
 BODY = {"history": ["i1"], "candidates": ["i3", "i4"]}
 Metrics = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -13,18 +13,18 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from rbserve import runtime
-from rbserve.core.artifact import Artifact
-from rbserve.core.columns import Ragged
-from rbserve.core.dataset import CtrSplit, Dataset
 from rbserve.core.distillation import Teaching, check_student, check_teacher
 from rbserve.core.errors import Interrupted, UsageError
-from rbserve.core.metrics import auc
 from rbserve.core.types import Items, ModelSpec, Scores
+from rbserve.data.artifact import Artifact
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import MODELS, find_model
-from rbserve.runtime import open_scorer, score_rows
+from rbserve.runtimes import opening
+from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.stats.metrics import auc
 from rbserve.train import teacher as teaching_module
 from rbserve.train.ctr import CtrTask, make
 from rbserve.train.distill import calibrate, prepare_lesson
@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_one_call_path(trained: Artifact, planted: Datas
 class Stopping:
     """A scorer that is interrupted at a call."""
 
-    def __init__(self, scorer: runtime.Scorer, calls: int) -> None:
+    def __init__(self, scorer: opening.Scorer, calls: int) -> None:
         self._scorer, self.left = scorer, calls
 
     def score(self, history: Items, candidates: Items) -> Scores:

@@ -18,9 +18,9 @@ import raw_layouts as raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.dataset import SPLITS
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.ids import id_text
+from rbserve.data.dataset import SPLITS
 from rbserve.train.datasets.formats import check_format, find_format, open_table
 from rbserve.train.datasets.item_file import read_ids, read_items
 from rbserve.train.datasets.source import Reading

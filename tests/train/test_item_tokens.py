@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbserve.core.artifact import TOKENIZER
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import home
+from rbserve.data.artifact import TOKENIZER
+from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.prompts import ItemTokenizer, item_limit
 from rbserve.train.backbone import load_tokenizer, locate
 from rbserve.train.datasets.sources import prepare

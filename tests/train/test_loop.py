@@ -22,9 +22,9 @@ from small import train_small
 from small_backbone import make_backbone
 from torch import Tensor, nn
 
-from rbserve.core.artifact import WEIGHTS, Artifact, open_artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact
+from rbserve.data.dataset import Dataset
 from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,7 +201,7 @@ def test_a_training_that_diverges_says_so(planted: Dataset, tmp_path: Path) -> N
 def test_embeddings_and_head_are_trained_and_restored(planted: Dataset, tmp_path: Path) -> None:
     """Defect 1 of the public reference code: every parameter moves, and loading is exact."""
     from rbserve.models.ctr import build
-    from rbserve.runtime import load_model
+    from rbserve.runtimes.opening import load_model
 
     artifact = train_small("dnn", planted, tmp_path / "dnn", epochs=2)
     loaded = load_model(artifact)
@@ -219,7 +219,7 @@ def test_a_killed_training_resumes_to_the_same_artefact(tmp_path: Path) -> None:
              "--set", "hidden=256,256", "--set", "dim=32"]  # fmt: skip
     # A checkpoint at every step, so that a kill at any moment loses little.
     code = ("import sys; from rbserve.train import loop; loop.Checkpoint.__init__.__defaults__ = (0.0,); "
-            "from rbserve.cli import main; sys.argv[0] = 'rbserve'; main()")  # fmt: skip
+            "from rbserve.cli.app import main; sys.argv[0] = 'rbserve'; main()")  # fmt: skip
 
     def command(*extra: str) -> list[str]:
         return [sys.executable, "-c", code, *train, *extra]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import raw_layouts as raw
 
-from rbserve.core.dataset import Dataset
 from rbserve.core.errors import DataError
+from rbserve.data.dataset import Dataset
 from rbserve.train.datasets.loss import MOST_LOST, check_loss
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
 from rbserve.train.datasets.source import Reading

@@ -9,8 +9,8 @@ import pytest
 import raw_layouts as raw
 from demo_request import REQUEST
 
-from rbserve.core.dataset import SPLITS, Dataset
 from rbserve.core.errors import DataError
+from rbserve.data.dataset import SPLITS, Dataset
 from rbserve.train.datasets.source import NEITHER
 from rbserve.train.datasets.sources import prepare
 

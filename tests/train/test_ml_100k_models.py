@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rbserve.core.artifact import WEIGHTS
-from rbserve.core.dataset import Dataset
-from rbserve.core.metrics import auc
+from rbserve.data.artifact import WEIGHTS
+from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model, models
-from rbserve.profilers.accuracy import baselines
-from rbserve.runtime import open_scorer, score_rows
+from rbserve.profilers.baselines import baselines
+from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.stats.metrics import auc
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings

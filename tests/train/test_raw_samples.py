@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rbserve.core.dataset import SPLITS, Dataset
 from rbserve.core.errors import DataError
-from rbserve.core.integrity import inspect
+from rbserve.data.dataset import SPLITS, Dataset
+from rbserve.data.integrity import inspect
 from rbserve.train.datasets.sources import SOURCES, prepare, protocol_of
 
 SAMPLES = Path(os.environ.get("RBSERVE_RAW") or Path(__file__).parents[2] / ".." / "shared" / "data")

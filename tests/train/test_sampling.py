@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.dataset import NEVER, SPLITS
 from rbserve.core.errors import DataError
+from rbserve.data.dataset import NEVER, SPLITS
 from rbserve.train import sampling
 from rbserve.train.sampling import GIVEN, SAMPLED, Interactions, Protocol
 

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rbserve.core.dataset import Dataset, open_dataset
 from rbserve.core.errors import DataError, Interrupted, RbserveError, UsageError
-from rbserve.core.semantic_ids import FILES, SidReport, find_semantic_ids, sids_path
 from rbserve.core.settings import Settings
+from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.semantic_ids import FILES, SidReport, find_semantic_ids, sids_path
 from rbserve.models.configs import RqVaeConfig, SidSasRecConfig
 from rbserve.train import embed
 from rbserve.train.paths import Paths

@@ -20,8 +20,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from raw_layouts import LAYOUTS, Event, load
 
-from rbserve.core.dataset import SPLITS, open_dataset
 from rbserve.core.errors import DataError, RbserveError, UsageError
+from rbserve.data.dataset import SPLITS, open_dataset
 from rbserve.train.datasets.source import NEITHER, Reading
 from rbserve.train.datasets.sources import SOURCES, find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS, Workspace

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbserve.core import files
-from rbserve.core.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
 from rbserve.core.errors import DataError, UsageError
+from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
 from rbserve.train import sampling, splitting
 from rbserve.train.datasets.sources import build
 from rbserve.train.sampling import GIVEN, Interactions, Protocol

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rbserve.core.dataset import Dataset
-from rbserve.core.metrics import auc
-from rbserve.profilers.accuracy import baselines
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.baselines import baselines
+from rbserve.stats.metrics import auc
 from rbserve.train.datasets.synthetic import CEILING_AUC
 
 TOPICS = 4

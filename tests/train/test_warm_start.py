@@ -14,15 +14,14 @@ import torch
 from small import train_small
 from small_backbone import make_backbone
 
-from rbserve import pipeline
-from rbserve.core.artifact import WEIGHTS, Artifact, open_artifact
-from rbserve.core.dataset import Dataset, ItemTable
 from rbserve.core.errors import Interrupted, UsageError
-from rbserve.core.semantic_ids import find_semantic_ids
 from rbserve.core.types import no_progress
+from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact
+from rbserve.data.dataset import Dataset, ItemTable
+from rbserve.data.semantic_ids import find_semantic_ids
 from rbserve.models.configs import config_from_dict, with_options
 from rbserve.models.zoo import find_model
-from rbserve.runtime import load_model
+from rbserve.runtimes.opening import load_model
 from rbserve.train.datasets import synthetic
 from rbserve.train.datasets.sources import build
 from rbserve.train.fit import _maker, train
@@ -241,5 +240,5 @@ def test_what_is_not_learnt_cannot_be_continued(bases: dict[str, Artifact], tmp_
     with pytest.raises(UsageError, match="nothing of it is learnt"):
         require_continuable(asked)
     with pytest.raises(UsageError, match="--init and --weights random"):
-        pipeline.train("dnn", "shop", random=True, init=str(base.path))
+        training.train("dnn", "shop", random=True, init=str(base.path))
     assert open_artifact(base.path).manifest == base.manifest

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rbserve.core.artifact import Artifact
-from rbserve.core.dataset import Dataset
 from rbserve.core.types import ModelSpec
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.train import fit

@@ -1,1 +1,4 @@
-"""One file per source: raw files to a data set."""
+"""Sources of data: a file each, from raw files to a data set.
+
+Imports `train.sampling`, `splitting` and `tally`, and what lies below `train`.
+"""

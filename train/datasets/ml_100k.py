@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbserve.core.assets import fetch
+from rbserve.data.assets import fetch
 from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
 from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import NEITHER, Reading, Source, rating_label, whole_number

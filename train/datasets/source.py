@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rbserve.core.dataset import ItemTable
 from rbserve.core.errors import UsageError
+from rbserve.data.dataset import ItemTable
 from rbserve.train.datasets.delimited import Dialect, Quotes
 from rbserve.train.datasets.formats import Format
 from rbserve.train.datasets.workspace import Workspace

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rbserve.core.dataset import Dataset, ItemTable
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.files import scratch
 from rbserve.core.types import Progress, no_progress
+from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.train.datasets import (
     cds,
     goodbooks,

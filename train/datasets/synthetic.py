@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rbserve.core.dataset import ItemTable
+from rbserve.data.dataset import ItemTable
 from rbserve.train.datasets.source import Source
 from rbserve.train.sampling import Interactions
 from rbserve.train.tally import Tally

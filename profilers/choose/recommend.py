@@ -1,0 +1,594 @@
+"""Which variant to serve: the most accurate one that meets a latency objective, how sure that is, and why not another.
+
+The probability of meeting an objective is that of Student's t over the processes' statistics, the spread that the
+interval beside it has: what lies in the interval is never met for sure. For a percentile the binomial chance that so
+few calls past the limit are no luck counts as well, whichever is lower, and it needs `runs_needed` calls to be judged
+at all. One process shows no spread between processes: how sure it is stays unknown, and it is not recommended.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from rbserve.core.errors import DataError, UsageError, unknown_name
+from rbserve.home.commands import (
+    artifact_path,
+    profile_command,
+    serve_command,
+    training_command,
+    why_absent,
+)
+from rbserve.machine.environment import environment
+from rbserve.profilers.baselines import forms_of
+from rbserve.profilers.compare.paper import TASK_METRIC
+from rbserve.profilers.compare.pareto import aside, comparable, difference, shared_rows
+from rbserve.profilers.compare.uncertainty import Draws, Evidence, Interval, interval_of, run_times
+from rbserve.runs.changes import display_name
+from rbserve.runs.measurement import Measurement, Result, baseline_title, by_scope, comparability_key
+from rbserve.stats.intervals import Statistic, certified_percentile, process_interval, runs_needed
+from rbserve.stats.metrics import CTR_METRICS, METRICS, SEQREC_METRICS, metric_title
+
+UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+TASK_METRICS = {"ctr": CTR_METRICS, "seqrec": SEQREC_METRICS}
+EXAMPLE = "for example --slo 'p99<20ms'"
+
+
+class Objective(msgspec.Struct, frozen=True):
+    """An upper limit of a statistic of the time of a call: `mean`, or a percentile such as `p99`."""
+
+    statistic: str
+    limit_ms: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.statistic}<{self.limit_ms:g}ms"
+
+    @property
+    def fraction(self) -> float | None:
+        """The percentile as a fraction; None for the mean."""
+        return None if self.statistic == "mean" else float(self.statistic[1:]) / 100
+
+    @property
+    def drawn_as(self) -> Statistic:
+        if self.fraction is None:
+            return "mean"
+        return "median" if self.fraction == 0.5 else self.fraction
+
+
+class Check(msgspec.Struct, frozen=True):
+    """An objective held against the timed calls of a variant. `over` is how many of them reach the limit.
+
+    `runs_needed` certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `ci95_ms` is the interval
+    of a mean or a median. `between_processes` is the probability of Student's t (of one process: its resampled
+    calls), `binomial` that of the calls past the limit, null for the mean; `probability` is the lower of the two.
+    """
+
+    objective: str
+    measured_ms: float | None
+    n: int
+    processes: int
+    over: int
+    runs_needed: int
+    between_processes: float
+    binomial: float | None
+    probability: float
+    ci95_ms: Interval | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One variant of one model, and why it is refused; null if it is not.
+
+    `serve` is the command that serves it, null where the artefact is not where the run says; `absent` says why, and
+    what makes it anew. `inconclusive` has the reasons why its latency settles nothing, `warnings` what is to be known
+    of its accuracy. `probability` is null where one process was timed.
+    """
+
+    model: str
+    variant: str
+    run: str
+    accuracy: float | None
+    accuracy_ci95: Interval | None
+    p50_ms: float
+    checks: list[Check]
+    probability: float | None
+    refused: str | None
+    serve: str | None
+    absent: str | None = None
+    inconclusive: list[str] = []
+    warnings: list[str] = []
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} {self.variant}"
+
+
+class Recommendation(msgspec.Struct, frozen=True):
+    """The answer: `pick` is null where nothing meets the objectives.
+
+    `most_accurate_probability` is the share of resamples of the same users in which no other that meets them is more
+    accurate than the pick; null without predictions. `faster` is the fastest whose accuracy these users do not tell
+    from the pick's. `metric_title` says what a ranking metric ranks. `baselines` are what is the same for every user,
+    on the pick's test rows; the `notes` name those that are better than the pick.
+    """
+
+    dataset: str
+    task: str
+    metric: str
+    objectives: list[str]
+    slate: int
+    scope: str
+    threads: int
+    confidence: float
+    cpu: str
+    comparability_key: str
+    pick: Candidate | None
+    most_accurate_probability: float | None
+    faster: Candidate | None
+    meets: list[Candidate]
+    refused: list[Candidate]
+    elsewhere: dict[str, str]
+    notes: list[str]
+    metric_title: str = ""
+    baselines: dict[str, float] = {}
+
+
+def parse_objectives(text: str) -> list[Objective]:
+    """ "p99<20ms" or several, "p50<2ms,p99<20ms". Raises UsageError for what is no upper limit of a latency."""
+    found = [_objective(part.strip()) for part in text.split(",") if part.strip()]
+    if not found:
+        raise UsageError(f"--slo names no objective: {text!r}", EXAMPLE)
+    return found
+
+
+def _objective(text: str) -> Objective:
+    match = re.fullmatch(r"([a-z]+[\d.]*)\s*<=?\s*([\d.]+)\s*([a-zµ]*)", text, re.IGNORECASE)
+    if not match:
+        raise UsageError(f"--slo takes STATISTIC<TIME, not {text!r}", EXAMPLE)
+    statistic, number, unit = match[1].lower(), match[2], match[3].lower()
+    if not re.fullmatch(r"mean|p\d{1,2}(\.\d+)?", statistic) or statistic.strip("p0.") == "":
+        hint = "mean, or a percentile from p1 to p99.99"
+        if statistic == "max":
+            hint = "the slowest of some calls says nothing of the next: take p99.9"
+        raise UsageError(f"--slo cannot limit {match[1]!r}", hint)
+    if unit not in UNITS:
+        raise UsageError(
+            f"--slo {text!r} has no unit of time" if not unit else f"unknown unit of time: {unit}", EXAMPLE
+        )
+    try:
+        limit = float(number) * UNITS[unit]
+    except ValueError:
+        raise UsageError(f"--slo {text!r}: {number} is no number", EXAMPLE) from None
+    if limit <= 0:
+        raise UsageError(f"--slo {text!r}: no call takes no time", EXAMPLE)
+    return Objective(statistic, limit)
+
+
+def recommend(
+    measurements: Sequence[Measurement],
+    objectives: Sequence[Objective],
+    *,
+    slate: int | None = None,
+    dataset: str | None = None,
+    metric: str | None = None,
+    task: str | None = None,
+    scope: str | None = None,
+    threads: int | None = None,
+    confidence: float = 0.95,
+) -> Recommendation:
+    """The most accurate variant that meets every objective with a probability of at least `confidence`.
+
+    What is None is what the runs leave no choice of. Of runs that may not be compared, this machine's newest are taken,
+    else the newest. Raises UsageError where there is a choice, DataError where a percentile is certified for none.
+    """
+    if not 0 < confidence < 1:
+        raise UsageError(f"--confidence must lie between 0 and 1, not {confidence:g}", "for example 0.95")
+    runs = [part for one in measurements for part in by_scope(one)]
+    runs = _of_dataset(runs, dataset)
+    runs, metric = _of_task(runs, metric, task, slate)
+    runs = _of_scope(runs, scope)
+    runs = _of_threads(runs, threads)
+    slate = _slate(runs, slate)
+    group, others = _comparable_runs(runs, slate)
+    evidence = Evidence()
+    shared = shared_rows(group)
+    found = [
+        _candidate(one, result, objectives, metric, confidence, aside(one, shared), evidence)
+        for one in group
+        for result in one.results
+        if result.slate == slate
+    ]
+    _check_certified(found, objectives, slate, group)
+    sign = 1 if METRICS[metric] == "higher" else -1
+    meets = sorted(
+        (one for one in found if one.refused is None),
+        key=lambda one: (-sign * (one.accuracy or 0.0), one.p50_ms, one.label),
+    )
+    first = group[0]
+    pick = meets[0] if meets else None
+    baselines = _baselines(group, pick, metric)
+    draws = {
+        (display_name(one), result.variant): evidence.accuracy(one, result.variant, metric)
+        for one in group
+        for result in one.results
+    }
+    return Recommendation(
+        dataset=first.dataset,
+        task=first.task,
+        metric=metric,
+        objectives=[one.text for one in objectives],
+        slate=slate,
+        scope=first.plan.scope,
+        threads=first.plan.threads,
+        confidence=confidence,
+        cpu=first.environment.cpu,
+        comparability_key=first.comparability_key,
+        pick=pick,
+        most_accurate_probability=_most_accurate(meets, draws) if sign > 0 else None,
+        faster=_faster(meets, draws) if sign > 0 else None,
+        meets=meets,
+        refused=sorted((one for one in found if one.refused), key=lambda one: (one.p50_ms, one.label)),
+        elsewhere=_elsewhere(group, others, slate),
+        notes=list(_notes(first, pick, metric, baselines)),
+        metric_title=metric_title(metric, first.task),
+        baselines=baselines,
+    )
+
+
+# ---- Which runs ----
+
+
+def _of_dataset(runs: list[Measurement], dataset: str | None) -> list[Measurement]:
+    names = sorted({one.dataset for one in runs})
+    if dataset is None and len(names) > 1:
+        raise UsageError(
+            f"the runs are of several data sets: {', '.join(names)}", f"add --dataset {names[0]}"
+        )
+    if dataset is not None and dataset not in names:
+        raise unknown_name("data set with runs", dataset, names)
+    return [one for one in runs if dataset in (None, one.dataset)]
+
+
+def _of_task(
+    runs: list[Measurement], metric: str | None, task: str | None, slate: int | None
+) -> tuple[list[Measurement], str]:
+    """The runs of one task, and the metric, or the paper's of that task.
+
+    The task is the one named, else the only one that has the metric, or the slate. Two tasks are never compared, though
+    both have an nDCG@10: one ranks a user's candidates, the other the catalogue.
+    """
+    if metric is not None and metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    if task is not None and task not in TASK_METRICS:
+        raise unknown_name("task", task, TASK_METRICS)
+    dataset = runs[0].dataset
+    runs = [one for one in runs if task in (None, one.task)]
+    if not runs:
+        raise UsageError(f"no run of {dataset} is of task {task}", f"leave out --task {task}")
+    tasks = sorted({one.task for one in runs if metric is None or metric in TASK_METRICS[one.task]})
+    if len(tasks) > 1 and slate is not None:
+        tasks = [
+            name for name in tasks if any(one.task == name and slate in _slates([one]) for one in runs)
+        ] or tasks
+    if not tasks:
+        raise UsageError(f"no run of {dataset} has a task with {metric}", f"leave out --metric {metric}")
+    if len(tasks) > 1:
+        choice = " or ".join(
+            f"--task {name} ({metric_title(metric or TASK_METRIC[name], name)})" for name in tasks
+        )
+        raise UsageError(f"the runs of {dataset} are of several tasks: {', '.join(tasks)}", f"add {choice}")
+    return [one for one in runs if one.task == tasks[0]], metric or TASK_METRIC[tasks[0]]
+
+
+def _of_scope(runs: list[Measurement], scope: str | None) -> list[Measurement]:
+    """The runs of a scope; forward, which every profile has, unless another is named or is all there is."""
+    known = sorted({one.plan.scope for one in runs})
+    chosen = scope or ("forward" if "forward" in known else known[0])
+    if chosen not in known:
+        raise unknown_name("scope with runs", chosen, known)
+    return [one for one in runs if one.plan.scope == chosen]
+
+
+def _of_threads(runs: list[Measurement], threads: int | None) -> list[Measurement]:
+    known = sorted({one.plan.threads for one in runs})
+    if threads is not None and threads not in known:
+        raise UsageError(
+            f"no run used {threads} threads; there are {_listing(known)}", "rbserve profile --threads"
+        )
+    chosen = threads or known[0]
+    return [one for one in runs if one.plan.threads == chosen]
+
+
+def _slate(runs: Sequence[Measurement], slate: int | None) -> int:
+    known = _slates(runs)
+    if slate is None:
+        if len(known) > 1:
+            raise UsageError(f"the runs are of several slates: {_listing(known)}", f"add --slate {known[-1]}")
+        return known[0]
+    if slate not in known:
+        first = runs[0]
+        where = f"--model {first.model} --dataset {shlex.quote(first.dataset)}"
+        raise UsageError(
+            f"no run of {first.dataset} has slate {slate}; there are {_listing(known)}",
+            f"rbserve profile {where} --slates {slate}",
+        )
+    return slate
+
+
+def _slates(runs: Sequence[Measurement]) -> list[int]:
+    return sorted({result.slate for one in runs for result in one.results})
+
+
+def _comparable_runs(
+    runs: Sequence[Measurement], slate: int
+) -> tuple[list[Measurement], list[list[Measurement]]]:
+    """The runs to choose from, all comparable, and the others: this machine's first, then the newest."""
+    machine = environment()
+
+    def standing(group: list[Measurement]) -> tuple[bool, str]:
+        first = group[0]
+        here = comparability_key(machine, first.plan.threads, first.dataset_fingerprint)
+        return (first.comparability_key == here, first.created)
+
+    groups = [group for group in comparable(runs) if slate in _slates(group)]
+    # Lists without seen items are another task than lists with them: the plain ones unless there is nothing else.
+    groups.sort(key=lambda group: (not group[0].plan.exclude_seen, standing(group)), reverse=True)
+    return groups[0], groups[1:]
+
+
+# ---- One variant ----
+
+
+def _candidate(
+    run: Measurement,
+    result: Result,
+    objectives: Sequence[Objective],
+    metric: str,
+    confidence: float,
+    apart: str | None,
+    evidence: Evidence,
+) -> Candidate:
+    times = run_times(run, result.variant, result.slate)
+    checks, shares = [], []
+    for one in objectives if times else ():
+        draws = evidence.latency(run, result.variant, result.slate, one.drawn_as)
+        assert draws is not None
+        below = draws < one.limit_ms
+        shares.append(below)
+        checks.append(_check(one, times, float(below.mean())))
+    bounds = [one.binomial for one in checks if one.binomial is not None]
+    together = float(np.logical_and.reduce(shares).mean()) if shares else None
+    probability = None if together is None or len(times) == 1 else min([together, *bounds])
+    value, interval = result.accuracy.get(metric), result.accuracy.get(f"{metric}_ci95")
+    accuracy = value if isinstance(value, float) else None
+    return Candidate(
+        model=display_name(run),
+        variant=result.variant,
+        run=run.id,
+        accuracy=accuracy,
+        accuracy_ci95=interval if isinstance(interval, tuple) else None,
+        p50_ms=result.latency_ms.p50,
+        checks=checks,
+        probability=probability,
+        refused=_refusal(run, accuracy, metric, checks, probability, confidence, apart),
+        serve=serve_command(run, result.variant),
+        absent=_absence(run),
+        inconclusive=result.inconclusive,
+        warnings=result.warnings,
+    )
+
+
+def _absence(run: Measurement) -> str | None:
+    """Why the measured artefact cannot be served from here, and what makes it anew; None where it can."""
+    reason = why_absent(run)
+    if reason is None:
+        return None
+    if artifact_path(run).is_dir():
+        return f"{reason}; {profile_command(run)} measures what is there now"
+    making = training_command(run)
+    return f"{reason}; {making} makes it" if making else reason
+
+
+def _check(objective: Objective, times: Sequence[Draws], between_processes: float) -> Check:
+    runs = np.concatenate(times)
+    q, drawn = objective.fraction, objective.drawn_as
+    need = 0 if q is None else runs_needed(q)
+    over = int(np.count_nonzero(runs >= objective.limit_ms))
+    binomial = None if q is None else _binomial(over, len(runs), q)
+    measured: float | None
+    if q is None:
+        measured = float(runs.mean())
+    elif q == 0.5:  # as everywhere else: the median
+        measured = float(np.median(runs))
+    else:
+        measured = certified_percentile(runs, q)
+    return Check(
+        objective=objective.text,
+        measured_ms=measured,
+        n=len(runs),
+        processes=len(times),
+        over=over,
+        runs_needed=need,
+        between_processes=between_processes,
+        binomial=binomial,
+        probability=between_processes if binomial is None else min(between_processes, binomial),
+        ci95_ms=process_interval(times, drawn) if drawn in ("mean", "median") else None,
+    )
+
+
+def _binomial(over: int, runs: int, q: float) -> float:
+    """Chance of more calls past the limit than there were, if the percentile q were just at it (Clopper & Pearson)."""
+    try:
+        from scipy.stats import binom
+    except ImportError:
+        raise UsageError(
+            "recommending needs scipy, which is not installed", "pip install 'rbserve[report]'"
+        ) from None
+    return float(binom.sf(over, runs, 1 - q))
+
+
+def _refusal(
+    run: Measurement,
+    accuracy: float | None,
+    metric: str,
+    checks: Sequence[Check],
+    probability: float | None,
+    confidence: float,
+    apart: str | None,
+) -> str | None:
+    """The first reason that rules a variant out; a miss that is sure comes before what is not known."""
+    for one in checks:
+        if one.between_processes < 1 - confidence and one.over:
+            return f"misses {one.objective}: {one.over:,} of {one.n:,} calls took longer{_measured(one)}"
+    if run.random:
+        return "its weights are random: latency only"
+    if accuracy is None:
+        return f"no {metric_title(metric, run.task)} was measured"
+    if apart:
+        return f"{apart}: its accuracy cannot be compared"
+    if not checks:
+        return "its run file keeps no raw samples"
+    for one in checks:
+        if one.n < one.runs_needed:
+            return f"{one.objective} is not certified: {one.n:,} timed calls, {one.runs_needed:,} are needed"
+    if probability is None:
+        worst = min(checks, key=lambda one: one.probability)
+        return f"one process was timed: how far processes differ is unknown, --processes 5 tells{_measured(worst)}"
+    if probability < confidence:
+        worst = min(checks, key=lambda one: one.probability)
+        known = f"with probability {probability:.2f}, less than {confidence:g}"
+        return f"meets {worst.objective} {known}{_measured(worst)}"
+    return None
+
+
+def _measured(check: Check) -> str:
+    if check.measured_ms is None:
+        return ""
+    interval = f" [{check.ci95_ms[0]:.3g}, {check.ci95_ms[1]:.3g}]" if check.ci95_ms else ""
+    return f", {check.objective.partition('<')[0]} is {check.measured_ms:.3g}{interval} ms"
+
+
+def _check_certified(
+    found: Sequence[Candidate], objectives: Sequence[Objective], slate: int, group: Sequence[Measurement]
+) -> None:
+    """Raises DataError where no variant has the calls that a percentile needs and none misses it for sure."""
+    lacking = [one for one in found if one.refused and "is not certified" in one.refused]
+    if not lacking or any(one.refused is None or "with probability" in one.refused for one in found):
+        return
+    q = max(one.fraction or 0.0 for one in objectives)
+    most, need = max(check.n for one in lacking for check in one.checks), runs_needed(q)
+    first, runs = group[0], math.ceil(need / 5)
+    best = sorted(lacking, key=lambda one: -(one.accuracy or 0.0))
+    models = [name for name in dict.fromkeys(one.model for one in best) if "(" not in name][:4]
+    raise DataError(
+        f"p{100 * q:g} is not certified by these runs: at most {most:,} timed calls of a variant at slate {slate}, "
+        f"{need:,} are needed",
+        f"rbserve profile --models {','.join(models)} --dataset {shlex.quote(first.dataset)} --slates {slate} "
+        f"--processes 5 --runs {runs} --seconds 600",
+    )
+
+
+# ---- How sure ----
+
+
+def _most_accurate(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | None]) -> float | None:
+    """Share of resamples in which the first of `meets` is no less accurate than the others."""
+    mine = [draws.get((one.model, one.variant)) for one in meets]
+    known = [one for one in mine if one is not None]
+    if not known or len(known) < len(meets):
+        return None
+    values = np.stack(known)
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    return float(np.mean(values[0] >= values.max(axis=0))) if values.shape[1] else None
+
+
+def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | None]) -> Candidate | None:
+    """The fastest that is faster than the pick and whose accuracy paired resamples do not tell from the pick's."""
+    if not meets:
+        return None
+    best = draws.get((meets[0].model, meets[0].variant))
+    alike = []
+    for one in meets[1:]:
+        mine = draws.get((one.model, one.variant))
+        if best is None or mine is None or one.p50_ms >= meets[0].p50_ms:
+            continue
+        gap = interval_of(best - mine)
+        if gap and gap[0] <= 0:
+            alike.append(one)
+    return min(alike, key=lambda one: one.p50_ms) if alike else None
+
+
+# ---- Words ----
+
+
+def _elsewhere(
+    group: Sequence[Measurement], others: Sequence[Sequence[Measurement]], slate: int
+) -> dict[str, str]:
+    """Models that were measured, but not so that they could be chosen, and why."""
+    reasons = {
+        display_name(one): f"not comparable: {difference(group[0], one)}" for other in others for one in other
+    }
+    reasons |= {
+        display_name(one): f"not measured at slate {slate}, but at {_listing(_slates([one]))}"
+        for one in group
+        if slate not in _slates([one])
+    }
+    chosen = {display_name(one) for one in group if slate in _slates([one])}
+    return {name: reason for name, reason in sorted(reasons.items()) if name not in chosen}
+
+
+def _baselines(group: Sequence[Measurement], pick: Candidate | None, metric: str) -> dict[str, float]:
+    """The metric of what knows no user, on the test rows of the pick's run, by the baselines' titles."""
+    run = next((one for one in group if pick and one.id == pick.run), group[0])
+    forms = forms_of(run)
+    known = {
+        baseline_title(name, forms): figures.get(metric, math.nan) for name, figures in run.baselines.items()
+    }
+    return {name: value for name, value in known.items() if not math.isnan(value)}
+
+
+def _notes(
+    run: Measurement, pick: Candidate | None, metric: str, baselines: Mapping[str, float]
+) -> Iterator[str]:
+    """What the answer rests on."""
+    if pick:
+        yield from _cautions(pick, run.task, metric, baselines)
+    machine = environment()
+    here = comparability_key(machine, run.plan.threads, run.dataset_fingerprint)
+    if here != run.comparability_key:
+        now = msgspec.structs.replace(run, environment=machine)
+        yield f"Measured elsewhere or earlier, not on this machine as it is now: {difference(run, now)}."
+    if run.plan.scope == "forward":
+        yield (
+            "Scope forward: looking ids up and HTTP are not in these times; rbserve profile --scope end_to_end has the "
+            "first."
+        )
+
+
+def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, float]) -> Iterator[str]:
+    """What speaks against the pick: a better baseline, a disturbed latency, a doubtful accuracy."""
+    better = {
+        name: value
+        for name, value in baselines.items()
+        if pick.accuracy is not None and _is_better(value, pick.accuracy, metric)
+    }
+    for name, value in sorted(better.items()):
+        yield (
+            f"{name}, a baseline that knows no user, has {metric_title(metric, task)} {value:.4f}, better than the "
+            f"pick's {pick.accuracy:.4f}."
+        )
+    yield from (f"INCONCLUSIVE, the pick's latency: {reason}." for reason in pick.inconclusive)
+    yield from (f"The pick: {warning}." for warning in pick.warnings)
+
+
+def _is_better(value: float, other: float, metric: str) -> bool:
+    return value > other if METRICS[metric] == "higher" else value < other
+
+
+def _listing(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)

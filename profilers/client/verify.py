@@ -1,0 +1,200 @@
+"""Whether a server gives the scores that were profiled, and what HTTP adds to their time.
+
+The same requests are answered in this process, by the call that `rbserve profile` times end to end, and by the server,
+over one connection: in turn, round after round, so that both meet the same machine.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import httptools
+import msgspec
+import numpy as np
+
+from rbserve.client import TIMEOUT_S, Client, address_of, request_bytes
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.types import Progress, no_progress
+from rbserve.core.wire import PATHS
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.profilers.measure.harness import test_split
+from rbserve.profilers.timing.calls import Exercise, list_wise, pair_wise
+from rbserve.profilers.timing.latency import time_calls
+from rbserve.profilers.timing.requests import Requests, bodies, draw
+from rbserve.runtimes.opening import open_ranker, open_scorer
+from rbserve.stats.intervals import student_interval
+
+ROUNDS, RUNS, SECONDS = 10, 200, 2.0
+SAME = 1e-6
+COMPARED = 100
+OVERHEAD_MS = 0.25
+"""What HTTP may add to a call's p50: the published overhead."""
+
+Verdict = Literal["OK", "SLOWER", "INCONCLUSIVE", "OTHER SCORES"]
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A server beside the model itself. Milliseconds; the interval is one over rounds, 95%.
+
+    `difference` is the largest of a score; null where the server answered with other items.
+    """
+
+    url: str
+    path: str
+    model: str
+    variant: str
+    slate: int
+    compared: int
+    difference: float | None
+    in_process_ms: float
+    served_ms: float
+    overhead_ms: float
+    overhead_ci95: tuple[float, float]
+    limit_ms: float
+    rounds: int
+    verdict: Verdict
+
+
+def verify(
+    artifact: Artifact,
+    dataset: Dataset,
+    url: str,
+    slate: int,
+    limit_ms: float = OVERHEAD_MS,
+    rounds: int = ROUNDS,
+    seed: int = 2024,
+    progress: Progress = no_progress,
+) -> Verified:
+    """Compares the server at `url` with an artefact that it says it serves.
+
+    Raises UsageError for a server of another model or data set, RbserveError where it does not answer.
+    """
+    if rounds < 2:
+        raise UsageError(f"rounds must be at least 2, not {rounds}", "an interval needs more than one")
+    with Client(url) as client:
+        served = client.model(artifact.name)
+    served.require_data(artifact.manifest.dataset.fingerprint, url)
+    path = PATHS[served.task]
+    requests = draw(np.random.default_rng(seed), test_split(artifact, dataset), slate, len(dataset.items))
+    known = _in_process(artifact, served.variant, requests, slate)
+    address = address_of(url)
+    wire = Wire(url)
+    try:
+        asked: list[tuple[Any, ...]] = [
+            (request_bytes(address, path, body),)
+            for body in bodies(requests, artifact.items, slate, artifact.name)
+        ]
+        difference = _difference(known, wire, asked)
+        medians = np.empty((rounds, 2))
+        sides: list[tuple[Callable[..., object], Sequence[tuple[Any, ...]]]] = [
+            (known.call, known.requests), (wire.ask, asked),
+        ]  # fmt: skip
+        for number in range(rounds):
+            progress(number, rounds, "rounds")
+            for side in (0, 1) if number % 2 == 0 else (1, 0):
+                medians[number, side] = np.median(time_calls(*sides[side], RUNS, SECONDS).runs_ns) / 1e6
+    finally:
+        wire.close()
+    added = medians[:, 1] - medians[:, 0]
+    low, high = student_interval(added)
+    return Verified(
+        url=url, path=path, model=artifact.name, variant=served.variant, slate=slate,
+        compared=min(COMPARED, len(asked)), difference=difference, in_process_ms=float(np.median(medians[:, 0])),
+        served_ms=float(np.median(medians[:, 1])), overhead_ms=float(added.mean()), overhead_ci95=(low, high),
+        limit_ms=limit_ms, rounds=rounds, verdict=_verdict(difference, low, high, limit_ms),
+    )  # fmt: skip
+
+
+def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) -> Exercise:
+    histories = [requests.histories[row] for row in range(len(requests.histories))]
+    if requests.candidates is None:
+        return list_wise(open_ranker(artifact, variant, 1), histories, k, False, artifact.items)
+    return pair_wise(open_scorer(artifact, variant, 1), histories, [*requests.candidates], artifact.items)
+
+
+def _difference(known: Exercise, wire: Wire, asked: Sequence[tuple[Any, ...]]) -> float | None:
+    """The largest of the first requests' scores; None where items differ."""
+    largest = 0.0
+    for request, sent in zip(known.requests[:COMPARED], asked[:COMPARED], strict=False):
+        answer: Any = known.call(*request)
+        items, scores = answer if isinstance(answer, tuple) else (request[1], answer)
+        found = wire.ask(*sent)
+        given = found.get("scores") or found.get("items") or []
+        if [one["item"] for one in given] != list(items):
+            return None
+        if len(items):
+            largest = max(largest, float(np.abs(np.array([one["score"] for one in given]) - scores).max()))
+    return largest
+
+
+def _verdict(difference: float | None, low: float, high: float, limit_ms: float) -> Verdict:
+    if difference is None or difference > SAME:
+        return "OTHER SCORES"
+    if low > limit_ms:
+        return "SLOWER"
+    return "OK" if high <= limit_ms else "INCONCLUSIVE"
+
+
+class Wire:
+    """One connection on which requests cost next to nothing: what is timed is the server."""
+
+    def __init__(self, url: str) -> None:
+        """Raises UsageError for an address that is none, RbserveError where nobody listens."""
+        address = address_of(url)
+        if address.scheme != "http":
+            raise UsageError(
+                f"verify speaks plain HTTP, not to {url}", "ask the server itself, behind its proxy"
+            )
+        self._url = url
+        assert address.hostname
+        try:
+            self._socket = socket.create_connection((address.hostname, address.port or 80), TIMEOUT_S)
+        except OSError as error:
+            raise RbserveError(
+                f"no connection to {url}: {error}", "is rbserve serve running there?"
+            ) from None
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._body = bytearray()
+        self._complete = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    def ask(self, request: bytes) -> dict[str, Any]:
+        """The answer to a whole request; RbserveError for any but a success."""
+        status = self.send(request)
+        if status != 200:
+            raise RbserveError(
+                f"{self._url} answered with {status}: {self._body.decode(errors='replace')[:200]}"
+            )
+        answer: dict[str, Any] = msgspec.json.decode(self._body)
+        return answer
+
+    def send(self, request: bytes) -> int:
+        """The status of the answer to a whole request."""
+        self._body.clear()
+        self._complete = False
+        try:
+            self._socket.sendall(request)
+            while not self._complete:
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    raise ConnectionError("the server closed the connection")
+                self._parser.feed_data(data)
+        except (OSError, httptools.HttpParserError) as error:
+            raise RbserveError(f"no answer from {self._url}: {error}") from None
+        status: int = self._parser.get_status_code()
+        return status
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._socket.close()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._complete = True

@@ -1,0 +1,4 @@
+"""What a call costs in operations and bytes, and the most that this machine does of either.
+
+Imports `timing`.
+"""

@@ -1,0 +1,4 @@
+"""The regression gate: base against head, estimates, verdicts.
+
+Imports `measure`.
+"""

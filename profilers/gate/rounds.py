@@ -1,0 +1,288 @@
+"""Measures base against head for the gate: round after round of fresh processes, until every metric is decided."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.types import Progress, no_progress
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.machine.environment import environment
+from rbserve.profilers.gate.config import GateConfig, Tolerance
+from rbserve.profilers.gate.sides import (
+    ACCURACY,
+    METRICS,
+    Contender,
+    Key,
+    Pair,
+    Scope,
+    accuracy_loss,
+    contenders_of,
+    figures,
+    job_of,
+)
+from rbserve.profilers.gate.verdict import (
+    FEWEST_PROCESSES,
+    FIRST_LOOK,
+    Decision,
+    Estimate,
+    Line,
+    SequentialTest,
+    Suite,
+    Verdict,
+    exact,
+    judged,
+    looks,
+    suite_of,
+)
+from rbserve.profilers.measure.harness import run_job
+
+EVERYTHING = Scope()
+UNSEEN = "no spread between processes was seen, so that it is unknown: a clock too coarse, or copied figures"
+
+
+class Outcome(NamedTuple):
+    """The suite, and the samples behind it."""
+
+    suite: Suite
+    contenders: list[Contender]
+
+
+def check(
+    pairs: Sequence[Pair],
+    dataset_of: Callable[[Artifact], Dataset],
+    config: GateConfig,
+    scope: Scope = EVERYTHING,
+    progress: Progress = no_progress,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Measures what is to be measured, within the budget of seconds, and judges every metric of every pair."""
+    begin = clock()
+    _check_scope(scope)
+    with tempfile.TemporaryDirectory(prefix="rbserve-check-") as folder:
+        lines: list[Line] = []
+        contenders: list[Contender] = []
+        for number, pair in enumerate(pairs):
+            found, missing = contenders_of(pair, dataset_of, config, scope, Path(folder) / f"{number}.npz")
+            contenders += found
+            lines += missing
+        gate = _Gate(contenders, config, scope, begin + config.budget, progress, clock)
+        rounds = gate.run()
+        lines += gate.lines()
+    return Outcome(suite_of(lines, config, environment(), rounds, clock() - begin), contenders)
+
+
+def _check_scope(scope: Scope) -> None:
+    unknown = set(scope.metrics) - set(METRICS)
+    if unknown or not scope.metrics:
+        raise UsageError(
+            f"unknown metric: {', '.join(sorted(unknown)) or 'none'}", f"known: {', '.join(METRICS)}"
+        )
+
+
+class _Gate:
+    """Runs rounds until everything is decided or the budget is spent."""
+
+    def __init__(
+        self,
+        contenders: list[Contender],
+        config: GateConfig,
+        scope: Scope,
+        deadline: float,
+        progress: Progress,
+        clock: Callable[[], float],
+    ) -> None:
+        self._contenders, self._config, self._scope = contenders, config, scope
+        self._deadline, self._progress, self._clock = deadline, progress, clock
+        self._decisions: dict[Key, Decision] = {}
+        self._rounds = 0
+
+    def run(self) -> int:
+        """Measures and judges; returns how many rounds it took."""
+        test: SequentialTest[Key] | None = None
+        planned = self._most_rounds()
+        schedule: set[int] = set()
+        round_seconds = 0.0
+        while self._rounds < planned and self._waiting(test):
+            begin = self._clock()
+            if self._rounds >= 2 and begin + round_seconds > self._deadline:
+                break
+            for contender in self._waiting(test):
+                self._round(contender, _undecided_slates(contender, test))
+            self._rounds += 1
+            round_seconds = self._clock() - begin
+            if self._rounds == 2:  # the first also judges the test rows
+                planned = self._affordable(round_seconds, planned)
+                test = self._repeated(planned)
+                schedule = set(looks(planned))
+            if test and self._rounds in schedule:
+                test.look(self._rounds, self._estimates(test))
+        if test is None:
+            test = self._repeated(max(1, self._rounds))
+        if self._rounds not in schedule:
+            test.look(max(1, self._rounds), self._estimates(test))
+        self._decisions |= test.decisions
+        self._judge_accuracy()
+        return self._rounds
+
+    def _most_rounds(self) -> int:
+        if not any(contender.live for contender in self._contenders):
+            return 0
+        if {"p50", "peak_rss"} & {*self._scope.metrics}:
+            return self._config.max_rounds
+        return 1 if "accuracy" in self._scope.metrics else 0
+
+    def _affordable(self, round_seconds: float, most: int) -> int:
+        """How many rounds the budget has room for, an even number: errors are spent over no more than these."""
+        left = int((self._deadline - self._clock()) / round_seconds)
+        return max(2, min(most, self._rounds + left) // 2 * 2)
+
+    def _repeated(self, rounds: int) -> SequentialTest[Key]:
+        """The test of what more rounds can change, of contenders whose verdict counts."""
+        tolerances = {
+            key: self._tolerance(contender, key)
+            for contender in self._contenders
+            if contender.advisory is None
+            for key in contender.keys
+            if key.metric in ("p50", "peak_rss")
+        }
+        return SequentialTest(tolerances, self._config.alpha / 2, self._config.beta, rounds)
+
+    def _tolerance(self, contender: Contender, key: Key) -> float:
+        """In the unit of estimates: a log ratio, of accuracies a loss."""
+        tolerance: Tolerance = self._config.tolerance
+        if key.metric == "p50":
+            return float(np.log1p(tolerance.p50 if len(contender.live) == 2 else tolerance.p50_baseline))
+        if key.metric in ("peak_rss", "file_size"):
+            return float(np.log1p(getattr(tolerance, key.metric)))
+        return tolerance.auc if key.metric == "auc" else tolerance.ndcg
+
+    def _waiting(self, test: SequentialTest[Key] | None) -> list[Contender]:
+        """Who is to be measured in the next round."""
+        undecided = {(key.model, key.variant) for key in test.undecided} if test else set()
+
+        def waits(one: Contender) -> bool:
+            if not one.judgeable or not test:
+                return self._rounds < FIRST_LOOK
+            return (one.model, one.variant) in undecided
+
+        return [one for one in self._contenders if one.live and not one.failed and waits(one)]
+
+    def _round(self, contender: Contender, slates: Sequence[int]) -> None:
+        """A fresh process of each live side, the order turned around from round to round."""
+        self._progress(
+            self._rounds, self._config.max_rounds, f"rounds at most, {contender.model} {contender.variant}"
+        )
+        accuracy = "accuracy" in self._scope.metrics
+        for side in contender.live if self._rounds % 2 == 0 else contender.live[::-1]:
+            assert side.artifact is not None
+            job = job_of(contender, side.artifact, slates, self._rounds, accuracy)
+            try:
+                side.reports.append(run_job(job, side.worker))
+            except RbserveError as error:
+                name = "base" if side is contender.base else "head"
+                contender.failed = f"{name} could not be measured: {error.message}"
+                return
+
+    def _estimates(self, test: SequentialTest[Key]) -> dict[Key, Estimate]:
+        return {
+            key: contender.estimate(key)
+            for contender in self._contenders
+            if not contender.failed
+            for key in contender.keys
+            if key in test.undecided
+        }
+
+    def _judge_accuracy(self) -> None:
+        """Measured once, so that it has its own half of alpha."""
+        tolerances, estimates = {}, {}
+        for contender in self._contenders:
+            for key in contender.keys:
+                if key.metric in ACCURACY.values() and contender.advisory is None:
+                    tolerances[key] = self._tolerance(contender, key)
+                    estimate = accuracy_loss(contender, key)
+                    if estimate:
+                        estimates[key] = estimate
+        test = SequentialTest(tolerances, self._config.alpha / 2, self._config.beta, 1)
+        test.look(1, estimates)
+        self._decisions |= test.decisions
+
+    # ---- Lines ----
+
+    def lines(self) -> list[Line]:
+        """A line for every figure."""
+        return [self._line(contender, key) for contender in self._contenders for key in contender.keys]
+
+    def _line(self, contender: Contender, key: Key) -> Line:
+        line = Line(
+            key.model, key.metric, Verdict.MISSING, key.variant, key.scope, key.slate,
+            rounds=contender.head.processes(key), reason=contender.failed,
+        )  # fmt: skip
+        if contender.failed:
+            return line
+        relative = key.metric not in ACCURACY.values()
+        decision = self._decisions.get(key) or self._known(contender, key)
+        if decision is None:
+            unjudged = Verdict.NOT_COMPARABLE if contender.advisory else Verdict.MISSING
+            reason = contender.advisory or "nothing was measured"
+            return msgspec.structs.replace(line, verdict=unjudged, reason=reason)
+        before, after = figures(contender, key)
+        line = msgspec.structs.replace(line, base=before, head=after)
+        line = judged(line, decision, self._tolerance(contender, key), relative)
+        if contender.advisory:
+            return msgspec.structs.replace(line, verdict=Verdict.NOT_COMPARABLE, reason=contender.advisory)
+        return msgspec.structs.replace(line, reason=self._why(contender, line))
+
+    def _known(self, contender: Contender, key: Key) -> Decision | None:
+        """What is known exactly, and what is no more than advice."""
+        if key.metric == "file_size":
+            estimate: Estimate | None = exact(contender.base.file_bytes, contender.head.file_bytes)
+        elif not contender.advisory:
+            return None
+        else:
+            estimate = (
+                contender.estimate(key)
+                if key.metric in ("p50", "peak_rss")
+                else accuracy_loss(contender, key)
+            )
+        if estimate is None:
+            return None
+        test = SequentialTest(
+            {key: self._tolerance(contender, key)}, self._config.alpha, self._config.beta, 1
+        )
+        test.look(1, {key: estimate})
+        return test.decisions[key]
+
+    def _why(self, contender: Contender, line: Line) -> str | None:
+        """What an inconclusive line needs."""
+        if line.verdict is not Verdict.INCONCLUSIVE:
+            return None
+        if line.metric in ACCURACY.values():
+            return f"{len(set(contender.rows.users)):,} test users are too few to tell so small a loss"
+        fewest = FIRST_LOOK if len(contender.live) == 2 else FEWEST_PROCESSES
+        for side, there in (("base", contender.base), ("head", contender.head)):
+            if len(there.reports) < fewest:
+                return f"{side} has {len(there.reports)} process(es), and {fewest} are the fewest to judge by"
+        if line.low is None and line.high is None:
+            return UNSEEN
+        return f"{line.rounds} processes were too few for so large a spread; raise the budget, or quieten the machine"
+
+
+def _undecided_slates(contender: Contender, test: SequentialTest[Key] | None) -> Sequence[int]:
+    """All of them while memory is undecided: a process's peak is that of all its slates."""
+    if not any(key.metric in ("p50", "peak_rss") for key in contender.keys):
+        return contender.plan.slates[:1]  # a process times something; nobody asks
+    if test is None or not contender.judgeable:
+        return contender.plan.slates
+    undecided = [key for key in contender.keys if key in test.undecided]
+    if any(key.metric == "peak_rss" for key in undecided):
+        return contender.plan.slates
+    return [one for one in contender.plan.slates if any(key.slate == one for key in undecided)]

@@ -1,0 +1,440 @@
+"""Profiles an artefact: latency in fresh pinned processes, accuracy of the very same variants.
+
+Variants are interleaved: every round starts one new process a variant, and the order turns around from
+round to round, so that a machine that drifts slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.errors import DataError, RbserveError, UsageError, unknown_name
+from rbserve.core.files import sha256
+from rbserve.core.types import Progress, no_progress
+from rbserve.data.artifact import OPENVINO_VARIANT, Artifact
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
+from rbserve.data.similarity import data_sketch
+from rbserve.home.commands import option_of
+from rbserve.machine.environment import allowed_cores, environment
+from rbserve.profilers.baselines import baselines
+from rbserve.profilers.measure.budget import PILOT_RUNS, Pace, check_budget, schedule
+from rbserve.profilers.measure.worker import Job, Report
+from rbserve.profilers.timing.requests import draw
+from rbserve.runs import roofline
+from rbserve.runs.measurement import (
+    DEPTH,
+    SCHEMA,
+    Measurement,
+    Plan,
+    Predictions,
+    check_scope,
+    comparability_key,
+    summarise,
+)
+from rbserve.runs.provenance import command_line, git_state
+from rbserve.runtimes.opening import artifact_prompts
+
+WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def default_plan(task: str = "ctr", budget_s: float | None = None) -> Plan:
+    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99. A budget plans both anew.
+
+    A model that ranks the catalogue is asked for ten items, and timed in both scopes: looking ids up is part of
+    what it is for.
+    """
+    slates, scope = ([1, 100], "forward") if task == "ctr" else ([10], "both")
+    plan = Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
+    return plan if budget_s is None else msgspec.structs.replace(plan, processes=0, budget_s=budget_s)
+
+
+def profile(
+    artifact: Artifact,
+    dataset: Dataset,
+    plan: Plan,
+    variants: Sequence[str] | None = None,
+    progress: Progress = no_progress,
+    left_out: Mapping[str, str] | None = None,
+) -> Measurement:
+    """Measures every variant (or those named) and derives the table's figures.
+
+    A variant whose process dies is `failed` and costs the others nothing; where none is left, its error is raised.
+
+    With `plan.budget_s`, a pilot process a variant judges the test rows and shows how long a process and a run take;
+    the number of both is then planned for what is left of the budget when the calls' costs have been looked into.
+
+    `left_out` says of variants that are not measured why, for the record.
+    """
+    started = time.monotonic()
+    variants = list(variants or artifact.variants)
+    check_plan(artifact, dataset, plan, variants)
+    test = test_rows(artifact, dataset, plan)
+    with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
+        inputs = Path(folder) / "inputs.npz"
+        write_inputs(inputs, dataset, test, plan)
+        processes = Processes(artifact, inputs, variants, progress)
+        if plan.budget_s is None:
+            reports = processes.run(plan)
+            costs = processes.costs(plan) if plan.cost else []
+        else:
+            plan, reports, costs = processes.run_within(plan, plan.budget_s)
+    variants = processes.left
+    machine = environment()
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    manifest = artifact.manifest
+    digest = sha256(artifact.path / "manifest.json")
+    known = baselines(dataset, test, plan.exclude_seen)
+    measurement = Measurement(
+        schema=SCHEMA,
+        id=f"{now:%Y%m%dT%H%M%SZ}-{dataset.name}-{artifact.name}-{digest[:8]}",
+        created=now.isoformat(),
+        model=artifact.name,
+        group=manifest.group,
+        task=manifest.task,
+        item_form=manifest.item_form,
+        dataset=dataset.name,
+        dataset_fingerprint=dataset.fingerprint,
+        artifact_digest=digest,
+        comparability_key=comparability_key(machine, plan.threads, dataset.fingerprint),
+        environment=machine,
+        plan=plan,
+        file_bytes={one: file_bytes(artifact, one) for one in variants},
+        variant_warnings=_warnings(artifact, variants, processes.unseen, _stopped(reports)),
+        baselines=known.figures,
+        baseline_forms=known.forms,
+        data_sketch=data_sketch(dataset),
+        samples=[sample for _, report in reports for sample in report.samples],
+        predictions=_predictions(test, reports),
+        random=artifact.is_random,
+        left_out=dict(left_out or {}),
+        command=command_line(),
+        git=git_state(Path.cwd()),
+        seconds=time.monotonic() - started,
+        config=manifest.config,
+        costs=[one for one in costs if one.variant in variants],
+        model_digest=artifact.model_digest,
+        distilled=manifest.training.distilled,
+        failed=processes.failed,
+        artifact=option_of(artifact),
+        settings=manifest.training.settings,
+        continued=manifest.training.continued.said if manifest.training.continued else "",
+    )
+    return msgspec.structs.replace(measurement, results=summarise(measurement))
+
+
+def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
+    """Raises UsageError for a plan that cannot be carried out."""
+    check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
+    for variant in variants:
+        if variant not in artifact.can_open:
+            raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
+    check_numbers(artifact.name, artifact.manifest.task, plan)
+    if plan.warm and not _remembers(artifact):
+        refuse_warm(artifact.name)
+
+
+def refuse_warm(model: str) -> NoReturn:
+    """Raises UsageError for a model that cannot be measured warm."""
+    raise UsageError(
+        f"{model} has nothing to remember of a user: no prompt begins alike for all candidates",
+        "--warm is for language models that score candidates",
+    )
+
+
+def check_numbers(model: str, task: str, plan: Plan) -> None:
+    """Raises UsageError for a plan that no model of the task, called so, can be measured by."""
+    if plan.test_users < 0:
+        raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
+    if not 0 <= plan.seconds < math.inf:  # nor nan
+        raise UsageError(f"seconds must be at least 0, not {plan.seconds:g}", "for example --seconds 10")
+    if (
+        plan.processes < (plan.budget_s is None)
+        or plan.runs < 1
+        or plan.threads < 1
+        or not plan.slates
+        or min(plan.slates) < 1
+    ):
+        raise UsageError("processes, runs, threads and slates must all be at least 1")
+    check_scope(plan.scope)
+    if plan.budget_s is not None:
+        check_budget(plan.budget_s)
+    if plan.exclude_seen and task == "ctr":
+        raise UsageError(
+            f"{model} scores the candidates it is given; it leaves out none",
+            "--exclude-seen is for models that rank the catalogue",
+        )
+    cores = allowed_cores()
+    if cores and plan.threads > len(cores):
+        raise UsageError(f"{plan.threads} threads need as many cores; this process may use {len(cores)}")
+
+
+def _remembers(artifact: Artifact) -> bool:
+    """Whether candidates of the model are read behind a beginning that they share."""
+    if artifact.manifest.task != "ctr" or not artifact.is_language_model:
+        return False
+    return artifact_prompts(artifact).pieces.shared
+
+
+def _stopped(reports: Sequence[tuple[str, Report]]) -> dict[str, str]:
+    """Why the test rows of a variant were not judged to their end."""
+    return {variant: report.stopped for variant, report in reports if report.stopped}
+
+
+def _warnings(
+    artifact: Artifact, variants: list[str], unseen: Mapping[str, str], stopped: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """What the export of each variant warned of, and what the prompts of all of them have no room for.
+
+    `unseen` says of those whose calls could not be looked into why, `stopped` of those without an accuracy.
+    """
+    manifest = artifact.manifest
+    lost = [said for split, fit in manifest.prompts.items() if (said := fit.said(split))]
+    exported = {one: record.warnings for one, record in manifest.variants.items()}
+    hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.items()}
+    unjudged = {one: [f"no accuracy: {why}"] for one, why in stopped.items()}
+    return {
+        one: [
+            *exported.get(one, []),
+            *lost,
+            *hidden.get(one, []),
+            *unjudged.get(one, []),
+            *filter(None, [artifact.slate_dependence(one)]),
+        ]
+        for one in dict.fromkeys((*variants, *exported))
+    }
+
+
+def file_bytes(artifact: Artifact, variant: str) -> int:
+    """The size of what a variant's weights are loaded from."""
+    return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
+
+
+def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | SeqSplit:
+    """The test rows, of all users or of those that the plan draws."""
+    split = test_split(artifact, dataset)
+    users = np.unique(split.users)
+    if not 0 < plan.test_users < len(users):
+        return split
+    drawn = np.random.default_rng(plan.seed).choice(users, plan.test_users, replace=False)
+    return split.take(np.flatnonzero(np.isin(split.users, drawn)))
+
+
+def test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
+    """All test rows of an artefact's task; DataError where there are none."""
+    split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
+    if not len(split):
+        raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
+    return split
+
+
+class Processes:
+    """The worker processes of one profile. A variant whose process dies is left out from there on, and `failed`."""
+
+    def __init__(self, artifact: Artifact, inputs: Path, variants: Sequence[str], progress: Progress) -> None:
+        self._artifact, self._inputs, self._progress = artifact, inputs, progress
+        self._variants = [*variants]
+        self._errors: dict[str, RbserveError] = {}
+        self.unseen: dict[str, str] = {}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What each variant that failed died of."""
+        return {variant: error.message for variant, error in self._errors.items()}
+
+    @property
+    def left(self) -> list[str]:
+        """The variants that did not fail; the first one's error where all did."""
+        left = [one for one in self._variants if one not in self._errors]
+        if not left:
+            raise next(iter(self._errors.values()))
+        return left
+
+    def run(self, plan: Plan, judge: bool = True, deadline: float = math.inf) -> list[tuple[str, Report]]:
+        """Every round's processes, one after another; the first round also scores the test rows if they are to `judge`.
+
+        Rounds end early, but not before the second, when another would pass the `deadline` of the monotonic clock.
+        """
+        reports: dict[str, list[Report]] = {variant: [] for variant in self.left}
+        made, total = 0, plan.processes * len(reports)
+        for process in range(plan.processes):
+            started = time.monotonic()
+            for variant in self.left if process % 2 == 0 else self.left[::-1]:
+                self._say(made, total, f"{variant}, process {process + 1}/{plan.processes}")
+                judged = judge and process == 0 and not self._artifact.is_random
+                if report := self._start(plan, variant, process=process, accuracy=judged):
+                    reports[variant].append(report)
+                made += 1
+            round_s = time.monotonic() - started
+            if process > 0 and time.monotonic() + round_s > deadline:
+                break
+        self._say(total, total, "measured")
+        return [(variant, report) for variant in self.left for report in reports[variant]]
+
+    def run_within(
+        self, plan: Plan, budget_s: float
+    ) -> tuple[Plan, list[tuple[str, Report]], list[roofline.Cost]]:
+        """The plan that a pilot's pace makes of a budget, its reports, and the costs, if asked for, within it.
+
+        The pilot judges the test rows; its own samples are left out.
+        """
+        deadline = time.monotonic() + budget_s
+        pilot = msgspec.structs.replace(plan, runs=PILOT_RUNS, seconds=min(plan.seconds, budget_s / 20))
+        judged: dict[str, Report] = {}
+        paces: dict[str, Pace] = {}
+        for variant in self._variants:
+            self._say(len(judged), len(self._variants), f"{variant}, pilot")
+            started = time.monotonic()
+            report = self._start(pilot, variant, accuracy=not self._artifact.is_random)
+            if report is None:
+                continue
+            runs = [one.runs_ns for one in report.samples]
+            took_s = time.monotonic() - started - report.accuracy_s
+            run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
+            paces[variant] = Pace(took_s - sum(map(sum, runs)) / 1e9, run_s)
+            judged[variant] = msgspec.structs.replace(report, samples=[])
+        costs = self.costs(plan) if plan.cost else []
+        planned = schedule(
+            {one: paces[one] for one in self.left}, deadline - time.monotonic(), plan.processes
+        )
+        plan = msgspec.structs.replace(
+            plan,
+            processes=planned.processes,
+            runs=max(planned.runs_of.values()),
+            seconds=budget_s,
+            runs_of=planned.runs_of,
+        )
+        reports = self.run(plan, judge=False, deadline=deadline)
+        plan = msgspec.structs.replace(plan, processes=len(reports) // len(self.left))
+        return plan, [(one, judged[one]) for one in self.left] + reports, costs
+
+    def costs(self, plan: Plan) -> list[roofline.Cost]:
+        """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
+
+        Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw. One that dies
+        costs its variant no more than this: it is `unseen`.
+        """
+        costs: list[roofline.Cost] = []
+        variants = [] if self._artifact.is_endpoint else self.left
+        for place, variant in enumerate(variants):
+            self._progress(place, len(variants), f"variants looked into, {variant}: what a call costs")
+            if variant == OPENVINO_VARIANT:
+                self.unseen[variant] = "OpenVINO's operators are not looked into"
+                continue
+            try:
+                costs += run_job(_job(self._artifact, plan, variant, self._inputs, cost=True)).costs
+            except RbserveError as error:
+                self.unseen[variant] = error.message
+        peaks: dict[str, float] = {}
+        for cost in costs:
+            for kind, gflops in cost.peak_gflops.items():
+                peaks[kind] = max(gflops or 0.0, peaks.get(kind, 0.0))
+        return [
+            msgspec.structs.replace(
+                cost, peak_gflops={kind: peaks[kind] or None for kind in cost.peak_gflops}
+            )
+            for cost in costs
+        ]
+
+    def _start(self, plan: Plan, variant: str, **changes: Any) -> Report | None:
+        """What a process says; None, and the variant has failed, where it dies."""
+        try:
+            return run_job(_job(self._artifact, plan, variant, self._inputs, **changes))
+        except RbserveError as error:
+            self._errors[variant] = error
+            return None
+
+    def _say(self, done: int, total: int, what: str) -> None:
+        self._progress(done, total, f"processes, {what}")
+
+
+def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:
+    job = Job(
+        artifact=str(artifact.path),
+        variant=variant,
+        inputs=str(inputs),
+        slates=plan.slates,
+        threads=plan.threads,
+        runs=plan.runs_of.get(variant, plan.runs),
+        seconds=plan.seconds,
+        scopes=[*plan.scopes],
+        exclude_seen=plan.exclude_seen,
+        process=0,
+        cores=allowed_cores()[-plan.threads :],
+        accuracy=False,
+    )
+    return msgspec.structs.replace(job, **changes)
+
+
+def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:
+    """Runs a job in a fresh process and waits for its report. `worker` is the command to start."""
+    threads = dict.fromkeys(THREAD_VARIABLES, str(job.threads))
+    done = subprocess.run(
+        [*worker],
+        input=msgspec.json.encode(job),
+        capture_output=True,
+        env=os.environ | threads,
+    )
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise RbserveError(f"the process measuring {job.variant} died (exit {done.returncode}): {last[0]}")
+    report = msgspec.json.decode(done.stdout, type=Report)
+    if report.error is not None:
+        raise RbserveError(report.error, report.hint)
+    return report
+
+
+def write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
+    """Real requests, drawn once by the plan's seed: the same for every variant, scope and process."""
+    rng = np.random.default_rng(plan.seed)
+    arrays = _ragged("test", test.histories)
+    arrays["test_items"] = test.candidates if isinstance(test, CtrSplit) else test.targets
+    for slate in plan.slates:
+        drawn = draw(rng, test, slate, len(dataset.items))
+        arrays |= _ragged(f"slate{slate}", drawn.histories)
+        if drawn.candidates is not None:
+            arrays[f"slate{slate}_items"] = drawn.candidates
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _ragged(name: str, histories: Ragged) -> dict[str, NDArray[Any]]:
+    return {f"{name}_values": histories.values, f"{name}_offsets": histories.offsets}
+
+
+def _predictions(test: CtrSplit | SeqSplit, reports: list[tuple[str, Report]]) -> Predictions:
+    """What the first round's processes said of the test rows."""
+    users = test.users.tolist()
+    if isinstance(test, CtrSplit):
+        scores = {variant: report.scores for variant, report in reports if report.scores}
+        return Predictions(
+            users,
+            test.labels.tolist(),
+            scores,
+            hard={variant: report.hard for variant, report in reports if report.hard},
+            unclear={variant: report.unclear for variant, report in reports if report.unclear},
+        )
+    return Predictions(
+        users,
+        labels=[],
+        scores={},
+        targets=test.targets.tolist(),
+        ranks={variant: report.ranks for variant, report in reports if report.ranks},
+        depth=DEPTH,
+        illegal_share={
+            variant: report.illegal_share for variant, report in reports if report.illegal_share is not None
+        },
+    )

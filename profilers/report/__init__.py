@@ -1,0 +1,4 @@
+"""A report's files: tables, pictures, the page.
+
+Imports `compare`.
+"""

@@ -1,0 +1,327 @@
+"""The paper's Tables 3 to 5 with our figures beside its own: every row, each cell measured or with why it is not."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+
+from rbserve.core.types import ModelSpec
+from rbserve.home.commands import command
+from rbserve.models.zoo import BACKBONES, find_model
+from rbserve.profilers.compare.paper import (
+    PAPER_COLUMNS,
+    TABLES,
+    TASK_METRIC,
+    TEST_ROWS,
+    PrintedRow,
+    paper_cautions,
+    printed_rows,
+)
+from rbserve.profilers.compare.pareto import REFERENCE, Interval
+from rbserve.runs.changes import changed, knows_config, options_text
+from rbserve.runs.measurement import Measurement, Result, by_scope
+
+JUDGED = (REFERENCE, "onnx-fp32")  # whose accuracy a cell shows, else the first variant's that has one
+LATENCY_ONLY = "latency only (random weights); "
+CALL = {"ctr": 1, "seqrec": 10}  # the slate or k that the latencies are of
+
+
+class Ours(msgspec.Struct, frozen=True):
+    """The accuracy of one variant in one of our runs, on so many test rows, and what measures it again.
+
+    `changed` are the options of the row's config that were not the row's, none where the run file is too old to say
+    (`config_known`); `test_users` is 0, or how many were drawn.
+    """
+
+    accuracy: float
+    ci95: Interval | None
+    variant: str
+    rows: int
+    run: str
+    created: str
+    dataset_fingerprint: str
+    exclude_seen: bool
+    users: int
+    changed: dict[str, str]
+    config_known: bool
+    test_users: int
+    comparability_key: str
+    command: str
+
+    @property
+    def marks(self) -> list[str]:
+        """In what this is not the row as the paper has it: "changed: vectors=tuned", "500 test users"."""
+        return [
+            *([f"changed: {options_text(self.changed)}"] if self.changed else []),
+            *([f"{self.users:,} test users"] if self.test_users else []),
+        ]
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """p50 in ms of a call of the slate (or k) `CALL` has: the fastest variant's, and the reference's if timed."""
+
+    dataset: str
+    run: str
+    scope: str
+    slate: int
+    threads: int
+    cpu: str
+    reference_ms: float | None
+    fastest_ms: float
+    fastest: str
+    n: int
+    ci95_ms: Interval
+    changed: dict[str, str]
+    comparability_key: str
+    command: str
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """A row on a data set. Without `ours`, `absent` says why, and `command` what would measure it, if anything would.
+
+    `ours` is of the row's own config where that was run; `also` are the runs with other options, and those are never
+    taken for it unmarked. `difference` is ours less the paper's, at its four digits.
+    """
+
+    dataset: str
+    ours: Ours | None
+    also: list[Ours]
+    paper: float | None
+    difference: float | None
+    speed: Speed | None
+    absent: str | None
+    command: str | None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A row of the paper. `speed` is that of its first data set that has one."""
+
+    group: str
+    item_form: str
+    model: str
+    paper_name: str
+    cells: list[Cell]
+    speed: Speed | None
+    paper_latency_ms: float | None
+
+
+class PaperTable(msgspec.Struct, frozen=True):
+    """One of the paper's tables: its data sets, then further ones that a row was measured on."""
+
+    table: str
+    title: str
+    task: str
+    metric: str
+    datasets: list[str]
+    rows: list[Row]
+    notes: list[str]
+
+    @property
+    def call(self) -> str:
+        """The call that the latencies are of."""
+        return f"{'slate' if self.task == 'ctr' else 'k'} {CALL[self.task]}"
+
+
+class Absence(msgspec.Struct, frozen=True):
+    """Why a cell has no accuracy, and the command that gives it one, where there is one."""
+
+    reason: str
+    command: str | None = None
+
+
+def paper_tables(measurements: Sequence[Measurement]) -> list[PaperTable]:
+    """The tables whose task has a run."""
+    runs = [part for one in measurements for part in by_scope(one)]
+    tasks = {one.task for one in runs}
+    return [_table(number, runs) for number, (_, task) in TABLES.items() if task in tasks]
+
+
+def why_absent(spec: ModelSpec, dataset: str, measured: Collection[str]) -> Absence:
+    """Why `spec` has no accuracy on a data set; `measured` are the data sets the report has runs of it on."""
+    if dataset in measured:
+        return Absence("latency only")
+    backbone = BACKBONES.get(spec.backbone or "")
+    if backbone and not backbone.asset and not measured:
+        return Absence(f"needs {backbone.needs}")
+    return Absence("not measured", f"rbserve profile --model {spec.name} --dataset {shlex.quote(dataset)}")
+
+
+# ---- Rows and cells ----
+
+
+def _table(number: str, runs: Sequence[Measurement]) -> PaperTable:
+    title, task = TABLES[number]
+    printed = [row for row in printed_rows() if row.table == number]
+    groups = list(dict.fromkeys(row.group for row in printed))
+    printed.sort(key=lambda row: groups.index(row.group))
+    names = {row.model for row in printed}
+    runs = [one for one in runs if one.model in names]
+    datasets = [*PAPER_COLUMNS, *sorted({one.dataset for one in runs} - {*PAPER_COLUMNS})]
+    rows = [_row(row, task, datasets, [one for one in runs if one.model == row.model]) for row in printed]
+    return PaperTable(
+        table=number,
+        title=title,
+        task=task,
+        metric=printed[0].metric,
+        datasets=datasets,
+        rows=rows,
+        notes=[*_notes(task, rows), *paper_cautions(task)],
+    )
+
+
+def _row(printed: PrintedRow, task: str, datasets: Sequence[str], runs: Sequence[Measurement]) -> Row:
+    cells = [_cell(printed, task, dataset, runs) for dataset in datasets]
+    return Row(
+        group=printed.group,
+        item_form=find_model(printed.model).item_form,
+        model=printed.model,
+        paper_name=printed.paper_name,
+        cells=cells,
+        speed=next((cell.speed for cell in cells if cell.speed), None),
+        paper_latency_ms=printed.latency_ms,
+    )
+
+
+def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measurement]) -> Cell:
+    newest = sorted((one for one in runs if one.dataset == dataset), key=_standing, reverse=True)
+    judged = [made for one in newest if (made := _ours(one, TASK_METRIC[task]))]
+    ours = judged[0] if judged else None
+    known = [ours.changed] if ours else []
+    also = []
+    for one in judged[1:]:
+        if one.changed not in [*known, {}]:
+            known.append(one.changed)
+            also.append(one)
+    model_alone = sorted(
+        newest, key=lambda one: one.plan.scope != "forward"
+    )  # as the paper times it; else any
+    paper = printed.figures.get(dataset)
+    drawn = any(one.random for one in newest)
+    learnt = {one.dataset for one in runs if not one.random}
+    absence = None if ours else why_absent(find_model(printed.model), dataset, learnt)
+    return Cell(
+        dataset=dataset,
+        ours=ours,
+        also=also,
+        paper=paper,
+        difference=round(round(ours.accuracy, 4) - paper, 4) if ours and paper is not None else None,
+        speed=next(filter(None, (_speed(one, CALL[task]) for one in model_alone)), None),
+        absent=f"{LATENCY_ONLY * drawn}{absence.reason}" if absence else None,
+        command=absence.command if absence else None,
+    )
+
+
+def _standing(run: Measurement) -> tuple[bool, bool, str, str]:
+    """The row as it is before the row with other options, all test users before some; then the newest."""
+    return (not changed(run), not run.plan.test_users, run.created, run.id)
+
+
+def _ours(run: Measurement, metric: str) -> Ours | None:
+    """The accuracy of the best-liked variant that has one: a run may have been timed and not judged."""
+    judged = [(one, value) for one in run.results if isinstance(value := one.accuracy.get(metric), float)]
+    if not judged:
+        return None
+    best, value = min(judged, key=lambda pair: [*JUDGED, pair[0].variant].index(pair[0].variant))
+    interval = best.accuracy.get(f"{metric}_ci95")
+    return Ours(
+        accuracy=value,
+        ci95=interval if isinstance(interval, tuple) else None,
+        variant=best.variant,
+        rows=len(run.predictions.users),
+        run=run.id,
+        created=run.created,
+        dataset_fingerprint=run.dataset_fingerprint,
+        exclude_seen=run.plan.exclude_seen,
+        users=len(set(run.predictions.users)),
+        changed=changed(run),
+        config_known=knows_config(run),
+        test_users=run.plan.test_users,
+        comparability_key=run.comparability_key,
+        command=command(run),
+    )
+
+
+def _speed(run: Measurement, slate: int) -> Speed | None:
+    timed: list[Result] = [one for one in run.results if one.slate == slate]
+    if not timed:
+        return None
+    fastest = min(timed, key=lambda one: one.latency_ms.p50)
+    return Speed(
+        dataset=run.dataset,
+        run=run.id,
+        scope=run.plan.scope,
+        slate=slate,
+        threads=fastest.threads,
+        cpu=run.environment.cpu,
+        reference_ms=next((one.latency_ms.p50 for one in timed if one.variant == REFERENCE), None),
+        fastest_ms=fastest.latency_ms.p50,
+        fastest=fastest.variant,
+        n=fastest.n,
+        ci95_ms=fastest.latency_ms.ci95,
+        changed=changed(run),
+        comparability_key=run.comparability_key,
+        command=command(run),
+    )
+
+
+# ---- Words ----
+
+
+def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader of a table has to know."""
+    cells = [cell for row in rows for cell in row.cells]
+    measured = [(row.model, cell.dataset, cell.ours) for row in rows for cell in row.cells if cell.ours]
+    yield f"{len(measured)} of {len(cells)} cells are measured; the others say why they are not."
+    yield (
+        f"Ours: the newest run of a row on a data set, of {REFERENCE}, else {JUDGED[1]}, else the first variant that "
+        "has an accuracy. Beside it the paper's figure, and ours less that."
+    )
+    if measured:
+        usual = Counter(ours.variant for _, _, ours in measured).most_common(1)[0][0]
+        others = [
+            f"{model} on {dataset} ({ours.variant})"
+            for model, dataset, ours in measured
+            if ours.variant != usual
+        ]
+        yield f"The accuracies are of {usual}{', but for ' + ', '.join(others) if others else ''}."
+    left_out = [f"{model} on {dataset}" for model, dataset, ours in measured if ours.exclude_seen]
+    if left_out:
+        yield f"Lists without what the user has seen: {', '.join(left_out)}."
+    marked = [
+        f"{model} on {dataset} ({', '.join(ours.marks)})" for model, dataset, ours in measured if ours.marks
+    ]
+    if marked:
+        yield f"Not the row as it is: {'; '.join(marked)}."
+    unsaid = sum(not ours.config_known for _, _, ours in measured)
+    if unsaid:
+        yield f"{unsaid} of these runs do not say their config, which is taken to be the row's: profile them again."
+    yield from _latency_notes(task, rows)
+    if any(cell.command for cell in cells):
+        yield (
+            "Not measured: rbserve profile --model MODEL --dataset DATASET fills a cell; a data set of the paper has "
+            "to be prepared first (rbserve prepare)."
+        )
+    for name in dict.fromkeys(dataset for _, dataset, _ in measured):
+        here = [ours for _, dataset, ours in measured if dataset == name]
+        fewest = min(ours.rows for ours in here)
+        if any(ours.test_users for ours in here) and not all(ours.test_users for ours in here):
+            fewest = min(ours.rows for ours in here if not ours.test_users)
+        if name in PAPER_COLUMNS and fewest < TEST_ROWS[task]:
+            yield f"{name}: {fewest:,} test rows, where the paper has {TEST_ROWS[task]:,}: not the same test."
+        if len({ours.dataset_fingerprint for ours in here}) > 1:
+            yield f"{name}: these runs saw different versions of the data; compare within a section above."
+
+
+def _latency_notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
+    speeds = [row.speed for row in rows if row.speed]
+    where = dict.fromkeys(f"{one.cpu}, {one.threads} thread{'s' * (one.threads > 1)}" for one in speeds)
+    call = "slate 1, a candidate a call" if task == "ctr" else f"k {CALL[task]}, a list a call"
+    if speeds:
+        yield (
+            f"Our ms: p50 at {call}, of {REFERENCE} where it was timed and of the fastest variant, on the data set in "
+            f"brackets; scope forward unless that says otherwise. Measured on {'; '.join(where)}."
+        )
+    yield "The paper's ms: a sample, on another machine: not comparable with ours."

@@ -1,0 +1,227 @@
+"""Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, .svg, figures/, report.html, report.json.
+
+report.json is what every other file is drawn from, and stable within one `schema`:
+
+- `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
+  `overall`: what several data sets have in common, with the fields of `overall.Overall`;
+  `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run, every row of them.
+- A section has the fields of `pareto.Section` (data set, task, `metric`, scope, threads, environment,
+  `comparability_key`, `slates`, `points`, `baselines`, `paper`, `sources`, `notes`) and, in words,
+  `answers` (one a slate: which point to serve, and how sure that is), `absent` (what was not measured, and
+  why) and `method`; `metric_titles` and `baseline_titles` say how people read a metric's or a baseline's key.
+- A point has the fields of `pareto.Point`. Times are milliseconds per call; null is "not measured", never 0.
+  `slate` is the number of candidates of a call, or (task seqrec) of the items asked for.
+- A table has the fields of `paper_tables.PaperTable`, a row those of `Row`, a cell those of `Cell`: `ours`, or
+  `absent`, the reason why there is none.
+
+The same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rbserve.core.errors import DataError
+from rbserve.core.files import replacing_directory
+from rbserve.data.dataset import open_dataset
+from rbserve.data.similarity import data_sketch
+from rbserve.profilers.compare.answers import answers
+from rbserve.profilers.compare.overall import overalls
+from rbserve.profilers.compare.paper import paper_title
+from rbserve.profilers.compare.pareto import Section, sections
+from rbserve.profilers.compare.uncertainty import Evidence
+from rbserve.profilers.compare.wording import listing
+from rbserve.profilers.report.page import page
+from rbserve.profilers.report.paper_tables import paper_tables
+from rbserve.profilers.report.plot import draw
+from rbserve.profilers.report.tables import Book, Chapter, csv_text, markdown, paper_csv
+from rbserve.runs.changes import display_name
+from rbserve.runs.measurement import Measurement, by_scope, read_measurement
+from rbserve.stats.intervals import runs_needed
+from rbserve.stats.metrics import metric_title
+
+SCHEMA = 1
+
+
+def collect(runs: Path) -> list[Measurement]:
+    """The newest measurement of every model, changed config, data set, scope and threads in runs/*.json, a scope each.
+
+    One of random weights stands in for a model that was not measured with its own, one of some test users for a model
+    that was not judged on all.
+    Raises DataError for a file that is not a run of this version, and where there is none.
+    """
+    newest: dict[tuple[str, str, str, int], Measurement] = {}
+    for one in (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path))):
+        key = (one.dataset, display_name(one), one.plan.scope, one.plan.threads)
+        known = newest.get(key)
+        if known is None or _standing(known) < _standing(one):
+            newest[key] = one
+    if not newest:
+        raise DataError(f"no runs in {runs}", "rbserve profile --model gdcn")
+    return [newest[key] for key in sorted(newest)]
+
+
+def _standing(measurement: Measurement) -> tuple[bool, bool, str, str]:
+    return (not measurement.random, not measurement.plan.test_users, measurement.created, measurement.id)
+
+
+def with_sketch(run: Measurement, folder: Path) -> Measurement:
+    """A run of before data sketches were kept gets that of the data set in `folder`, if it is still the same data."""
+    if run.data_sketch or not folder.is_dir():
+        return run
+    try:
+        data = open_dataset(folder)
+        if data.fingerprint != run.dataset_fingerprint:
+            return run
+        return msgspec.structs.replace(run, data_sketch=data_sketch(data))
+    except DataError:  # damaged, or of another version: a report does not need it
+        return run
+
+
+def render(measurements: Sequence[Measurement], folder: Path) -> Path:
+    """Writes the files of a report into `folder`, whole or not at all; what was there is replaced."""
+    if not measurements:
+        raise DataError("no runs in the report", "rbserve profile --model gdcn")
+    evidence = Evidence()
+    parts = sections(measurements, evidence)
+    book = Book(
+        chapters=[
+            Chapter(part, answers(part, measurements, evidence), list(absent(part)), list(method(part)))
+            for part in parts
+        ],
+        overalls=overalls(parts, measurements, evidence),
+        printed=paper_tables(measurements),
+        created=max(one.created for one in measurements),
+    )
+    report = document(book)
+    with replacing_directory(folder) as partial:
+        draw(parts, partial)
+        (partial / "table.md").write_text(markdown(book), encoding="utf-8")
+        (partial / "table.csv").write_text(csv_text(parts), encoding="utf-8")
+        (partial / "paper.csv").write_text(paper_csv(book.printed), encoding="utf-8")
+        (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (partial / "report.html").write_text(page(book, report), encoding="utf-8")
+    return folder
+
+
+def document(book: Book) -> dict[str, Any]:
+    """report.json, as the module's docstring describes it."""
+    parts = [
+        {
+            **msgspec.to_builtins(chapter.section),
+            "answers": msgspec.to_builtins(chapter.answers),
+            "absent": chapter.absent,
+            "method": chapter.method,
+            "paper_title": paper_title(chapter.section.paper_column),
+            "slate_name": chapter.section.slate_name,
+            "metric_titles": _metric_titles(chapter.section),
+            "baseline_titles": {
+                name: chapter.section.baseline_title(name) for name in chapter.section.baselines
+            },
+        }
+        for chapter in book.chapters
+    ]
+    return {
+        "schema": SCHEMA,
+        "created": book.created,
+        "sections": parts,
+        "overall": msgspec.to_builtins(book.overalls),
+        "paper_tables": msgspec.to_builtins(book.printed),
+    }
+
+
+def _metric_titles(section: Section) -> dict[str, str]:
+    """How people read the section's metrics, by their keys."""
+    keys = [key for point in section.points for key in point.accuracy if not key.endswith("_ci95")]
+    return {key: metric_title(key, section.task) for key in dict.fromkeys([section.metric, *keys])}
+
+
+# ---- Words ----
+
+
+def absent(section: Section) -> Iterator[str]:
+    """What was not measured, each with its reason."""
+    variants = dict.fromkeys(point.variant for point in section.points)
+    for source in section.sources:
+        there = {point.variant for point in section.points if point.name == source.name}
+        missing = [one for one in variants if one not in there]
+        if missing:
+            reasons = {one: source.left_out.get(one, f"not in run {source.run}") for one in missing}
+            for reason in dict.fromkeys(reasons.values()):
+                those = [one for one in missing if reasons[one] == reason]
+                yield f"{source.name} {listing(those)}: {reason}."
+    for name, q, field in (("p90", 0.90, "p90_ms"), ("p99", 0.99, "p99_ms")):
+        lacking = [
+            f"{p.label} {section.slate_name} {p.slate} ({p.runs})"
+            for p in section.points
+            if getattr(p, field) is None
+        ]
+        if lacking:
+            yield f"{name} of {listing(lacking)}: fewer than the {runs_needed(q)} timed calls that certify it."
+    drawn = [source.name for source in section.sources if source.random]
+    if drawn:
+        yield f"Accuracy of {listing(drawn)}: random weights, of the true shape for its latency alone."
+    lacking = [p.label for p in section.points if p.value(section.metric) is None and p.name not in drawn]
+    if lacking:
+        yield f"{section.metric_label} of {listing(lacking)}: not defined on these test rows, or not measured."
+    undrawn = dict.fromkeys(
+        p.name for p in section.points if p.on_front is not None and p.front_probability is None
+    )
+    if undrawn:
+        yield (
+            f"P(front) of {listing([*undrawn])}: not all runs of that {section.slate_name} kept their raw samples and "
+            "scores."
+        )
+    unprinted = {one.model for one in section.points if one.paper is None or one.paper.latency_ms is None}
+    if unprinted:
+        yield f"Paper's figures of {listing(sorted(unprinted))}: the paper prints none, or no latency."
+    if section.environment.governor is None:
+        yield "CPU frequency governor: this machine does not tell it."
+    if section.environment.energy_absent:
+        yield f"Energy: {section.environment.energy_absent}."
+    alone = sorted({point.name for point in section.points if point.processes == 1})
+    if alone:
+        yield (
+            f"Spread between processes of {listing(alone)}: one process was timed, so the intervals of its times and "
+            "P(front) are too sure."
+        )
+
+
+def method(section: Section) -> Iterator[str]:
+    """How the figures were made."""
+    points, machine = section.points, section.environment
+    isa = ", ".join(machine.isa) or "no instruction set told"
+    yield f"Machine: {machine.cpu} ({isa}), {machine.cores} cores, {machine.memory_mb:,} MB, kernel {machine.kernel}."
+    processes, runs = _range(point.processes for point in points), _range(point.runs for point in points)
+    yield (
+        f"Latency: {runs} timed calls of each variant and {section.slate_name} in {processes} fresh processes, "
+        f"threads: {section.threads}, scope: {section.scope}; the first call and the warm-up are kept apart. "
+        "The interval of p50 is Student's t over the logarithms of the processes' medians; of one process it resamples "
+        "its calls."
+    )
+    overheads = [point.overhead_us for point in points if point.overhead_us is not None]
+    if overheads:
+        yield f"Harness overhead {max(overheads):.2g} us per call, by timing empty calls; nothing is subtracted."
+    yield (
+        f"Accuracy: the variant that was timed, on {section.rows:,} test rows of {section.users:,} users; its interval "
+        "resamples users. Models share these users, so a difference between two is surer than their intervals look: "
+        "P(front) and differences redraw the same users for all."
+    )
+    yield f"Libraries: {', '.join(f'{name} {version}' for name, version in sorted(machine.libraries.items()))}."
+    key = f"comparability key {section.comparability_key}"
+    yield f"Data: {section.dataset}, fingerprint {section.dataset_fingerprint[:12]}; {key}."
+    column = "mean of its five data sets" if section.paper_column == "overall" else section.paper_column
+    if section.task == "seqrec":
+        seen = "leaving out" if section.exclude_seen else "not leaving out"
+        yield f"Ranking: the whole catalogue, never a sample of it, {seen} what the user's history holds."
+    yield f"Paper's figures: RecBench, Tables 3 to 5, column {column}; its latencies come from another machine."
+
+
+def _range(values: Iterator[int]) -> str:
+    low, *_, high = [*sorted(values) * 2]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

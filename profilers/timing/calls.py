@@ -1,0 +1,102 @@
+"""What one timed call is, and the requests it is called with: for each task and scope.
+
+| | forward | end_to_end |
+|---|---|---|
+| ctr | rows of history and candidates -> scores | raw ids -> scores |
+| seqrec | rows of history, k -> rows and scores | raw ids, k -> raw ids and scores |
+
+Scope `warm` is forward of a language model that has read the user's history at an earlier request.
+
+The server makes the same calls of the same `Scorer` or `Ranker`. Each can also be made with an observer of its stages:
+`lookup` of the raw ids and their `names` are told here, what lies between by the model, or is its `forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedRanker, StagedScorer
+from rbserve.data.dataset import ItemTable
+from rbserve.profilers.timing.latency import Request
+from rbserve.runtimes.endpoint import EndpointScorer
+from rbserve.runtimes.opening import recommend, without_seen
+
+Call = Callable[..., object]
+Ranked = tuple[Items, Scores]
+
+
+class Exercise(NamedTuple):
+    """A function to time, and what to call it with. `observed` does the same, and takes an observer as well."""
+
+    call: Call
+    requests: list[Request]
+    observed: Call
+
+
+def pair_wise(
+    scorer: Scorer, histories: Sequence[Items], slates: Sequence[Items], items: ItemTable | None = None
+) -> Exercise:
+    """Scoring a slate: of rows of the item table, or end to end of the raw ids that `items` knows."""
+    requests = list(zip(histories, slates, strict=True))
+    call = scorer.score_anew if isinstance(scorer, EndpointScorer) else scorer.score
+    staged = scorer.score_staged if isinstance(scorer, StagedScorer) else partial(_one_stage, call)
+    if items is None:
+        return Exercise(call, [*requests], staged)
+
+    def score(history: list[str], candidates: list[str]) -> Scores:
+        return call(items.lookup(history), items.lookup(candidates))
+
+    def observed(history: list[str], candidates: list[str], observe: Observe) -> Scores:
+        rows = items.lookup(history), items.lookup(candidates)
+        observe("lookup")
+        scores: Scores = staged(*rows, observe)
+        return scores
+
+    return Exercise(
+        score, [(items.names(history), items.names(slate)) for history, slate in requests], observed
+    )
+
+
+def list_wise(
+    ranker: Ranker, histories: Sequence[Items], k: int, exclude_seen: bool, items: ItemTable | None = None
+) -> Exercise:
+    """Ranking the catalogue: from rows of the item table to such rows, or end to end from raw ids to raw ids."""
+    ranked = partial(recommend, ranker, exclude_seen=exclude_seen)
+    staged = partial(_recommend_staged, ranker, exclude_seen)
+    if items is None:
+        return Exercise(ranked, [(history, k) for history in histories], staged)
+
+    def recommended(history: list[str], k: int) -> tuple[list[str], Scores]:
+        found, scores = ranked(items.lookup(history), k)
+        return items.names(found), scores
+
+    def observed(history: list[str], k: int, observe: Observe) -> tuple[list[str], Scores]:
+        rows = items.lookup(history)
+        observe("lookup")
+        found, scores = staged(rows, k, observe)
+        names = items.names(found)
+        observe("names")
+        return names, scores
+
+    return Exercise(recommended, [(items.names(history), k) for history in histories], observed)
+
+
+def _recommend_staged(ranker: Ranker, exclude_seen: bool, history: Items, k: int, observe: Observe) -> Ranked:
+    """As `runtime.recommend`; leaving out what was seen is a stage of its own."""
+    wanted = k + len(history) if exclude_seen else k
+    staged = ranker.top_k_staged if isinstance(ranker, StagedRanker) else partial(_one_stage, ranker.top_k)
+    found: Ranked = staged(history, wanted, observe)
+    if exclude_seen:
+        found = without_seen(history, k, *found)
+        observe("exclude_seen")
+    return found
+
+
+def _one_stage(call: Call, *arguments: Any) -> Any:
+    """A call that has no stages of its own; the observer is its last argument."""
+    *request, observe = arguments
+    result = call(*request)
+    observe("forward")
+    return result

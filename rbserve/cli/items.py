@@ -1,0 +1,88 @@
+"""The verbs about a model's items: `items add` and `items retire`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rbserve.cli.console import print_json
+from rbserve.cli.data import Json
+from rbserve.cli.options import DatasetName, dataset_name, words
+from rbserve.core.errors import UsageError
+from rbserve.progress import say
+
+if TYPE_CHECKING:
+    from rbserve.pipeline.catalogue import Changed
+
+Model = Annotated[str, typer.Argument(metavar="ARTEFACT", help="An artefact's directory, or a zoo row.")]
+IdColumn = Annotated[str, typer.Option("--id", help="Column of the item's id (default item_id).")]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Between columns (default: a comma or a tab, as the header has).")
+]
+
+items = typer.Typer(
+    no_args_is_help=True, help="Add items to a trained model without training, or retire some."
+)
+
+
+@items.command()
+def add(
+    model: Model,
+    file: Annotated[Path, typer.Option("--items", help="A table of new items: CSV, TSV or Parquet.")],
+    item: IdColumn = "item_id",
+    text: Annotated[str, typer.Option(help="Column of the item's text (default title).")] = "title",
+    delimiter: Delimiter = None,
+    dataset: DatasetName = None,
+    as_json: Json = False,
+) -> None:
+    """Add items to a model that makes them of their texts: rows -text, -emb, zeroshot-, text-, sid-, seq-sid.
+
+    The artefact is replaced as a whole; its scores of other items stay what they were. A server takes it up when it
+    is told to reload (SIGHUP, or POST /v1/admin/reload).
+
+    Example: rbserve items add artifacts/shop/gdcn-text --items new.csv --id sku --text name
+    """
+    from rbserve.pipeline import items
+
+    _show(items.add_items(model, dataset_name(dataset), file, item, text, delimiter), as_json)
+
+
+@items.command()
+def retire(
+    model: Model,
+    file: Annotated[Path | None, typer.Option("--items", help="A table with the ids to retire.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Comma-separated ids to retire.")] = None,
+    item: IdColumn = "item_id",
+    delimiter: Delimiter = None,
+    dataset: DatasetName = None,
+    as_json: Json = False,
+) -> None:
+    """Retire items of any model: no candidates any more, and never recommended. Histories may still have them.
+
+    `items add` takes a retired item back.
+
+    Example: rbserve items retire artifacts/shop/gdcn --ids A17,A23
+    """
+    from rbserve.pipeline import items
+
+    if (file is None) == (ids is None):
+        raise UsageError("give either --items or --ids", "--ids A17,A23")
+    _show(items.retire_items(model, dataset_name(dataset), file or words(ids), item, delimiter), as_json)
+
+
+def _show(changed: Changed, as_json: bool) -> None:
+    if as_json:
+        print_json(changed)
+        return
+    counts = {
+        "added": changed.added,
+        "taken back": changed.returned,
+        "retired": changed.retired,
+        "already so": changed.known,
+        "repeated": changed.repeated,
+        **{f"left out, {reason}": count for reason, count in changed.left_out.items()},
+    }
+    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing to do"
+    say(f"{changed.model}: {said}; {changed.items:,} items")

@@ -1,0 +1,182 @@
+"""The verb about what to serve: `recommend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rbserve.cli.console import print_json
+from rbserve.cli.data import Json
+from rbserve.cli.options import DATASET, METRIC, SLATE, only, only_count, words
+from rbserve.core.errors import RbserveError
+from rbserve.core.types import size_name
+from rbserve.progress import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rbserve.profilers.choose.recommend import Candidate, Check, Recommendation
+
+
+def recommend(
+    slo: Annotated[str, typer.Option(help="Limits of a call's time, such as 'p99<20ms' or 'p50<2ms,p99<20ms'.")],
+    slate: Annotated[
+        list[str] | None,
+        typer.Option(*SLATE, help="Candidates per call, or items asked for where a model ranks all."),
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(*DATASET, help="A data set with runs.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(*METRIC, help="What accuracy is: auc, gauc, ndcg@10, ….")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="ctr or seqrec, where a data set has runs of both; they are never compared.")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="forward or end_to_end.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the runs with so many threads.", min=1)] = None,
+    confidence: Annotated[float, typer.Option(help="Least probability of meeting the limits.")] = 0.95,
+    runs: Annotated[Path | None, typer.Option(help="Folder of run files; runs/ when left out.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Name the most accurate variant that meets a latency objective, how sure that is, and why not another.
+
+    Example: rbserve recommend --slo "p99<20ms" --slate 100 --dataset ml-100k
+    """
+    from rbserve.pipeline import reporting
+
+    answer = reporting.recommend(
+        slo,
+        runs,
+        slate=only_count(slate, "--slate"),
+        dataset=only(words(dataset), "--dataset") if dataset else None,
+        metric=only(words(metric), "--metric") if metric else None,
+        task=task,
+        scope=scope,
+        threads=threads,
+        confidence=confidence,
+    )
+    if as_json:
+        print_json(answer)
+    else:
+        _show(answer)
+    if answer.pick is None:
+        raise RbserveError(f"nothing meets {', '.join(answer.objectives)} {_where(answer)}", _nearest(answer))
+
+
+def _show(answer: Recommendation) -> None:
+    from rbserve.cli.console import show
+
+    pick = answer.pick
+    if pick:
+        first = pick.checks[0]
+        print(
+            f"serve {pick.label}{' (INCONCLUSIVE)' * bool(pick.inconclusive)}: "
+            f"{_accuracy(pick, answer.metric_title)}; {_meeting(pick)}, "
+            f"of {first.n:,} calls in {first.processes} process{'es' * (first.processes > 1)}"
+            f"\n  {pick.serve or f'cannot be served from here: {pick.absent}'}"
+        )
+    if answer.meets:
+        print(f"\nmeets {', '.join(answer.objectives)} {_where(answer)}:")
+        show(candidates_table(answer, answer.meets))
+    if answer.refused:
+        print("\nrefused:")
+        show(candidates_table(answer, answer.refused))
+    for line in _remarks(answer):
+        say(f"- {line}")
+
+
+def _remarks(answer: Recommendation) -> list[str]:
+    """How sure the choice is, and what it rests on."""
+    lines = []
+    if answer.most_accurate_probability is not None and len(answer.meets) > 1:
+        lines.append(
+            f"the most accurate of the {len(answer.meets)} that meet it with probability "
+            f"{_share(answer.most_accurate_probability)}, by resamples of the same test users"
+        )
+    if answer.pick and answer.faster:
+        times = answer.pick.p50_ms / answer.faster.p50_ms
+        lines.append(
+            f"{answer.faster.label} is {times:.1f} times as fast, and these users do not tell its "
+            f"{answer.metric_title} ({answer.faster.accuracy:.4f}) from the pick's"
+        )
+    if answer.pick and answer.pick.serve and answer.pick.absent:
+        lines.append(answer.pick.absent)
+    lines += [f"{name}: {reason}" for name, reason in answer.elsewhere.items()]
+    return lines + answer.notes
+
+
+def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
+    """Variants with their accuracy, the limited statistics, and why they were refused."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    statistics = [one.partition("<")[0] for one in answer.objectives]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("model", "variant"):
+        table.add_column(name, no_wrap=True)
+    for name in (
+        answer.metric_title,
+        "p50 ms",
+        *(f"{one} ms" for one in statistics if one != "p50"),
+        "P(meets)",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    why = any(one.refused for one in rows)
+    if why:
+        table.add_column("why")
+    for one in rows:
+        measured = [
+            _figure(check.measured_ms)
+            for check, name in zip(one.checks, statistics, strict=False)
+            if name != "p50"
+        ] or ["–"] * sum(name != "p50" for name in statistics)
+        table.add_row(
+            escape(one.model),
+            one.variant + " ⚠" * bool(one.inconclusive or one.warnings),
+            "–" if one.accuracy is None else f"{one.accuracy:.4f}",
+            f"{one.p50_ms:.3g}",
+            *measured,
+            "–" if one.probability is None else _share(one.probability),
+            *([escape(one.refused or "")] if why else []),
+        )
+    return table
+
+
+def _accuracy(one: Candidate, title: str) -> str:
+    interval = f" [{one.accuracy_ci95[0]:.4f}, {one.accuracy_ci95[1]:.4f}]" if one.accuracy_ci95 else ""
+    return f"{title} {one.accuracy:.4f}{interval}"
+
+
+def _meeting(one: Candidate) -> str:
+    measured = ", ".join(
+        f"{check.objective.partition('<')[0]} {_figure(check.measured_ms)}{_interval(check)} ms"
+        for check in one.checks
+    )
+    limits = ", ".join(check.objective for check in one.checks)
+    return f"{measured}; meets {limits} with probability {_share(one.probability or 0.0)}"
+
+
+def _interval(check: Check) -> str:
+    return f" [{_figure(check.ci95_ms[0])}, {_figure(check.ci95_ms[1])}]" if check.ci95_ms else ""
+
+
+def _figure(ms: float | None) -> str:
+    return "–" if ms is None else f"{ms:.3g}"
+
+
+def _share(share: float) -> str:
+    return "> 0.99" if share > 0.99 else "< 0.01" if share < 0.01 else f"{share:.2f}"
+
+
+def _where(answer: Recommendation) -> str:
+    return f"on {answer.dataset} at {size_name(answer.task)} {answer.slate} with probability {answer.confidence:g}"
+
+
+def _nearest(answer: Recommendation) -> str | None:
+    """The variant that comes closest."""
+    near = [one for one in answer.refused if one.checks]
+    if not near:
+        return None
+    best = max(near, key=lambda one: (one.probability or 0.0, -one.p50_ms))
+    return f"the nearest is {best.label}: {best.refused}"

@@ -1,0 +1,4 @@
+"""What is on disk: item tables, splits, data sets, artefacts, semantic identifiers.
+
+Imports `core` alone.
+"""

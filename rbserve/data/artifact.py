@@ -1,0 +1,392 @@
+"""An artefact: one trained model with everything scoring needs, in one directory.
+
+    artifacts/<dataset>/<model>/
+      manifest.json        spec, config, data fingerprint, training record, variants, file digests
+      model.safetensors    weights
+      items.parquet        item_id, text: the item table of the data set it was trained on, then items that were
+                           added since; retired, where some were
+      sids/                semantic identifiers, of a model that reads them
+      words.parquet        word, items: the vocabulary, where a model reads texts
+      prompt/              prompts as token ids, of a language model
+      backbone/            its config and tokeniser
+      onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
+      onnx/<precision>.checks.json   a few requests and what the variant answered them
+
+Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
+before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rbserve.core.distillation import Distillation
+from rbserve.core.errors import ArtifactError, unknown_name
+from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
+from rbserve.core.manifest import read_manifest
+from rbserve.data.dataset import ItemTable, read_items
+from rbserve.data.golden import COARSE_TOLERANCE, Checks, read_checks
+from rbserve.data.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semantic_ids
+
+SCHEMA = 1
+WEIGHTS = "model.safetensors"
+ITEMS = "items.parquet"
+WORDS = "words.parquet"
+BACKBONE = "backbone/config.json"
+TOKENIZER = "backbone/tokenizer.json"
+REFERENCE_VARIANT = "torch-fp32"
+HALF_VARIANT = "torch-bf16"
+PROTOCOL_VARIANT = "torch-recbench"
+"""A language model asked the paper's way: to compare with, not to serve."""
+EXPORTABLE = ("onnx-fp32", "onnx-int8", "onnx-int4")
+"""What a language model can be exported as; other models as all but the last."""
+
+TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT, PROTOCOL_VARIANT)
+OPENVINO_VARIANT = "openvino-bf16"
+"""A language model's onnx-fp32 in OpenVINO, its products made in bf16: loaded from the same files."""
+ENDPOINT_VARIANT = "endpoint"
+VARIANTS = (*TORCH_VARIANTS, *EXPORTABLE, OPENVINO_VARIANT, ENDPOINT_VARIANT)
+"""Every variant that some model has."""
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an exported variant's scores differ from the reference's on the same real rows.
+
+    Of a list-wise model the scores are those of the items that both have among their first `k`, `same_top` is the
+    share of rows in which these are the same items, and nDCG takes the place of AUC. `correlation` is that of log-odds.
+    """
+
+    rows: int
+    max_abs: float
+    mean_abs: float
+    auc_reference: float | None
+    auc: float | None
+    auc_difference: float | None
+    k: int | None = None
+    same_top: float | None = None
+    ndcg_reference: float | None = None
+    ndcg: float | None = None
+    correlation: float | None = None
+
+
+class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An exported file and what its export found out.
+
+    `step_file` continues what `file` has begun (beam search); `data_files` hold weights too large for a graph's file;
+    `checks` has a few requests and what the variant answered them (`data.golden`). `activation_scales` says what has a
+    scale of its own where activations are integers: each product, token or block; null in fp32 and in files of version
+    0.1, which did not say.
+    """
+
+    file: str
+    parity: Parity
+    warnings: list[str] = []
+    step_file: str | None = None
+    data_files: list[str] = []
+    checks: str | None = None
+    activation_scales: str | None = None
+
+    @property
+    def graphs(self) -> list[str]:
+        """In the order in which they run."""
+        return [self.file] if self.step_file is None else [self.file, self.step_file]
+
+    @property
+    def files(self) -> list[str]:
+        """Everything that the variant is loaded from."""
+        return [*self.graphs, *self.data_files]
+
+    @property
+    def exported(self) -> list[str]:
+        """Everything that its export wrote."""
+        return [*self.files, *([] if self.checks is None else [self.checks])]
+
+
+class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The artefact whose weights a training began with: its name, `model_digest` and data, and how many of the new
+    data's items it knew."""
+
+    name: str
+    model_digest: str
+    fingerprint: str
+    known_items: int
+    new_items: int
+
+    @property
+    def said(self) -> str:
+        """In a few words."""
+        return f"continued from {self.name} {self.model_digest[:12]}, {self.new_items:,} new items"
+
+
+class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another.
+
+    `random`: they were drawn, not learnt; the model has its true shape, and nothing to say. `distilled`: they were
+    learnt from another model's scores. `continued`: they began as those of another artefact.
+    """
+
+    seed: int
+    settings: dict[str, Any]
+    epochs: int
+    best_epoch: int
+    metric: str
+    best_metric: float | None
+    seconds: float
+    taken_from: str | None = None
+    random: bool = False
+    distilled: Distillation | None = None
+    continued: Continued | None = None
+
+
+class PromptFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many prompts of a split have no room for all `items` of their histories, and how many items they lose.
+
+    A prompt has at most `max_tokens` tokens and the `max_items` newest items.
+    """
+
+    prompts: int
+    cut: int
+    items: int
+    lost: int
+    max_tokens: int
+    max_items: int
+
+    def said(self, split: str) -> str | None:
+        """One line of what is lost, if anything is."""
+        if not self.cut:
+            return None
+        return (
+            f"{self.cut:,} of {self.prompts:,} {split} prompts lose their oldest items: {self.lost:,} of "
+            f"{self.items:,} ({self.lost / self.items:.1%}) do not fit into max_tokens={self.max_tokens} "
+            f"and {self.max_items} places"
+        )
+
+
+class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The data set an artefact belongs to."""
+
+    name: str
+    fingerprint: str
+
+
+class CatalogueChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the item table differs from the data set's: its first `trained` rows are those, then `added` ones follow.
+
+    `retired` rows are still there, and are no candidates any more.
+    """
+
+    trained: int
+    added: int
+    retired: int
+
+
+class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an artefact says of itself. `config_kind` names the config class that `config` belongs to.
+
+    `prompts` says by split what a language model's prompts have no room for, `catalogue` what became of the items
+    since the training.
+    """
+
+    schema: int
+    name: str
+    group: str
+    task: str
+    item_form: str
+    config_kind: str
+    config: dict[str, Any]
+    dataset: DatasetReference
+    training: TrainingRecord
+    libraries: dict[str, str]
+    files: dict[str, FileDigest]
+    variants: dict[str, VariantRecord] = {}
+    prompts: dict[str, PromptFit] = {}
+    catalogue: CatalogueChanges | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened artefact. `file(name)` gives the path of a member after checking its digest."""
+
+    path: Path
+    manifest: ArtifactManifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def variants(self) -> list[str]:
+        """Every variant to score with: the torch reference, then the exported ones; of an endpoint, itself."""
+        if self.is_endpoint:
+            return [ENDPOINT_VARIANT]
+        return [REFERENCE_VARIANT, *self.manifest.variants]
+
+    @property
+    def can_open(self) -> list[str]:
+        """`variants`, and those that are made of the same files while they are loaded."""
+        if not self.is_language_model:
+            return self.variants
+        return [
+            *self.variants,
+            *([OPENVINO_VARIANT] if self.exported(OPENVINO_VARIANT) else []),
+            HALF_VARIANT,
+            *([PROTOCOL_VARIANT] if self.manifest.task == "ctr" else []),
+        ]
+
+    @property
+    def can_export(self) -> tuple[str, ...]:
+        """The exported variants that such a model can have."""
+        return tuple(variant for variant in self.can_have if variant in EXPORTABLE)
+
+    @property
+    def can_have(self) -> list[str]:
+        """Every variant that such a model can be scored with, exported or not."""
+        possible = possible_variants(self.manifest.task, self.is_language_model, self.is_endpoint)
+        return list(dict.fromkeys((*self.can_open, *possible)))
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the model reads prompts."""
+        return BACKBONE in self.manifest.files
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were drawn: latency can be measured, accuracy has no meaning."""
+        return self.manifest.training.random
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether the model answers from elsewhere, and has no weights here."""
+        return self.manifest.config_kind == ENDPOINT_VARIANT
+
+    @property
+    def model_digest(self) -> str:
+        """Hex digest of the files that the model was packaged with; exporting a variant leaves it as it is."""
+        exported = {name for record in self.manifest.variants.values() for name in record.exported}
+        own = sorted((name, one.sha256) for name, one in self.manifest.files.items() if name not in exported)
+        return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
+
+    def exported(self, variant: str) -> VariantRecord | None:
+        """What a variant is loaded from, if that was exported."""
+        return self.manifest.variants.get(exported_as(variant))
+
+    def slate_dependence(self, variant: str) -> str | None:
+        """What to say of a variant whose accuracy at one size of slate is not that of another; None of all others.
+
+        In int8 files of version 0.1, but for language models, all activations of a call share a scale.
+        """
+        record = self.manifest.variants.get(variant)
+        if record is None or variant != "onnx-int8" or self.is_language_model or record.activation_scales:
+            return None
+        return (
+            "its scores depend on what else is in the slate (exported by version 0.1): "
+            f"rbserve export --model {self.path} --precision int8 makes it anew"
+        )
+
+    def checks(self, variant: str) -> Checks | None:
+        """What an exported variant answered when it was made; None where that was not written down."""
+        record = self.exported(variant)
+        if record is None or record.checks is None:
+            return None
+        checks = read_checks(self.file(record.checks))
+        if variant == OPENVINO_VARIANT:
+            return msgspec.structs.replace(checks, tolerance=COARSE_TOLERANCE)
+        return checks
+
+    @cached_property
+    def items(self) -> ItemTable:
+        return read_items(self.file(ITEMS))
+
+    @cached_property
+    def sids(self) -> SemanticIds:
+        """The items' semantic identifiers, of a model that reads them."""
+        return open_semantic_ids(self.file(f"{FOLDER}/{MANIFEST}").parent)
+
+    def file(self, name: str) -> Path:
+        """The path of a member file; ArtifactError when it is missing, truncated or tampered with."""
+        path = self.path / name
+        if name not in self.manifest.files:
+            raise ArtifactError(
+                f"artefact {self.path} has no file {name}", f"rbserve export --model {self.path}"
+            )
+        reason = mismatch(path, self.manifest.files[name])
+        if reason:
+            raise ArtifactError(
+                f"artefact {self.name} is damaged: {path} {reason}",
+                "restore the file, or make the artefact anew with rbserve train",
+            )
+        return path
+
+    def variant_files(self, variant: str) -> list[str]:
+        """The members that hold a variant's weights; none where it is not exported."""
+        if variant == ENDPOINT_VARIANT:
+            return []
+        if variant in TORCH_VARIANTS:
+            return [WEIGHTS]
+        record = self.exported(variant)
+        return record.files if record else []
+
+
+def possible_variants(task: str, is_language_model: bool, is_endpoint: bool) -> list[str]:
+    """Every variant that a model of a kind can be scored with, before there is an artefact of it."""
+    if is_endpoint:
+        return [ENDPOINT_VARIANT]
+    if not is_language_model:
+        return [REFERENCE_VARIANT, *EXPORTABLE[:-1]]
+    protocol = [PROTOCOL_VARIANT] if task == "ctr" else []
+    return [REFERENCE_VARIANT, *EXPORTABLE, OPENVINO_VARIANT, HALF_VARIANT, *protocol]
+
+
+def check_precisions(precisions: Iterable[str]) -> None:
+    """Raises UsageError for a precision that nothing is exported in."""
+    known = [variant.removeprefix("onnx-") for variant in EXPORTABLE]
+    for precision in precisions:
+        if precision not in known:
+            raise unknown_name("precision", precision, known)
+
+
+def check_variants(variants: Iterable[str]) -> None:
+    """Raises UsageError for a variant that no model has."""
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise unknown_name("variant", variant, VARIANTS)
+
+
+def exported_as(variant: str) -> str:
+    """The exported variant that a variant is loaded from; most are their own."""
+    return "onnx-fp32" if variant == OPENVINO_VARIANT else variant
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Opens an artefact; ArtifactError when it is absent, unreadable or of another version."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise ArtifactError(f"no artefact at {path}", "rbserve train makes one")
+    manifest = read_manifest(
+        file, ArtifactManifest, SCHEMA, "an artefact manifest", "rbserve train makes it anew", ArtifactError
+    )
+    return Artifact(path, manifest)
+
+
+def write_manifest(path: Path, manifest: ArtifactManifest) -> None:
+    """Writes manifest.json, atomically."""
+    write_bytes(path / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+
+
+def add_variants(artifact: Artifact, variants: dict[str, VariantRecord]) -> Artifact:
+    """Records exported files that already stand in the artefact's directory."""
+    files = {name: digest(artifact.path / name) for record in variants.values() for name in record.exported}
+    manifest = msgspec.structs.replace(
+        artifact.manifest,
+        files=artifact.manifest.files | files,
+        variants=artifact.manifest.variants | variants,
+    )
+    write_manifest(artifact.path, manifest)
+    return Artifact(artifact.path, manifest)

@@ -1,0 +1,226 @@
+"""The commands that a report and a recommendation print: measure a run's model again, serve it, make it anew.
+
+A command is printed only where it can be right. A run file says where its artefact was (`Measurement.artifact`) and
+with which settings it was trained; run files from before that name both less surely, and the text says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rbserve.core.distillation import FROM
+from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.files import home
+from rbserve.core.settings import Settings
+from rbserve.core.types import ModelSpec
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.models.configs import EndpointConfig, config_to_dict
+from rbserve.models.zoo import find_model
+from rbserve.runs.changes import NO_CHANGE, all_changes, changed, options_text
+from rbserve.runs.measurement import WARM, Measurement, Plan
+
+SECONDS, ENDPOINT_SECONDS = 10.0, 60.0  # of timed calls a process and slate, unless --seconds says otherwise
+
+
+# ---- Where the artefact is ----
+
+
+def model_option(measurement: Measurement) -> str:
+    """What `--model` takes: the row, or the path of the artefact.
+
+    Of a run file that does not say where the artefact was, and whose model is no plain row, a directory named after the
+    change: one that a training could write to, and where nothing need be now.
+    """
+    known = measurement.artifact or _path_of_command(measurement.command)
+    if known:
+        return known
+    changes = all_changes(measurement)
+    if not changes:
+        return measurement.model
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", options_text(changes)).strip("-")
+    return f"artifacts/{measurement.dataset}/{measurement.model}-{slug}"
+
+
+def knows_place(measurement: Measurement) -> bool:
+    """Whether the run file says where its artefact was."""
+    place = measurement.artifact or _path_of_command(measurement.command)
+    return bool(place) or not all_changes(measurement)
+
+
+def artifact_path(measurement: Measurement) -> Path:
+    """The directory that `model_option` means from here; nothing need be there."""
+    option = model_option(measurement)
+    if is_path(option):
+        return Path(option)
+    return home() / "artifacts" / measurement.dataset / f"{option}{'-random' * measurement.random}"
+
+
+def is_path(option: str) -> bool:
+    """Whether a value of `--model` is a directory, and no row's name."""
+    return "/" in option or option.startswith(".")
+
+
+def option_of(artifact: Artifact) -> str:
+    """What `--model` takes to find an artefact again: its row where it lies at the row's place, else its path."""
+    manifest = artifact.manifest
+    name = f"{artifact.name}{'-random' * artifact.is_random}"
+    usual = home() / "artifacts" / manifest.dataset.name / name
+    if artifact.path.absolute() == usual.absolute() and (FROM in artifact.name or _find_row(artifact.name)):
+        return artifact.name
+    path = artifact.path.as_posix()
+    return path if is_path(path) else f"./{path}"
+
+
+def why_absent(measurement: Measurement) -> str | None:
+    """Why the artefact that was measured cannot be opened from here; None where it can."""
+    path = artifact_path(measurement)
+    if not knows_place(measurement):
+        return "the run file does not say where its artefact is"
+    try:
+        digest = open_artifact(path).model_digest
+    except ArtifactError:
+        return f"there is no artefact at {path}"
+    if measurement.model_digest and digest != measurement.model_digest:
+        return f"the artefact at {path} was made anew, or its items changed, since this run"
+    return None
+
+
+def profile_command(measurement: Measurement) -> str:
+    """What measures the artefact that stands where the measured one stood."""
+    model, dataset = shlex.quote(model_option(measurement)), shlex.quote(measurement.dataset)
+    drawn = " --weights random" * measurement.random
+    return f"rbserve profile --model {model} --dataset {dataset}{drawn}"
+
+
+def _path_of_command(words: list[str]) -> str | None:
+    """The path that a command line gave as its --model, if it gave one."""
+    for word, after in pairwise([*words, ""]):
+        value = word.removeprefix("--model=") if word.startswith("--model=") else after
+        if word.partition("=")[0] in ("--model", "-m") and is_path(value):
+            return value
+    return None
+
+
+# ---- The commands ----
+
+
+def command(measurement: Measurement) -> str:
+    """What measures a run again; where profiling alone would make another model, what trains this one comes first."""
+    plan, dataset = measurement.plan, shlex.quote(measurement.dataset)
+    making = training_command(measurement)
+    first = f"{making} && " if making and not _profile_makes_it(measurement) else ""
+    return (
+        f"{first}rbserve profile --model {shlex.quote(model_option(measurement))} --dataset {dataset} "
+        f"--slates {','.join(str(slate) for slate in plan.slates)} "
+        f"--threads {plan.threads} {_amount(measurement)} --scope {'forward' if plan.scope == WARM else plan.scope}"
+        + (" --warm" if plan.warm or plan.scope == WARM else "")
+        + (" --exclude-seen" if plan.exclude_seen else "")
+        + (f" --test-users {plan.test_users}" if plan.test_users else "")
+        + (" --weights random" if measurement.random else "")
+        + ("" if making else f"  # {_unmakeable(measurement)}")
+    )
+
+
+def serve_command(measurement: Measurement, variant: str) -> str | None:
+    """What serves a variant of the model; None where it is a path at which the measured artefact is not to be found."""
+    option = model_option(measurement)
+    if is_path(option) and why_absent(measurement):
+        return None
+    threads = f" --threads {measurement.plan.threads}" if measurement.plan.threads > 1 else ""
+    dataset = shlex.quote(measurement.dataset)
+    return f"rbserve serve --model {shlex.quote(option)} --dataset {dataset} --variant {variant}{threads}"
+
+
+def training_command(measurement: Measurement) -> str | None:
+    """What makes the model anew; None where the run file does not tell: of a row of no version, of a warm start."""
+    taught, spec = measurement.distilled, _row(measurement)
+    if spec is None or measurement.continued:
+        return None
+    verb = f"train --model {shlex.quote(measurement.model)}"
+    if taught:
+        verb = f"distill --teacher {shlex.quote(taught.teacher)} --student {taught.student}"
+    options = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changed(measurement).items()]
+    options += _endpoint_options(measurement, spec)
+    options += [f"--{key.replace('_', '-')} {value}" for key, value in training_changes(measurement).items()]
+    if taught:
+        options += [f"--teacher-variant {taught.variant}"]
+        options += [f"--{key} {value}" for key, value in taught.changed.items()]
+    options += ["--weights random"] * measurement.random
+    place = model_option(measurement)
+    out = [f"--out {shlex.quote(place)}"] if is_path(place) else []
+    return " ".join(["rbserve", verb, "--dataset", shlex.quote(measurement.dataset), *options, *out])
+
+
+def training_changes(measurement: Measurement) -> dict[str, str]:
+    """The training's settings that are not its row's, as the command line takes them: {"epochs": "1"}.
+
+    Empty also for run files that do not keep them, and for weights that no training made.
+    """
+    spec = _row(measurement)
+    if spec is None or measurement.random:
+        return {}
+    usual = dataclasses.asdict(Settings(**spec.training))
+    return {
+        key: _text(value)
+        for key, value in measurement.settings.items()
+        if key in usual and value != usual[key]
+    }
+
+
+def _profile_makes_it(measurement: Measurement) -> bool:
+    """Whether `rbserve profile --model ROW` would train this very model, where there is none."""
+    spec = _row(measurement)
+    differs = changed(measurement) or training_changes(measurement) or measurement.distilled
+    return not (
+        spec is None or differs or is_path(model_option(measurement)) or _endpoint_options(measurement, spec)
+    )
+
+
+def _unmakeable(measurement: Measurement) -> str:
+    place = model_option(measurement)
+    where = f"the artefact at {place}" if is_path(place) else "the artefact that was measured"
+    why = measurement.continued or f"{measurement.model} is no row of this version"
+    return f"needs {where}: {why}, and no command trains it again"
+
+
+def _row(measurement: Measurement) -> ModelSpec | None:
+    """The zoo row that the model, or a student, was trained as; None where it is none."""
+    taught = measurement.distilled
+    return _find_row(taught.student if taught else measurement.model)
+
+
+def _find_row(name: str) -> ModelSpec | None:
+    try:
+        return find_model(name)
+    except UsageError:
+        return None
+
+
+def _endpoint_options(measurement: Measurement, spec: ModelSpec) -> list[str]:
+    """Where an endpoint is and how it is asked, which is no change of the model, but needed to ask it again."""
+    if not isinstance(spec.config, EndpointConfig):
+        return []
+    usual = config_to_dict(spec.config)
+    config = {key: value for key, value in measurement.config.items() if value != usual.get(key)}
+    address = [f"--api-base {shlex.quote(config['api_base'])}"] if "api_base" in config else []
+    others = sorted(NO_CHANGE & config.keys() - {"api_base"})
+    return address + [f"--set {shlex.quote(f'{key}={config[key]}')}" for key in others]
+
+
+def _amount(measurement: Measurement) -> str:
+    """The options that say how much is measured."""
+    plan: Plan = measurement.plan
+    if plan.budget_s is not None:
+        return f"--budget {plan.budget_s:g}"
+    usual = ENDPOINT_SECONDS if measurement.config.get("api_base") else SECONDS
+    seconds = "" if plan.seconds == usual else f" --seconds {plan.seconds:g}"
+    return f"--processes {plan.processes} --runs {plan.runs}{seconds}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,88 @@
+"""Where a measurement was made: the machine, its limits and the software, so that only equals are compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from rbserve.core.libraries import library_versions
+from rbserve.machine.noise import energy_absent
+from rbserve.machine.procfs import ROOT, cgroup_cpus, cgroup_memory_mb, text, turbo
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """A machine as a measurement sees it. None stands for what this system does not tell.
+
+    `isa` are those of the processor's `flags` that decide about speed. `energy_absent` is the reason why no energy was
+    measured, empty where it was.
+    """
+
+    cpu: str
+    isa: list[str]
+    cores: int
+    allowed_cores: int
+    memory_mb: int
+    governor: str | None
+    kernel: str
+    container_cpus: float | None
+    libraries: dict[str, str]
+    flags: list[str] = []
+    container_memory_mb: int | None = None
+    turbo: bool | None = None
+    energy_absent: str = "the version that made these runs did not look for a counter"
+
+
+# Instruction sets that decide how fast matrix products run; the other flags do not matter here.
+ISA_FLAGS = (
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "sve",
+)
+
+
+def environment() -> Environment:
+    """Describes this machine now."""
+    cpu, flags = processor()
+    return Environment(
+        cpu=cpu,
+        isa=[flag for flag in ISA_FLAGS if flag in flags],
+        cores=psutil.cpu_count(logical=True) or 1,
+        allowed_cores=len(allowed_cores()),
+        memory_mb=psutil.virtual_memory().total >> 20,
+        governor=text(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        kernel=platform.release(),
+        container_cpus=cgroup_cpus(),
+        libraries=library_versions(),
+        flags=sorted(flags),
+        container_memory_mb=cgroup_memory_mb(),
+        turbo=turbo(),
+        energy_absent=energy_absent(),
+    )
+
+
+def allowed_cores() -> list[int]:
+    """The cores this process may run on; empty where the system cannot tell (macOS)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0))
+
+
+def processor(root: Path = ROOT) -> tuple[str, set[str]]:
+    """Model name and feature flags of the processor."""
+    fields: dict[str, str] = {}
+    for line in (text(root / "proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    return name, set((fields.get("flags") or fields.get("Features") or "").split())

@@ -1,0 +1,319 @@
+"""Items that come and go while a model stays: rows are added to an artefact's item table, or retired, without training.
+
+A row can be added where an item is made of something that a new item has too: words (group B), a vector of its text
+(C), its text itself (E), or codes of that vector (F, H, J). Existing rows keep their number, and their scores. The
+artefact is replaced as a whole; a server takes it up when it is told to reload.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.files import digest, replacing_directory
+from rbserve.core.types import Ranker, Vectors
+from rbserve.data.artifact import (
+    ITEMS,
+    WEIGHTS,
+    Artifact,
+    ArtifactManifest,
+    CatalogueChanges,
+    VariantRecord,
+    open_artifact,
+    write_manifest,
+)
+from rbserve.data.columns import Ragged, RaggedWriter
+from rbserve.data.dataset import ItemTable, write_items
+from rbserve.data.golden import Check, scored_otherwise, write_checks
+from rbserve.data.semantic_ids import FOLDER as SIDS
+from rbserve.data.semantic_ids import MANIFEST as SIDS_MANIFEST
+from rbserve.data.semantic_ids import RQVAE, grow_semantic_ids
+from rbserve.models.configs import (
+    CodedItems,
+    EmbeddingItems,
+    EndpointConfig,
+    P5Config,
+    SeqP5Config,
+    TextItems,
+    TextLanguageConfig,
+    ZeroShotConfig,
+)
+from rbserve.models.prompts import FOLDER as PROMPTS
+from rbserve.models.prompts import ITEM_TOKENS
+from rbserve.runtimes.item_vectors import Encode, config_class, open_content, write_tensors
+from rbserve.runtimes.opening import artifact_prompts, artifact_tokenizer, open_ranker, open_scorer
+
+
+class Edit(NamedTuple):
+    """Files of an artefact that change, and what writes them into its directory."""
+
+    names: list[str]
+    write: Callable[[Path], object]
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """What became of the items that were named, and how many the table has now.
+
+    `returned` were retired before; `known` were there already, `repeated` are later rows of an id in the file,
+    `left_out` says by reason what could not be read.
+    """
+
+    model: str
+    items: int
+    added: int = 0
+    returned: int = 0
+    retired: int = 0
+    known: int = 0
+    repeated: int = 0
+    left_out: dict[str, int] = {}
+
+
+def why_no_new_items(artifact: Artifact) -> str | None:
+    """Why an artefact cannot have items that it was not trained with, if so."""
+    config = config_class(artifact)
+    if issubclass(config, TextItems | EmbeddingItems | ZeroShotConfig | TextLanguageConfig | EndpointConfig):
+        return None
+    if issubclass(config, CodedItems):
+        if f"{SIDS}/{RQVAE}" in artifact.manifest.files:
+            return None
+        return "its semantic identifiers were made by an earlier version, which did not keep what made them"
+    if issubclass(config, P5Config | SeqP5Config):
+        return "each of its items is a token of its own, whose embedding is learnt from clicks"
+    return "its items are their ids: an item's vector is learnt from clicks"
+
+
+def add_items(
+    artifact: Artifact,
+    new: Iterable[tuple[str, str]],
+    encode: Encode,
+    left_out: Mapping[str, int] | None = None,
+) -> Changed:
+    """Adds items (id, text) to an artefact, in its place; `encode` makes vectors of texts where the model reads them.
+
+    Raises UsageError for a model whose items cannot be added, ArtifactError where it would then answer otherwise.
+    """
+    if reason := why_no_new_items(artifact):
+        raise UsageError(
+            f"no items can be added to {artifact.name}: {reason}",
+            f"rbserve train --init {artifact.path} continues it on data that have the new items; "
+            "rows that read texts (-text, -emb, sid-) take new items without training",
+        )
+    fresh, known, repeated = _sorted_out(artifact.items, new)
+    retired = artifact.items.retired
+    returned = {row for row in artifact.items.lookup(known).tolist() if row in retired}
+    changed = Changed(
+        artifact.name, len(artifact.items) + len(fresh), added=len(fresh), returned=len(returned),
+        known=len(known) - len(returned), repeated=repeated, left_out=dict(left_out or {}),
+    )  # fmt: skip
+    if fresh or returned:
+        items = ItemTable(
+            [*artifact.items.ids, *fresh], [*artifact.items.texts, *fresh.values()], retired - returned
+        )
+        _replace(artifact, items, [*_edits(artifact, items, [*fresh.values()], encode)])
+    return changed
+
+
+def retire_items(artifact: Artifact, ids: Sequence[str]) -> Changed:
+    """Retires items of an artefact, in its place: no candidates any more, never recommended, still read in histories.
+
+    Raises UsageError for ids that it does not have, and where no item would be left.
+    """
+    table = artifact.items
+    try:
+        rows = {*table.lookup(ids).tolist()}
+    except KeyError as error:
+        unknown = list(dict.fromkeys(error.args[0]))
+        raise UsageError(
+            f"{artifact.name} has no item {', '.join(map(repr, unknown[:5]))}"
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""),
+            "nothing was changed; ids are those of the item table",
+        ) from None
+    retired = table.retired | rows
+    if len(retired) == len(table):
+        raise UsageError(f"all {len(table)} items of {artifact.name} would be retired", "leave one at least")
+    new = rows - table.retired
+    changed = Changed(
+        artifact.name, len(table), retired=len(new), known=len(rows) - len(new), repeated=len(ids) - len(rows)
+    )
+    if new:
+        items = ItemTable(table.ids, table.texts, retired)
+        _replace(artifact, items, [*_edits(artifact, items, [], _no_encoder)])
+    return changed
+
+
+def _no_encoder(texts: Sequence[str]) -> Vectors:
+    raise AssertionError(f"{len(texts)} texts to encode where none is new")
+
+
+def _sorted_out(table: ItemTable, new: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[str], int]:
+    """Texts by id of the items that the table lacks, the ids that it has, and how many rows repeat an id."""
+    fresh: dict[str, str] = {}
+    known: dict[str, None] = {}
+    rows = 0
+    for item, text in new:
+        rows += 1
+        if table.find(item) is not None:
+            known[item] = None
+        else:
+            fresh.setdefault(item, text)
+    return fresh, list(known), rows - len(fresh) - len(known)
+
+
+def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: Encode) -> Iterator[Edit]:
+    """What of an artefact changes when it gets the table `items`, whose last rows have these texts."""
+    yield Edit([ITEMS], lambda folder: write_items(folder / ITEMS, items))
+    config = config_class(artifact)
+    if issubclass(config, CodedItems) and f"{SIDS}/{SIDS_MANIFEST}" in artifact.manifest.files:
+        yield from _code_edits(artifact, items, texts, encode)
+    elif texts and artifact.is_language_model:
+        longest = int(artifact_prompts(artifact).items.lengths.max())  # a longer one would take others' room
+        tokenizer = artifact_tokenizer(artifact)
+        yield _prompt_edit(artifact, [tokenizer.tokens(text)[:longest] for text in texts])
+    elif texts and (content := open_content(artifact, encode)):
+        grown, vectors = content.grown(texts), content.of_texts(texts)
+        yield Edit([WEIGHTS], lambda folder: write_tensors(artifact, grown, folder / WEIGHTS))
+        for variant, record in artifact.manifest.variants.items():
+            yield _graph_edit(artifact, variant, record, vectors)
+
+
+def _graph_edit(artifact: Artifact, variant: str, record: VariantRecord, vectors: Vectors) -> Edit:
+    """An exported graph with vectors float32[K, d] behind its item table."""
+    from rbserve.exporters.item_table import append_rows
+
+    source, *_ = (artifact.file(name) for name in record.files)  # weights beside it are read with it
+    return Edit(
+        record.files, lambda folder: append_rows(artifact, variant, source, folder / record.file, vectors)
+    )
+
+
+def _prompt_edit(artifact: Artifact, tokens: Sequence[NDArray[Any]]) -> Edit:
+    """The items' tokens, those of new items last."""
+    there = artifact_prompts(artifact).items
+    ends = there.offsets[-1] + np.cumsum([len(own) for own in tokens], dtype=np.int64)
+
+    def write(folder: Path) -> None:
+        writer = RaggedWriter(folder / PROMPTS, ITEM_TOKENS)
+        writer.append(
+            Ragged(
+                np.concatenate([there.values, *tokens]).astype(np.int32),
+                np.concatenate([there.offsets, ends]),
+            )
+        )
+        writer.close()
+
+    return Edit([f"{PROMPTS}/{ITEM_TOKENS}.{part}.npy" for part in ("values", "offsets")], write)
+
+
+def _code_edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: Encode) -> Iterator[Edit]:
+    """The items' semantic identifiers, those of new items last, and a tree of those that may be generated."""
+    sids = artifact.sids
+    codes = sids.codes
+    if texts:
+        from rbserve.train.sids import name_new_items
+
+        new = name_new_items(sids, encode(texts))
+        codes = np.concatenate([codes, new])
+        if artifact.is_language_model:
+            tokens = new + np.arange(sids.levels, dtype=np.int32) * np.int32(sids.vocabulary)
+            yield _prompt_edit(artifact, [*(tokens + artifact_prompts(artifact).pieces.vocabulary)])
+
+    def write(folder: Path) -> None:
+        grow_semantic_ids(sids, folder / SIDS, codes, items.retired)
+
+    yield Edit([f"{SIDS}/{name}" for name in (SIDS_MANIFEST, *sids.manifest.files)], write)
+
+
+def _replace(artifact: Artifact, items: ItemTable, edits: Sequence[Edit]) -> None:
+    """Writes an artefact anew with the edits, and lets it take the old one's place once it answers as before."""
+    changed = {name for edit in edits for name in edit.names}
+    with replacing_directory(artifact.path) as partial:
+        for file in artifact.path.rglob("*"):
+            name = file.relative_to(artifact.path).as_posix()
+            if file.is_file() and name not in changed:
+                _link(file, partial / name)
+        for edit in edits:
+            for name in edit.names:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            edit.write(partial)
+        manifest = _manifest(artifact, items, partial, changed)
+        write_manifest(partial, manifest)
+        if renewed := _check_answers(Artifact(partial, manifest), changed):
+            write_manifest(partial, _manifest(artifact, items, partial, changed | renewed))
+        if open_artifact(artifact.path).manifest != artifact.manifest:
+            raise ArtifactError(
+                f"{artifact.path} was changed by another command meanwhile; nothing was written", "try again"
+            )
+
+
+def _link(file: Path, target: Path) -> None:
+    """Makes `target` a hard link to `file`, or a copy where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+def _manifest(
+    artifact: Artifact, items: ItemTable, folder: Path, changed: Collection[str]
+) -> ArtifactManifest:
+    """The manifest of what stands in `folder`."""
+    manifest = artifact.manifest
+    trained = manifest.catalogue.trained if manifest.catalogue else len(artifact.items)
+    variants = {
+        variant: msgspec.structs.replace(
+            record,
+            data_files=[f"{name}.data" for name in record.graphs if (folder / f"{name}.data").is_file()],
+        )
+        for variant, record in manifest.variants.items()
+    }
+    exported = {name for record in variants.values() for name in record.files}
+    files = {
+        name: digest(folder / name) if name in changed or name not in manifest.files else manifest.files[name]
+        for name in sorted({*manifest.files, *exported})
+        if (folder / name).is_file()
+    }
+    return msgspec.structs.replace(
+        manifest, files=files, variants=variants,
+        catalogue=CatalogueChanges(trained, len(items) - trained, len(items.retired)),
+    )  # fmt: skip
+
+
+def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
+    """Holds what is exported against what it answered then; the checks that were written anew.
+
+    A pair's score stays what it was: ArtifactError where a graph that was written anew gives another. A ranking has
+    lost the items that are retired, and may have won new ones, with which the others share their probability where
+    only items' paths are searched: its graphs are as they were, and its checks are written anew.
+    """
+    renewed = set()
+    for variant, record in artifact.manifest.variants.items():
+        checks = artifact.checks(variant)
+        if checks is None or record.checks is None:
+            continue
+        if artifact.manifest.task == "seqrec":
+            ranker = open_ranker(artifact, variant)
+            now = [_ranked_again(check, ranker) for check in checks.checks]
+            write_checks(artifact.path / record.checks, now, checks.tolerance)  # a new file behind the name
+            renewed.add(record.checks)
+        elif record.file in changed:
+            said = scored_otherwise(checks, open_scorer(artifact, variant).score)
+            if said:
+                raise ArtifactError(
+                    f"{artifact.name} {variant} would answer otherwise with these items: {said}; nothing was written",
+                    "rbserve export writes the graph anew",
+                )
+    return renewed
+
+
+def _ranked_again(check: Check, ranker: Ranker) -> Check:
+    history = np.array(check.history, np.int32)
+    return Check.of(history, *ranker.top_k(history, max(len(check.items), 1)))

@@ -1,0 +1,103 @@
+"""`--precision auto`: the variant to serve, from what was answered or measured before, or measured now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbserve.core.errors import (
+    DataError,
+)
+from rbserve.data.artifact import (
+    Artifact,
+)
+from rbserve.home.abilities import abilities
+from rbserve.home.places import (
+    DEFAULT_DATASET,
+    choices_path,
+    runs_path,
+)
+from rbserve.pipeline.exporting import ensure_exported
+from rbserve.pipeline.serving import data_of, to_serve
+from rbserve.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from rbserve.profilers.choose.choice import Choice, Question
+
+
+def choose_variant(
+    model: str,
+    dataset: str | None,
+    slate: int | None = None,
+    threads: int = 1,
+    tolerance: float | None = None,
+    make: bool = False,
+) -> tuple[Artifact, Choice]:
+    """The artefact, and the fastest of its variants that holds the accuracy of fp32 (`profilers.choose.choice`).
+
+    An answer that was given before stands, from choices/. Else a profile of the artefact answers, or a short one made
+    now. An artefact without any exported variant gets the usual ones.
+    """
+    import msgspec
+
+    from rbserve.core.files import optional_write, write_bytes
+    from rbserve.profilers.choose import choice as auto
+
+    allowed = auto.TOLERANCE if tolerance is None else tolerance
+    auto.check_tolerance(allowed)
+    if make and abilities(model, dataset or DEFAULT_DATASET).is_endpoint:
+        auto.refuse_endpoint(model)
+    artifact = to_serve(model, dataset, make)
+    if not artifact.is_endpoint and not artifact.manifest.variants:
+        data_of(artifact, f"no variant of {artifact.name} is exported yet; exporting one", make)
+        artifact = ensure_exported(artifact)
+    question = auto.question_of(artifact, runs_path(), slate, threads, allowed)
+    file = choices_path() / question.file_name
+    answer = _answered(file, question)
+    if answer is not None and not auto.unusable(artifact, [answer.chosen]):
+        return artifact, answer
+    absent = auto.absent(artifact)
+    unusable = auto.unusable(artifact, [one for one in auto.candidates(artifact) if one not in absent])
+    answer = _choose(artifact, question, absent | unusable)
+    if not unusable:  # a file may be mended, and memory freed, without a change of the question
+        with optional_write("the choice of a variant"):
+            write_bytes(file, msgspec.json.format(msgspec.json.encode(answer)))
+    return artifact, answer
+
+
+def _answered(file: Path, question: Question) -> Choice | None:
+    """The answer that a file has to this question; one that cannot be read is told, and is none."""
+    from rbserve.core.manifest import read_manifest
+    from rbserve.profilers.choose.choice import SCHEMA, Choice
+
+    if not file.is_file():
+        return None
+    try:
+        answer = read_manifest(file, Choice, SCHEMA, "a choice", "it is made anew")
+    except DataError as error:
+        say(f"{error.message}; {error.hint}")
+        return None
+    return answer if answer.question == question else None
+
+
+def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) -> Choice:
+    """From a profile that there is, else from one made now."""
+    from rbserve.profilers.choose import choice as auto
+    from rbserve.profilers.measure.harness import profile as measure
+    from rbserve.profilers.measure.harness import test_rows
+
+    variants = [one for one in auto.candidates(artifact) if one not in refused]
+    auto.check_reference(artifact.name, variants, refused)
+    data = data_of(artifact, f"choosing a variant of {artifact.name}")
+    plan = auto.plan_of(artifact, data, question)
+    rows = test_rows(artifact, data, plan)
+    users = len({*rows.users.tolist()})
+    run = auto.known_run(auto.runs_of(artifact, runs_path()), question, variants, users)
+    if run is not None:
+        return auto.choose(run, question, refused)
+    judged = "latency alone" if artifact.is_random else f"latency, and accuracy on {len(rows):,} test rows"
+    say(f"choosing a variant of {artifact.name}: measuring {judged}, of {', '.join(variants)}")
+    with progress_bar(f"choose {artifact.name}") as progress:
+        run = measure(artifact, data, plan, variants, progress)
+    return auto.choose(run, question, {**run.failed, **refused}, measured=True)

@@ -1,0 +1,180 @@
+"""Data sets: prepared from raw files, listed, looked at again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbserve.core.errors import (
+    DataError,
+    Interrupted,
+    UsageError,
+    needs_extra,
+    unknown_name,
+)
+from rbserve.core.files import home, require_replaceable
+from rbserve.core.names import plain_name
+from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.home.places import (
+    dataset_path,
+    is_path,
+    is_prepared,
+    left_behind,
+)
+from rbserve.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rbserve.data.integrity import IntegrityReport
+
+
+def prepare(
+    name: str,
+    raw: Path | None = None,
+    *,
+    called: str | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    vocabulary: Path | None = None,
+    texts: Mapping[str, Any] | None = None,
+    memory: int | None = None,
+    **options: Any,
+) -> Dataset:
+    """Makes a data set anew from its raw files. `protocol`, `reading` and `texts` change the source's defaults."""
+    with needs_extra("train", "preparing data"):
+        from rbserve.train.datasets import sources
+        from rbserve.train.datasets.source import Reading
+        from rbserve.train.splitting import Texts
+        from rbserve.train.text import read_vocabulary
+
+        source = sources.find_source(name)
+        path = dataset_path(
+            name if called is None else plain_name(called, "--name", "for example --name shop")
+        )
+        known = sources.SOURCES.get(path.name)
+        if source.own and known and not known.own:
+            raise UsageError(
+                f"{path.name} is the name of a source of rbserve's own",
+                "for example --name shop: another name",
+            )
+        require_replaceable(path)
+        words = read_vocabulary(vocabulary) if vocabulary else None
+        read = Reading(**(reading or {}))
+        with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
+            dataset = sources.prepare(
+                name,
+                path,
+                raw,
+                sources.protocol_of(source, protocol, read),
+                reading=read,
+                texts=Texts(vocabulary=words, **(texts or {})),
+                memory=memory or sources.MEMORY,
+                progress=progress,
+                **options,
+            )
+    say(f"prepared {path.name}: {describe_counts(dataset)} -> {dataset.path}")
+    _tell_left_behind(path.name, dataset)
+    return dataset
+
+
+def _tell_left_behind(name: str, dataset: Dataset) -> None:
+    """Names the artefacts that were made from what the data set held before."""
+    left = [artifact.path.name for artifact in left_behind(name, dataset.fingerprint)]
+    if left:
+        say(
+            f"left behind, made from earlier data of {name}: {', '.join(left)}; they can be served as they are, and "
+            f"rbserve train --model MODEL --dataset {name} makes them of the new data "
+            "(--init MODEL: beginning with the weights that they have)"
+        )
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[None]:
+    """Says what a Ctrl-C leaves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        there = "the earlier data set is as it was" if path.is_dir() else "nothing was written"
+        raise Interrupted(f"stopped; {there}") from None
+
+
+def describe_counts(dataset: Dataset) -> str:
+    """One line of what a data set holds, and what was dropped on the way."""
+    counts = dataset.manifest.counts
+    rows = ", ".join(
+        f"{sum(one['rows'] for one in counts[task].values()):,} {what}"
+        for task, what in (("ctr", "labelled pairs"), ("seqrec", "sequences"))
+    )
+    dropped = sum(count for reason, count in dataset.manifest.dropped.items() if ":" not in reason)
+    return f"{counts['items']:,} items; {rows}; {dropped:,} raw rows dropped"
+
+
+def dataset_rows() -> list[dict[str, object]]:
+    """Every data set that can be prepared, or has been, and whether it is there."""
+    with needs_extra("train", "listing the sources"):
+        from rbserve.train.datasets.sources import SOURCES
+
+    rows: list[dict[str, object]] = [
+        {
+            "name": name,
+            "prepared": (dataset_path(name) / "manifest.json").is_file(),
+            "about": source.about,
+            "needs": source.needs,
+            "own": source.own,
+        }
+        for name, source in SOURCES.items()
+    ]
+    for manifest in sorted((home() / "data").glob("*/manifest.json")):
+        if manifest.parent.name not in SOURCES and not manifest.parent.name.startswith("."):
+            about = f"your own, {_origin(manifest.parent)}"
+            name = manifest.parent.name
+            rows.append({"name": name, "prepared": True, "about": about, "needs": "", "own": False})
+    return rows
+
+
+def _origin(path: Path) -> str:
+    """What a listing says of a data set; one that cannot be read must not hide the others."""
+    try:
+        return f"from {open_dataset(path).manifest.source}"
+    except DataError as error:
+        return f"not readable: {error.message}"
+
+
+def inspect_dataset(name: str) -> IntegrityReport:
+    """An independent look at a prepared data set, by name or directory."""
+    from rbserve.data.integrity import inspect
+
+    if not is_path(name):
+        check_dataset(name)
+    dataset = open_dataset(Path(name) if is_path(name) else dataset_path(name))
+    with needs_extra("train", "comparing with the paper"):
+        from rbserve.train.datasets.sources import SOURCES
+
+    source = SOURCES.get(dataset.manifest.source)
+    with progress_bar(f"inspect {dataset.name}"):
+        return inspect(dataset, source.paper if source else None)
+
+
+def check_dataset(name: str) -> None:
+    """Raises UsageError for a data set that is neither prepared nor one that a source can be prepared as."""
+    if is_prepared(name):
+        return
+    rows = dataset_rows()
+    if name not in [row["name"] for row in rows]:
+        known = [str(row["name"]) for row in rows if not row["own"]]
+        error = unknown_name("data set", name, known)
+        if error.hint and error.hint.startswith("known"):
+            error.hint += f"; rbserve prepare csv --name {name} makes one of your own tables"
+        raise error
+
+
+def ensure_dataset(name: str) -> Dataset:
+    """The data set, prepared if it is not there."""
+    if is_prepared(name):
+        return open_dataset(dataset_path(name))
+    check_dataset(name)
+    say(f"data set {name} is not prepared yet; preparing it")
+    return prepare(name)

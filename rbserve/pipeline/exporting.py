@@ -1,0 +1,68 @@
+"""From an artefact to its ONNX files, each checked against the trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rbserve.core.errors import (
+    memory_told,
+    needs_extra,
+)
+from rbserve.data.artifact import (
+    Artifact,
+    Parity,
+    exported_as,
+)
+from rbserve.home.abilities import abilities, check_precisions_of
+from rbserve.pipeline.data import ensure_dataset
+from rbserve.pipeline.training import ensure_artifact
+from rbserve.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    pass
+
+
+EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
+
+
+def export_model(model: str, dataset: str, precisions: Sequence[str]) -> Artifact:
+    """Exports a model at the given precisions, training it if it is missing."""
+    check_precisions_of(abilities(model, dataset), precisions)
+    return export(ensure_artifact(model, dataset), precisions)
+
+
+def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
+    """Exports an artefact at the given precisions and says how the scores compare."""
+    told = memory_told(f"exporting {artifact.name}", "a machine with more memory, or a smaller row")
+    with told, needs_extra("export", "exporting"):
+        from rbserve.exporters.export import export as export_artifact
+
+        data = ensure_dataset(artifact.manifest.dataset.name)
+        with progress_bar(f"export {artifact.name}") as progress:
+            exported = export_artifact(artifact, data, precisions, progress)
+    for precision in precisions:
+        record = exported.manifest.variants[f"onnx-{precision}"]
+        parity, warnings = record.parity, "; ".join(record.warnings)
+        say(
+            f"exported {artifact.name} onnx-{precision}: max |difference| {parity.max_abs:.1e} on "
+            f"{parity.rows} rows{_cost(parity)}{'; warning: ' + warnings if warnings else ''}"
+        )
+    return exported
+
+
+def _cost(parity: Parity) -> str:
+    """What a variant's differences from the reference do to its accuracy."""
+    if parity.auc_difference is not None:
+        return f", AUC {parity.auc_difference:+.5f}"
+    if parity.ndcg is not None and parity.ndcg_reference is not None:
+        change = parity.ndcg - parity.ndcg_reference
+        return f", nDCG@{parity.k} {change:+.5f}, {parity.same_top:.1%} of the lists the same"
+    return ""
+
+
+def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
+    """The artefact with what it lacks of the files that variants are loaded from."""
+    wanted = dict.fromkeys(map(exported_as, variants))
+    missing = [one.removeprefix("onnx-") for one in wanted if one not in artifact.variants]
+    return export(artifact, missing) if missing else artifact

@@ -1,0 +1,129 @@
+"""From a model to a run file: what is missing upstream is made, then its variants are measured."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbserve.core.errors import (
+    UsageError,
+)
+from rbserve.core.files import require_writable
+from rbserve.data.artifact import (
+    EXPORTABLE,
+    HALF_VARIANT,
+    REFERENCE_VARIANT,
+    TORCH_VARIANTS,
+    Artifact,
+    exported_as,
+)
+from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.home.abilities import Abilities, abilities, check_variants_of
+from rbserve.home.places import (
+    runs_path,
+)
+from rbserve.pipeline.data import ensure_dataset
+from rbserve.pipeline.exporting import EXPORTED, ensure_exported
+from rbserve.pipeline.training import ensure_artifact
+from rbserve.progress import progress_bar, say
+from rbserve.runtimes import memory
+
+if TYPE_CHECKING:
+    from rbserve.runs.measurement import Measurement, Plan
+
+
+ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
+
+
+def profile(
+    model: str,
+    dataset: str,
+    settings: Mapping[str, Any] | None = None,
+    variants: Sequence[str] | None = None,
+    random: bool = False,
+) -> tuple[Measurement, Path]:
+    """Profiles a model, making what is missing upstream; returns the measurement and its file.
+
+    `settings` change the default plan of the model's task. Of the variants that nobody named, those whose weights do
+    not fit into memory are left out, and torch-bf16 takes the place of torch-fp32.
+    """
+    from rbserve.profilers.measure.harness import profile as measure
+    from rbserve.runs.measurement import write_measurement
+
+    plan = plan_of(abilities(model, dataset, random), settings or {}, variants or ())
+    artifact = ensure_artifact(model, dataset, random)
+    left_out: dict[str, str] = {}
+    if artifact.is_endpoint:
+        chosen = list(variants or artifact.variants)
+    else:
+        chosen, left_out = _to_measure(artifact, variants)
+        artifact = ensure_exported(artifact, [one for one in chosen if exported_as(one) in EXPORTABLE])
+    data = ensure_dataset(artifact.manifest.dataset.name)
+    require_writable(runs_path())
+    if artifact.is_endpoint:
+        _say_what_it_takes(artifact, data, plan)
+    with progress_bar(f"profile {artifact.name}") as progress:
+        measurement = measure(artifact, data, plan, chosen, progress, left_out)
+    path = write_measurement(runs_path(), measurement)
+    if artifact.is_endpoint and not (measurement.random or measurement.predictions.scores):
+        from rbserve.runtimes.endpoint import UnclearAnswersError
+
+        reasons = [told for warnings in measurement.variant_warnings.values() for told in warnings]
+        raise UnclearAnswersError(f"{artifact.name}: {'; '.join(reasons)}", f"what was measured is in {path}")
+    return measurement, path
+
+
+def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:
+    """The plan of a model's profile; UsageError for settings or variants that it cannot be measured with."""
+    import msgspec
+
+    from rbserve.profilers.measure.harness import check_numbers, default_plan, refuse_warm
+
+    check_variants_of(model, variants)
+    if model.is_endpoint and "budget_s" in settings:
+        raise UsageError(
+            "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
+        )
+    usual = ENDPOINT_PLAN if model.is_endpoint else {}
+    plan = msgspec.structs.replace(
+        default_plan(model.task, settings.get("budget_s")), **{**usual, **settings}
+    )
+    check_numbers(model.name, model.task, plan)
+    if plan.warm and not (model.is_language_model and model.task == "ctr"):
+        refuse_warm(model.name)
+    return plan
+
+
+def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """The variants to measure, and of those that are left out why; variants that were named are not left out."""
+    if named:
+        return list(named), {}
+    chosen = list(dict.fromkeys([REFERENCE_VARIANT, *EXPORTED, *artifact.manifest.variants]))
+    left_out = {one: reason for one in chosen if (reason := memory.shortage(artifact, one))}
+    if REFERENCE_VARIANT in left_out and HALF_VARIANT in artifact.can_open:
+        chosen.append(HALF_VARIANT)
+    if importlib.util.find_spec("torch") is None:
+        left_out |= {one: "torch is not installed" for one in chosen if one in TORCH_VARIANTS}
+    for one, reason in left_out.items():
+        say(f"{artifact.name} {one} is not measured: {reason}")
+    return [one for one in chosen if one not in left_out], left_out
+
+
+def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
+    from rbserve.profilers.measure.harness import test_rows
+    from rbserve.profilers.timing.latency import PAID_WARMUP_CALLS, most_calls
+    from rbserve.runtimes.opening import estimate
+
+    rows = test_rows(artifact, data, plan)
+    assert isinstance(rows, CtrSplit)
+    taken = estimate(artifact, rows.histories, rows.candidates)
+    calls = plan.processes * len(plan.scopes) * most_calls(plan.runs, PAID_WARMUP_CALLS)
+    timed = calls * sum(plan.slates)  # a request a candidate
+    say(
+        f"{artifact.name}: {taken.requests:,} requests to make ({taken.answered:,} answered before), "
+        f"about {taken.prompt_tokens:,} prompt tokens, {taken.usd:.2f} USD at the config's prices; "
+        f"and at most {timed:,} to time it, warm-up included. Requests that fail are made again. Ctrl-C keeps what is "
+        "answered."
+    )

@@ -1,0 +1,70 @@
+"""What run files say: a report, a recommendation, the verdict about a change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbserve.core.errors import (
+    needs_extra,
+    unknown_name,
+)
+from rbserve.core.files import require_replaceable, require_writable
+from rbserve.home.places import (
+    dataset_path,
+    report_path,
+    runs_path,
+)
+from rbserve.pipeline.data import ensure_dataset
+from rbserve.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rbserve.profilers.choose.recommend import Recommendation
+    from rbserve.profilers.gate.config import GateConfig
+    from rbserve.profilers.gate.rounds import Outcome
+    from rbserve.profilers.gate.sides import Pair
+
+
+def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
+    """Renders the newest profile of every model into reports/<name>/, of these data sets or of all."""
+    from rbserve.profilers.report.render import collect, render, with_sketch
+
+    folder = report_path(name)
+    require_replaceable(folder, "report.json")
+    require_writable(folder.parent)
+    measurements = collect(runs or runs_path())
+    known = {run.dataset for run in measurements}
+    for dataset in datasets:
+        if dataset not in known:
+            raise unknown_name("data set with runs", dataset, known)
+    chosen = [
+        with_sketch(run, dataset_path(run.dataset))
+        for run in measurements
+        if run.dataset in (datasets or known)
+    ]
+    with needs_extra("report", "reporting"), progress_bar(f"report {name}"):
+        return render(chosen, folder)
+
+
+def check(pairs: Sequence[Pair], config: GateConfig, chosen: Mapping[str, Any]) -> Outcome:
+    """Holds artefacts against what they were; `chosen` are fields of the gate's Scope."""
+    with needs_extra("check", "judging a change"):
+        import scipy.special  # noqa: F401  (missing, it is to be missed before anything is measured)
+
+        from rbserve.profilers.gate.rounds import check as judge
+        from rbserve.profilers.gate.sides import Scope
+    with progress_bar("check") as progress:
+        return judge(
+            pairs, lambda one: ensure_dataset(one.manifest.dataset.name), config, Scope(**chosen), progress
+        )
+
+
+def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendation:
+    """The most accurate variant that meets the latency objectives `slo`; `choice`: as `choose.recommend` takes it."""
+    from rbserve.profilers.choose.recommend import parse_objectives
+    from rbserve.profilers.choose.recommend import recommend as choose
+    from rbserve.profilers.report.render import collect
+
+    objectives = parse_objectives(slo)
+    return choose(collect(runs or runs_path()), objectives, **choice)

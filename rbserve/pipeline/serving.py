@@ -1,0 +1,174 @@
+"""The artefact to serve, what its profiles say, and a running server looked at from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rbserve.core.errors import (
+    UsageError,
+    unknown_name,
+)
+from rbserve.data.artifact import (
+    ENDPOINT_VARIANT,
+    TORCH_VARIANTS,
+    Artifact,
+)
+from rbserve.data.dataset import Dataset
+from rbserve.home.abilities import abilities, check_variants_of
+from rbserve.home.places import (
+    DEFAULT_DATASET,
+    find_artifact,
+    how_to_make,
+    is_path,
+    is_prepared,
+    is_trained,
+    options_of,
+    runs_path,
+)
+from rbserve.pipeline.data import ensure_dataset
+from rbserve.pipeline.exporting import ensure_exported
+from rbserve.pipeline.training import ensure_artifact
+from rbserve.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from rbserve.profilers.client.load import Load, LoadPlan
+    from rbserve.profilers.client.verify import Verified
+    from rbserve.runs.measurement import Measurement, Result
+    from rbserve.server.schema import Measured, Profiled
+
+
+def open_for_serving(model: str, dataset: str | None, variant: str, make: bool = False) -> Artifact:
+    """The artefact with the variant to serve.
+
+    A variant that is not exported yet is exported from the data set that the artefact was made from. With `make`, what
+    is missing is trained and prepared too.
+    """
+    if make:
+        check_variants_of(abilities(model, dataset or DEFAULT_DATASET), [variant])
+    artifact = to_serve(model, dataset, make)
+    if variant in artifact.can_open:
+        return artifact
+    if variant not in artifact.can_have:
+        raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
+    data_of(artifact, f"{variant} of {artifact.name} is not exported yet; exporting it", make)
+    return ensure_exported(artifact, [variant])
+
+
+def to_serve(model: str, dataset: str | None, make: bool = False) -> Artifact:
+    """The artefact that `--model` and `--dataset` mean, which is all that serving takes; trained if told to."""
+    if make and not is_path(model) and not is_trained(model, dataset):
+        return ensure_artifact(model, dataset or DEFAULT_DATASET)
+    artifact, line = find_artifact(model, dataset)
+    if line:
+        say(line)
+    return artifact
+
+
+def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
+    """The data set that an artefact was made from. UsageError, saying what takes it, where it is not there any more."""
+    made_from = artifact.manifest.dataset
+    there = [variant for variant in artifact.can_open if variant not in TORCH_VARIANTS]
+    hint = f"rbserve serve {options_of(artifact)} --variant {there[0]} takes the artefact alone" if there else (
+        f"train it again: {how_to_make(artifact.name, made_from.name)}")  # fmt: skip
+    if not make and not is_prepared(made_from.name):
+        raise UsageError(f"{doing} takes data set {made_from.name}, which is not there", hint)
+    data = ensure_dataset(made_from.name)
+    if data.fingerprint != made_from.fingerprint:
+        raise UsageError(
+            f"{doing} takes the data that it was made from ({made_from.fingerprint[:12]}), and data set {data.name} "
+            f"is {data.fingerprint[:12]} now",
+            hint,
+        )
+    return data
+
+
+def measured(artifact: Artifact, variant: str) -> Profiled:
+    """What profiles of this artefact on this machine say of a variant: the newest that is settled, else the newest.
+
+    Without any, what there is instead.
+    """
+    from rbserve.machine.environment import environment
+    from rbserve.profilers.choose.choice import earlier_runs_of, runs_of
+    from rbserve.runs.measurement import comparability_key, read_measurement
+    from rbserve.server.schema import NOT_PROFILED, Profiled
+
+    here = environment()
+    disturbed: Profiled | None = None
+    note = unprofiled = NOT_PROFILED.note
+    for path in runs_of(artifact, runs_path()):
+        run = read_measurement(path)
+        own = [result for result in run.results if result.variant == variant]
+        settled = [result for result in own if not result.inconclusive]
+        key = comparability_key(here, run.plan.threads, artifact.manifest.dataset.fingerprint)
+        if run.comparability_key == key and settled:
+            return Profiled(_figures(run, settled, path.stem))
+        if run.comparability_key == key and own:
+            disturbed = disturbed or Profiled(_figures(run, own, path.stem))
+        elif note == unprofiled:
+            other = "of another machine or other libraries" if own else "of other variants"
+            note = f"not profiled here: run {path.stem} is {other}"
+    if note == unprofiled and earlier_runs_of(artifact, runs_path()):
+        note = f"profiled before the artefact was changed; rbserve profile --model {artifact.path} measures it anew"
+    return disturbed or Profiled(note=note)
+
+
+def _figures(run: Measurement, results: Sequence[Result], run_id: str) -> list[Measured]:
+    from rbserve.profilers.compare.paper import TASK_METRIC
+    from rbserve.server.schema import Measured
+
+    metric = TASK_METRIC[run.task]
+    judged = [result.accuracy.get(metric) for result in results]
+    return [
+        Measured(
+            result.scope, result.slate, run.plan.threads, result.latency_ms.p50, result.latency_ms.p99, metric,
+            accuracy if isinstance(accuracy, float) else None, run_id, result.inconclusive,
+        )
+        for result, accuracy in zip(results, judged, strict=True)
+    ]  # fmt: skip
+
+
+def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load:
+    """Offers the server at `url` requests of test users of the data set that its model says it belongs to."""
+    import numpy as np
+
+    from rbserve.client import Client
+    from rbserve.core.wire import PATHS
+    from rbserve.profilers.client.load import run_load
+    from rbserve.profilers.timing.requests import bodies, draw
+
+    with Client(url) as client:
+        served = client.model(model)
+    data = ensure_dataset(served.dataset)
+    served.require_data(data.fingerprint, url)
+    pairs = served.task == "ctr"
+    size = slate or (100 if pairs else 10)
+    split = data.ctr("test") if pairs else data.seqrec("test")
+    requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
+    if served.variant == ENDPOINT_VARIANT:
+        most = len(requests.histories) * size
+        say(f"{served.name} is answered by an endpoint: up to {most:,} requests to it are paid for")
+    with progress_bar(f"load on {served.name}", bound="about") as progress:
+        return run_load(
+            url, PATHS[served.task], bodies(requests, data.items, size, served.name), plan, progress
+        )
+
+
+def verify(
+    model: str, dataset: str | None, url: str, slate: int | None, overhead_ms: float | None, rounds: int
+) -> Verified:
+    """Holds the server at `url` against the artefact that it says it serves."""
+    from rbserve.profilers.client.verify import OVERHEAD_MS
+    from rbserve.profilers.client.verify import verify as compare
+
+    artifact = to_serve(model, dataset)
+    if artifact.is_endpoint:
+        raise UsageError(
+            f"{artifact.name} is answered by an endpoint: holding a server against it would pay for every call",
+            "rbserve profile tells beforehand how many requests it makes",
+        )
+    data = data_of(artifact, "verifying asks for test users, and that")
+    size = slate or (1 if artifact.manifest.task == "ctr" else 10)
+    limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
+    with progress_bar(f"verify {artifact.name}") as progress:
+        return compare(artifact, data, url, size, limit, rounds, progress=progress)

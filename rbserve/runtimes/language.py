@@ -1,0 +1,395 @@
+"""Scoring and ranking with language models: the user's part of a prompt is read once, candidates are packed behind it.
+
+The paper's protocol encodes the whole prompt again for each candidate. Here calls of about CALL_TOKENS each take the
+user's part once, then candidates, which attend to its cache and themselves, at the positions they would have alone:
+the scores are the same. What was read of a user can be kept for his next request (`PrefixCache`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.types import Items, Observe, Scores, no_observer
+from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
+from rbserve.runtimes.session import Session
+
+if TYPE_CHECKING:
+    from rbserve.models.lm import ClickModel, LanguageModel
+
+CALL_TOKENS = 192
+"""Tokens of a call: attention between candidates, which a mask takes back, costs their square; a call costs a copy
+of the cache."""
+
+
+ROWS_TOKENS = 2048
+"""Tokens of a call whose rows are whole prompts."""
+
+
+class LanguageCall(Protocol):
+    """A language model in one of the runtimes."""
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+        """What it answers at the places to read, and, if `cached`, the cache of the packed tokens.
+
+        Answers are log-odds float32[B, N] of a click, or logits float32[B, N, K] of the codes of a next item.
+
+        `past` is such a cache, of the tokens before; None where there are none.
+        """
+        ...
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        ...
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        ...
+
+
+class LanguageScorer:
+    """Scores candidates by what the language model answers (groups D, E and F)."""
+
+    def __init__(self, call: LanguageCall, prompts: Prompts, kept: PrefixCache | None = None) -> None:
+        """`kept` is what remembers users from request to request; without it every request reads all of its prompt."""
+        self._call, self._prompts, self._kept = call, prompts, kept
+
+    @property
+    def kept(self) -> PrefixCache | None:
+        """What remembers users, if anything does."""
+        return self._kept
+
+    def remembering(self, limit: int) -> LanguageScorer:
+        """The same model, but it keeps up to `limit` bytes of what it reads of users."""
+        return LanguageScorer(self._call, self._prompts, PrefixCache(limit))
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        return self.score_staged(history, candidates, no_observer)
+
+    def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
+        """The same; `observe` hears the name of each stage as it ends."""
+        return self._score(history, [self.tokens(one) for one in candidates.tolist()], observe)
+
+    def score_tokens(
+        self,
+        history: Items | Sequence[NDArray[Any]],
+        candidates: Sequence[NDArray[Any]],
+        observe: Observe = no_observer,
+    ) -> Scores:
+        """Click probabilities float32[N] of candidates as token ids, [I] each: items of the table, or texts of others
+        (`ItemTokenizer`). A history is rows int32[T], or such token ids.
+        """
+        return self._score(history, candidates, observe)
+
+    def tokens(self, item: int) -> NDArray[Any]:
+        """The token ids int32[I] of an item of the table."""
+        return self._prompts.items[item]
+
+    def _score(
+        self,
+        history: Items | Sequence[NDArray[Any]],
+        candidates: Sequence[NDArray[Any]],
+        observe: Observe,
+    ) -> Scores:
+        prefix_of = self._prompts.prefix if isinstance(history, np.ndarray) else self._prompts.prefix_of
+        prefix = prefix_of(history, max(map(len, candidates), default=0))  # type: ignore[arg-type]
+        suffixes = [self._prompts.suffix_of(candidate) for candidate in candidates]
+        pieces = self._prompts.pieces
+        odds = (self._behind_one if pieces.shared else self._apart)(prefix, suffixes, observe)
+        scores: Scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
+        observe("probabilities")
+        return scores
+
+    def _behind_one(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
+        """The prefix, or what of it is not known yet, with the first suffixes; the others behind its cache."""
+        if not suffixes:
+            return np.empty(0, np.float32)
+        pieces = self._prompts.pieces
+        read, past = self._kept.longest(prefix) if self._kept else (0, None)
+        if past is not None:
+            past = self._call.head_of(past, read)
+            observe("user cache")
+        found: list[Scores] = []
+        groups = [*_groups(suffixes, len(prefix) - read, CALL_TOKENS)]
+        for place, group in enumerate(groups):
+            packed = pack(prefix, group, pieces, read)
+            observe("prompt")
+            new = len(prefix) - read
+            cached = new > 0 and (self._kept is not None or place + 1 < len(groups))
+            odds, present = self._call(packed, past, cached=cached)
+            found.append(odds[:, : len(group)])
+            if cached:
+                fresh = self._call.head_of(present, new)
+                past = fresh if past is None else self._call.joined(past, fresh)
+                if self._kept:
+                    self._kept.keep(prefix, past)
+            observe("prefill" if new else "candidates")
+            read = len(prefix)
+        together: Scores = np.concatenate(found, axis=1)[0]
+        return together
+
+    def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
+        """A row for each candidate, whose prefix is read anew: what the prefix becomes depends on it.
+
+        Rows of like length are read together, so that little is filled up.
+        """
+        odds = np.empty(len(suffixes), np.float32)
+        by_length = np.argsort([len(suffix) for suffix in suffixes], kind="stable")
+        longest = len(prefix) + max(map(len, suffixes), default=1)
+        at_once = max(1, ROWS_TOKENS // longest)
+        for begin in range(0, len(suffixes), at_once):
+            some = by_length[begin : begin + at_once]
+            padded = pad([pack(prefix, [suffixes[one]], self._prompts.pieces) for one in some.tolist()])
+            observe("prompt")
+            odds[some] = self._call(padded, None, cached=False)[0][:, 0]
+            observe("candidates")
+        return odds
+
+
+def _groups(suffixes: Sequence[Tokens], first: int, most: int) -> Iterator[list[Tokens]]:
+    """The suffixes in their order, in groups of at most `most` tokens; the first has `first` tokens already.
+
+    The first has no suffix where `first` leaves no room; every other has one at least.
+    """
+    group: list[Tokens] = []
+    total = first
+    for suffix in suffixes:
+        if total and total + len(suffix) > most:
+            yield group
+            group, total = [], 0
+        group.append(suffix)
+        total += len(suffix)
+    yield group
+
+
+class PrefixCache:
+    """What a model read of its last users' prompts, found again by the very tokens; the least recently used go first.
+
+    A prompt is found by its longest known beginning, to the token: a history that grew by an item has all but its last
+    words in common with what it was. For one model; safe for threads, since what is kept is never written again.
+    """
+
+    def __init__(self, limit: int, stride: int = 16) -> None:
+        """At most `limit` bytes are kept, prompts of at least `stride` tokens."""
+        self._limit, self._stride = limit, stride
+        self._entries: OrderedDict[bytes, tuple[Tokens, Any]] = OrderedDict()
+        self._beginnings: dict[bytes, bytes] = {}
+        self._bytes = 0
+        self._lock = Lock()
+        self.tokens_found = self.tokens_asked = 0
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of all caches."""
+        return self._bytes
+
+    def longest(self, tokens: Tokens) -> tuple[int, Any | None]:
+        """How many of tokens int64[P] one of the kept prompts begins with, and that prompt's cache; 0 and None."""
+        with self._lock:
+            self.tokens_asked += len(tokens)
+            for length in range(len(tokens) - len(tokens) % self._stride, 0, -self._stride):
+                key = self._beginnings.get(tokens[:length].tobytes())
+                if key is None:
+                    continue
+                self._entries.move_to_end(key)
+                known, cache = self._entries[key]
+                most = min(len(known), len(tokens))
+                differ = np.flatnonzero(known[length:most] != tokens[length:most])
+                found = length + int(differ[0]) if len(differ) else most
+                self.tokens_found += found
+                return found, cache
+        return 0, None
+
+    def keep(self, tokens: Tokens, cache: Any) -> None:
+        """Keeps the cache of tokens int64[P]; what is larger than the limit is not kept."""
+        key, size = tokens.tobytes(), int(cache.nbytes)
+        if size > self._limit or len(tokens) < self._stride:
+            return
+        with self._lock:
+            self._drop(key)
+            while self._bytes + size > self._limit:
+                self._drop(next(iter(self._entries)))
+            self._entries[key] = tokens, cache
+            self._bytes += size
+            for beginning in self._beginnings_of(tokens):
+                self._beginnings[beginning] = key
+
+    def _drop(self, key: bytes) -> None:
+        if key not in self._entries:
+            return
+        tokens, cache = self._entries.pop(key)
+        self._bytes -= int(cache.nbytes)
+        for beginning in self._beginnings_of(tokens):
+            if self._beginnings.get(beginning) == key:
+                del self._beginnings[beginning]
+
+    def _beginnings_of(self, tokens: Tokens) -> Iterator[bytes]:
+        return (tokens[:length].tobytes() for length in range(self._stride, len(tokens) + 1, self._stride))
+
+
+class ProtocolScorer:
+    """The paper's way, to compare with: eager torch, one candidate's whole prompt at a time, nothing kept.
+
+    Every word's logit is computed at every place, two words' at the last are read, as RecBench's public code has it.
+    """
+
+    def __init__(self, model: ClickModel, prompts: Prompts) -> None:
+        import torch
+
+        self._torch, self._model, self._prompts = torch, model, prompts
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        return np.array([self._score_one(history, one) for one in candidates.tolist()], np.float32)
+
+    def _score_one(self, history: Items, candidate: int) -> float:
+        packed = pack(self._prompts.prefix(history), [self._prompts.suffix(candidate)], self._prompts.pieces)
+        tokens, positions, mask, read = (self._torch.from_numpy(one) for one in packed.arrays.values())
+        language = self._model.language
+        with self._torch.inference_mode():
+            hidden = language.hidden(tokens, positions, mask)[0]
+            if not language.pairs:
+                embedding: Any = language.base.get_input_embeddings
+                self._torch.nn.functional.linear(language.transform(hidden), embedding().weight)
+            odds = self._model.odds(language.answers(hidden, mask, read)[0])
+        return float(odds.sigmoid())
+
+
+class LanguageStepper:
+    """Continues sequences for beam search: all beams of a user lie in one row, and a mask says whose past is whose.
+
+    The cache is never copied from beam to beam: a beam attends to the question and to the places of its ancestors.
+    """
+
+    def __init__(self, call: LanguageCall, prompts: Prompts) -> None:
+        self._call, self._causal = call, prompts.pieces.causal
+        self._first_new = prompts.pieces.vocabulary
+
+    def prefill(self, prompts: NDArray[Any]) -> tuple[Scores, BeamPasts]:
+        """Logits float32[B, V] after questions int64[B, P], and what the beams know."""
+        logits, cache = self._call(pack_questions(prompts, self._causal), None, cached=True)
+        nothing = np.zeros((len(prompts), 1, 0), bool)
+        return logits[:, 0], BeamPasts(cache, nothing, asked=prompts.shape[1], depth=0)
+
+    def step(self, tokens: Items, parents: Items, beams: BeamPasts) -> tuple[Scores, BeamPasts]:
+        """Logits float32[B, W, V] after tokens int32[B, W] that continue beams `parents`, and what they know then."""
+        rows, width = tokens.shape
+        ancestors = beams.ancestors[np.arange(rows)[:, None], parents]
+        itself = np.broadcast_to(np.eye(width, dtype=bool), (rows, width, width))
+        known = np.concatenate((ancestors, itself), axis=2)
+        mask = np.concatenate((np.ones((rows, width, beams.asked), bool), known), axis=2)
+        positions = np.full((rows, width), beams.asked + beams.depth)
+        read = np.tile(np.arange(width), (rows, 1))
+        packed = Packed(tokens.astype(np.int64) + self._first_new, positions, mask, read)
+        logits, more = self._call(packed, beams.cache, cached=True)
+        return logits, BeamPasts(self._call.joined(beams.cache, more), known, beams.asked, beams.depth + 1)
+
+
+class BeamPasts(NamedTuple):
+    """What W beams of B users have read: the cache of `asked` tokens and of all beams' own, `depth` levels of them.
+
+    `ancestors` bool[B, W, S] says which of the S own places are on a beam's path.
+    """
+
+    cache: Any
+    ancestors: NDArray[np.bool_]
+    asked: int
+    depth: int
+
+
+def packed_questions(prompts: Prompts) -> Callable[[Items], Packed]:
+    """What a ScoringRanker asks TorchBestItems or OnnxBestItems: the questions of histories int32[B, T]."""
+    return lambda histories: pack_questions(prompts.questions(histories), prompts.pieces.causal)
+
+
+class TorchBestItems:
+    """A language model with a head for the catalogue in eager torch: the reference."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        import torch
+
+        from rbserve.models.lm import ItemScores
+
+        self._torch, self._model = torch, ItemScores(model)
+        self._device = next(model.parameters()).device
+
+    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
+        arrays = {
+            name: self._torch.from_numpy(array).to(self._device) for name, array in asked.arrays.items()
+        }
+        with self._torch.inference_mode():
+            scores = self._model(**arrays)
+            scores, items = scores.float().topk(min(k, scores.size(-1)))
+        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
+
+class OnnxBestItems:
+    """An exported graph."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
+        return items, scores
+
+
+class TorchLanguageCall:
+    """The reference: eager torch."""
+
+    def __init__(self, model: ClickModel | LanguageModel) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+        self._device = next(model.parameters()).device
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
+        """Log-odds float32[B, N] and the cache, which eager torch has at no cost."""
+        arrays = {
+            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
+        }
+        with self._torch.inference_mode():
+            odds, cache = self._model(**arrays, past=past)
+        return odds.float().cpu().numpy(), cache
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        return cache[..., :length, :].contiguous()  # a view would keep the rest alive
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        return self._torch.cat((cache, more), dim=-2)
+
+
+class OnnxLanguageCall:
+    """An exported graph."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        shapes = {one.name: one.shape for one in session.get_inputs()}
+        self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+        """Log-odds float32[B, N] and the cache."""
+        arrays: dict[str, Any] = packed.arrays
+        if self._past is not None:
+            layers, two, _, heads, _, width = self._past
+            nothing = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
+            arrays["past"] = nothing if past is None else past
+        names = ["answers", "present"] if cached else ["answers"]
+        odds, *cache = self._session.run(names, arrays)
+        return odds, cache[0] if cached else None
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        return np.ascontiguousarray(cache[..., :length, :])
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        return np.concatenate((cache, more), axis=-2)

@@ -1,0 +1,214 @@
+"""Rankers: a history in, the k best items of the whole catalogue out; torch or onnxruntime, scored or generated.
+
+A ranker that scores (SASRec) multiplies the user's vector with all item vectors and takes the top k. One that
+generates (SID-SASRec) writes semantic identifiers by beam search, and knows no more items than it has beams.
+Here are the runtimes' differences and nothing else; torch is imported by those who bring a torch model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.types import Items, Observe, Scores, no_observer
+from rbserve.data.semantic_ids import SemanticIds
+from rbserve.models.beam import Stepper, search
+from rbserve.models.configs import SeqSidConfig, SidSasRecConfig
+from rbserve.runtimes.session import Session
+
+if TYPE_CHECKING:
+    from rbserve.models.sasrec import SasRec, SidSasRec
+
+Logits = NDArray[np.float32]
+Cache = tuple[Any, Any]  # a user's prompt, shared by all beams; what each beam has added
+
+
+class ItemScores(Protocol):
+    """A model with a head for the catalogue, in one of the runtimes."""
+
+    def __call__(self, asked: Any, k: int) -> tuple[Items, Scores]:
+        """The best min(k, n_items) items int32[B, k] for histories int32[B, T] or their prompts, and their scores."""
+        ...
+
+
+class ScoringRanker:
+    """Ranks all items by score (group G)."""
+
+    generates = False
+
+    def __init__(
+        self,
+        best: ItemScores,
+        max_history: int,
+        prompts: Callable[[Items], Any] | None = None,
+        retired: Collection[int] = (),
+    ) -> None:
+        """`prompts` makes what the model is asked of histories int32[B, T]; else it takes them as they are.
+
+        `retired` items are left out of every ranking.
+        """
+        self._best, self._max_history, self._prompts = best, max_history, prompts
+        self._retired = np.array(sorted(retired), np.int32)
+
+    def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
+        """The k best items, best first; fewer when the catalogue is smaller."""
+        return self.top_k_staged(history, k, no_observer)
+
+    def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        """The same; `observe` hears of the prompt, where there is one, and of the model's part."""
+        items, scores = self._ranked(history[None], k, observe)
+        return items[0], scores[0]
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The same for B users, int32[B, T]; -1 in places past the catalogue."""
+        return _widened(*self._ranked(histories, k, no_observer), k)
+
+    def _ranked(self, histories: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        asked: Any = histories[:, -self._max_history :]
+        if self._prompts:
+            asked = self._prompts(asked)
+            observe("prompt")
+        found = self._best(asked, k + len(self._retired))
+        if len(self._retired):
+            found = self._available(*found, k)
+        observe("forward")
+        return found
+
+    def _available(self, items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
+        """The first k of items and scores [B, n] that are not retired; every row has as many."""
+        retired = np.isin(items, self._retired)
+        left = min(k, items.shape[1] - int(retired.sum(axis=1).max(initial=0)))
+        order = np.argsort(retired, axis=1, kind="stable")[:, :left]
+        return np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
+
+
+class GeneratingRanker:
+    """Ranks items by the probability of their semantic identifier (groups H and J), found by beam search.
+
+    At most `width` items come back, and fewer where free beam search ended in paths that no item has.
+    """
+
+    generates = True
+
+    def __init__(
+        self,
+        stepper: Stepper[Any],
+        sids: SemanticIds,
+        config: SidSasRecConfig | SeqSidConfig,
+        prompts: Callable[[Items], NDArray[Any]] | None = None,
+    ) -> None:
+        """`prompts` makes prompts [B, P] of histories int32[B, T]; else they are the items' codes and nothing more."""
+        self._stepper, self._sids, self._config = stepper, sids, config
+        self._prompts = prompts or self._codes
+
+    def top_k(self, history: Items, k: int) -> tuple[Items, Scores]:
+        """The k most probable items, best first."""
+        return self.top_k_staged(history, k, no_observer)
+
+    def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        """The same; `observe` hears the name of each stage of the decoding as it ends."""
+        items, scores = self._search(history[None], k, observe)
+        found = items[0] >= 0
+        best = items[0][found], scores[0][found]
+        observe("rank")
+        return best
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The same for B users, int32[B, T]; behind the items, -1 for beams that ended in none, and past them."""
+        return _widened(*self._search(histories, k, no_observer), k)
+
+    def _search(self, histories: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
+        prompts = self._prompts(histories[:, -self._config.max_history :])
+        observe("prompt")
+        beams = search(
+            self._stepper, prompts, self._sids.trie, self._config.codes, self._config.width,
+            constrained=self._config.decoding == "cbs", observe=observe)  # fmt: skip
+        order = np.argsort(beams.items < 0, axis=1, kind="stable")[:, :k]  # a rank belongs to an item
+        return np.take_along_axis(beams.items, order, 1), np.take_along_axis(beams.scores, order, 1)
+
+    def _codes(self, histories: Items) -> Items:
+        return self._sids.tokens[histories].reshape(len(histories), -1)
+
+
+def _widened(items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
+    """Items and scores [B, <=k] with places that no item takes, to [B, k]."""
+    missing = ((0, 0), (0, k - items.shape[1]))
+    return np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
+
+
+class TorchItemScores:
+    """SASRec in eager torch: the reference."""
+
+    def __init__(self, model: SasRec) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+
+    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
+        with self._torch.inference_mode():
+            items, scores = self._model.top_k(_on_device(self._torch, self._model, asked), k)
+            return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
+
+class TorchStepper:
+    """SID-SASRec in eager torch: the reference."""
+
+    def __init__(self, model: SidSasRec) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+
+    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
+        """Logits [B, V] after prompts int32[B, T], and their cache."""
+        with self._torch.inference_mode():
+            logits, prefix = self._model.prefill(_on_device(self._torch, self._model, prompts))
+        layers, two, batch, heads, _, width = prefix.shape
+        return logits.cpu().numpy(), (prefix, prefix.new_empty((layers, two, batch, 1, heads, 0, width)))
+
+    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
+        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
+        prefix, suffix = cache
+        with self._torch.inference_mode():
+            users = self._torch.arange(len(parents), device=prefix.device)[:, None]
+            suffix = suffix[:, :, users, _on_device(self._torch, self._model, parents)]
+            tokens_BW = _on_device(self._torch, self._model, tokens)
+            logits, suffix = self._model.step(tokens_BW, prefix, suffix)
+        return logits.cpu().numpy(), (prefix, suffix)
+
+
+def _on_device(torch: Any, model: Any, array: Items) -> Any:
+    return torch.from_numpy(np.array(array, np.int64)).to(next(model.parameters()).device)
+
+
+class OnnxItemScores:
+    """SASRec as an exported graph with the top k inside."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {"histories": asked, "k": np.array([k], np.int64)})
+        return items, scores
+
+
+class OnnxStepper:
+    """SID-SASRec as two exported graphs."""
+
+    def __init__(self, prefill: Session, step: Session) -> None:
+        self._prefill, self._step = prefill, step
+
+    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
+        """Logits [B, V] after prompts int32[B, T], and their cache."""
+        logits, prefix = self._prefill.run(None, {"tokens": prompts})
+        layers, two, batch, heads, _, width = prefix.shape
+        return logits, (prefix, np.empty((layers, two, batch, 1, heads, 0, width), np.float32))
+
+    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
+        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
+        prefix, suffix = cache
+        own = suffix[:, :, np.arange(len(parents))[:, None], parents]
+        logits, suffix = self._step.run(None, {"tokens": tokens, "prefix": prefix, "suffix": own})
+        return logits, (prefix, suffix)

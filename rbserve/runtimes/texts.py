@@ -1,0 +1,110 @@
+"""Scoring with items that a model's table does not have, given by their texts, as candidates or in a history.
+
+Language models that read texts take their tokens. Models of groups B and C take the finished vectors of words or of a
+frozen language model (`runtimes/item_vectors.py`), and the graph looks those up in a table that comes with the call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rbserve.core.types import Items, Observe, Scorer, Scores, Vectors
+from rbserve.models.prompts import ItemTokenizer
+from rbserve.runtimes.item_vectors import ItemContent
+from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.opening import OnnxScorer, TorchScorer
+
+Mixed = list[int | str]
+"""Items in their order: rows of the table, and texts of others."""
+KEPT_TEXTS = 10_000
+
+
+class TextScorer(Protocol):
+    """Scores users and slates some of whose items are texts."""
+
+    def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
+        """Click probabilities float32[N]. Raises UsageError or ArtifactError where texts cannot be read here."""
+        ...
+
+
+class LanguageTexts:
+    """Groups D to F, of which those read texts that have a tokeniser for them."""
+
+    def __init__(self, scorer: LanguageScorer, tokenizer: ItemTokenizer) -> None:
+        self._scorer, self._tokenizer = scorer, tokenizer
+
+    def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
+        """Click probabilities float32[N]."""
+        return self._scorer.score_tokens(self._tokens(history), self._tokens(candidates), observe)
+
+    def _tokens(self, items: Mixed) -> list[Any]:
+        return [
+            self._tokenizer.tokens(item) if isinstance(item, str) else self._scorer.tokens(item)
+            for item in items
+        ]
+
+
+class VectorTexts:
+    """Groups B and C. The content is opened for the first text; the last KEPT_TEXTS vectors of texts are kept."""
+
+    def __init__(self, scorer: OnnxScorer | TorchScorer, open_content: Callable[[], ItemContent]) -> None:
+        self._scorer, self._open = scorer, open_content
+        self._content: ItemContent | None = None
+        self._kept: OrderedDict[str, Vectors] = OrderedDict()
+
+    def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
+        """Click probabilities float32[N]."""
+        if self._content is None:
+            self._content = self._open()
+        items = [*history, *candidates]
+        vectors = self._vectors(items, self._content)
+        observe("texts")
+        scores = self._scorer.score_vectors(vectors[: len(history)], vectors[len(history) :])
+        observe("forward")
+        return scores
+
+    def _vectors(self, items: Mixed, content: ItemContent) -> Vectors:
+        """float32[K, d], in the items' order."""
+        texts = list(dict.fromkeys(item for item in items if isinstance(item, str)))
+        if new := [text for text in texts if text not in self._kept]:
+            self._kept.update(zip(new, content.of_texts(new), strict=True))
+        rows = np.array([item for item in items if not isinstance(item, str)], np.int32)
+        known = iter(content.of_rows(rows))
+        found = np.stack([self._kept[item] if isinstance(item, str) else next(known) for item in items])
+        for text in texts:
+            self._kept.move_to_end(text)
+        while len(self._kept) > KEPT_TEXTS:
+            self._kept.popitem(last=False)
+        return found
+
+
+def mixed(rows: Items, texts: Sequence[str | None]) -> Mixed:
+    """Rows int32[K] with texts between them; `texts` has None where a row stands."""
+    row = iter(rows.tolist())
+    return [next(row) if text is None else text for text in texts]
+
+
+def text_scorer(
+    scorer: Scorer, tokenizer: Callable[[], ItemTokenizer], open_content: Callable[[], ItemContent] | None
+) -> TextScorer | str:
+    """What reads texts for a scorer, or why nothing does.
+
+    `tokenizer` is asked for a language model, and raises UsageError where that reads no texts; `open_content` is None
+    for other models that read none.
+    """
+    from rbserve.core.errors import UsageError
+
+    if isinstance(scorer, LanguageScorer):
+        try:
+            return LanguageTexts(scorer, tokenizer())
+        except UsageError as error:
+            return error.message
+    if open_content is None or not isinstance(scorer, OnnxScorer | TorchScorer):
+        return "it reads no texts of items"
+    if not scorer.takes_vectors:
+        return "its graph was exported by an earlier version (rbserve export writes it anew)"
+    return VectorTexts(scorer, open_content)

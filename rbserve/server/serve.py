@@ -1,0 +1,74 @@
+"""`rbserve serve`: takes the port, loads and warms the models, answers until told to stop.
+
+The port is taken before a model is loaded: a port in use is known at once, and requests that come while the models
+load wait instead of failing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rbserve.core.errors import UsageError
+from rbserve.server.draining import (
+    DrainingServer,
+    ServerOptions,
+    announce,
+    describe,
+    is_loopback,
+    listen,
+    say_reloaded,
+)
+from rbserve.server.models import Models
+from rbserve.server.reload import Opening, Reloader
+from rbserve.server.supervisor import supervise
+from rbserve.server.telemetry import Telemetry
+
+
+def serve(opening: Opening, options: ServerOptions) -> None:
+    """Serves models until SIGTERM or SIGINT, then finishes the requests in flight; SIGHUP takes up new versions.
+
+    Says on stderr when it is ready. Raises RbserveError when the port cannot be had, ArtifactError or UsageError when
+    a variant cannot be scored with.
+    """
+    if options.admin and not options.keys and not _is_loopback_name(options.host):
+        raise UsageError(
+            f"--admin on {options.host} without API keys lets everybody reload",
+            "--api-keys FILE, or leave --admin out",
+        )
+    if options.workers > 1:
+        supervise(opening, options)
+        return
+    with listen(options.host, options.port) as listener:
+        models = Models(opening.open(Telemetry()))
+        reload = _LocalReload(Reloader(models, opening))
+        server = DrainingServer(
+            models, opening, options, reload,
+            on_ready=lambda: announce(describe(models), options, listener), on_hangup=reload.and_say,
+        )  # fmt: skip
+        server.run(sockets=[listener])
+
+
+class _LocalReload:
+    """New versions in this very process."""
+
+    def __init__(self, reloader: Reloader) -> None:
+        self._reloader, self._lock = reloader, asyncio.Lock()
+
+    async def __call__(self) -> str | None:
+        """Why nothing was reloaded, if so."""
+        async with self._lock:
+            reason = await asyncio.to_thread(self._reloader.prepare)
+            if reason is None:
+                self._reloader.commit()
+            return reason
+
+    async def and_say(self) -> None:
+        """The same, told on stderr."""
+        say_reloaded(await self(), self._reloader.changed)
+
+
+def _is_loopback_name(host: str) -> bool:
+    try:
+        return is_loopback(host)
+    except ValueError:
+        return host == "localhost"
