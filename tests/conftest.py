@@ -39,8 +39,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A planted data set small enough to train on in seconds. Its last two items occur in no event."""
     from rbserve.train.datasets import synthetic
     from rbserve.train.datasets.sources import build
-    from rbserve.train.sampling import Protocol
-    from rbserve.train.tally import Tally
+    from rbserve.train.protocol.sampling import Protocol
+    from rbserve.train.protocol.tally import Tally
 
     tally = Tally()
     events, items = synthetic.read(synthetic.Planted(**PLANTED), tally.dropped)
@@ -57,8 +57,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     histories are read, the list-wise rows show.
     """
     from rbserve.train.datasets.sources import build
-    from rbserve.train.sampling import Interactions, Protocol
-    from rbserve.train.tally import Tally
+    from rbserve.train.protocol.sampling import Interactions, Protocol
+    from rbserve.train.protocol.tally import Tally
 
     users, events_each, n_items, topics = 300, 16, 40, 4
     rng, shape = np.random.default_rng(7), (users, events_each)

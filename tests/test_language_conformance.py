@@ -44,10 +44,10 @@ from rbserve.runtimes.language import LanguageScorer, LanguageStepper, TorchLang
 from rbserve.runtimes.opening import artifact_prompts, artifact_tokenizer, open_scorer, score_rows
 from rbserve.runtimes.session import without_bf16
 from rbserve.train.fit import train
-from rbserve.train.language import load, make
 from rbserve.train.loop import Settings
-from rbserve.train.next_item import NextItemTask
-from rbserve.train.next_item import make as make_next_item
+from rbserve.train.tasks.language import load, make
+from rbserve.train.tasks.next_item import NextItemTask
+from rbserve.train.tasks.next_item import make as make_next_item
 
 Folders = dict[str, Path]
 

@@ -33,7 +33,7 @@ from rbserve.profilers.report.render import absent, collect
 from rbserve.runtimes.memory import GIB, needed, parameters
 from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.session import without_bf16
-from rbserve.train.backbone import _at_most, load_tokenizer, locate_shape, precision
+from rbserve.train.encoders.backbone import _at_most, load_tokenizer, locate_shape, precision
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
@@ -93,7 +93,7 @@ def drawn(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifac
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RBSERVE_HOME", str(home))
-        patch.setattr("rbserve.train.backbone.cache", lambda: home / "cache")
+        patch.setattr("rbserve.train.encoders.backbone.cache", lambda: home / "cache")
         patch.setitem(SHAPES, "bert-base", {**SHAPES["bert-base"], **TINY})
         shutil.copytree(planted.path, home / "data" / "planted")
         return training.train("zeroshot-bert-base", "planted", random=True)

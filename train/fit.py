@@ -33,11 +33,11 @@ from rbserve.data.artifact import (
 )
 from rbserve.data.dataset import Dataset, Split, write_items
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
-from rbserve.train import ctr, endpoint, language, next_item, seq
-from rbserve.train.distill import Lesson
-from rbserve.train.language import LanguageTask
+from rbserve.train.distill.lesson import Lesson
 from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
-from rbserve.train.next_item import NextItemTask
+from rbserve.train.tasks import ctr, endpoint, language, next_item, seq
+from rbserve.train.tasks.language import LanguageTask
+from rbserve.train.tasks.next_item import NextItemTask
 from rbserve.train.tensors import save_drawn, save_tensors
 from rbserve.train.warm_start import WarmStart, continue_identifiers
 

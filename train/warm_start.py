@@ -215,8 +215,8 @@ def continue_identifiers(init: Artifact, dataset: Dataset, progress: Progress) -
 
     UsageError where the data set keeps identifiers that another RQ-VAE made.
     """
-    from rbserve.train.embed import embed_texts
-    from rbserve.train.sids import name_new_items
+    from rbserve.train.encoders.embed import embed_texts
+    from rbserve.train.semantic_ids.fit_codes import name_new_items
 
     config = config_from_dict(init.manifest.config_kind, init.manifest.config)
     if not isinstance(config, CodedItems):

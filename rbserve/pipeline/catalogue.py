@@ -217,7 +217,7 @@ def _code_edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], enco
     sids = artifact.sids
     codes = sids.codes
     if texts:
-        from rbserve.train.sids import name_new_items
+        from rbserve.train.semantic_ids.fit_codes import name_new_items
 
         new = name_new_items(sids, encode(texts))
         codes = np.concatenate([codes, new])

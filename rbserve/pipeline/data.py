@@ -47,8 +47,8 @@ def prepare(
     with needs_extra("train", "preparing data"):
         from rbserve.train.datasets import sources
         from rbserve.train.datasets.source import Reading
-        from rbserve.train.splitting import Texts
-        from rbserve.train.text import read_vocabulary
+        from rbserve.train.protocol.splitting import Texts
+        from rbserve.train.protocol.title_words import read_vocabulary
 
         source = sources.find_source(name)
         path = dataset_path(

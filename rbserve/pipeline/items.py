@@ -32,7 +32,7 @@ def add_items(
     artifact = open_artifact(model_path(model, dataset))
     with needs_extra("train", "adding items"):
         from rbserve.train.datasets.item_file import read_items
-        from rbserve.train.tally import Tally
+        from rbserve.train.protocol.tally import Tally
 
         tally = Tally()
         rows = list(read_items(file, item, text, tally, delimiter))
@@ -63,7 +63,7 @@ def text_encoder(artifact: Artifact) -> Encode:
 
     def encode(texts: Sequence[str]) -> Vectors:
         with needs_extra("train", f"vectors of texts by {config['encoder']}"):
-            from rbserve.train.embed import embed_texts
+            from rbserve.train.encoders.embed import embed_texts
 
             return embed_texts(texts, config["encoder"], config["pooling"])
 
@@ -80,9 +80,9 @@ def serving_encoder(artifact: Artifact) -> Encode:
             with needs_extra("train", f"vectors of texts by {config['encoder']}"):
                 import torch
 
-                from rbserve.train.backbone import locate
-                from rbserve.train.embed import MAX_TOKENS
-                from rbserve.train.encoder import TextEncoder
+                from rbserve.train.encoders.backbone import locate
+                from rbserve.train.encoders.embed import MAX_TOKENS
+                from rbserve.train.encoders.text_encoder import TextEncoder
 
                 torch.set_num_threads(1)
                 loaded.append(TextEncoder(locate(config["encoder"]), config["pooling"], MAX_TOKENS))

@@ -43,8 +43,8 @@ def semantic_ids(
             check_made_with(found, {**options, **settings})
             return found, data
     with needs_extra("train", "making semantic identifiers"):
-        from rbserve.train.backbone import require_findable
-        from rbserve.train.sids import checkpoint_path, make_semantic_ids, settings_with
+        from rbserve.train.encoders.backbone import require_findable
+        from rbserve.train.semantic_ids.fit_codes import checkpoint_path, make_semantic_ids, settings_with
     chosen = settings_with(settings)
     require_findable(config.encoder)
     if resume and not is_prepared(dataset):

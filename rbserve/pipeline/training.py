@@ -39,7 +39,7 @@ from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from rbserve.core.types import ModelSpec
-    from rbserve.train.distill import Lesson
+    from rbserve.train.distill.lesson import Lesson
     from rbserve.train.loop import Settings
 
 
@@ -125,7 +125,7 @@ def distill(
         check_teacher(row.name, row.task, kind_of(row.config))
     with needs_extra("train", "distilling"):
         from rbserve.models.configs import with_options
-        from rbserve.train.distill import prepare_lesson
+        from rbserve.train.distill.lesson import prepare_lesson
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}))
     chosen: Settings = Settings(**{**spec.training, **(settings or {})})
@@ -173,7 +173,7 @@ def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
 
 def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
     """Raises for a training that cannot begin: nothing to resume, no such language model, a place that is taken."""
-    from rbserve.train.backbone import require_findable
+    from rbserve.train.encoders.backbone import require_findable
     from rbserve.train.fit import checkpoint_path
 
     require_replaceable(path)

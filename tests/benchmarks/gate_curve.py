@@ -136,8 +136,8 @@ def prepared() -> tuple[Any, Any]:
     from rbserve.train.datasets.sources import build
     from rbserve.train.fit import train
     from rbserve.train.loop import Settings
-    from rbserve.train.sampling import Protocol
-    from rbserve.train.tally import Tally
+    from rbserve.train.protocol.sampling import Protocol
+    from rbserve.train.protocol.tally import Tally
 
     protocol = Protocol(rows_per_label=2, ctr_test_rows=40_000)
     if not (WORK / "data/manifest.json").is_file():

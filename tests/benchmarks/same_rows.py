@@ -15,8 +15,8 @@ from rbserve.data.dataset import open_dataset
 from rbserve.home.places import artifact_path, dataset_path
 from rbserve.profilers.baselines import baselines
 from rbserve.stats.metrics import auc
-from rbserve.train.language import users_begin
 from rbserve.train.loop import Settings, epoch_order
+from rbserve.train.tasks.language import users_begin
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from rbserve.models.lm import ClickModel
 from rbserve.models.prompts import Prompts
 from rbserve.runtimes.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
 from rbserve.runtimes.session import open_session
-from rbserve.train.language import NO, YES, load, pieces, single_tokens
+from rbserve.train.tasks.language import NO, YES, load, pieces, single_tokens
 from rbserve.train.tensors import save_tensors
 
 SLATE, HISTORY, ITEM_TOKENS = 20, 20, 9

@@ -24,7 +24,7 @@ from rbserve.models.prompts import (
     pad,
 )
 from rbserve.runtimes.language import LanguageStepper
-from rbserve.train.language import load
+from rbserve.train.tasks.language import load
 
 PREFIX, SUFFIXES = np.arange(5), [np.arange(3), np.arange(4), np.arange(2)]
 ORDERS = {"decoder": (True, True), "encoder that is shared": (True, False), "encoder": (False, False)}

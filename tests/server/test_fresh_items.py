@@ -33,7 +33,7 @@ from rbserve.pipeline.items import text_encoder
 from rbserve.profilers.measure.harness import default_plan, profile
 from rbserve.runtimes.item_vectors import open_content
 from rbserve.runtimes.opening import load_model, open_ranker, open_scorer
-from rbserve.train.embed import embed_texts
+from rbserve.train.encoders.embed import embed_texts
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

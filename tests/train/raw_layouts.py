@@ -20,7 +20,7 @@ import numpy as np
 from rbserve.train.datasets.source import Reading
 from rbserve.train.datasets.sources import find_source
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -30,7 +30,7 @@ from rbserve.train.datasets.delimited import (
     delimiter_of,
 )
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 NAMES = ("id", "title")
 LITERAL = Dialect(",", "literal")

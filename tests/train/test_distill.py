@@ -25,12 +25,12 @@ from rbserve.models.zoo import MODELS, find_model
 from rbserve.runtimes import opening
 from rbserve.runtimes.opening import open_scorer, score_rows
 from rbserve.stats.metrics import auc
-from rbserve.train import teacher as teaching_module
-from rbserve.train.ctr import CtrTask, make
-from rbserve.train.distill import calibrate, prepare_lesson
+from rbserve.train.distill import teacher as teaching_module
+from rbserve.train.distill.lesson import calibrate, prepare_lesson
+from rbserve.train.distill.teacher import PIECE, ask, questions, what_it_takes
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
-from rbserve.train.teacher import PIECE, ask, questions, what_it_takes
+from rbserve.train.tasks.ctr import CtrTask, make
 
 SEED = 2024
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from rbserve.core.errors import AssetError, UsageError
-from rbserve.train import backbone, embed
-from rbserve.train.backbone import locate
-from rbserve.train.embed import embed_texts
-from rbserve.train.encoder import Pooling
+from rbserve.train.encoders import backbone, embed
+from rbserve.train.encoders.backbone import locate
+from rbserve.train.encoders.embed import embed_texts
+from rbserve.train.encoders.text_encoder import Pooling
 
 TEXTS = ["red shoe", "blue", "", "a long red red blue shoe a a", "red shoe", "unheard"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "shoe", "a", "long"]
@@ -89,7 +89,7 @@ def test_what_was_done_is_kept_and_a_stopped_run_goes_on(
 
 KILLED = """
 import os, signal, sys
-from rbserve.train import embed
+from rbserve.train.encoders import embed
 embed.PIECE, embed.SAVE_S = 2, 0.0
 encode, calls = embed.TextEncoder.encode, []
 def dying(self, texts):

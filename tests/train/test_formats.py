@@ -26,8 +26,8 @@ from rbserve.train.datasets.item_file import read_ids, read_items
 from rbserve.train.datasets.source import Reading
 from rbserve.train.datasets.sources import find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS
-from rbserve.train.sampling import GIVEN
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import GIVEN
+from rbserve.train.protocol.tally import Tally
 
 TITLES = {f"A{item:02d}": f"Title {item}" for item in range(30)}
 CLICKS = [(f"u{user}", f"A{(7 * user + 5 * step) % 30:02d}", 1_700_000_000 + 100 * user + step)

@@ -12,9 +12,9 @@ from rbserve.core.files import home
 from rbserve.data.artifact import TOKENIZER
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.prompts import ItemTokenizer, item_limit
-from rbserve.train.backbone import load_tokenizer, locate
 from rbserve.train.datasets.sources import prepare
-from rbserve.train.language import _item_tokens, save_tokenizer
+from rbserve.train.encoders.backbone import load_tokenizer, locate
+from rbserve.train.tasks.language import _item_tokens, save_tokenizer
 
 BACKBONES = ("minilm-l6", "smollm2-135m")
 LIMIT = item_limit(512)

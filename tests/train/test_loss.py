@@ -15,7 +15,7 @@ from rbserve.train.datasets.loss import MOST_LOST, check_loss
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
 from rbserve.train.datasets.source import Reading
 from rbserve.train.datasets.sources import find_source, prepare, protocol_of
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 CLICKS = [(f"u{user}", f"A{(7 * user + 5 * step) % 30:02}", str(1_700_000_000 + 100 * user + step))
           for user in range(40) for step in range(6)]  # fmt: skip

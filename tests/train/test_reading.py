@@ -22,7 +22,7 @@ from rbserve.core.errors import DataError
 from rbserve.core.ids import value_text
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL
 from rbserve.train.datasets.reading import clean_text, items, json_records, lines, locate
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 NO_OBJECT = "item row that is no JSON object"
 NAMES = ("id", "title")

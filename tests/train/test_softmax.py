@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rbserve.train.softmax import softmax_loss
+from rbserve.train.tasks.softmax import softmax_loss
 
 
 def case(positions: int, dim: int, items: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

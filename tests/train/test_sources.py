@@ -25,8 +25,8 @@ from rbserve.data.dataset import SPLITS, open_dataset
 from rbserve.train.datasets.source import NEITHER, Reading
 from rbserve.train.datasets.sources import SOURCES, find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS, Workspace
-from rbserve.train.sampling import GIVEN
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import GIVEN
+from rbserve.train.protocol.tally import Tally
 
 FIELDS, EMPTY, NO_TIME, NO_LABEL = (PROBLEMS[number] for number in (1, 2, 3, 4))
 NOT_UTF8 = "row that is not UTF-8"

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from rbserve.core import files
 from rbserve.core.errors import DataError, UsageError
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
-from rbserve.train import sampling, splitting
 from rbserve.train.datasets.sources import build
-from rbserve.train.sampling import GIVEN, Interactions, Protocol
-from rbserve.train.splitting import EventsInMemory, Texts, write_splits
-from rbserve.train.tally import Tally
+from rbserve.train.protocol import sampling, splitting
+from rbserve.train.protocol.sampling import GIVEN, Interactions, Protocol
+from rbserve.train.protocol.splitting import EventsInMemory, Texts, write_splits
+from rbserve.train.protocol.tally import Tally
 
 USERS, ITEMS = 40, 30
 KINDS: dict[str, dict[str, Any]] = {

@@ -26,8 +26,8 @@ from rbserve.train.datasets import synthetic
 from rbserve.train.datasets.sources import build
 from rbserve.train.fit import _maker, train
 from rbserve.train.loop import Settings
-from rbserve.train.sampling import Interactions, Protocol
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import Interactions, Protocol
+from rbserve.train.protocol.tally import Tally
 from rbserve.train.warm_start import (
     WarmStart,
     continue_identifiers,

@@ -1,4 +1,4 @@
 """Sources of data: a file each, from raw files to a data set.
 
-Imports `train.sampling`, `splitting` and `tally`, and what lies below `train`.
+Imports `train.protocol.sampling`, `splitting` and `tally`, and what lies below `train`.
 """

@@ -31,7 +31,7 @@ import pyarrow.csv
 from rbserve.core.errors import DataError, UsageError
 from rbserve.train.datasets.columns import column_places
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, check_encoding, open_utf8
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 Quotes = Literal["auto", "csv", "literal"]
 

@@ -10,7 +10,7 @@ from rbserve.train.datasets.delimited import Quotes, csv_records, find_dialect
 from rbserve.train.datasets.formats import Format, open_table
 from rbserve.train.datasets.parquet import text_batches
 from rbserve.train.datasets.reading import items, json_records
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 
 def read_items(

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from rbserve.core.errors import DataError
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 _FIRST_NOUN = re.compile(r"^((?:item )?(?:row|record|text)|item|line|rating)\b")
 MOST_LOST = 0.05  # share of a table's rows

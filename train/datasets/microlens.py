@@ -14,7 +14,7 @@ from rbserve.train.datasets.delimited import COMMAS, PLAIN_TABS, DelimitedFile, 
 from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import Reading, Source, whole_number
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:

@@ -16,7 +16,7 @@ from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
 from rbserve.train.datasets.reading import items, locate
 from rbserve.train.datasets.source import Reading, Source
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.sampling import GIVEN
+from rbserve.train.protocol.sampling import GIVEN
 
 NEWS = ("news", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
 BEHAVIOURS = ("impression", "user", "time", "history", "shown")

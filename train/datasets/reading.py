@@ -19,7 +19,7 @@ from rbserve.core.errors import DataError
 from rbserve.core.ids import id_text, value_text
 from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, open_utf8
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.tally import Tally
 
 MOST_ROUNDS = 8  # of decoding and removing tags; real texts need two or three
 

@@ -12,8 +12,8 @@ from rbserve.data.dataset import ItemTable
 from rbserve.train.datasets.delimited import Dialect, Quotes
 from rbserve.train.datasets.formats import Format
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.sampling import Interactions
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import Interactions
+from rbserve.train.protocol.tally import Tally
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from rbserve.train.datasets import (
 )
 from rbserve.train.datasets.source import Reading, Source
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.sampling import Interactions, Protocol
-from rbserve.train.splitting import TEXTS, Catalogue, Events, EventsInMemory, Texts, write_splits
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import Interactions, Protocol
+from rbserve.train.protocol.splitting import TEXTS, Catalogue, Events, EventsInMemory, Texts, write_splits
+from rbserve.train.protocol.tally import Tally
 
 SOURCES: dict[str, Source] = {
     "ml-100k": ml_100k.SOURCE,

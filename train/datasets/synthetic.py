@@ -16,8 +16,8 @@ import numpy as np
 
 from rbserve.data.dataset import ItemTable
 from rbserve.train.datasets.source import Source
-from rbserve.train.sampling import Interactions
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import Interactions
+from rbserve.train.protocol.tally import Tally
 
 CEILING_AUC = 0.9
 LIKED_IN_TOPIC = 0.9

@@ -40,9 +40,9 @@ from rbserve.train.datasets.loss import (
     check_loss,
     counted,
 )
-from rbserve.train.sampling import GIVEN, Interactions
-from rbserve.train.splitting import PIECE
-from rbserve.train.tally import Tally
+from rbserve.train.protocol.sampling import GIVEN, Interactions
+from rbserve.train.protocol.splitting import PIECE
+from rbserve.train.protocol.tally import Tally
 
 BATCH = 50_000
 MEMORY_A_THREAD = 512 << 20

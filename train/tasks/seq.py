@@ -27,7 +27,7 @@ from rbserve.runtimes.opening import rank_rows
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
 from rbserve.stats.metrics import ndcg_at_k, ranks_in_lists
 from rbserve.train.loop import Rows, require_finite_weights
-from rbserve.train.softmax import softmax_loss
+from rbserve.train.tasks.softmax import softmax_loss
 
 AT = 10
 PARTS = 4  # of a batch, padded apart
@@ -40,7 +40,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Sequent
     model = build(config, len(dataset.items))
     if not isinstance(config, SidSasRecConfig):
         return model, ItemTask(dataset, config)
-    from rbserve.train.sids import ensure_semantic_ids
+    from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 
     return model, CodeTask(dataset, config, ensure_semantic_ids(dataset, config, progress))
 

@@ -20,9 +20,9 @@ from rbserve.core.settings import Settings
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.semantic_ids import FILES, SidReport, find_semantic_ids, sids_path
 from rbserve.models.configs import RqVaeConfig, SidSasRecConfig
-from rbserve.train import embed
-from rbserve.train.paths import Paths
-from rbserve.train.sids import (
+from rbserve.train.encoders import embed
+from rbserve.train.semantic_ids.assign_codes import Paths
+from rbserve.train.semantic_ids.fit_codes import (
     Vectors,
     checkpoint_path,
     ensure_semantic_ids,
@@ -146,7 +146,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_identifiers_are_made_once_and_then_reused(
     dataset: Dataset, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbserve.train.sids.SETTINGS", SETTINGS)
+    monkeypatch.setattr("rbserve.train.semantic_ids.fit_codes.SETTINGS", SETTINGS)
     config = SidSasRecConfig(levels=2, codes=16, pooling="last")
     made = ensure_semantic_ids(dataset, config)
     again = ensure_semantic_ids(dataset, config)

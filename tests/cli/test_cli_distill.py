@@ -21,9 +21,9 @@ from rbserve.data.artifact import open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
-from rbserve.train import language
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
+from rbserve.train.tasks import language
 
 Here = Callable[..., tuple[object, list[str]]]
 TINY = ["--set", "hidden=16", "--set", "dim=8", "--batch", "1000", "--lr", "5e-3", "--epochs", "2"]

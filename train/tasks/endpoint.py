@@ -11,8 +11,8 @@ from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import EndpointConfig
 from rbserve.runtimes.endpoint import checked_url
-from rbserve.train.language import check_texts
 from rbserve.train.loop import Rows
+from rbserve.train.tasks.language import check_texts
 
 
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[nn.Module, EndpointTask]:

@@ -40,10 +40,10 @@ from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtimes.language import LanguageScorer, TorchLanguageCall
 from rbserve.runtimes.opening import score_rows
 from rbserve.stats.metrics import auc
-from rbserve.train.backbone import load_tokenizer, loading, locate, locate_shape, precision
-from rbserve.train.ctr import trained_items
+from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.loop import Rows, require_finite
-from rbserve.train.sids import ensure_semantic_ids
+from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
+from rbserve.train.tasks.ctr import trained_items
 from rbserve.train.warm_start import WarmStart
 
 MAX_HISTORY = 20

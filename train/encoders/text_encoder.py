@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.train.backbone import load_tokenizer, loading
+from rbserve.train.encoders.backbone import load_tokenizer, loading
 
 Pooling = Literal["mean", "last"]
 Vectors = NDArray[np.float32]

@@ -24,8 +24,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.machine.environment import allowed_cores
 from rbserve.stats.metrics import auc, log_odds
-from rbserve.train.ctr import SoftRows
-from rbserve.train.teacher import (
+from rbserve.train.distill.teacher import (
     Questions,
     ask,
     fastest_variant,
@@ -33,6 +32,7 @@ from rbserve.train.teacher import (
     scores_name,
     what_it_takes,
 )
+from rbserve.train.tasks.ctr import SoftRows
 
 CERTAIN = 1e-6  # no probability is taken to be nearer to 0 or 1
 STEPS = 50

@@ -20,8 +20,8 @@ from rbserve.core.errors import UsageError
 from rbserve.core.files import cache, optional_write, replacing
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.dataset import Dataset
-from rbserve.train.backbone import identity, locate
-from rbserve.train.encoder import POOLINGS, Pooling, TextEncoder, Vectors
+from rbserve.train.encoders.backbone import identity, locate
+from rbserve.train.encoders.text_encoder import POOLINGS, Pooling, TextEncoder, Vectors
 
 CHUNK = 512
 """Texts of a kept file."""

@@ -103,7 +103,7 @@ def test_weights_that_are_cut_short(run: Run, backbone: Path) -> None:
 def test_memory_that_ends_while_training(run: Run, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from rbserve.train.language import LanguageTask
+    from rbserve.train.tasks.language import LanguageTask
 
     monkeypatch.setattr(LanguageTask, "loss", lambda *_: torch.empty(2**50))
     error, hint = run("text", llama, "--batch", "4", "--micro-batch", "2", code=1)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from rbserve.core.errors import DataError, UsageError
 from rbserve.models import words as item_words
 from rbserve.models.words import tokenize
-from rbserve.train import text
-from rbserve.train.text import ItemTokens, Vocabulary, read_vocabulary, tokenize_items
+from rbserve.train.protocol import title_words
+from rbserve.train.protocol.title_words import ItemTokens, Vocabulary, read_vocabulary, tokenize_items
 
 GLOVE = "the 0.1 -0.2 3e-5\ncat 1 2 3\n. -1 -2 -3\n"
 THREE = ["A cat sat", "the cat, the cat", "dog"]
@@ -87,7 +87,7 @@ def test_plain_words_are_split_as_nltk_splits_them(words: list[str]) -> None:
 
 
 def test_importing_the_module_does_not_import_nltk() -> None:
-    check = "import sys, rbserve.train.text; sys.exit('nltk' in sys.modules)"
+    check = "import sys, rbserve.train.protocol.title_words; sys.exit('nltk' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
@@ -152,7 +152,7 @@ def test_as_many_texts_as_items_are_needed(texts: list[str]) -> None:
 
 
 def test_a_stream_of_texts_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "_TEXTS_A_REPORT", 2)
+    monkeypatch.setattr(title_words, "_TEXTS_A_REPORT", 2)
     reports: list[tuple[int, int, str]] = []
     tokens = tokenize_items(iter(THREE), _mask(1, 1, 1), progress=lambda *report: reports.append(report))
     assert len(tokens.offsets) == 4
@@ -186,7 +186,7 @@ def test_tokens_are_those_of_the_plain_algorithm(
     texts, mask = [sentence for sentence, _ in items], [in_training for _, in_training in items]
     vocabulary = None if given_words is None else Vocabulary(given_words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "_ITEMS_A_BLOCK", block)
+        patch.setattr(title_words, "_ITEMS_A_BLOCK", block)
         tokens = tokenize_items(texts, np.array(mask, np.bool_), vocabulary, min_count, max_words)
     words, counts, sentences, covered = _naive(texts, mask, given_words, min_count, max_words)
     assert list(tokens.vocabulary.words) == words
@@ -199,7 +199,7 @@ def test_tokens_are_those_of_the_plain_algorithm(
 
 def test_the_result_does_not_depend_on_the_order_of_hashes() -> None:
     run = (
-        "import numpy as np; from rbserve.train.text import tokenize_items;"
+        "import numpy as np; from rbserve.train.protocol.title_words import tokenize_items;"
         f"t = tokenize_items({THREE!r}, np.ones(3, bool), min_count=1);"
         "print(t.vocabulary.words, t.counts, t.values, t.offsets)"
     )

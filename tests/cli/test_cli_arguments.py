@@ -16,7 +16,7 @@ import typer
 from rbserve.cli.app import app
 from rbserve.data import assets
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 # What may stand behind the name of the program in a sentence.
 PROSE = ("and", "or", "has", "is", "reads", "run")
 URL = ("--url", "http://127.0.0.1:9")
@@ -131,9 +131,9 @@ def no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("work was begun")
 
     monkeypatch.setattr(assets, "_wheel", work)
-    monkeypatch.setattr("rbserve.train.splitting.EventStore.write", work)
+    monkeypatch.setattr("rbserve.train.protocol.splitting.EventStore.write", work)
     monkeypatch.setattr("rbserve.train.fit.fit", work)
-    monkeypatch.setattr("rbserve.train.backbone._from_hub", work)
+    monkeypatch.setattr("rbserve.train.encoders.backbone._from_hub", work)
     return tmp_path
 
 

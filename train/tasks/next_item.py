@@ -29,9 +29,11 @@ from rbserve.runtimes.language import LanguageStepper, TorchBestItems, TorchLang
 from rbserve.runtimes.opening import rank_rows
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
 from rbserve.stats.metrics import ndcg_at_k, ranks_in_lists
-from rbserve.train.backbone import load_tokenizer
-from rbserve.train.ctr import trained_items
-from rbserve.train.language import (
+from rbserve.train.encoders.backbone import load_tokenizer
+from rbserve.train.loop import Rows, require_finite_weights
+from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
+from rbserve.train.tasks.ctr import trained_items
+from rbserve.train.tasks.language import (
     adapt,
     backbone_folder,
     check_texts,
@@ -41,10 +43,8 @@ from rbserve.train.language import (
     save_prompts,
     weights_kind,
 )
-from rbserve.train.loop import Rows, require_finite_weights
-from rbserve.train.seq import AT
-from rbserve.train.sids import ensure_semantic_ids
-from rbserve.train.softmax import softmax_loss
+from rbserve.train.tasks.seq import AT
+from rbserve.train.tasks.softmax import softmax_loss
 from rbserve.train.warm_start import WarmStart
 
 VALIDATION_ROWS = 500

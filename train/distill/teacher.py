@@ -23,8 +23,8 @@ from rbserve.data.artifact import REFERENCE_VARIANT, Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.runtimes.opening import artifact_prompts, open_scorer
-from rbserve.train.language import users_begin
 from rbserve.train.loop import Rows
+from rbserve.train.tasks.language import users_begin
 
 PIECE = 32
 DRAWS = 4  # how many items are drawn for each that is wanted: some are drawn twice, some are known

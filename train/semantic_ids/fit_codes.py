@@ -1,7 +1,7 @@
 """Semantic identifiers for a data set's items: vectors of their texts, an RQ-VAE over them, distinct paths.
 
 The pipeline of TIGER (Rajput et al. 2023), as RecBench takes it over (section 4.3). `models/rqvae.py` has the
-equations, `train/paths.py` the rule by which items of one path are told apart.
+equations, `train/semantic_ids/assign_codes.py` the rule by which items of one path are told apart.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rbserve.data.semantic_ids import (
 from rbserve.models.configs import RqVaeConfig, config_to_dict
 from rbserve.models.rqvae import RqVae
 from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit, require_finite
-from rbserve.train.paths import (
+from rbserve.train.semantic_ids.assign_codes import (
     Paths,
     check_room,
     distinct_paths,
@@ -72,7 +72,7 @@ def make_semantic_ids(
     progress: Progress = no_progress,
 ) -> SemanticIds:
     """Makes the identifiers anew and keeps them with the data set."""
-    from rbserve.train.embed import item_vectors
+    from rbserve.train.encoders.embed import item_vectors
 
     path = sids_path(dataset, config, settings.seed)
     check_room(len(dataset.items), config.levels, config.codes)  # before the work of hours, not after it

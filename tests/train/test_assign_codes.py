@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbserve.core.errors import DataError
-from rbserve.train.paths import distinct_paths, nearest_paths, prefixes, shared_paths
+from rbserve.train.semantic_ids.assign_codes import distinct_paths, nearest_paths, prefixes, shared_paths
 
 
 def _drawn(seed: int, items: int, levels: int, codes: int, kinds: int) -> tuple[np.ndarray, np.ndarray]:

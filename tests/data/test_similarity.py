@@ -11,7 +11,7 @@ import pytest
 from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.data.similarity import USERS, data_sketch, is_copy
 from rbserve.train.datasets.sources import build
-from rbserve.train.sampling import Interactions, Protocol
+from rbserve.train.protocol.sampling import Interactions, Protocol
 
 N_USERS, N_ITEMS, EACH = 300, 200, 50
 TABLE = ItemTable([f"i{item}" for item in range(N_ITEMS)], ["words"] * N_ITEMS)

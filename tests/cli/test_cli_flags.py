@@ -184,7 +184,7 @@ def test_a_report_is_of_the_data_sets_that_were_named(
     runs = empty_home / "runs"
     runs.mkdir()
     for task, name in (("ctr", "shop"), ("seqrec", "library")):
-        text = (Path(__file__).parent / "data" / f"run-schema-1-{task}.json").read_text()
+        text = (Path(__file__).parent.parent / "data" / f"run-schema-1-{task}.json").read_text()
         (runs / f"{task}.json").write_text(text.replace('"dataset":"ml-100k"', f'"dataset":"{name}"', 1))
     names = ["library", "shop"]
     rendered: list[list[str]] = []

@@ -25,7 +25,7 @@ from rbserve.models.configs import EmbeddingItems, TextItems
 from rbserve.models.ctr import CtrModel, build
 from rbserve.models.items import IdItems, VectorItems, WordItems
 from rbserve.stats.metrics import auc
-from rbserve.train.embed import item_vectors
+from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.loop import Rows, require_finite
 
 VALIDATION_BATCH = 8_192

@@ -24,10 +24,10 @@ from rbserve.data.columns import ColumnWriter, Ragged, open_column
 from rbserve.data.dataset import SPLITS, Dataset, ItemTable, open_dataset
 from rbserve.data.dataset_writer import DatasetWriter
 from rbserve.models.words import MAX_WORDS
-from rbserve.train import sampling
-from rbserve.train.sampling import Interactions
-from rbserve.train.tally import Tally
-from rbserve.train.text import Vocabulary, tokenize_items
+from rbserve.train.protocol import sampling
+from rbserve.train.protocol.sampling import Interactions
+from rbserve.train.protocol.tally import Tally
+from rbserve.train.protocol.title_words import Vocabulary, tokenize_items
 
 PIECE = 1 << 20  # events read at a time
 Catalogue = Literal["used", "seen", "all"]
