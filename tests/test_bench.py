@@ -353,7 +353,7 @@ def test_a_variant_whose_process_dies_costs_its_cell_nothing_else_and_is_measure
     run = msgspec.structs.replace(
         measured, artifact_digest=digest, results=lost, failed={"onnx-int8": "killed"}
     )
-    monkeypatch.setattr(profiling, "profile", lambda *_: (run, home / "runs" / "one.json"))
+    monkeypatch.setattr(profiling, "profile", lambda *_: run)
     (home / "runs").mkdir()
     (home / "runs" / "one.json").touch()
     variants = ["onnx-fp32", "onnx-int8"]

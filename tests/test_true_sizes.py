@@ -106,7 +106,7 @@ def test_random_weights_are_latency_alone_in_profile_and_report(
     monkeypatch.setenv("RBSERVE_HOME", str(home))
     assert drawn.path.name == "zeroshot-bert-base-random"
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1]}
-    measurement, _ = profiling.profile("zeroshot-bert-base", "planted", plan, ["onnx-fp32"], random=True)
+    measurement = profiling.profile("zeroshot-bert-base", "planted", plan, ["onnx-fp32"], random=True)
     assert measurement.random
     assert not measurement.predictions.scores
     (result,) = measurement.results
@@ -136,7 +136,7 @@ def test_bf16_by_openvino_is_profiled_served_and_chosen_like_any_variant(
     assert OPENVINO_VARIANT not in bare.can_open
     assert OPENVINO_VARIANT in bare.can_have
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1], "cost": True}
-    measurement, _ = profiling.profile("zeroshot-bert-base", "planted", plan, [OPENVINO_VARIANT], random=True)
+    measurement = profiling.profile("zeroshot-bert-base", "planted", plan, [OPENVINO_VARIANT], random=True)
     (result,) = measurement.results
     assert result.variant == OPENVINO_VARIANT
     assert "what a call costs is not known: OpenVINO's operators are not looked into" in result.warnings

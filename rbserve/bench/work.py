@@ -102,12 +102,12 @@ def _profile(cell: Cell) -> Outcome:
     if cell.variants and not chosen:
         return msgspec.structs.replace(done, artifact_digest=_digest(artifact))
     settings = msgspec.structs.asdict(cell.plan)
-    measurement, path = profiling.profile(cell.model, cell.dataset, settings, chosen or None, cell.random)
+    measurement = profiling.profile(cell.model, cell.dataset, settings, chosen or None, cell.random)
     return msgspec.structs.replace(
         done,
         artifact_digest=measurement.artifact_digest,
         comparability_key=measurement.comparability_key,
-        run=path.name,
+        run=f"{measurement.id}.json",
         results=measurement.results,
         absent=absent | measurement.left_out,
         failed=measurement.failed,

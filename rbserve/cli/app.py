@@ -224,7 +224,7 @@ def train(
 
     rbserve train --model gdcn --dataset shop-today --init artifacts/shop/gdcn --epochs 3
     """
-    from rbserve.pipeline import training
+    from rbserve.pipeline.home import Home
 
     settings = given(
         epochs=epochs, batch=batch, lr=lr, patience=patience, seed=seed, epoch_rows=epoch_rows,
@@ -240,9 +240,10 @@ def train(
         )
 
     def train_one(name: str, data: str) -> object:
-        drawn = weights == "random"
-        made = training.train(name, data, settings, changes, out, resume, backbone, api_base, drawn, init)
-        return made.manifest
+        return Home().train(
+            name, data, settings=settings, config=changes, out=out, resume=resume, backbone=backbone,
+            api_base=api_base, random=weights == "random", init=init,
+        ).manifest  # fmt: skip
 
     _for_each(chosen, train_one, as_json)
 
@@ -263,13 +264,13 @@ def export(
 
     Example: rbserve export --model gdcn --precision fp32,int8
     """
-    from rbserve.pipeline import exporting
+    from rbserve.pipeline.home import Home
 
     precisions = words(precision) or ["fp32", "int8"]
     check_precisions(precisions)
 
     def export_one(name: str, data: str) -> object:
-        return exporting.export_model(name, data, precisions).manifest.variants
+        return Home().export(name, data, precisions).manifest.variants
 
     _for_each(_chosen(model, None, dataset), export_one, as_json)
 
@@ -335,7 +336,7 @@ def profile(
 
     Examples: rbserve profile --model gdcn --slates 1,100; rbserve profile --model sasrec-3l --slates 10 --exclude-seen
     """
-    from rbserve.pipeline import profiling
+    from rbserve.pipeline.home import Home
     from rbserve.runs.measurement import check_scope, public
 
     if scope is not None:
@@ -363,8 +364,7 @@ def profile(
         documents = []
         for count in thread_counts:
             plan = settings | {"threads": count}
-            measurement, path = profiling.profile(name, data, plan, named, weights == "random")
-            say(f"profiled {name} -> {path}")
+            measurement = Home().profile(name, data, plan=plan, variants=named, random=weights == "random")
             if not as_json:
                 _show_results(measurement)
             documents.append(public(measurement))
@@ -392,9 +392,9 @@ def report(
 
     Example: rbserve report --name ml-100k
     """
-    from rbserve.pipeline import reporting
+    from rbserve.pipeline.home import Home
 
-    folder = reporting.report(name, runs, words(dataset))
+    folder = Home().report(name, datasets=words(dataset), runs=runs)
     files = sorted(str(file) for file in folder.rglob("*") if file.is_file())
     if as_json:
         print_json({"folder": str(folder), "files": files})

@@ -180,7 +180,7 @@ def _run(
     from rbserve.bench.estimate import estimate
     from rbserve.bench.executor import LocalExecutor, only_bench
     from rbserve.bench.summary import machines, summarise, summary_table
-    from rbserve.pipeline import reporting
+    from rbserve.pipeline.home import Home
 
     with only_bench() as lock, LocalExecutor(journal.name, lock, jobs, kept_cores) as executor:
         estimates = {node.cell.id: estimate(node.cell, journal) for node in nodes}
@@ -199,7 +199,7 @@ def _run(
         )
     if any(row.status == "measured" for row in rows):
         if report is not None:
-            say(f"report -> {reporting.report(report) / 'report.html'}")
+            say(f"report -> {Home().report(report) / 'report.html'}")
         else:
             say(f"rbserve report --name {journal.name} draws what was measured")
     bad = [row for row in rows if row.status in ("failed", "not run")]

@@ -138,8 +138,7 @@ def _measure(
     base_python: Path | None,
     samples_to: Path | None,
 ) -> Suite:
-    from rbserve.pipeline import reporting
-    from rbserve.profilers.gate.pairs import pairs_of
+    from rbserve.pipeline.home import Home
 
     if head is None or (base is None) == (baseline is None):
         raise UsageError(
@@ -152,10 +151,8 @@ def _measure(
         raise UsageError(
             f"--baseline takes a run file, not {baseline}", "rbserve profile writes runs/ID.json"
         )
-    pairs = pairs_of(before, head, models, base_python)
-    outcome = reporting.check(
-        pairs, settings, {key: value for key, value in chosen.items() if value is not None}
-    )
+    scope = {key: value for key, value in chosen.items() if value is not None}
+    outcome = Home().check(before, head, models, config=settings, scope=scope, base_python=base_python)
     if samples_to:
         from rbserve.profilers.gate.benchmark_file import write
 

@@ -133,7 +133,7 @@ def prepare(
     rbserve prepare json --name beauty --interactions All_Beauty.jsonl.gz --items meta_All_Beauty.jsonl.gz
     --item parent_asin --time timestamp --rating rating
     """
-    from rbserve.pipeline import data
+    from rbserve.pipeline.home import Home
     from rbserve.train.datasets.formats import check_format
 
     chosen = {
@@ -149,10 +149,10 @@ def prepare(
         "delimiter": _tab(delimiter), "histories": histories, "histories_items": histories_items,
         "quotes": quotes, "encoding": encoding, "allow_loss": allow_loss,
     }  # fmt: skip
-    manifest = data.prepare(
+    made = Home().prepare(
         name,
         raw,
-        called=called,
+        name=called,
         protocol={option: value for option, value in chosen.items() if value is not None},
         reading=reading,
         vocabulary=vocabulary,
@@ -160,7 +160,8 @@ def prepare(
         catalogue=catalogue,
         memory=_bytes(memory_limit),
         temporary=temp_dir,
-    ).manifest
+    )
+    manifest = made.manifest
     if as_json:
         print_json(manifest)
         return

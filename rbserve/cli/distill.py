@@ -68,23 +68,16 @@ def distill(
 
     Example: rbserve distill --teacher text-minilm-l6 --student gdcn-emb --dataset microlens --teacher-users 2500
     """
-    from rbserve.pipeline import training
+    from rbserve.pipeline.home import Home
 
     settings = given(
         epochs=epochs, batch=batch, lr=lr, patience=patience, seed=seed, epoch_rows=epoch_rows,
         precision=precision, schedule=schedule, micro_batch=micro_batch,
     )  # fmt: skip
     teaching = given(pairs=pairs, alpha=alpha, teacher_users=teacher_users)
-    made = training.distill(
-        teacher,
-        student,
-        dataset_name(dataset),
-        settings,
-        options(option),
-        out,
-        resume,
-        teacher_variant,
-        teaching,
-    )
+    made = Home().distill(
+        teacher, student, dataset_name(dataset), settings=settings, config=options(option), teaching=teaching,
+        variant=teacher_variant, out=out, resume=resume,
+    )  # fmt: skip
     if as_json:
         print_json(made.manifest)

@@ -43,11 +43,11 @@ def recommend(
 
     Example: rbserve recommend --slo "p99<20ms" --slate 100 --dataset ml-100k
     """
-    from rbserve.pipeline import reporting
+    from rbserve.pipeline.home import Home
 
-    answer = reporting.recommend(
+    answer = Home().recommend(
         slo,
-        runs,
+        runs=runs,
         slate=only_count(slate, "--slate"),
         dataset=only(words(dataset), "--dataset") if dataset else None,
         metric=only(words(metric), "--metric") if metric else None,

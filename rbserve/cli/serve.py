@@ -137,14 +137,12 @@ def serve(
 
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
-    from rbserve.pipeline import items, serving
+    from rbserve.pipeline.home import Home
     from rbserve.server.cors import check_origins
     from rbserve.server.draining import ServerOptions
     from rbserve.server.keys import read_keys
     from rbserve.server.logs import LEVELS
-    from rbserve.server.reload import Chosen, Opening
     from rbserve.server.schema import Limits
-    from rbserve.server.serve import serve as run_server
 
     if deadline is not None and not 0 < deadline < float("inf"):
         raise UsageError(f"--deadline must be above 0, not {deadline:g}")
@@ -161,17 +159,16 @@ def serve(
     names, data = model_names(model), None if dataset is None else dataset_name(dataset)
     size = only_count(slate, "--slate")
     if wanted is None:
-        found = [_chosen(one, data, size, threads, tolerance, make) for one in names]
+        chosen = [_chosen(name, data, size, threads, tolerance, make) for name in names]
+        served = {str(artifact.path): variant for artifact, variant in chosen}
     elif tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
-        found = [(serving.open_for_serving(one, data, wanted, make), wanted) for one in names]
-    opening = Opening(
-        [Chosen(artifact.path, served, serving.measured, items.serving_encoder) for artifact, served in found],
-        threads=threads, user_cache=user_cache * 1_000_000,
+        served = dict.fromkeys(names, wanted)
+    Home().serve(
+        served, data, threads=threads, user_cache_mb=user_cache, make=make, options=options,
         limits=Limits(max_waiting=queue, deadline_ms=deadline, unknown_history=unknown_history),
     )  # fmt: skip
-    run_server(opening, options)
 
 
 def _wanted(variant: str | None, precision: str | None) -> str | None:
@@ -193,9 +190,11 @@ def _chosen(
 ) -> tuple[Artifact, str]:
     """Chooses, and says what was refused and why."""
     from rbserve.cli.console import show
-    from rbserve.pipeline import choosing
+    from rbserve.pipeline.home import Home
 
-    artifact, choice = choosing.choose_variant(model, dataset, slate, threads, tolerance, make)
+    artifact, choice = Home().choose(
+        model, dataset, slate=slate, threads=threads, tolerance=tolerance, make=make
+    )
     print(_title(choice))
     show(choice_table(choice))
     disturbed = [one for one in choice.options if one.disturbed]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ HINTS = {
     errno.EDQUOT: "free some of this user's quota of the disk, then run the command again",
 }
 _warned: set[str] = set()
+_home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 
 class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,8 +38,21 @@ class FileDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def home() -> Path:
-    """Where data/, artifacts/, runs/ and reports/ live: RBSERVE_HOME, else the working directory."""
-    return Path(os.environ.get("RBSERVE_HOME") or ".")
+    """Where data/, artifacts/, runs/ and reports/ live: of `at_home`, else RBSERVE_HOME, else the current folder."""
+    return _home.get() or Path(os.environ.get("RBSERVE_HOME") or ".")
+
+
+@contextmanager
+def at_home(path: Path | None) -> Iterator[None]:
+    """Makes `path` the home directory of the code inside, in this thread; None leaves it as it is.
+
+    A process that is started inside does not know of it: pass it RBSERVE_HOME, or paths.
+    """
+    token = _home.set(path or _home.get())
+    try:
+        yield
+    finally:
+        _home.reset(token)
 
 
 def cache() -> Path:

@@ -70,7 +70,7 @@ def prepare(
                 raw,
                 sources.protocol_of(source, protocol, read),
                 reading=read,
-                texts=Texts(vocabulary=words, **(texts or {})),
+                texts=Texts(**{**(texts or {}), **({"vocabulary": words} if words else {})}),
                 memory=memory or sources.MEMORY,
                 progress=progress,
                 **options,

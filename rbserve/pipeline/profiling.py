@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.core.errors import (
@@ -43,8 +42,8 @@ def profile(
     settings: Mapping[str, Any] | None = None,
     variants: Sequence[str] | None = None,
     random: bool = False,
-) -> tuple[Measurement, Path]:
-    """Profiles a model, making what is missing upstream; returns the measurement and its file.
+) -> Measurement:
+    """Profiles a model, making what is missing upstream, and writes the measurement to runs/<id>.json.
 
     `settings` change the default plan of the model's task. Of the variants that nobody named, those whose weights do
     not fit into memory are left out, and torch-bf16 takes the place of torch-fp32.
@@ -72,7 +71,8 @@ def profile(
 
         reasons = [told for warnings in measurement.variant_warnings.values() for told in warnings]
         raise UnclearAnswersError(f"{artifact.name}: {'; '.join(reasons)}", f"what was measured is in {path}")
-    return measurement, path
+    say(f"profiled {artifact.name} -> {path}")
+    return measurement
 
 
 def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:
@@ -82,7 +82,7 @@ def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[st
     from rbserve.profilers.measure.harness import check_numbers, default_plan, refuse_warm
 
     check_variants_of(model, variants)
-    if model.is_endpoint and "budget_s" in settings:
+    if model.is_endpoint and settings.get("budget_s") is not None:
         raise UsageError(
             "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
         )

@@ -20,10 +20,11 @@ from rbserve.pipeline.data import ensure_dataset
 from rbserve.progress import progress_bar
 
 if TYPE_CHECKING:
+    from rbserve.data.artifact import Artifact
+    from rbserve.data.dataset import Dataset
     from rbserve.profilers.choose.recommend import Recommendation
     from rbserve.profilers.gate.config import GateConfig
     from rbserve.profilers.gate.rounds import Outcome
-    from rbserve.profilers.gate.sides import Pair
 
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
@@ -47,17 +48,30 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
         return render(chosen, folder)
 
 
-def check(pairs: Sequence[Pair], config: GateConfig, chosen: Mapping[str, Any]) -> Outcome:
-    """Holds artefacts against what they were; `chosen` are fields of the gate's Scope."""
+def check(
+    base: Path,
+    head: Path,
+    models: Sequence[str] | None = None,
+    base_python: Path | None = None,
+    config: GateConfig | None = None,
+    scope: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Compares the models at `head` with those at `base`; `scope` has fields of the gate's Scope."""
+    from rbserve.profilers.gate.config import GateConfig
+    from rbserve.profilers.gate.pairs import pairs_of
+
+    pairs = pairs_of(base, head, models, base_python)
     with needs_extra("check", "judging a change"):
         import scipy.special  # noqa: F401  (missing, it is to be missed before anything is measured)
 
         from rbserve.profilers.gate.rounds import check as judge
         from rbserve.profilers.gate.sides import Scope
+
+    def dataset_of(artifact: Artifact) -> Dataset:
+        return ensure_dataset(artifact.manifest.dataset.name)
+
     with progress_bar("check") as progress:
-        return judge(
-            pairs, lambda one: ensure_dataset(one.manifest.dataset.name), config, Scope(**chosen), progress
-        )
+        return judge(pairs, dataset_of, config or GateConfig(), Scope(**(scope or {})), progress)
 
 
 def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbserve.core.errors import (
@@ -24,7 +25,6 @@ from rbserve.home.places import (
     is_prepared,
     is_trained,
     options_of,
-    runs_path,
 )
 from rbserve.pipeline.data import ensure_dataset
 from rbserve.pipeline.exporting import ensure_exported
@@ -83,10 +83,10 @@ def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
     return data
 
 
-def measured(artifact: Artifact, variant: str) -> Profiled:
-    """What profiles of this artefact on this machine say of a variant: the newest that is settled, else the newest.
+def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
+    """The figures of a variant in the run files of this artefact on this machine: the newest settled ones, if any.
 
-    Without any, what there is instead.
+    Without such a run, `note` says which other runs there are in the folder `runs`.
     """
     from rbserve.machine.environment import environment
     from rbserve.profilers.choose.choice import earlier_runs_of, runs_of
@@ -96,7 +96,7 @@ def measured(artifact: Artifact, variant: str) -> Profiled:
     here = environment()
     disturbed: Profiled | None = None
     note = unprofiled = NOT_PROFILED.note
-    for path in runs_of(artifact, runs_path()):
+    for path in runs_of(artifact, runs):
         run = read_measurement(path)
         own = [result for result in run.results if result.variant == variant]
         settled = [result for result in own if not result.inconclusive]
@@ -108,7 +108,7 @@ def measured(artifact: Artifact, variant: str) -> Profiled:
         elif note == unprofiled:
             other = "of another machine or other libraries" if own else "of other variants"
             note = f"not profiled here: run {path.stem} is {other}"
-    if note == unprofiled and earlier_runs_of(artifact, runs_path()):
+    if note == unprofiled and earlier_runs_of(artifact, runs):
         note = f"profiled before the artefact was changed; rbserve profile --model {artifact.path} measures it anew"
     return disturbed or Profiled(note=note)
 

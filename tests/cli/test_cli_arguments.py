@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from rbserve.cli.app import app
+from rbserve.cli import app
 from rbserve.data import assets
 
 ROOT = Path(__file__).resolve().parent.parent.parent

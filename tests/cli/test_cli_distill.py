@@ -16,7 +16,7 @@ from entry_point import rbserve
 from small import train_small
 from small_backbone import make_backbone
 
-from rbserve.cli.app import app
+from rbserve.cli import app
 from rbserve.data.artifact import open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import with_options

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rbserve.cli.app import app
+from rbserve.cli import app
 from rbserve.core.errors import UsageError
 from rbserve.core.names import plain_name
 from rbserve.models.zoo import select_models

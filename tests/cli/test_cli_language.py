@@ -13,7 +13,7 @@ import pytest
 from entry_point import rbserve
 from small_backbone import make_backbone
 
-from rbserve.cli.app import app
+from rbserve.cli import app
 from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import Dataset
 

@@ -352,13 +352,13 @@ def test_a_profile_that_is_inconclusive_is_shown_as_that_and_one_of_other_varian
     trained: Artifact, measured: Measurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
-    assert serving.measured(trained, "onnx-fp32").note == "not profiled"
+    assert serving.measured(tmp_path / "runs", trained, "onnx-fp32").note == "not profiled"
     disturbed = [msgspec.structs.replace(result, inconclusive=["a reason"]) for result in measured.results]
     write_measurement(tmp_path / "runs", msgspec.structs.replace(measured, results=disturbed))
-    shown = serving.measured(trained, "onnx-fp32")
+    shown = serving.measured(tmp_path / "runs", trained, "onnx-fp32")
     assert shown.note is None
     assert [figure.inconclusive for figure in shown.measured] == [["a reason"]] * len(shown.measured) != []
-    other = serving.measured(trained, "onnx-int4")
+    other = serving.measured(tmp_path / "runs", trained, "onnx-int4")
     assert other.measured == []
     assert other.note == f"not profiled here: run {measured.id} is of other variants"
 
@@ -370,8 +370,8 @@ def test_a_profile_of_before_the_artefact_was_changed_is_told(
     write_measurement(tmp_path / "runs", measured)
     copy = Path(shutil.copytree(trained.path, tmp_path / trained.name))
     retire_items(open_artifact(copy), [trained.items.ids[0]])
-    assert serving.measured(open_artifact(copy), "onnx-fp32").note == (
+    assert serving.measured(tmp_path / "runs", open_artifact(copy), "onnx-fp32").note == (
         f"profiled before the artefact was changed; rbserve profile --model {copy} measures it anew"
     )
     write_manifest(copy, msgspec.structs.replace(open_artifact(copy).manifest, name="another"))
-    assert serving.measured(open_artifact(copy), "onnx-fp32").note == "not profiled"
+    assert serving.measured(tmp_path / "runs", open_artifact(copy), "onnx-fp32").note == "not profiled"

@@ -714,7 +714,7 @@ def test_the_papers_row_is_packaged_profiled_and_told_by_its_cost(
     assert artifact.variants == ["endpoint"]
     with pytest.raises(UsageError, match="nothing to export"):
         exporting.export(artifact, ["fp32"])
-    measurement, _ = profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    measurement = profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
     told = capsys.readouterr().err
     assert "requests to make (0 answered before)" in told
     assert "USD" in told
@@ -756,7 +756,7 @@ def test_unclear_answers_are_counted_in_the_run_and_mark_its_row(
     numbers = itertools.count()
     endpoint.usual = lambda _: REASONING if next(numbers) % 4 == 0 else YES
     training.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url, "concurrency": "1"})
-    run, _ = profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    run = profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
     unclear, rows = run.predictions.unclear["endpoint"], len(run.predictions.users)
     assert 0 < unclear < rows / 2
     told = f"{unclear} of {rows} answers ({unclear / rows:.1%}) are neither yes nor no and count as 0.5"

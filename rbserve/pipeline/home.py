@@ -1,0 +1,338 @@
+"""`rbserve.Home`: every step as a method, for notebooks and scripts. The command line calls the same methods.
+
+    home = rbserve.Home("shop")
+    artifact = home.train("gdcn", "ml-100k", settings={"epochs": 5})
+    print(home.profile("gdcn", "ml-100k").results)
+
+A step makes what is missing before it, as the command does. Options are given as the record that the command fills
+(`Settings`, `Plan`, `Protocol`, …), which sets every value, or as a mapping, which changes some of the defaults.
+Wrong arguments raise UsageError before any work begins; every error of rbserve is a `rbserve.core.errors.RbserveError`
+with a `message` and a `hint`. Progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import msgspec
+
+from rbserve.core.files import at_home
+from rbserve.core.files import home as current_home
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.dataset import Dataset
+from rbserve.home.places import DEFAULT_DATASET, runs_path
+from rbserve.pipeline import choosing, data, exporting, items, profiling, reporting, serving, training
+
+if TYPE_CHECKING:
+    from rbserve.core.distillation import Teaching
+    from rbserve.core.settings import Settings
+    from rbserve.core.types import Ranker, Scorer
+    from rbserve.profilers.choose.choice import Choice
+    from rbserve.profilers.choose.recommend import Recommendation
+    from rbserve.profilers.gate.config import GateConfig
+    from rbserve.profilers.gate.rounds import Outcome
+    from rbserve.profilers.gate.sides import Scope
+    from rbserve.runs.measurement import Measurement, Plan
+    from rbserve.server.draining import ServerOptions
+    from rbserve.server.schema import Limits
+    from rbserve.train.datasets.source import Reading
+    from rbserve.train.protocol.sampling import Protocol
+    from rbserve.train.protocol.splitting import Texts
+
+MB = 1_000_000
+
+Changes = Mapping[str, Any]
+"""Values by the name of a record's field; fields that are not named keep their defaults."""
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+Method = Callable[Concatenate["Home", Arguments], Returned]
+
+
+def _at_home(method: Method[Arguments, Returned]) -> Method[Arguments, Returned]:
+    """The method, with `Home.path` as the home directory while it runs."""
+
+    @wraps(method)
+    def run(self: Home, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+        with at_home(self._path):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class Home:
+    """A home directory: data sets, artefacts, run files and reports below one path, and what makes them.
+
+    Without a path it is RBSERVE_HOME, else the working directory, as for the command line.
+
+    `model` is a zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6") or an artefact's directory; `dataset` is
+    a data set's name.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._path = None if path is None else Path(path)
+
+    def __repr__(self) -> str:
+        return f"Home({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The home directory; it need not be there yet."""
+        return self._path or current_home()
+
+    @_at_home
+    def prepare(
+        self,
+        source: str,
+        raw: Path | None = None,
+        *,
+        name: str | None = None,
+        protocol: Protocol | Changes | None = None,
+        reading: Reading | Changes | None = None,
+        texts: Texts | Changes | None = None,
+        vocabulary: Path | None = None,
+        catalogue: Literal["used", "seen", "all"] = "used",
+        memory: int | None = None,
+        temporary: Path | None = None,
+    ) -> Dataset:
+        """Makes data/<name>/ anew from the raw files of a source (`rbserve datasets` lists them).
+
+        `raw` is the folder of the raw files; they are fetched where that is possible. `name` is the source's by
+        default. `memory` is in bytes; what it does not hold goes to disk, in the folder `temporary`.
+        """
+        return data.prepare(
+            source,
+            raw,
+            called=name,
+            protocol=_values(protocol),
+            reading=_values(reading),
+            vocabulary=vocabulary,
+            texts=_values(texts),
+            memory=memory,
+            catalogue=catalogue,
+            temporary=temporary,
+        )
+
+    @_at_home
+    def train(
+        self,
+        model: str,
+        dataset: str = DEFAULT_DATASET,
+        *,
+        settings: Settings | Changes | None = None,
+        config: Changes | None = None,
+        out: Path | None = None,
+        resume: bool = False,
+        backbone: str | None = None,
+        api_base: str | None = None,
+        random: bool = False,
+        init: str | None = None,
+    ) -> Artifact:
+        """Trains a zoo row, or a recipe with a `backbone`; the data set is prepared if it is missing.
+
+        `config` changes the model ({"dim": 32}), `settings` its training ({"epochs": 5}). The artefact is written to
+        artifacts/<dataset>/<model>/, or to `out`. `resume` continues a training that was stopped. `init` names an
+        artefact whose weights the training begins with. `random` packages the model with random weights, to measure
+        its latency alone. `api_base` is the address of the endpoint that answers for zeroshot-gpt-3.5.
+        """
+        return training.train(
+            model, dataset, _values(settings), config, out, resume, backbone, api_base, random, init
+        )
+
+    @_at_home
+    def distill(
+        self,
+        teacher: str,
+        student: str,
+        dataset: str = DEFAULT_DATASET,
+        *,
+        settings: Settings | Changes | None = None,
+        config: Changes | None = None,
+        teaching: Teaching | Changes | None = None,
+        variant: str | None = None,
+        out: Path | None = None,
+        resume: bool = False,
+    ) -> Artifact:
+        """Trains the zoo row `student` on the scores of `teacher`, a model, which is trained if it is missing.
+
+        `variant` of the teacher scores: onnx-fp32 where it is exported, else torch-fp32. The other options are those
+        of `train`.
+        """
+        return training.distill(
+            teacher, student, dataset, _values(settings), config, out, resume, variant, _values(teaching)
+        )
+
+    @_at_home
+    def export(
+        self, model: str, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] = ("fp32", "int8")
+    ) -> Artifact:
+        """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing."""
+        return exporting.export_model(model, dataset, precisions)
+
+    @_at_home
+    def profile(
+        self,
+        model: str,
+        dataset: str = DEFAULT_DATASET,
+        *,
+        plan: Plan | Changes | None = None,
+        variants: Sequence[str] | None = None,
+        random: bool = False,
+    ) -> Measurement:
+        """Measures latency and accuracy of a model's variants, and writes them to runs/<id>.json.
+
+        What is missing is made: data set, artefact, ONNX files. Without `variants`, those that the model has and that
+        fit into memory are measured. `results` of the measurement has an entry a variant, scope and slate; latencies
+        are in milliseconds. `failed` says of variants whose process died why.
+        """
+        return profiling.profile(model, dataset, _values(plan), variants, random)
+
+    @_at_home
+    def report(self, name: str = "latest", *, datasets: Sequence[str] = (), runs: Path | None = None) -> Path:
+        """Draws the newest run file of every model into reports/<name>/, and returns that folder.
+
+        `datasets` limits it to the runs on these data sets; `runs` is another folder of run files.
+        """
+        return reporting.report(name, runs, datasets)
+
+    @_at_home
+    def recommend(
+        self,
+        slo: str,
+        *,
+        dataset: str | None = None,
+        slate: int | None = None,
+        metric: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        threads: int | None = None,
+        confidence: float = 0.95,
+        runs: Path | None = None,
+    ) -> Recommendation:
+        """The most accurate variant that meets latency limits such as "p50<2ms,p99<20ms", by the run files.
+
+        `pick` is None where no variant meets them with a probability of at least `confidence`. UsageError where the
+        runs leave a choice of data set, slate, scope or threads that no argument settles.
+        """
+        return reporting.recommend(
+            slo,
+            runs,
+            dataset=dataset,
+            slate=slate,
+            metric=metric,
+            task=task,
+            scope=scope,
+            threads=threads,
+            confidence=confidence,
+        )
+
+    @_at_home
+    def check(
+        self,
+        base: Path,
+        head: Path,
+        models: Sequence[str] | None = None,
+        *,
+        config: GateConfig | None = None,
+        scope: Scope | Changes | None = None,
+        base_python: Path | None = None,
+    ) -> Outcome:
+        """Compares models after a change (`head`) with those before it (`base`): p50, peak memory, file size, accuracy.
+
+        Each path is an artefact, a run file, or a folder of artefacts, of which `models` selects some. `config` has
+        the tolerances and the time to spend. `suite.exit_code` of the outcome is 0 where nothing regressed.
+        `base_python` is an interpreter that measures base, with another rbserve or onnxruntime.
+        """
+        return reporting.check(base, head, models, base_python, config, _values(scope))
+
+    @_at_home
+    def choose(
+        self,
+        model: str,
+        dataset: str | None = None,
+        *,
+        slate: int | None = None,
+        threads: int = 1,
+        tolerance: float | None = None,
+        make: bool = False,
+    ) -> tuple[Artifact, Choice]:
+        """The fastest variant of a model that loses at most `tolerance` of AUC or nDCG@10 (0.002) against fp32.
+
+        A run file of this machine answers, else a short profile made now. `make` trains a model that is missing.
+        """
+        return choosing.choose_variant(model, dataset, slate, threads, tolerance, make)
+
+    @_at_home
+    def serve(
+        self,
+        models: Mapping[str, str],
+        dataset: str | None = None,
+        *,
+        options: ServerOptions | None = None,
+        limits: Limits | None = None,
+        threads: int = 1,
+        user_cache_mb: int = 256,
+        make: bool = False,
+    ) -> None:
+        """Serves variants of models, {"gdcn": "onnx-int8"}, over HTTP until SIGTERM or SIGINT.
+
+        `dataset` is that of the rows among the models; without it, ml-100k or the only one that a row is trained on.
+        Variants that are not exported yet are exported first; `make` trains models that are missing.
+        """
+        from rbserve.server.draining import ServerOptions
+        from rbserve.server.reload import Chosen, Opening
+        from rbserve.server.schema import Limits
+        from rbserve.server.serve import serve
+
+        served = [
+            (serving.open_for_serving(model, dataset, variant, make), variant)
+            for model, variant in models.items()
+        ]
+        opening = Opening(
+            [
+                Chosen(artifact.path, variant, partial(serving.measured, runs_path()), items.serving_encoder)
+                for artifact, variant in served
+            ],
+            threads=threads,
+            user_cache=user_cache_mb * MB,
+            limits=limits or Limits(),
+        )
+        serve(opening, options or ServerOptions())
+
+
+def _values(options: object) -> dict[str, Any]:
+    """The fields of a record of options, or what a mapping has; nothing where there is neither."""
+    if options is None or isinstance(options, Mapping):
+        return dict(options or {})
+    if isinstance(options, msgspec.Struct):
+        return msgspec.structs.asdict(options)
+    assert dataclasses.is_dataclass(options)
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+
+
+def open_scorer(
+    path: str | Path, variant: str = "onnx-fp32", threads: int = 1, user_cache_mb: int = 0
+) -> Scorer:
+    """The scorer of a variant of the artefact at `path`: `score(history int32[T], candidates int32[N]) -> float32[N]`.
+
+    Items are rows of the artefact's item table; `open_artifact(path).items.lookup(ids)` gives them. Computes on
+    `threads` threads. A language model keeps up to `user_cache_mb` of what it read of its last users' histories.
+    Raises ArtifactError for a missing or damaged file, UsageError for an unknown variant or a model that ranks items.
+    """
+    from rbserve.runtimes import opening
+
+    return opening.open_scorer(open_artifact(Path(path)), variant, threads, user_cache_mb * MB)
+
+
+def open_ranker(path: str | Path, variant: str = "onnx-fp32", threads: int = 1) -> Ranker:
+    """The ranker of a variant of the artefact at `path`: `top_k(history int32[T], k) -> int32[k], float32[k]`.
+
+    The k best items of the catalogue and their scores, best first. Items, threads and errors are as in `open_scorer`.
+    """
+    from rbserve.runtimes import opening
+
+    return opening.open_ranker(open_artifact(Path(path)), variant, threads)
