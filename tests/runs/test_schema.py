@@ -13,7 +13,8 @@ import pytest
 from rbserve.runs.measurement import Measurement, read_measurement, write_measurement
 from rbserve.runs.schema import PATH, run_schema
 
-FROZEN = sorted((Path(__file__).parent.parent / "data").glob("run-schema-1-*.json"))
+TESTS = Path(__file__).parent.parent
+FROZEN = [*sorted((TESTS / "data").glob("run-schema-1-*.json")), *sorted(TESTS.glob("frozen/*/runs/*.json"))]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_a_real_run_is_valid(validator: Any, measured: Measurement, tmp_path: Pa
 
 
 @pytest.mark.parametrize("file", FROZEN, ids=lambda file: file.stem)
-def test_a_run_from_before_the_schema_was_published_is_valid(validator: Any, file: Path) -> None:
+def test_a_run_of_an_earlier_version_is_valid(validator: Any, file: Path) -> None:
     validator.validate(json.loads(file.read_bytes()))
 
 
