@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings

@@ -408,7 +408,7 @@ def test_the_references_options_are_some() -> None:
         ('[[options]]\nmodels = "dnn"\nepoch = 3', "unknown key of"),
         ("[[options]]\nepochs = 3", "options 1: models is a text"),
         ('[[options]]\nmodels = "dmn"', "unknown model or group: dmn"),
-        ('[[options]]\nmodels = "dnn"\nepochs = 0', "options 1: epochs must be at least 1, not 0"),
+        ('[[options]]\nmodels = "dnn"\nepochs = 0', "options 1: invalid option: epochs=0"),
         ('[[options]]\nmodels = "dnn"\nepochs = "3"', "options 1: epochs is no int: '3'"),
         ('[[options]]\nmodels = "dnn"\ntest_users = true', "options 1: test_users is no int: True"),
     ],

@@ -27,13 +27,13 @@ from transformers import (
 )
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.golden import scored_otherwise
 from rbserve.exporters.export import export
 from rbserve.models.beam import search
-from rbserve.models.configs import with_options
 from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, item_limit, pack, pack_answer
 from rbserve.models.zoo import find_model

@@ -14,9 +14,9 @@ import pytest
 from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.profilers.baselines import baselines
 from rbserve.runtimes.opening import artifact_prompts, open_ranker, open_scorer, rank_rows, score_rows

@@ -11,10 +11,10 @@ import pytest
 from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.data.artifact import OPENVINO_VARIANT, Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.runtimes.opening import load_model, open_ranker, rank_rows
 from rbserve.runtimes.session import without_bf16

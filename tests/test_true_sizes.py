@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from small_backbone import make_backbone
 
 from rbserve.core.errors import RbserveError
+from rbserve.core.options import with_options
 from rbserve.data.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
 from rbserve.exporters import language, quantize, weights
 from rbserve.exporters.export import export
-from rbserve.models.configs import with_options
 from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES, find_model
 from rbserve.pipeline import profiling, serving, training

@@ -16,10 +16,11 @@ from rbserve.bench.matrix import Cell
 from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
 from rbserve.core.manifest import read_manifest
+from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact, exported_as, open_artifact
 from rbserve.data.dataset import open_dataset
 from rbserve.home.places import artifact_path, dataset_path, runs_path
-from rbserve.models.configs import config_to_dict, with_options
+from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.pipeline import exporting
 from rbserve.runs.measurement import Result

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import msgspec
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
 from rbserve.home.places import RANDOM
-from rbserve.models.configs import EndpointConfig, with_options
+from rbserve.models.configs import EndpointConfig
 from rbserve.pipeline import data, profiling
 from rbserve.profilers.measure.harness import default_plan
 from rbserve.runs.measurement import Plan

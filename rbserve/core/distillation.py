@@ -1,15 +1,15 @@
-"""Teachers and students: who can be one, how much is taught, and what manifests and runs keep of it."""
+"""Distillation: which rows can be teachers and students, and what manifests and runs record of a distillation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 
 import msgspec
 
 from rbserve.core.errors import UsageError
+from rbserve.core.settings import Teaching
 from rbserve.core.types import ModelSpec
 
-PAIRS, ALPHA, ALL_USERS = 20, 0.5, 0  # what a student is taught unless it is told otherwise
 FROM = "-from-"  # between a student's row and its teacher in an artefact's name: gdcn-emb-from-text-minilm-l6
 
 
@@ -32,23 +32,22 @@ class Distillation(msgspec.Struct, frozen=True):
     slope: float
     intercept: float
     teacher_auc: float
-    pairs: int = PAIRS
-    alpha: float = ALPHA
-    teacher_users: int = ALL_USERS
+    pairs: int = Teaching.pairs
+    alpha: float = Teaching.alpha
+    teacher_users: int = Teaching.teacher_users
 
     @property
     def changed(self) -> dict[str, str]:
-        """The options that are not the usual ones, as the command line takes them."""
-        usual = {"pairs": PAIRS, "alpha": ALPHA, "teacher_users": ALL_USERS}
+        """The options of `Teaching` that differ from their defaults, as the command line takes them."""
         return {
             name.replace("_", "-"): f"{value:g}"
-            for name, default in usual.items()
+            for name, default in dataclasses.asdict(Teaching()).items()
             if (value := getattr(self, name)) != default
         }
 
     @property
     def said(self) -> str:
-        """One line of what was taught."""
+        """The distillation in one line, for tables and reports."""
         return (
             f"taught by {self.teacher} {self.variant} (alpha {self.alpha:g}) on {self.labelled:,} labelled rows and "
             f"{self.unlabelled:,} pairs without a label"
@@ -56,33 +55,8 @@ class Distillation(msgspec.Struct, frozen=True):
 
 
 def student_name(student: str, teacher: str) -> str:
-    """What the artefact of a row taught by a teacher is called."""
+    """The name of a student's artefact: gdcn-emb-from-text-minilm-l6."""
     return f"{student}{FROM}{teacher}"
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """How much a student is taught: unlabelled `pairs` a user, the share `alpha` of the teacher in a labelled row.
-
-    `teacher_users` bounds how many training users it scores, 0 is all; the rows of the others keep their labels.
-    """
-
-    pairs: int = PAIRS
-    alpha: float = ALPHA
-    teacher_users: int = ALL_USERS
-
-    def __post_init__(self) -> None:
-        for name, usual in (("pairs", f"usual: {PAIRS}"), ("teacher_users", "0 is all of them")):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must be at least 0, not {getattr(self, name)}", usual)
-        if not 0 <= self.alpha <= 1:
-            raise UsageError(
-                f"alpha must be between 0 and 1, not {self.alpha}", "1 learns from the teacher alone"
-            )
-        if not self.alpha and not self.pairs:
-            raise UsageError(
-                "with no pairs and alpha 0 the teacher teaches nothing", "--pairs 20, or --alpha 0.5"
-            )
 
 
 def check_teacher(name: str, task: str, kind: str, random: bool = False) -> None:

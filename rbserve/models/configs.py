@@ -1,7 +1,7 @@
-"""What each model can be told: one frozen dataclass per architecture and item form.
+"""The options of each model: one frozen dataclass per architecture and item form.
 
-The defaults are those of the paper's section 4.3 as its authors ran them; where they are silent, FuxiCTR's.
-A config checks itself when it is made, so a value out of range cannot reach a model. No torch here.
+The defaults are those of the paper's section 4.3 as its authors ran them; where the paper is silent, FuxiCTR's.
+A config checks itself when it is made, so a value out of range cannot reach a model. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,41 +9,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.options import Amount, Count, Name, Natural, Options, Positive, from_mapping
 
-Count = Annotated[int, Meta(ge=1, description="an integer of at least 1")]
-Rank = Annotated[int, Meta(ge=0, description="an integer of at least 0")]
-Rate = Annotated[float, Meta(ge=0.0, lt=1.0, description="a number from 0 up to, but not including, 1")]
-Price = Annotated[float, Meta(ge=0.0, description="a number of at least 0")]
-Name = Annotated[str, Meta(min_length=1, description="a name")]
-Ratio = Annotated[float, Meta(gt=0.0, description="a number above 0")]
-Widths = Annotated[
-    tuple[Annotated[int, Meta(ge=1)], ...],
-    Meta(min_length=1, description="one or more integers of at least 1, such as 512,256"),
-]
+Rate = Annotated[float, Meta(ge=0.0, lt=1.0)]
+Widths = Annotated[tuple[Count, ...], Meta(min_length=1, examples=["512,256"])]
+Pooling = Literal["mean", "last"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What every config does: check its values against the types of its fields."""
-
-    def __post_init__(self) -> None:
-        for key, hint in _hints(type(self)).items():
-            object.__setattr__(self, key, _checked(key, getattr(self, key), hint, strict=True))
+class ModelConfig(Options):
+    """The options of a model; each value is checked against its field when the config is made."""
 
 
 @dataclass(frozen=True)
 class CtrConfig(ModelConfig):
-    """What every CTR model has: embeddings of width `dim` and hidden layers of ReLU with dropout."""
+    """Options of every model that predicts clicks: embeddings, and hidden layers of ReLU with dropout."""
 
-    dim: Count = 64
-    hidden: Widths = (1000, 1000, 1000)
-    dropout: Rate = 0.1
+    dim: Annotated[Count, Meta(description="Width of the embeddings.")] = 64
+    hidden: Annotated[Widths, Meta(description="Widths of the hidden layers.")] = (1000, 1000, 1000)
+    dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,18 +54,23 @@ class DeepFmConfig(CtrConfig):
 class DcnConfig(CtrConfig):
     """Deep & cross network."""
 
-    cross_layers: Count = 3
+    cross_layers: Annotated[Count, Meta(description="Layers of the cross network.")] = 3
 
 
 @dataclass(frozen=True)
 class DcnV2Config(CtrConfig):
     """DCN with matrices, each of them a gated mixture of low-rank experts if `mix`, as the authors ran it."""
 
-    cross_layers: Count = 3
-    mix: bool = True
-    rank: Count = 32
-    experts: Count = 4
-    structure: Literal["parallel", "stacked"] = "parallel"
+    cross_layers: Annotated[Count, Meta(description="Layers of the cross network.")] = 3
+    mix: Annotated[
+        bool, Meta(description="Cross by a gated mixture of low-rank experts; false: by full matrices.")
+    ] = True
+    rank: Annotated[Count, Meta(description="Rank of an expert's matrices, with mix.")] = 32
+    experts: Annotated[Count, Meta(description="Experts of a cross layer, with mix.")] = 4
+    structure: Annotated[
+        Literal["parallel", "stacked"],
+        Meta(description="The hidden layers stand beside the cross network, or on top of it."),
+    ] = "parallel"
 
 
 @dataclass(frozen=True)
@@ -84,51 +78,63 @@ class MaskNetConfig(CtrConfig):
     """Instance-guided masks.
 
     serial: a block per width of `hidden`. parallel: `blocks` blocks of `block_dim`, then an MLP of `hidden`.
-    A mask's inner layer is `reduction_ratio` times as wide as what it masks.
     """
 
-    dropout: Rate = 0.0
-    structure: Literal["parallel", "serial"] = "parallel"
-    blocks: Count = 1
-    block_dim: Count = 64
-    reduction_ratio: Ratio = 1.0
+    dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.0
+    structure: Annotated[
+        Literal["parallel", "serial"],
+        Meta(description="Mask blocks side by side below an MLP, or a block per width of hidden."),
+    ] = "parallel"
+    blocks: Annotated[Count, Meta(description="Mask blocks of the parallel structure.")] = 1
+    block_dim: Annotated[Count, Meta(description="Width of a block of the parallel structure.")] = 64
+    reduction_ratio: Annotated[
+        Positive, Meta(description="Width of a mask's inner layer, as a multiple of the width it masks.")
+    ] = 1.0
 
 
 @dataclass(frozen=True)
 class FinalMlpConfig(CtrConfig):
     """Two MLP streams, `hidden` and `second_hidden`, with feature gates and a bilinear fusion of heads."""
 
-    dropout: Rate = 0.0
-    second_hidden: Widths = (1000, 1000, 1000)
-    heads: Count = 1
-    gates: bool = True
-    gate_hidden: Widths = (64,)
+    dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.0
+    second_hidden: Annotated[
+        Widths,
+        Meta(description="Widths of the second stream's hidden layers; hidden are the first stream's."),
+    ] = (1000, 1000, 1000)
+    heads: Annotated[
+        Count, Meta(description="Heads of the fusion; divides the last width of both streams.")
+    ] = 1
+    gates: Annotated[bool, Meta(description="Gate the features of each stream.")] = True
+    gate_hidden: Annotated[Widths, Meta(description="Widths of a gate's hidden layers.")] = (64,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_divides(self.heads, "last width of hidden", self.hidden[-1])
-        _check_divides(self.heads, "last width of second_hidden", self.second_hidden[-1])
+        _require_divisor(self.heads, "last width of hidden", self.hidden[-1])
+        _require_divisor(self.heads, "last width of second_hidden", self.second_hidden[-1])
 
 
 @dataclass(frozen=True)
 class AutoIntConfig(CtrConfig):
     """Multi-head self-attention over the fields, beside an MLP."""
 
-    attention_layers: Count = 3
-    attention_dim: Count = 64
-    heads: Count = 8
+    attention_layers: Annotated[Count, Meta(description="Layers of self-attention over the fields.")] = 3
+    attention_dim: Annotated[Count, Meta(description="Width of an attention layer.")] = 64
+    heads: Annotated[Count, Meta(description="Attention heads; a divisor of attention_dim.")] = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_divides(self.heads, "attention_dim", self.attention_dim)
+        _require_divisor(self.heads, "attention_dim", self.attention_dim)
 
 
 @dataclass(frozen=True)
 class GdcnConfig(CtrConfig):
     """Gated deep & cross network."""
 
-    cross_layers: Count = 3
-    structure: Literal["parallel", "stacked"] = "parallel"
+    cross_layers: Annotated[Count, Meta(description="Layers of the gated cross network.")] = 3
+    structure: Annotated[
+        Literal["parallel", "stacked"],
+        Meta(description="The hidden layers stand beside the cross network, or on top of it."),
+    ] = "parallel"
 
 
 @dataclass(frozen=True)
@@ -138,16 +144,19 @@ class TextItems(CtrConfig):
 
 @dataclass(frozen=True)
 class EmbeddingItems(CtrConfig):
-    """Group C: an item is a projection of its vector from a frozen language model (eq. 5).
+    """Group C: an item is a projection of its vector from a frozen language model (eq. 5)."""
 
-    `vectors` says whether training changes the language model's vectors themselves (`tuned`: they are where the
-    item embedding starts) or only their projection (`frozen`).
-    """
-
-    dim: Count = 256
-    encoder: Name = "minilm-l6"
-    pooling: Literal["mean", "last"] = "mean"
-    vectors: Literal["frozen", "tuned"] = "frozen"
+    dim: Annotated[Count, Meta(description="Width of the embeddings, to which vectors are projected.")] = 256
+    encoder: Annotated[
+        Name, Meta(description="Language model that makes the items' vectors: a name of rbserve backbones.")
+    ] = "minilm-l6"
+    pooling: Annotated[
+        Pooling, Meta(description="An item's vector is the mean over its text's tokens, or the last token's.")
+    ] = "mean"
+    vectors: Annotated[
+        Literal["frozen", "tuned"],
+        Meta(description="Train only the projection of the vectors, or the vectors as well."),
+    ] = "frozen"
 
 
 @dataclass(frozen=True)
@@ -192,47 +201,53 @@ class GdcnEmbConfig(EmbeddingItems, GdcnConfig):
 
 @dataclass(frozen=True)
 class SasRecConfig(ModelConfig):
-    """Self-attention over the history (Kang & McAuley 2018): `layers` causal blocks of width `dim`.
+    """Self-attention over the history, in causal blocks (Kang & McAuley 2018)."""
 
-    The last `max_history` items are read: 19, as the last 20 of a sequence include its target. `targets` says which
-    next items training predicts: those after every position, as SASRec does, or the last one alone, as eq. 7
-    is written.
-    """
-
-    layers: Count = 3
-    dim: Count = 64
-    heads: Count = 8
-    dropout: Rate = 0.2
-    max_history: Count = 19
-    targets: Literal["all", "last"] = "all"
+    layers: Annotated[Count, Meta(description="Blocks of self-attention.")] = 3
+    dim: Annotated[Count, Meta(description="Width of the blocks and of the item embeddings.")] = 64
+    heads: Annotated[Count, Meta(description="Attention heads; a divisor of dim.")] = 8
+    dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.2
+    max_history: Annotated[
+        Count,
+        Meta(description="Last items of the history that are read; with its target a sequence has one more."),
+    ] = 19
+    targets: Annotated[
+        Literal["all", "last"],
+        Meta(
+            description="Next items that training predicts: after every position, as SASRec, or the last (eq. 7)."
+        ),
+    ] = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_divides(self.heads, "dim", self.dim)
+        _require_divisor(self.heads, "dim", self.dim)
 
 
 @dataclass(frozen=True)
 class CodedItems(ModelConfig):
-    """An item is its semantic identifier: `levels` tokens, each one of `codes`.
+    """An item is its semantic identifier, a path of codes."""
 
-    `encoder` and `pooling` make the vectors that the codes stand for.
-    """
-
-    levels: Count = 4
-    codes: Count = 256
-    encoder: Name = "minilm-l6"
-    pooling: Literal["mean", "last"] = "mean"
+    levels: Annotated[Count, Meta(description="Codes of an item's semantic identifier.")] = 4
+    codes: Annotated[Count, Meta(description="Codes to choose from at each level.")] = 256
+    encoder: Annotated[
+        Name, Meta(description="Language model that makes the items' vectors: a name of rbserve backbones.")
+    ] = "minilm-l6"
+    pooling: Annotated[
+        Pooling, Meta(description="An item's vector is the mean over its text's tokens, or the last token's.")
+    ] = "mean"
 
 
 @dataclass(frozen=True)
 class GeneratedItems(CodedItems):
-    """A ranking is generated: by beam search of `width` beams, over all codes or over those that lead to an item.
+    """A ranking is generated code by code, by beam search (section 3.2)."""
 
-    The latter is `decoding` cbs, conditional beam search (section 3.2).
-    """
-
-    decoding: Literal["free", "cbs"] = "free"
-    width: Count = 20
+    decoding: Annotated[
+        Literal["free", "cbs"],
+        Meta(
+            description="Beam search over all codes, or conditional: over those that lead to an item (section 3.2)."
+        ),
+    ] = "free"
+    width: Annotated[Count, Meta(description="Beams of the search.")] = 20
 
 
 @dataclass(frozen=True)
@@ -242,64 +257,77 @@ class SidSasRecConfig(GeneratedItems, SasRecConfig):
 
 @dataclass(frozen=True)
 class RqVaeConfig(ModelConfig):
-    """How items get semantic identifiers: `encoder` and `pooling` make vectors, an RQ-VAE makes codes of them.
+    """An RQ-VAE that turns items' vectors into semantic identifiers (section 4.3; TIGER, Rajput et al. 2023)."""
 
-    Section 4.3: `levels` codebooks of `codes` entries, by TIGER's pipeline (Rajput et al. 2023), whose encoder goes
-    through layers of widths `hidden` to `dim` numbers; the decoder goes back the same way. `commitment` weighs how
-    the encoder is drawn to its codes. A code that no row of `revive_after` batches took is moved to where rows are.
-    `balance` spreads the rows of a training batch evenly over the codes of no level, the last, or all.
-    """
-
-    encoder: Name = "minilm-l6"
-    pooling: Literal["mean", "last"] = "mean"
-    levels: Count = 4
-    codes: Count = 256
-    hidden: Widths = (512, 256, 128)
-    dim: Count = 32
-    commitment: Ratio = 0.25
-    revive_after: Count = 10
-    balance: Literal["none", "last", "all"] = "none"
+    encoder: Annotated[
+        Name, Meta(description="Language model that makes the items' vectors: a name of rbserve backbones.")
+    ] = "minilm-l6"
+    pooling: Annotated[
+        Pooling, Meta(description="An item's vector is the mean over its text's tokens, or the last token's.")
+    ] = "mean"
+    levels: Annotated[Count, Meta(description="Codes of an item's semantic identifier, a codebook each.")] = 4
+    codes: Annotated[Count, Meta(description="Codes to choose from at each level.")] = 256
+    hidden: Annotated[
+        Widths, Meta(description="Widths of the encoder's hidden layers; the decoder has them in reverse.")
+    ] = (512, 256, 128)
+    dim: Annotated[Count, Meta(description="Width of a code's vector.")] = 32
+    commitment: Annotated[
+        Positive, Meta(description="Weight of the loss that draws the encoder to its codes.")
+    ] = 0.25
+    revive_after: Annotated[
+        Count, Meta(description="Training batches after which an unused code moves to where items are.")
+    ] = 10
+    balance: Annotated[
+        Literal["none", "last", "all"],
+        Meta(description="Levels whose codes share the items of a training batch evenly."),
+    ] = "none"
 
 
 @dataclass(frozen=True)
 class LanguageConfig(ModelConfig):
     """A language model that is asked whether the user is interested in a candidate (section 3.1).
 
-    `backbone` is a name of BACKBONES, a hub id or a directory. A prompt has at most `max_tokens` tokens, and no more
-    than the language model reads: items are cut to a fifth of it, and the oldest of the history give way.
+    Where a prompt is too long, items are cut to a fifth of it, and the oldest items of the history are left out.
     """
 
-    backbone: Name = "smollm2-135m"
-    max_tokens: Count = 1024
+    backbone: Annotated[
+        Name, Meta(description="Language model: a name of rbserve backbones, a hub id or a directory.")
+    ] = "smollm2-135m"
+    max_tokens: Annotated[
+        Count, Meta(description="Tokens of a prompt, at most; never more than the language model reads.")
+    ] = 1024
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig(LanguageConfig):
-    """Group E, Table 3: as it is."""
+    """Group E, Table 3: a language model without fine-tuning."""
 
 
 @dataclass(frozen=True)
 class TunedLanguageConfig(LanguageConfig):
-    """Fine-tuned with LoRA (section 4.3), or, with `lora_rank` 0, in every weight.
+    """A language model that is fine-tuned (section 4.3)."""
 
-    `checkpointing` computes activations twice instead of keeping them.
-    """
-
-    lora_rank: Rank = 32
-    lora_alpha: Count = 128
-    lora_dropout: Rate = 0.1
-    checkpointing: bool = False
+    lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = (
+        32
+    )
+    lora_alpha: Annotated[Count, Meta(description="LoRA's scale, alpha.")] = 128
+    lora_dropout: Annotated[Rate, Meta(description="Share of LoRA's inputs that dropout sets to 0.")] = 0.1
+    checkpointing: Annotated[
+        bool, Meta(description="Compute activations twice instead of keeping them: less memory, more time.")
+    ] = False
 
 
 @dataclass(frozen=True)
 class ClickLanguageConfig(TunedLanguageConfig):
-    """Fine-tuned to say whether the user is interested.
+    """A language model that is fine-tuned to say whether the user is interested in a candidate."""
 
-    An encoder reads the history once for all candidates, without seeing them; with `shared_history` false anew with
-    each, and seeing it.
-    """
-
-    shared_history: bool = True
+    shared_history: Annotated[
+        bool,
+        Meta(
+            description="An encoder reads the history once for all candidates; false: again with each candidate, "
+            "which the history then attends to."
+        ),
+    ] = True
 
 
 @dataclass(frozen=True)
@@ -319,10 +347,15 @@ class SidLanguageConfig(CodedItems, ClickLanguageConfig):
 
 @dataclass(frozen=True)
 class NextItemLanguageConfig(TunedLanguageConfig):
-    """A language model that is asked for the next item, after at most `max_history` of them."""
+    """A language model that is asked for the next item."""
 
-    lora_rank: Rank = 128
-    max_history: Count = 19
+    lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = (
+        128
+    )
+    max_history: Annotated[
+        Count,
+        Meta(description="Last items of the history that are read; with its target a sequence has one more."),
+    ] = 19
 
 
 @dataclass(frozen=True)
@@ -337,23 +370,36 @@ class SeqSidConfig(GeneratedItems, NextItemLanguageConfig):
 
 @dataclass(frozen=True)
 class EndpointConfig(ModelConfig):
-    """Group E, Table 3: a language model behind an OpenAI-compatible endpoint, asked as it is.
+    """Group E, Table 3: a language model behind an OpenAI-compatible endpoint, without fine-tuning."""
 
-    The key is read from the environment variable `key_from` when it is asked. For endpoints that refuse a parameter,
-    `top_logprobs` 0 asks for no log-probabilities and `greedy` false for no temperature of 0; a number of
-    `max_completion_tokens` takes the place of `max_tokens` 1, also for models that reason first. Prices are those per
-    million tokens, for the estimate.
-    """
-
-    model: Name = "gpt-3.5-turbo"
-    api_base: Name = "https://api.openai.com/v1"
-    key_from: Name = "OPENAI_API_KEY"
-    top_logprobs: Annotated[int, Meta(ge=0, le=20, description="an integer from 0 to 20")] = 20
-    max_completion_tokens: Annotated[int, Meta(ge=0, description="an integer of at least 0")] = 0
-    greedy: bool = True
-    concurrency: Count = 8
-    usd_per_million_prompt_tokens: Price = 0.5
-    usd_per_million_completion_tokens: Price = 1.5
+    model: Annotated[Name, Meta(description="Model that the endpoint is asked for.")] = "gpt-3.5-turbo"
+    api_base: Annotated[Name, Meta(description="URL of the endpoint.")] = "https://api.openai.com/v1"
+    key_from: Annotated[Name, Meta(description="Environment variable with the API key.")] = "OPENAI_API_KEY"
+    top_logprobs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=20,
+            description="Log-probabilities to ask for; 0 for endpoints that refuse the parameter, whose answers are "
+            "then a bare yes or no.",
+        ),
+    ] = 20
+    max_completion_tokens: Annotated[
+        Natural,
+        Meta(
+            description="Tokens of an answer, for models that reason first and refuse max_tokens; 0 sends max_tokens 1."
+        ),
+    ] = 0
+    greedy: Annotated[
+        bool, Meta(description="Send temperature 0; false for endpoints that refuse the parameter.")
+    ] = True
+    concurrency: Annotated[Count, Meta(description="Requests at a time.")] = 8
+    usd_per_million_prompt_tokens: Annotated[
+        Amount, Meta(description="Price in USD of a million prompt tokens, for the estimate.")
+    ] = 0.5
+    usd_per_million_completion_tokens: Annotated[
+        Amount, Meta(description="Price in USD of a million answered tokens, for the estimate.")
+    ] = 1.5
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {
@@ -385,11 +431,9 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "seq-sid": SeqSidConfig,
 }
 
-Config = TypeVar("Config", bound=ModelConfig)
-
 
 def kind_of(config: ModelConfig) -> str:
-    """The key of CONFIGS that makes `config`; what a manifest stores beside `config_to_dict`."""
+    """The key of CONFIGS that makes `config`; a manifest stores it beside `config_to_dict`."""
     return next(kind for kind, cls in CONFIGS.items() if cls is type(config))
 
 
@@ -405,61 +449,11 @@ def config_from_dict(kind: str | type[ModelConfig], options: Mapping[str, Any]) 
     """
     if isinstance(kind, str) and kind not in CONFIGS:
         raise unknown_name("kind of model", kind, CONFIGS)
-    cls = CONFIGS[kind] if isinstance(kind, str) else kind
-    for key in options:
-        _check_known(key, cls)
-    return cls(**options)
+    return from_mapping(CONFIGS[kind] if isinstance(kind, str) else kind, options)
 
 
-def with_options(config: Config, options: Mapping[str, Any]) -> Config:
-    """A copy of `config` with some options changed; a string is read as the option's type ("512,256", "0.2").
-
-    Raises UsageError for an unknown option and for a value of the wrong type or out of range.
-    """
-    hints = _hints(type(config))
-    changes = {}
-    for key, value in options.items():
-        _check_known(key, type(config))
-        changes[key] = _parsed(key, value, hints[key]) if isinstance(value, str) else value
-    return dataclasses.replace(config, **changes)
-
-
-def _hints(cls: type[ModelConfig]) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
-
-
-def _parsed(key: str, text: str, hint: Any) -> Any:
-    """`text` from a command line as the value of type `hint` it stands for."""
-    if hint is Widths:
-        parts = [part.strip() for part in text.split(",")]
-        return _checked(key, parts, hint, strict=False, shown=text)
-    return _checked(key, text, hint, strict=False)
-
-
-def _checked(key: str, value: Any, hint: Any, *, strict: bool, shown: Any = None) -> Any:
-    """`value` as `hint` stores it (a list becomes a tuple, 0 becomes 0.0), or UsageError."""
-    try:
-        return msgspec.convert(value, hint, strict=strict)
-    except msgspec.ValidationError:
-        text = value if shown is None else shown
-        raise UsageError(f"invalid option: {key}={text!r}", f"{key} takes {_expected(hint)}") from None
-
-
-def _expected(hint: Any) -> str:
-    if hint is bool:
-        return "true or false"
-    if get_origin(hint) is Literal:
-        return f"one of: {', '.join(get_args(hint))}"
-    return str(hint.__metadata__[0].description)
-
-
-def _check_known(key: str, cls: type[ModelConfig]) -> None:
-    if key not in _hints(cls):
-        raise unknown_name("option", key, _hints(cls))
-
-
-def _check_divides(heads: int, what: str, width: int) -> None:
+def _require_divisor(heads: int, name: str, width: int) -> None:
     if width % heads:
         raise UsageError(
-            f"invalid option: heads={heads} does not divide the {what}, {width}", "change one of the two"
+            f"invalid option: heads={heads} does not divide the {name}, {width}", "change one of the two"
         )

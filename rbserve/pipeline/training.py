@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.distillation import FROM, Teaching, check_student, check_teacher, student_name
+from rbserve.core.distillation import FROM, check_student, check_teacher, student_name
 from rbserve.core.errors import (
     ArtifactError,
     UsageError,
@@ -15,6 +15,7 @@ from rbserve.core.errors import (
     needs_extra,
 )
 from rbserve.core.files import home, require_replaceable
+from rbserve.core.settings import Teaching
 from rbserve.data.artifact import (
     Artifact,
     TrainingRecord,
@@ -75,7 +76,7 @@ def train(
             )
         options = {**(options or {}), "api_base": api_base}
     with needs_extra("train", "training"):
-        from rbserve.models.configs import with_options
+        from rbserve.core.options import with_options
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}), random=random)
     began = None if init is None else _to_continue(init, dataset, random)
@@ -124,7 +125,7 @@ def distill(
         row = find_model(teacher)
         check_teacher(row.name, row.task, kind_of(row.config))
     with needs_extra("train", "distilling"):
-        from rbserve.models.configs import with_options
+        from rbserve.core.options import with_options
         from rbserve.train.distill.lesson import prepare_lesson
         from rbserve.train.loop import Settings
     spec = replace(spec, config=with_options(spec.config, options or {}))

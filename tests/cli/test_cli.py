@@ -152,7 +152,12 @@ MISTAKES = [
     (("train", "--model", "dnn", "--set", "droput=0.1"), 2, "droput", "did you mean dropout?"),
     (("train", "--model", "dnn", "--set", "dim=wide"), 2, "dim", "dim takes"),
     (("train", "--model", "dnn", "--set", "dim"), 2, "--set takes KEY=VALUE", "dim=32"),
-    (("train", "--model", "dnn", "--epochs", "0"), 2, "epochs must be at least 1", None),
+    (
+        ("train", "--model", "dnn", "--epochs", "0"),
+        2,
+        "invalid option: epochs=0",
+        "epochs takes an integer of at least 1",
+    ),
     (("train", "--model", "dnn", "--epochs", "few"), 2, "--epochs", "--help"),
     (("train", "--model", "dnn", "--precision", "fp8"), 2, "unknown precision: fp8", "fp32 or bf16"),
     (("train", "--model", "dnn", "--schedule", "step"), 2, "unknown schedule: step", "constant or cosine"),

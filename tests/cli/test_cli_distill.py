@@ -17,9 +17,9 @@ from small import train_small
 from small_backbone import make_backbone
 
 from rbserve.cli import app
+from rbserve.core.options import with_options
 from rbserve.data.artifact import open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
@@ -135,8 +135,8 @@ def test_a_student_that_is_not_there_says_how_to_make_it(here: Here) -> None:
         (["--teacher", "dnnn", "--student", "dnn"], "unknown model: dnnn"),
         (["--teacher", "dnn", "--student", "gdnc"], "unknown model: gdnc"),
         (["--teacher", "./nowhere", "--student", "dnn"], "no artefact at nowhere"),
-        (["--teacher", "dnn", "--student", "dnn", "--alpha", "2"], "alpha must be between 0 and 1, not 2.0"),
-        (["--teacher", "dnn", "--student", "dnn", "--pairs", "-1"], "pairs must be at least 0, not -1"),
+        (["--teacher", "dnn", "--student", "dnn", "--alpha", "2"], "invalid option: alpha=2.0"),
+        (["--teacher", "dnn", "--student", "dnn", "--pairs", "-1"], "invalid option: pairs=-1"),
         (["--teacher", "dnn", "--student", "dnn", "--pairs", "0", "--alpha", "0"], "the teacher teaches nothing"),
         (["--teacher", "dnn", "--student", "dnn", "--teacher-variant", "int9"], "unknown variant of dnn: int9"),
         (["--teacher", "dnn", "--student", "dnn", "--set", "dimm=8"], "dimm"),

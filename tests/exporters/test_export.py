@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 from rbserve.core.errors import ArtifactError, ParityError, UsageError
+from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters import export as module
 from rbserve.exporters import graph, parity
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import compare
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.runtimes.opening import OnnxScorer, open_ranker, open_scorer
 from rbserve.train.fit import train

@@ -16,6 +16,7 @@ from old_int8 import with_old_int8
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
+from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, open_dataset
@@ -23,7 +24,6 @@ from rbserve.exporters.calibration import MARGIN, Activation, ActivationRecorder
 from rbserve.exporters.export import export
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.quantize import DOMAIN, SEVEN_BITS, Array, quantise_products
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import MODELS, find_model
 from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows
 from rbserve.runtimes.session import open_session

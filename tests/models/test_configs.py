@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.models.configs import (
     CONFIGS,
     AutoIntConfig,
@@ -27,7 +28,6 @@ from rbserve.models.configs import (
     config_from_dict,
     config_to_dict,
     kind_of,
-    with_options,
 )
 
 

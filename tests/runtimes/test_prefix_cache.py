@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.profilers.compare.pareto import sections
 from rbserve.profilers.measure.harness import default_plan, profile

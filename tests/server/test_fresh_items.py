@@ -21,11 +21,11 @@ from small_backbone import make_backbone
 
 from rbserve.client import Client, ServerError
 from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.golden import ranked_otherwise
 from rbserve.exporters.export import export
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.pipeline import catalogue, training
 from rbserve.pipeline.catalogue import add_items, retire_items

@@ -13,9 +13,9 @@ import pytest
 from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
+from rbserve.core.options import with_options
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.pipeline.items import serving_encoder
 from rbserve.runtimes import texts as texts_module

@@ -13,14 +13,15 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from rbserve.core.distillation import Teaching, check_student, check_teacher
+from rbserve.core.distillation import check_student, check_teacher
 from rbserve.core.errors import Interrupted, UsageError
+from rbserve.core.options import with_options
+from rbserve.core.settings import Teaching
 from rbserve.core.types import Items, ModelSpec, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import MODELS, find_model
 from rbserve.runtimes import opening
 from rbserve.runtimes.opening import open_scorer, score_rows

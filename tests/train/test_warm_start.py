@@ -15,11 +15,12 @@ from small import train_small
 from small_backbone import make_backbone
 
 from rbserve.core.errors import Interrupted, UsageError
+from rbserve.core.options import with_options
 from rbserve.core.types import no_progress
 from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact
 from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.data.semantic_ids import find_semantic_ids
-from rbserve.models.configs import config_from_dict, with_options
+from rbserve.models.configs import config_from_dict
 from rbserve.models.zoo import find_model
 from rbserve.runtimes.opening import load_model
 from rbserve.train.datasets import synthetic

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.models.configs import with_options
 from rbserve.models.zoo import find_model
 from rbserve.train import fit
 from rbserve.train.loop import Settings

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.distillation import Distillation, Teaching, check_teacher
+from rbserve.core.distillation import Distillation, check_teacher
 from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.settings import Teaching
 from rbserve.core.types import Progress, Scores, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, check_same_data
