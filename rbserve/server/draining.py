@@ -298,6 +298,7 @@ def _url(host: str, port: int) -> str:
 
 
 def is_loopback(address: str) -> bool:
+    """Whether an IPv4 or IPv6 address, with or without a zone (`fe80::1%eth0`), is of this machine alone."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
