@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rbserve.core.errors import ParityError, UsageError, unknown_name
+from rbserve.core.errors import ParityError, UsageError
 from rbserve.core.files import replacing, scratch
 from rbserve.core.types import Progress, no_progress
+from rbserve.core.variants import (
+    REFERENCE,
+    USUAL_PRECISIONS,
+    check_precisions,
+    exported_variant,
+    find_variant,
+    precisions_of,
+)
 from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.data.dataset import Dataset, check_same_data
-from rbserve.data.golden import COARSE_TOLERANCE, write_checks
+from rbserve.data.golden import write_checks
 from rbserve.exporters import language, onnx, parity, sequential
 from rbserve.exporters.calibration import Activations, calibrate
 from rbserve.exporters.graph import activation_scales, data_file
@@ -20,10 +28,7 @@ from rbserve.exporters.tokenwise import MOST_ERRORS, within
 from rbserve.runtimes.item_vectors import content_kind
 from rbserve.runtimes.memory import require_memory
 
-PRECISIONS = ("fp32", "int8", "int4")
-DEFAULT_PRECISIONS = ("fp32", "int8")
 MOST_LOSS = 0.002
-TOLERANCES = {"fp32": 1e-3}  # of a variant's checks; of other precisions COARSE_TOLERANCE
 
 # Graphs in fp32, and how they are held against the reference.
 Writer = Callable[[Artifact, Path], list[Path]]
@@ -35,7 +40,7 @@ QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 def export(
     artifact: Artifact,
     dataset: Dataset,
-    precisions: Sequence[str] = DEFAULT_PRECISIONS,
+    precisions: Sequence[str] = USUAL_PRECISIONS,
     progress: Progress = no_progress,
 ) -> Artifact:
     """Writes the ONNX graphs of each precision and records their parity on real rows.
@@ -45,16 +50,16 @@ def export(
     """
     if artifact.is_endpoint:
         raise UsageError(f"{artifact.name} answers from an endpoint; there is nothing to export")
+    check_precisions(precisions)
     for precision in precisions:
-        if precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS)
-        if f"onnx-{precision}" not in artifact.can_export:
-            known = ", ".join(one.removeprefix("onnx-") for one in artifact.can_export)
+        variant = exported_variant(precision)
+        if variant not in artifact.can_export:
+            known = ", ".join(precisions_of(artifact.can_export))
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}",
                 f"precisions of a model like it: {known}",
             )
-        require_memory(artifact, f"onnx-{precision}")
+        require_memory(artifact, variant)
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
@@ -70,7 +75,7 @@ def export(
                 for name, files in _graphs(artifact, dataset, folder, wanted).items()
             }
         records = {
-            f"onnx-{precision}": _admit(artifact, precision, files, found, reference)
+            exported_variant(precision): _admit(artifact, precision, files, found, reference)
             for precision, (files, found) in made.items()
         }
     return add_variants(artifact, records)
@@ -115,7 +120,7 @@ def _graphs(
     }
     if content_kind(artifact) is not None:
         for precision, (path,) in made.items():
-            declare_table(artifact, f"onnx-{precision}", path)
+            declare_table(artifact, precision, path)
     return made
 
 
@@ -134,10 +139,10 @@ def _admit(
     reference: parity.Reference,
 ) -> VariantRecord:
     """Checks exported files, of which `compared` is known, and moves them into the artefact."""
-    found = compared.parity
+    found, variant = compared.parity, exported_variant(precision)
     if precision == "fp32" and not reference.is_equal(found):
         raise ParityError(
-            f"{artifact.name} onnx-fp32 differs from torch-fp32 on {found.rows} rows: {reference.describe(found)}",
+            f"{artifact.name} {variant} differs from {REFERENCE} on {found.rows} rows: {reference.describe(found)}",
             "nothing was written; the exported graph does not compute the model",
         )
     data = [weights for path in made if (weights := data_file(path)).exists()]
@@ -146,11 +151,11 @@ def _admit(
             path.replace(partial)
     file, *step = [f"onnx/{path.name}" for path in made]
     checks = f"onnx/{precision}.checks.json"
-    write_checks(artifact.path / checks, compared.checks, TOLERANCES.get(precision, COARSE_TOLERANCE))
+    write_checks(artifact.path / checks, compared.checks, find_variant(variant).tolerance)
     return VariantRecord(
         file, found, _warnings(artifact, precision, found, reference.loss(found)), step_file=step[0] if step else None,
         data_files=[f"onnx/{path.name}" for path in data], checks=checks,
-        activation_scales=activation_scales(artifact, f"onnx-{precision}"),
+        activation_scales=activation_scales(artifact, precision),
     )  # fmt: skip
 
 

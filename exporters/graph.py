@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rbserve import __version__
+from rbserve.core.variants import exported_variant
 from rbserve.data.artifact import Artifact
 from rbserve.runtimes.session import SESSION_OPTIONS
 
@@ -73,20 +74,20 @@ def append_top_k(model: ModelProto, n_items: int) -> None:
     )
 
 
-def origin(artifact: Artifact, variant: str) -> dict[str, str]:
+def origin(artifact: Artifact, precision: str) -> dict[str, str]:
     """What a graph says of where it comes from and, in integers, of how it is rounded and run."""
-    manifest, scales = artifact.manifest, activation_scales(artifact, variant)
+    manifest, scales = artifact.manifest, activation_scales(artifact, precision)
     rounding = {ACTIVATION_SCALES: scales, SESSION_OPTIONS: "none"} if scales else {}
     return rounding | {
         "rbserve.version": __version__,
         "rbserve.model": manifest.name,
-        "rbserve.variant": variant,
+        "rbserve.variant": exported_variant(precision),
         "rbserve.dataset": manifest.dataset.name,
         "rbserve.data_fingerprint": manifest.dataset.fingerprint,
     }
 
 
-def activation_scales(artifact: Artifact, variant: str) -> str | None:
+def activation_scales(artifact: Artifact, precision: str) -> str | None:
     """What has a scale of its own where activations are rounded: each "product", "token" or "block"; None in fp32.
 
     That of a product is fixed when a model is exported or, where few rows are far larger than the others, each row's
@@ -94,11 +95,11 @@ def activation_scales(artifact: Artifact, variant: str) -> str | None:
     Files of version 0.1 do not say: their language models are like those of today, in other models all activations of a
     call share a scale.
     """
-    if variant == "onnx-fp32":
+    if precision == "fp32":
         return None
     if not artifact.is_language_model:
         return "product"
-    return {"onnx-int8": "token", "onnx-int4": "block"}[variant]
+    return {"int8": "token", "int4": "block"}[precision]
 
 
 def save(graph: ModelProto, path: Path, origin: Mapping[str, str]) -> None:

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 
-def declare_table(artifact: Artifact, variant: str, path: Path) -> None:
+def declare_table(artifact: Artifact, precision: str, path: Path) -> None:
     """Makes the item table of a graph file an input with a default."""
     import onnx
 
     graph = onnx.load(path)
     _declare(graph, _table(graph, path))
-    save(graph, path, origin(artifact, variant))
+    save(graph, path, origin(artifact, precision))
 
 
 def append_rows(
-    artifact: Artifact, variant: str, source: Path, target: Path, vectors: NDArray[np.float32]
+    artifact: Artifact, precision: str, source: Path, target: Path, vectors: NDArray[np.float32]
 ) -> None:
     """Writes the graph of `source` to `target` with vectors float32[K, d] behind the last row of its item table.
 
@@ -49,7 +49,7 @@ def append_rows(
     table.CopyFrom(numpy_helper.from_array(np.concatenate([rows, vectors.astype(rows.dtype)]), table.name))
     _declare(graph, table)
     known = {entry.key for entry in graph.metadata_props}  # a graph of version 0.1 is scaled as it was
-    save(graph, target, {key: value for key, value in origin(artifact, variant).items() if key in known})
+    save(graph, target, {key: value for key, value in origin(artifact, precision).items() if key in known})
 
 
 def _table(graph: ModelProto, path: Path) -> TensorProto:

@@ -59,7 +59,7 @@ def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANN
     config = backbone_config(artifact)
     model = rebuild_model(artifact, config, weightless(shapes_of(weights)))
     items = len(artifact.items) if artifact.manifest.config_kind == "seq-p5" else 0
-    named = origin(artifact, f"onnx-{precision}")
+    named = origin(artifact, precision)
     write_graph(model, config, weights, path, named, BITS[precision], items, plan)
     return [path]
 

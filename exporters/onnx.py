@@ -41,5 +41,5 @@ def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     graph = trace(
         _Score(load_model(artifact).folded()), example,
         {"history": {0: "T"}, "candidates": {0: "N"}}, {"scores": {0: "N"}})  # fmt: skip
-    save(graph, path, origin(artifact, "onnx-fp32"))
+    save(graph, path, origin(artifact, "fp32"))
     return [path]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.types import Items, Ranker, Scores
-from rbserve.data.artifact import HALF_VARIANT, REFERENCE_VARIANT, Artifact, Parity
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE
+from rbserve.data.artifact import Artifact, Parity
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.data.golden import Check
@@ -146,9 +147,9 @@ class ListReference:
 
 def reference_variant(artifact: Artifact) -> str:
     """torch-fp32, or, of a language model that memory does not hold in fp32, torch-bf16."""
-    if artifact.is_language_model and shortage(artifact, REFERENCE_VARIANT):
-        return HALF_VARIANT
-    return REFERENCE_VARIANT
+    if artifact.is_language_model and shortage(artifact, REFERENCE):
+        return HALF_REFERENCE
+    return REFERENCE
 
 
 REFERENCES: dict[str, Callable[[Artifact, Dataset], Reference]] = {

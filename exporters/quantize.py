@@ -40,7 +40,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path, activations: Activati
     model = onnx.load(fp32)
     quantise_products(model.graph, activations)
     model.opset_import.add(domain=DOMAIN, version=1)
-    save(model, path, origin(artifact, "onnx-int8"))
+    save(model, path, origin(artifact, "int8"))
 
 
 def quantise_products(graph: GraphProto, activations: Activations) -> None:

@@ -61,7 +61,7 @@ class _Step(nn.Module):
 
 def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graphs of an artefact into `folder`, in the order in which they run."""
-    return write_graphs(load_model(artifact), folder, origin(artifact, "onnx-fp32"))
+    return write_graphs(load_model(artifact), folder, origin(artifact, "fp32"))
 
 
 def write_graphs(model: SequentialModel, folder: Path, origin: Mapping[str, str]) -> list[Path]:

@@ -29,7 +29,7 @@ from transformers import (
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
-from rbserve.data.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact
+from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.golden import scored_otherwise
 from rbserve.exporters.export import export
@@ -115,8 +115,8 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
 @pytest.mark.skipif(bool(without_bf16()), reason=without_bf16() or "")
 def test_the_fp32_graph_scores_alike_in_bf16(artifact: Artifact, planted: Dataset) -> None:
     """In OpenVINO, whatever the architecture; a user who was read before is not read again."""
-    assert OPENVINO_VARIANT in artifact.can_open
-    exact, coarse = (open_scorer(artifact, one) for one in ("onnx-fp32", OPENVINO_VARIANT))
+    assert "openvino-bf16" in artifact.can_open
+    exact, coarse = (open_scorer(artifact, one) for one in ("onnx-fp32", "openvino-bf16"))
     test = planted.ctr("test").take(np.arange(8))
     scores = [score_rows(one, test.histories, test.candidates) for one in (exact, coarse)]
     np.testing.assert_allclose(scores[1], scores[0], atol=0.02, rtol=0)
@@ -128,7 +128,7 @@ def test_the_fp32_graph_scores_alike_in_bf16(artifact: Artifact, planted: Datase
         np.testing.assert_allclose(
             again.score(test.histories[0], slate), coarse.score(test.histories[0], slate), atol=0.02, rtol=0
         )
-    checks = artifact.checks(OPENVINO_VARIANT)
+    checks = artifact.checks("openvino-bf16")
     assert checks is not None
     assert scored_otherwise(checks, coarse.score) is None
 

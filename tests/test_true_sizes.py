@@ -19,7 +19,7 @@ from small_backbone import make_backbone
 
 from rbserve.core.errors import RbserveError
 from rbserve.core.options import with_options
-from rbserve.data.artifact import OPENVINO_VARIANT, WEIGHTS, Artifact, open_artifact, write_manifest
+from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
 from rbserve.exporters import language, quantize, weights
 from rbserve.exporters.export import export
@@ -133,20 +133,20 @@ def test_bf16_by_openvino_is_profiled_served_and_chosen_like_any_variant(
     manifest = msgspec.structs.replace(open_artifact(path).manifest, variants={})
     write_manifest(path, manifest)
     bare = open_artifact(path)
-    assert OPENVINO_VARIANT not in bare.can_open
-    assert OPENVINO_VARIANT in bare.can_have
+    assert "openvino-bf16" not in bare.can_open
+    assert "openvino-bf16" in bare.can_have
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1], "cost": True}
-    measurement = profiling.profile("zeroshot-bert-base", "planted", plan, [OPENVINO_VARIANT], random=True)
+    measurement = profiling.profile("zeroshot-bert-base", "planted", plan, ["openvino-bf16"], random=True)
     (result,) = measurement.results
-    assert result.variant == OPENVINO_VARIANT
-    assert "what a call costs is not known: OpenVINO's operators are not looked into" in result.warnings
+    assert result.variant == "openvino-bf16"
+    assert "what a call costs is not known: the operators of openvino are not looked into" in result.warnings
     assert "openvino" in measurement.environment.libraries
-    served = serving.open_for_serving(str(path), "planted", OPENVINO_VARIANT)
+    served = serving.open_for_serving(str(path), "planted", "openvino-bf16")
     assert served.variants == ["torch-fp32", "onnx-fp32"]
-    assert needed(served, OPENVINO_VARIANT) == 2 * needed(served, "onnx-fp32")
-    assert choice.candidates(served) == ["torch-fp32", "onnx-fp32", OPENVINO_VARIANT]
+    assert needed(served, "openvino-bf16") == 2 * needed(served, "onnx-fp32")
+    assert choice.candidates(served) == ["torch-fp32", "onnx-fp32", "openvino-bf16"]
     monkeypatch.setattr("rbserve.profilers.choose.choice.without_bf16", lambda: "this processor has no bf16")
-    assert choice.absent(served)[OPENVINO_VARIANT] == "this processor has no bf16"
+    assert choice.absent(served)["openvino-bf16"] == "this processor has no bf16"
 
 
 def test_random_weights_are_written_in_16_bits_and_read_in_32(drawn: Artifact) -> None:

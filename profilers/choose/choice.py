@@ -20,7 +20,8 @@ import numpy as np
 
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
-from rbserve.data.artifact import OPENVINO_VARIANT, REFERENCE_VARIANT, TORCH_VARIANTS, Artifact
+from rbserve.core.variants import FP32, find_variant
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import environment
 from rbserve.profilers.compare.paper import TASK_METRIC
@@ -34,7 +35,6 @@ from rbserve.stats.metrics import auc, ndcg_at_k
 
 SCHEMA = 1
 TOLERANCE = 0.002  # of AUC or nDCG@10, as the warning of an export
-FP32 = (REFERENCE_VARIANT, "onnx-fp32")  # the reference is the first that can be measured
 MANY_USERS = 10_000_000
 ROWS = 2000  # test rows of a run made for the purpose
 PROCESSES, RUNS, SECONDS = 3, 100, 2.0
@@ -157,25 +157,28 @@ def earlier_runs_of(artifact: Artifact, runs: Path) -> list[Path]:
 
 
 def candidates(artifact: Artifact) -> list[str]:
-    """The variants of an artefact that may be served: those it has, and its fp32 graph in bf16."""
-    in_bf16 = [OPENVINO_VARIANT] if OPENVINO_VARIANT in artifact.can_open else []
-    return [*artifact.variants, *in_bf16]
+    """The variants of an artefact that may be chosen."""
+    return [name for name in artifact.can_open if find_variant(name).automatic]
 
 
 def absent(artifact: Artifact) -> dict[str, str]:
     """The variants that such a model can have and this one has not, or not here, or not with one accuracy; and why."""
     reasons = {
-        one: f"not exported: rbserve export --model {artifact.path} --precision {one.removeprefix('onnx-')}"
-        for one in artifact.can_export
-        if one not in artifact.manifest.variants
+        name: f"not exported: rbserve export --model {artifact.path} --precision {find_variant(name).precision}"
+        for name in artifact.can_export
+        if name not in artifact.manifest.variants
     }
     if importlib.util.find_spec("torch") is None:
-        reasons |= {one: "torch is not installed" for one in artifact.variants if one in TORCH_VARIANTS}
+        reasons |= {
+            name: "torch is not installed"
+            for name in artifact.variants
+            if find_variant(name).runtime == "torch"
+        }
     reasons |= {
         variant: said for variant in artifact.variants if (said := artifact.slate_dependence(variant))
     }
-    if OPENVINO_VARIANT in artifact.can_have and (reason := without_bf16()):
-        reasons[OPENVINO_VARIANT] = reason
+    if reason := without_bf16():
+        reasons |= {name: reason for name in artifact.can_have if find_variant(name).runtime == "openvino"}
     return reasons
 
 

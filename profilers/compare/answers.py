@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from rbserve.profilers.compare.pareto import REFERENCE, Point, Section, overlap
+from rbserve.core.variants import REFERENCE
+from rbserve.profilers.compare.pareto import Point, Section, overlap
 from rbserve.profilers.compare.uncertainty import RESAMPLES, Draws, Evidence, as_printed
 from rbserve.profilers.compare.wording import accuracy_text, listing, p50_text, percent_text, significant
 from rbserve.runs.measurement import Measurement, by_scope

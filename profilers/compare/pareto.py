@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.types import size_name
+from rbserve.core.variants import REFERENCE, find_variant
 from rbserve.data.similarity import is_copy
 from rbserve.home.commands import command
 from rbserve.machine.environment import Environment
@@ -38,7 +39,6 @@ from rbserve.runs.changes import changed, display_name
 from rbserve.runs.measurement import WARM, Accuracy, Measurement, Result, baseline_title, by_scope
 from rbserve.stats.metrics import METRICS, Direction, metric_title
 
-REFERENCE = "torch-fp32"
 INCONCLUSIVE = "INCONCLUSIVE"
 
 Interval = tuple[float, float]
@@ -318,7 +318,7 @@ def _point(
     aside: str | None,
 ) -> Point:
     latency, cost, name = result.latency_ms, result.cost, display_name(measurement)
-    runtime, _, precision = result.variant.partition("-")
+    variant = find_variant(result.variant)
     size = f"{size_name(measurement.task)} {result.slate}"
     growth = [f"{size}: {warning}" for warning in result.growth_warnings]
     unsettled = [f"{INCONCLUSIVE}: {reason}" for reason in result.inconclusive]
@@ -328,8 +328,8 @@ def _point(
         name=name,
         changed=changed(measurement),
         item_form=measurement.item_form,
-        runtime=runtime,
-        precision=precision or "unknown",
+        runtime=variant.runtime,
+        precision=variant.precision,
         run=measurement.id,
         users=len(set(measurement.predictions.users)),
         group=measurement.group,

@@ -6,24 +6,26 @@ looked at are no part of any latency. `cost_onnx.py` and `cost_torch.py` look, `
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 
-from rbserve.data.artifact import TORCH_VARIANTS, WEIGHTS, Artifact
-from rbserve.profilers.cost.operators import Opened
+from rbserve.core.variants import find_variant
+from rbserve.data.artifact import WEIGHTS, Artifact
+from rbserve.profilers.cost.operators import Opened, Spent
 from rbserve.profilers.cost.peaks import bandwidth_gbs, peak_gflops
 from rbserve.runs.roofline import Cost
 from rbserve.runtimes.memory import parameters
+
+LOOKS_INTO = {"torch": "rbserve.profilers.cost.torch_cost", "onnx": "rbserve.profilers.cost.onnx_cost"}
+"""By runtime, the module that looks into its operators."""
 
 
 def measure_cost(
     artifact: Artifact, variant: str, slates: Sequence[int], threads: int, open_variant: Callable[[], Opened]
 ) -> list[Cost]:
     """The cost of a call at each slate, of a variant that is opened anew to be looked into."""
-    if variant in TORCH_VARIANTS:
-        from rbserve.profilers.cost.torch_cost import look_into
-    else:
-        from rbserve.profilers.cost.onnx_cost import look_into
-    found = look_into(variant, slates, open_variant)
+    look_into = importlib.import_module(LOOKS_INTO[find_variant(variant).runtime]).look_into
+    found: list[tuple[int, Spent]] = look_into(variant, slates, open_variant)
     kinds = sorted({kind for _, spent in found for kind in spent.flops})
     peaks = {kind: peak_gflops(kind, threads) for kind in kinds}
     return [

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from rbserve.core.variants import find_variant
 from rbserve.profilers.cost.operators import Opened, Spent, make_calls, total
 
 LOOK_UPS = ("embedding", "index_select", "gather", "index")  # read as much of their table as they give
@@ -37,7 +38,7 @@ def look_into(
         first.call(*first.requests[0])
     found = []
     for slate in slates:
-        with observed_operators(variant.removeprefix("torch-")) as spent:
+        with observed_operators(find_variant(variant).precision) as spent:
             calls = make_calls(exercise_of(slate), spent.clear)
         found.append((calls, total(spent)))
     return found

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.data.artifact import REFERENCE_VARIANT, Artifact
+from rbserve.core.variants import REFERENCE
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.machine.environment import allowed_cores, environment
 from rbserve.profilers.gate.config import GateConfig
@@ -219,7 +220,7 @@ def _served(side: Artifact | Measurement) -> list[str]:
     """The exported variants; the reference where there is none."""
     if isinstance(side, Measurement):
         return _available(side)
-    return list(side.manifest.variants) or [REFERENCE_VARIANT]
+    return list(side.manifest.variants) or [REFERENCE]
 
 
 def _prepare(

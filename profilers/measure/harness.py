@@ -24,13 +24,15 @@ from numpy.typing import NDArray
 from rbserve.core.errors import DataError, RbserveError, UsageError, unknown_name
 from rbserve.core.files import sha256
 from rbserve.core.types import Progress, no_progress
-from rbserve.data.artifact import OPENVINO_VARIANT, Artifact
+from rbserve.core.variants import find_variant
+from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
 from rbserve.data.similarity import data_sketch
 from rbserve.home.commands import option_of
 from rbserve.machine.environment import allowed_cores, environment
 from rbserve.profilers.baselines import baselines
+from rbserve.profilers.cost.call_cost import LOOKS_INTO
 from rbserve.profilers.measure.budget import PILOT_RUNS, Pace, check_budget, schedule
 from rbserve.profilers.measure.worker import Job, Report
 from rbserve.profilers.timing.requests import draw
@@ -332,8 +334,9 @@ class Processes:
         variants = [] if self._artifact.is_endpoint else self.left
         for place, variant in enumerate(variants):
             self._progress(place, len(variants), f"variants looked into, {variant}: what a call costs")
-            if variant == OPENVINO_VARIANT:
-                self.unseen[variant] = "OpenVINO's operators are not looked into"
+            runtime = find_variant(variant).runtime
+            if runtime not in LOOKS_INTO:
+                self.unseen[variant] = f"the operators of {runtime} are not looked into"
                 continue
             try:
                 costs += run_job(_job(self._artifact, plan, variant, self._inputs, cost=True)).costs

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 
 from rbserve.core.types import ModelSpec
+from rbserve.core.variants import FP32, REFERENCE
 from rbserve.home.commands import command
 from rbserve.models.zoo import BACKBONES, find_model
 from rbserve.profilers.compare.paper import (
@@ -20,11 +21,10 @@ from rbserve.profilers.compare.paper import (
     paper_cautions,
     printed_rows,
 )
-from rbserve.profilers.compare.pareto import REFERENCE, Interval
+from rbserve.profilers.compare.pareto import Interval
 from rbserve.runs.changes import changed, knows_config, options_text
 from rbserve.runs.measurement import Measurement, Result, by_scope
 
-JUDGED = (REFERENCE, "onnx-fp32")  # whose accuracy a cell shows, else the first variant's that has one
 LATENCY_ONLY = "latency only (random weights); "
 CALL = {"ctr": 1, "seqrec": 10}  # the slate or k that the latencies are of
 
@@ -224,7 +224,7 @@ def _ours(run: Measurement, metric: str) -> Ours | None:
     judged = [(one, value) for one in run.results if isinstance(value := one.accuracy.get(metric), float)]
     if not judged:
         return None
-    best, value = min(judged, key=lambda pair: [*JUDGED, pair[0].variant].index(pair[0].variant))
+    best, value = min(judged, key=lambda pair: [*FP32, pair[0].variant].index(pair[0].variant))
     interval = best.accuracy.get(f"{metric}_ci95")
     return Ours(
         accuracy=value,
@@ -276,7 +276,7 @@ def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
     measured = [(row.model, cell.dataset, cell.ours) for row in rows for cell in row.cells if cell.ours]
     yield f"{len(measured)} of {len(cells)} cells are measured; the others say why they are not."
     yield (
-        f"Ours: the newest run of a row on a data set, of {REFERENCE}, else {JUDGED[1]}, else the first variant that "
+        f"Ours: the newest run of a row on a data set, of {REFERENCE}, else {FP32[1]}, else the first variant that "
         "has an accuracy. Beside it the paper's figure, and ours less that."
     )
     if measured:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from rbserve.core.variants import REFERENCE
 from rbserve.profilers.compare import overall
 from rbserve.profilers.compare.answers import Answer
 from rbserve.profilers.compare.paper import paper_title
-from rbserve.profilers.compare.pareto import REFERENCE, Point, Section
+from rbserve.profilers.compare.pareto import Point, Section
 from rbserve.profilers.compare.students import Lesson, paper_claim
 from rbserve.profilers.compare.uncertainty import RESAMPLES, Front
 from rbserve.profilers.compare.wording import (

@@ -18,11 +18,11 @@ from rbserve.bench.journal import Journal, artifact_of, bench_path, missing_vari
 from rbserve.bench.matrix import Cell
 from rbserve.core.errors import RbserveError
 from rbserve.core.files import home
-from rbserve.data.artifact import REFERENCE_VARIANT, TORCH_VARIANTS, Artifact, exported_as, open_artifact
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, exports_of, weights_size
+from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import open_dataset
 from rbserve.home.places import dataset_path, runs_path
 from rbserve.models.zoo import BACKBONES, MODELS, find_model
-from rbserve.pipeline import exporting
 from rbserve.profilers.timing.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
 from rbserve.runs.measurement import Plan, Result
 from rbserve.runtimes import memory
@@ -108,7 +108,7 @@ def _like(name: str, model: str) -> bool:
 def _profile(cell: Cell) -> Estimate:
     """From the newest run of the model, of its data set if there is one; what that lacks counts with its bound."""
     assert cell.plan is not None
-    variants = cell.variants or [REFERENCE_VARIANT, *exporting.EXPORTED]
+    variants = _variants(cell)
     run = _newest_run(cell)
     seconds, bound = 0.0, False
     for variant in variants:
@@ -167,8 +167,7 @@ def _disk(cell: Cell) -> int | None:
     if artifact:
         wanted: Sequence[str] = missing_variants(cell, artifact)
     else:
-        exported = (exported_as(one) for one in _variants(cell) if one not in TORCH_VARIANTS)
-        wanted = list(dict.fromkeys(["torch-bf16", *exported]))
+        wanted = [HALF_REFERENCE, *exports_of(_variants(cell))]  # the weights are packaged in 16 bits
     sizes = [_weights(cell, variant) for variant in wanted]
     return None if None in sizes else sum(one for one in sizes if one is not None)
 
@@ -179,11 +178,11 @@ def _weights(cell: Cell, variant: str) -> int | None:
         return memory.needed(artifact, variant) if variant in artifact.can_have else None
     backbone = find_model(cell.model).backbone
     billions = BACKBONES[backbone].parameters if backbone else None
-    return int(billions * 1e9 * memory.BYTES[variant]) if billions and variant in memory.BYTES else None
+    return weights_size(variant, billions * 1e9) if billions else None
 
 
 def _variants(cell: Cell) -> Sequence[str]:
-    return cell.variants or [REFERENCE_VARIANT, *exporting.EXPORTED]
+    return cell.variants or [REFERENCE, *USUAL_EXPORTS]
 
 
 def _artifact(cell: Cell) -> Artifact | None:

@@ -17,12 +17,12 @@ from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.options import with_options
-from rbserve.data.artifact import Artifact, exported_as, open_artifact
+from rbserve.core.variants import USUAL_EXPORTS, exports_of
+from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import open_dataset
 from rbserve.home.places import artifact_path, dataset_path, runs_path
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.pipeline import exporting
 from rbserve.runs.measurement import Result
 
 SCHEMA = 1
@@ -117,8 +117,8 @@ def trained_otherwise(cell: Cell) -> bool:
 
 def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
     """The exported variants that the cell wants, the model can have, and the artefact has not yet."""
-    wanted = dict.fromkeys(map(exported_as, cell.variants or exporting.EXPORTED))
-    return [one for one in wanted if one in artifact.can_export and one not in artifact.variants]
+    wanted = exports_of(cell.variants or USUAL_EXPORTS)
+    return [name for name in wanted if name in artifact.can_export and name not in artifact.variants]
 
 
 def _there(cell: Cell, kept: Outcome | None, fingerprint: str) -> Outcome:

@@ -58,7 +58,7 @@ from rbserve.cli.serve import serve
 from rbserve.cli.sids import sids
 from rbserve.core.errors import UNENDING, Interrupted, RbserveError, UsageError, memory_told
 from rbserve.core.files import file_error
-from rbserve.data.artifact import check_precisions, check_variants
+from rbserve.core.variants import check_precisions, check_variants
 from rbserve.progress import say
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rbserve.cli.options import DATASET, MODEL, SLATE, VARIANT, counts, dataset_
 from rbserve.cli.options import options as config_changes
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.names import plain_name
-from rbserve.data.artifact import check_variants
+from rbserve.core.variants import check_variants
 from rbserve.home.places import report_path
 from rbserve.progress import say
 

@@ -13,7 +13,7 @@ from rbserve.cli.data import Json
 from rbserve.cli.options import METRIC, MODEL, SLATE, VARIANT, counts, words
 from rbserve.core.errors import UsageError
 from rbserve.core.files import require_writable
-from rbserve.data.artifact import check_variants
+from rbserve.core.variants import check_variants
 from rbserve.progress import say
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from rbserve.cli.options import (
 )
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.types import size_name
-from rbserve.data.artifact import OPENVINO_VARIANT, check_variants
+from rbserve.core.variants import BY_PRECISION, DEFAULT_SERVED, check_variants
 from rbserve.progress import say
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from rbserve.data.artifact import Artifact
     from rbserve.profilers.choose.choice import Choice, Option
 
-DEFAULT_VARIANT = "onnx-fp32"
-PRECISIONS = ("auto", "fp32", "bf16", "int8", "int4")
+AUTO = "auto"
 
 
 def serve(
@@ -175,14 +174,14 @@ def _wanted(variant: str | None, precision: str | None) -> str | None:
     """The variant that was asked for; None where it is to be chosen."""
     check_variants([] if variant is None else [variant])
     if precision is None:
-        return variant or DEFAULT_VARIANT
+        return variant or DEFAULT_SERVED
     if variant is not None:
         raise UsageError("--variant and --precision both say what to serve", "give one or the other")
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
-    if precision == "bf16":
-        return OPENVINO_VARIANT
-    return None if precision == "auto" else f"onnx-{precision}"
+    if precision == AUTO:
+        return None
+    if precision not in BY_PRECISION:
+        raise unknown_name("precision", precision, (AUTO, *BY_PRECISION))
+    return BY_PRECISION[precision]
 
 
 def _chosen(

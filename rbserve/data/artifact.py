@@ -19,7 +19,6 @@ before it is used.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +27,13 @@ from typing import Any
 import msgspec
 
 from rbserve.core.distillation import Distillation
-from rbserve.core.errors import ArtifactError, unknown_name
+from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
+from rbserve.core.variants import NOTHING, find_variant, possible_variants
+from rbserve.core.variants import WEIGHTS as OF_WEIGHTS
 from rbserve.data.dataset import ItemTable, read_items
-from rbserve.data.golden import COARSE_TOLERANCE, Checks, read_checks
+from rbserve.data.golden import Checks, read_checks
 from rbserve.data.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semantic_ids
 
 SCHEMA = 1
@@ -41,19 +42,7 @@ ITEMS = "items.parquet"
 WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
 TOKENIZER = "backbone/tokenizer.json"
-REFERENCE_VARIANT = "torch-fp32"
-HALF_VARIANT = "torch-bf16"
-PROTOCOL_VARIANT = "torch-recbench"
-"""A language model asked the paper's way: to compare with, not to serve."""
-EXPORTABLE = ("onnx-fp32", "onnx-int8", "onnx-int4")
-"""What a language model can be exported as; other models as all but the last."""
-
-TORCH_VARIANTS = (REFERENCE_VARIANT, HALF_VARIANT, PROTOCOL_VARIANT)
-OPENVINO_VARIANT = "openvino-bf16"
-"""A language model's onnx-fp32 in OpenVINO, its products made in bf16: loaded from the same files."""
-ENDPOINT_VARIANT = "endpoint"
-VARIANTS = (*TORCH_VARIANTS, *EXPORTABLE, OPENVINO_VARIANT, ENDPOINT_VARIANT)
-"""Every variant that some model has."""
+ENDPOINT = "endpoint"  # the kind of config
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -223,33 +212,32 @@ class Artifact:
 
     @property
     def variants(self) -> list[str]:
-        """Every variant to score with: the torch reference, then the exported ones; of an endpoint, itself."""
-        if self.is_endpoint:
-            return [ENDPOINT_VARIANT]
-        return [REFERENCE_VARIANT, *self.manifest.variants]
+        """What is measured where nobody names variants: the reference, then whatever was exported."""
+        usual = [name for name in self._possible if (row := find_variant(name)).usual and not row.exported]
+        return [*usual, *self.manifest.variants]
 
     @property
     def can_open(self) -> list[str]:
-        """`variants`, and those that are made of the same files while they are loaded."""
-        if not self.is_language_model:
-            return self.variants
-        return [
-            *self.variants,
-            *([OPENVINO_VARIANT] if self.exported(OPENVINO_VARIANT) else []),
-            HALF_VARIANT,
-            *([PROTOCOL_VARIANT] if self.manifest.task == "ctr" else []),
-        ]
+        """`variants`, and those that are loaded from the same files."""
+        there = (name for name in self._possible if self._has_files(name))
+        return list(dict.fromkeys((*self.variants, *there)))
 
     @property
     def can_export(self) -> tuple[str, ...]:
         """The exported variants that such a model can have."""
-        return tuple(variant for variant in self.can_have if variant in EXPORTABLE)
+        return tuple(name for name in self.can_have if find_variant(name).exported)
 
     @property
     def can_have(self) -> list[str]:
         """Every variant that such a model can be scored with, exported or not."""
-        possible = possible_variants(self.manifest.task, self.is_language_model, self.is_endpoint)
-        return list(dict.fromkeys((*self.can_open, *possible)))
+        return list(dict.fromkeys((*self.can_open, *self._possible)))
+
+    @property
+    def _possible(self) -> list[str]:
+        return possible_variants(self.manifest.task, self.is_language_model, self.is_endpoint)
+
+    def _has_files(self, variant: str) -> bool:
+        return find_variant(variant).loaded_from in (OF_WEIGHTS, NOTHING, *self.manifest.variants)
 
     @property
     def is_language_model(self) -> bool:
@@ -264,7 +252,7 @@ class Artifact:
     @property
     def is_endpoint(self) -> bool:
         """Whether the model answers from elsewhere, and has no weights here."""
-        return self.manifest.config_kind == ENDPOINT_VARIANT
+        return self.manifest.config_kind == ENDPOINT
 
     @property
     def model_digest(self) -> str:
@@ -275,19 +263,19 @@ class Artifact:
 
     def exported(self, variant: str) -> VariantRecord | None:
         """What a variant is loaded from, if that was exported."""
-        return self.manifest.variants.get(exported_as(variant))
+        return self.manifest.variants.get(find_variant(variant).loaded_from)
 
     def slate_dependence(self, variant: str) -> str | None:
         """What to say of a variant whose accuracy at one size of slate is not that of another; None of all others.
 
         In int8 files of version 0.1, but for language models, all activations of a call share a scale.
         """
-        record = self.manifest.variants.get(variant)
-        if record is None or variant != "onnx-int8" or self.is_language_model or record.activation_scales:
+        record, precision = self.manifest.variants.get(variant), find_variant(variant).precision
+        if record is None or precision != "int8" or self.is_language_model or record.activation_scales:
             return None
         return (
             "its scores depend on what else is in the slate (exported by version 0.1): "
-            f"rbserve export --model {self.path} --precision int8 makes it anew"
+            f"rbserve export --model {self.path} --precision {precision} makes it anew"
         )
 
     def checks(self, variant: str) -> Checks | None:
@@ -295,10 +283,8 @@ class Artifact:
         record = self.exported(variant)
         if record is None or record.checks is None:
             return None
-        checks = read_checks(self.file(record.checks))
-        if variant == OPENVINO_VARIANT:
-            return msgspec.structs.replace(checks, tolerance=COARSE_TOLERANCE)
-        return checks
+        checks, row = read_checks(self.file(record.checks)), find_variant(variant)
+        return checks if row.exported else msgspec.structs.replace(checks, tolerance=row.tolerance)
 
     @cached_property
     def items(self) -> ItemTable:
@@ -326,42 +312,10 @@ class Artifact:
 
     def variant_files(self, variant: str) -> list[str]:
         """The members that hold a variant's weights; none where it is not exported."""
-        if variant == ENDPOINT_VARIANT:
-            return []
-        if variant in TORCH_VARIANTS:
+        if find_variant(variant).loaded_from == OF_WEIGHTS:
             return [WEIGHTS]
         record = self.exported(variant)
         return record.files if record else []
-
-
-def possible_variants(task: str, is_language_model: bool, is_endpoint: bool) -> list[str]:
-    """Every variant that a model of a kind can be scored with, before there is an artefact of it."""
-    if is_endpoint:
-        return [ENDPOINT_VARIANT]
-    if not is_language_model:
-        return [REFERENCE_VARIANT, *EXPORTABLE[:-1]]
-    protocol = [PROTOCOL_VARIANT] if task == "ctr" else []
-    return [REFERENCE_VARIANT, *EXPORTABLE, OPENVINO_VARIANT, HALF_VARIANT, *protocol]
-
-
-def check_precisions(precisions: Iterable[str]) -> None:
-    """Raises UsageError for a precision that nothing is exported in."""
-    known = [variant.removeprefix("onnx-") for variant in EXPORTABLE]
-    for precision in precisions:
-        if precision not in known:
-            raise unknown_name("precision", precision, known)
-
-
-def check_variants(variants: Iterable[str]) -> None:
-    """Raises UsageError for a variant that no model has."""
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise unknown_name("variant", variant, VARIANTS)
-
-
-def exported_as(variant: str) -> str:
-    """The exported variant that a variant is loaded from; most are their own."""
-    return "onnx-fp32" if variant == OPENVINO_VARIANT else variant
 
 
 def open_artifact(path: Path) -> Artifact:

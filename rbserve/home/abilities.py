@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from rbserve.core.distillation import FROM
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.data.artifact import EXPORTABLE, Artifact, check_precisions, open_artifact, possible_variants
+from rbserve.core.variants import check_precisions, possible_variants, precisions_of
+from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.home.places import RANDOM, artifact_path, is_path, is_trained
 from rbserve.models.configs import EndpointConfig, LanguageConfig
 from rbserve.models.zoo import find_model
@@ -29,7 +30,7 @@ class Abilities(NamedTuple):
     @property
     def precisions(self) -> list[str]:
         """The precisions that the model can be exported in, such as fp32 and int8."""
-        return [variant.removeprefix("onnx-") for variant in self.variants if variant in EXPORTABLE]
+        return precisions_of(self.variants)
 
 
 def abilities(model: str, dataset: str, random: bool = False) -> Abilities:

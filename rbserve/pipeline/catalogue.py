@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.types import Ranker, Vectors
+from rbserve.core.variants import find_variant
 from rbserve.data.artifact import (
     ITEMS,
     WEIGHTS,
@@ -188,9 +189,10 @@ def _graph_edit(artifact: Artifact, variant: str, record: VariantRecord, vectors
     """An exported graph with vectors float32[K, d] behind its item table."""
     from rbserve.exporters.item_table import append_rows
 
+    precision = find_variant(variant).precision
     source, *_ = (artifact.file(name) for name in record.files)  # weights beside it are read with it
     return Edit(
-        record.files, lambda folder: append_rows(artifact, variant, source, folder / record.file, vectors)
+        record.files, lambda folder: append_rows(artifact, precision, source, folder / record.file, vectors)
     )
 
 

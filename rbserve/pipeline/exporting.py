@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rbserve.core.errors import (
     memory_told,
     needs_extra,
 )
-from rbserve.data.artifact import (
-    Artifact,
-    Parity,
-    exported_as,
-)
+from rbserve.core.variants import USUAL_EXPORTS, exported_variant, exports_of, precisions_of
+from rbserve.data.artifact import Artifact, Parity
 from rbserve.home.abilities import abilities, check_precisions_of
 from rbserve.pipeline.data import ensure_dataset
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
-
-if TYPE_CHECKING:
-    pass
-
-
-EXPORTED = ("onnx-fp32", "onnx-int8")  # what is made unasked
 
 
 def export_model(model: str, dataset: str, precisions: Sequence[str]) -> Artifact:
@@ -42,10 +32,11 @@ def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
         with progress_bar(f"export {artifact.name}") as progress:
             exported = export_artifact(artifact, data, precisions, progress)
     for precision in precisions:
-        record = exported.manifest.variants[f"onnx-{precision}"]
+        variant = exported_variant(precision)
+        record = exported.manifest.variants[variant]
         parity, warnings = record.parity, "; ".join(record.warnings)
         say(
-            f"exported {artifact.name} onnx-{precision}: max |difference| {parity.max_abs:.1e} on "
+            f"exported {artifact.name} {variant}: max |difference| {parity.max_abs:.1e} on "
             f"{parity.rows} rows{_cost(parity)}{'; warning: ' + warnings if warnings else ''}"
         )
     return exported
@@ -61,8 +52,7 @@ def _cost(parity: Parity) -> str:
     return ""
 
 
-def ensure_exported(artifact: Artifact, variants: Sequence[str] = EXPORTED) -> Artifact:
+def ensure_exported(artifact: Artifact, variants: Sequence[str] = USUAL_EXPORTS) -> Artifact:
     """The artefact with what it lacks of the files that variants are loaded from."""
-    wanted = dict.fromkeys(map(exported_as, variants))
-    missing = [one.removeprefix("onnx-") for one in wanted if one not in artifact.variants]
-    return export(artifact, missing) if missing else artifact
+    missing = [name for name in exports_of(variants) if name not in artifact.manifest.variants]
+    return export(artifact, precisions_of(missing)) if missing else artifact

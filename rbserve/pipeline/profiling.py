@@ -10,21 +10,15 @@ from rbserve.core.errors import (
     UsageError,
 )
 from rbserve.core.files import require_writable
-from rbserve.data.artifact import (
-    EXPORTABLE,
-    HALF_VARIANT,
-    REFERENCE_VARIANT,
-    TORCH_VARIANTS,
-    Artifact,
-    exported_as,
-)
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, find_variant
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.home.abilities import Abilities, abilities, check_variants_of
 from rbserve.home.places import (
     runs_path,
 )
 from rbserve.pipeline.data import ensure_dataset
-from rbserve.pipeline.exporting import EXPORTED, ensure_exported
+from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 from rbserve.runtimes import memory
@@ -58,7 +52,7 @@ def profile(
         chosen = list(variants or artifact.variants)
     else:
         chosen, left_out = _to_measure(artifact, variants)
-        artifact = ensure_exported(artifact, [one for one in chosen if exported_as(one) in EXPORTABLE])
+        artifact = ensure_exported(artifact, chosen)
     data = ensure_dataset(artifact.manifest.dataset.name)
     require_writable(runs_path())
     if artifact.is_endpoint:
@@ -100,12 +94,12 @@ def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[s
     """The variants to measure, and of those that are left out why; variants that were named are not left out."""
     if named:
         return list(named), {}
-    chosen = list(dict.fromkeys([REFERENCE_VARIANT, *EXPORTED, *artifact.manifest.variants]))
+    chosen = list(dict.fromkeys([REFERENCE, *USUAL_EXPORTS, *artifact.manifest.variants]))
     left_out = {one: reason for one in chosen if (reason := memory.shortage(artifact, one))}
-    if REFERENCE_VARIANT in left_out and HALF_VARIANT in artifact.can_open:
-        chosen.append(HALF_VARIANT)
+    if REFERENCE in left_out and HALF_REFERENCE in artifact.can_open:
+        chosen.append(HALF_REFERENCE)
     if importlib.util.find_spec("torch") is None:
-        left_out |= {one: "torch is not installed" for one in chosen if one in TORCH_VARIANTS}
+        left_out |= {one: "torch is not installed" for one in chosen if find_variant(one).runtime == "torch"}
     for one, reason in left_out.items():
         say(f"{artifact.name} {one} is not measured: {reason}")
     return [one for one in chosen if one not in left_out], left_out

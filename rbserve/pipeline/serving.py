@@ -10,11 +10,8 @@ from rbserve.core.errors import (
     UsageError,
     unknown_name,
 )
-from rbserve.data.artifact import (
-    ENDPOINT_VARIANT,
-    TORCH_VARIANTS,
-    Artifact,
-)
+from rbserve.core.variants import find_variant
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.home.abilities import abilities, check_variants_of
 from rbserve.home.places import (
@@ -68,8 +65,8 @@ def to_serve(model: str, dataset: str | None, make: bool = False) -> Artifact:
 def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
     """The data set that an artefact was made from. UsageError, saying what takes it, where it is not there any more."""
     made_from = artifact.manifest.dataset
-    there = [variant for variant in artifact.can_open if variant not in TORCH_VARIANTS]
-    hint = f"rbserve serve {options_of(artifact)} --variant {there[0]} takes the artefact alone" if there else (
+    exported = [*artifact.manifest.variants]
+    hint = f"rbserve serve {options_of(artifact)} --variant {exported[0]} takes the artefact alone" if exported else (
         f"train it again: {how_to_make(artifact.name, made_from.name)}")  # fmt: skip
     if not make and not is_prepared(made_from.name):
         raise UsageError(f"{doing} takes data set {made_from.name}, which is not there", hint)
@@ -145,7 +142,7 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
     size = slate or (100 if pairs else 10)
     split = data.ctr("test") if pairs else data.seqrec("test")
     requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
-    if served.variant == ENDPOINT_VARIANT:
+    if find_variant(served.variant).paid:
         most = len(requests.histories) * size
         say(f"{served.name} is answered by an endpoint: up to {most:,} requests to it are paid for")
     with progress_bar(f"load on {served.name}", bound="about") as progress:

@@ -9,29 +9,10 @@ from pathlib import Path
 import psutil
 
 from rbserve.core.errors import RbserveError
-from rbserve.data.artifact import (
-    HALF_VARIANT,
-    OPENVINO_VARIANT,
-    PROTOCOL_VARIANT,
-    REFERENCE_VARIANT,
-    TORCH_VARIANTS,
-    WEIGHTS,
-    Artifact,
-)
+from rbserve.core.variants import find_variant, weights_size
+from rbserve.data.artifact import WEIGHTS, Artifact
 
 GIB = 1 << 30
-OPENVINO_COPIES = 2  # of the fp32 weights at the worst moment, while it loads them
-# Bytes of a weight, at most. In 4 bits there is a scale of 4 bytes for each 32, in 8 for as many or more; what is not
-# multiplied stays larger.
-BYTES = {
-    REFERENCE_VARIANT: 4.0,
-    HALF_VARIANT: 2.0,
-    PROTOCOL_VARIANT: 4.0,
-    "onnx-fp32": 4.0,
-    "onnx-int8": 1.125,
-    "onnx-int4": 0.625,
-    OPENVINO_VARIANT: 4.0 * OPENVINO_COPIES,
-}
 
 
 def parameters(weights: Path) -> int:
@@ -50,12 +31,14 @@ def parameters(weights: Path) -> int:
 
 
 def needed(artifact: Artifact, variant: str) -> int:
-    """Bytes that a variant's weights take in memory, to be made or there; activations and caches come on top."""
-    files = [] if variant in TORCH_VARIANTS else artifact.variant_files(variant)
-    if files or WEIGHTS not in artifact.manifest.files:
-        size = sum(artifact.manifest.files[name].bytes for name in files)
-        return size * OPENVINO_COPIES if variant == OPENVINO_VARIANT else size
-    return int(BYTES[variant] * parameters(artifact.path / WEIGHTS))
+    """Bytes that a variant's weights take in memory, exported already or not; activations and caches come on top."""
+    if record := artifact.exported(variant):
+        return (
+            sum(artifact.manifest.files[name].bytes for name in record.files) * find_variant(variant).copies
+        )
+    if WEIGHTS not in artifact.manifest.files:
+        return 0
+    return weights_size(variant, parameters(artifact.path / WEIGHTS))
 
 
 def shortage(artifact: Artifact, variant: str) -> str | None:
@@ -71,8 +54,8 @@ def require_memory(artifact: Artifact, variant: str) -> None:
         return
     smaller = [
         f"{one} ({in_gib(needed(artifact, one))})"
-        for one in BYTES
-        if one in artifact.can_have and shortage(artifact, one) is None
+        for one in artifact.can_have
+        if shortage(artifact, one) is None
     ]
     raise RbserveError(
         f"{artifact.name} {variant} does not fit into memory: {reason}",

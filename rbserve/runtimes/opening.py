@@ -19,17 +19,12 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
+from rbserve.core.variants import REFERENCE, find_variant
 from rbserve.data.artifact import (
     BACKBONE,
-    HALF_VARIANT,
-    OPENVINO_VARIANT,
-    PROTOCOL_VARIANT,
-    REFERENCE_VARIANT,
     TOKENIZER,
-    TORCH_VARIANTS,
     WEIGHTS,
     Artifact,
-    exported_as,
 )
 from rbserve.data.columns import Ragged, runs
 from rbserve.models import prompts
@@ -85,7 +80,7 @@ def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
         raise UsageError(f"{artifact.name} scores candidates; it does not rank the catalogue")
     _require_variant(artifact, variant)
     require_memory(artifact, variant)
-    if variant in TORCH_VARIANTS:
+    if find_variant(variant).runtime == "torch":
         return torch_ranker(artifact, _torch_model(artifact, variant, threads))
     return exported_ranker(artifact, _onnx_files(artifact, variant), threads, variant)
 
@@ -163,9 +158,9 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: 
     if artifact.is_endpoint:
         return open_endpoint(artifact)
     require_memory(artifact, variant)
-    if variant == PROTOCOL_VARIANT:
+    if find_variant(variant).precision == "recbench":
         return ProtocolScorer(_torch_model(artifact, variant, threads), artifact_prompts(artifact))
-    if variant in TORCH_VARIANTS:
+    if find_variant(variant).runtime == "torch":
         return torch_scorer(artifact, _torch_model(artifact, variant, threads), user_cache)
     return exported_scorer(artifact, _onnx_files(artifact, variant), threads, user_cache, variant)
 
@@ -220,7 +215,7 @@ def exported_scorer(
 
 
 def _language_session(graph: Path, threads: int, variant: str | None) -> Session:
-    if variant == OPENVINO_VARIANT:
+    if variant and find_variant(variant).runtime == "openvino":
         return open_bf16_session(graph, threads)
     session: Session = open_session(graph, threads, eight_bits=True)
     return session
@@ -310,8 +305,8 @@ class TorchScorer:
         return scores
 
 
-def load_model(artifact: Artifact, variant: str = REFERENCE_VARIANT) -> Any:
-    """The trained torch module of an artefact, in eval mode, in the precision of one of TORCH_VARIANTS."""
+def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
+    """The trained torch module of an artefact, in eval mode, in the precision of one of torch's variants."""
     from safetensors import SafetensorError
 
     from rbserve.models import ctr, sasrec
@@ -333,7 +328,7 @@ def _weights(path: Path, variant: str) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    kept = torch.bfloat16 if variant == HALF_VARIANT else torch.float32
+    kept = torch.bfloat16 if find_variant(variant).precision == "bf16" else torch.float32
     return {
         name: tensor.to(kept) if tensor.is_floating_point() else tensor
         for name, tensor in load_file(path).items()
@@ -412,7 +407,7 @@ def _require_variant(artifact: Artifact, variant: str) -> None:
     if variant in artifact.can_open:
         return
     if variant in artifact.can_have:
-        precision = exported_as(variant).removeprefix("onnx-")
+        precision = find_variant(find_variant(variant).loaded_from).precision
         raise UsageError(
             f"{variant} of {artifact.name} is not exported at {artifact.path}",
             f"rbserve export --model {artifact.path} --precision {precision}",

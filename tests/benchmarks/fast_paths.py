@@ -24,7 +24,7 @@ from scipy import stats
 
 from rbserve.core.files import write_bytes
 from rbserve.core.types import Items, Scores
-from rbserve.data.artifact import PROTOCOL_VARIANT, WEIGHTS, Artifact
+from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.parity import sample
 from rbserve.machine.environment import environment
@@ -52,7 +52,7 @@ def timed(call: Callable[[], Scores]) -> tuple[float, Scores]:
 
 def measure(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each slate, variant and user, cold or warm."""
-    papers = open_scorer(artifact, PROTOCOL_VARIANT)
+    papers = open_scorer(artifact, "torch-recbench")
     scorers = {
         (variant, state): open_scorer(artifact, variant, user_cache=USER_CACHE if state == "warm" else 0)
         for variant in options.variants for state in ("cold", "warm")
@@ -102,7 +102,7 @@ def accuracy(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) 
     few = test.take(np.arange(min(options.protocol_rows, len(test))))
     rows = []
     for variant, some in [
-        (PROTOCOL_VARIANT, few),
+        ("torch-recbench", few),
         *((one, part) for one in options.variants for part in (few, test)),
     ]:
         scores = score_rows(open_scorer(artifact, variant), some.histories, some.candidates)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import optional_write, replacing
 from rbserve.core.types import Items, Progress, Scores, no_progress
-from rbserve.data.artifact import REFERENCE_VARIANT, Artifact
+from rbserve.core.variants import DEFAULT_SERVED, REFERENCE
+from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.runtimes.opening import artifact_prompts, open_scorer
@@ -103,7 +104,7 @@ def _others(train: CtrSplit, most: int, seed: tuple[int, int], known: Items) -> 
 
 def fastest_variant(teacher: Artifact) -> str:
     """Of what a teacher has in fp32: the graph where it was exported, else torch."""
-    return "onnx-fp32" if "onnx-fp32" in teacher.variants else REFERENCE_VARIANT
+    return DEFAULT_SERVED if DEFAULT_SERVED in teacher.variants else REFERENCE
 
 
 def scores_name(teacher: Artifact, variant: str, dataset: Dataset, pairs: int, seed: int) -> str:

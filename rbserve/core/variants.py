@@ -1,0 +1,201 @@
+"""The variants of a model: in which runtime and precision it can be scored, and all that depends on the variant.
+
+A variant is a row of `VARIANTS`. Its `runtime` names the module that opens it, `rbserve/runtimes/<runtime>.py`. No
+other module spells a variant's name or asks which one it has: it reads a field of the row.
+
+Another package adds a runtime without a change here: an entry point of the group `rbserve.runtimes`, named like the
+runtime, that names a module with `VARIANTS` (rows like those below), `open` and `unavailable` (`runtimes/opening.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+from rbserve.core.errors import UsageError, unknown_name
+
+GROUP = "rbserve.runtimes"
+WEIGHTS = "weights"
+NOTHING = "nothing"
+UNKNOWN = "unknown"
+CPU = "cpu"
+
+ModelKind = Literal["recommender", "language", "endpoint"]
+"""A model over rows of the item table, a language model that reads prompts, a model that answers from elsewhere."""
+
+
+class Variant(NamedTuple):
+    """One way to run a model.
+
+    `loaded_from`: the exported variant whose files it is loaded from (its own name where it is exported itself),
+    WEIGHTS for the trained weights, NOTHING where no file is loaded. `kinds` and `tasks` say which models have it; no
+    tasks are all. `bytes_per_weight` is what a weight takes in memory at most, and `copies` how many copies of the
+    weights there are at the worst moment of loading. `tolerance` is how far scores may differ from those that were
+    written down at export.
+
+    `usual`: exported and measured where nobody names variants. `automatic`: may be chosen by `--precision auto`.
+    `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money. `device` is what it
+    computes on, and `libraries` are the packages whose versions decide its figures, beyond `core/libraries.py`.
+
+    `colour` stands on white, `dark_colour` on black; `marker` is one of matplotlib's.
+    """
+
+    name: str
+    runtime: str
+    precision: str
+    loaded_from: str
+    kinds: tuple[ModelKind, ...] = ("recommender", "language")
+    tasks: tuple[str, ...] = ()
+    bytes_per_weight: float = 4.0
+    copies: int = 1
+    tolerance: float = 0.03
+    usual: bool = False
+    automatic: bool = False
+    named_by_precision: bool = False
+    paid: bool = False
+    device: str = CPU
+    libraries: tuple[str, ...] = ()
+    colour: str = "#7a5195"
+    dark_colour: str = "#c3a1dc"
+    marker: str = "P"
+
+    @property
+    def exported(self) -> bool:
+        """Whether an export writes its files."""
+        return self.loaded_from == self.name
+
+    def fits(self, task: str, kind: ModelKind) -> bool:
+        """Whether models of a task and kind have it."""
+        return kind in self.kinds and (not self.tasks or task in self.tasks)
+
+
+# A weight in 4 bits shares a scale of 4 bytes with 31 others, in 8 bits with as many or more. Colours are told apart by
+# colour-blind readers (Okabe and Ito), and each variant has a marker of its own as well.
+VARIANTS = (
+    Variant(
+        "torch-fp32", "torch", "fp32", WEIGHTS, usual=True, automatic=True,
+        colour="#d55e00", dark_colour="#ff8f4d", marker="o",
+    ),
+    Variant(
+        "onnx-fp32", "onnx", "fp32", "onnx-fp32", tolerance=1e-3,
+        usual=True, automatic=True, named_by_precision=True,
+        colour="#0072b2", dark_colour="#56b4e9", marker="s",
+    ),
+    Variant(
+        "onnx-int8", "onnx", "int8", "onnx-int8", bytes_per_weight=1.125,
+        usual=True, automatic=True, named_by_precision=True,
+        colour="#00805d", dark_colour="#2fcf9f", marker="^",
+    ),
+    Variant(
+        "onnx-int4", "onnx", "int4", "onnx-int4", ("language",), bytes_per_weight=0.625,
+        automatic=True, named_by_precision=True,
+        colour="#b34e86", dark_colour="#e59fc6", marker="D",
+    ),
+    Variant(
+        "openvino-bf16", "openvino", "bf16", "onnx-fp32", ("language",), copies=2,
+        automatic=True, named_by_precision=True,
+        colour="#8a6d00", dark_colour="#f0e442", marker="v",
+    ),
+    Variant("torch-bf16", "torch", "bf16", WEIGHTS, ("language",), bytes_per_weight=2.0),
+    # Asks a language model the paper's way: to compare with, not to serve.
+    Variant("torch-recbench", "torch", "recbench", WEIGHTS, ("language",), ("ctr",)),
+    Variant("endpoint", "endpoint", UNKNOWN, NOTHING, ("endpoint",), bytes_per_weight=0.0, usual=True, paid=True),
+)  # fmt: skip
+
+REFERENCE = "torch-fp32"
+"""What every other variant is held against."""
+HALF_REFERENCE = "torch-bf16"
+"""Stands in for the reference where memory is too small for it."""
+DEFAULT_SERVED = "onnx-fp32"
+
+EXPORTABLE = tuple(row.name for row in VARIANTS if row.exported)
+PRECISIONS = tuple(row.precision for row in VARIANTS if row.exported)
+"""What `rbserve export --precision` takes."""
+USUAL_EXPORTS = tuple(row.name for row in VARIANTS if row.exported and row.usual)
+USUAL_PRECISIONS = tuple(row.precision for row in VARIANTS if row.exported and row.usual)
+FP32 = tuple(row.name for row in VARIANTS if row.precision == "fp32")
+"""Whose accuracy is the model's: of several, the first."""
+BY_PRECISION = {row.precision: row.name for row in VARIANTS if row.named_by_precision}
+"""What `rbserve serve --precision` serves."""
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """Every variant that some model has, by name; those of other packages last."""
+    rows = {row.name: row for row in VARIANTS}
+    for runtime, module in plug_ins().items():
+        for row in module.VARIANTS:
+            if row.name in rows:
+                raise UsageError(f"the runtime {runtime} adds the variant {row.name}, which exists already")
+            rows[row.name] = row
+    return rows
+
+
+@cache
+def plug_ins() -> dict[str, ModuleType]:
+    """The runtimes that other packages add, by name."""
+    return {entry.name: _loaded(entry) for entry in entry_points(group=GROUP)}
+
+
+def _loaded(entry: EntryPoint) -> ModuleType:
+    try:
+        module: ModuleType = entry.load()
+    except Exception as error:
+        package = entry.dist.name if entry.dist else entry.value
+        raise UsageError(
+            f"the runtime {entry.name} cannot be loaded: {error}", f"pip uninstall {package}, or mend it"
+        ) from error
+    return module
+
+
+def find_variant(name: str) -> Variant:
+    """The row of a variant. One that the table does not know, from a run file of elsewhere, gets a plain row."""
+    if row := variants().get(name):
+        return row
+    runtime, _, precision = name.partition("-")
+    return Variant(name, runtime, precision or UNKNOWN, NOTHING)
+
+
+def weights_size(variant: str, parameters: float) -> int:
+    """Bytes that so many weights take in memory in a variant, at most."""
+    row = find_variant(variant)
+    return int(row.bytes_per_weight * row.copies * parameters)
+
+
+def exported_variant(precision: str) -> str:
+    """The variant that an export at a precision makes."""
+    return EXPORTABLE[PRECISIONS.index(precision)]
+
+
+def possible_variants(task: str, is_language_model: bool, is_endpoint: bool) -> list[str]:
+    """Every variant that a model of a kind can be scored with, before there is an artefact of it."""
+    kind: ModelKind = "endpoint" if is_endpoint else "language" if is_language_model else "recommender"
+    return [row.name for row in variants().values() if row.fits(task, kind)]
+
+
+def exports_of(names: Iterable[str]) -> list[str]:
+    """The exported variants that must be there before the named ones can be loaded."""
+    loaded_from = dict.fromkeys(find_variant(name).loaded_from for name in names)
+    return [name for name in loaded_from if name in EXPORTABLE]
+
+
+def precisions_of(names: Iterable[str]) -> list[str]:
+    """The precisions in which those of the variants can be exported that an export makes."""
+    return [row.precision for row in map(find_variant, names) if row.exported]
+
+
+def check_variants(names: Iterable[str]) -> None:
+    """Raises UsageError for a variant that no model has."""
+    for name in names:
+        if name not in variants():
+            raise unknown_name("variant", name, variants())
+
+
+def check_precisions(precisions: Iterable[str]) -> None:
+    """Raises UsageError for a precision that nothing is exported in."""
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
