@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
@@ -84,7 +85,13 @@ def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> l
     """
     recorders = {path: ActivationRecorder(path) for path in graphs}
     rng, nothing = np.random.default_rng(0), np.empty(0, np.int32)
-    if artifact.manifest.task == "ctr":
+    if TASKS[artifact.manifest.task].ranks:
+        ranker = exported_ranker(artifact, graphs, opening=recorders.__getitem__)
+        ranker.top_k(nothing, TOP)
+        sequences = dataset.seqrec("train")
+        for number, row in enumerate(rng.permutation(len(sequences))[:REQUESTS]):
+            ranker.top_k(_shortened(sequences.histories[row], number, rng), TOP)
+    else:
         scorer = exported_scorer(artifact, graphs, opening=recorders.__getitem__)
         scorer.score(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32))
         clicks = dataset.ctr("train")
@@ -92,12 +99,6 @@ def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> l
             others = rng.integers(len(artifact.items), size=SLATE - 1, dtype=np.int32)
             history = _shortened(clicks.histories[row], number, rng)
             scorer.score(history, np.append(clicks.candidates[row], others))
-    else:
-        ranker = exported_ranker(artifact, graphs, opening=recorders.__getitem__)
-        ranker.top_k(nothing, TOP)
-        sequences = dataset.seqrec("train")
-        for number, row in enumerate(rng.permutation(len(sequences))[:REQUESTS]):
-            ranker.top_k(_shortened(sequences.histories[row], number, rng), TOP)
     return [recorder.activations for recorder in recorders.values()]
 
 

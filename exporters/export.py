@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rbserve.core.errors import ParityError, UsageError
 from rbserve.core.files import replacing, scratch
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.core.variants import (
     REFERENCE,
@@ -31,8 +32,6 @@ from rbserve.runtimes.memory import require_memory
 MOST_LOSS = 0.002
 
 # Graphs in fp32, and how they are held against the reference.
-Writer = Callable[[Artifact, Path], list[Path]]
-WRITERS: dict[str, Writer] = {"ctr": onnx.write_fp32, "seqrec": sequential.write_fp32}
 Quantiser = Callable[[Artifact, Path, Path, Activations], None]
 QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 
@@ -61,7 +60,7 @@ def export(
             )
         require_memory(artifact, variant)
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
-    reference = parity.REFERENCES[artifact.manifest.task](artifact, dataset)
+    reference = parity.reference_of(artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
         wanted = list(dict.fromkeys(precisions))
         if artifact.is_language_model:
@@ -113,7 +112,8 @@ def _graphs(
     artifact: Artifact, dataset: Dataset, folder: Path, precisions: Sequence[str]
 ) -> dict[str, list[Path]]:
     """The graphs of each precision, in the order in which they run."""
-    fp32 = WRITERS[artifact.manifest.task](artifact, folder)
+    write_fp32 = sequential.write_fp32 if TASKS[artifact.manifest.task].ranks else onnx.write_fp32
+    fp32 = write_fp32(artifact, folder)
     made = {
         precision: fp32 if precision == "fp32" else _quantised(artifact, dataset, fp32, precision)
         for precision in precisions

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from rbserve.core.tasks import TASKS
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
@@ -81,14 +82,14 @@ def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:
 
 def _ask(artifact: Artifact, model: nn.Module, dataset: Dataset) -> None:
     rng = np.random.default_rng(0)
-    if artifact.manifest.task == "ctr":
-        clicks, scorer = dataset.ctr("train"), torch_scorer(artifact, model)
-        for row in rng.permutation(len(clicks))[:PLANNED]:
-            scorer.score(clicks.histories[row], clicks.candidates[row : row + 1])
-    else:
+    if TASKS[artifact.manifest.task].ranks:
         sequences, ranker = dataset.seqrec("train"), torch_ranker(artifact, model)
         for row in rng.permutation(len(sequences))[:PLANNED]:
             ranker.top_k(sequences.histories[row], 1)
+    else:
+        clicks, scorer = dataset.ctr("train"), torch_scorer(artifact, model)
+        for row in rng.permutation(len(clicks))[:PLANNED]:
+            scorer.score(clicks.histories[row], clicks.candidates[row : row + 1])
 
 
 def write_graph(

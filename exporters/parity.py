@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple, Protocol
@@ -10,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scores
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
 from rbserve.data.artifact import Artifact, Parity
@@ -63,6 +63,12 @@ class Reference(Protocol):
     def describe(self, parity: Parity) -> str:
         """The differences in words."""
         ...
+
+
+def reference_of(artifact: Artifact, dataset: Dataset) -> Reference:
+    """The answers of an artefact's reference variant on test rows, to hold exported graphs against."""
+    kind = ListReference if TASKS[artifact.manifest.task].ranks else ScoreReference
+    return kind(artifact, dataset)
 
 
 class ScoreReference:
@@ -151,11 +157,6 @@ def reference_variant(artifact: Artifact) -> str:
         return HALF_REFERENCE
     return REFERENCE
 
-
-REFERENCES: dict[str, Callable[[Artifact, Dataset], Reference]] = {
-    "ctr": ScoreReference,
-    "seqrec": ListReference,
-}
 
 Lists = tuple[Items, Scores]
 

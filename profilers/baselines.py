@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.runs.measurement import Measurement
 from rbserve.stats.metrics import auc, gauc, ndcg_at_k, recall_at_k
@@ -46,7 +47,7 @@ def baselines(dataset: Dataset, test: CtrSplit | SeqSplit, exclude_seen: bool = 
 
 def forms_of(run: Measurement) -> dict[str, str]:
     """The forms of a run's baselines; of a run file from before they were chosen, those that were counted then."""
-    counted = LAST_LIKES if run.task == "ctr" else ALL_LIKES
+    counted = ALL_LIKES if TASKS[run.task].ranks else LAST_LIKES
     return run.baseline_forms or {name: counted for name in run.baselines if name == "popularity"}
 
 
@@ -71,7 +72,7 @@ def _stronger_pair_wise(dataset: Dataset) -> tuple[str, Counts]:
     train, valid = dataset.ctr("train"), dataset.ctr("valid")
     last = np.bincount(train.candidates, train.labels, len(dataset.items)).astype(np.float64)
     forms = {LAST_LIKES: last, ALL_LIKES: last + _longest_histories(train, len(dataset.items))}
-    return _strongest(forms, {form: _pair_wise(counts, valid)["auc"] for form, counts in forms.items()})
+    return _strongest(forms, {form: _pair_wise(counts, valid)[CTR.metric] for form, counts in forms.items()})
 
 
 def _stronger_list_wise(dataset: Dataset, exclude_seen: bool) -> tuple[str, Counts]:
@@ -79,7 +80,7 @@ def _stronger_list_wise(dataset: Dataset, exclude_seen: bool) -> tuple[str, Coun
     items = len(dataset.items)
     last = np.bincount(train.targets, minlength=items).astype(np.float64)
     forms = {ALL_LIKES: last + np.bincount(train.histories.values, minlength=items), LAST_LIKES: last}
-    reached = {form: _list_wise(counts, valid, exclude_seen)["ndcg@10"] for form, counts in forms.items()}
+    reached = {form: _list_wise(counts, valid, exclude_seen)[SEQREC.metric] for form, counts in forms.items()}
     return _strongest(forms, reached)
 
 

@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.types import Task
+from rbserve.core.tasks import TaskName
 from rbserve.core.wire import DEADLINE, RECOMMEND, RELOAD, SCORE
 
 Answer = TypeVar("Answer")
@@ -44,7 +44,7 @@ class ServedModel(msgspec.Struct, frozen=True):
 
     name: str
     variant: str
-    task: Task
+    task: TaskName
     dataset: str
     fingerprint: str
     items: int

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import digest, replacing_directory, require_replaceable, require_writable
 from rbserve.core.libraries import library_versions
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.data.artifact import (
     ITEMS,
@@ -34,7 +35,7 @@ from rbserve.data.artifact import (
 from rbserve.data.dataset import Dataset, Split, write_items
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train.distill.lesson import Lesson
-from rbserve.train.loop import Checkpoint, Settings, State, Task, fit
+from rbserve.train.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.tasks import ctr, endpoint, language, next_item, seq
 from rbserve.train.tasks.language import LanguageTask
 from rbserve.train.tasks.next_item import NextItemTask
@@ -86,7 +87,7 @@ def train(
     return open_artifact(path)
 
 
-class SavedTask(Task, Protocol):
+class SavedTask(TrainingTask, Protocol):
     """A task whose model needs more for scoring than its weights and the item table."""
 
     def save(self, folder: Path) -> None:
@@ -107,8 +108,8 @@ def _maker(spec: ModelSpec, lesson: Lesson | None, start: WarmStart | None) -> M
     if isinstance(spec.config, EndpointConfig):
         return endpoint.make
     if isinstance(spec.config, LanguageConfig):  # which get the weights before their adapters
-        return partial(language.make if spec.task == "ctr" else next_item.make, start=start)
-    make: Maker = ctr.make if spec.task == "ctr" else seq.make
+        return partial(next_item.make if TASKS[spec.task].ranks else language.make, start=start)
+    make: Maker = seq.make if TASKS[spec.task].ranks else ctr.make
     return make if start is None else partial(_started, make, start)
 
 
@@ -191,9 +192,10 @@ def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str
     """What a language model's prompts have room for: those that are tested, and those that train it, if any do."""
     if not isinstance(task, LanguageTask | NextItemTask):
         return {}
-    split = dataset.ctr if spec.task == "ctr" else dataset.seqrec
     names: tuple[Split, ...] = ("train", "test") if task.rows else ("test",)
-    return {name: task.prompts.fit(split(name).histories, task.max_history) for name in names}
+    return {
+        name: task.prompts.fit(dataset.rows(spec.task, name).histories, task.max_history) for name in names
+    }
 
 
 def _identity(

@@ -45,7 +45,7 @@ WARM_UP = 0.02  # of a cosine schedule's updates
 WINDOW = 50  # batches whose rows are sorted by length together
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """What is learnt: a loss over training rows and a validation metric, higher is better.
 
     A task with `lengths`, int64[rows], has its batches made of rows of like length.
@@ -93,7 +93,7 @@ class Checkpoint:
 
 def fit(
     model: nn.Module,
-    task: Task,
+    task: TrainingTask,
     settings: Settings,
     checkpoint: Checkpoint,
     resume: bool = False,
@@ -169,7 +169,7 @@ def require_finite_weights(model: nn.Module) -> None:
     require_finite(all(torch.isfinite(one).all() for one in trained), "a weight is")
 
 
-def _batches(task: Task, settings: Settings, state: State) -> list[Rows]:
+def _batches(task: TrainingTask, settings: Settings, state: State) -> list[Rows]:
     """The epoch's batches that are still to do, in the order that its seed gives."""
     order, rng = epoch_order(task.rows, settings, state.epoch)
     lengths = getattr(task, "lengths", None)
@@ -203,7 +203,7 @@ def _step(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    task: Task,
+    task: TrainingTask,
     settings: Settings,
     state: State,
     batch: Rows,
@@ -238,7 +238,7 @@ def _sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
             parameter.grad = accelerator.reduce(own, "sum")
 
 
-def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tensor]) -> None:
+def _end_epoch(model: nn.Module, task: TrainingTask, state: State, best: dict[str, Tensor]) -> None:
     metric = _validated(model, task)
     state.metrics.append(metric)
     if metric > state.best_metric:
@@ -248,7 +248,7 @@ def _end_epoch(model: nn.Module, task: Task, state: State, best: dict[str, Tenso
     state.epoch, state.step = state.epoch + 1, 0
 
 
-def _validated(model: nn.Module, task: Task) -> float:
+def _validated(model: nn.Module, task: TrainingTask) -> float:
     model.eval()
     with torch.inference_mode():
         return task.validate(model)
@@ -268,19 +268,19 @@ def _learning_rate(settings: Settings, step: int, steps: int) -> float:
     return settings.lr * min(1.0, (step + 1) / warm) * fallen
 
 
-def _total_steps(task: Task, settings: Settings) -> int:
+def _total_steps(task: TrainingTask, settings: Settings) -> int:
     return settings.epochs * _epoch_steps(task, settings)
 
 
-def _epoch_steps(task: Task, settings: Settings) -> int:
+def _epoch_steps(task: TrainingTask, settings: Settings) -> int:
     return -(-min(task.rows, settings.epoch_rows or task.rows) // settings.batch)
 
 
-def _steps_done(state: State, task: Task, settings: Settings) -> int:
+def _steps_done(state: State, task: TrainingTask, settings: Settings) -> int:
     return state.epoch * _epoch_steps(task, settings) + state.step
 
 
-def _describe(state: State, task: Task) -> str:
+def _describe(state: State, task: TrainingTask) -> str:
     epoch = f"steps at most, epoch {state.epoch + 1}"
     if not state.metrics:
         return epoch

@@ -20,13 +20,13 @@ import numpy as np
 
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
+from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.variants import FP32, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import environment
-from rbserve.profilers.compare.paper import TASK_METRIC
 from rbserve.profilers.compare.uncertainty import Evidence, interval_of
-from rbserve.profilers.measure.harness import default_plan, test_rows
+from rbserve.profilers.measure.harness import test_rows
 from rbserve.runs.measurement import Measurement, Plan, Result, comparability_key, read_measurement
 from rbserve.runtimes import memory
 from rbserve.runtimes.session import without_bf16
@@ -135,10 +135,9 @@ def check_tolerance(tolerance: float) -> None:
 
 
 def default_slate(artifact: Artifact) -> int:
-    """Candidates a call: 20 of a language model, 100 of others; a model that ranks is asked for 10 items."""
-    if artifact.manifest.task != "ctr":
-        return default_plan(artifact.manifest.task).slates[0]
-    return 20 if artifact.is_language_model else 100
+    """The size of a request that variants are chosen for: the largest that is profiled, but 20 for language models."""
+    task = TASKS[artifact.manifest.task]
+    return 20 if artifact.is_language_model and not task.ranks else task.default_sizes[-1]
 
 
 def runs_of(artifact: Artifact, runs: Path) -> list[Path]:
@@ -248,7 +247,7 @@ def choose(
     """
     timed = {one.variant: one for one in _timed(run, question.slate) if one.variant not in refused}
     reference = check_reference(run.model, [*timed], refused)
-    metric, evidence = TASK_METRIC[run.task], Evidence()
+    metric, evidence = TASKS[run.task].metric, Evidence()
     options = []
     for variant, result in timed.items():
         loss = None if run.random else loss_of(run, reference, variant, metric, evidence)
@@ -302,7 +301,7 @@ def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidenc
     assert base is not None
     assert head is not None
     interval = interval_of(base - head)
-    if metric == "auc":
+    if metric == CTR.metric:
         change = auc(run.predictions.labels, before) - auc(run.predictions.labels, after)
     else:
         change = ndcg_at_k(before, 10) - ndcg_at_k(after, 10)

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.errors import DataError, UsageError, unknown_name
+from rbserve.core.tasks import TASKS
 from rbserve.home.commands import (
     artifact_path,
     profile_command,
@@ -26,16 +27,14 @@ from rbserve.home.commands import (
 )
 from rbserve.machine.environment import environment
 from rbserve.profilers.baselines import forms_of
-from rbserve.profilers.compare.paper import TASK_METRIC
 from rbserve.profilers.compare.pareto import aside, comparable, difference, shared_rows
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, Interval, interval_of, run_times
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, Result, baseline_title, by_scope, comparability_key
 from rbserve.stats.intervals import Statistic, certified_percentile, process_interval, runs_needed
-from rbserve.stats.metrics import CTR_METRICS, METRICS, SEQREC_METRICS, metric_title
+from rbserve.stats.metrics import METRICS, TASK_METRICS, metric_title
 
 UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-TASK_METRICS = {"ctr": CTR_METRICS, "seqrec": SEQREC_METRICS}
 EXAMPLE = "for example --slo 'p99<20ms'"
 
 
@@ -279,10 +278,10 @@ def _of_task(
         raise UsageError(f"no run of {dataset} has a task with {metric}", f"leave out --metric {metric}")
     if len(tasks) > 1:
         choice = " or ".join(
-            f"--task {name} ({metric_title(metric or TASK_METRIC[name], name)})" for name in tasks
+            f"--task {name} ({metric_title(metric or TASKS[name].metric, name)})" for name in tasks
         )
         raise UsageError(f"the runs of {dataset} are of several tasks: {', '.join(tasks)}", f"add {choice}")
-    return [one for one in runs if one.task == tasks[0]], metric or TASK_METRIC[tasks[0]]
+    return [one for one in runs if one.task == tasks[0]], metric or TASKS[tasks[0]].metric
 
 
 def _of_scope(runs: list[Measurement], scope: str | None) -> list[Measurement]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from rbserve.client import TIMEOUT_S, Client, address_of, request_bytes
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
-from rbserve.core.wire import PATHS
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.profilers.measure.harness import test_split
@@ -77,7 +77,7 @@ def verify(
     with Client(url) as client:
         served = client.model(artifact.name)
     served.require_data(artifact.manifest.dataset.fingerprint, url)
-    path = PATHS[served.task]
+    path = TASKS[served.task].path
     requests = draw(np.random.default_rng(seed), test_split(artifact, dataset), slate, len(dataset.items))
     known = _in_process(artifact, served.variant, requests, slate)
     address = address_of(url)

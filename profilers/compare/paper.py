@@ -7,13 +7,17 @@ from pathlib import Path
 
 import msgspec
 
-TASK_METRIC = {"ctr": "auc", "seqrec": "ndcg@10"}  # what the paper reports for the task
+from rbserve.core.tasks import CTR, SEQREC, TASKS
+
 PAPER_COLUMNS = ("mind", "microlens", "goodreads", "cds", "hm")
-TEST_ROWS = {"ctr": 20_000, "seqrec": 5_000}  # of each of its data sets, to the nearest hundred (Table 2)
+TEST_ROWS: dict[str, int] = {
+    CTR.name: 20_000,
+    SEQREC.name: 5_000,
+}  # of each of its data sets, to the nearest hundred (Table 2)
 TABLES = {
-    "3": ("Table 3: zero-shot click prediction", "ctr"),
-    "4": ("Table 4: trained click prediction", "ctr"),
-    "5": ("Table 5: next-item prediction", "seqrec"),
+    "3": ("Table 3: zero-shot click prediction", CTR.name),
+    "4": ("Table 4: trained click prediction", CTR.name),
+    "5": ("Table 5: next-item prediction", SEQREC.name),
 }
 """Title and task of each table."""
 
@@ -78,13 +82,13 @@ def paper_rows(task: str, dataset: str) -> tuple[str, list[PaperRow]]:
             latency_ms=row.latency_ms,
         )
         for row in printed_rows()
-        if row.metric.lower() == TASK_METRIC[task] and column in row.figures
+        if row.metric.lower() == TASKS[task].metric and column in row.figures
     ]
 
 
 def paper_cautions(task: str) -> list[str]:
     """What has to be said beside the paper's figures of a task."""
-    if task != "seqrec":
+    if not TASKS[task].ranks:
         return []
     return [
         "The paper's BERT rows (Table 5, groups I and J) are suspect: in its public code BERT attends in both "

@@ -18,13 +18,13 @@ from itertools import product
 import msgspec
 import numpy as np
 
-from rbserve.core.types import size_name
+from rbserve.core.tasks import TASKS
 from rbserve.core.variants import REFERENCE, find_variant
 from rbserve.data.similarity import is_copy
 from rbserve.home.commands import command
 from rbserve.machine.environment import Environment
 from rbserve.profilers.baselines import forms_of
-from rbserve.profilers.compare.paper import TASK_METRIC, PaperRow, paper_cautions, paper_rows
+from rbserve.profilers.compare.paper import PaperRow, paper_cautions, paper_rows
 from rbserve.profilers.compare.students import Lesson, Seen, lesson
 from rbserve.profilers.compare.uncertainty import (
     Draws,
@@ -174,7 +174,7 @@ class Section(msgspec.Struct, frozen=True):
     @property
     def slate_name(self) -> str:
         """What people call the size of a request: candidates scored, or items asked for."""
-        return size_name(self.task)
+        return TASKS[self.task].size_name
 
     @property
     def metric_label(self) -> str:
@@ -237,7 +237,7 @@ def _section(
     name: str, group: list[Measurement], groups: list[list[Measurement]], evidence: Evidence
 ) -> Section:
     first = group[0]
-    metric = TASK_METRIC[first.task]
+    metric = TASKS[first.task].metric
     column, paper = paper_rows(first.task, first.dataset)
     printed = {row.model: row for row in paper}
     ordered = sorted(group, key=_table_order)
@@ -319,7 +319,7 @@ def _point(
 ) -> Point:
     latency, cost, name = result.latency_ms, result.cost, display_name(measurement)
     variant = find_variant(result.variant)
-    size = f"{size_name(measurement.task)} {result.slate}"
+    size = f"{TASKS[measurement.task].size_name} {result.slate}"
     growth = [f"{size}: {warning}" for warning in result.growth_warnings]
     unsettled = [f"{INCONCLUSIVE}: {reason}" for reason in result.inconclusive]
     return Point(
@@ -346,7 +346,7 @@ def _point(
         p90_ms=latency.p90,
         p99_ms=latency.p99,
         max_ms=latency.max,
-        p50_ms_per_candidate=latency.p50 / result.slate if measurement.task == "ctr" else None,
+        p50_ms_per_candidate=None if TASKS[measurement.task].ranks else latency.p50 / result.slate,
         accuracy=result.accuracy,
         peak_rss_mb=result.peak_rss_mb,
         load_ms=result.load_ms,

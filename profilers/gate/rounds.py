@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.tasks import ACCURACIES, CTR
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import environment
 from rbserve.profilers.gate.config import GateConfig, Tolerance
 from rbserve.profilers.gate.sides import (
-    ACCURACY,
     METRICS,
     Contender,
     Key,
@@ -163,7 +163,7 @@ class _Gate:
             return float(np.log1p(tolerance.p50 if len(contender.live) == 2 else tolerance.p50_baseline))
         if key.metric in ("peak_rss", "file_size"):
             return float(np.log1p(getattr(tolerance, key.metric)))
-        return tolerance.auc if key.metric == "auc" else tolerance.ndcg
+        return tolerance.auc if key.metric == CTR.metric else tolerance.ndcg
 
     def _waiting(self, test: SequentialTest[Key] | None) -> list[Contender]:
         """Who is to be measured in the next round."""
@@ -206,7 +206,7 @@ class _Gate:
         tolerances, estimates = {}, {}
         for contender in self._contenders:
             for key in contender.keys:
-                if key.metric in ACCURACY.values() and contender.advisory is None:
+                if key.metric in ACCURACIES and contender.advisory is None:
                     tolerances[key] = self._tolerance(contender, key)
                     estimate = accuracy_loss(contender, key)
                     if estimate:
@@ -228,7 +228,7 @@ class _Gate:
         )  # fmt: skip
         if contender.failed:
             return line
-        relative = key.metric not in ACCURACY.values()
+        relative = key.metric not in ACCURACIES
         decision = self._decisions.get(key) or self._known(contender, key)
         if decision is None:
             unjudged = Verdict.NOT_COMPARABLE if contender.advisory else Verdict.MISSING
@@ -265,7 +265,7 @@ class _Gate:
         """What an inconclusive line needs."""
         if line.verdict is not Verdict.INCONCLUSIVE:
             return None
-        if line.metric in ACCURACY.values():
+        if line.metric in ACCURACIES:
             return f"{len(set(contender.rows.users)):,} test users are too few to tell so small a loss"
         fewest = FIRST_LOOK if len(contender.live) == 2 else FEWEST_PROCESSES
         for side, there in (("base", contender.base), ("head", contender.head)):

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.variants import REFERENCE
 from rbserve.data.artifact import Artifact
-from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import allowed_cores, environment
 from rbserve.profilers.gate.config import GateConfig
 from rbserve.profilers.gate.verdict import (
@@ -37,6 +38,7 @@ from rbserve.profilers.measure.harness import (
     default_plan,
     file_bytes,
     test_rows,
+    unanswered,
     write_inputs,
 )
 from rbserve.profilers.measure.worker import Job, Report
@@ -44,7 +46,6 @@ from rbserve.runs.measurement import MS, Measurement, Plan, Predictions, compara
 from rbserve.runs.samples import Samples
 from rbserve.stats.metrics import auc, ndcg_at_k
 
-ACCURACY = {"ctr": "auc", "seqrec": "ndcg@10"}
 METRICS = ("p50", "peak_rss", "file_size", "accuracy")
 MB = 2**-20
 
@@ -244,9 +245,7 @@ def _prepare(
             check_plan(artifact, dataset, plan, variants)
         test = test_rows(artifacts[0], dataset, plan)
         write_inputs(inputs, dataset, test, plan)
-        labels = test.labels.tolist() if isinstance(test, CtrSplit) else []
-        targets = [] if isinstance(test, CtrSplit) else test.targets.tolist()
-        rows.append(Predictions(test.users.tolist(), labels, {}, targets))
+        rows.append(unanswered(test))
         keys.append(comparability_key(environment(), plan.threads, dataset.fingerprint))
     first = rows[0]
     if any(
@@ -295,7 +294,6 @@ def _side(side: Artifact | Measurement, variant: str, worker: Sequence[str]) -> 
 
 
 def _keys(model: str, variant: str, plan: Plan, scope: Scope, base: Artifact | Measurement) -> list[Key]:
-    task = _task(base)
     random = base.random if isinstance(base, Measurement) else base.is_random
     keys = [
         Key(model, variant, "p50", one, slate)
@@ -305,7 +303,7 @@ def _keys(model: str, variant: str, plan: Plan, scope: Scope, base: Artifact | M
     ]
     keys += [Key(model, variant, one) for one in ("peak_rss", "file_size") if one in scope.metrics]
     if "accuracy" in scope.metrics and not random:
-        keys.append(Key(model, variant, ACCURACY[task]))
+        keys.append(Key(model, variant, TASKS[_task(base)].metric))
     return keys
 
 
@@ -335,14 +333,14 @@ def accuracy_loss(contender: Contender, key: Key) -> Estimate | None:
     base, head = (_first(side.reports, key) for side in (contender.base, contender.head))
     if not base or not head or not contender.rows.users:
         return None
-    if key.metric == "auc":
+    if key.metric == CTR.metric:
         return auc_loss(contender.rows.labels, contender.rows.users, base, head)
     return ndcg_loss(base, head)
 
 
 def _first(reports: Iterable[Report], key: Key) -> Sequence[float] | Sequence[int]:
     """The scores, or ranks, of the one process that judged the test rows."""
-    said = (report.scores if key.metric == "auc" else report.ranks for report in reports)
+    said = (report.scores if key.metric == CTR.metric else report.ranks for report in reports)
     return next((one for one in said if one), [])
 
 
@@ -355,6 +353,6 @@ def figures(contender: Contender, key: Key) -> tuple[float | None, float | None]
         before, after = (float(np.median(side.observations(key))) for side in sides)
         return before, after
     said = [_first(side.reports, key) for side in sides]
-    if key.metric == "auc":
+    if key.metric == CTR.metric:
         return auc(contender.rows.labels, said[0]), auc(contender.rows.labels, said[1])
     return ndcg_at_k(said[0], 10), ndcg_at_k(said[1], 10)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, RbserveError, UsageError, unknown_name
 from rbserve.core.files import sha256
+from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact
@@ -54,13 +55,9 @@ WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def default_plan(task: str = "ctr", budget_s: float | None = None) -> Plan:
-    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99. A budget plans both anew.
-
-    A model that ranks the catalogue is asked for ten items, and timed in both scopes: looking ids up is part of
-    what it is for.
-    """
-    slates, scope = ([1, 100], "forward") if task == "ctr" else ([10], "both")
+def default_plan(task: str = CTR.name, budget_s: float | None = None) -> Plan:
+    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99. A budget plans both anew."""
+    slates, scope = [*TASKS[task].default_sizes], TASKS[task].default_scope
     plan = Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
     return plan if budget_s is None else msgspec.structs.replace(plan, processes=0, budget_s=budget_s)
 
@@ -175,7 +172,7 @@ def check_numbers(model: str, task: str, plan: Plan) -> None:
     check_scope(plan.scope)
     if plan.budget_s is not None:
         check_budget(plan.budget_s)
-    if plan.exclude_seen and task == "ctr":
+    if plan.exclude_seen and not TASKS[task].ranks:
         raise UsageError(
             f"{model} scores the candidates it is given; it leaves out none",
             "--exclude-seen is for models that rank the catalogue",
@@ -187,7 +184,7 @@ def check_numbers(model: str, task: str, plan: Plan) -> None:
 
 def _remembers(artifact: Artifact) -> bool:
     """Whether candidates of the model are read behind a beginning that they share."""
-    if artifact.manifest.task != "ctr" or not artifact.is_language_model:
+    if TASKS[artifact.manifest.task].ranks or not artifact.is_language_model:
         return False
     return artifact_prompts(artifact).pieces.shared
 
@@ -238,7 +235,7 @@ def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | Se
 
 def test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
     """All test rows of an artefact's task; DataError where there are none."""
-    split = dataset.ctr("test") if artifact.manifest.task == "ctr" else dataset.seqrec("test")
+    split = dataset.rows(artifact.manifest.task, "test")
     if not len(split):
         raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
     return split
@@ -405,7 +402,7 @@ def write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: 
     """Real requests, drawn once by the plan's seed: the same for every variant, scope and process."""
     rng = np.random.default_rng(plan.seed)
     arrays = _ragged("test", test.histories)
-    arrays["test_items"] = test.candidates if isinstance(test, CtrSplit) else test.targets
+    arrays["test_items"] = test.items
     for slate in plan.slates:
         drawn = draw(rng, test, slate, len(dataset.items))
         arrays |= _ragged(f"slate{slate}", drawn.histories)
@@ -419,25 +416,22 @@ def _ragged(name: str, histories: Ragged) -> dict[str, NDArray[Any]]:
 
 
 def _predictions(test: CtrSplit | SeqSplit, reports: list[tuple[str, Report]]) -> Predictions:
-    """What the first round's processes said of the test rows."""
-    users = test.users.tolist()
-    if isinstance(test, CtrSplit):
-        scores = {variant: report.scores for variant, report in reports if report.scores}
-        return Predictions(
-            users,
-            test.labels.tolist(),
-            scores,
-            hard={variant: report.hard for variant, report in reports if report.hard},
-            unclear={variant: report.unclear for variant, report in reports if report.unclear},
-        )
-    return Predictions(
-        users,
-        labels=[],
-        scores={},
-        targets=test.targets.tolist(),
+    """The test rows with each variant's answers, from the reports of the first round's processes."""
+    return msgspec.structs.replace(
+        unanswered(test),
+        scores={variant: report.scores for variant, report in reports if report.scores},
+        hard={variant: report.hard for variant, report in reports if report.hard},
+        unclear={variant: report.unclear for variant, report in reports if report.unclear},
         ranks={variant: report.ranks for variant, report in reports if report.ranks},
-        depth=DEPTH,
         illegal_share={
             variant: report.illegal_share for variant, report in reports if report.illegal_share is not None
         },
     )
+
+
+def unanswered(test: CtrSplit | SeqSplit) -> Predictions:
+    """The users and the labels (of pairs) or targets (of sequences) of test rows, without any variant's answers."""
+    users = test.users.tolist()
+    if isinstance(test, SeqSplit):
+        return Predictions(users, labels=[], scores={}, targets=test.targets.tolist(), depth=DEPTH)
+    return Predictions(users, test.labels.tolist(), scores={})

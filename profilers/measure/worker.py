@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 from rbserve.core.errors import RbserveError, memory_told
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.columns import Ragged
@@ -162,9 +163,8 @@ def _sampled(
 
 def open_model(artifact: Artifact, variant: str, threads: int) -> Model:
     """The scorer of a pair-wise artefact, the ranker of a list-wise one."""
-    if artifact.manifest.task == "ctr":
-        return open_scorer(artifact, variant, threads)
-    return open_ranker(artifact, variant, threads)
+    open_variant = open_ranker if TASKS[artifact.manifest.task].ranks else open_scorer
+    return open_variant(artifact, variant, threads)
 
 
 def _open_items(artifact: Artifact) -> tuple[ItemTable, int]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
+from rbserve.core.tasks import TASKS, Task
 from rbserve.core.types import ModelSpec
 from rbserve.core.variants import FP32, REFERENCE
 from rbserve.home.commands import command
@@ -15,7 +16,6 @@ from rbserve.models.zoo import BACKBONES, find_model
 from rbserve.profilers.compare.paper import (
     PAPER_COLUMNS,
     TABLES,
-    TASK_METRIC,
     TEST_ROWS,
     PrintedRow,
     paper_cautions,
@@ -26,7 +26,6 @@ from rbserve.runs.changes import changed, knows_config, options_text
 from rbserve.runs.measurement import Measurement, Result, by_scope
 
 LATENCY_ONLY = "latency only (random weights); "
-CALL = {"ctr": 1, "seqrec": 10}  # the slate or k that the latencies are of
 
 
 class Ours(msgspec.Struct, frozen=True):
@@ -121,8 +120,12 @@ class PaperTable(msgspec.Struct, frozen=True):
 
     @property
     def call(self) -> str:
-        """The call that the latencies are of."""
-        return f"{'slate' if self.task == 'ctr' else 'k'} {CALL[self.task]}"
+        """The size of the requests whose latencies the table has: "slate 1" or "k 10"."""
+        return _call(TASKS[self.task])
+
+
+def _call(task: Task) -> str:
+    return f"{task.size_name} {task.default_sizes[0]}"
 
 
 class Absence(msgspec.Struct, frozen=True):
@@ -187,7 +190,7 @@ def _row(printed: PrintedRow, task: str, datasets: Sequence[str], runs: Sequence
 
 def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measurement]) -> Cell:
     newest = sorted((one for one in runs if one.dataset == dataset), key=_standing, reverse=True)
-    judged = [made for one in newest if (made := _ours(one, TASK_METRIC[task]))]
+    judged = [made for one in newest if (made := _ours(one, TASKS[task].metric))]
     ours = judged[0] if judged else None
     known = [ours.changed] if ours else []
     also = []
@@ -208,7 +211,7 @@ def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measureme
         also=also,
         paper=paper,
         difference=round(round(ours.accuracy, 4) - paper, 4) if ours and paper is not None else None,
-        speed=next(filter(None, (_speed(one, CALL[task]) for one in model_alone)), None),
+        speed=next(filter(None, (_speed(one, TASKS[task].default_sizes[0]) for one in model_alone)), None),
         absent=f"{LATENCY_ONLY * drawn}{absence.reason}" if absence else None,
         command=absence.command if absence else None,
     )
@@ -318,7 +321,7 @@ def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
 def _latency_notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
     speeds = [row.speed for row in rows if row.speed]
     where = dict.fromkeys(f"{one.cpu}, {one.threads} thread{'s' * (one.threads > 1)}" for one in speeds)
-    call = "slate 1, a candidate a call" if task == "ctr" else f"k {CALL[task]}, a list a call"
+    call = f"{_call(TASKS[task])}, a {'list' if TASKS[task].ranks else 'candidate'} a call"
     if speeds:
         yield (
             f"Our ms: p50 at {call}, of {REFERENCE} where it was timed and of the fastest variant, on the data set in "

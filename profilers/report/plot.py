@@ -16,6 +16,7 @@ from textwrap import fill
 from typing import Any
 
 from rbserve.core.errors import UsageError
+from rbserve.core.tasks import TASKS
 from rbserve.profilers.compare.paper import PaperRow, paper_title
 from rbserve.profilers.compare.pareto import Point, Section, nondominated
 from rbserve.profilers.report.label_layout import Name, Segment, steps, write
@@ -230,7 +231,7 @@ def _panel(axes: Any, section: Section, slate: int) -> None:
     points = [point for point in section.at(slate) if point.value(metric) is not None]
     front = sorted((point for point in points if point.on_front), key=lambda point: point.p50_ms)
     ends = [end for point in section.at(slate) for end in point.p50_ci95_ms]
-    what = "candidate" if section.task == "ctr" else "item"
+    what = TASKS[section.task].size_unit
     title = f"{section.slate_name} {slate}: {slate} {what}{'s' if slate > 1 else ''} per call"
     _frame(axes, section.metric_label, title, min(ends) / 1.35, max(ends) * 1.5)
     axes.set_xlabel("p50 latency per call, ms (log scale, left is faster)", color=MUTED, fontsize=10)

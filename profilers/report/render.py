@@ -28,6 +28,7 @@ import msgspec
 
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
+from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import open_dataset
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.compare.answers import answers
@@ -216,7 +217,7 @@ def method(section: Section) -> Iterator[str]:
     key = f"comparability key {section.comparability_key}"
     yield f"Data: {section.dataset}, fingerprint {section.dataset_fingerprint[:12]}; {key}."
     column = "mean of its five data sets" if section.paper_column == "overall" else section.paper_column
-    if section.task == "seqrec":
+    if TASKS[section.task].ranks:
         seen = "leaving out" if section.exclude_seen else "not leaving out"
         yield f"Ranking: the whole catalogue, never a sample of it, {seen} what the user's history holds."
     yield f"Paper's figures: RecBench, Tables 3 to 5, column {column}; its latencies come from another machine."

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from rbserve.core.tasks import HEADLINES, TASKS
 from rbserve.core.variants import REFERENCE
 from rbserve.profilers.compare import overall
 from rbserve.profilers.compare.answers import Answer
@@ -29,11 +30,8 @@ from rbserve.profilers.compare.wording import (
 )
 from rbserve.profilers.report.paper_tables import Cell, Ours, PaperTable, Row
 from rbserve.runs.changes import options_text
-from rbserve.runs.measurement import HEADLINES, STAGES_OFF
+from rbserve.runs.measurement import STAGES_OFF
 from rbserve.stats.metrics import CTR_METRICS, SEQREC_METRICS, metric_title
-
-INTERVALS = {metric for metrics in HEADLINES.values() for metric in metrics}
-TABLE_METRICS = {"ctr": ("auc", "gauc", "logloss"), "seqrec": ("ndcg@10", "recall@10", "mrr@10")}
 
 
 class Chapter(NamedTuple):
@@ -130,7 +128,7 @@ def columns(section: Section) -> list[Column]:
         Column("P(front)", lambda p: share_text(p.front_probability), lambda p: p.front_probability),
         Column("p50 ms [95%]", p50_text, lambda p: p.p50_ms),
         *_warm_columns(section),
-        *(_metric_column(metric, section.task) for metric in TABLE_METRICS[section.task]),
+        *(_metric_column(metric, section.task) for metric in TASKS[section.task].table_metrics),
         *_generation_columns(section),
         *_lesson_columns(section),
         *_cost_columns(section),
@@ -263,7 +261,7 @@ def footnotes(section: Section) -> list[str]:
         for front in section.fronts
         if front.hypervolume is not None
     ]
-    if section.task == "seqrec":
+    if TASKS[section.task].ranks:
         lines.append("k: the number of items asked for.")
     if any(point.stages for point in section.points):
         lines.append("stages: share of a call's time, from observed calls that are no part of the latencies.")
@@ -423,7 +421,7 @@ def _stages(point: Point) -> str:
 
 def _metric_column(metric: str, task: str) -> Column:
     title = metric_title(metric, task)
-    interval = " [95%]" if metric in INTERVALS else ""
+    interval = " [95%]" if metric in HEADLINES else ""
     return Column(f"{title}{interval}", lambda p: accuracy_text(p, metric), lambda p: p.value(metric))
 
 
@@ -476,7 +474,7 @@ def _flat(section: Section, point: Point) -> dict[str, str]:
 def _csv_name(key: str, task: str) -> str:
     """An accuracy's column: what ranks a user's candidates never shares one with what ranks the catalogue."""
     shared = key.removesuffix("_ci95") in CTR_METRICS.keys() & SEQREC_METRICS.keys()
-    return f"candidates_{key}" if shared and task == "ctr" else key
+    return f"candidates_{key}" if shared and not TASKS[task].ranks else key
 
 
 def _flat_cell(table: PaperTable, row: Row, cell: Cell) -> dict[str, str]:

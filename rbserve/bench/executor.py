@@ -46,7 +46,7 @@ class Executor(Protocol):
         ...
 
 
-class Task(msgspec.Struct, frozen=True):
+class CellTask(msgspec.Struct, frozen=True):
     """What a worker reads: a cell, whose bench, and the cores that it keeps to; none: all."""
 
     cell: Cell
@@ -138,7 +138,7 @@ class LocalExecutor:
             self._workers.add(worker)
             try:
                 with contextlib.suppress(BrokenPipeError):
-                    worker.stdin.write(msgspec.json.encode(Task(cell, self._journal.name, cores)) + b"\n")
+                    worker.stdin.write(msgspec.json.encode(CellTask(cell, self._journal.name, cores)) + b"\n")
                     worker.stdin.flush()
                 if self._stopping:
                     _close(worker)

@@ -9,7 +9,8 @@ import msgspec
 
 from rbserve.bench.journal import Outcome
 from rbserve.bench.matrix import Cell
-from rbserve.runs.measurement import HEADLINES, Result
+from rbserve.core.tasks import TASKS
+from rbserve.runs.measurement import Result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,7 +102,8 @@ def _row(cell: Cell, variant: str, status: Any, **fields: Any) -> Row:
 def _headline(row: Row) -> str:
     """The headline metric of a row, with its interval."""
     accuracy = row.results[0].accuracy if row.results else {}
-    for metric, _ in HEADLINES.values():
+    for task in TASKS.values():
+        metric = task.metric
         value, interval = accuracy.get(metric), accuracy.get(f"{metric}_ci95")
         if isinstance(value, float):
             between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if isinstance(interval, tuple) else ""

@@ -1,7 +1,7 @@
 """The process of one cell: `python -m rbserve.bench.worker`.
 
-Reads a Task, one line of JSON on standard input, and writes Messages, a line each, on standard output. When standard
-input ends the bench is gone: the worker stops as after Ctrl-C, and is killed with all it started after a while.
+Reads a CellTask, one line of JSON on standard input, and writes Messages, a line each, on standard output. Standard
+input ends when the bench ends: the worker then stops as after Ctrl-C, and is killed with its children after a while.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 import msgspec
 
-from rbserve.bench.executor import GRACE_S, Message, Task
+from rbserve.bench.executor import GRACE_S, CellTask, Message
 from rbserve.bench.work import work
 from rbserve.core.errors import Interrupted
 
@@ -27,7 +27,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print is no message
-    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=CellTask)
     threading.Thread(target=_stop_with_the_bench, daemon=True).start()
     if task.cores:
         os.sched_setaffinity(0, task.cores)

@@ -18,6 +18,7 @@ from rbserve.cli.options import DATASET, MODEL, SLATE, VARIANT, counts, dataset_
 from rbserve.cli.options import options as config_changes
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.names import plain_name
+from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.variants import check_variants
 from rbserve.home.places import report_path
 from rbserve.progress import say
@@ -135,8 +136,8 @@ def bench(
     shared |= {"threads": threads, "test_users": test_users}
 
     sizes: dict[str, dict[str, Any]] = {
-        "ctr": {"slates": counts(slates)} if slates is not None else {},
-        "seqrec": {
+        CTR.name: {"slates": counts(slates)} if slates is not None else {},
+        SEQREC.name: {
             "exclude_seen": exclude_seen,
             **({"slates": counts(top, "top")} if top is not None else {}),
         },

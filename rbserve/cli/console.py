@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.types import size_name
+from rbserve.core.tasks import TASKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,11 +77,10 @@ def results_table(measurement: Measurement) -> Table:
     """A profile: one row a variant, scope and slate, latency in milliseconds a call, accuracy beside it."""
     from rich.table import Table
 
-    from rbserve.runs.measurement import HEADLINES
     from rbserve.stats.metrics import metric_title
 
     plan, machine = measurement.plan, measurement.environment
-    main, second = HEADLINES[measurement.task]
+    task = TASKS[measurement.task]
     seen = ", seen items left out" if plan.exclude_seen else ""
     lines = [
         f"{plan.threads} thread(s) on {machine.cpu}{seen}; ms per call; [ ] 95% interval; – too few runs to certify",
@@ -96,20 +95,20 @@ def results_table(measurement: Measurement) -> Table:
     for name in ("variant", "scope"):
         table.add_column(name, no_wrap=True)
     for name in (
-        size_name(measurement.task),
+        task.size_name,
         "p50 [95%]",
         "mean",
         "p90",
         "p99",
         "max",
-        f"{metric_title(main, measurement.task)} [95%]",
-        metric_title(second, measurement.task),
+        f"{metric_title(task.metric, task.name)} [95%]",
+        metric_title(task.second_metric, task.name),
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("loaded MB", "RSS MB", "load ms", "first ms", "file MB", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in measurement.results:
-        cells = _result_cells(result, main, second)
+        cells = _result_cells(result, *task.headlines)
         table.add_row(*cells, end_section=result is _last_of_variant(measurement, result))
     return table
 
@@ -119,7 +118,7 @@ def _captions(measurement: Measurement) -> Iterator[str]:
     yield from _instrument(measurement)
     for result in measurement.results:
         if result.inconclusive:
-            shape = f"{result.variant}, {result.scope}, {size_name(measurement.task)} {result.slate}"
+            shape = f"{result.variant}, {result.scope}, {TASKS[measurement.task].size_name} {result.slate}"
             yield f"INCONCLUSIVE: {shape}: {'; '.join(result.inconclusive)}"
         yield from _costs(result, measurement)
     for variant, share in measurement.predictions.illegal_share.items():
@@ -140,10 +139,10 @@ def _captions(measurement: Measurement) -> Iterator[str]:
 
 def _baselines(measurement: Measurement) -> Iterator[str]:
     """What each baseline reaches, and that a variant is no better."""
-    from rbserve.runs.measurement import HEADLINES, baseline_title
+    from rbserve.runs.measurement import baseline_title
     from rbserve.stats.metrics import metric_title
 
-    main, _ = HEADLINES[measurement.task]
+    main = TASKS[measurement.task].metric
     reached = {result.variant: result.accuracy.get(main) for result in measurement.results}
     for name, values in measurement.baselines.items():
         figures = ", ".join(
@@ -176,7 +175,7 @@ def _instrument(measurement: Measurement) -> Iterator[str]:
         yield f"energy: absent, {measurement.environment.energy_absent}"
     for one in measurement.results:
         if one.energy_mj is not None:
-            shape = f"{one.variant}, {one.scope}, {size_name(measurement.task)} {one.slate}"
+            shape = f"{one.variant}, {one.scope}, {TASKS[measurement.task].size_name} {one.slate}"
             yield f"energy of {shape}: {one.energy_mj:.3g} mJ per call, the whole processor package's"
 
 
@@ -185,7 +184,7 @@ def _costs(result: Result, measurement: Measurement) -> Iterator[str]:
 
     End to end, a call has all the stages of its other scope.
     """
-    line = f"{result.variant} {result.scope}, {size_name(measurement.task)} {result.slate}"
+    line = f"{result.variant} {result.scope}, {TASKS[measurement.task].size_name} {result.slate}"
     if result.stages and result.scope == measurement.plan.scopes[-1]:
         yield f"{line}: {_shares(result.stages)}{_off(result.stages_check)}"
     cost = result.cost

@@ -20,7 +20,7 @@ from rbserve.cli.options import (
     words,
 )
 from rbserve.core.errors import RbserveError
-from rbserve.core.types import size_name
+from rbserve.core.tasks import TASKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -150,7 +150,7 @@ def _outcomes(found: Load) -> str:
 def _verified(found: Verified) -> str:
     low, high = found.overhead_ci95
     same = "other items" if found.difference is None else f"scores differ by at most {found.difference:.1g}"
-    size = size_name("ctr" if "score" in found.path else "seqrec")
+    size = next(task.size_name for task in TASKS.values() if task.path == found.path)
     return (
         f"{found.model} {found.variant}, {size} {found.slate}: {same} in {found.compared} requests\n"
         f"p50 {found.in_process_ms:.3f} ms in process, {found.served_ms:.3f} ms served; "

@@ -11,7 +11,7 @@ from rbserve.cli.console import print_json
 from rbserve.cli.data import Json
 from rbserve.cli.options import DATASET, METRIC, SLATE, only, only_count, words
 from rbserve.core.errors import RbserveError
-from rbserve.core.types import size_name
+from rbserve.core.tasks import TASKS
 from rbserve.progress import say
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def _share(share: float) -> str:
 
 
 def _where(answer: Recommendation) -> str:
-    return f"on {answer.dataset} at {size_name(answer.task)} {answer.slate} with probability {answer.confidence:g}"
+    size = f"{TASKS[answer.task].size_name} {answer.slate}"
+    return f"on {answer.dataset} at {size} with probability {answer.confidence:g}"
 
 
 def _nearest(answer: Recommendation) -> str | None:

@@ -19,7 +19,7 @@ from rbserve.cli.options import (
     words,
 )
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.types import size_name
+from rbserve.core.tasks import TASKS
 from rbserve.core.variants import BY_PRECISION, DEFAULT_SERVED, check_variants
 from rbserve.progress import say
 
@@ -210,7 +210,7 @@ def _chosen(
 def _title(choice: Choice) -> str:
     """What was asked, and where the figures come from."""
     asked = choice.question
-    size = f"{size_name(choice.task)} {asked.slate}, {asked.threads} thread{'s' * (asked.threads > 1)}"
+    size = f"{TASKS[choice.task].size_name} {asked.slate}, {asked.threads} thread{'s' * (asked.threads > 1)}"
     most = f"at most {asked.tolerance:g} {choice.metric.upper()} lost against {choice.reference}"
     source = "measured for this choice" if choice.measured else f"from run {choice.run}"
     return f"{choice.model} on {choice.dataset}, {size}, {most}; {source}"
@@ -239,7 +239,7 @@ def _change(one: Option, choice: Choice) -> str:
     if one.variant == choice.reference:
         return "reference"
     if one.loss.same:
-        return "0, the same scores" if choice.task == "ctr" else "0, the same ranks"
+        return f"0, the same {'ranks' if TASKS[choice.task].ranks else 'scores'}"
     low, high = one.loss.ci95
     change, least, most = (round(-loss, 5) + 0.0 for loss in (one.loss.change, high, low))  # no -0
     return f"{change:+.5f} [{least:+.5f}, {most:+.5f}]"

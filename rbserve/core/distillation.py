@@ -8,6 +8,7 @@ import msgspec
 
 from rbserve.core.errors import UsageError
 from rbserve.core.settings import Teaching
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import ModelSpec
 
 FROM = "-from-"  # between a student's row and its teacher in an artefact's name: gdcn-emb-from-text-minilm-l6
@@ -61,7 +62,7 @@ def student_name(student: str, teacher: str) -> str:
 
 def check_teacher(name: str, task: str, kind: str, random: bool = False) -> None:
     """UsageError, with the reason, for what cannot teach: `kind` is that of its config."""
-    if task != "ctr":
+    if TASKS[task].ranks:
         raise UsageError(
             f"{name} cannot teach: it names the next item, and gives no click probability of a pair",
             "a teacher scores candidates: a row of groups A to F",
@@ -81,7 +82,7 @@ def check_student(spec: ModelSpec) -> None:
         return
     reason = (
         "it ranks the catalogue, and learns no click probability of a pair"
-        if spec.task != "ctr"
+        if TASKS[spec.task].ranks
         else "it is a language model, which is what a student is to be faster than"
     )
     raise UsageError(

@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.tasks import TaskName
+
 Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
-Task = Literal["ctr", "seqrec"]
 ItemForm = Literal["id", "text", "embedding", "semantic_id"]
 
 Items = NDArray[np.int32]
@@ -51,7 +52,7 @@ class ModelSpec:
 
     name: str
     group: Group
-    task: Task
+    task: TaskName
     item_form: ItemForm
     paper_name: str
     recipe: str
@@ -61,11 +62,6 @@ class ModelSpec:
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_of: str | None = None
     random: bool = False
-
-
-def size_name(task: str) -> str:
-    """What the size of a request is called: candidates scored (ctr), or items asked for (seqrec)."""
-    return "slate" if task == "ctr" else "k"
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Literal, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.tasks import CTR
 
 GROUP = "rbserve.runtimes"
 WEIGHTS = "weights"
@@ -101,7 +102,7 @@ VARIANTS = (
     ),
     Variant("torch-bf16", "torch", "bf16", WEIGHTS, ("language",), bytes_per_weight=2.0),
     # Asks a language model the paper's way: to compare with, not to serve.
-    Variant("torch-recbench", "torch", "recbench", WEIGHTS, ("language",), ("ctr",)),
+    Variant("torch-recbench", "torch", "recbench", WEIGHTS, ("language",), (CTR.name,)),
     Variant("endpoint", "endpoint", UNKNOWN, NOTHING, ("endpoint",), bytes_per_weight=0.0, usual=True, paid=True),
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ from rbserve.core.errors import DataError, RbserveError, UsageError
 from rbserve.core.files import FileDigest, mismatch
 from rbserve.core.ids import id_text
 from rbserve.core.manifest import read_manifest
+from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged, open_column
 
@@ -41,19 +42,15 @@ RETIRED = "retired"
 WORD_LIMIT = "rbserve.max_words"
 """The key of words.parquet's metadata that says how many words of a text are kept."""
 NEVER = int(np.iinfo(np.int64).min)
-CTR_COLUMNS: dict[str, type[np.generic]] = {
-    "user": np.int32,
-    "candidate": np.int32,
-    "label": np.int8,
-    "time": np.int64,
-    "newest": np.int64,
-}
-SEQREC_COLUMNS: dict[str, type[np.generic]] = {
-    "user": np.int32,
-    "target": np.int32,
-    "time": np.int64,
-    "newest": np.int64,
-}
+COLUMNS: dict[str, dict[str, type[np.generic]]] = {
+    CTR.name: {
+        "user": np.int32, CTR.item_column: np.int32, "label": np.int8, "time": np.int64, "newest": np.int64
+    },
+    SEQREC.name: {
+        "user": np.int32, SEQREC.item_column: np.int32, "time": np.int64, "newest": np.int64
+    },
+}  # fmt: skip
+"""The columns of a task's splits, beside the histories."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,11 @@ class CtrSplit:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def items(self) -> Items:
+        """The item int32[R] that each row is about: its candidate."""
+        return self.candidates
 
     def take(self, rows: NDArray[np.int64]) -> CtrSplit:
         """The given rows as a split of their own, in memory."""
@@ -83,6 +85,11 @@ class SeqSplit:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def items(self) -> Items:
+        """The item int32[R] that each row is about: its target."""
+        return self.targets
 
     def take(self, rows: NDArray[np.int64]) -> SeqSplit:
         """The given rows as a split of their own, in memory."""
@@ -184,9 +191,13 @@ class Dataset:
         """The word numbers of each item's text; words outside the vocabulary are left out."""
         return self._ragged("text", "tokens")
 
+    def rows(self, task: str, split: Split) -> CtrSplit | SeqSplit:
+        """The rows of one split of the task of this name."""
+        return self.seqrec(split) if TASKS[task].ranks else self.ctr(split)
+
     def ctr(self, split: Split) -> CtrSplit:
-        """Labelled pairs of one split."""
-        folder = f"ctr/{split}"
+        """The labelled pairs of one split."""
+        folder = f"{CTR.name}/{split}"
         return CtrSplit(
             self.column(folder, "user"),
             self.column(folder, "candidate"),
@@ -195,8 +206,8 @@ class Dataset:
         )
 
     def seqrec(self, split: Split) -> SeqSplit:
-        """Next-item sequences of one split."""
-        folder = f"seqrec/{split}"
+        """The next-item sequences of one split."""
+        folder = f"{SEQREC.name}/{split}"
         return SeqSplit(
             self.column(folder, "user"), self.column(folder, "target"), self._ragged(folder, "history")
         )

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.files import digest, write_bytes
+from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.data.columns import ColumnWriter, Ragged, RaggedWriter, blocks, open_column
 from rbserve.data.dataset import (
-    CTR_COLUMNS,
+    COLUMNS,
     SCHEMA,
-    SEQREC_COLUMNS,
     SPLITS,
     WORD_LIMIT,
     CtrSplit,
@@ -62,7 +62,7 @@ class DatasetWriter:
         self.folder = folder
         self._splits = {
             f"{task}/{split}": SplitWriter(folder / task / split, columns)
-            for task, columns in (("ctr", CTR_COLUMNS), ("seqrec", SEQREC_COLUMNS))
+            for task, columns in COLUMNS.items()
             for split in SPLITS
         }
 
@@ -70,7 +70,7 @@ class DatasetWriter:
         self, split: Split, rows: CtrSplit, times: NDArray[np.int64], newest: NDArray[np.int64]
     ) -> None:
         """Adds labelled pairs, when they happened, and when the last item of each history did."""
-        self._splits[f"ctr/{split}"].append(
+        self._splits[f"{CTR.name}/{split}"].append(
             rows.histories, user=rows.users, candidate=rows.candidates, label=rows.labels, time=times,
             newest=newest)  # fmt: skip
 
@@ -78,7 +78,7 @@ class DatasetWriter:
         self, split: Split, rows: SeqSplit, times: NDArray[np.int64], newest: NDArray[np.int64]
     ) -> None:
         """Adds sequences, when their targets happened, and when the last item of each history did."""
-        self._splits[f"seqrec/{split}"].append(
+        self._splits[f"{SEQREC.name}/{split}"].append(
             rows.histories, user=rows.users, target=rows.targets, time=times, newest=newest
         )
 
@@ -94,7 +94,7 @@ class DatasetWriter:
     def mark_items(self, into: NDArray[np.bool_], splits: Sequence[Split] = SPLITS) -> None:
         """Sets `into[item]` for every item of the given splits, as candidate, target or in a history."""
         for split in splits:
-            for task in ("ctr", "seqrec"):
+            for task in TASKS:
                 for name in ITEM_COLUMNS:
                     if (self.folder / task / split / f"{name}.npy").is_file():
                         for block in blocks(self.column(f"{task}/{split}", name)):
@@ -170,7 +170,7 @@ class DatasetWriter:
         )
 
     def _counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        counts: dict[str, dict[str, dict[str, int]]] = {"ctr": {}, "seqrec": {}}
+        counts: dict[str, dict[str, dict[str, int]]] = {task: {} for task in TASKS}
         items = pq.read_metadata(self.folder / "items.parquet").num_rows
         for task, of_task in counts.items():
             for split in SPLITS:
@@ -186,7 +186,7 @@ class DatasetWriter:
                     "users": len(np.unique(users)),
                     "items": int(seen.sum()),
                 }
-                if task == "ctr":
+                if "label" in COLUMNS[task]:
                     of_task[split]["positives"] = int(self.column(folder, "label").sum(dtype=np.int64))
         return counts
 

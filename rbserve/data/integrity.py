@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
-from rbserve.core.types import Items, Task
+from rbserve.core.tasks import CTR, SEQREC, TASKS, TaskName
+from rbserve.core.types import Items
 from rbserve.data import columns
 from rbserve.data.columns import Ragged, blocks
-from rbserve.data.dataset import NEVER, SPLITS, Dataset, Split
+from rbserve.data.dataset import COLUMNS, NEVER, SPLITS, Dataset, Split
 
 WITHOUT_TEXT = "item without text or not in the item file"
 REPEATED = "repeated item of a user"
@@ -78,7 +79,7 @@ class SplitFigures(msgspec.Struct, frozen=True):
     and what describes histories whose offsets are broken.
     """
 
-    task: Task
+    task: TaskName
     split: Split
     rows: int
     users: int
@@ -156,7 +157,7 @@ def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:
     DataError when a file is not the one of the manifest, or the columns of a split differ in length.
     """
     manifest, items, findings = dataset.manifest, _item_count(dataset), _Findings()
-    looks = _inspect_task(dataset, "ctr", items, findings) + _inspect_task(dataset, "seqrec", items, findings)
+    looks = [look for task in (CTR, SEQREC) for look in _inspect_task(dataset, task.name, items, findings)]
     checks, sizes = [findings.check(name) for name in CHECKS], manifest.counts["source"]
     left_out = {
         reason: count for reason, count in manifest.dropped.items() if reason.startswith(("ctr:", "seqrec:"))
@@ -177,7 +178,7 @@ class _Columns:
     """The memory maps of one split; `labels` is None for sequences, `longest` how long histories may be."""
 
     where: str
-    task: Task
+    task: TaskName
     split: Split
     users: NDArray[np.int32]
     items: Items
@@ -230,7 +231,7 @@ def _text_coverage(dataset: Dataset, items: int) -> TextCoverage:
         _share(with_text, with_text + dropped.get(WITHOUT_TEXT, 0)))  # fmt: skip
 
 
-def _inspect_task(dataset: Dataset, task: Task, items: int, findings: _Findings) -> list[_Look]:
+def _inspect_task(dataset: Dataset, task: TaskName, items: int, findings: _Findings) -> list[_Look]:
     """Figures of the three splits of a task; what is wrong goes to `findings`."""
     parts = [_open(dataset, task, split) for split in SPLITS]
     nobody = np.empty(0, np.int32)
@@ -248,21 +249,21 @@ def _inspect_task(dataset: Dataset, task: Task, items: int, findings: _Findings)
         findings.add(name, part.where, int(wrong.sum()), int(present.sum()))
         looks.append(_inspect_split(part, items, int(present.sum()), int(own_positives.sum()), findings))
     findings.add("user-disjoint", task, int((splits_of > 1).sum()), len(users))
-    if task == "ctr":
+    if not TASKS[task].ranks:
         findings.add("pairs-once", task, _repeated_pairs(parts, users, rows_of), int(rows_of.sum()))
     return looks
 
 
-def _open(dataset: Dataset, task: Task, split: Split) -> _Columns:
+def _open(dataset: Dataset, task: TaskName, split: Split) -> _Columns:
     where = f"{task}/{split}"
     column = partial(dataset.column, where)
-    users, items = column("user"), column("candidate" if task == "ctr" else "target")
-    labels = column("label") if task == "ctr" else None
+    users, items = column("user"), column(TASKS[task].item_column)
+    labels = column("label") if "label" in COLUMNS[task] else None
     times, newest = column("time"), column("newest")
     histories = Ragged(column("history.values"), column("history.offsets"))
     if len({len(part) for part in (users, items, times, newest, histories, labels) if part is not None}) > 1:
         raise DataError(f"data set {dataset.name} is damaged: columns of {where} differ in length")
-    longest = int(dataset.manifest.options["history"]) - (task == "seqrec")  # which counts the target
+    longest = int(dataset.manifest.options["history"]) - TASKS[task].ranks  # which counts the target
     return _Columns(where, task, split, users, items, labels, times, newest, histories, longest)
 
 
@@ -336,7 +337,7 @@ def _inspect_histories(part: _Columns, findings: _Findings) -> list[int]:
         found["candidate-unseen"] += len(np.unique(owner[values == part.items[block][owner]]))
         found["items-once"] += _repeats(_pairs(owner, values))[1]
         times, newest = part.times[block], part.newest[block]
-        too_late = newest >= times if part.task == "ctr" else newest > times
+        too_late = newest > times if TASKS[part.task].ranks else newest >= times
         found["history-earlier"] += int((too_late | ((newest == NEVER) != (lengths == 0))).sum())
     for name in OF_HISTORIES:
         findings.add(name, part.where, found[name], len(part.users))

@@ -14,7 +14,8 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.types import Group, ItemForm, ModelSpec, Task
+from rbserve.core.tasks import CTR, SEQREC, TaskName
+from rbserve.core.types import Group, ItemForm, ModelSpec
 from rbserve.models.configs import (
     AutoIntConfig,
     AutoIntEmbConfig,
@@ -125,24 +126,24 @@ BACKBONES: dict[str, Backbone] = {
 
 
 class _GroupFacts(NamedTuple):
-    task: Task
+    task: TaskName
     item_form: ItemForm
     needs: tuple[str, ...] = ()
 
 
 _GROUPS: dict[Group, _GroupFacts] = {
-    "A": _GroupFacts("ctr", "id"),
-    "B": _GroupFacts("ctr", "text", ("item texts",)),
+    "A": _GroupFacts(CTR.name, "id"),
+    "B": _GroupFacts(CTR.name, "text", ("item texts",)),
     "C": _GroupFacts(
-        "ctr", "embedding", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")
+        CTR.name, "embedding", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")
     ),
-    "D": _GroupFacts("ctr", "id"),
-    "E": _GroupFacts("ctr", "text", ("item texts",)),
-    "F": _GroupFacts("ctr", "semantic_id", ("semantic identifiers",)),
-    "G": _GroupFacts("seqrec", "id"),
-    "H": _GroupFacts("seqrec", "semantic_id", ("semantic identifiers",)),
-    "I": _GroupFacts("seqrec", "id"),
-    "J": _GroupFacts("seqrec", "semantic_id", ("semantic identifiers",)),
+    "D": _GroupFacts(CTR.name, "id"),
+    "E": _GroupFacts(CTR.name, "text", ("item texts",)),
+    "F": _GroupFacts(CTR.name, "semantic_id", ("semantic identifiers",)),
+    "G": _GroupFacts(SEQREC.name, "id"),
+    "H": _GroupFacts(SEQREC.name, "semantic_id", ("semantic identifiers",)),
+    "I": _GroupFacts(SEQREC.name, "id"),
+    "J": _GroupFacts(SEQREC.name, "semantic_id", ("semantic identifiers",)),
 }
 
 

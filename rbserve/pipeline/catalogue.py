@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest, replacing_directory
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Vectors
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import (
@@ -301,7 +302,7 @@ def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
         checks = artifact.checks(variant)
         if checks is None or record.checks is None:
             continue
-        if artifact.manifest.task == "seqrec":
+        if TASKS[artifact.manifest.task].ranks:
             ranker = open_ranker(artifact, variant)
             now = [_ranked_again(check, ranker) for check in checks.checks]
             write_checks(artifact.path / record.checks, now, checks.tolerance)  # a new file behind the name

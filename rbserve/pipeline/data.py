@@ -16,6 +16,7 @@ from rbserve.core.errors import (
 )
 from rbserve.core.files import home, require_replaceable
 from rbserve.core.names import plain_name
+from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.home.places import (
     dataset_path,
@@ -105,8 +106,8 @@ def describe_counts(dataset: Dataset) -> str:
     """One line of what a data set holds, and what was dropped on the way."""
     counts = dataset.manifest.counts
     rows = ", ".join(
-        f"{sum(one['rows'] for one in counts[task].values()):,} {what}"
-        for task, what in (("ctr", "labelled pairs"), ("seqrec", "sequences"))
+        f"{sum(split['rows'] for split in counts[task.name].values()):,} {task.row_name}"
+        for task in TASKS.values()
     )
     dropped = sum(count for reason, count in dataset.manifest.dropped.items() if ":" not in reason)
     return f"{counts['items']:,} items; {rows}; {dropped:,} raw rows dropped"

@@ -10,6 +10,7 @@ from rbserve.core.errors import (
     UsageError,
 )
 from rbserve.core.files import require_writable
+from rbserve.core.tasks import TASKS
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
@@ -85,7 +86,7 @@ def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[st
         default_plan(model.task, settings.get("budget_s")), **{**usual, **settings}
     )
     check_numbers(model.name, model.task, plan)
-    if plan.warm and not (model.is_language_model and model.task == "ctr"):
+    if plan.warm and (TASKS[model.task].ranks or not model.is_language_model):
         refuse_warm(model.name)
     return plan
 

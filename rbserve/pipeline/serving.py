@@ -10,6 +10,7 @@ from rbserve.core.errors import (
     UsageError,
     unknown_name,
 )
+from rbserve.core.tasks import TASKS
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
@@ -111,10 +112,9 @@ def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
 
 
 def _figures(run: Measurement, results: Sequence[Result], run_id: str) -> list[Measured]:
-    from rbserve.profilers.compare.paper import TASK_METRIC
     from rbserve.server.schema import Measured
 
-    metric = TASK_METRIC[run.task]
+    metric = TASKS[run.task].metric
     judged = [result.accuracy.get(metric) for result in results]
     return [
         Measured(
@@ -130,7 +130,6 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
     import numpy as np
 
     from rbserve.client import Client
-    from rbserve.core.wire import PATHS
     from rbserve.profilers.client.load import run_load
     from rbserve.profilers.timing.requests import bodies, draw
 
@@ -138,17 +137,14 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
         served = client.model(model)
     data = ensure_dataset(served.dataset)
     served.require_data(data.fingerprint, url)
-    pairs = served.task == "ctr"
-    size = slate or (100 if pairs else 10)
-    split = data.ctr("test") if pairs else data.seqrec("test")
-    requests = draw(np.random.default_rng(plan.seed), split, size, len(data.items))
+    task = TASKS[served.task]
+    size = slate or task.default_sizes[-1]
+    requests = draw(np.random.default_rng(plan.seed), data.rows(task.name, "test"), size, len(data.items))
     if find_variant(served.variant).paid:
         most = len(requests.histories) * size
         say(f"{served.name} is answered by an endpoint: up to {most:,} requests to it are paid for")
     with progress_bar(f"load on {served.name}", bound="about") as progress:
-        return run_load(
-            url, PATHS[served.task], bodies(requests, data.items, size, served.name), plan, progress
-        )
+        return run_load(url, task.path, bodies(requests, data.items, size, served.name), plan, progress)
 
 
 def verify(
@@ -165,7 +161,7 @@ def verify(
             "rbserve profile tells beforehand how many requests it makes",
         )
     data = data_of(artifact, "verifying asks for test users, and that")
-    size = slate or (1 if artifact.manifest.task == "ctr" else 10)
+    size = slate or TASKS[artifact.manifest.task].default_sizes[0]
     limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
     with progress_bar(f"verify {artifact.name}") as progress:
         return compare(artifact, data, url, size, limit, rounds, progress=progress)

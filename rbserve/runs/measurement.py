@@ -42,7 +42,6 @@ WARM = "warm"
 DEPTH = 50  # how long a list the target of a sequence is looked for in
 ONE_STAGE = {"forward", "rest"}  # what there is to tell of a call that has no stages
 STAGES_OFF = 0.03  # what observing a call may add to its time; more is told with its stages
-HEADLINES = {"ctr": ("auc", "gauc"), "seqrec": ("ndcg@10", "recall@10")}  # each has an interval over users
 
 Accuracy = dict[str, float | tuple[float, float] | None]
 

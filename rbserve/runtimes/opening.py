@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import ArtifactError, UsageError, unknown_name
 from rbserve.core.files import cache
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
 from rbserve.core.variants import REFERENCE, find_variant
 from rbserve.data.artifact import (
@@ -76,7 +77,7 @@ def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
 
     Raises ArtifactError for a damaged or missing file, UsageError for a variant the artefact lacks.
     """
-    if artifact.manifest.task != "seqrec":
+    if not TASKS[artifact.manifest.task].ranks:
         raise UsageError(f"{artifact.name} scores candidates; it does not rank the catalogue")
     _require_variant(artifact, variant)
     require_memory(artifact, variant)
@@ -152,7 +153,7 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: 
     A language model keeps up to `user_cache` bytes of what it read of its last users' prompts; other models have
     nothing to keep. Raises ArtifactError for a damaged or missing file, UsageError for a variant the artefact lacks.
     """
-    if artifact.manifest.task != "ctr":
+    if TASKS[artifact.manifest.task].ranks:
         raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
     _require_variant(artifact, variant)
     if artifact.is_endpoint:
@@ -316,7 +317,7 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
         weights = _weights(path, variant)
         if isinstance(config, LanguageConfig):
             return rebuild_model(artifact, backbone_config(artifact), weights).eval()
-        rebuild: Any = {"ctr": ctr.rebuild, "seqrec": sasrec.rebuild}[artifact.manifest.task]
+        rebuild: Any = sasrec.rebuild if TASKS[artifact.manifest.task].ranks else ctr.rebuild
         model = rebuild(config, weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
@@ -346,9 +347,9 @@ def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -
     """The torch module of a language model's artefact over a base of `config`, with the given weights."""
     from rbserve.models import lm
 
-    if artifact.manifest.task == "ctr":
-        return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)
-    return lm.rebuild(config, weights)
+    if TASKS[artifact.manifest.task].ranks:
+        return lm.rebuild(config, weights)
+    return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)
 
 
 def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:

@@ -38,8 +38,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rbserve.core.ids import value_text
-from rbserve.core.types import Scores, Task
-from rbserve.core.wire import PATHS, RECOMMEND, RELOAD, SCORE
+from rbserve.core.tasks import CTR, SEQREC, TASKS, Task
+from rbserve.core.types import Scores
+from rbserve.core.wire import RELOAD
 from rbserve.server import inference, logs
 from rbserve.server.asking import (
     Headers,
@@ -153,7 +154,7 @@ class Refusals:
         self._infer = {
             f"{path}/infer".encode(): one.model for one in models for path in inference.model_paths(one.model)
         }
-        self._task: dict[bytes, Task] = {path.encode(): task for task, path in PATHS.items()}
+        self._task = {task.path.encode(): task for task in TASKS.values()}
 
     def __call__(self, method: bytes, path: bytes, headers: Headers) -> Response | None:
         service = self._service(path)
@@ -202,17 +203,19 @@ class Handlers:
         self, models: Models, limits: Limits, keyed: bool, reload: Reload | None, log: Log | None
     ) -> None:
         self._models, self._limits, self._reload = models, limits, reload
-        self._tasks = [task for task in PATHS if models.of_task(task)]
+        self._tasks = [task for task in TASKS.values() if models.of_task(task)]
         self._log = log
-        self._page = (Path(__file__).parent / "page.html").read_bytes()
+        self._page = (
+            (Path(__file__).parent / "page.html").read_text().replace("{TASKS}", encode(TASKS).decode())
+        )
         self._openapi = encode(openapi(limits, self._tasks, keyed, admin=reload is not None))
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of every route."""
         return [
-            ("POST", SCORE, self.score if "ctr" in self._tasks else self.other_task),
-            ("POST", RECOMMEND, self.recommend if "seqrec" in self._tasks else self.other_task),
+            ("POST", CTR.path, self.score if CTR in self._tasks else self.other_task),
+            ("POST", SEQREC.path, self.recommend if SEQREC in self._tasks else self.other_task),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/health/live", self.live),
             ("GET", "/v1/health/ready", self.ready),
@@ -243,7 +246,7 @@ class Handlers:
     async def score(self, request: Request) -> Response:
         """Scores a slate, or one for each of several users."""
         example = '{"history": ["50"], "candidates": ["172"]}; ids are strings or numbers'
-        return await self._each(request, "ctr", _score_request, example, self._prepare_slate)
+        return await self._each(request, CTR, _score_request, example, self._prepare_slate)
 
     def _prepare_slate(self, service: Service[Any, Any], asked: ScoreRequest) -> _Prepared:
         check_length("candidates", asked.candidates, self._limits.max_candidates)
@@ -271,7 +274,7 @@ class Handlers:
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""
         example = '{"history": ["50"], "k": 10}; ids are strings or numbers'
-        return await self._each(request, "seqrec", _recommend_request, example, self._prepare_top)
+        return await self._each(request, SEQREC, _recommend_request, example, self._prepare_top)
 
     def _prepare_top(self, service: Service[Any, Any], asked: RecommendRequest) -> _Prepared:
         if asked.k > self._limits.max_k:
@@ -322,11 +325,10 @@ class Handlers:
         raise self._other_task(next(iter(self._models)))
 
     def _other_task(self, service: Service[Any, Any]) -> RequestError:
-        does = {"ctr": "scores candidates", "seqrec": "recommends items of the whole catalogue"}
         task = service.work.task
-        other = next(path for of, path in PATHS.items() if of != task)
-        message = f"{service.model} has no {other}: it {does[task]}"
-        return RequestError(409, "other_task", message, f"POST {PATHS[task]}")
+        other = SEQREC if task is CTR else CTR
+        message = f"{service.model} has no {other.path}: it {task.answers}"
+        return RequestError(409, "other_task", message, f"POST {task.path}")
 
     def _service(self, task: Task, name: str | msgspec.UnsetType) -> Service[Any, Any]:
         """The model of this task that a request names, or the only one."""
@@ -406,7 +408,7 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
     data, items = service.dataset, service.items
     candidates = (item for row, item in enumerate(items.ids) if row not in items.retired)
     return ModelInfo(
-        service.model, service.variant, service.version, service.work.task, data.name, data.fingerprint,
+        service.model, service.variant, service.version, service.work.task.name, data.name, data.fingerprint,
         len(items), service.profiled.measured, service.profiled.note, [*islice(candidates, EXAMPLES)],
     )  # fmt: skip
 

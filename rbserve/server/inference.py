@@ -33,6 +33,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbserve import __version__
+from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.types import Items
 from rbserve.server.asking import (
     Question,
@@ -68,12 +69,12 @@ class Tensor(NamedTuple):
 
 HISTORY = Tensor("history", "BYTES", [-1])
 INPUTS = {
-    "ctr": [HISTORY, Tensor("candidates", "BYTES", [-1])],
-    "seqrec": [HISTORY, Tensor("k", "INT64", [1])],
+    CTR: [HISTORY, Tensor("candidates", "BYTES", [-1])],
+    SEQREC: [HISTORY, Tensor("k", "INT64", [1])],
 }
 OUTPUTS = {
-    "ctr": [Tensor("scores", "FP32", [-1])],
-    "seqrec": [Tensor("items", "BYTES", [-1]), Tensor("scores", "FP32", [-1])],
+    CTR: [Tensor("scores", "FP32", [-1])],
+    SEQREC: [Tensor("items", "BYTES", [-1]), Tensor("scores", "FP32", [-1])],
 }
 
 
@@ -204,7 +205,7 @@ class Model:
     ) -> dict[str, Any]:
         """The outputs by name."""
         limits = self._limits
-        if service.work.task == "ctr":
+        if not service.work.task.ranks:
             check_length("candidates", given["candidates"], limits.max_candidates)
             if not given["candidates"]:
                 raise RequestError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rbserve.core.types import Task
+from rbserve.core.tasks import Task
 from rbserve.server.service import STATUSES, Service
 from rbserve.server.telemetry import Telemetry
 

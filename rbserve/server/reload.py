@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from rbserve.core.errors import ArtifactError, RbserveError, UsageError
 from rbserve.core.files import sha256
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Vectors
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
@@ -114,14 +115,14 @@ def open_service(
 ) -> Service[Any, Any]:
     """Loads a variant and the item table it belongs to; `encode` is what group C makes vectors of new texts with."""
     work: Scoring | Ranking
-    if artifact.manifest.task == "ctr":
+    if TASKS[artifact.manifest.task].ranks:
+        longest = artifact.manifest.config.get("max_history")
+        work = Ranking(open_ranker(artifact, variant, threads), longest)
+    else:
         scorer = open_scorer(artifact, variant, threads, user_cache)
         content = partial(_open_content, artifact, encode) if content_kind(artifact) else None
         texts = text_scorer(scorer, partial(artifact_tokenizer, artifact), content)
         work = Scoring(scorer, artifact.items, texts=texts)
-    else:
-        longest = artifact.manifest.config.get("max_history")
-        work = Ranking(open_ranker(artifact, variant, threads), longest)
     return Service(
         work, artifact.items, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
         version=artifact.model_digest[:VERSION_DIGITS], manifest=sha256(artifact.path / "manifest.json"),

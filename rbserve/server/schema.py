@@ -14,8 +14,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rbserve import __version__
 from rbserve.core.ids import value_text
-from rbserve.core.types import Task
-from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS, PATHS, RELOAD
+from rbserve.core.tasks import CTR, SEQREC, Task
+from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS, RELOAD
 
 NUMBERS = 'An id is a string; the number 50 is the id "50".'
 REF = "#/components/schemas/{name}"
@@ -197,7 +197,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
     name: str
     variant: str
     version: Annotated[str, Meta(description="A digest of the artefact.")]
-    task: Annotated[str, Meta(description="ctr: POST /v1/score. seqrec: POST /v1/recommend.")]
+    task: Annotated[
+        str, Meta(description=" ".join(f"{task.name}: POST {task.path}." for task in (CTR, SEQREC)))
+    ]
     dataset: str
     fingerprint: str
     items: Annotated[int, Meta(description="How many items can be scored.")]
@@ -217,8 +219,8 @@ class ModelsResponse(msgspec.Struct, frozen=True):
 FREE = ("/", "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json")
 """What takes no API key, where a server has any."""
 TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
-    "ctr": (ScoreRequest, ScoreResponse),
-    "seqrec": (RecommendRequest, RecommendResponse),
+    CTR: (ScoreRequest, ScoreResponse),
+    SEQREC: (RecommendRequest, RecommendResponse),
 }
 
 MODEL_ERRORS = {
@@ -252,10 +254,10 @@ def openapi(
     for task in tasks:
         asked = components[TYPES[task][0].__name__]["properties"]
         asked["history"]["maxItems"] = limits.max_history
-        if task == "ctr":
-            asked["candidates"]["maxItems"] = limits.max_candidates
-        else:
+        if task.ranks:
             asked["k"]["maximum"] = limits.max_k
+        else:
+            asked["candidates"]["maxItems"] = limits.max_candidates
     paths = _paths(tasks, limits, admin)
     if keyed:
         refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
@@ -284,7 +286,7 @@ def _paths(tasks: Collection[Task], limits: Limits, admin: bool) -> dict[str, An
     ready = {"200": _json("Ready.", Health), "503": _json("Still warming up, or draining.", Health)}
     return {
         **{
-            PATHS[task]: {"post": _score_operation(limits) if task == "ctr" else _recommend_operation(limits)}
+            task.path: {"post": _recommend_operation(limits) if task.ranks else _score_operation(limits)}
             for task in tasks
         },
         **({RELOAD: {"post": _operation("reload", "Take up new versions", reloaded)}} if admin else {}),

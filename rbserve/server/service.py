@@ -23,7 +23,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from rbserve.core.errors import ArtifactError
-from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, Task, no_observer
+from rbserve.core.tasks import CTR, SEQREC, Task
+from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, no_observer
 from rbserve.data.artifact import DatasetReference
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
@@ -333,7 +334,7 @@ class Scoring:
 
     scorer: Scorer
     items: ItemTable
-    task: Task = "ctr"
+    task: Task = CTR
     texts: TextScorer | str = "it reads no texts of items"
 
     def __post_init__(self) -> None:
@@ -391,7 +392,7 @@ class Ranking:
 
     ranker: Ranker
     max_history: int | None = None
-    task: Task = "seqrec"
+    task: Task = SEQREC
     kept: PrefixCache | None = None
 
     def __call__(self, history: Items, asked: Top, observe: Observe = no_observer) -> Ranked:

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rbserve.core.types import Task
+from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.server.logs import CODE, Log, request_id
 
 # A table lookup scores in microseconds and a language model in seconds.
@@ -42,8 +42,8 @@ class Telemetry:
             "request", "From the request's head to the end of the answer.", "route"
         )
         self.items: dict[Task, Counter] = {
-            "ctr": self._counter("candidates_scored", "Candidates the model scored.", "model"),
-            "seqrec": self._counter("recommendations_asked", "Items the model was asked for.", "model"),
+            CTR: self._counter("candidates_scored", "Candidates the model scored.", "model"),
+            SEQREC: self._counter("recommendations_asked", "Items the model was asked for.", "model"),
         }
         self.scoring_seconds = self._histogram("scoring", "Time in the model, a call a sample.", "model")
         self.stage_seconds = self._histogram(

@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rbserve.core.tasks import CTR, SEQREC, TASKS
+
 Direction = Literal["higher", "lower"]
 
 CUTS = (1, 5, 10, 20, 50)  # the k of list-wise metrics
@@ -40,7 +42,7 @@ SEQREC_METRICS: dict[str, Direction] = {
     f"{name}@{k}": "higher" for name in ("ndcg", "recall", "mrr") for k in CUTS
 }
 METRICS = CTR_METRICS | SEQREC_METRICS
-RANKED_AMONG = {"ctr": "user's candidates", "seqrec": "catalogue"}  # what a task's ranking metrics rank
+TASK_METRICS: dict[str, dict[str, Direction]] = {CTR.name: CTR_METRICS, SEQREC.name: SEQREC_METRICS}
 _TITLES = {"ndcg": "nDCG", "recall": "recall", "logloss": "logloss", "gauc_unweighted": "GAUC (unweighted)",
            "illegal_share": "illegal paths"}  # fmt: skip
 
@@ -55,7 +57,7 @@ def metric_title(metric: str, task: str) -> str:
     """
     name, at, k = metric.partition("@")
     title = _TITLES.get(name, name.upper()) + at + k
-    return f"{title} ({RANKED_AMONG[task]})" if name in ("ndcg", "recall", "mrr") else title
+    return f"{title} ({TASKS[task].ranked_among})" if name in ("ndcg", "recall", "mrr") else title
 
 
 def ctr_metrics(labels: ArrayLike, scores: ArrayLike, users: ArrayLike) -> dict[str, float]:

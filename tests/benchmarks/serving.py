@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 
 from rbserve.client import Client, address_of, request_bytes
-from rbserve.core.wire import PATHS
+from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.pipeline import data, training
 from rbserve.profilers.client.load import Load, LoadPlan, run_load
@@ -233,7 +233,7 @@ def overload(options: argparse.Namespace) -> None:
 def offer(url: str, sent: list[bytes], rate: float, seconds: float, deadline: float | None = None) -> Load:
     """A load at a rate."""
     plan = LoadPlan(rate, seconds, warm_up_s=1.0, deadline_ms=deadline)
-    return run_load(url, PATHS["ctr"], sent, plan)
+    return run_load(url, CTR.path, sent, plan)
 
 
 def said(times: Any, which: str) -> str:

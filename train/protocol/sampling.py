@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import slices
 from rbserve.data.dataset import NEVER, SPLITS, CtrSplit, SeqSplit, Split
@@ -250,7 +251,7 @@ def choose_users(
 
 
 def _remedy(task: str, protocol: Protocol) -> str:
-    if task == "ctr" and not protocol.negatives:
+    if not TASKS[task].ranks and not protocol.negatives:
         return "give more interactions, or sample negatives: --negatives 2"
     return "give more interactions"
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
+from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.types import Items, Progress, no_progress
 from rbserve.data.columns import ColumnWriter, Ragged, open_column
 from rbserve.data.dataset import SPLITS, Dataset, ItemTable, open_dataset
@@ -97,10 +98,10 @@ def write_splits(
     with replacing_directory(path) as partial:
         store = EventStore.write(partial / ".events", events, protocol, tally, progress)
         ctr = sampling.choose_users(
-            store.ctr_rows, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, "ctr", tally.dropped,
+            store.ctr_rows, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, CTR.name, tally.dropped,
             store.at_once)  # fmt: skip
         seqrec = sampling.choose_users(
-            store.seqrec_rows, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, "seqrec",
+            store.seqrec_rows, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, SEQREC.name,
             tally.dropped, store.at_once)  # fmt: skip
         writer = DatasetWriter(partial)
         with closing(writer):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.errors import UsageError
+from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, ModelSpec, Progress
 from rbserve.data.artifact import WORDS
 from rbserve.data.columns import Ragged, blocks
@@ -96,7 +97,7 @@ def _no_texts(spec: ModelSpec, dataset: Dataset) -> UsageError:
 class CtrTask:
     """Rows of a data set's click-prediction splits, as batches of a CTR model's `forward`."""
 
-    metric = "auc"
+    metric = CTR.metric
 
     def __init__(self, dataset: Dataset, words: bool = False, soft: SoftRows | None = None) -> None:
         """`words`: the model reads words of the data set's vocabulary. `soft`: what is learnt, if not its rows."""
@@ -136,8 +137,7 @@ class CtrTask:
 def trained_items(train: CtrSplit | SeqSplit, items: int) -> NDArray[np.bool_]:
     """For each of a data set's items whether a training row has it, as candidate or target or in its history."""
     seen = np.zeros(items, bool)
-    asked = train.candidates if isinstance(train, CtrSplit) else train.targets
-    for column in (asked, train.histories.values):
+    for column in (train.items, train.histories.values):
         for block in blocks(column):
             seen[block] = True
     return seen

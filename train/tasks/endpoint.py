@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from rbserve.core.tasks import CTR
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import EndpointConfig
@@ -27,7 +28,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[nn.Modu
 class EndpointTask:
     """Nothing is learnt."""
 
-    metric = "auc"
+    metric = CTR.metric
     rows = 0
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:

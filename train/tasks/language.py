@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.errors import AssetError, UsageError
+from rbserve.core.tasks import CTR
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.artifact import BACKBONE, TOKENIZER
 from rbserve.data.columns import Ragged, runs
@@ -116,7 +117,7 @@ def check_texts(spec: ModelSpec, dataset: Dataset) -> None:
 class LanguageTask:
     """A row is what is asked of one user: his history, and all candidates that were labelled with it."""
 
-    metric = "auc"
+    metric = CTR.metric
     max_history = MAX_HISTORY
 
     def __init__(self, dataset: Dataset, spec: ModelSpec, made: Prompts, folder: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.errors import UsageError
+from rbserve.core.tasks import SEQREC
 from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
@@ -84,7 +85,7 @@ def make(
 class NextItemTask:
     """A row is a user's history and the item that came next."""
 
-    metric = f"ndcg@{AT}"
+    metric = SEQREC.metric
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rbserve.core.tasks import SEQREC
 from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.columns import Ragged, slices
 from rbserve.data.dataset import Dataset, SeqSplit
@@ -48,7 +49,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Sequent
 class SeqTask:
     """Sequences of a data set, each a user's last items up to the target."""
 
-    metric = f"ndcg@{AT}"
+    metric = SEQREC.metric
 
     def __init__(self, dataset: Dataset, config: SasRecConfig) -> None:
         self.config = config

@@ -1,0 +1,95 @@
+"""The two tasks of the RecBench paper (section 2) as a table: everything that differs between them and is a fact.
+
+Manifests, run files and zoo rows name a task by its `name`; look it up with `TASKS[name]`. No other module compares
+the name of a task: code that does one thing for a model that scores candidates and another for a model that ranks the
+catalogue asks `TASKS[name].ranks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rbserve.core.wire import RECOMMEND, SCORE
+
+TaskName = Literal["ctr", "seqrec"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a recommender is asked: to score candidates for a user, or to rank the whole catalogue (`ranks`).
+
+    A request has a size, called `size_name`, that counts `size_unit`s: candidates scored, or items returned.
+    `default_sizes` are profiled when no others are given, the smallest first, in `default_scope`.
+
+    `metric` and `second_metric` are the headlines: each has an interval over users, and `metric` is the one that the
+    paper reports, that validation maximises and that variants are chosen by. `table_metrics` are the columns of
+    reports; the ranking metrics among them rank `ranked_among`.
+
+    Test rows are called `row_name`, and the item that a row is about stands in the data set's column `item_column`.
+    """
+
+    name: TaskName
+    title: str
+    answers: str
+    ranks: bool
+    path: str
+    size_name: str
+    size_unit: str
+    default_sizes: tuple[int, ...]
+    default_scope: str
+    metric: str
+    second_metric: str
+    table_metrics: tuple[str, ...]
+    ranked_among: str
+    row_name: str
+    item_column: str
+
+    @property
+    def headlines(self) -> tuple[str, str]:
+        """The two metrics that have an interval over users, the more important one first."""
+        return self.metric, self.second_metric
+
+
+CTR = Task(
+    name="ctr",
+    title="click prediction",
+    answers="scores candidates",
+    ranks=False,
+    path=SCORE,
+    size_name="slate",
+    size_unit="candidate",
+    default_sizes=(1, 100),
+    default_scope="forward",
+    metric="auc",
+    second_metric="gauc",
+    table_metrics=("auc", "gauc", "logloss"),
+    ranked_among="user's candidates",
+    row_name="labelled pairs",
+    item_column="candidate",
+)
+
+SEQREC = Task(
+    name="seqrec",
+    title="next-item prediction",
+    answers="recommends items of the whole catalogue",
+    ranks=True,
+    path=RECOMMEND,
+    size_name="k",
+    size_unit="item",
+    default_sizes=(10,),
+    default_scope="both",  # looking ids up is part of what a ranked list is for
+    metric="ndcg@10",
+    second_metric="recall@10",
+    table_metrics=("ndcg@10", "recall@10", "mrr@10"),
+    ranked_among="catalogue",
+    row_name="sequences",
+    item_column="target",
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (CTR, SEQREC)}
+ACCURACIES = tuple(task.metric for task in TASKS.values())
+"""The main metric of each task: what validation maximises and what a loss of accuracy is measured in."""
+HEADLINES = tuple(metric for task in TASKS.values() for metric in task.headlines)
+"""The metrics of all tasks that have an interval over users."""
