@@ -10,6 +10,7 @@ import pytest
 
 from rbserve.client import Client, ServerError
 from rbserve.core.errors import UsageError
+from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
 from rbserve.server.keys import read_keys
@@ -79,12 +80,12 @@ def test_health_and_the_document_are_open_and_refusals_are_counted(
 
 
 def test_the_document_says_what_takes_a_key() -> None:
-    paths = openapi(Limits(), ["ctr"], keyed=True)["paths"]
+    paths = openapi(Limits(), [CTR], keyed=True)["paths"]
     keyed = {path for path, verbs in paths.items() for one in verbs.values() if "security" in one}
     assert keyed == paths.keys() - set(FREE)
     assert {"/v1/score", "/v1/models", "/metrics"} <= keyed
     assert all("401" in one["responses"] for path in keyed for one in paths[path].values())
-    free = openapi(Limits(), ["ctr"])
+    free = openapi(Limits(), [CTR])
     assert "securitySchemes" not in free["components"]
 
 

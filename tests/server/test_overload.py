@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
+from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.server.app import build_app
 from rbserve.server.keys import read_keys
@@ -210,7 +211,7 @@ def test_a_deadline_is_a_number_of_milliseconds(connect: Connect, service: Score
 
 
 def test_the_openapi_document_tells_of_deadlines_and_refusals(limits: Limits) -> None:
-    operation = openapi(limits, ["ctr"])["paths"]["/v1/score"]["post"]
+    operation = openapi(limits, [CTR])["paths"]["/v1/score"]["post"]
     assert [one["name"] for one in operation["parameters"]] == ["X-Deadline-Ms"]
     assert {"503", "504"} <= operation["responses"].keys()
 

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.errors import ArtifactError
+from rbserve.core.tasks import SEQREC
 from rbserve.core.types import Items, Scores
 from rbserve.server.schema import Limits, openapi
 from rbserve.server.service import Ranked, Ranking, Service, Top
@@ -154,7 +155,7 @@ def test_models_and_the_openapi_document_show_the_path_that_is_served(
 ) -> None:
     assert ask_ranking("GET", "/v1/models").json()["models"][0]["task"] == "seqrec"
     document = ask_ranking("GET", "/openapi.json").json()
-    assert document == openapi(limits, ["seqrec"])
+    assert document == openapi(limits, [SEQREC])
     assert "/v1/recommend" in document["paths"]
     assert "/v1/score" not in document["paths"]
     k = document["components"]["schemas"]["RecommendRequest"]["properties"]["k"]

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.errors import ArtifactError
+from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.server.models import Models
@@ -345,7 +346,7 @@ def test_metrics_count_requests_by_route_and_status_and_what_was_scored(ask: Ask
 
 def test_the_openapi_document_describes_every_route_and_these_limits(ask: Ask, limits: Limits) -> None:
     document = ask("GET", "/openapi.json").json()
-    assert document == openapi(limits, ["ctr"])
+    assert document == openapi(limits, [CTR])
     for path, operations in document["paths"].items():
         for method in ("get", "post"):
             allowed = ask(method.upper(), path).status_code != 405
