@@ -1,4 +1,4 @@
-"""From a trained artefact to checked ONNX files.
+"""Exports: a trained artefact becomes ONNX files that are checked against the torch reference.
 
-Imports `runtimes` and what lies below it; knows nothing of training or timing.
+Imports `runtimes` and the rooms below it, never `train`, `profilers` or `server`. Imported by `pipeline` alone.
 """

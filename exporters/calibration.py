@@ -1,4 +1,4 @@
-"""Calibration: what the products of an fp32 graph are given, seen on requests of training users."""
+"""Calibration: the range of the activations of an fp32 graph, recorded on requests of training users."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 REQUESTS = 128
 SLATE = 64  # candidates a request: the labelled row's, and others of the catalogue
 TOP = 10
-MARGIN = 1.1  # users and items that calibration did not see lie a little further out
-MOST_ERROR = 0.02  # that rounding by one fixed step may add to activations; see `Activation.is_even`
+MARGIN = 1.1  # activations of users and items outside the calibration requests may be a little larger
+MOST_ERROR = 0.02  # relative error that one fixed step may add to activations (`Activation.is_even`)
 
 
 class Activation:
-    """What was seen of a product's input: its smallest and largest value, 0 between them, and its mean square."""
+    """The recorded input of a matrix product: its smallest and largest value, 0 between them, and its squares."""
 
     def __init__(self) -> None:
         self.low = self.high = self.squares = 0.0
         self.count = 0
 
     def see(self, values: NDArray[np.float32]) -> None:
-        """Adds the values of a call."""
+        """Records the values of one call."""
         self.low = min(self.low, float(values.min(initial=0)))
         self.high = max(self.high, float(values.max(initial=0)))
         self.squares += float(np.square(values, dtype=np.float64).sum())
@@ -43,32 +43,33 @@ class Activation:
 
     @property
     def step(self) -> float:
-        """The scale of uint8 for the whole range and MARGIN times as much."""
+        """The step of uint8 that covers MARGIN times the recorded range."""
         return MARGIN * max(self.high - self.low, 1e-9) / 255
 
     @property
     def zero(self) -> int:
-        """What stands for 0 among 0 to 255."""
+        """The number from 0 to 255 that stands for the value 0."""
         return round(-MARGIN * self.low / self.step)
 
     @property
     def is_even(self) -> bool:
         """Whether rounding by one fixed step adds at most MOST_ERROR, root mean square relative to the values.
 
-        Numbers like normal ones have 0.01. A cross network's powers of its input have up to 0.08: few rows are large.
+        Normally distributed values have an error of 0.01. The powers that a cross network takes of its input have up
+        to 0.08, because few rows are large.
         """
         size = math.sqrt(self.squares / max(self.count, 1))
         return (self.high - self.low) / 255 / math.sqrt(12) <= MOST_ERROR * size
 
 
 Activations = Mapping[str, Activation]
-"""By their names, the inputs of a graph's products."""
+"""The recorded inputs of a graph's matrix products, by the name of the input."""
 
 
 def weighted_products(graph: GraphProto) -> Iterator[NodeProto]:
-    """The products of a graph with a constant matrix.
+    """The nodes of a graph that multiply by a constant matrix: those that int8 rounds.
 
-    DCNv2's experts and FinalMLP's heads are stacks of matrices: they stay in fp32, and are 2% of the work.
+    DCNv2's experts and FinalMLP's heads are stacks of matrices: they stay in fp32 and are 2% of the work.
     """
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     for node in graph.node:
@@ -77,11 +78,11 @@ def weighted_products(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> list[Activations]:
-    """For each fp32 graph of an artefact, what its `weighted_products` are given.
+    """For each fp32 graph of an artefact, the recorded inputs of its `weighted_products`.
 
-    REQUESTS of training users are answered, drawn by a fixed seed, and one of a user without a history. Any user may
-    come: histories are whole, cut and of one item in turn. Any item may stand in a slate: candidates are those of the
-    labelled rows and others of the catalogue.
+    Answers one request without a history and REQUESTS of training users, drawn by a fixed seed. Histories are in turn
+    whole, cut and of one item, since any user may come; slates have the candidate of a training row and random items
+    of the catalogue, since any item may be a candidate.
     """
     recorders = {path: ActivationRecorder(path) for path in graphs}
     rng, nothing = np.random.default_rng(0), np.empty(0, np.int32)
@@ -90,26 +91,26 @@ def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> l
         ranker.top_k(nothing, TOP)
         sequences = dataset.seqrec("train")
         for number, row in enumerate(rng.permutation(len(sequences))[:REQUESTS]):
-            ranker.top_k(_shortened(sequences.histories[row], number, rng), TOP)
+            ranker.top_k(_shorten(sequences.histories[row], number, rng), TOP)
     else:
         scorer = exported_scorer(artifact, graphs, opening=recorders.__getitem__)
         scorer.score(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32))
         clicks = dataset.ctr("train")
         for number, row in enumerate(rng.permutation(len(clicks))[:REQUESTS]):
             others = rng.integers(len(artifact.items), size=SLATE - 1, dtype=np.int32)
-            history = _shortened(clicks.histories[row], number, rng)
+            history = _shorten(clicks.histories[row], number, rng)
             scorer.score(history, np.append(clicks.candidates[row], others))
     return [recorder.activations for recorder in recorders.values()]
 
 
-def _shortened(history: Items, number: int, rng: np.random.Generator) -> Items:
-    """The whole history, its newest items, or its newest item, in turn."""
-    kept = (len(history), rng.integers(1, len(history) + 1) if len(history) else 0, 1)[number % 3]
-    return history[len(history) - min(int(kept), len(history)) :]
+def _shorten(history: Items, number: int, rng: np.random.Generator) -> Items:
+    """The whole history, its newest items or its newest item, in turn by the request's number."""
+    length = (len(history), rng.integers(1, len(history) + 1) if len(history) else 0, 1)[number % 3]
+    return history[len(history) - min(int(length), len(history)) :]
 
 
 class ActivationRecorder:
-    """A `Session` of an fp32 graph that sees what its products are given."""
+    """A `Session` of an fp32 graph that records the inputs of its matrix products."""
 
     def __init__(self, path: Path) -> None:
         import onnx
@@ -125,27 +126,27 @@ class ActivationRecorder:
         )
         watched = path.with_name(
             f"watched.{path.name}"
-        )  # in the same folder, where large weights are looked for
+        )  # beside the graph's weights, where they are looked for
         onnx.save(model, watched)
         self._session = open_session(watched, threads=1)
 
     @property
     def activations(self) -> Activations:
-        """What all calls so far have shown."""
+        """The inputs recorded in all calls so far."""
         return self._activations
 
     def get_inputs(self) -> Sequence[Any]:
-        """What goes in."""
+        """The inputs of the graph."""
         inputs: Sequence[Any] = self._session.get_inputs()
         return inputs
 
     def get_overridable_initializers(self) -> Sequence[Any]:
-        """What may go in, and has a default."""
+        """The inputs of the graph that have a default."""
         defaults: Sequence[Any] = self._session.get_overridable_initializers()
         return defaults
 
     def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """The named outputs, or all of the graph's own in their order."""
+        """Runs the graph; returns the named outputs, or all outputs of the original graph in their order."""
         names = names or self._outputs
         outputs: list[Any] = self._session.run([*names, *self._inputs], arrays)
         for name, values in zip(self._inputs, outputs[len(names) :], strict=True):

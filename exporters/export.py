@@ -1,4 +1,4 @@
-"""Exports an artefact at the precisions asked for, and lets in only what scores like the reference."""
+"""Exports an artefact in the requested precisions and refuses graphs that do not score like the reference."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from rbserve.exporters.calibration import Activations, calibrate
 from rbserve.exporters.graph import activation_scales, data_file
 from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
-from rbserve.exporters.tokenwise import MOST_ERRORS, within
+from rbserve.exporters.tokenwise import MOST_ERRORS, plan_within
 from rbserve.runtimes.item_vectors import content_kind
 from rbserve.runtimes.memory import require_memory
 
 MOST_LOSS = 0.002
-
-# Graphs in fp32, and how they are held against the reference.
+"""The loss of AUC or nDCG@10 above which an int8 or int4 variant has a warning."""
 Quantiser = Callable[[Artifact, Path, Path, Activations], None]
 QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 
@@ -42,13 +41,13 @@ def export(
     precisions: Sequence[str] = USUAL_PRECISIONS,
     progress: Progress = no_progress,
 ) -> Artifact:
-    """Writes the ONNX graphs of each precision and records their parity on real rows.
+    """Writes the ONNX graphs of each precision and records their parity with the reference on test rows.
 
-    Raises ParityError when fp32 differs from the reference by more than `parity` allows; a coarser variant that
-    loses more than MOST_LOSS of AUC or nDCG@10 is kept, with a warning that every table shows.
+    Raises ParityError when fp32 differs from the reference by more than rounding (`Reference.is_equal`). An int8 or
+    int4 variant that loses more than MOST_LOSS of AUC or nDCG@10 is written with a warning that every table shows.
     """
     if artifact.is_endpoint:
-        raise UsageError(f"{artifact.name} answers from an endpoint; there is nothing to export")
+        raise UsageError(f"{artifact.name} is answered by an endpoint: there is nothing to export")
     check_precisions(precisions)
     for precision in precisions:
         variant = exported_variant(precision)
@@ -56,7 +55,7 @@ def export(
             known = ", ".join(precisions_of(artifact.can_export))
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}",
-                f"precisions of a model like it: {known}",
+                f"precisions that it can be exported in: {known}",
             )
         require_memory(artifact, variant)
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
@@ -64,67 +63,68 @@ def export(
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
         wanted = list(dict.fromkeys(precisions))
         if artifact.is_language_model:
-            made = {
-                name: _language_graph(artifact, dataset, folder, name, reference)
-                for name in _counted(wanted, progress)
+            graphs = {
+                precision: _language_graph(artifact, dataset, folder, precision, reference)
+                for precision in _with_progress(wanted, progress)
             }
         else:
-            made = {
-                name: (files, reference.compare(files))
-                for name, files in _graphs(artifact, dataset, folder, wanted).items()
+            graphs = {
+                precision: (files, reference.compare(files))
+                for precision, files in _graphs(artifact, dataset, folder, wanted).items()
             }
         records = {
-            exported_variant(precision): _admit(artifact, precision, files, found, reference)
-            for precision, (files, found) in made.items()
+            exported_variant(precision): _admit(artifact, precision, files, comparison, reference)
+            for precision, (files, comparison) in graphs.items()
         }
     return add_variants(artifact, records)
 
 
-def _counted(precisions: Sequence[str], progress: Progress) -> Iterator[str]:
-    """The precisions one by one; says of each that it is being made."""
+def _with_progress(precisions: Sequence[str], progress: Progress) -> Iterator[str]:
+    """Yields the precisions and reports each as the graph that is being written."""
     for place, precision in enumerate(precisions):
-        progress(place, len(precisions), f"graphs made, now {precision}")
+        progress(place, len(precisions), f"graphs written, now {precision}")
         yield precision
 
 
 def _language_graph(
     artifact: Artifact, dataset: Dataset, folder: Path, precision: str, reference: parity.Reference
-) -> tuple[list[Path], parity.Compared]:
-    """The graph of a precision, and how it scores.
+) -> tuple[list[Path], parity.Comparison]:
+    """Writes the graph of one precision; returns its files and their comparison with the reference.
 
-    int8 rounds as many products by token as scores allow; where none of MOST_ERRORS does, what costs least.
+    int8 rounds as many products by token as possible: the first of MOST_ERRORS whose loss is at most MOST_LOSS, else
+    the one with the smallest loss.
     """
     if precision != "int8":
         files = language.write(artifact, folder, precision)
         return files, reference.compare(files)
     plan = language.rounding_plan(artifact, dataset)
-    tried: dict[float, parity.Compared] = {}
+    comparisons: dict[float, parity.Comparison] = {}
     for most in MOST_ERRORS:
-        files = language.write(artifact, folder, precision, within(plan, most))
-        tried[most] = reference.compare(files)
-        if artifact.is_random or reference.loss(tried[most].parity) <= MOST_LOSS:
-            return files, tried[most]
-    least = min(tried, key=lambda most: reference.loss(tried[most].parity))
-    return language.write(artifact, folder, precision, within(plan, least)), tried[least]
+        files = language.write(artifact, folder, precision, plan_within(plan, most))
+        comparisons[most] = reference.compare(files)
+        if artifact.is_random or reference.loss(comparisons[most].parity) <= MOST_LOSS:
+            return files, comparisons[most]
+    best = min(comparisons, key=lambda most: reference.loss(comparisons[most].parity))
+    return language.write(artifact, folder, precision, plan_within(plan, best)), comparisons[best]
 
 
 def _graphs(
     artifact: Artifact, dataset: Dataset, folder: Path, precisions: Sequence[str]
 ) -> dict[str, list[Path]]:
-    """The graphs of each precision, in the order in which they run."""
+    """Writes the graphs of each precision; a model's graphs are in the order in which they run."""
     write_fp32 = sequential.write_fp32 if TASKS[artifact.manifest.task].ranks else onnx.write_fp32
     fp32 = write_fp32(artifact, folder)
-    made = {
-        precision: fp32 if precision == "fp32" else _quantised(artifact, dataset, fp32, precision)
+    graphs = {
+        precision: fp32 if precision == "fp32" else _quantise(artifact, dataset, fp32, precision)
         for precision in precisions
     }
     if content_kind(artifact) is not None:
-        for precision, (path,) in made.items():
+        for precision, (path,) in graphs.items():
             declare_table(artifact, precision, path)
-    return made
+    return graphs
 
 
-def _quantised(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision: str) -> list[Path]:
+def _quantise(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision: str) -> list[Path]:
     paths = [path.with_name(path.name.replace("fp32", precision, 1)) for path in fp32]
     for source, path, activations in zip(fp32, paths, calibrate(artifact, dataset, fp32), strict=True):
         QUANTISERS[precision](artifact, source, path, activations)
@@ -134,33 +134,35 @@ def _quantised(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision
 def _admit(
     artifact: Artifact,
     precision: str,
-    made: list[Path],
-    compared: parity.Compared,
+    graphs: list[Path],
+    comparison: parity.Comparison,
     reference: parity.Reference,
 ) -> VariantRecord:
-    """Checks exported files, of which `compared` is known, and moves them into the artefact."""
-    found, variant = compared.parity, exported_variant(precision)
-    if precision == "fp32" and not reference.is_equal(found):
+    """Moves exported files into the artefact; ParityError for an fp32 graph that differs from the reference."""
+    measured, variant = comparison.parity, exported_variant(precision)
+    if precision == "fp32" and not reference.is_equal(measured):
         raise ParityError(
-            f"{artifact.name} {variant} differs from {REFERENCE} on {found.rows} rows: {reference.describe(found)}",
+            f"{artifact.name} {variant} differs from {REFERENCE} on {measured.rows} rows: "
+            f"{reference.describe(measured)}",
             "nothing was written; the exported graph does not compute the model",
         )
-    data = [weights for path in made if (weights := data_file(path)).exists()]
-    for path in (*data, *made):
+    data = [weights for path in graphs if (weights := data_file(path)).exists()]
+    for path in (*data, *graphs):
         with replacing(artifact.path / "onnx" / path.name) as partial:
             path.replace(partial)
-    file, *step = [f"onnx/{path.name}" for path in made]
+    file, *step = [f"onnx/{path.name}" for path in graphs]
     checks = f"onnx/{precision}.checks.json"
-    write_checks(artifact.path / checks, compared.checks, find_variant(variant).tolerance)
+    write_checks(artifact.path / checks, comparison.checks, find_variant(variant).tolerance)
     return VariantRecord(
-        file, found, _warnings(artifact, precision, found, reference.loss(found)), step_file=step[0] if step else None,
+        file, measured, _warnings(artifact, precision, measured, reference.loss(measured)),
+        step_file=step[0] if step else None,
         data_files=[f"onnx/{path.name}" for path in data], checks=checks,
         activation_scales=activation_scales(artifact, precision),
     )  # fmt: skip
 
 
-def _warnings(artifact: Artifact, precision: str, found: Parity, loss: float) -> list[str]:
+def _warnings(artifact: Artifact, precision: str, measured: Parity, loss: float) -> list[str]:
     if precision == "fp32" or artifact.is_random or loss <= MOST_LOSS:
         return []
-    metric = "AUC" if found.ndcg is None else "nDCG@10"
-    return [f"{precision} loses {loss:.4f} {metric} on {found.rows} rows, more than {MOST_LOSS}"]
+    metric = "AUC" if measured.ndcg is None else "nDCG@10"
+    return [f"{precision} loses {loss:.4f} {metric} on {measured.rows} rows, more than {MOST_LOSS}"]

@@ -1,4 +1,4 @@
-"""From a module to an ONNX graph that can be told apart from others."""
+"""Traces torch modules into ONNX graphs and saves them with metadata that says which model they compute."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Axes = Mapping[str, Mapping[int, str]]
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs: Axes) -> ModelProto:
-    """The graph of a module's `forward`, with names and dynamic axes for what goes in and out."""
+    """The graph of a module's `forward`, with names and dynamic axes for its inputs and outputs."""
     import onnx
-    import torch  # here, so that a graph can be changed without it
+    import torch  # imported here: changing a graph needs no torch
 
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="rbserve-trace-") as folder:
-        traced = Path(folder) / "traced.onnx"  # the exporter puts large weights beside it, a file each
-        # The exporter that builds on torch.export needs one more package and writes a larger graph here.
+        traced = Path(folder) / "traced.onnx"  # the exporter writes large weights beside it
+        # The newer exporter, built on torch.export, needs one more package and writes a larger graph.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # What is constant in a trace is meant to be; that it computes the model is tested on real rows.
+        # Constants in the trace are intended; parity on test rows proves that the graph computes the model.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message="Exporting aten::index operator")
         torch.onnx.export(
@@ -52,7 +52,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs:
 
 
 def append_top_k(model: ModelProto, n_items: int) -> None:
-    """Makes of a graph's ALL_SCORES [B, n_items] its outputs: the best min(k, n_items) items, and their scores."""
+    """Adds an input k to a graph of ALL_SCORES [B, n_items]; its outputs become the best k items and their scores."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
@@ -75,7 +75,7 @@ def append_top_k(model: ModelProto, n_items: int) -> None:
 
 
 def origin(artifact: Artifact, precision: str) -> dict[str, str]:
-    """What a graph says of where it comes from and, in integers, of how it is rounded and run."""
+    """A graph's metadata: its model, variant and data and, of int8 and int4, how its activations are rounded."""
     manifest, scales = artifact.manifest, activation_scales(artifact, precision)
     rounding = {ACTIVATION_SCALES: scales, SESSION_OPTIONS: "none"} if scales else {}
     return rounding | {
@@ -88,12 +88,12 @@ def origin(artifact: Artifact, precision: str) -> dict[str, str]:
 
 
 def activation_scales(artifact: Artifact, precision: str) -> str | None:
-    """What has a scale of its own where activations are rounded: each "product", "token" or "block"; None in fp32.
+    """The unit of activations that shares a rounding scale: "product", "token" or "block"; None in fp32.
 
-    That of a product is fixed when a model is exported or, where few rows are far larger than the others, each row's
-    own; those of a token, or of a block of it, are its own. None of them depends on what else is in a call.
-    Files of version 0.1 do not say: their language models are like those of today, in other models all activations of a
-    call share a scale.
+    The scale of a product is fixed at export or, where few rows are far larger than the others, each row has its own.
+    A token, or a block of it, has its own. So no score depends on the other rows of a call. Files of version 0.1 do
+    not have this record: their language models are as today's; in their other models all activations of a call share a
+    scale.
     """
     if precision == "fp32":
         return None
@@ -114,16 +114,16 @@ def save(graph: ModelProto, path: Path, origin: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(graph, dict(origin))
     data, large = data_file(path), is_large(graph)
     if large:
-        data.unlink(missing_ok=True)  # it would be appended to
+        data.unlink(missing_ok=True)  # onnx would append to it
     onnx.save_model(graph, path, save_as_external_data=large, location=data.name, size_threshold=1024)
     onnx.checker.check_model(path, full_check=True)
 
 
 def data_file(path: Path) -> Path:
-    """Where a graph's weights are if they are large."""
+    """The file beside a graph that holds its weights if they are large."""
     return path.with_name(f"{path.name}.data")
 
 
 def is_large(graph: ModelProto) -> bool:
-    """Whether the weights in a graph need a file of their own."""
+    """Whether a graph's weights have more than LARGEST bytes and need a file of their own."""
     return sum(len(weights.raw_data) for weights in graph.graph.initializer) > LARGEST

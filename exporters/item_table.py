@@ -1,8 +1,7 @@
-"""The item table of a graph that scores pairs: it can be given with a call, and it can grow.
+"""The item table of a pair-wise graph: a request can bring its own, and `items add` appends rows to it.
 
-Graphs of groups B and C look finished item vectors up in one initializer. It is declared an input with a default, so
-that a call may bring a small table of its own: the vectors of texts that the default does not have. Rows are appended
-to it when items are added; nothing is traced anew, and no torch is needed.
+Graphs of groups B and C look item vectors up in one initializer. It is declared an input with a default, so that a
+call can pass a small table instead: the vectors of new texts. Appending rows needs no torch and traces nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def declare_table(artifact: Artifact, precision: str, path: Path) -> None:
-    """Makes the item table of a graph file an input with a default."""
+    """Declares the item table of a graph file an input with a default, in place."""
     import onnx
 
     graph = onnx.load(path)
@@ -34,9 +33,9 @@ def declare_table(artifact: Artifact, precision: str, path: Path) -> None:
 def append_rows(
     artifact: Artifact, precision: str, source: Path, target: Path, vectors: NDArray[np.float32]
 ) -> None:
-    """Writes the graph of `source` to `target` with vectors float32[K, d] behind the last row of its item table.
+    """Writes the graph `source` to `target` with vectors float32[K, d] appended to its item table.
 
-    Raises ArtifactError where the graph has no table of as many items as the artefact.
+    Raises ArtifactError if the graph has no item table with a row for each item of the artefact.
     """
     import onnx
     from onnx import numpy_helper
@@ -48,7 +47,7 @@ def append_rows(
         raise _no_table(source, f"{len(rows)} rows for {len(artifact.items)} items")
     table.CopyFrom(numpy_helper.from_array(np.concatenate([rows, vectors.astype(rows.dtype)]), table.name))
     _declare(graph, table)
-    known = {entry.key for entry in graph.metadata_props}  # a graph of version 0.1 is scaled as it was
+    known = {entry.key for entry in graph.metadata_props}  # a graph of version 0.1 keeps its rounding
     save(graph, target, {key: value for key, value in origin(artifact, precision).items() if key in known})
 
 

@@ -1,13 +1,13 @@
-"""A language model as one ONNX graph: packed prompts, and the cache of what was read before, to answers.
+"""A language model as one ONNX graph, from packed prompts and a prefix cache to answers.
 
-tokens, positions int64[B, L], mask bool[B, L, P + L], read int64[B, N] and past float32[layers, 2, B, H, P, C] go in;
-present float32[layers, 2, B, H, L, C] comes out, and answers: log-odds float32[B, N] of a click, or logits
-float32[B, N, K] of codes. Reading a prompt at once, a history first and candidates behind its cache, candidates
-apart, or beams token by token: all are this graph. A model with a head for the catalogue gives its best k items; one
-that keeps no cache has neither past nor present.
+Inputs: tokens and positions int64[B, L], mask bool[B, L, P + L], read int64[B, N], past float32[layers, 2, B, H, P, C].
+Outputs: present float32[layers, 2, B, H, L, C] and answers: log-odds float32[B, N] of a click, or logits
+float32[B, N, K] of codes. The one graph reads a prompt at once, a history before its candidates, candidates apart, or
+beams token by token. A model with a head for the catalogue returns its best k items; a model that keeps no cache has
+neither past nor present.
 
-Exporters of whole language models (optimum's) give every candidate a copy of the history's cache and the logits of
-every word; what is asked here takes neither.
+Exporters of whole language models (optimum's) copy the history's cache for every candidate and compute the logits of
+every word; this graph does neither.
 """
 
 from __future__ import annotations
@@ -44,15 +44,13 @@ INPUTS: Axes = {
     "past": {2: "B", 4: "P"},
 }
 OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
-
-
 UNPLANNED: Plan = {}
-PLANNED = 16
+PLANNED = 16  # requests that a rounding plan is made from
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 
 
 def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANNED) -> list[Path]:
-    """Writes the graph of an artefact in one of BITS into `folder`; memory holds one weight at a time.
+    """Writes the graph of an artefact in a precision of BITS into `folder`; memory holds one weight at a time.
 
     `plan` says which int8 products are rounded by token, and how.
     """
@@ -60,15 +58,15 @@ def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANN
     config = backbone_config(artifact)
     model = rebuild_model(artifact, config, weightless(shapes_of(weights)))
     items = len(artifact.items) if artifact.manifest.config_kind == "seq-p5" else 0
-    named = origin(artifact, precision)
-    write_graph(model, config, weights, path, named, BITS[precision], items, plan)
+    metadata = origin(artifact, precision)
+    write_graph(model, config, weights, path, metadata, BITS[precision], items, plan)
     return [path]
 
 
 def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:
-    """How the products of an artefact's int8 graph are best rounded, seen from PLANNED requests of the training users.
+    """How to round the products of an artefact's int8 graph, from PLANNED requests of training users.
 
-    Random weights say nothing of any activations: theirs are rounded by token everywhere, as they are.
+    The activations of random weights say nothing: all their products are rounded by token, without smoothing.
     """
     if artifact.is_random:
         names = shapes_of(artifact.file(WEIGHTS))
@@ -76,11 +74,12 @@ def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:
     model = load_model(artifact, reference_variant(artifact))
     recorder = Recorder(model)
     with recorder.listening():
-        _ask(artifact, model, dataset)
+        _answer_requests(artifact, model, dataset)
     return recorder.plan()
 
 
-def _ask(artifact: Artifact, model: nn.Module, dataset: Dataset) -> None:
+def _answer_requests(artifact: Artifact, model: nn.Module, dataset: Dataset) -> None:
+    """Answers PLANNED requests of training users, drawn by a fixed seed."""
     rng = np.random.default_rng(0)
     if TASKS[artifact.manifest.task].ranks:
         sequences, ranker = dataset.seqrec("train"), torch_ranker(artifact, model)
@@ -98,32 +97,39 @@ def write_graph(
 ) -> None:  # fmt: skip
     """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
     graph = trace_graph(model, config, items)
-    own = "language." if items else "model."  # what ItemScores and Answers call what is saved
-    fill(graph, weights, lambda name: name.removeprefix(own), data_file(path), bits, plan)
+    wrapper = (
+        "language." if items else "model."
+    )  # before the names of saved weights in ItemScores and Answers
+    fill(graph, weights, lambda name: name.removeprefix(wrapper), data_file(path), bits, plan)
     save(graph, path, origin)
 
 
 def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
-    """The graph, without weights, of a model over a base of transformers' `config`; `items` of a catalogue's head."""
+    """The graph, without weights, of a model over a base of transformers' `config`.
+
+    `items` is the size of the catalogue if the model has a head for it, else 0.
+    """
     tokens, positions, mask, read, past = example(model)
     with _traceable(), _grouped(model):
-        once = {name: axes for name, axes in INPUTS.items() if name != "past"}
-        own = mask[:, :, : tokens.size(1)]
+        uncached = {name: axes for name, axes in INPUTS.items() if name != "past"}
+        own_mask = mask[:, :, : tokens.size(1)]
         if items:
             whole = ItemScores(cast(LanguageModel, model))
-            asked = (tokens, positions, own, read[:, :1])
-            graph = trace_without_weights(whole, asked, once, {ALL_SCORES: {0: "B"}})
+            inputs = (tokens, positions, own_mask, read[:, :1])
+            graph = trace_without_weights(whole, inputs, uncached, {ALL_SCORES: {0: "B"}})
             append_top_k(graph, items)
             return graph
         if architecture_of(config).reads == "encoder-decoder":
             answers = {"answers": OUTPUTS["answers"]}
-            return trace_without_weights(Answers(model), (tokens, positions, own, read), once, answers)
+            return trace_without_weights(
+                Answers(model), (tokens, positions, own_mask, read), uncached, answers
+            )
         return trace_without_weights(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
 
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """With a `repeat_interleave` that the exporter can follow: of its own it loses the rank (GLM's positions)."""
+    """Replaces `Tensor.repeat_interleave`, of which the exporter loses the rank (GLM's positions)."""
     original = torch.Tensor.repeat_interleave
 
     def repeated(tensor: Tensor, repeats: int, dim: int) -> Tensor:
@@ -139,7 +145,7 @@ def _traceable() -> Iterator[None]:
 
 @contextmanager
 def _grouped(model: nn.Module) -> Iterator[None]:
-    """With `grouped_attention`, wherever transformers' own forward computes attention."""
+    """Makes transformers' own forward of the model compute attention by `grouped_attention`."""
     AttentionInterface.register(GROUPED, grouped_attention)
     base = (model if isinstance(model, LanguageModel) else cast(ClickModel, model).language).base
     config = cast(Any, base.config)
@@ -152,7 +158,7 @@ def _grouped(model: nn.Module) -> Iterator[None]:
 
 
 def example(model: nn.Module) -> tuple[Tensor, ...]:
-    """Two rows of three tokens behind two, for tracing."""
+    """Inputs to trace a model with: two rows of three tokens behind a cache of two."""
     layers, two, rows, heads, _, width = empty_past(model, rows=2).shape
     return (
         torch.ones(2, 3, dtype=torch.int64),

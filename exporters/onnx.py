@@ -1,8 +1,7 @@
-"""A trained CTR model as an ONNX graph: score(history[T], candidates[N]), both lengths dynamic.
+"""A trained click-prediction model as an ONNX graph: score(history[T], candidates[N]), both lengths dynamic.
 
-The graph holds the table of the items' finished vectors, whatever they are made of, and computes the user's part
-once for the whole slate. Its metadata says which model and data it came from, so that a file that has gone astray
-can be told.
+The graph holds the table of finished item vectors, whatever they are made of, and computes the user's part once for
+the whole slate. Its metadata names its model and data, so that a misplaced file can be recognised.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ TRACED_HISTORY = 3
 TRACED_CANDIDATES = 2
 
 
-class _Score(torch.nn.Module):
-    """The `score` of a model as a `forward`, which is what the exporter traces."""
+class _ScoreForward(torch.nn.Module):
+    """A model whose `forward` is `score`, for the exporter, which traces `forward`."""
 
     def __init__(self, model: CtrModel) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
         torch.zeros(TRACED_CANDIDATES, dtype=torch.int32),
     )
     graph = trace(
-        _Score(load_model(artifact).folded()), example,
+        _ScoreForward(load_model(artifact).folded()), example,
         {"history": {0: "T"}, "candidates": {0: "N"}}, {"scores": {0: "N"}})  # fmt: skip
     save(graph, path, origin(artifact, "fp32"))
     return [path]

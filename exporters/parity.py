@@ -1,4 +1,4 @@
-"""How far an exported variant is from the torch reference, on real rows through the same call."""
+"""Parity: how far the answers of an exported graph are from those of the torch reference, on test rows."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ from rbserve.runtimes.opening import (
 from rbserve.stats.metrics import auc, log_odds, ndcg_at_k, ranks_in_lists
 
 ROWS = 1_000
-GENERATED_ROWS = 200  # a generated list costs a hundred times a scored row
+GENERATED_ROWS = 200  # a generated list costs a hundred times as much as a scored row
 LANGUAGE_ROWS = 200
-CHECKS = 4  # requests that are kept with a variant
-RANDOM_ROWS = 4  # that the graph computes the model is all there is to see
+CHECKS = 4  # requests whose answers are saved with a variant
+RANDOM_ROWS = 4  # enough to see that the graph computes the model; random weights have no accuracy
 SEED = 2024
 PROBABILITY_TOLERANCE = 1e-5
 SCORE_TOLERANCE = 1e-4  # of logits and log-probabilities, which are sums over more terms
 TOP = 10
-ORDINARY_AUC = 0.7  # what is asked of a model that is at chance here: that it could tell as much elsewhere
+ORDINARY_AUC = 0.7  # assumed of a model that is at chance on these rows: rounding may cost it more on others
 
 
-class Compared(NamedTuple):
-    """How exported graphs score beside the reference, and some of what they answered."""
+class Comparison(NamedTuple):
+    """How far exported graphs are from the reference, and some of their answers to check a copy of them with."""
 
     parity: Parity
     checks: list[Check]
 
 
 class Reference(Protocol):
-    """What the torch reference says of some rows."""
+    """The answers of the torch reference on test rows."""
 
-    def compare(self, graphs: list[Path]) -> Compared:
-        """The same rows by exported graphs."""
+    def compare(self, graphs: list[Path]) -> Comparison:
+        """Answers the reference's rows with exported graphs and measures the differences."""
         ...
 
     def is_equal(self, parity: Parity) -> bool:
-        """Whether the differences are those of rounding."""
+        """Whether the differences are no larger than rounding in fp32 explains."""
         ...
 
     def loss(self, parity: Parity) -> float:
-        """What of AUC or nDCG@10 the exported graphs cost."""
+        """The AUC or nDCG@10 that the exported graphs lose against the reference."""
         ...
 
     def describe(self, parity: Parity) -> str:
-        """The differences in words."""
+        """The differences as the end of a sentence, for an error message."""
         ...
 
 
@@ -72,7 +72,7 @@ def reference_of(artifact: Artifact, dataset: Dataset) -> Reference:
 
 
 class ScoreReference:
-    """Click probabilities of 1,000 test rows, or of 200 where a language model reads a prompt for each."""
+    """Click probabilities of 1,000 test rows; of 200 by a language model, which reads a prompt for each."""
 
     def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
         self._artifact = artifact
@@ -81,33 +81,33 @@ class ScoreReference:
         scorer = open_scorer(artifact, reference_variant(artifact))
         self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
 
-    def compare(self, graphs: list[Path]) -> Compared:
-        """The same rows by an exported graph."""
+    def compare(self, graphs: list[Path]) -> Comparison:
+        """Scores the reference's rows with an exported graph."""
         scorer = exported_scorer(self._artifact, graphs)
         scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
         labels = np.zeros_like(self._rows.labels) if self._artifact.is_random else self._rows.labels
         slate = self._rows.candidates[:CHECKS]
         histories = [self._rows.histories[row] for row in range(len(slate))]
         checks = [Check.of(history, slate, scorer.score(history, slate)) for history in histories]
-        return Compared(compare(self._scores, scores, labels), checks)
+        return Comparison(compare(self._scores, scores, labels), checks)
 
     def is_equal(self, parity: Parity) -> bool:
-        """Whether no probability differs by more than 1e-5."""
+        """Whether no click probability differs by more than PROBABILITY_TOLERANCE."""
         return parity.max_abs <= PROBABILITY_TOLERANCE
 
     def loss(self, parity: Parity) -> float:
-        """Of AUC, on the rows; where they are few, as much as their correlation lets expect (`expected_loss`)."""
+        """The loss of AUC: measured on the rows or, of few rows, expected of the correlation (`expected_loss`)."""
         if parity.auc_difference is None or len(self._rows) <= LANGUAGE_ROWS:
             return expected_loss(parity.auc_reference, parity.correlation)
         return -parity.auc_difference
 
     def describe(self, parity: Parity) -> str:
-        """The largest difference."""
+        """The largest difference of two click probabilities."""
         return f"by {parity.max_abs:.2e}, more than {PROBABILITY_TOLERANCE:.0e}"
 
 
 class ListReference:
-    """The ten best items for test histories: of 1,000 users, or of 200 where lists are generated."""
+    """The ten best items for the histories of 1,000 test users; of 200 where a model generates its lists."""
 
     def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
         self._artifact = artifact
@@ -116,35 +116,42 @@ class ListReference:
         self._rows = split.take(_chosen(len(split), RANDOM_ROWS if artifact.is_random else rows, SEED))
         self._lists = _lists(open_ranker(artifact, reference_variant(artifact)), self._rows.histories)
 
-    def compare(self, graphs: list[Path]) -> Compared:
-        """The same histories by exported graphs."""
-        mine, theirs = self._lists, _lists(exported_ranker(self._artifact, graphs), self._rows.histories)
-        differences = _score_differences(mine, theirs)
+    def compare(self, graphs: list[Path]) -> Comparison:
+        """Ranks the catalogue for the reference's histories with exported graphs."""
+        reference, exported = (
+            self._lists,
+            _lists(exported_ranker(self._artifact, graphs), self._rows.histories),
+        )
+        differences = _score_differences(reference, exported)
         ndcg: list[float | None] = [None, None]  # random lists are neither good nor bad
         if not self._artifact.is_random:
-            ndcg = [ndcg_at_k(ranks_in_lists(items, self._rows.targets), TOP) for items, _ in (mine, theirs)]
+            ndcg = [
+                ndcg_at_k(ranks_in_lists(items, self._rows.targets), TOP)
+                for items, _ in (reference, exported)
+            ]
         parity = Parity(
             rows=len(self._rows), max_abs=float(differences.max(initial=0.0)),
             mean_abs=float(differences.mean()) if len(differences) else 0.0,
             auc_reference=None, auc=None, auc_difference=None, k=TOP,
-            same_top=float(np.mean(_same_up_to_ties(mine, theirs))), ndcg_reference=ndcg[0], ndcg=ndcg[1],
+            same_top=float(np.mean(_same_up_to_ties(reference, exported))), ndcg_reference=ndcg[0], ndcg=ndcg[1],
         )  # fmt: skip
-        return Compared(parity, [self._check(row, *theirs) for row in range(min(CHECKS, len(self._rows)))])
+        checks = [self._check(row, *exported) for row in range(min(CHECKS, len(self._rows)))]
+        return Comparison(parity, checks)
 
     def _check(self, row: int, items: Items, scores: Scores) -> Check:
-        there = items[row] >= 0
-        return Check.of(self._rows.histories[row], items[row, there], scores[row, there])
+        listed = items[row] >= 0
+        return Check.of(self._rows.histories[row], items[row, listed], scores[row, listed])
 
     def is_equal(self, parity: Parity) -> bool:
-        """Whether all lists have the same items, and scores that differ by no more than rounding."""
+        """Whether all lists have the same items and no score differs by more than SCORE_TOLERANCE."""
         return parity.same_top == 1.0 and parity.max_abs <= SCORE_TOLERANCE
 
     def loss(self, parity: Parity) -> float:
-        """Of nDCG@10, on the rows; 0 for random weights."""
+        """The loss of nDCG@10 on the rows; 0 for random weights."""
         return (parity.ndcg_reference or 0.0) - (parity.ndcg or 0.0)
 
     def describe(self, parity: Parity) -> str:
-        """Lists and scores."""
+        """The share of lists that are the same, and the largest difference of two scores."""
         return (
             f"{parity.same_top:.1%} of the lists are the same, "
             f"scores differ by up to {parity.max_abs:.2e} ({SCORE_TOLERANCE:.0e} is allowed)"
@@ -152,7 +159,7 @@ class ListReference:
 
 
 def reference_variant(artifact: Artifact) -> str:
-    """torch-fp32, or, of a language model that memory does not hold in fp32, torch-bf16."""
+    """torch-fp32; torch-bf16 for a language model that does not fit into memory in fp32."""
     if artifact.is_language_model and shortage(artifact, REFERENCE):
         return HALF_REFERENCE
     return REFERENCE
@@ -162,7 +169,7 @@ Lists = tuple[Items, Scores]
 
 
 def compare(reference: Scores, scores: Scores, labels: NDArray[np.int8]) -> Parity:
-    """Differences of two score vectors float32[R] of the same rows, and what they do to AUC, if both labels occur."""
+    """The differences of two score vectors float32[R] of the same rows; with AUC where both labels occur."""
     difference = np.abs(scores.astype(np.float64) - reference.astype(np.float64))
     before, after = auc(labels, reference), auc(labels, scores)
     known = not np.isnan(before)
@@ -178,7 +185,7 @@ def compare(reference: Scores, scores: Scores, labels: NDArray[np.int8]) -> Pari
 
 
 def _correlation(reference: Scores, scores: Scores) -> float | None:
-    """Pearson's, of log-odds; None where there is no spread."""
+    """Pearson's correlation of the log-odds of two score vectors; None where one of them is constant."""
     odds = log_odds(np.stack((reference, scores)))
     if odds.shape[1] < 2 or (odds.std(axis=1) == 0).any():
         return None
@@ -186,10 +193,10 @@ def _correlation(reference: Scores, scores: Scores) -> float | None:
 
 
 def expected_loss(auc_reference: float | None, correlation: float | None) -> float:
-    """The AUC that scores lose whose errors are independent of the labels, by the binormal model.
+    """The loss of AUC by the binormal model, if the errors of the scores are independent of the labels.
 
-    A correlation r with the reference scales the distance between the classes by r: AUC = Phi(r Phi^-1(AUC)). Over
-    200 rows this is known to a tenth of what the difference of two AUCs is.
+    A correlation r with the reference scales the distance between the classes by r: AUC = Phi(r Phi^-1(AUC)). On 200
+    rows its standard error is a tenth of that of the difference of two AUCs.
     """
     normal = NormalDist()
     before = min(max(auc_reference or 0.0, ORDINARY_AUC), 0.999)
@@ -208,7 +215,7 @@ def _chosen(total: int, rows: int, seed: int) -> NDArray[np.int64]:
 
 
 def _lists(ranker: Ranker, histories: Ragged) -> Lists:
-    """Items int32[R, TOP] and scores of R histories, one call each, as it is served; -1 where there is none."""
+    """Items int32[R, TOP] and scores of R histories, a call each as in serving; item -1 where a list is shorter."""
     items = np.full((len(histories), TOP), -1, np.int32)
     scores = np.full((len(histories), TOP), -np.inf, np.float32)
     for row in range(len(histories)):
@@ -217,18 +224,19 @@ def _lists(ranker: Ranker, histories: Ragged) -> Lists:
     return items, scores
 
 
-def _score_differences(one: Lists, other: Lists) -> NDArray[np.float64]:
-    """|difference| of the scores of every item that both lists of a row have."""
-    same = (one[0][:, :, None] == other[0][:, None, :]) & (one[0] >= 0)[:, :, None]
-    row, mine, theirs = np.nonzero(same)
-    return np.abs(one[1][row, mine].astype(np.float64) - other[1][row, theirs])
+def _score_differences(before: Lists, after: Lists) -> NDArray[np.float64]:
+    """The absolute differences of the scores of every item that both lists of a row have."""
+    (items, scores), (other_items, other_scores) = before, after
+    same = (items[:, :, None] == other_items[:, None, :]) & (items >= 0)[:, :, None]
+    row, place, other_place = np.nonzero(same)
+    return np.abs(scores[row, place].astype(np.float64) - other_scores[row, other_place])
 
 
-def _same_up_to_ties(one: Lists, other: Lists) -> NDArray[np.bool_]:
-    """For each row whether the lists agree; where items differ, both must score what stands at that place."""
-    same_items = one[0] == other[0]
+def _same_up_to_ties(before: Lists, after: Lists) -> NDArray[np.bool_]:
+    """For each row whether its lists agree: at each place the same item, or two items with the same score."""
+    (items, scores), (other_items, other_scores) = before, after
     with np.errstate(invalid="ignore"):  # minus infinity less itself, where no list has an item
-        tied = np.abs(one[1] - other[1]) <= SCORE_TOLERANCE
-    both_known = (one[0] >= 0) & (other[0] >= 0)
-    agree: NDArray[np.bool_] = (same_items | (tied & both_known)).all(axis=1)
+        tied = np.abs(scores - other_scores) <= SCORE_TOLERANCE
+    both_listed = (items >= 0) & (other_items >= 0)
+    agree: NDArray[np.bool_] = ((items == other_items) | (tied & both_listed)).all(axis=1)
     return agree

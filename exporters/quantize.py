@@ -1,4 +1,4 @@
-"""Graphs with smaller weights. Embeddings, which are looked up and not multiplied, stay in fp32."""
+"""Quantised weights: products in 8-bit integers, and weights in blocks of 8 or 4 bits. Embeddings stay in fp32."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ INT8_PRODUCTS = 4  # onnxruntime's accuracy level for products of 8-bit integers
 DOMAIN = "com.microsoft"
 SEVEN_BITS = 63
 """The largest weight of 7 bits. On x86 without VNNI the kernel adds two products in 16 bits: 2 x 255 x 63 fits there,
-2 x 255 x 127 does not. 7 bits cost no time, and any session, whatever its options, is exact on every processor."""
-LEVELS, ZERO_POINT = 127, 128  # of rows that are rounded by their own size
+2 x 255 x 127 does not. 7 bits cost no time, and every session is exact on every processor, whatever its options."""
+LEVELS, ZERO_POINT = 127, 128  # of rows that have a scale of their own
 
 Array = NDArray[Any]
 Add = Callable[[str, Array], None]
 
 
 def write_int8(artifact: Artifact, fp32: Path, path: Path, activations: Activations) -> None:
-    """int8: weights with a scale for each output, in SEVEN_BITS; activations with one fixed scale for each product.
+    """Writes the int8 graph of an fp32 graph: weights of 7 bits, a scale for each output; activations of 8 bits.
 
-    No call looks for the largest of its activations, and what lies outside the range that calibration saw is cut off.
-    Where few rows are far larger than the others (`Activation.is_even`), each row has its own scale. Either way a score
-    does not depend on what else is in the slate.
+    An activation has one fixed scale, from calibration; values outside its range are clipped. Where few rows are far
+    larger than the others (not `Activation.is_even`), each row has its own scale. Either way a score does not depend on
+    the other candidates of the slate.
     """
     import onnx
 
@@ -44,7 +44,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path, activations: Activati
 
 
 def quantise_products(graph: GraphProto, activations: Activations) -> None:
-    """Puts integer products in the place of `weighted_products`; an input that several of them take is rounded once."""
+    """Replaces `weighted_products` by integer products, in place; an input of several products is rounded once."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -61,27 +61,27 @@ def quantise_products(graph: GraphProto, activations: Activations) -> None:
     rounded: dict[str, Rounded] = {}
     for node in graph.node:
         if node.output[0] in products:
-            given = node.input[0]
-            if given not in rounded:
-                rounded[given], made = _round(given, activations[given], add)
-                nodes.extend(made)
+            source = node.input[0]
+            if source not in rounded:
+                rounded[source], rounding = _round(source, activations[source], add)
+                nodes.extend(rounding)
             nodes.extend(
-                _product(node, rounded[given], tensors[node.input[1]], biases.get(node.output[0]), add)
+                _product(node, rounded[source], tensors[node.input[1]], biases.get(node.output[0]), add)
             )
         elif node.output[0] not in joined:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    unchanged = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend([*kept, *added.values()])
+    graph.initializer.extend([*unchanged, *added.values()])
 
 
 def _biases(
     graph: GraphProto, products: Mapping[str, NodeProto], tensors: Mapping[str, TensorProto]
 ) -> dict[str, tuple[NodeProto, str]]:
-    """By the output of a MatMul, the addition of a bias that alone follows it, and that bias's name."""
+    """For each MatMul whose output only a bias is added to: the addition and the bias's name, by that output."""
     takers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -97,7 +97,7 @@ def _biases(
 
 
 class Rounded(NamedTuple):
-    """The names of a rounded activation, of its scale and of what stands for 0; and of a scale for each row, if any."""
+    """The tensor names of a rounded activation: its integers, its scale, its zero point and a scale for each row."""
 
     whole: str
     scale: str
@@ -106,7 +106,7 @@ class Rounded(NamedTuple):
 
 
 def _round(name: str, activation: Activation, add: Add) -> tuple[Rounded, list[NodeProto]]:
-    """Rounds an activation to uint8; where it begins at 0, onnxruntime drops a ReLU before it."""
+    """The nodes that round an activation to uint8. Where its range begins at 0, onnxruntime drops a ReLU before it."""
     from onnx import helper
 
     if not activation.is_even:
@@ -118,7 +118,7 @@ def _round(name: str, activation: Activation, add: Add) -> tuple[Rounded, list[N
 
 
 def round_rows(name: str, prefix: str, add: Add) -> list[NodeProto]:
-    """Makes `<prefix>.int8` of an activation, each row rounded by its own `<prefix>.scale`."""
+    """The nodes that round an activation to `<prefix>.int8`, each row by its own `<prefix>.scale`."""
     from onnx import helper
 
     add("smallest", np.array(1e-9, np.float32))
@@ -140,7 +140,7 @@ def round_rows(name: str, prefix: str, add: Add) -> list[NodeProto]:
 def _product(
     node: NodeProto, rounded: Rounded, tensor: TensorProto, bias_of: tuple[NodeProto, str] | None, add: Add
 ) -> list[NodeProto]:
-    """An integer product in the place of a Gemm, or of a MatMul and the addition of its bias."""
+    """The nodes of an integer product that replace a Gemm, or a MatMul and the addition of its bias."""
     from onnx import helper, numpy_helper
 
     weight = numpy_helper.to_array(tensor)
@@ -150,30 +150,27 @@ def _product(
     add(f"{tensor.name}.int8", whole)
     add(f"{tensor.name}.scales", scales)
     last, bias = bias_of or (node, node.input[2] if len(node.input) > 2 else "")
-    output, given = (
-        last.output[0],
-        [rounded.whole, f"{tensor.name}.int8", rounded.scale, f"{tensor.name}.scales"],
-    )
-    name = f"{node.name}.int8"
+    output, name = last.output[0], f"{node.name}.int8"
+    inputs = [rounded.whole, f"{tensor.name}.int8", rounded.scale, f"{tensor.name}.scales", rounded.zero]
     if rounded.row_scale is None:
-        inputs = [*given, rounded.zero, "", bias]
-        return [helper.make_node("MatMulIntegerToFloat", inputs, [output], domain=DOMAIN, name=name)]
+        with_bias = [*inputs, "", bias]
+        return [helper.make_node("MatMulIntegerToFloat", with_bias, [output], domain=DOMAIN, name=name)]
     sums, scaled = f"{output}.sums", f"{output}.scaled" if bias else output
     return [
-        helper.make_node("MatMulIntegerToFloat", [*given, rounded.zero], [sums], domain=DOMAIN, name=name),
+        helper.make_node("MatMulIntegerToFloat", inputs, [sums], domain=DOMAIN, name=name),
         helper.make_node("Mul", [sums, rounded.row_scale], [scaled]),
         *([helper.make_node("Add", [scaled, bias], [output])] if bias else []),
     ]
 
 
 def quantise_outputs(weight: Array) -> tuple[Array, Array]:
-    """A weight [K, N] in 7 bits: int8[K, N] and the scales float32[N] of its outputs."""
+    """Rounds a weight [K, N] to 7 bits: int8[K, N], and the scales float32[N] of its outputs."""
     scales = np.maximum(np.abs(weight).max(axis=0), 1e-9) / SEVEN_BITS
     return np.ascontiguousarray(np.rint(weight / scales).astype(np.int8)), scales.astype(np.float32)
 
 
 def block_size(features: int, bits: int) -> int:
-    """How many of an output's weights share a scale. In 8 bits, large blocks cost little and multiply faster."""
+    """The number of weights of an output that share a scale; large in 8 bits, where it costs little and is faster."""
     size = LARGEST_BLOCK if bits == 8 else SMALLEST_BLOCK
     while size > SMALLEST_BLOCK and features % size:
         size //= 2
@@ -181,10 +178,10 @@ def block_size(features: int, bits: int) -> int:
 
 
 def quantise_blocks(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A weight [K, N] in 8 or 4 bits, as MatMulNBits takes it: packed [N, blocks, bytes], and a scale for each block.
+    """Rounds a weight [K, N] to 8 or 4 bits for MatMulNBits: packed [N, blocks, bytes], and a scale for each block.
 
-    Activations are rounded by blocks too, to 8 bits. Language models have a few activations a hundred times as large
-    as the others: one scale for all of a product's, as in `write_int8`, leaves nothing of the small ones (LOG.md).
+    The operator rounds activations to 8 bits by blocks as well. Language models have a few activations a hundred times
+    as large as the others: one scale for the whole product, as in `write_int8`, rounds the small ones to 0 (LOG.md).
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,

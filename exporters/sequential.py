@@ -1,13 +1,13 @@
-"""Trained list-wise models as ONNX graphs.
+"""Trained sequential models as ONNX graphs: SASRec as one, SID-SASRec as two.
 
-SASRec is one graph, histories int32[B, T] and k -> the k best items and their scores: encoder, product with the
-item table and top k. The table is one initializer, read by the look-up of the history and, as it lies, by the
-product. It is declared an input with a default, so that onnxruntime does not take it for a constant and make a packed
-copy of it: a million items of width 64 then take 244 MB instead of 488, and 14 ms a user instead of 10.
+SASRec's graph takes histories int32[B, T] and k and returns the k best items and their scores: encoder, product with
+the item table and top k. One initializer holds the table for the look-up of the history and for the product. It is
+declared an input with a default, so that onnxruntime does not pack a second copy of it: a million items of width 64
+then take 244 MB instead of 488, and 14 ms a user instead of 10.
 
-SID-SASRec is two graphs that the beam search drives: prefill, tokens int32[B, T] -> logits and the prefix cache;
-step, one token more of each beam with both caches -> logits and the longer suffix cache (`models/sasrec.py` has
-the shapes).
+SID-SASRec's graphs are driven by the beam search: prefill takes tokens int32[B, T] and returns logits and the prefix
+cache; step takes one more token of each beam with both caches and returns logits and the longer suffix cache
+(`models/sasrec.py` has the shapes).
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:
 
 
 def _append_scores(model: ModelProto, n_items: int) -> None:
-    """Adds what follows the user's vector: scores = hidden @ table^T, then the best of them."""
+    """Appends scores = hidden @ table^T and the best k of them to a graph that computes the user's vector `hidden`."""
     from onnx import TensorProto, helper
 
     graph = model.graph
-    table = next(one for one in graph.initializer if one.name == ITEM_TABLE)
+    table = next(tensor for tensor in graph.initializer if tensor.name == ITEM_TABLE)
     graph.node.append(helper.make_node("Gemm", ["hidden", table.name], [ALL_SCORES], "score", transB=1))
     graph.input.append(helper.make_tensor_value_info(table.name, TensorProto.FLOAT, list(table.dims)))
     append_top_k(model, n_items)

@@ -1,7 +1,6 @@
-"""Graphs that get their weights from a file, one tensor at a time.
+"""Graphs that are traced without weights and then filled from a safetensors file, one tensor at a time.
 
-A language model is traced over weights that take no memory, and the graph is then filled: what memory never holds as
-a whole is exported too, in fp32 or with weights in 8 or 4 bits.
+A language model that does not fit into memory can be exported this way, in fp32 or with weights of 8 or 4 bits.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from rbserve.exporters.tokenwise import Plan, Rounding, TokenwiseProducts
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-ALIGNMENT = 4096  # of a tensor in the data file: it can be mapped
+ALIGNMENT = 4096  # of a tensor in the data file, so that it can be memory-mapped
 SMALLEST = 1024  # bytes; smaller tensors stay in the graph's file
-FEWEST = 16  # rows and columns of a weight that is worth rounding
+FEWEST = 16  # rows and columns of a weight that is rounded; smaller ones stay in fp32
 
 Array = NDArray[Any]
 
 
 def weightless(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Tensors of these shapes that all lie on one number: a model with them can be traced, and takes no memory."""
+    """Tensors of these shapes that take no memory (views of one number), to trace a model with."""
     return {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
 
 
@@ -45,7 +44,7 @@ def shapes_of(path: Path) -> dict[str, torch.Size]:
 def trace_without_weights(
     model: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs: Axes
 ) -> ModelProto:
-    """The graph of a model in which its parameters are inputs, called as the module calls them."""
+    """The graph of a model whose parameters are inputs, named as in the module."""
     names = [name for name, _ in model.named_parameters()]
     weights = [parameter.detach() for parameter in model.parameters()]
     return trace(
@@ -54,7 +53,7 @@ def trace_without_weights(
 
 
 class _Called(nn.Module):
-    """A model, not registered as a part, that is called with its parameters as arguments."""
+    """Calls a model, not registered as a submodule, with its parameters as arguments."""
 
     def __init__(self, model: nn.Module, names: list[str], inputs: int) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class _Called(nn.Module):
         self._inputs = inputs
 
     def forward(self, *arguments: Tensor) -> Any:
-        """What the model makes of its inputs, which come before its parameters."""
+        """The model's outputs; `arguments` are its inputs and then its parameters."""
         for (owner, name), weight in zip(self._owners, arguments[self._inputs :], strict=True):
             owner._parameters[name.rpartition(".")[2]] = weight  # type: ignore[assignment]
         return self._call(*arguments[: self._inputs])
@@ -72,16 +71,16 @@ class _Called(nn.Module):
 def fill(
     graph: ModelProto, weights: Path, name_in_file: Callable[[str], str], data: Path, bits: int, plan: Plan
 ) -> None:
-    """Gives a graph made by `trace_without_weights` its weights, from a safetensors file.
+    """Fills a graph of `trace_without_weights` with the weights of a safetensors file.
 
-    Of 32 bits all are as they are. Of 8, products that are planned are `TokenwiseProducts`; the others, and all of 4
-    bits, have weights in blocks (`quantise_blocks`); what is looked up and not multiplied is kept in 16 bits. Where
-    there are more than LARGEST bytes of fp32 they go into the file `data`.
+    In 32 bits all weights are copied. In 8 bits the products in `plan` become `TokenwiseProducts`; the others, and all
+    in 4 bits, have weights in blocks (`quantise_blocks`). Rounded graphs keep embeddings in 16 bits. More than LARGEST
+    bytes of fp32 weights go into the file `data`.
     """
     with safe_open(weights, framework="pt") as file:
         parameters = {
-            one.name: name_in_file(one.name) for one in graph.graph.input
-            if name_in_file(one.name) in file.keys()  # noqa: SIM118
+            entry.name: name_in_file(entry.name) for entry in graph.graph.input
+            if name_in_file(entry.name) in file.keys()  # noqa: SIM118
         }  # fmt: skip
         total = sum(4 * int(np.prod(file.get_slice(name).get_shape())) for name in parameters.values())
         uses = _uses(graph, parameters)
@@ -93,16 +92,15 @@ def fill(
     nodes = [*placing.nodes(graph.graph.node)]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
-    gone = set(parameters)
-    kept = [one for one in graph.graph.input if one.name not in gone]
+    inputs = [entry for entry in graph.graph.input if entry.name not in parameters]
     del graph.graph.input[:]
-    graph.graph.input.extend(kept)
+    graph.graph.input.extend(inputs)
     if bits < 32:
         graph.opset_import.add(domain=DOMAIN, version=1)
 
 
 class _Use(NamedTuple):
-    """A node that takes a parameter, and those that take what a transposition made of it."""
+    """A node that takes a parameter; if it transposes it, the nodes that take the result."""
 
     node: NodeProto
     products: list[NodeProto]
@@ -123,14 +121,14 @@ def _uses(graph: ModelProto, parameters: Mapping[str, str]) -> dict[str, list[_U
 
 
 class _Placing:
-    """Gives parameters to the nodes that use them, and collects what comes in the place of nodes, by their id."""
+    """Adds parameters to a graph and collects the nodes that replace their users, by the id of the replaced node."""
 
     def __init__(self, add: Callable[[str, Array], None], bits: int) -> None:
         self._add, self._bits, self._tokenwise = add, bits, TokenwiseProducts(add)
         self._instead: dict[int, list[NodeProto]] = {}
 
     def place(self, name: str, array: Array, uses: list[_Use], rounding: Rounding | None) -> None:
-        """One parameter, as each of the nodes takes it that use it."""
+        """Adds one parameter in the form that each of its users needs."""
         plain = False
         for node, products in uses:
             if node.op_type == "Transpose":  # of a linear layer
@@ -138,7 +136,7 @@ class _Placing:
                 for product in products:
                     self._multiply(product, f"{name}.T", array.T, rounding)
             elif node.op_type == "Gemm" and node.input[1] == name and self._is_rounded(array):
-                self._multiply(node, f"{name}.T", array.T, rounding)  # one over two dimensions
+                self._multiply(node, f"{name}.T", array.T, rounding)  # a linear layer over two dimensions
             elif node.op_type == "Gather" and self._bits < 32:
                 self._look_up_halves(node, name, array)
             else:
@@ -147,14 +145,14 @@ class _Placing:
             self._add(name, array)
 
     def nodes(self, old: Iterable[NodeProto]) -> Iterator[NodeProto]:
-        """The nodes of a graph that had `old`, once all parameters have their place."""
+        """The nodes of a graph that had the nodes `old`, after all parameters were placed."""
         return self._tokenwise.ordered(new for node in old for new in self._instead.get(id(node), (node,)))
 
     def _is_rounded(self, array: Array) -> bool:
         return self._bits < 32 and min(array.shape) >= FEWEST
 
     def _multiply(self, product: NodeProto, name: str, weight: Array, rounding: Rounding | None) -> None:
-        """A product with a weight [K, N], and an addition where it had one."""
+        """Replaces a product with a weight [K, N], and the addition of its bias if it has one."""
         from onnx import helper
 
         weight = np.ascontiguousarray(weight)
@@ -167,12 +165,12 @@ class _Placing:
         if bias:
             product.output[0] = f"{output}.product"
         if self._bits == 8 and rounding:
-            made = self._tokenwise.nodes(product, name, weight, rounding.smooth)
+            nodes = self._tokenwise.nodes(product, name, weight, rounding.smooth)
         else:
-            made = [self._in_blocks(product, name, weight)]
+            nodes = [self._in_blocks(product, name, weight)]
         if bias:
-            made.append(helper.make_node("Add", [product.output[0], bias], [output]))
-        self._instead[id(product)] = made
+            nodes.append(helper.make_node("Add", [product.output[0], bias], [output]))
+        self._instead[id(product)] = nodes
 
     def _in_blocks(self, product: NodeProto, name: str, weight: Array) -> NodeProto:
         from onnx import helper
@@ -188,28 +186,27 @@ class _Placing:
             K=rows, N=columns, bits=bits, block_size=block_size(rows, bits), accuracy_level=INT8_PRODUCTS)  # fmt: skip
 
     def _look_up_halves(self, node: NodeProto, name: str, array: Array) -> None:
-        """Rows of a table in 16 bits, and only what was looked up in 32."""
+        """Looks rows up in a table of 16 bits and casts only those rows to 32."""
         from onnx import TensorProto, helper
 
-        half, found = f"{name}.half", node.output[0]
+        half, output = f"{name}.half", node.output[0]
         self._add(half, array.astype(np.float16))
-        node.input[0], node.output[0] = half, f"{found}.half"
-        self._instead[id(node)] = [
-            node, helper.make_node("Cast", [f"{found}.half"], [found], to=TensorProto.FLOAT)
-        ]  # fmt: skip
+        node.input[0], node.output[0] = half, f"{output}.half"
+        cast = helper.make_node("Cast", [f"{output}.half"], [output], to=TensorProto.FLOAT)
+        self._instead[id(node)] = [node, cast]
 
 
 @contextmanager
 def _writing(graph: ModelProto, data: Path | None) -> Iterator[Callable[[str, Array], None]]:
-    """A function that gives the graph a tensor, once: in itself, or, if it is not small, in a file beside it."""
+    """Yields a function that adds a tensor to the graph once: inside it or, unless it is small, in the file `data`."""
     from onnx import TensorProto, numpy_helper
 
-    there: set[str] = set()
+    added: set[str] = set()
 
     def add_inside(name: str, array: Array) -> None:
-        if name not in there:
+        if name not in added:
             graph.graph.initializer.append(numpy_helper.from_array(array, name))
-        there.add(name)
+        added.add(name)
 
     if data is None:
         yield add_inside
@@ -217,10 +214,10 @@ def _writing(graph: ModelProto, data: Path | None) -> Iterator[Callable[[str, Ar
     with data.open("wb") as file:
 
         def add(name: str, array: Array) -> None:
-            if array.nbytes < SMALLEST or name in there:
+            if array.nbytes < SMALLEST or name in added:
                 add_inside(name, array)
                 return
-            there.add(name)
+            added.add(name)
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             tensor = numpy_helper.from_array(array[:0], name)
             tensor.ClearField("raw_data")

@@ -19,7 +19,7 @@ from torch import nn
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.parity import expected_loss
 from rbserve.exporters.quantize import LEVELS, SEVEN_BITS, quantise_outputs
-from rbserve.exporters.tokenwise import Array, Recorder, TokenwiseProducts, within
+from rbserve.exporters.tokenwise import Array, Recorder, TokenwiseProducts, plan_within
 from rbserve.runtimes import session
 from rbserve.stats.metrics import auc
 
@@ -147,8 +147,8 @@ def test_a_plan_shares_scales_among_layers_of_one_input_and_tames_large_features
     assert plan["last.weight"].smooth is not None
     assert plan["last.weight"].smooth.argmax() == 3
     assert plan["last.weight"].error < 0.02, "unsmoothed, 31 of 32 features would be rounded to nothing"
-    assert within(plan, 0.0) == {}
-    assert within(plan, 1.0) == plan
+    assert plan_within(plan, 0.0) == {}
+    assert plan_within(plan, 1.0) == plan
 
 
 @pytest.mark.parametrize("correlation", [1.0, 0.99, 0.9])
