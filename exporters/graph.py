@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rbserve import __version__
 from rbserve.core.variants import exported_variant
+from rbserve.core.version import __version__
 from rbserve.data.artifact import Artifact
 from rbserve.runtimes.session import SESSION_OPTIONS
 

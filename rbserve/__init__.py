@@ -6,7 +6,7 @@
     artifact = home.train("gdcn", "ml-100k")
     scorer = rbserve.open_scorer(artifact.path, "torch-fp32")
 
-These names are loaded when they are first used: `import rbserve` alone imports nothing else.
+These names are loaded when they are first used: `import rbserve` alone imports no other package.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rbserve.core.version import __version__
+
 if TYPE_CHECKING:
     from rbserve.client import Client
     from rbserve.core.errors import RbserveError
     from rbserve.pipeline.home import Home, open_ranker, open_scorer
 
-__version__ = "0.1.0"
-__all__ = ["Client", "Home", "RbserveError", "open_ranker", "open_scorer"]
+__all__ = ["Client", "Home", "RbserveError", "__version__", "open_ranker", "open_scorer"]
 
 _MODULES = {
     "Client": "rbserve.client",
@@ -38,4 +39,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__]

@@ -1,4 +1,4 @@
-"""A typed client of a server of ours: one connection that is kept, the standard library and msgspec.
+"""A typed client of `rbserve serve`: one connection that is kept open, made of the standard library and msgspec.
 
     with Client("http://127.0.0.1:8000") as client:
         client.score(["50", "181"], ["172", "98"])      # [0.71, 0.55]
@@ -6,7 +6,7 @@
         client.recommend(["50", "?"], unknown_history="skip")
         client.skipped                                  # ["?"]
 
-A client is for one thread. What the server refuses is a `ServerError`, with the server's own words.
+A client is for one thread. A request that the server refuses raises ServerError, with the server's message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ import msgspec
 
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.tasks import TaskName
-from rbserve.core.wire import DEADLINE, RECOMMEND, RELOAD, SCORE
+from rbserve.core.wire import (
+    DEADLINE,
+    RECOMMEND,
+    RELOAD,
+    SCORE,
+    ErrorDetail,
+    ErrorResponse,
+    RecommendResponse,
+    ScoreResponse,
+)
 
 Answer = TypeVar("Answer")
 
@@ -32,7 +41,7 @@ KEY_VARIABLE = "RBSERVE_API_KEY"
 
 
 class ServerError(RbserveError):
-    """An answer that is no success: its HTTP status and the server's code beside what it says."""
+    """A refusal by the server: its HTTP status and error code beside its message and hint."""
 
     def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint)
@@ -50,7 +59,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     items: int
 
     def require_data(self, fingerprint: str, url: str) -> None:
-        """UsageError where it is of another data set than that of a fingerprint."""
+        """Raises UsageError where the model belongs to another data set than that of the fingerprint."""
         if self.fingerprint != fingerprint:
             raise UsageError(
                 f"{url} serves {self.name} of another {self.dataset} than the one here: fingerprint "
@@ -59,44 +68,17 @@ class ServedModel(msgspec.Struct, frozen=True):
             )
 
 
-class _Item(msgspec.Struct, frozen=True):
-    item: str
-    score: float
-
-
-class _Score(msgspec.Struct, frozen=True):
-    score: float
-
-
-class _Scores(msgspec.Struct, frozen=True):
-    scores: list[_Score]
-    skipped: list[str] = []
-
-
-class _Items(msgspec.Struct, frozen=True):
-    items: list[_Item]
-    skipped: list[str] = []
-
-
 class _Models(msgspec.Struct, frozen=True):
+    """The answer of /v1/models, of which a client needs less than the server says."""
+
     models: list[ServedModel]
 
 
-class _Detail(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-    hint: str | None = None
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    error: _Detail
-
-
 class Client:
-    """What a server at `url`, such as http://127.0.0.1:8000, is asked."""
+    """Requests to the server at `url`, such as http://127.0.0.1:8000."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S, api_key: str | None = None) -> None:
-        """The key is that of RBSERVE_API_KEY unless one is given. Raises UsageError for an address that is none."""
+        """`api_key` defaults to RBSERVE_API_KEY. Raises UsageError for a text that is no address of a server."""
         self._url, address = url, address_of(url)
         self._base, self._headers = address.path.rstrip("/"), key_header(api_key)
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
@@ -129,9 +111,11 @@ class Client:
         where the server has several that score. `unknown_history`: "refuse" or "skip" ids that the model does not
         know; `skipped` has those of the last answer.
         """
-        asked = {"history": list(history), "candidates": list(candidates)}
-        answer = self._post(SCORE, asked | _given(model=model, unknown_history=unknown_history), _Scores)
-        self.skipped = answer.skipped
+        body = {"history": list(history), "candidates": list(candidates)}
+        answer = self._post(
+            SCORE, body | _without_none(model=model, unknown_history=unknown_history), ScoreResponse
+        )
+        self.skipped = answer.skipped or []
         return [scored.score for scored in answer.scores]
 
     def recommend(
@@ -143,30 +127,32 @@ class Client:
         unknown_history: str | None = None,
     ) -> list[tuple[str, float]]:
         """The k best items of the catalogue with their scores, best first; the options are those of `score`."""
-        asked = {"history": list(history), "k": k, "exclude_seen": exclude_seen}
-        answer = self._post(RECOMMEND, asked | _given(model=model, unknown_history=unknown_history), _Items)
-        self.skipped = answer.skipped
+        body: dict[str, object] = {"history": list(history), "k": k, "exclude_seen": exclude_seen}
+        answer = self._post(
+            RECOMMEND, body | _without_none(model=model, unknown_history=unknown_history), RecommendResponse
+        )
+        self.skipped = answer.skipped or []
         return [(item.item, item.score) for item in answer.items]
 
     def models(self) -> list[ServedModel]:
-        """What is served."""
+        """The models that are served."""
         return self._send("GET", "/v1/models", None, _Models).models
 
     def model(self, name: str | None = None) -> ServedModel:
-        """The model of a name, or the only one; UsageError where there is none, or no telling which."""
-        found = self.models()
-        known = ", ".join(one.name for one in found)
-        if name is None and len(found) != 1:
+        """The model of that name, or the only one. Raises UsageError where there is none, or several without a name."""
+        models = self.models()
+        known = ", ".join(model.name for model in models)
+        if name is None and len(models) != 1:
             raise UsageError(f"{self._url} serves {known}: which?", "--model NAME")
-        for one in found:
-            if name in (None, one.name):
-                return one
+        for model in models:
+            if name in (None, model.name):
+                return model
         raise UsageError(f"{self._url} does not serve {name}, but {known}", "--model names what it serves")
 
     def reload(self) -> list[ServedModel]:
-        """Has the server take up new versions of its models, where it has the admin route; what is served then.
+        """Tells the server to load new versions of its models (`serve --admin`); returns the models served then.
 
-        Raises ServerError where one of them may not be served: all stay as they were.
+        Raises ServerError where a new version may not be served: all models stay as they were.
         """
         return self._send("POST", RELOAD, None, _Models).models
 
@@ -180,8 +166,8 @@ class Client:
             raise
         return True
 
-    def _post(self, path: str, asked: Any, kind: type[Answer]) -> Answer:
-        return self._send("POST", path, msgspec.json.encode(asked), kind)
+    def _post(self, path: str, body: Any, kind: type[Answer]) -> Answer:
+        return self._send("POST", path, msgspec.json.encode(body), kind)
 
     def _send(self, method: str, path: str, body: bytes | None, kind: type[Answer]) -> Answer:
         headers = self._headers | ({"content-type": "application/json"} if body is not None else {})
@@ -195,41 +181,43 @@ class Client:
         try:
             if status == 200:
                 return msgspec.json.decode(answer, type=kind)
-            failure = msgspec.json.decode(answer, type=_Failure).error
+            failure = msgspec.json.decode(answer, type=ErrorResponse).error
         except msgspec.MsgspecError:
             if status != 200:
-                failure = _Detail("unknown", f"{self._url}{path} answered with status {status}")
+                failure = ErrorDetail("unknown", f"{self._url}{path} answered with status {status}")
             else:
                 raise RbserveError(
                     f"{self._url}{path} is no server of rbserve: its answer cannot be read"
                 ) from None
-        raise ServerError(status, failure.code, failure.message, failure.hint)
+        raise ServerError(status, failure.code, failure.message, failure.hint or None)
 
     def _exchange(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        """Sent once more where a kept connection turns out to have been closed: these requests change nothing."""
-        kept = self._connection.sock is not None
+        """Status and body of the answer; sent again where a kept connection was closed: requests change nothing."""
+        is_kept = self._connection.sock is not None
         try:
-            return self._once(method, path, body, headers)
+            return self._send_once(method, path, body, headers)
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            if not kept:
+            if not is_kept:
                 raise
             self.close()
-            return self._once(method, path, body, headers)
+            return self._send_once(method, path, body, headers)
 
-    def _once(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _send_once(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
         if self._connection.sock is None:
             self._connection.connect()
-            made: socket.socket = self._connection.sock  # type: ignore[assignment]
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock: socket.socket = self._connection.sock  # type: ignore[assignment]
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 
 
 def address_of(url: str) -> SplitResult:
-    """The parts of a server's address; UsageError where it is none."""
+    """The parts of a server's address. Raises UsageError for a text that is no address."""
     try:
         address = urlsplit(url)
         usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
@@ -241,18 +229,18 @@ def address_of(url: str) -> SplitResult:
 
 
 def key_header(api_key: str | None = None) -> dict[str, str]:
-    """The header of a key, or else of RBSERVE_API_KEY; none where there is no key."""
+    """The authorization header of `api_key`, else of RBSERVE_API_KEY; empty where there is no key."""
     key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _given(**fields: str | None) -> dict[str, str]:
-    """The fields of a request that are given."""
+def _without_none(**fields: str | None) -> dict[str, str]:
+    """The fields of a request that have a value."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def request_bytes(address: SplitResult, path: str, body: bytes, deadline_ms: float | None = None) -> bytes:
-    """A whole HTTP/1.1 request with a JSON body, for those who bring a connection of their own."""
+    """The bytes of an HTTP/1.1 request with a JSON body, for callers with a connection of their own."""
     headers = key_header() if deadline_ms is None else key_header() | {DEADLINE: f"{deadline_ms:g}"}
     lines = [
         f"POST {address.path.rstrip('/')}{path} HTTP/1.1",

@@ -11,7 +11,7 @@ import yaml
 from entry_point import rbserve
 from prometheus_client import CollectorRegistry, generate_latest
 
-from rbserve.server.schema import FREE
+from rbserve.server.openapi import FREE
 from rbserve.server.telemetry import Telemetry, WorkerMemory
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -137,10 +137,10 @@ def serve(
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
     from rbserve.pipeline.home import Home
-    from rbserve.server.cors import check_origins
-    from rbserve.server.draining import ServerOptions
-    from rbserve.server.keys import read_keys
+    from rbserve.server.http.cors import check_origins
+    from rbserve.server.http.keys import read_keys
     from rbserve.server.logs import LEVELS
+    from rbserve.server.process.options import ServerOptions
     from rbserve.server.schema import Limits
 
     if deadline is not None and not 0 < deadline < float("inf"):

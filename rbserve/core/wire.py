@@ -1,6 +1,68 @@
-"""The paths and headers that the server and its clients agree on."""
+"""The HTTP API, for the server and its clients: paths, headers, and the types of answers."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
 SCORE, RECOMMEND, RELOAD = "/v1/score", "/v1/recommend", "/v1/admin/reload"
 DEADLINE, MIN_DEADLINE_MS = "X-Deadline-Ms", 1
+OIP_PREFIX = "/v2"
+"""Where the routes of the Open Inference Protocol begin."""
+OIP_JSON_BYTES = "inference-header-content-length"
+"""Header of that protocol: bytes of JSON before the binary tensors."""
+
+Skipped = Annotated[
+    list[str] | UnsetType,
+    Meta(description="With unknown_history skip: the ids of the history that the model does not know."),
+]
+
+
+class ScoredItem(msgspec.Struct, frozen=True):
+    """One candidate and its score; null for a new item that was given no id."""
+
+    item: str | None
+    score: Annotated[float, Meta(description="Click probability, a float32.")]
+
+
+class ScoreResponse(msgspec.Struct, frozen=True):
+    """The candidates' scores, in the order the candidates were sent."""
+
+    model: str
+    variant: str
+    scores: list[ScoredItem]
+    skipped: Skipped = UNSET
+
+
+class RecommendedItem(msgspec.Struct, frozen=True):
+    """One recommended item and its score."""
+
+    item: str
+    score: Annotated[
+        float, Meta(description="A float32 that orders the items of one answer; no probability.")
+    ]
+
+
+class RecommendResponse(msgspec.Struct, frozen=True):
+    """The best items of the whole catalogue, best first; fewer than k where the model has no more."""
+
+    model: str
+    variant: str
+    items: list[RecommendedItem]
+    skipped: Skipped = UNSET
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong: a code for programs, a message for people, and what to do when that is known."""
+
+    code: str
+    message: str
+    hint: str | UnsetType = UNSET
+
+
+class ErrorResponse(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rbserve.profilers.gate.rounds import Outcome
     from rbserve.profilers.gate.sides import Scope
     from rbserve.runs.measurement import Measurement, Plan
-    from rbserve.server.draining import ServerOptions
+    from rbserve.server.process.options import ServerOptions
     from rbserve.server.schema import Limits
     from rbserve.train.datasets.source import Reading
     from rbserve.train.protocol.sampling import Protocol
@@ -283,9 +283,9 @@ class Home:
         `dataset` is that of the rows among the models; without it, ml-100k or the only one that a row is trained on.
         Variants that are not exported yet are exported first; `make` trains models that are missing.
         """
-        from rbserve.server.draining import ServerOptions
-        from rbserve.server.reload import Chosen, Opening
+        from rbserve.server.process.options import ServerOptions
         from rbserve.server.schema import Limits
+        from rbserve.server.scoring.reload import Opening, ServedVariant
         from rbserve.server.serve import serve
 
         served = [
@@ -294,7 +294,9 @@ class Home:
         ]
         opening = Opening(
             [
-                Chosen(artifact.path, variant, partial(serving.measured, runs_path()), items.serving_encoder)
+                ServedVariant(
+                    artifact.path, variant, partial(serving.measured, runs_path()), items.serving_encoder
+                )
                 for artifact, variant in served
             ],
             threads=threads,

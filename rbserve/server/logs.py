@@ -1,7 +1,7 @@
-"""What a server writes down: nothing but failures, or a JSON line for each request as well.
+"""Logs: failures on stderr and, if the user wants them, a JSON line a request on stdout.
 
-A line has no item, history or text in it unless that was asked for: what a user consumed is the user's own. Keys and
-addresses are in none.
+A line has no item, history or text unless the level is `items`: what a user consumed is private. No line has a key or
+an address.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 HEADER = b"x-request-id"
 USABLE = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
-ASKED, CODE = "rbserve.asked", "rbserve.error"
-"""Where in an ASGI scope a handler leaves what was asked, and the code of what went wrong."""
+QUERY, CODE = "rbserve.query", "rbserve.error"
+"""Keys of an ASGI scope: handlers set them to the `LoggedQuery`, and to the code of an error."""
 
 _encode = msgspec.json.Encoder().encode
 _numbers = random.Random()
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id that a client or a proxy gave its request, where it can stand in a log; else one of ours."""
+    """The request id that a client or a proxy sent, where it can stand in a log; else a random one."""
     for name, value in headers:
         if name == HEADER and USABLE(value):
             return value.decode()
     return f"{_numbers.getrandbits(64):016x}"
 
 
-class Asked(msgspec.Struct, omit_defaults=True):
-    """What a line says of a request to a model."""
+class LoggedQuery(msgspec.Struct, omit_defaults=True):
+    """The fields of a log line about a request to a model."""
 
     model: str
     variant: str
@@ -49,11 +49,11 @@ class Asked(msgspec.Struct, omit_defaults=True):
     """Candidates scored or items asked for, of all its users."""
     users: int = 1
     items: Any = None
-    """What was asked, of a log that has items."""
+    """The requests themselves, in a log with items."""
 
 
 class Log:
-    """JSON lines on stdout. `items`: with the ids and texts that were asked about."""
+    """JSON lines on stdout. `items`: with the ids and texts of the requests."""
 
     def __init__(self, items: bool) -> None:
         self.items = items
@@ -61,7 +61,7 @@ class Log:
     def request(
         self, scope: Scope, route: str, status: int, seconds: float, failure: str | None = None
     ) -> None:
-        """A request that was answered; `failure` is the traceback of one that should have been."""
+        """Logs an answered request; `failure` is the traceback of a fault of the server's."""
         line: dict[str, Any] = {
             "time": _now(),
             "level": "error" if status >= 500 else "info",
@@ -71,9 +71,9 @@ class Log:
             "status": status,
             "ms": round(seconds * 1000, 3),
         }
-        asked: Asked | None = scope.get(ASKED)
-        if asked is not None:
-            line |= msgspec.to_builtins(asked)
+        query: LoggedQuery | None = scope.get(QUERY)
+        if query is not None:
+            line |= msgspec.to_builtins(query)
         if (code := scope.get(CODE)) is not None:
             line["error"] = code
         if failure is not None:

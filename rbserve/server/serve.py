@@ -9,18 +9,12 @@ from __future__ import annotations
 import asyncio
 
 from rbserve.core.errors import UsageError
-from rbserve.server.draining import (
-    DrainingServer,
-    ServerOptions,
-    announce,
-    describe,
-    is_loopback,
-    listen,
-    say_reloaded,
-)
-from rbserve.server.models import Models
-from rbserve.server.reload import Opening, Reloader
-from rbserve.server.supervisor import supervise
+from rbserve.server.process.draining import DrainingServer
+from rbserve.server.process.options import ServerOptions
+from rbserve.server.process.sockets import announce, describe, is_loopback, listen, say_reloaded
+from rbserve.server.process.supervisor import supervise
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import Opening, Reloader
 from rbserve.server.telemetry import Telemetry
 
 
@@ -43,27 +37,27 @@ def serve(opening: Opening, options: ServerOptions) -> None:
         reload = _LocalReload(Reloader(models, opening))
         server = DrainingServer(
             models, opening, options, reload,
-            on_ready=lambda: announce(describe(models), options, listener), on_hangup=reload.and_say,
+            on_ready=lambda: announce(describe(models), options, listener), on_hangup=reload.reload_and_say,
         )  # fmt: skip
         server.run(sockets=[listener])
 
 
 class _LocalReload:
-    """New versions in this very process."""
+    """Reloading in this process, without workers."""
 
     def __init__(self, reloader: Reloader) -> None:
         self._reloader, self._lock = reloader, asyncio.Lock()
 
     async def __call__(self) -> str | None:
-        """Why nothing was reloaded, if so."""
+        """Reloads; returns the reason where nothing was reloaded."""
         async with self._lock:
             reason = await asyncio.to_thread(self._reloader.prepare)
             if reason is None:
                 self._reloader.commit()
             return reason
 
-    async def and_say(self) -> None:
-        """The same, told on stderr."""
+    async def reload_and_say(self) -> None:
+        """Reloads, and says the outcome on stderr."""
         say_reloaded(await self(), self._reloader.changed)
 
 

@@ -1,7 +1,7 @@
-"""What /metrics tells: requests by route and status, latencies by stage, items scored, and the processes themselves.
+"""The metrics of /metrics: requests by route and status, latencies by stage, items scored, and process memory.
 
-Of several workers each writes its own counters into files of one directory, PROMETHEUS_MULTIPROC_DIR, which has to be
-named before this module is imported; whichever of them is asked adds them up.
+Several workers write their counters into files of one directory, PROMETHEUS_MULTIPROC_DIR, which has to be set before
+this module is imported; the worker that is asked for the metrics adds them up.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Telemetry:
         if self._shared is None:
             ProcessCollector(registry=self.registry)  # resident memory, CPU time, open files
 
-    def of(self, model: str, task: Task) -> ModelTelemetry:
+    def for_model(self, model: str, task: Task) -> ModelTelemetry:
         """The counters of one of the models."""
         return ModelTelemetry(
             self.scoring_seconds.labels(model),
@@ -86,17 +86,17 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """Every metric in the Prometheus text format, of all workers where there are several."""
-        return generate_latest(self._together())
+        return generate_latest(self._all_workers())
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """Every sample by its name and labels, collected once: figures that belong together are of one moment."""
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
-            for metric in self._together().collect()
+            for metric in self._all_workers().collect()
             for sample in metric.samples
         }
 
-    def _together(self) -> CollectorRegistry:
+    def _all_workers(self) -> CollectorRegistry:
         if self._shared is None:
             return self.registry
         together = CollectorRegistry()
@@ -104,17 +104,17 @@ class Telemetry:
         together.register(WorkerMemory(Path(self._shared)))
         return together
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(f"rbserve_{name}", told, labels, registry=self.registry)
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"rbserve_{name}", description, labels, registry=self.registry)
 
-    def _histogram(self, name: str, told: str, *labels: str) -> Histogram:
+    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
         return Histogram(
-            f"rbserve_{name}_duration_seconds", told, labels, buckets=BUCKETS_S, registry=self.registry
+            f"rbserve_{name}_duration_seconds", description, labels, buckets=BUCKETS_S, registry=self.registry
         )
 
 
 class WorkerMemory(Collector):
-    """Resident memory of each worker: what a process says of itself cannot be added up from files."""
+    """Resident memory of each worker, read from the system: it cannot be added up from the workers' files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -133,12 +133,12 @@ class WorkerMemory(Collector):
 
 
 def forget_worker(pid: int, folder: str) -> None:
-    """What a process that ended had waiting is no more; what it counted stays."""
+    """Removes the gauges of a process that ended; its counters stay."""
     mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
 class ModelTelemetry(NamedTuple):
-    """What one model counts. `stage` and `prompt_tokens` take a label."""
+    """The metrics of one model. `stage` and `prompt_tokens` take a label."""
 
     scoring_seconds: Histogram
     queue_seconds: Histogram

@@ -28,11 +28,12 @@ from rbserve.data.artifact import (
     write_manifest,
 )
 from rbserve.data.dataset import ItemTable, write_items
-from rbserve.server.app import build_app
-from rbserve.server.models import Models
-from rbserve.server.reload import open_service
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Ranked, Service, Top
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Ranked, Top
 
 Ask = Callable[..., httpx.Response]
 Connect = Callable[[], httpx.AsyncClient]

@@ -15,10 +15,11 @@ SERVE = """
 import sys
 from pathlib import Path
 from rbserve.core.errors import RbserveError
-from rbserve.server import reload, run
-from rbserve.server.reload import Chosen, Opening
+from rbserve.server import run
+from rbserve.server.scoring import reload
+from rbserve.server.scoring.reload import ServedVariant, Opening
 {before}
-opening = Opening([Chosen(Path(one), "onnx-fp32") for one in {paths!r}])
+opening = Opening([ServedVariant(Path(one), "onnx-fp32") for one in {paths!r}])
 try:
     run.serve(opening, run.ServerOptions(**{options!r}))
 except RbserveError as error:

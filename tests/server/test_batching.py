@@ -14,9 +14,10 @@ import pytest
 
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
-from rbserve.server.reload import open_service
 from rbserve.server.schema import Limits
-from rbserve.server.service import MOST_TOGETHER, ExpiredError, Ranked, Ranking, Service, Top
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.service import MAX_BATCH, ExpiredError, Service
+from rbserve.server.scoring.work import Ranked, Ranking, Top
 
 RankingService = Service[Top, Ranked]
 
@@ -108,7 +109,7 @@ def test_ten_thousand_requests_of_all_kinds_are_answered_each_with_its_own(servi
         for _ in range(10_000)
     ]  # fmt: skip
     answers = together(service, ranker, requests)
-    assert max(ranker.calls) == MOST_TOGETHER
+    assert max(ranker.calls) == MAX_BATCH
     assert sum(ranker.calls) == len(requests)
     assert len(ranker.calls) < len(requests) / 8
     for request, found in zip(requests, answers, strict=True):

@@ -22,11 +22,11 @@ from rbserve.profilers.client.load import LoadPlan, run_load
 from rbserve.profilers.client.verify import verify
 from rbserve.profilers.timing.requests import bodies, draw
 from rbserve.runtimes.opening import open_ranker, open_scorer
-from rbserve.server.app import build_app
-from rbserve.server.models import Models
-from rbserve.server.reload import open_service
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.service import Service
 
 
 @contextlib.contextmanager

@@ -14,12 +14,12 @@ import pytest
 
 from rbserve.core.errors import UsageError
 from rbserve.core.types import Items, Scores
-from rbserve.server.app import build_app
-from rbserve.server.cors import check_origins
-from rbserve.server.keys import read_keys
-from rbserve.server.models import Models
+from rbserve.server.http.cors import check_origins
+from rbserve.server.http.keys import read_keys
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
 
 Ask = Callable[..., httpx.Response]
 

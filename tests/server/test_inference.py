@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
-from rbserve.server.app import build_app
-from rbserve.server.models import Models
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Ranked, Service, Top
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Ranked, Top
 
 Ask = Callable[..., httpx.Response]
 SCORE, RANK = "/v2/models/toy/infer", "/v2/models/rank/infer"
@@ -141,7 +142,7 @@ def test_items_come_back_in_binary_and_only_what_is_asked_for(ask_ranking: Ask) 
 
 @pytest.fixture(scope="module")
 def warm(artifact: Any) -> Any:
-    from rbserve.server.reload import open_service
+    from rbserve.server.scoring.reload import open_service
 
     opened = open_service(artifact, "onnx-fp32", threads=1)
     opened.warm_up(Limits())

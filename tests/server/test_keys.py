@@ -12,11 +12,12 @@ from rbserve.client import Client, ServerError
 from rbserve.core.errors import UsageError
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
-from rbserve.server.app import build_app
-from rbserve.server.keys import read_keys
-from rbserve.server.models import Models
-from rbserve.server.schema import FREE, Limits, openapi
-from rbserve.server.service import Service
+from rbserve.server.http.keys import read_keys
+from rbserve.server.openapi import FREE, openapi
+from rbserve.server.routes.app import build_app
+from rbserve.server.schema import Limits
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
 
 KEY, OTHER = "a-key-that-is-long-enough", "another-key-of-this-server"
 BODY = {"history": [], "candidates": ["i1"]}

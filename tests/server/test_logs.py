@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 from rbserve.core.types import Items, Scores
-from rbserve.server.app import build_app
 from rbserve.server.logs import JsonFormatter, Log, request_id
-from rbserve.server.models import Models
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Scoring, Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Scoring
 
 BODY = {"history": ["i1"], "candidates": ["i2", "i3"]}
 

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact, open_artifact, write_manifest
-from rbserve.server.app import build_app
-from rbserve.server.models import Models
-from rbserve.server.reload import open_service
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Scoring, Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Scoring
 from rbserve.server.telemetry import Telemetry
 
 Services = list[Service[Any, Any]]

@@ -18,12 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
-from rbserve.server.app import build_app
-from rbserve.server.keys import read_keys
-from rbserve.server.models import Models
-from rbserve.server.schema import Limits, openapi
-from rbserve.server.service import Scoring, Service
-from rbserve.server.shedding import Shedding
+from rbserve.server.http.admission import AdmissionProtocol
+from rbserve.server.http.keys import read_keys
+from rbserve.server.openapi import openapi
+from rbserve.server.routes.app import build_app
+from rbserve.server.schema import Limits
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Scoring
 
 Connect = Callable[[], httpx.AsyncClient]
 ScoreService = Service[Items, Scores]
@@ -264,7 +266,7 @@ async def wired(
 ) -> AsyncIterator[Connection]:
     """A connection to a real server, in this process."""
     app = build_app(models, limits, keys)
-    http: Any = partial(Shedding, refuse=app.state.refuse)
+    http: Any = partial(AdmissionProtocol, refuse=app.state.refuse)
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=http, lifespan="off", log_level="error"))
     running = asyncio.create_task(server.serve())
     while not server.started:

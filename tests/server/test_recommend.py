@@ -13,8 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import SEQREC
 from rbserve.core.types import Items, Scores
-from rbserve.server.schema import Limits, openapi
-from rbserve.server.service import Ranked, Ranking, Service, Top
+from rbserve.server.openapi import openapi
+from rbserve.server.schema import Limits
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Ranked, Ranking, Top
 
 Ask = Callable[..., httpx.Response]
 RankingService = Service[Top, Ranked]
@@ -129,7 +131,7 @@ def test_warm_up_finds_how_many_items_are_found_fast_enough_to_stay_on_the_loop(
     ranking: RankingService, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("rbserve.server.service.perf_counter", lambda: now)
+    monkeypatch.setattr("rbserve.server.scoring.service.perf_counter", lambda: now)
 
     def slowly(k: int) -> tuple[Items, Scores]:
         nonlocal now

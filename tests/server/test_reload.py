@@ -22,10 +22,10 @@ from rbserve.data.artifact import ITEMS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import ItemTable, write_items
 from rbserve.data.golden import Check, write_checks
 from rbserve.runtimes.opening import open_scorer
-from rbserve.server.app import build_app
-from rbserve.server.models import Models
-from rbserve.server.reload import Chosen, Opening, Reloader
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import Opening, Reloader, ServedVariant
 from rbserve.server.telemetry import Telemetry
 
 BODY = {"history": ["i1", "i2"], "candidates": ["i3", "i4"]}
@@ -66,7 +66,7 @@ def replace(served: Artifact) -> Replace:
 
 
 def opened(served: Artifact) -> tuple[Models, Reloader]:
-    opening = Opening([Chosen(served.path, "onnx-fp32")])
+    opening = Opening([ServedVariant(served.path, "onnx-fp32")])
     models = Models(opening.open(Telemetry()))
     return models, Reloader(models, opening)
 
@@ -252,7 +252,7 @@ def test_a_request_that_came_before_is_answered_by_what_was_served_then(
 
 
 def test_two_models_of_one_name_are_refused(served: Artifact) -> None:
-    opening = Opening([Chosen(served.path, "onnx-fp32")] * 2)
+    opening = Opening([ServedVariant(served.path, "onnx-fp32")] * 2)
     with pytest.raises(UsageError, match="two models have the name toy"):
         opening.open(Telemetry())
 

@@ -15,9 +15,11 @@ from serving import serving
 
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.artifact import Artifact
-from rbserve.server.draining import DrainingServer, ServerOptions, listen
-from rbserve.server.models import Models
-from rbserve.server.reload import Chosen, Opening
+from rbserve.server.process.draining import DrainingServer
+from rbserve.server.process.options import ServerOptions
+from rbserve.server.process.sockets import listen
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import Opening, ServedVariant
 from rbserve.server.telemetry import Telemetry
 
 # Slow for a history of two items, and slow enough otherwise that warm-up chooses the scoring thread.
@@ -102,7 +104,7 @@ def test_a_stop_signal_lets_the_request_in_flight_finish(artifact: Artifact, sig
 
 
 def test_a_connection_that_is_made_as_the_port_is_given_up_is_answered(artifact: Artifact) -> None:
-    opening = Opening([Chosen(artifact.path, "onnx-fp32")])
+    opening = Opening([ServedVariant(artifact.path, "onnx-fp32")])
     models = Models(opening.open(Telemetry()))
 
     async def nothing() -> None:

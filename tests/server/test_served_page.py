@@ -12,9 +12,9 @@ from browser import needs_browser
 from test_client import listening
 
 from rbserve.data.artifact import Artifact
-from rbserve.server.reload import open_service
 from rbserve.server.schema import Measured, Profiled
-from rbserve.server.service import Service
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.service import Service
 from rbserve.server.telemetry import Telemetry
 
 if TYPE_CHECKING:

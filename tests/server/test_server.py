@@ -16,9 +16,11 @@ from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
-from rbserve.server.models import Models
-from rbserve.server.schema import Limits, openapi
-from rbserve.server.service import Scoring, Service
+from rbserve.server.openapi import openapi
+from rbserve.server.schema import Limits
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Scoring
 
 Ask = Callable[..., httpx.Response]
 Connect = Callable[[], httpx.AsyncClient]
@@ -281,7 +283,7 @@ def test_warm_up_keeps_a_fast_model_on_the_loop_and_a_slow_one_off_it(
     service: ScoreService, limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("rbserve.server.service.perf_counter", lambda: now)
+    monkeypatch.setattr("rbserve.server.scoring.service.perf_counter", lambda: now)
 
     def takes(seconds_per_item: float) -> int:
         def answer(candidates: Items) -> Scores:

@@ -20,11 +20,11 @@ from rbserve.models.zoo import find_model
 from rbserve.pipeline.items import serving_encoder
 from rbserve.runtimes import texts as texts_module
 from rbserve.runtimes.texts import VectorTexts, text_scorer
-from rbserve.server.app import build_app
-from rbserve.server.models import Models
-from rbserve.server.reload import open_service
+from rbserve.server.routes.app import build_app
 from rbserve.server.schema import Limits
-from rbserve.server.service import Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.service import Service
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

@@ -13,10 +13,11 @@ from serving import serving
 
 from rbserve.client import Client, ServerError
 from rbserve.data.artifact import Artifact
-from rbserve.server.asking import RequestError, history_rows
-from rbserve.server.models import Models
+from rbserve.server.http.requests import RequestError
+from rbserve.server.routes.answering import history_rows
 from rbserve.server.schema import Limits
-from rbserve.server.service import Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
 
 Ask = Callable[..., httpx.Response]
 SKIP = {"unknown_history": "skip"}

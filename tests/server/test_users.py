@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
-from rbserve.server.service import Service
+from rbserve.server.scoring.service import Service
 
 Ask = Callable[..., httpx.Response]
 

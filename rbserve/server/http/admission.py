@@ -1,7 +1,7 @@
-"""Requests that can only be refused, refused where HTTP is parsed: no task, no body, no application.
+"""Admission: requests that there is no room for are refused where HTTP is parsed, without a task or an application.
 
-What refusals cost is taken from those that could be answered. On one core that is offered twice what it can do, as many
-are refused as are answered.
+The time that refusals cost is taken from requests that could be answered: on a core that is offered twice its
+capacity, as many requests are refused as are answered.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 
 from starlette.responses import Response
 
-from rbserve.server.asking import Headers
-from rbserve.server.connections import REFUSED, BoundedProtocol
+from rbserve.server.http.connections import REFUSED, BoundedProtocol
+from rbserve.server.http.requests import Headers
 
 Refuse = Callable[[bytes, bytes, Headers], Response | None]
-"""(method, path, headers) of a request to the refusal that it can only have; None of one that may be answered."""
+"""(method, path, headers) of a request to its refusal; None for a request that may be answered."""
 
 
-class Shedding(BoundedProtocol):
-    """The protocol that asks `refuse` of a request's head before it begins with it."""
+class AdmissionProtocol(BoundedProtocol):
+    """A connection that refuses a request from its head where `refuse(method, path, headers)` has a reply to it."""
 
-    def __init__(self, *, refuse: Refuse, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *, refuse: Refuse, **options: Any) -> None:
+        super().__init__(**options)
         self._refuse_busy = refuse
 
     def on_headers_complete(self) -> None:
@@ -37,7 +37,7 @@ class Shedding(BoundedProtocol):
         self.write_response(refusal)
 
     def _is_simple(self) -> bool:
-        """Nothing is answered before it, the client reads its answers, and the connection goes on after it."""
+        """Whether no earlier request is open, the client reads its replies, and the connection stays open."""
         cycle: Any = self.cycle
         answered = cycle is None or cycle.response_complete
         plain = self.parser.should_keep_alive() and not self.parser.should_upgrade()

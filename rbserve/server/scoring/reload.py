@@ -1,7 +1,7 @@
-"""New versions of the models, beside the old ones until all of them have proven themselves.
+"""Reloading: new versions of the models are opened beside the old ones, and replace them once all have passed.
 
-Each is opened from its artefact's directory, warmed, and asked what it answered when it was exported. Only then do
-they take the old ones' places, in one step; where one fails, nothing has changed. For that long both are in memory.
+Each is opened from its artefact's directory, warmed up, and checked against the answers it gave when it was exported.
+Then all replace the old ones in one step; where one fails, nothing has changed. Until then both are in memory.
 """
 
 from __future__ import annotations
@@ -19,83 +19,88 @@ from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
 from rbserve.runtimes.opening import artifact_tokenizer, open_ranker, open_scorer
 from rbserve.runtimes.texts import text_scorer
-from rbserve.server.models import Models
 from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
-from rbserve.server.service import Ranking, Scoring, Service
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Ranking, Scoring
 from rbserve.server.telemetry import Telemetry
 
 VERSION_DIGITS = 12
-NOTHING_SERVED: Mapping[str, Service[Any, Any]] = {}
+NO_SERVICES: Mapping[str, Service[Any, Any]] = {}
 
 
-def nothing_measured(artifact: Artifact, variant: str) -> Profiled:
-    """Says nothing of any model."""
+def not_profiled(artifact: Artifact, variant: str) -> Profiled:
+    """Has no figures of any model."""
     del artifact, variant
     return NOT_PROFILED
 
 
 def no_encoder(texts: Sequence[str]) -> Vectors:
-    """Makes no vectors of texts."""
+    """Raises UsageError: there is no language model to make vectors of texts with."""
     del texts
     raise UsageError("no language model is at hand that makes vectors of texts", "rbserve items add has one")
 
 
-def without_encoder(artifact: Artifact) -> Encode:
-    """Has no language model for any artefact."""
+def refuse_texts(artifact: Artifact) -> Encode:
+    """Has no encoder for any artefact."""
     del artifact
     return no_encoder
 
 
-class Chosen(NamedTuple):
-    """An artefact's directory, which of its variants is served, and who knows what was measured of it.
+class ServedVariant(NamedTuple):
+    """An artefact's directory, the variant to serve, and where the figures of its profiles come from.
 
-    `encoder` gives what makes vectors of new texts, for a model whose items are such vectors.
+    `encoder` returns the function that makes vectors of new texts, for a model whose items are such vectors.
     """
 
     path: Path
     variant: str
-    measured: Callable[[Artifact, str], Profiled] = nothing_measured
-    encoder: Callable[[Artifact], Encode] = without_encoder
+    measured: Callable[[Artifact, str], Profiled] = not_profiled
+    encoder: Callable[[Artifact], Encode] = refuse_texts
 
 
 class Opening(NamedTuple):
-    """What opening models takes: which, how many threads a call, and how many bytes for the last users of each."""
+    """How models are opened: which, with how many threads a call, and how many bytes of user cache each."""
 
-    chosen: Sequence[Chosen]
+    chosen: Sequence[ServedVariant]
     threads: int = 1
     user_cache: int = 0
     limits: Limits = Limits()
 
     def open(
-        self, telemetry: Telemetry, served: Mapping[str, Service[Any, Any]] = NOTHING_SERVED
+        self, telemetry: Telemetry, served: Mapping[str, Service[Any, Any]] = NO_SERVICES
     ) -> list[Service[Any, Any]]:
-        """Every model, warm and checked; of those `served` already, by name, the one whose artefact is as it was.
+        """A warm and checked service of every model; those of `served`, by name, are kept for an unchanged artefact.
 
-        Raises ArtifactError or UsageError for one that cannot answer as it should.
+        Raises ArtifactError or UsageError for a model that cannot answer, or answers otherwise than when exported.
         """
-        artifacts = [open_artifact(one.path) for one in self.chosen]
+        artifacts = [open_artifact(choice.path) for choice in self.chosen]
         names = [artifact.name for artifact in artifacts]
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise UsageError(
-                f"two models have the name {twice[0]}", "requests name them: serve one of them elsewhere"
+                f"two models have the name {repeated[0]}", "requests name them: serve one of them elsewhere"
             )
         return [
-            self._open(artifact, one, telemetry, served.get(artifact.name))
-            for artifact, one in zip(artifacts, self.chosen, strict=True)
+            self._open(artifact, choice, telemetry, served.get(artifact.name))
+            for artifact, choice in zip(artifacts, self.chosen, strict=True)
         ]
 
     def _open(
-        self, artifact: Artifact, one: Chosen, telemetry: Telemetry, served: Service[Any, Any] | None
+        self,
+        artifact: Artifact,
+        choice: ServedVariant,
+        telemetry: Telemetry,
+        served: Service[Any, Any] | None,
     ) -> Service[Any, Any]:
         if served is not None and served.manifest == sha256(artifact.path / "manifest.json"):
             service = served
-            for name in artifact.variant_files(one.variant):
-                artifact.file(name)  # as its manifest has it
+            for name in artifact.variant_files(choice.variant):
+                artifact.file(name)  # raises where it is not what the manifest says
         else:
-            encode = one.encoder(artifact)
-            service = open_service(artifact, one.variant, self.threads, self.user_cache, telemetry, encode)
-            service.warm_up(self.limits, artifact.checks(one.variant))
-        service.profiled = one.measured(artifact, one.variant)
+            encode = choice.encoder(artifact)
+            service = open_service(artifact, choice.variant, self.threads, self.user_cache, telemetry, encode)
+            service.warm_up(self.limits, artifact.checks(choice.variant))
+        service.profiled = choice.measured(artifact, choice.variant)
         return service
 
 
@@ -113,7 +118,7 @@ def open_service(
     telemetry: Telemetry | None = None,
     encode: Encode = no_encoder,
 ) -> Service[Any, Any]:
-    """Loads a variant and the item table it belongs to; `encode` is what group C makes vectors of new texts with."""
+    """A service of a variant and its item table, not warm yet; `encode` makes vectors of new texts for group C."""
     work: Scoring | Ranking
     if TASKS[artifact.manifest.task].ranks:
         longest = artifact.manifest.config.get("max_history")
@@ -129,46 +134,48 @@ def open_service(
     )  # fmt: skip
 
 
-def _why(error: Exception) -> str:
-    """An error in one line, with what to do where that is known."""
-    said = (str(error) or repr(error)).splitlines()[0]
+def _in_one_line(error: Exception) -> str:
+    """An error's first line, and its hint where it has one."""
+    message = (str(error) or repr(error)).splitlines()[0]
     hint = error.hint if isinstance(error, RbserveError) else None
-    return "; ".join(filter(None, (said, hint)))
+    return "; ".join(filter(None, (message, hint)))
 
 
 class Reloader:
-    """Takes up new versions of what `models` answer with: `prepare`, then `commit` or `abandon`."""
+    """Loads new versions of `models`: `prepare`, then `commit` or `abandon`."""
 
     def __init__(self, models: Models, opening: Opening) -> None:
         self._models, self._opening = models, opening
         self._next: list[Service[Any, Any]] = []
         self.changed: list[str] = []
-        """The models of which `prepare` found a new version."""
+        """The names of models of which `prepare` found a new version."""
 
     def prepare(self) -> str | None:
-        """Opens the new versions beside the old ones, on any thread; why they may not take their places, if so."""
+        """Opens the new versions beside the old ones, on any thread; returns why they may not be served, if so."""
         try:
-            fresh = self._opening.open(self._models.telemetry, {one.model: one for one in self._models})
+            fresh = self._opening.open(
+                self._models.telemetry, {service.model: service for service in self._models}
+            )
             for old, new in zip(self._models, fresh, strict=True):
                 if (old.model, old.work.task) != (new.model, new.work.task):
                     raise ArtifactError(
                         f"where {old.model} was there is {new.model} now, another model",
                         "start a server of it",
                     )
-        except Exception as error:  # noqa: BLE001  (whatever is wrong with the new version, the old one goes on)
+        except Exception as error:  # noqa: BLE001  (whatever is wrong with a new version, the old ones are served on)
             self.abandon()
-            return _why(error)
+            return _in_one_line(error)
         self.changed = [new.model for old, new in zip(self._models, fresh, strict=True) if new is not old]
         self._next = fresh
         return None
 
     def commit(self) -> None:
-        """The new versions take the old ones' places; on the event loop's thread."""
+        """Replaces the old versions by the new ones; to be called on the event loop's thread."""
         self._models.replace(self._next)
         self._next = []
         self._models.telemetry.reloads.labels("taken" if self.changed else "unchanged").inc()
 
     def abandon(self) -> None:
-        """The new versions are let go."""
+        """Drops the new versions."""
         self._next = []
         self._models.telemetry.reloads.labels("refused").inc()

@@ -21,22 +21,22 @@ import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from rbserve.server.asking import LATE
-from rbserve.server.replies import error_response
+from rbserve.server.http.replies import error_response
+from rbserve.server.http.requests import LATE
 
 HEAD_BYTES = 1 << 16
-SPILT = 8
-"""A body that is refused for its size is read to its end, up to so many times the limit of a body."""
+MAX_DISCARDED = 8
+"""A body that is too large is read to its end, up to this many times the limit of a body."""
 
 REFUSED: Any = SimpleNamespace(response_complete=True, message_event=asyncio.Event())
-"""What uvicorn's protocol sees in place of the cycle of a request and its answer: one that is over."""
+"""Stands for the cycle of a refused request in uvicorn's protocol: a request that is answered already."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What clients may take: seconds for a request or for reading an answer, connections, and bytes of a body.
+    """Bounds on clients: seconds to send a request or to read an answer, connections, and bytes of a body.
 
-    `note(status, code)` hears of every request that was refused before it was one.
+    `note(status, code)` is called for every request that is refused before its head is complete.
     """
 
     read_timeout_s: float = 20.0
@@ -51,23 +51,23 @@ UNNOTED = Bounds()
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol within `Bounds`."""
 
-    def __init__(self, *, bounds: Bounds = UNNOTED, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *, bounds: Bounds = UNNOTED, **options: Any) -> None:
+        super().__init__(**options)
         self._bounds = bounds
-        self._since: float | None = None  # when the client began to send what it has not finished
-        self._received = 0  # bytes of that
+        self._since: float | None = None  # when the client began to send its unfinished request
+        self._received = 0  # bytes of that request
         self._in_head = True
-        self._running: RequestResponseCycle | None = None  # the one that the application answers now
-        self._ending = False  # nothing more is read, and the connection ends with the answers that are due
+        self._running: RequestResponseCycle | None = None  # the request that the application answers now
+        self._ending = False  # nothing more is read, and the connection is closed after the open answers
         self._stuck = False  # at the last look there were bytes that the client had not read
         self._timer: asyncio.TimerHandle | None = None
 
-    # ---- What the transport says ----
+    # ---- Called by the transport ----
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
-        self._timer = self.loop.call_later(self._bounds.read_timeout_s, self._look)
+        self._timer = self.loop.call_later(self._bounds.read_timeout_s, self._check_time)
         if len(self.connections) > self._bounds.most:
             message = f"{self._bounds.most} connections are open already"
             self._refuse(503, "too_many_connections", message, headers={"retry-after": "1"})
@@ -93,7 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except (
             httptools.HttpParserUpgrade
-        ):  # to what this server does not speak: it answers, and ends the connection
+        ):  # to another protocol: the request is answered, then the connection closed
             self.cycle.keep_alive = False
             self._end()
         except httptools.HttpParserError:
@@ -105,7 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck = False
         super().resume_writing()
 
-    # ---- What the parser says ----
+    # ---- Called by the parser ----
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -142,10 +142,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if last and self._ending:
             self.transport.close()
 
-    # ---- What is due ----
+    # ---- Timeouts and refusals ----
 
-    def _look(self) -> None:
-        """Ends what is late, and looks again when something else may be."""
+    def _check_time(self) -> None:
+        """Ends a late request or a stuck connection, and arms the timer again."""
         wait = self._bounds.read_timeout_s
         if self.transport.is_closing() or self.flow.write_paused:
             if self._stuck:
@@ -157,12 +157,12 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._is_held_up():
                 self._since, wait = self.loop.time(), self._bounds.read_timeout_s
             elif wait <= 0:
-                self._late()
+                self._time_out()
                 wait = self._bounds.read_timeout_s
-        self._timer = self.loop.call_later(wait, self._look)
+        self._timer = self.loop.call_later(wait, self._check_time)
 
     def _is_held_up(self) -> bool:
-        """Whether it is not the client's fault that its request is not there: it waits for an answer before it."""
+        """Whether the request is late through no fault of the client: an earlier answer is still open."""
         return self.flow.read_paused or bool(self.pipeline) or (self._is_busy() and self._in_head)
 
     def _is_busy(self) -> bool:
@@ -170,8 +170,8 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    def _late(self) -> None:
-        """The client had its time: a request that waits for its body answers 408 itself."""
+    def _time_out(self) -> None:
+        """The client was too slow: 408 (from the handler where a body is missing), or a plain close."""
         if not self._in_head and self._is_busy():
             cycle: Any = self.cycle
             cycle.scope[LATE] = True
@@ -187,7 +187,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _check_size(self) -> None:
         if self._in_head:
             self._refuse_head()
-        elif self._received > HEAD_BYTES + SPILT * self._bounds.body_bytes:
+        elif self._received > HEAD_BYTES + MAX_DISCARDED * self._bounds.body_bytes:
             self.transport.close()
 
     def _head_bytes(self) -> int:
@@ -197,7 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(431, "head_too_large", f"the request's head is larger than {HEAD_BYTES} bytes")
 
     def _refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """Answers what is no request, and closes; behind answers that are due yet, it only ends the connection."""
+        """Refuses and closes; where earlier answers are still open, only closes after them."""
         self._bounds.note(status, code)
         if self._is_busy():
             self._end()
@@ -210,7 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def write_response(self, response: Response) -> None:
-        """Writes an answer that no application made."""
+        """Writes an answer that does not come from the application."""
         head = [STATUS_LINE[response.status_code]]
         for name, value in (*self.server_state.default_headers, *response.raw_headers):
             head += name, b": ", value, b"\r\n"

@@ -1,7 +1,7 @@
-"""API keys: who may ask the models. One key a line of a file, or keys in an environment variable; none asks for none.
+"""API keys: a file with one key a line, or the environment variable RBSERVE_API_KEYS. Without keys, all may ask.
 
-A request says `Authorization: Bearer KEY`. Digests are compared, each with each, in a time that depends on neither; a
-key is in no log, metric or answer.
+A request has the header `Authorization: Bearer KEY`. Digests of keys are compared in constant time. A key is in no log,
+metric or answer.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Digests = frozenset[bytes]
 
 
 def read_keys(file: Path | None) -> Digests:
-    """The digests of the keys in a file, a line each, or without one of those in RBSERVE_API_KEYS, between commas.
+    """Digests of the keys in a file, one a line; without a file, of the keys in RBSERVE_API_KEYS, separated by commas.
 
-    Empty lines and those that begin with # are none. UsageError for a file without keys, or a key that is short.
+    Empty lines and lines that begin with # are skipped. Raises UsageError for a file without keys, or a short key.
     """
     if file is None:
         keys = os.environ.get(VARIABLE, "").split(",")
@@ -38,20 +38,20 @@ def read_keys(file: Path | None) -> Digests:
             raise UsageError(
                 f"cannot read the API keys of {file}: {error}", "a text file, a key a line"
             ) from None
-    found = [key.strip() for key in keys if key.strip() and not key.strip().startswith("#")]
-    if file is not None and not found:
+    stripped = [key.strip() for key in keys if key.strip() and not key.strip().startswith("#")]
+    if file is not None and not stripped:
         raise UsageError(f"{file} has no API key", f"a key a line; {MAKE_ONE}")
-    for number, key in enumerate(found, 1):
+    for number, key in enumerate(stripped, 1):
         if len(key) < SHORTEST:
             raise UsageError(
                 f"API key {number} has {len(key)} characters: at least {SHORTEST} make it hard to guess",
                 MAKE_ONE,
             )
-    return frozenset(_digest(key) for key in found)
+    return frozenset(_digest(key) for key in stripped)
 
 
 class Authorized:
-    """ASGI middleware: all but the `free` paths take one of the keys; without, `refusal(path)` answers."""
+    """ASGI middleware: every path but the `free` ones needs one of the keys; else `refusal(path)` answers."""
 
     def __init__(
         self, app: ASGIApp, keys: Digests, free: Collection[str], refusal: Callable[[str], ASGIApp]
@@ -66,11 +66,11 @@ class Authorized:
 
 
 def may_ask(scope: Scope, keys: Digests) -> bool:
-    """Whether a request has one of the keys; it takes as long for a wrong one."""
+    """Whether a request has one of the keys; takes as long for a wrong key as for a right one."""
     kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-    asked, known = _digest(key.strip()), False
+    sent, known = _digest(key.strip()), False
     for digest in keys:
-        known |= hmac.compare_digest(asked, digest)
+        known |= hmac.compare_digest(sent, digest)
     return known and kind.lower() == "bearer"
 
 

@@ -1,7 +1,7 @@
-"""What a server answers with: its models by name, each of them in one version at a time.
+"""The models of a server by name, each in one version at a time.
 
-A request takes its model's `Service` once and keeps to it, so that a version that takes its place meanwhile changes
-nothing of it: ids, scores and names are of one version. The old one lives until the last such request is answered.
+A request looks up its model's `Service` once and keeps it. A reload in the meantime therefore changes nothing of that
+request: its ids, scores and names are of one version. The old version lives until its last request is answered.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rbserve.core.tasks import Task
-from rbserve.server.service import STATUSES, Service
+from rbserve.server.scoring.service import STATUSES, Service
 from rbserve.server.telemetry import Telemetry
 
 
 class Models:
-    """The services of a server, which share one telemetry. Iterates over those that answer now.
+    """The services of a server, which share one telemetry. Iterates over the services that answer now.
 
-    `draining`: the server was told to stop, and wants no new requests. `closing`: connections end with their answers.
+    `draining`: the server was told to stop and is unready. `closing`: connections are closed after their next answer.
     """
 
     def __init__(self, services: Sequence[Service[Any, Any]]) -> None:
@@ -36,17 +36,17 @@ class Models:
 
     @property
     def status(self) -> str:
-        """One of STATUSES: of several models the last that is true of one."""
+        """One of STATUSES: the worst among the models."""
         if self.draining:
             return "draining"
         return max((service.status for service in self), key=STATUSES.index)
 
     def of_task(self, task: Task) -> Mapping[str, Service[Any, Any]]:
-        """Those that do this, by name."""
+        """The services of models of a task, by name."""
         return self._by_task.get(task, {})
 
     def replace(self, services: Sequence[Service[Any, Any]]) -> None:
-        """These take the place of all that answered before, in one step."""
+        """Replaces all services by these, in one step."""
         by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
         for service in services:
             by_task.setdefault(service.work.task, {})[service.model] = service
@@ -54,6 +54,6 @@ class Models:
         self._by_task = by_task
 
     def close(self) -> None:
-        """Drops what no model has begun."""
+        """Cancels the requests that wait in the models' queues."""
         for service in self:
             service.close()

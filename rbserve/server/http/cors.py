@@ -1,4 +1,4 @@
-"""Who else's pages may ask from a browser: `serve --cors-origin https://shop.example`."""
+"""Cross-origin requests: which pages may call the API from a browser (`serve --cors-origin https://shop.example`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from rbserve.core.errors import UsageError
-from rbserve.core.wire import DEADLINE
-from rbserve.server.inference import JSON_BYTES
-from rbserve.server.replies import error_response
+from rbserve.core.wire import DEADLINE, OIP_JSON_BYTES
+from rbserve.server.http.replies import error_response
 
 ANY = "*"
-SENT = ("authorization", "content-type", "content-encoding", "x-request-id", DEADLINE, JSON_BYTES)
-READ = ("retry-after", "x-request-id", JSON_BYTES)
+SENT = ("authorization", "content-type", "content-encoding", "x-request-id", DEADLINE, OIP_JSON_BYTES)
+READ = ("retry-after", "x-request-id", OIP_JSON_BYTES)
 
 
 class Cors(CORSMiddleware):
@@ -30,18 +29,18 @@ class Cors(CORSMiddleware):
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """204 with what a page may send; 400 for an origin, a method or a header that is not allowed."""
-        asked = super().preflight_response(request_headers)
-        headers = {name: value for name, value in asked.headers.items() if not name.startswith("content-")}
-        if asked.status_code < 400:
+        response = super().preflight_response(request_headers)
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        if response.status_code < 400:
             return Response(status_code=204, headers=headers)
-        message = bytes(asked.body).decode()
+        message = bytes(response.body).decode()
         return error_response(
             "", 400, "cors_refused", message, "serve --cors-origin allows an origin", headers
         )
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """The origins, as browsers send them; UsageError for what is none."""
+    """The origins as browsers send them. Raises UsageError for a text that is no origin."""
     for origin in origins:
         parts = urlsplit(origin)
         whole = parts.scheme in ("http", "https") and bool(parts.netloc) and "@" not in parts.netloc

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
-from rbserve.server.asking import json_response
-from rbserve.server.inference import PREFIX
-from rbserve.server.schema import ErrorDetail, ErrorResponse
+from rbserve.core.wire import OIP_PREFIX, ErrorDetail, ErrorResponse
+from rbserve.server.http.requests import json_response
 
 
 def error_response(
@@ -26,14 +25,14 @@ def error_response(
 ) -> Response:
     """An error in JSON, in the shape of the protocol that `path` belongs to."""
     own = dict(headers or {})
-    if f"{path}/".startswith(f"{PREFIX}/"):
+    if f"{path}/".startswith(f"{OIP_PREFIX}/"):
         return json_response({"error": "; ".join(filter(None, (message, hint)))}, status, own)
     detail = ErrorDetail(code, message, hint if hint is not None else msgspec.UNSET)
     return json_response(ErrorResponse(detail), status, own)
 
 
 def shutting_down(path: str) -> Response:
-    """What a request gets that the server could not finish before it stopped."""
+    """The reply to a request that the server could not finish before it stopped."""
     return error_response(
         path, 503, "shutting_down", "the server stopped before it finished this request", "send it again",
         {"connection": "close"},

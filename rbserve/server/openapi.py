@@ -1,0 +1,182 @@
+"""The OpenAPI document, made from the types of schema.py."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from rbserve.core.tasks import Task
+from rbserve.core.version import __version__
+from rbserve.core.wire import (
+    DEADLINE,
+    MIN_DEADLINE_MS,
+    RELOAD,
+    ErrorResponse,
+    RecommendResponse,
+    ScoreResponse,
+)
+from rbserve.server.schema import TYPES, Health, Limits, ModelsResponse, RecommendRequest, ScoreRequest
+
+REF = "#/components/schemas/{name}"
+
+
+FREE = ("/", "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+"""What takes no API key, where a server has any."""
+
+
+MODEL_ERRORS = {
+    "400": "The body is not JSON.",
+    "404": "There is no model of this name.",
+    "409": "The model of this name does the other of the two: scores, or recommends.",
+    "413": "The body is larger than this server takes.",
+    "408": "The body did not arrive in time.",
+    "415": "The body is not declared as application/json, or is compressed otherwise than by gzip.",
+    "422": "The JSON cannot be answered: wrong types, unknown items, an empty or oversized list.",
+    "500": "The model failed; the server's log says how.",
+    "503": "Too many requests wait (Retry-After says for how long), or the server stopped before it came to this one.",
+    "504": "The deadline passed before the model came to this request; nothing was computed.",
+}
+
+
+def openapi(
+    limits: Limits, tasks: Collection[Task], keyed: bool = False, admin: bool = False
+) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks.
+
+    It may take API keys, and have the admin route.
+    """
+    types = [
+        *dict.fromkeys(kind for task in tasks for kind in TYPES[task]),
+        ErrorResponse,
+        Health,
+        ModelsResponse,
+    ]
+    _, components = msgspec.json.schema_components(types, ref_template=REF)
+    for task in tasks:
+        asked = components[TYPES[task][0].__name__]["properties"]
+        asked["history"]["maxItems"] = limits.max_history
+        if task.ranks:
+            asked["k"]["maximum"] = limits.max_k
+        else:
+            asked["candidates"]["maxItems"] = limits.max_candidates
+    paths = _paths(tasks, limits, admin)
+    if keyed:
+        refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
+        for path in paths.keys() - set(FREE):
+            for operation in paths[path].values():
+                operation["security"] = [{"key": []}]
+                operation["responses"] |= refused
+    security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if keyed else {}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "rbserve",
+            "version": __version__,
+            "description": "Scores candidate items, or recommends items, for one user with a trained recommender.",
+        },
+        "paths": paths,
+        "components": {"schemas": components, **security},
+    }
+
+
+def _paths(tasks: Collection[Task], limits: Limits, admin: bool) -> dict[str, Any]:
+    reloaded = {
+        "200": _json("The new versions answer.", ModelsResponse),
+        "409": _json("One of them may not: all stay as they are.", ErrorResponse),
+    }
+    ready = {"200": _json("Ready.", Health), "503": _json("Still warming up, or draining.", Health)}
+    return {
+        **{
+            task.path: {"post": _recommend_operation(limits) if task.ranks else _score_operation(limits)}
+            for task in tasks
+        },
+        **({RELOAD: {"post": _operation("reload", "Take up new versions", reloaded)}} if admin else {}),
+        "/v1/models": {
+            "get": _operation("listModels", "What is served", {"200": _json("The models.", ModelsResponse)})
+        },
+        "/v1/health/live": {
+            "get": _operation("live", "Whether the process answers", {"200": _json("Live.", Health)})
+        },
+        "/v1/health/ready": {"get": _operation("ready", "Whether to send requests here", ready)},
+        "/metrics": {
+            "get": _operation(
+                "metrics",
+                "Counters and histograms in the Prometheus text format",
+                {"200": _text("The metrics.")},
+            )
+        },
+        "/": {
+            "get": _operation(
+                "page",
+                "All of this, for people",
+                {"200": _content("A page.", "text/html", {"type": "string"})},
+            )
+        },
+        "/openapi.json": {
+            "get": _operation(
+                "openapi",
+                "This document",
+                {"200": _content("This document.", "application/json", {"type": "object"})},
+            )
+        },
+    }
+
+
+def _score_operation(limits: Limits) -> dict[str, Any]:
+    example = {"history": ["50", "181"], "candidates": ["172", "98"]}
+    body = _one_or_several("One user's history and the candidates", ScoreRequest, limits, example)
+    answer = _one_or_several("One score for each candidate, in order", ScoreResponse, limits)
+    return _model_operation("score", "Score candidates for one user", body, answer)
+
+
+def _recommend_operation(limits: Limits) -> dict[str, Any]:
+    example = {"history": ["50", "181"], "k": 10}
+    body = _one_or_several("One user's history", RecommendRequest, limits, example)
+    answer = _one_or_several("The best items, best first", RecommendResponse, limits)
+    return _model_operation("recommend", "Recommend items to one user", body, answer)
+
+
+def _one_or_several(
+    description: str, kind: type[msgspec.Struct], limits: Limits, example: Any = None
+) -> dict[str, Any]:
+    """A body for one user, or a list of them."""
+    several = {"type": "array", "items": _reference(kind), "maxItems": limits.max_users}
+    schema = {"anyOf": [_reference(kind), several]}
+    content = _content(f"{description}; or a list of them, one a user.", "application/json", schema)
+    if example is not None:
+        content["content"]["application/json"]["example"] = example
+    return content
+
+
+def _model_operation(name: str, summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    errors = {status: _json(description, ErrorResponse) for status, description in MODEL_ERRORS.items()}
+    deadline = {
+        "name": DEADLINE,
+        "in": "header",
+        "description": "Milliseconds from now after which the answer is of no use: it is not computed then.",
+        "schema": {"type": "number", "minimum": MIN_DEADLINE_MS},
+    }
+    asked = {"requestBody": body | {"required": True}, "parameters": [deadline]}
+    return _operation(name, summary, {"200": answer} | errors) | asked
+
+
+def _operation(name: str, summary: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+    return {"operationId": name, "summary": summary, "responses": dict(responses)}
+
+
+def _reference(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"$ref": REF.format(name=kind.__name__)}
+
+
+def _json(description: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return _content(description, "application/json", _reference(kind))
+
+
+def _text(description: str) -> dict[str, Any]:
+    return _content(description, "text/plain", {"type": "string"})
+
+
+def _content(description: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}}

@@ -1,0 +1,4 @@
+"""The routes: rbserve's own API and the Open Inference Protocol.
+
+Imports `http` and `scoring`.
+"""

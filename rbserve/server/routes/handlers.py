@@ -1,0 +1,302 @@
+"""The handlers of rbserve's own API: thin, around a Service."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rbserve.core.ids import value_text
+from rbserve.core.tasks import CTR, SEQREC, TASKS, Task
+from rbserve.core.types import Scores
+from rbserve.core.wire import (
+    OIP_PREFIX,
+    RELOAD,
+    RecommendedItem,
+    RecommendResponse,
+    ScoredItem,
+    ScoreResponse,
+)
+from rbserve.server.http.requests import (
+    RequestError,
+    check_length,
+    encode,
+    json_response,
+    parse,
+    read_json,
+)
+from rbserve.server.logs import QUERY, Log, LoggedQuery
+from rbserve.server.openapi import openapi
+from rbserve.server.routes import oip
+from rbserve.server.routes.answering import (
+    ModelQuery,
+    add_texts,
+    answer_queries,
+    check_candidates,
+    history_rows,
+    item_rows,
+)
+from rbserve.server.routes.errors import unknown_model
+from rbserve.server.schema import (
+    Health,
+    ItemId,
+    Limits,
+    ModelInfo,
+    ModelsResponse,
+    NewItem,
+    RecommendRequest,
+    ScoreRequest,
+)
+from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.service import Service
+from rbserve.server.scoring.work import Ranked, Slate, Top
+
+
+class Handlers:
+    """The handlers of the routes, one method each."""
+
+    def __init__(
+        self, models: Models, limits: Limits, keyed: bool, reload: Reload | None, log: Log | None
+    ) -> None:
+        self._models, self._limits, self._reload = models, limits, reload
+        self._tasks = [task for task in TASKS.values() if models.of_task(task)]
+        self._log = log
+        page = (Path(__file__).parent / "page.html").read_text()
+        self._page = page.replace("{TASKS}", encode(TASKS).decode())
+        self._openapi = encode(openapi(limits, self._tasks, keyed, admin=reload is not None))
+
+    @property
+    def table(self) -> list[tuple[str, str, Handler]]:
+        """Method, path and handler of every route."""
+        return [
+            ("POST", CTR.path, self.score if CTR in self._tasks else self.other_task),
+            ("POST", SEQREC.path, self.recommend if SEQREC in self._tasks else self.other_task),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/health/live", self.live),
+            ("GET", "/v1/health/ready", self.ready),
+            ("GET", "/metrics", self.metrics),
+            ("GET", "/openapi.json", self.openapi),
+            ("GET", "/", self.page),
+            *([("POST", RELOAD, self.reload)] if self._reload else []),
+            *self._oip_table(),
+        ]
+
+    def _oip_table(self) -> Iterator[tuple[str, str, Handler]]:
+        """Method, path and handler of every route of the Open Inference Protocol."""
+        yield "GET", OIP_PREFIX, oip.server
+        yield "GET", f"{OIP_PREFIX}/health/live", self.live
+        yield "GET", f"{OIP_PREFIX}/health/ready", self.ready
+        models = [oip.ModelRoutes(self._models, service.model, self._limits) for service in self._models]
+        repository = oip.RepositoryRoutes(self._models, models)
+        yield "POST", f"{OIP_PREFIX}/repository/index", repository.index
+        yield "GET", f"{OIP_PREFIX}/models/stats", repository.stats
+        for model in models:
+            for path in oip.model_paths(model.name):
+                yield "GET", path, model.metadata
+                yield "GET", f"{path}/ready", model.ready
+                yield "GET", f"{path}/config", model.config
+                yield "GET", f"{path}/stats", model.stats
+                yield "POST", f"{path}/infer", model.infer
+
+    async def score(self, request: Request) -> Response:
+        """Scores a slate, or one for each of several users."""
+        example = '{"history": ["50"], "candidates": ["172"]}; ids are strings or numbers'
+        return await self._answer_each(request, CTR, _score_request, example, self._prepare_slate)
+
+    def _prepare_slate(self, service: Service[Any, Any], body: ScoreRequest) -> _Prepared:
+        check_candidates(body.candidates, self._limits)
+        names = [item.name if isinstance(item, NewItem) else value_text(item) for item in body.candidates]
+        known = [item for item in body.history if not isinstance(item, NewItem)]
+        known_rows, skipped = history_rows(service, known, body.unknown_history, self._limits)
+        history = add_texts(service, known_rows, body.history, skipped or (), self._limits)
+
+        def reply(scores: Scores) -> ScoreResponse:
+            scored = [*map(ScoredItem, names, scores.tolist())]
+            return ScoreResponse(service.model, service.variant, scored, skipped)
+
+        slate = self._slate(service, body.candidates)
+        return _Prepared(body, ModelQuery(service, history, slate), len(names), reply)
+
+    def _slate(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> Slate:
+        """Candidates as the model takes them."""
+        known = [item for item in candidates if not isinstance(item, NewItem)]
+        return add_texts(service, item_rows(service, "candidates", known), candidates, (), self._limits)
+
+    async def recommend(self, request: Request) -> Response:
+        """Ranks the catalogue for a user, or for each of several."""
+        example = '{"history": ["50"], "k": 10}; ids are strings or numbers'
+        return await self._answer_each(request, SEQREC, _recommend_request, example, self._prepare_top)
+
+    def _prepare_top(self, service: Service[Any, Any], body: RecommendRequest) -> _Prepared:
+        if body.k > self._limits.max_k:
+            raise RequestError(422, "k_too_large", f"k is {body.k}, the limit is {self._limits.max_k}")
+
+        history, skipped = history_rows(service, body.history, body.unknown_history, self._limits)
+
+        def reply(ranked: Ranked) -> RecommendResponse:
+            named = zip(service.items.names(ranked.items), ranked.scores.tolist(), strict=True)
+            best = [RecommendedItem(item, score) for item, score in named]
+            return RecommendResponse(service.model, service.variant, best, skipped)
+
+        query = ModelQuery(service, history, Top(body.k, body.exclude_seen))
+        return _Prepared(body, query, body.k, reply)
+
+    async def _answer_each(
+        self,
+        request: Request,
+        task: Task,
+        decoder: msgspec.json.Decoder[Body | list[Body]],
+        example: str,
+        prepare: Callable[[Service[Any, Any], Body], _Prepared],
+    ) -> Response:
+        """Answers a request, or a list of them in turn; where one of a list cannot be answered, none is."""
+        sent = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
+        several = isinstance(sent, list)
+        users = sent if isinstance(sent, list) else [sent]
+        check_length("users", users, self._limits.max_users)
+        prepared = []
+        for place, body in enumerate(users):
+            try:
+                check_length("history", body.history, self._limits.max_history)
+                prepared.append(prepare(self._service(task, body.model), body))
+            except RequestError as error:
+                raise error.at_index(place) if several else error from None
+        if prepared and self._log is not None:
+            request.scope[QUERY] = _logged(prepared, self._log.items)
+        answers = await answer_queries(request, self._limits, [user.query for user in prepared])
+        replies = [user.reply(answer) for user, answer in zip(prepared, answers, strict=True)]
+        started = perf_counter()
+        response = json_response(replies if several else replies[0])
+        if prepared:
+            prepared[0].query.service.observe_encoding(perf_counter() - started)
+        return response
+
+    async def other_task(self, request: Request) -> Response:
+        """409: the models have the other one of the two paths."""
+        del request
+        raise self._other_task(next(iter(self._models)))
+
+    def _other_task(self, service: Service[Any, Any]) -> RequestError:
+        task = service.work.task
+        other = SEQREC if task is CTR else CTR
+        message = f"{service.model} has no {other.path}: it {task.answers}"
+        return RequestError(409, "other_task", message, f"POST {task.path}")
+
+    def _service(self, task: Task, name: str | msgspec.UnsetType) -> Service[Any, Any]:
+        """The model of this task that a request names, or the only one."""
+        able = self._models.of_task(task)
+        if name is msgspec.UNSET:
+            if len(able) == 1:
+                return next(iter(able.values()))
+            raise RequestError(
+                422,
+                "which_model",
+                f"several models do this: {', '.join(able)}",
+                f'send "model": "{next(iter(able))}"',
+            )
+        if name in able:
+            return able[name]
+        if name in self._models:
+            raise self._other_task(self._models[name])
+        raise unknown_model(self._models, name)
+
+    async def models(self, request: Request) -> Response:
+        """The models, their variants and data sets."""
+        del request
+        return json_response(ModelsResponse([_info(service) for service in self._models]))
+
+    async def reload(self, request: Request) -> Response:
+        """Lets new versions take the models' places; 409 where one of them may not, and all stay as they are."""
+        del request
+        assert self._reload
+        reason = await self._reload()
+        if reason is not None:
+            raise RequestError(409, "reload_refused", reason, "the models that were served still are")
+        return json_response(ModelsResponse([_info(service) for service in self._models]))
+
+    async def live(self, request: Request) -> Response:
+        """200 while the process answers."""
+        del request
+        return json_response(Health("live"))
+
+    async def ready(self, request: Request) -> Response:
+        """Whether a load balancer should send requests here."""
+        del request
+        status = self._models.status
+        return json_response(Health(status), 200 if status == "ready" else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """The metrics in the Prometheus text format."""
+        del request
+        exposition = self._models.telemetry.exposition()
+        return Response(exposition, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def page(self, request: Request) -> Response:
+        """The page that shows what is served, with a form to try it."""
+        del request
+        return Response(self._page, headers=PAGE_HEADERS, media_type="text/html")
+
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI document."""
+        del request
+        return Response(self._openapi, media_type="application/json")
+
+
+class _Prepared(NamedTuple):
+    """A user's request as its model takes it, and how its answer becomes a response. `size`: candidates, or k."""
+
+    request: ScoreRequest | RecommendRequest
+    query: ModelQuery
+    size: int
+    reply: Callable[[Any], ScoreResponse | RecommendResponse]
+
+
+def _logged(prepared: Sequence[_Prepared], items: bool) -> LoggedQuery:
+    """The fields of a log line about a request, with or without its items."""
+    service = prepared[0].query.service
+    return LoggedQuery(
+        service.model, service.variant, sum(user.size for user in prepared), len(prepared),
+        [user.request for user in prepared] if items else None,
+    )  # fmt: skip
+
+
+def _info(service: Service[Any, Any]) -> ModelInfo:
+    data, items = service.dataset, service.items
+    candidates = (item for row, item in enumerate(items.ids) if row not in items.retired)
+    return ModelInfo(
+        service.model, service.variant, service.version, service.work.task.name, data.name, data.fingerprint,
+        len(items), service.profiled.measured, service.profiled.note, [*islice(candidates, EXAMPLES)],
+    )  # fmt: skip
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+Reload = Callable[[], Awaitable[str | None]]
+"""Replaces the models by their new versions; returns the reason where it did not."""
+
+
+Body = TypeVar("Body", ScoreRequest, RecommendRequest)
+
+
+_score_request = msgspec.json.Decoder(ScoreRequest | list[ScoreRequest])
+
+
+_recommend_request = msgspec.json.Decoder(RecommendRequest | list[RecommendRequest])
+
+
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
+
+EXAMPLES = 5
+"""Ids of candidates that the list of models shows of each."""

@@ -1,0 +1,201 @@
+"""What a model does for one request: scores a slate (`Scoring`), or ranks its catalogue (`Ranking`).
+
+A history, and what is asked about it (the query), go in; scores, or items and scores, come out. Nothing here waits,
+counts or knows of other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from rbserve.core.tasks import CTR, SEQREC, Task
+from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, no_observer
+from rbserve.data.dataset import ItemTable
+from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
+from rbserve.runtimes.language import LanguageScorer, PrefixCache
+from rbserve.runtimes.opening import recommend, without_seen
+from rbserve.runtimes.texts import Mixed, TextScorer
+from rbserve.server.schema import Limits
+
+Query = TypeVar("Query")
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+Slate = Items | Mixed
+"""Candidates: rows of the item table, int32[N], or rows and texts of items that are not in it."""
+
+
+class Work(Protocol[Query, Answer_co]):
+    """What a model does for one request. Raises ValueError for a result that is no answer, such as a score of NaN."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def prefix_cache(self) -> PrefixCache | None:
+        """The cache of users' prompts, of a language model that has one."""
+        ...
+
+    def __call__(self, history: Items, query: Query, observe: Observe = no_observer, /) -> Answer_co:
+        """The answer for history int32[T]; calls `observe(stage)` after each stage of a model that has stages."""
+        ...
+
+    def batch_key(self, history: Items, query: Query, /) -> Hashable:
+        """Requests of one key can be answered by one call; None: the request takes a call of its own."""
+        ...
+
+    def answer_batch(self, requests: Sequence[tuple[Items, Query]], /) -> Sequence[Answer_co]:
+        """The answers to requests of one batch key: those that each would get alone."""
+        ...
+
+    def size(self, query: Query, /) -> int:
+        """Candidates, or items of the list: what the time of an answer grows with."""
+        ...
+
+    def example(self, size: int) -> Query:
+        """Some query of that size, for the warm-up."""
+        ...
+
+    def largest(self, limits: Limits) -> int:
+        """The size of the largest query that is answered."""
+        ...
+
+    def self_check(self, checks: Checks, /) -> str | None:
+        """How the model's answers differ from those it gave when it was exported; None where they do not."""
+        ...
+
+
+@dataclass
+class Scoring:
+    """A pair-wise model: the query is a slate, the answer its scores float32[N].
+
+    `texts` scores slates with texts of new items, where the model reads texts; else it is the reason why not.
+    """
+
+    scorer: Scorer
+    items: ItemTable
+    task: Task = CTR
+    texts: TextScorer | str = "it reads no texts of items"
+
+    def __post_init__(self) -> None:
+        self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
+        self.prefix_cache = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
+
+    def __call__(self, history: Slate, candidates: Slate, observe: Observe = no_observer) -> Scores:
+        if isinstance(history, list) or isinstance(candidates, list):
+            assert not isinstance(self.texts, str)
+            scores = self.texts.score([*history], [*candidates], observe)
+        elif self._staged is not None:
+            scores = self._staged(history, candidates, observe)
+        else:
+            scores = self.scorer.score(history, candidates)
+        if scores.shape != (len(candidates),):
+            raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
+        return _require_finite(scores)
+
+    def batch_key(self, history: Slate, candidates: Slate) -> None:
+        del history, candidates
+
+    def answer_batch(self, requests: Sequence[tuple[Slate, Slate]]) -> list[Scores]:
+        return [self(history, candidates) for history, candidates in requests]
+
+    def size(self, candidates: Slate) -> int:
+        return len(candidates)
+
+    def example(self, size: int) -> Items:
+        return some_rows(self.items, size)
+
+    def largest(self, limits: Limits) -> int:
+        return limits.max_candidates
+
+    def self_check(self, checks: Checks) -> str | None:
+        return scored_otherwise(checks, self.scorer.score)
+
+
+class Top(NamedTuple):
+    """A query for the `k` best items of the catalogue, without those of the history if `exclude_seen`."""
+
+    k: int
+    exclude_seen: bool = False
+
+
+class Ranked(NamedTuple):
+    """At most k items int32[k] and their scores float32[k], best first."""
+
+    items: Items
+    scores: Scores
+
+
+@dataclass
+class Ranking:
+    """A list-wise model: the answer is the k best items. It reads the last `max_history` items of a history, or all."""
+
+    ranker: Ranker
+    max_history: int | None = None
+    task: Task = SEQREC
+    prefix_cache: PrefixCache | None = None
+
+    def __call__(self, history: Items, query: Top, observe: Observe = no_observer) -> Ranked:
+        del observe
+        items, scores = recommend(self.ranker, history, query.k, query.exclude_seen)
+        if items.shape != scores.shape or len(items) > query.k:
+            raise ValueError(f"items of shape {items.shape}, scores of shape {scores.shape} for k {query.k}")
+        return Ranked(items, _require_finite(scores))
+
+    def batch_key(self, history: Items, query: Top) -> Hashable:
+        del query
+        return len(self._read(history))
+
+    def answer_batch(self, requests: Sequence[tuple[Items, Top]]) -> list[Ranked]:
+        longest = max(_list_length(history, query) for history, query in requests)
+        histories = np.stack([self._read(history) for history, _ in requests])
+        ranked = zip(*self.ranker.top_k_batch(histories, longest), strict=True)
+        return [
+            self._own_list(history, query, items, scores)
+            for (history, query), (items, scores) in zip(requests, ranked, strict=True)
+        ]
+
+    def _own_list(self, history: Items, query: Top, items: Items, scores: Scores) -> Ranked:
+        """The part of a batch's longer list (-1: no item) that a request would get alone."""
+        places = np.flatnonzero(items >= 0)[: _list_length(history, query)]
+        items, scores = items[places], scores[places]
+        if query.exclude_seen:
+            items, scores = without_seen(history, query.k, items, scores)
+        return Ranked(items, _require_finite(scores))
+
+    def _read(self, history: Items) -> Items:
+        """The part of a history that the model reads."""
+        return history if self.max_history is None else history[-self.max_history :]
+
+    def size(self, query: Top) -> int:
+        return query.k
+
+    def example(self, size: int) -> Top:
+        return Top(size)
+
+    def largest(self, limits: Limits) -> int:
+        return limits.max_k
+
+    def self_check(self, checks: Checks) -> str | None:
+        return ranked_otherwise(checks, self.ranker.top_k)
+
+
+def _list_length(history: Items, query: Top) -> int:
+    """How many items to rank so that k are left once those of the history are taken out."""
+    return query.k + query.exclude_seen * len(history)
+
+
+def _require_finite(scores: Scores) -> Scores:
+    """Raises ValueError for what JSON cannot carry: NaN would reach the client as null."""
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    return scores
+
+
+def some_rows(items: ItemTable, count: int) -> Items:
+    """`count` items of the catalogue, int32[count], over and over when it is smaller."""
+    assert len(items), "an artefact has items"
+    return np.arange(count, dtype=np.int32) % np.int32(len(items))
