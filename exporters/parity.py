@@ -24,7 +24,8 @@ from rbserve.runtimes.opening import (
     open_scorer,
     score_rows,
 )
-from rbserve.stats.metrics import auc, log_odds, ndcg_at_k, ranks_in_lists
+from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
+from rbserve.stats.pairwise import auc, log_odds
 
 ROWS = 1_000
 GENERATED_ROWS = 200  # a generated list costs a hundred times as much as a scored row

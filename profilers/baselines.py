@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.runs.measurement import Measurement
-from rbserve.stats.metrics import auc, gauc, ndcg_at_k, recall_at_k
+from rbserve.stats.listwise import ndcg_at_k, recall_at_k
+from rbserve.stats.pairwise import auc, gauc
 
 PRIOR_ROWS = 5
 LAST_LIKES = "last likes"

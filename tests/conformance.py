@@ -11,7 +11,7 @@ from rbserve.core.types import Scorer
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset
 from rbserve.runtimes.opening import open_scorer, score_rows
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.datasets.synthetic import CEILING_AUC
 
 

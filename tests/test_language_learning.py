@@ -20,7 +20,8 @@ from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.zoo import find_model
 from rbserve.profilers.baselines import baselines
 from rbserve.runtimes.opening import artifact_prompts, open_ranker, open_scorer, rank_rows, score_rows
-from rbserve.stats.metrics import auc, ndcg_at_k, ranks_in_lists
+from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
+from rbserve.stats.pairwise import auc
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

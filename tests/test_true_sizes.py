@@ -27,7 +27,7 @@ from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES, find_model
 from rbserve.pipeline import profiling, serving, training
 from rbserve.profilers.choose import choice
-from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.report.paper_tables import paper_tables
 from rbserve.profilers.report.render import absent, collect
 from rbserve.runtimes.memory import GIB, needed, parameters

@@ -31,7 +31,8 @@ from rbserve.runs.measurement import Measurement, Plan, Result, comparability_ke
 from rbserve.runtimes import memory
 from rbserve.runtimes.session import without_bf16
 from rbserve.stats.intervals import FEWEST_USERS, Interval
-from rbserve.stats.metrics import auc, ndcg_at_k
+from rbserve.stats.listwise import ndcg_at_k
+from rbserve.stats.pairwise import auc
 
 SCHEMA = 1
 TOLERANCE = 0.002  # of AUC or nDCG@10, as the warning of an export

@@ -27,12 +27,12 @@ from rbserve.home.commands import (
 )
 from rbserve.machine.environment import environment
 from rbserve.profilers.baselines import forms_of
-from rbserve.profilers.compare.pareto import aside, comparable, difference, shared_rows
-from rbserve.profilers.compare.uncertainty import Draws, Evidence, Interval, interval_of, run_times
+from rbserve.profilers.compare.sections import aside, comparable, difference, shared_rows
+from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, run_times
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, Result, baseline_title, by_scope, comparability_key
-from rbserve.stats.intervals import Statistic, certified_percentile, process_interval, runs_needed
-from rbserve.stats.metrics import METRICS, TASK_METRICS, metric_title
+from rbserve.stats.intervals import Interval, Statistic, certified_percentile, process_interval, runs_needed
+from rbserve.stats.metrics import METRICS, metric_title
 
 UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 EXAMPLE = "for example --slo 'p99<20ms'"
@@ -203,7 +203,7 @@ def recommend(
         if result.slate == slate
     ]
     _check_certified(found, objectives, slate, group)
-    sign = 1 if METRICS[metric] == "higher" else -1
+    sign = 1 if METRICS[group[0].task][metric].better == "higher" else -1
     meets = sorted(
         (one for one in found if one.refused is None),
         key=lambda one: (-sign * (one.accuracy or 0.0), one.p50_ms, one.label),
@@ -261,15 +261,16 @@ def _of_task(
     The task is the one named, else the only one that has the metric, or the slate. Two tasks are never compared, though
     both have an nDCG@10: one ranks a user's candidates, the other the catalogue.
     """
-    if metric is not None and metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
-    if task is not None and task not in TASK_METRICS:
-        raise unknown_name("task", task, TASK_METRICS)
+    names = {name: None for metrics in METRICS.values() for name in metrics}
+    if metric is not None and metric not in names:
+        raise unknown_name("metric", metric, names)
+    if task is not None and task not in METRICS:
+        raise unknown_name("task", task, METRICS)
     dataset = runs[0].dataset
     runs = [one for one in runs if task in (None, one.task)]
     if not runs:
         raise UsageError(f"no run of {dataset} is of task {task}", f"leave out --task {task}")
-    tasks = sorted({one.task for one in runs if metric is None or metric in TASK_METRICS[one.task]})
+    tasks = sorted({one.task for one in runs if metric is None or metric in METRICS[one.task]})
     if len(tasks) > 1 and slate is not None:
         tasks = [
             name for name in tasks if any(one.task == name and slate in _slates([one]) for one in runs)
@@ -574,7 +575,7 @@ def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, f
     better = {
         name: value
         for name, value in baselines.items()
-        if pick.accuracy is not None and _is_better(value, pick.accuracy, metric)
+        if pick.accuracy is not None and _is_better(value, pick.accuracy, metric, task)
     }
     for name, value in sorted(better.items()):
         yield (
@@ -585,8 +586,8 @@ def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, f
     yield from (f"The pick: {warning}." for warning in pick.warnings)
 
 
-def _is_better(value: float, other: float, metric: str) -> bool:
-    return value > other if METRICS[metric] == "higher" else value < other
+def _is_better(value: float, other: float, metric: str, task: str) -> bool:
+    return value > other if METRICS[task][metric].better == "higher" else value < other
 
 
 def _listing(values: Sequence[int]) -> str:

@@ -8,10 +8,13 @@ import msgspec
 import numpy as np
 
 from rbserve.core.variants import REFERENCE
-from rbserve.profilers.compare.pareto import Point, Section, overlap
-from rbserve.profilers.compare.uncertainty import RESAMPLES, Draws, Evidence, as_printed
+from rbserve.profilers.compare.front import as_printed, overlap
+from rbserve.profilers.compare.points import Point
+from rbserve.profilers.compare.sections import Section
+from rbserve.profilers.compare.uncertainty import Draws, Evidence
 from rbserve.profilers.compare.wording import accuracy_text, listing, p50_text, percent_text, significant
 from rbserve.runs.measurement import Measurement, by_scope
+from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import percentile_interval
 
 TOLERANCE = 0.005  # accuracy a user is taken to give up for speed
@@ -71,12 +74,12 @@ class PointDraws:
 
     def accuracy(self, point: Point) -> Draws | None:
         """The section's metric [R] of a point."""
-        run = self._runs.get(point.run)
+        run = self._runs.get(point.run.id)
         return self._evidence.accuracy(run, point.variant, self._metric) if run else None
 
     def latency(self, point: Point) -> Draws | None:
         """p50 [R] of a point, in milliseconds."""
-        run = self._runs.get(point.run)
+        run = self._runs.get(point.run.id)
         return self._evidence.latency(run, point.variant, point.slate) if run else None
 
     def faster(self, point: Point, other: Point) -> float | None:

@@ -14,18 +14,12 @@ from itertools import combinations, product
 import msgspec
 import numpy as np
 
-from rbserve.profilers.compare.pareto import Point, Section, drawn, nondominated, same_data
-from rbserve.profilers.compare.uncertainty import (
-    Draws,
-    Evidence,
-    Front,
-    Interval,
-    as_printed,
-    front_of,
-    front_probabilities,
-    interval_of,
-)
-from rbserve.runs.measurement import Measurement, by_scope, comparability_key
+from rbserve.profilers.compare.front import Front, as_printed, front_of, front_probabilities, nondominated
+from rbserve.profilers.compare.points import Point
+from rbserve.profilers.compare.sections import Section, same_data
+from rbserve.profilers.compare.uncertainty import Draws, Evidence, all_or_none, interval_of
+from rbserve.runs.measurement import comparability_key
+from rbserve.stats.intervals import Interval
 from rbserve.stats.metrics import METRICS, metric_title
 
 
@@ -53,7 +47,8 @@ class OverallPoint(msgspec.Struct, frozen=True):
 class Overall(msgspec.Struct, frozen=True):
     """A task at one slate over several data sets.
 
-    `left_out` are data sets on which too few of the variants ran, and copies; `copies` says of those of which data set.
+    `left_out` are the data sets that are copies, or on which too few of the variants ran; `copies` has the original of
+    each copy.
     """
 
     task: str
@@ -71,70 +66,30 @@ class Overall(msgspec.Struct, frozen=True):
     copies: dict[str, str] = {}
 
 
-def overalls(
-    parts: Sequence[Section], measurements: Sequence[Measurement], evidence: Evidence
-) -> list[Overall]:
+def overalls(parts: Sequence[Section], evidence: Evidence) -> list[Overall]:
     """A table for each task, scope and slate that at least two data sets share variants of."""
-    groups: dict[tuple[object, ...], list[Section]] = {}
-    for part in parts:
+    groups: dict[tuple[object, ...], dict[str, Section]] = {}
+    for part in parts:  # the newest section of a data set comes first
         machine = comparability_key(part.environment, part.threads, "")
         key = (part.task, part.scope, part.threads, part.exclude_seen, machine)
-        if part.dataset not in [
-            one.dataset for one in groups.get(key, [])
-        ]:  # the newest of a data set comes first
-            groups.setdefault(key, []).append(part)
-    runs = {(run.id, run.plan.scope): run for whole in measurements for run in by_scope(whole)}
+        groups.setdefault(key, {}).setdefault(part.dataset, part)
     return [
         table
         for group in groups.values()
-        for slate in sorted({slate for part in group for slate in part.slates})
-        if (table := _overall(group, slate, runs, evidence))
+        for slate in sorted({slate for part in group.values() for slate in part.slates})
+        if (table := _overall([*group.values()], slate, evidence))
     ]
 
 
-def _overall(
-    group: Sequence[Section],
-    slate: int,
-    runs: dict[tuple[str, str], Measurement],
-    evidence: Evidence,
-) -> Overall | None:
-    metric = group[0].metric
-    known = {
-        part.dataset: {
-            (one.name, one.variant): one
-            for one in part.at(slate)
-            if one.value(metric) is not None and one.aside is None
-        }
-        for part in group
-    }
-    pairs = _copies(group, runs)
-    datasets, names = _largest_table(known, pairs)
+def _overall(group: Sequence[Section], slate: int, evidence: Evidence) -> Overall | None:
+    first, metric = group[0], group[0].metric
+    judged = {part.dataset: _judged(part, slate) for part in group}
+    copies = _copies(group)
+    datasets, names = _largest_table(judged, copies)
     if not datasets:
         return None
-    rows = [[known[dataset][name] for dataset in datasets] for name in names]
-    spots = [(_geometric([one.p50_ms for one in row]), _mean(row, metric)) for row in rows]
-    latency, accuracy = _draws(rows, metric, group[0].scope, runs, evidence)
-    shares = front_probabilities(latency, accuracy) if latency and accuracy else [math.nan] * len(rows)
-    kept = nondominated([(ms, float(as_printed(value))) for ms, value in spots], ("lower", METRICS[metric]))
-    points = [
-        OverallPoint(
-            name=row[0].name,
-            model=row[0].model,
-            group=row[0].group,
-            item_form=row[0].item_form,
-            variant=row[0].variant,
-            accuracy=spot[1],
-            accuracy_ci95=interval_of(accuracy[index]) if accuracy else None,
-            p50_ms=spot[0],
-            p50_ci95_ms=interval_of(latency[index]) if latency else None,
-            on_front=keep,
-            front_probability=None if math.isnan(share) else share,
-            parts=[one.id for one in row],
-            warned=any(one.warnings for one in row),
-        )
-        for index, (row, spot, keep, share) in enumerate(zip(rows, spots, kept, shares, strict=True))
-    ]
-    first = group[0]
+    rows = [[judged[dataset][name] for dataset in datasets] for name in names]
+    points, front = _points(rows, slate, metric, evidence)
     return Overall(
         task=first.task,
         metric=metric,
@@ -146,63 +101,99 @@ def _overall(
         cpu=first.environment.cpu,
         datasets=datasets,
         left_out=[part.dataset for part in group if part.dataset not in datasets],
-        points=sorted(points, key=lambda one: (one.group, one.name, one.variant)),
-        front=front_of(slate, metric, spots, latency, accuracy),
+        points=sorted(points, key=lambda point: (point.group, point.name, point.variant)),
+        front=front,
         copies={
             part.dataset: kept
             for part in group
             for kept in datasets
-            if part.dataset not in datasets and frozenset((part.dataset, kept)) in pairs
+            if part.dataset not in datasets and frozenset((part.dataset, kept)) in copies
         },
     )
 
 
-def _copies(group: Sequence[Section], runs: dict[tuple[str, str], Measurement]) -> set[frozenset[str]]:
+def _judged(part: Section, slate: int) -> dict[tuple[str, str], Point]:
+    """The points of a slate whose accuracy may be compared, by model and variant."""
+    return {
+        (point.name, point.variant): point
+        for point in part.at(slate)
+        if point.value(part.metric) is not None and point.aside is None
+    }
+
+
+def _points(
+    rows: Sequence[Sequence[Point]], slate: int, metric: str, evidence: Evidence
+) -> tuple[list[OverallPoint], Front]:
+    """A point for each row of points of one variant, one a data set; and the front of all."""
+    table = METRICS[rows[0][0].run.task][metric]
+    spots = [(_geometric([point.p50_ms for point in row]), _mean(row, metric)) for row in rows]
+    latency, accuracy = _draws(rows, metric, evidence)
+    shares = front_probabilities(latency, accuracy) if latency and accuracy else [math.nan] * len(rows)
+    kept = nondominated([(ms, float(as_printed(value))) for ms, value in spots], ("lower", table.better))
+    points = [
+        OverallPoint(
+            name=row[0].name,
+            model=row[0].model,
+            group=row[0].run.group,
+            item_form=row[0].run.item_form,
+            variant=row[0].variant,
+            accuracy=spot[1],
+            accuracy_ci95=interval_of(accuracy[index]) if accuracy else None,
+            p50_ms=spot[0],
+            p50_ci95_ms=interval_of(latency[index]) if latency else None,
+            on_front=keep,
+            front_probability=None if math.isnan(share) else share,
+            parts=[point.id for point in row],
+            warned=any(point.warnings for point in row),
+        )
+        for index, (row, spot, keep, share) in enumerate(zip(rows, spots, kept, shares, strict=True))
+    ]
+    return points, front_of(slate, table.chance, spots, latency, accuracy)
+
+
+def _copies(group: Sequence[Section]) -> set[frozenset[str]]:
     """The pairs of data sets, by name, that hold the same likes."""
-    measured = {part.dataset: [runs[source.run, part.scope] for source in part.sources] for part in group}
+    runs = {part.dataset: {point.run.id: point.run for point in part.points} for part in group}
     return {
         frozenset((first, second))
-        for first, second in combinations(measured, 2)
-        if any(same_data(one, other) for one, other in product(measured[first], measured[second]))
+        for first, second in combinations(runs, 2)
+        if any(same_data(a, b) for a, b in product(runs[first].values(), runs[second].values()))
     }
 
 
 def _largest_table(
-    known: dict[str, dict[tuple[str, str], Point]], copies: Collection[frozenset[str]]
+    judged: dict[str, dict[tuple[str, str], Point]], copies: Collection[frozenset[str]]
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """The data sets, two at least and no copies, and the variants on all of them that make the table of most cells."""
     best: tuple[int, int, list[str], list[tuple[str, str]]] = (0, 0, [], [])
-    for size in range(2, len(known) + 1):
-        for some in combinations(known, size):
-            if any(frozenset(pair) in copies for pair in combinations(some, 2)):
+    for size in range(2, len(judged) + 1):
+        for datasets in combinations(judged, size):
+            if any(frozenset(pair) in copies for pair in combinations(datasets, 2)):
                 continue
-            shared = [name for name in known[some[0]] if all(name in known[one] for one in some)]
+            shared = [
+                name for name in judged[datasets[0]] if all(name in judged[other] for other in datasets)
+            ]
             if shared and (size * len(shared), size) > best[:2]:
-                best = (size * len(shared), size, list(some), shared)
+                best = (size * len(shared), size, list(datasets), shared)
     return best[2], best[3]
 
 
 def _draws(
-    rows: Sequence[Sequence[Point]],
-    metric: str,
-    scope: str,
-    runs: dict[tuple[str, str], Measurement],
-    evidence: Evidence,
+    rows: Sequence[Sequence[Point]], metric: str, evidence: Evidence
 ) -> tuple[list[Draws] | None, list[Draws] | None]:
-    """Geometric means of latency and means of accuracy [R] of each row, None where one has no draws."""
+    """Geometric means of latency and means of accuracy [R] of each row; None where a point has no draws."""
     latency: list[Draws | None] = []
     accuracy: list[Draws | None] = []
     for row in rows:
-        own = [(runs[one.run, scope], one) for one in row]
-        times = drawn([evidence.latency(run, one.variant, one.slate) for run, one in own])
-        values = drawn([evidence.accuracy(run, one.variant, metric) for run, one in own])
+        times = all_or_none([evidence.latency(point.run, point.variant, point.slate) for point in row])
+        values = all_or_none([evidence.accuracy(point.run, point.variant, metric) for point in row])
         latency.append(np.exp(np.mean(np.log(times), axis=0)) if times else None)
         accuracy.append(np.mean(values, axis=0) if values else None)
-    return drawn(latency), drawn(accuracy)
+    return all_or_none(latency), all_or_none(accuracy)
 
 
 def notes(table: Overall) -> Iterator[str]:
-    """What a reader of the table has to know."""
+    """Sentences below a table: what its figures are means of, and which data sets are left out."""
     yield (
         f"Mean {metric_title(table.metric, table.task)} and geometric mean of p50 over {', '.join(table.datasets)}; "
         "what was not measured on each of them is not in it."
@@ -219,4 +210,4 @@ def _geometric(values: Sequence[float]) -> float:
 
 
 def _mean(row: Sequence[Point], metric: str) -> float:
-    return sum(one.value(metric) or 0.0 for one in row) / len(row)
+    return sum(point.value(metric) or 0.0 for point in row) / len(row)

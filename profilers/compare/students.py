@@ -2,109 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from rbserve.core.distillation import Distillation
 from rbserve.profilers.compare.paper import printed_rows
-from rbserve.profilers.compare.uncertainty import REFERENCE_ACCURACY, Draws, Evidence, Interval, interval_of
-from rbserve.runs.measurement import Measurement
+from rbserve.profilers.compare.points import Lesson, Point
+from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of
+from rbserve.stats.intervals import Interval
+from rbserve.stats.metrics import METRICS
 
-PAPER_STUDENT, PAPER_TEACHER = "dnn-emb", "text-mistral-7b"  # the pair that the paper's claim is of
-
-
-class Lesson(msgspec.Struct, frozen=True):
-    """A point beside its teacher at the same slate.
-
-    `kept` is its share of the teacher's accuracy, with an interval from resamples of the same users; `speedup` how many
-    times as fast it is, by p50. `variant` is the teacher's that both are of: the one that taught, where it was timed,
-    else the teacher's fastest. What is not known is null, and `absent` says why.
-    """
-
-    teacher: str
-    variant: str | None = None
-    kept: float | None = None
-    kept_ci95: Interval | None = None
-    speedup: float | None = None
-    speedup_ci95: Interval | None = None
-    absent: str | None = None
+PAPER_STUDENT, PAPER_TEACHER = "dnn-emb", "text-mistral-7b"  # the pair that the paper's claim is about
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What of a point a lesson is made of; `rows` are the test rows that it was judged on."""
-
-    run: str
-    variant: str
-    slate: int
-    p50_ms: float
-    accuracy: float | None
-    rows: bytes
+def with_lessons(points: Sequence[Point], metric: str, evidence: Evidence) -> list[Point]:
+    """The points of a section; each distilled model's has a lesson, which compares it with its teacher's."""
+    return [
+        msgspec.structs.replace(point, lesson=_lesson(point, points, metric, evidence)) for point in points
+    ]
 
 
-def lesson(
-    student: Seen, all_seen: Sequence[Seen], runs: Mapping[str, Measurement], metric: str, evidence: Evidence
-) -> Lesson | None:
-    """The lesson of a point among those of a section; None where its model was not distilled."""
-    record = runs[student.run].distilled
+def _lesson(student: Point, points: Sequence[Point], metric: str, evidence: Evidence) -> Lesson | None:
+    """A point beside its teacher's among the points of its section; None where its model was not distilled."""
+    record = student.run.distilled
     if record is None:
         return None
-    candidates = [
-        one
-        for one in all_seen
-        if one.slate == student.slate
-        and runs[one.run].model == record.teacher
-        and runs[one.run].model_digest in ("", record.teacher_digest)
-    ]
-    if not candidates:
-        return Lesson(record.teacher, absent=_why_no_teacher(student, all_seen, runs, record))
-    teacher = min(candidates, key=lambda one: (one.variant != record.variant, one.p50_ms))
-    mine, theirs = runs[student.run], runs[teacher.run]
-    found = Lesson(
+    teachers = [point for point in points if point.slate == student.slate and _taught(point, record)]
+    if not teachers:
+        return Lesson(record.teacher, absent=_why_no_teacher(student, points, record))
+    teacher = min(teachers, key=lambda point: (point.variant != record.variant, point.p50_ms))
+    lesson = Lesson(
         teacher=record.teacher,
         variant=teacher.variant,
         speedup=teacher.p50_ms / student.p50_ms,
         speedup_ci95=_ratio(
-            evidence.latency(theirs, teacher.variant, teacher.slate),
-            evidence.latency(mine, student.variant, student.slate),
+            evidence.latency(teacher.run, teacher.variant, teacher.slate),
+            evidence.latency(student.run, student.variant, student.slate),
         ),
     )
-    if student.accuracy is None or teacher.accuracy is None:
-        return msgspec.structs.replace(found, absent="an accuracy was not measured")
-    if student.rows != teacher.rows:
-        return msgspec.structs.replace(
-            found, absent="the two were judged on other test rows: profile both with the same --test-users"
-        )
-    if teacher.accuracy <= REFERENCE_ACCURACY[metric]:
-        return msgspec.structs.replace(
-            found, absent="the teacher's accuracy is that of chance, and no share of it tells"
-        )
+    mine, theirs = student.value(metric), teacher.value(metric)
+    if mine is None or theirs is None:
+        return msgspec.structs.replace(lesson, absent="an accuracy was not measured")
+    if student.run.predictions.rows_key != teacher.run.predictions.rows_key:
+        reason = "the two were judged on other test rows: profile both with the same --test-users"
+        return msgspec.structs.replace(lesson, absent=reason)
+    if theirs <= METRICS[teacher.run.task][metric].chance:
+        reason = "the teacher's accuracy is that of chance, and no share of it tells"
+        return msgspec.structs.replace(lesson, absent=reason)
     return msgspec.structs.replace(
-        found,
-        kept=student.accuracy / teacher.accuracy,
+        lesson,
+        kept=mine / theirs,
         kept_ci95=_ratio(
-            evidence.accuracy(mine, student.variant, metric),
-            evidence.accuracy(theirs, teacher.variant, metric),
+            evidence.accuracy(student.run, student.variant, metric),
+            evidence.accuracy(teacher.run, teacher.variant, metric),
         ),
     )
 
 
-def _why_no_teacher(
-    student: Seen, all_seen: Sequence[Seen], runs: Mapping[str, Measurement], record: Distillation
-) -> str:
-    """What there is of a teacher among comparable runs: nothing, other weights, or other slates."""
-    teachers = [seen for seen in all_seen if runs[seen.run].model == record.teacher]
-    if not teachers:
+def _taught(point: Point, record: Distillation) -> bool:
+    """Whether a point is of the teacher, with the weights that taught; old runs do not say their weights."""
+    return point.run.model == record.teacher and point.run.model_digest in ("", record.teacher_digest)
+
+
+def _why_no_teacher(student: Point, points: Sequence[Point], record: Distillation) -> str:
+    """Why no comparable point is the teacher's: it has no run, or of other weights, or at other slates."""
+    if all(point.run.model != record.teacher for point in points):
         return f"no run of {record.teacher} is comparable: same machine, libraries, threads, scope and data"
-    taught = [seen.slate for seen in teachers if runs[seen.run].model_digest in ("", record.teacher_digest)]
-    if not taught:
+    slates = sorted({point.slate for point in points if _taught(point, record)})
+    if not slates:
         return f"the comparable runs of {record.teacher} are of other weights than those that taught"
-    slates = ", ".join(str(slate) for slate in sorted(set(taught)))
-    return f"{record.teacher} was measured at slate {slates}, not at {student.slate}"
+    return f"{record.teacher} was measured at slate {', '.join(map(str, slates))}, not at {student.slate}"
 
 
 def paper_claim() -> str:
-    """What the paper says of such pairs, from its printed figures."""
+    """A sentence with the paper's own comparison of such a pair, from its printed figures."""
     rows = {row.model: row for row in printed_rows()}
     student, teacher = rows[PAPER_STUDENT], rows[PAPER_TEACHER]
     kept = student.figures["overall"] / teacher.figures["overall"]
@@ -118,5 +90,5 @@ def paper_claim() -> str:
 
 
 def _ratio(above: Draws | None, below: Draws | None) -> Interval | None:
-    """The 95% interval of a ratio, from draws of both."""
+    """The 95% interval of a ratio, from draws of both; None where one has no draws."""
     return None if above is None or below is None else interval_of(above / below)

@@ -1,11 +1,11 @@
-"""Numbers and lists as the tables, the page and sentences write them."""
+"""How numbers, intervals, shares and lists are written in tables, on the page and in sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from rbserve.profilers.compare.pareto import Point
+from rbserve.profilers.compare.points import Point
 
 DASH = "–"
 
@@ -38,6 +38,11 @@ def share_text(share: float | None) -> str:
 def percent_text(share: float) -> str:
     """A share of resamples in percent, neither 0% nor 100%, which no number of resamples shows."""
     return "under 1%" if share < 0.01 else "over 99%" if share > 0.99 else f"{share:.0%}"
+
+
+def stages_text(stages: dict[str, float]) -> str:
+    """Shares of a call's time by stage: "prefill 41%, step 50%, rest 9%"; stages under 0.5% are left out."""
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in stages.items() if share >= 0.005)
 
 
 def p50_text(point: Point) -> str:

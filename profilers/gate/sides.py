@@ -44,7 +44,8 @@ from rbserve.profilers.measure.harness import (
 from rbserve.profilers.measure.worker import Job, Report
 from rbserve.runs.measurement import MS, Measurement, Plan, Predictions, comparability_key
 from rbserve.runs.samples import Samples
-from rbserve.stats.metrics import auc, ndcg_at_k
+from rbserve.stats.listwise import ndcg_at_k
+from rbserve.stats.pairwise import auc
 
 METRICS = ("p50", "peak_rss", "file_size", "accuracy")
 MB = 2**-20

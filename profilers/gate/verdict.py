@@ -34,8 +34,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from rbserve.machine.environment import Environment
 from rbserve.profilers.gate.config import GateConfig
-from rbserve.stats.intervals import FEWEST_USERS, auc_draws
-from rbserve.stats.metrics import auc, gains_at_k
+from rbserve.stats.bootstrap import auc_draws
+from rbserve.stats.intervals import FEWEST_USERS
+from rbserve.stats.listwise import gains_at_k
+from rbserve.stats.pairwise import auc
 
 FIRST_LOOK = (
     6  # rounds. Fewer that agree by chance, on a machine with two levels of speed, would look certain

@@ -40,7 +40,7 @@ from rbserve.runs.samples import Samples
 from rbserve.runtimes.endpoint import EndpointScorer, UnclearAnswersError
 from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
-from rbserve.stats.metrics import ranks_in_lists
+from rbserve.stats.listwise import ranks_in_lists
 
 OBSERVED_CALLS = 100  # apart from the timed ones,
 OBSERVED_PART = 0.25  # and as many as take this part of their seconds

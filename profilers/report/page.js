@@ -7,11 +7,10 @@ const LONGEST_LINE = 26;
 const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, v: wedge, P: plus };
 const PAD = { left: 66, top: 16, bottom: 46 };
 const PAPER_WIDTH = 700; // of a portrait page, so that print is as large as the text around it
-const SAID = new Set(["runs", "processes", "threads", "scope", "group", "warnings"]); // in the text too: print leaves these out where all rows agree
 const REACH = 18; // pixels from which a pointer picks a point
 
-const FILTERS = [["group", "Group"], ["item_form", "Items"], ["runtime", "Runtime"], ["precision", "Precision"]];
-const STATISTICS = [["p50_ms", "p50"], ["p90_ms", "p90"], ["p99_ms", "p99"]];
+const FILTERS = report.figures.filter; // [key, title] of the figures that filters choose by
+const STATISTICS = report.figures.target; // [key, title] of the figures that a latency target may be set for
 const STEPS = 400; // of the latency slider, logarithmic
 
 for (const part of document.querySelectorAll(".part")) show(part, report.sections[Number(part.dataset.index)]);
@@ -343,7 +342,7 @@ function drawPoint(svg, frame, section, point, value, range, state) {
   const kinds = ["point", ...(point.on_front ? ["front"] : []), ...(judged ? [] : ["unjudged"]), ...(point.aside ? ["aside"] : []), ...(late(point, state) ? ["late"] : [])];
   const group = shape("g", { class: kinds.join(" "), tabindex: -1, role: "button" });
   group.style.color = color(point.variant);
-  group.setAttribute("aria-label", details(section, point).map((pair) => pair.join(" ")).join(", "));
+  group.setAttribute("aria-label", details(point).map((pair) => pair.join(" ")).join(", "));
   const [fast, slow] = point.p50_ci95_ms;
   group.append(line(frame.x(fast), y, frame.x(slow), y, "bar"));
   if (judged) {
@@ -534,7 +533,7 @@ function activate(mark, point, view) {
   for (const row of view.part.querySelectorAll("tbody tr")) row.classList.toggle("active", row.dataset.point === point.id);
   const metric = view.section.metric;
   const tip = element("div", { class: "tip", role: "status" });
-  const [[, name], ...facts] = details(view.section, point);
+  const [[, name], ...facts] = details(point);
   tip.append(element("strong", {}, name));
   const list = element("dl");
   for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
@@ -551,28 +550,8 @@ function deactivate(view) {
   for (const one of view.part.querySelectorAll(".active")) one.classList.remove("active");
 }
 
-function details(section, point) {
-  const known = point.accuracy[section.metric];
-  const interval = point.accuracy[`${section.metric}_ci95`];
-  const facts = [
-    ["", `${point.name} ${point.variant}`],
-    ["p50", `${ms(point.p50_ms)} ms [${ms(point.p50_ci95_ms[0])}, ${ms(point.p50_ci95_ms[1])}]`],
-    typeof known !== "number" ? [section.metric_titles[section.metric], "not measured, or not defined on these rows"] :
-      [section.metric_titles[section.metric], known.toFixed(4) + (interval ? ` [${interval.map((end) => end.toFixed(4)).join(", ")}]` : "")],
-    ["n", `${point.runs.toLocaleString("en")} calls in ${point.processes} process${point.processes > 1 ? "es" : ""}`],
-    point.p50_ms_per_candidate === null ? ["k", `${point.slate} items asked for`] :
-      ["slate", point.slate === 1 ? "1" : `${point.slate}: ${ms(point.p50_ms_per_candidate)} ms a candidate`],
-    ["p99", point.p99_ms === null ? "too few calls to certify" : `${ms(point.p99_ms)} ms`],
-    ["memory", `${ms(point.peak_rss_mb)} MB peak, file ${ms(point.file_mb)} MB`],
-  ];
-  if (point.speedup !== null && point.variant !== "torch-fp32") facts.push(["speed", `${ms(point.speedup)}× torch-fp32`]);
-  if (point.on_front !== null)
-    facts.push(["front", point.on_front ? "yes" : `no: dominated by ${point.dominated_by.split("/").slice(0, -1).join(" ")}` + (point.domination_certain ? "" : " (not certain: intervals overlap)")]);
-  if (point.front_probability !== null) facts.push(["P(front)", share(point.front_probability)]);
-  if (point.aside) facts.push(["⚠", point.aside]);
-  if (point.paper) facts.push(["paper", `${point.paper.metric} ${point.paper.accuracy.toFixed(4)}, ${point.paper.latency_ms ?? "–"} ms (not comparable)`]);
-  for (const warning of point.warnings) facts.push(["⚠", warning]);
-  return facts;
+function details(point) {
+  return [["", `${point.name} ${point.variant}`], ...point.facts];
 }
 
 function share(value) {
@@ -583,7 +562,7 @@ function share(value) {
 
 function pointFacts(section, point) {
   const source = section.sources.find((one) => one.run === point.run);
-  const [[, title], ...facts] = details(section, point);
+  const [[, title], ...facts] = details(point);
   facts.push(["test rows", `${point.users.toLocaleString("en")} users`], ["run", `${point.run}, made ${source.created}`]);
   facts.push(["measured on", `${section.environment.cpu}, scope ${section.scope}, threads: ${section.threads}`]);
   facts.push(["comparability key", section.comparability_key]);
@@ -701,7 +680,7 @@ function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   const body = [...table.tBodies[0].rows];
   for (const [index, head] of heads.entries()) {
-    if (SAID.has(head.textContent) && body.every((row) => row.cells[index].textContent === body[0].cells[index].textContent))
+    if ("once" in head.dataset && body.every((row) => row.cells[index].textContent === body[0].cells[index].textContent))
       for (const row of [table.tHead.rows[0], ...body]) row.cells[index].classList.add("constant");
     const button = element("button", { type: "button" }, head.textContent);
     head.replaceChildren(button);

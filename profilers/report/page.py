@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rbserve.profilers.compare.answers import TOLERANCE, Answer
+from rbserve.profilers.compare.figures import Figure, columns
 from rbserve.profilers.compare.overall import Overall, OverallPoint
 from rbserve.profilers.compare.overall import notes as overall_notes
-from rbserve.profilers.compare.pareto import Point, Section
+from rbserve.profilers.compare.points import Point
+from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.wording import DASH, accuracy_text, listing, p50_text, share_text, significant
 from rbserve.profilers.report.paper_tables import Cell, PaperTable, Row
 from rbserve.profilers.report.plot import VARIANT_STYLES
@@ -21,10 +23,9 @@ from rbserve.profilers.report.tables import (
     OVERALL_HEADS,
     Book,
     Chapter,
-    Column,
-    columns,
     footnotes,
     front_text,
+    marked_name,
     marked_text,
     ours_text,
     overall_cells,
@@ -189,24 +190,29 @@ def _answer_html(answer: Answer) -> str:
 
 
 def _table_html(section: Section) -> str:
-    table = columns(section)
-    head = "".join(f'<th scope="col">{html.escape(column.title)}</th>' for column in table)
-    rows = "\n".join(_row_html(table, point) for point in section.points)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+    figures = columns(section.points, "page")
+    heads = "".join(_head_html(figure, section.task) for figure in figures)
+    rows = "\n".join(_row_html(figures, point) for point in section.points)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>\n{rows}\n</tbody></table>"
 
 
-def _row_html(table: Sequence[Column], point: Point) -> str:
-    cells = "".join(_cell_html(index, column, point) for index, column in enumerate(table))
+def _head_html(figure: Figure, task: str) -> str:
+    once = " data-once" * figure.shown_in("once")
+    return f'<th scope="col"{once}>{html.escape(figure.head(task))}</th>'
+
+
+def _row_html(figures: Sequence[Figure], point: Point) -> str:
+    head = f'<th scope="row" data-sort="{html.escape(point.name)}">{html.escape(marked_name(point))}</th>'
+    cells = "".join(_cell_html(figure, point) for figure in figures[1:])
     kind = ' class="front"' if point.on_front else ""
-    return f'<tr{kind} data-point="{html.escape(point.id)}">{cells}</tr>'
+    return f'<tr{kind} data-point="{html.escape(point.id)}">{head}{cells}</tr>'
 
 
-def _cell_html(index: int, column: Column, point: Point) -> str:
-    value = column.value(point)
+def _cell_html(figure: Figure, point: Point) -> str:
+    value = figure.order(point)
     sort = "" if value is None else html.escape(str(value))
-    tag, scope = ("td", "") if index else ("th", ' scope="row"')
     kind = "" if isinstance(value, str) else ' class="number"'
-    return f'<{tag}{scope}{kind} data-sort="{sort}">{html.escape(column.text(point))}</{tag}>'
+    return f'<td{kind} data-sort="{sort}">{html.escape(figure.cell(point))}</td>'
 
 
 def _beside_html(index: int, table: PaperTable) -> str:

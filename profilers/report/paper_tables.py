@@ -21,9 +21,9 @@ from rbserve.profilers.compare.paper import (
     paper_cautions,
     printed_rows,
 )
-from rbserve.profilers.compare.pareto import Interval
 from rbserve.runs.changes import changed, knows_config, options_text
 from rbserve.runs.measurement import Measurement, Result, by_scope
+from rbserve.stats.intervals import Interval
 
 LATENCY_ONLY = "latency only (random weights); "
 

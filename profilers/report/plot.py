@@ -17,8 +17,10 @@ from typing import Any
 
 from rbserve.core.errors import UsageError
 from rbserve.core.tasks import TASKS
+from rbserve.profilers.compare.front import nondominated
 from rbserve.profilers.compare.paper import PaperRow, paper_title
-from rbserve.profilers.compare.pareto import Point, Section, nondominated
+from rbserve.profilers.compare.points import Point
+from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.report.label_layout import Name, Segment, steps, write
 
 # Okabe and Ito's colours, told apart by colour-blind readers; each variant has a marker of its own as well.

@@ -3,13 +3,15 @@
 report.json is what every other file is drawn from, and stable within one `schema`:
 
 - `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
+  `figures`: keys and titles of the figures that the page filters by, and sets a latency target for;
   `overall`: what several data sets have in common, with the fields of `overall.Overall`;
   `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run, every row of them.
-- A section has the fields of `pareto.Section` (data set, task, `metric`, scope, threads, environment,
+- A section has the fields of `sections.Section` (data set, task, `metric`, scope, threads, environment,
   `comparability_key`, `slates`, `points`, `baselines`, `paper`, `sources`, `notes`) and, in words,
   `answers` (one a slate: which point to serve, and how sure that is), `absent` (what was not measured, and
   why) and `method`; `metric_titles` and `baseline_titles` say how people read a metric's or a baseline's key.
-- A point has the fields of `pareto.Point`. Times are milliseconds per call; null is "not measured", never 0.
+- A point has the keys of `figures.FIGURES`, and `facts`: the names and texts that the page shows of it. Times are
+  milliseconds per call; null is "not measured", never 0.
   `slate` is the number of candidates of a call, or (task seqrec) of the items asked for.
 - A table has the fields of `paper_tables.PaperTable`, a row those of `Row`, a cell those of `Cell`: `ours`, or
   `absent`, the reason why there is none.
@@ -32,15 +34,18 @@ from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import open_dataset
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.compare.answers import answers
+from rbserve.profilers.compare.figures import page_choices, point_record
 from rbserve.profilers.compare.overall import overalls
 from rbserve.profilers.compare.paper import paper_title
-from rbserve.profilers.compare.pareto import Section, sections
+from rbserve.profilers.compare.sections import Section, sections
 from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.profilers.compare.wording import listing
+from rbserve.profilers.report.csv_tables import csv_text, paper_csv
+from rbserve.profilers.report.markdown import markdown
 from rbserve.profilers.report.page import page
 from rbserve.profilers.report.paper_tables import paper_tables
 from rbserve.profilers.report.plot import draw
-from rbserve.profilers.report.tables import Book, Chapter, csv_text, markdown, paper_csv
+from rbserve.profilers.report.tables import Book, Chapter
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, by_scope, read_measurement
 from rbserve.stats.intervals import runs_needed
@@ -95,7 +100,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
             Chapter(part, answers(part, measurements, evidence), list(absent(part)), list(method(part)))
             for part in parts
         ],
-        overalls=overalls(parts, measurements, evidence),
+        overalls=overalls(parts, evidence),
         printed=paper_tables(measurements),
         created=max(one.created for one in measurements),
     )
@@ -114,7 +119,8 @@ def document(book: Book) -> dict[str, Any]:
     """report.json, as the module's docstring describes it."""
     parts = [
         {
-            **msgspec.to_builtins(chapter.section),
+            **msgspec.to_builtins(msgspec.structs.replace(chapter.section, points=[])),
+            "points": [point_record(point) for point in chapter.section.points],
             "answers": msgspec.to_builtins(chapter.answers),
             "absent": chapter.absent,
             "method": chapter.method,
@@ -130,6 +136,7 @@ def document(book: Book) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "created": book.created,
+        "figures": page_choices(),
         "sections": parts,
         "overall": msgspec.to_builtins(book.overalls),
         "paper_tables": msgspec.to_builtins(book.printed),
@@ -138,7 +145,7 @@ def document(book: Book) -> dict[str, Any]:
 
 def _metric_titles(section: Section) -> dict[str, str]:
     """How people read the section's metrics, by their keys."""
-    keys = [key for point in section.points for key in point.accuracy if not key.endswith("_ci95")]
+    keys = [key for point in section.points for key in point.result.accuracy if not key.endswith("_ci95")]
     return {key: metric_title(key, section.task) for key in dict.fromkeys([section.metric, *keys])}
 
 
@@ -156,11 +163,11 @@ def absent(section: Section) -> Iterator[str]:
             for reason in dict.fromkeys(reasons.values()):
                 those = [one for one in missing if reasons[one] == reason]
                 yield f"{source.name} {listing(those)}: {reason}."
-    for name, q, field in (("p90", 0.90, "p90_ms"), ("p99", 0.99, "p99_ms")):
+    for name, q in (("p90", 0.90), ("p99", 0.99)):
         lacking = [
-            f"{p.label} {section.slate_name} {p.slate} ({p.runs})"
-            for p in section.points
-            if getattr(p, field) is None
+            f"{point.label} {section.slate_name} {point.slate} ({point.result.n})"
+            for point in section.points
+            if getattr(point.result.latency_ms, name) is None
         ]
         if lacking:
             yield f"{name} of {listing(lacking)}: fewer than the {runs_needed(q)} timed calls that certify it."
@@ -198,14 +205,14 @@ def method(section: Section) -> Iterator[str]:
     points, machine = section.points, section.environment
     isa = ", ".join(machine.isa) or "no instruction set told"
     yield f"Machine: {machine.cpu} ({isa}), {machine.cores} cores, {machine.memory_mb:,} MB, kernel {machine.kernel}."
-    processes, runs = _range(point.processes for point in points), _range(point.runs for point in points)
+    processes, runs = _range(point.processes for point in points), _range(point.result.n for point in points)
     yield (
         f"Latency: {runs} timed calls of each variant and {section.slate_name} in {processes} fresh processes, "
         f"threads: {section.threads}, scope: {section.scope}; the first call and the warm-up are kept apart. "
         "The interval of p50 is Student's t over the logarithms of the processes' medians; of one process it resamples "
         "its calls."
     )
-    overheads = [point.overhead_us for point in points if point.overhead_us is not None]
+    overheads = [point.result.overhead_us for point in points if point.result.overhead_us is not None]
     if overheads:
         yield f"Harness overhead {max(overheads):.2g} us per call, by timing empty calls; nothing is subtracted."
     yield (

@@ -75,12 +75,13 @@ def backbones_table(rows: list[dict[str, object]]) -> Table:
 
 def results_table(measurement: Measurement) -> Table:
     """A profile: one row a variant, scope and slate, latency in milliseconds a call, accuracy beside it."""
+    from rich import box
     from rich.table import Table
 
-    from rbserve.stats.metrics import metric_title
+    from rbserve.profilers.compare.figures import columns
+    from rbserve.profilers.compare.points import points_of
 
-    plan, machine = measurement.plan, measurement.environment
-    task = TASKS[measurement.task]
+    plan, machine, task = measurement.plan, measurement.environment, measurement.task
     seen = ", seen items left out" if plan.exclude_seen else ""
     lines = [
         f"{plan.threads} thread(s) on {machine.cpu}{seen}; ms per call; [ ] 95% interval; – too few runs to certify",
@@ -88,28 +89,26 @@ def results_table(measurement: Measurement) -> Table:
     ]
     table = Table(
         title=f"{measurement.model} on {measurement.dataset}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
         caption="\n".join(lines),
         caption_justify="left",
         title_justify="left",
     )
-    for name in ("variant", "scope"):
-        table.add_column(name, no_wrap=True)
-    for name in (
-        task.size_name,
-        "p50 [95%]",
-        "mean",
-        "p90",
-        "p99",
-        "max",
-        f"{metric_title(task.metric, task.name)} [95%]",
-        metric_title(task.second_metric, task.name),
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("loaded MB", "RSS MB", "load ms", "first ms", "file MB", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in measurement.results:
-        cells = _result_cells(result, *task.headlines)
-        table.add_row(*cells, end_section=result is _last_of_variant(measurement, result))
+    points = points_of(measurement)
+    figures = [
+        figure if figure.shown_in("summary") else figure._replace(interval=None)  # two intervals fit
+        for figure in columns(points, "profile")
+    ]
+    for figure in figures:
+        head = figure.head(task).replace(" ", "\n")
+        words = figure.key in ("variant", "scope")
+        table.add_column(head, justify="left" if words else "right", no_wrap=True, vertical="bottom")
+    for point, following in zip(points, [*points[1:], None], strict=True):
+        cells = [figure.cell(point) for figure in figures]
+        cells[0] += " INCONCLUSIVE" * point.inconclusive
+        table.add_row(*cells, end_section=following is None or following.variant != point.variant)
     return table
 
 
@@ -212,44 +211,6 @@ def _off(check: float | None) -> str:
     if check is None or abs(check - 1) <= STAGES_OFF:
         return ""
     return f" (observed, a call took {check:.0%} of its time)"
-
-
-def _result_cells(result: Result, main: str, second: str) -> list[str]:
-    latency = result.latency_ms
-    return [
-        f"{result.variant} INCONCLUSIVE" if result.inconclusive else result.variant,
-        result.scope,
-        str(result.slate),
-        f"{_ms(latency.p50)} [{_ms(latency.ci95[0])}, {_ms(latency.ci95[1])}]",
-        _ms(latency.mean),
-        _ms(latency.p90),
-        _ms(latency.p99),
-        _ms(latency.max),
-        f"{_accuracy(result.accuracy.get(main))} {_interval(result.accuracy.get(f'{main}_ci95'))}",
-        _accuracy(result.accuracy.get(second)),
-        "–" if result.loaded_rss_mb is None else f"{result.loaded_rss_mb:.0f}",
-        f"{result.peak_rss_mb:.0f}",
-        f"{result.load_ms:.0f}",
-        _ms(result.first_call_ms),
-        f"{result.file_mb:.1f}",
-        str(result.n),
-    ]
-
-
-def _last_of_variant(measurement: Measurement, result: Result) -> Result:
-    return [one for one in measurement.results if one.variant == result.variant][-1]
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _accuracy(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "–"
-
-
-def _interval(value: object) -> str:
-    return f"[{value[0]:.3f}, {value[1]:.3f}]" if isinstance(value, tuple) else ""
 
 
 def show_integrity(report: IntegrityReport) -> None:

@@ -23,9 +23,8 @@ class Task:
     A request has a size, called `size_name`, that counts `size_unit`s: candidates scored, or items returned.
     `default_sizes` are profiled when no others are given, the smallest first, in `default_scope`.
 
-    `metric` and `second_metric` are the headlines: each has an interval over users, and `metric` is the one that the
-    paper reports, that validation maximises and that variants are chosen by. `table_metrics` are the columns of
-    reports; the ranking metrics among them rank `ranked_among`.
+    `metric` is the headline: the one that the paper reports, that validation maximises and that variants are chosen by.
+    What else is measured is in `stats/metrics.py`; ranking metrics rank `ranked_among`.
 
     Test rows are called `row_name`, and the item that a row is about stands in the data set's column `item_column`.
     """
@@ -40,16 +39,9 @@ class Task:
     default_sizes: tuple[int, ...]
     default_scope: str
     metric: str
-    second_metric: str
-    table_metrics: tuple[str, ...]
     ranked_among: str
     row_name: str
     item_column: str
-
-    @property
-    def headlines(self) -> tuple[str, str]:
-        """The two metrics that have an interval over users, the more important one first."""
-        return self.metric, self.second_metric
 
 
 CTR = Task(
@@ -63,8 +55,6 @@ CTR = Task(
     default_sizes=(1, 100),
     default_scope="forward",
     metric="auc",
-    second_metric="gauc",
-    table_metrics=("auc", "gauc", "logloss"),
     ranked_among="user's candidates",
     row_name="labelled pairs",
     item_column="candidate",
@@ -81,8 +71,6 @@ SEQREC = Task(
     default_sizes=(10,),
     default_scope="both",  # looking ids up is part of what a ranked list is for
     metric="ndcg@10",
-    second_metric="recall@10",
-    table_metrics=("ndcg@10", "recall@10", "mrr@10"),
     ranked_among="catalogue",
     row_name="sequences",
     item_column="target",
@@ -91,5 +79,3 @@ SEQREC = Task(
 TASKS: Mapping[str, Task] = {task.name: task for task in (CTR, SEQREC)}
 ACCURACIES = tuple(task.metric for task in TASKS.values())
 """The main metric of each task: what validation maximises and what a loss of accuracy is measured in."""
-HEADLINES = tuple(metric for task in TASKS.values() for metric in task.headlines)
-"""The metrics of all tasks that have an interval over users."""

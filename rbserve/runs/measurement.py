@@ -24,15 +24,8 @@ from rbserve.runs.provenance import GitState
 from rbserve.runs.roofline import Cost, Roofline, roofline
 from rbserve.runs.samples import Samples
 from rbserve.runs.stability import inconclusive
-from rbserve.stats.intervals import (
-    auc_interval,
-    certified_percentile,
-    gauc_interval,
-    mean_interval,
-    percentile_bound,
-    process_interval,
-)
-from rbserve.stats.metrics import ctr_metrics, gains_at_k, hits_at_k, seqrec_metrics
+from rbserve.stats.intervals import certified_percentile, percentile_bound, process_interval
+from rbserve.stats.metrics import ILLEGAL_SHARE, Rows, measure
 from rbserve.stats.scaling import Growth, between, over
 
 SCHEMA = 1
@@ -97,6 +90,18 @@ class Predictions(msgspec.Struct, frozen=True):
     illegal_share: dict[str, float] = {}
     hard: dict[str, int] = {}
     unclear: dict[str, int] = {}
+
+    @property
+    def rows_key(self) -> bytes:
+        """The test rows' users, labels and targets, encoded: equal where two runs were judged on the same rows."""
+        return msgspec.json.encode((self.users, self.labels, self.targets))
+
+    def judged_rows(self, variant: str) -> Rows:
+        """What the metrics of a variant are computed from: (labels, scores, users), or (target ranks,) of lists."""
+        if variant in self.ranks:
+            return (np.asarray(self.ranks[variant], np.int64),)
+        scores = np.asarray(self.scores[variant], np.float32)
+        return np.asarray(self.labels, np.int8), scores, np.asarray(self.users, np.int32)
 
     def warnings(self, variant: str) -> list[str]:
         """What an endpoint's answers do to its accuracy."""
@@ -234,7 +239,7 @@ def summarise(measurement: Measurement) -> list[Result]:
     """One Result per variant, scope and slate, in the order they were measured."""
     predictions = measurement.predictions
     accuracy = {
-        variant: _accuracy(predictions, variant) for variant in (predictions.scores or predictions.ranks)
+        variant: _accuracy(measurement, variant) for variant in (predictions.scores or predictions.ranks)
     }
     shapes: dict[tuple[str, str, int], list[Samples]] = {}
     for one in measurement.samples:
@@ -399,28 +404,10 @@ def _slate_growth(smaller: list[Samples], larger: list[Samples]) -> Growth:
     return between(before, after, (smaller[0].slate, larger[0].slate))
 
 
-def _accuracy(predictions: Predictions, variant: str) -> Accuracy:
-    figures = _list_wise(predictions, variant) if predictions.ranks else _pair_wise(predictions, variant)
-    return {name: None if np.isnan(value).any() else value for name, value in figures.items()}
-
-
-def _pair_wise(predictions: Predictions, variant: str) -> dict[str, float | tuple[float, float]]:
-    labels = np.asarray(predictions.labels, np.int8)
-    users = np.asarray(predictions.users, np.int32)
-    scores = np.asarray(predictions.scores[variant], np.float32)
-    return {
-        **ctr_metrics(labels, scores, users),
-        "auc_ci95": auc_interval(labels, scores, users),
-        "gauc_ci95": gauc_interval(labels, scores, users),
-    }
-
-
-def _list_wise(predictions: Predictions, variant: str) -> dict[str, float | tuple[float, float]]:
-    """A user has one sequence, so rows are users."""
-    ranks = np.asarray(predictions.ranks[variant], np.int64)
-    figures: dict[str, float | tuple[float, float]] = {**seqrec_metrics(ranks, predictions.depth)}
+def _accuracy(measurement: Measurement, variant: str) -> Accuracy:
+    """Every metric of a variant and its interval, by name; None where it is not defined on these test rows."""
+    predictions = measurement.predictions
+    values = measure(measurement.task, predictions.judged_rows(variant), predictions.depth)
     if variant in predictions.illegal_share:
-        figures["illegal_share"] = predictions.illegal_share[variant]
-    figures["ndcg@10_ci95"] = mean_interval(gains_at_k(ranks, 10))
-    figures["recall@10_ci95"] = mean_interval(hits_at_k(ranks, 10))
-    return figures
+        values[ILLEGAL_SHARE] = predictions.illegal_share[variant]
+    return {name: None if np.isnan(value).any() else value for name, value in values.items()}

@@ -1,27 +1,21 @@
-"""How sure a figure is: intervals for times and accuracies, and when a percentile may be printed.
+"""How sure a run time is: intervals over processes, and when a percentile may be printed.
 
-Every interval is one over the unit that was drawn independently: processes for a time, users for an accuracy.
-Taking single runs or single rows for independent makes it too narrow.
+Every interval is over the unit that was drawn independently: processes for a time (here), users for an accuracy
+(`bootstrap.py`). Taking single runs or single rows for independent makes it too narrow.
 
-- Of processes there are five or ten: Student's t over their logarithms (`process_interval`, and `process_draws` for
-  what an interval cannot answer, such as which of two is faster). A bootstrap of so few is too narrow; of a single
-  process it is all there is (`hierarchical_interval`).
-- Of users there are hundreds: a percentile bootstrap (Efron & Tibshirani, 1993, chapter 13). The same seed draws
-  the same users for every model and metric; work is cut into blocks, so that memory hardly grows with `resamples`.
-
-The same arguments and seed give the same interval.
+Of processes there are five or ten: Student's t over their logarithms (`process_interval`, and `process_draws` for what
+an interval cannot answer, such as which of two is faster). A bootstrap of so few is too narrow; of a single process it
+is all there is (`hierarchical_interval`). The same arguments and seed give the same interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from rbserve.stats.metrics import checked_rows, user_auc
 
 Statistic = Literal["mean", "median"] | float
 STATISTICS = ("mean", "median")
@@ -35,7 +29,7 @@ _SUMMARY: dict[Statistic, Callable[[NDArray[np.float64]], np.float64]] = {
     "median": np.median,
 }
 _LARGEST_LOG = 300.0  # of a drawn time: t of two processes has draws beyond what a float holds
-_BLOCK = 2**19  # values held at once: 4 MB of float64 a temporary, about the size of a cache
+BLOCK = 2**19  # values held at once: 4 MB of float64 a temporary, about the size of a cache
 
 # ---- Run times ----
 
@@ -162,7 +156,7 @@ def hierarchical_draws(
     lengths = np.array([len(process) for process in runs])
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(runs), size=(resamples, len(runs)))
-    rows = max(1, _BLOCK // (len(runs) * int(lengths.max())))
+    rows = max(1, BLOCK // (len(runs) * int(lengths.max())))
     blocks = [drawn[start : start + rows] for start in range(0, resamples, rows)]
     return np.concatenate([_resampled_statistic(pooled, lengths, block, statistic, rng) for block in blocks])
 
@@ -270,124 +264,7 @@ def _checked_times(samples: ArrayLike) -> NDArray[np.float64]:
     return times
 
 
-# ---- Accuracies ----
-
-
-def auc_interval(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    users: ArrayLike,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Interval (low, high) of `metrics.auc` over all rows [n], resampling users with all their rows.
-
-    Resamples that hold a single label have no AUC and are left out; (nan, nan) if all do.
-    """
-    _check_bootstrap(confidence, resamples)
-    return _defined_interval(auc_draws(labels, scores, users, resamples, seed), confidence)
-
-
-def auc_draws(
-    labels: ArrayLike, scores: ArrayLike, users: ArrayLike, resamples: int = 1000, seed: int = 0
-) -> NDArray[np.float64]:
-    """The AUC [R] of each resample of users with all their rows, nan where a resample holds a single label.
-
-    The same seed draws the same users for any scores of the same rows: the difference of two such arrays is a
-    paired bootstrap.
-    """
-    y, s, ids = checked_rows(labels, scores, users)
-    names, user = np.unique(ids, return_inverse=True)
-    order = np.argsort(s)
-    negatives, positives = order[y[order] == 0], order[y[order] == 1]
-    lower = np.searchsorted(s[negatives], s[positives], side="left")
-    upper = np.searchsorted(s[negatives], s[positives], side="right")
-    wins, pairs = [], []
-    for counts in _user_counts(len(names), len(s), resamples, seed):
-        below = np.zeros((len(negatives) + 1, counts.shape[1]))  # [j]: weight of the j lowest negatives
-        np.cumsum(counts[user[negatives]], axis=0, out=below[1:])
-        drawn = counts[user[positives]]
-        wins.append(np.einsum("pr,pr->r", drawn, below[lower] + below[upper]) / 2)
-        pairs.append(drawn.sum(axis=0) * below[-1])
-    return _ratios(wins, pairs)
-
-
-def gauc_interval(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    users: ArrayLike,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Interval (low, high) of `metrics.gauc`, resampling all users; (nan, nan) if none has both labels."""
-    _check_bootstrap(confidence, resamples)
-    return _defined_interval(gauc_draws(labels, scores, users, resamples, seed), confidence)
-
-
-def gauc_draws(
-    labels: ArrayLike, scores: ArrayLike, users: ArrayLike, resamples: int = 1000, seed: int = 0
-) -> NDArray[np.float64]:
-    """The GAUC [R] of each resample of users, nan where none of a resample's users has both labels."""
-    _, aucs, rows = user_auc(labels, scores, users)
-    weights = np.where(np.isnan(aucs), 0, rows).astype(np.float64)
-    weighted_aucs = np.nan_to_num(aucs) * weights
-    sums, totals = [], []
-    for counts in _user_counts(len(aucs), len(aucs), resamples, seed):
-        sums.append(weighted_aucs @ counts)
-        totals.append(weights @ counts)
-    return _ratios(sums, totals)
-
-
-def mean_interval(
-    values: ArrayLike, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """Interval (low, high) of the mean of one value a user [U], resampling users; (nan, nan) of none.
-
-    For list-wise metrics: `metrics.gains_at_k` has the mean ndcg@k, `metrics.hits_at_k` recall@k.
-    """
-    _check_bootstrap(confidence, resamples)
-    return _defined_interval(mean_draws(values, resamples, seed), confidence)
-
-
-def mean_draws(values: ArrayLike, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """The mean [R] of each resample of one value a user [U]; nan of none."""
-    column = np.asarray(values, dtype=np.float64)
-    if column.ndim != 1 or not np.isfinite(column).all():
-        raise ValueError("values must be one array of finite numbers, one a user")
-    blocks = _user_counts(len(column), len(column), resamples, seed)
-    sums = [column @ counts for counts in blocks]
-    return _ratios(sums, [np.full(len(block), float(len(column))) for block in sums])
-
-
-def _user_counts(users: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each resample drew each user, in blocks [users, R] so small that [rows, R] fits `_BLOCK`."""
-    rng = np.random.default_rng(seed)
-    width = max(1, _BLOCK // max(rows, 1))
-    for start in range(0, resamples if users else 0, width):
-        size = min(width, resamples - start)
-        drawn = rng.integers(users, size=(size, users)).T  # a resample draws in one go, whatever the block
-        cells = drawn * size + np.arange(size)
-        yield np.bincount(cells.ravel(), minlength=users * size).reshape(users, size).astype(np.float64)
-
-
-def _ratios(
-    numerators: list[NDArray[np.float64]], denominators: list[NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """Numerator / denominator of all blocks' resamples, nan where the denominator is not positive."""
-    if not numerators:
-        return np.empty(0)
-    numerator, denominator = np.concatenate(numerators), np.concatenate(denominators)
-    ratios = np.full(len(numerator), np.nan)
-    np.divide(numerator, denominator, out=ratios, where=denominator > 0)
-    return ratios
-
-
-def _defined_interval(draws: NDArray[np.float64], confidence: float) -> Interval:
-    """Interval of the resamples that have the statistic; (nan, nan) of none."""
-    defined = draws[~np.isnan(draws)]
-    return percentile_interval(defined, confidence) if len(defined) else (float("nan"), float("nan"))
+# ---- Shared ----
 
 
 def percentile_interval(statistics: NDArray[np.float64], confidence: float = 0.95) -> Interval:

@@ -30,7 +30,7 @@ from rbserve.exporters.parity import sample
 from rbserve.machine.environment import environment
 from rbserve.runtimes.memory import parameters
 from rbserve.runtimes.opening import artifact_prompts, open_scorer, score_rows
-from rbserve.stats.metrics import auc, log_odds
+from rbserve.stats.pairwise import auc, log_odds
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_CACHE = 1 << 30

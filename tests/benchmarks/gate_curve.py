@@ -102,7 +102,7 @@ def noise_of(history: Items, candidate: int, seed: int) -> float:
 
 def with_noise(scores: Scores, noise: NDArray[np.float64]) -> Scores:
     """Click probabilities float32[N] moved by `noise` in log-odds."""
-    from rbserve.stats.metrics import log_odds
+    from rbserve.stats.pairwise import log_odds
 
     moved: Scores = (1 / (1 + np.exp(-(log_odds(scores) + noise)))).astype(np.float32)
     return moved
@@ -188,7 +188,7 @@ def command(*words: str) -> tuple[str, ...]:
 
 def amplitude(dataset: Any, scores: Scores, seed: int) -> float:
     """How much of that seed's noise costs LOSS of AUC on the test rows."""
-    from rbserve.stats.metrics import auc
+    from rbserve.stats.pairwise import auc
 
     test = dataset.ctr("test")
     noise = np.array(

@@ -35,7 +35,8 @@ from rbserve.exporters.export import export
 from rbserve.machine.environment import environment
 from rbserve.models.zoo import select_models
 from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
-from rbserve.stats.metrics import auc, ndcg_at_k, ranks_in_lists
+from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
+from rbserve.stats.pairwise import auc
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 3

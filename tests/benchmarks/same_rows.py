@@ -14,7 +14,7 @@ from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import open_dataset
 from rbserve.home.places import artifact_path, dataset_path
 from rbserve.profilers.baselines import baselines
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.loop import Settings, epoch_order
 from rbserve.train.tasks.language import users_begin
 

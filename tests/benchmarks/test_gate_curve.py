@@ -14,7 +14,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import allowed_cores
 from rbserve.runtimes.opening import open_scorer, score_rows
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 
 
 class Half:

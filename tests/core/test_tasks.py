@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from voice import product_files
 
-from rbserve.core.tasks import ACCURACIES, CTR, HEADLINES, SEQREC, TASKS, Task
-from rbserve.stats.metrics import METRICS, TASK_METRICS, metric_title
+from rbserve.core.tasks import ACCURACIES, CTR, SEQREC, TASKS, Task
+from rbserve.stats.metrics import METRICS, metric_title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = ROOT / "rbserve" / "core" / "tasks.py"
@@ -54,22 +54,21 @@ def test_the_page_of_the_server_compares_no_task() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_every_metric_that_a_task_names_is_one_of_its_metrics(task: Task) -> None:
-    assert {*task.headlines, *task.table_metrics} <= TASK_METRICS[task.name].keys()
-    assert task.table_metrics[:2] == task.headlines
-    assert METRICS[task.metric] == "higher"
+def test_the_headline_of_a_task_is_a_metric_with_an_interval_that_tables_show(task: Task) -> None:
+    metric = METRICS[task.name][task.metric]
+    assert (metric.better, metric.in_tables) == ("higher", True)
+    assert metric.draws
 
 
 def test_no_two_tasks_share_a_name_a_path_a_column_or_a_headline() -> None:
     assert TASKS == {"ctr": CTR, "seqrec": SEQREC}
     for column in ("path", "size_name", "item_column", "metric", "ranked_among"):
         assert len({getattr(task, column) for task in TASKS.values()}) == len(TASKS), column
-    assert len({*HEADLINES}) == 2 * len(TASKS)
-    assert tuple(HEADLINES[::2]) == ACCURACIES
+    assert tuple(task.metric for task in TASKS.values()) == ACCURACIES
 
 
 def test_a_metric_that_both_tasks_have_is_titled_by_what_it_ranks() -> None:
-    shared = TASK_METRICS[CTR.name].keys() & TASK_METRICS[SEQREC.name].keys()
+    shared = METRICS[CTR.name].keys() & METRICS[SEQREC.name].keys()
     assert shared
     for metric in shared:
         titles = {metric_title(metric, name) for name in TASKS}

@@ -21,7 +21,7 @@ from rbserve.exporters.parity import expected_loss
 from rbserve.exporters.quantize import LEVELS, SEVEN_BITS, quantise_outputs
 from rbserve.exporters.tokenwise import Array, Recorder, TokenwiseProducts, plan_within
 from rbserve.runtimes import session
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 
 
 def computed(

@@ -16,7 +16,7 @@ import pytest
 from artificial import measurement, ranking, result, sampled
 
 from rbserve.profilers.compare.answers import answers
-from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.profilers.report.render import render
 from rbserve.runs.measurement import Measurement

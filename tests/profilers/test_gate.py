@@ -24,7 +24,8 @@ from rbserve.profilers.gate.verdict import (
     suite_verdict,
     unpaired,
 )
-from rbserve.stats.intervals import FEWEST_USERS, auc_draws, auc_interval
+from rbserve.stats.bootstrap import auc_draws, draws_interval
+from rbserve.stats.intervals import FEWEST_USERS
 
 RNG = np.random.default_rng
 
@@ -99,7 +100,7 @@ def test_auc_draws_of_one_seed_draw_the_same_users() -> None:
     labels, users, scores = _rows(400, 3)
     assert np.array_equal(auc_draws(labels, scores, users), auc_draws(labels, scores * 2, users))
     low, high = np.quantile(auc_draws(labels, scores, users), [0.025, 0.975])
-    assert auc_interval(labels, scores, users) == (low, high)
+    assert draws_interval(auc_draws(labels, scores, users)) == (low, high)
 
 
 def test_an_accuracy_loss_is_told_from_none_on_the_same_rows() -> None:

@@ -15,7 +15,8 @@ from rbserve.core.distillation import Distillation
 from rbserve.home.commands import command
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.compare.pareto import Point, sections
+from rbserve.profilers.compare.points import Point
+from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.compare.students import paper_claim
 from rbserve.profilers.report.render import collect, render
 from rbserve.runs.changes import display_name
@@ -141,10 +142,8 @@ def test_a_report_shows_the_student_as_a_row_of_its_group(tmp_path: Path) -> Non
         (tmp_path / "runs" / f"{one.id}.json").write_bytes(msgspec.json.encode(one))
     folder = render(collect(tmp_path / "runs"), tmp_path / "report")
     text = (folder / "table.md").read_text()
-    table = next(line for line in text.splitlines() if line.startswith("| model"))
-    assert "| teacher | % of its AUC [95%] | × teacher [95%] |" in table
-    own = next(line for line in text.splitlines() if line.startswith(f"| {NAME} | onnx-fp32"))
-    assert "| text-minilm-l6 onnx-fp32 | " in own
+    assert "| model | variant | slate | teacher | % of its AUC [95%] | × teacher [95%] |" in text
+    assert f"| {NAME} | onnx-fp32 | 100 | text-minilm-l6 onnx-fp32 | " in text
     assert text.index("\n| gdcn-emb |") < text.index(f"\n| {NAME} |") < text.index("\n| text-minilm-l6 |")
     assert "The paper: 95% of the accuracy, 5,800 times faster" in text
     page = (folder / "report.html").read_text()

@@ -18,7 +18,7 @@ from entry_point import rbserve
 from rbserve.cli.console import results_table
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.report.render import collect, render
 from rbserve.runs.schema import run_schema
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from artificial import measurement, ranking, result, sampled
 
+from rbserve.profilers.compare.front import front_probabilities, hypervolume
 from rbserve.profilers.compare.overall import notes, overalls
-from rbserve.profilers.compare.pareto import sections
-from rbserve.profilers.compare.uncertainty import Evidence, front_probabilities, hypervolume
+from rbserve.profilers.compare.sections import sections
+from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.profilers.report.render import answers
 from rbserve.runs.measurement import Measurement
 
@@ -120,7 +121,7 @@ def test_overall_has_what_was_measured_on_every_data_set_and_says_what_it_leaves
     lone = sampled("pnn", {"onnx-fp32": 1.0}, dataset="c", id="lone", dataset_fingerprint="c")
     evidence = Evidence()
     parts = sections([*runs, lone], evidence)
-    (table,) = overalls(parts, [*runs, lone], evidence)
+    (table,) = overalls(parts, evidence)
     assert (table.datasets, table.left_out, table.slate) == (["a", "b"], ["c"], 100)
     assert [(one.name, one.on_front) for one in table.points] == [("dnn", True), ("gdcn", True)]
     own = [p for part in parts for p in part.points if p.model == "gdcn"]
@@ -156,7 +157,7 @@ SKETCH = {user: user + 1 for user in range(20)}
 def test_a_data_set_and_its_shuffled_copy_have_no_mean(copy: dict[str, dict[str, Any]]) -> None:
     runs = on_two_data_sets(**copy)
     parts = sections(runs)
-    assert overalls(parts, runs, Evidence()) == []
+    assert overalls(parts, Evidence()) == []
     assert [part.notes for part in parts] == [
         [f"{own} holds the same users' likes as {other}: a copy, and Overall counts one of the two."]
         for own, other in (("a", "b"), ("b", "a"))
@@ -165,11 +166,11 @@ def test_a_data_set_and_its_shuffled_copy_have_no_mean(copy: dict[str, dict[str,
 
 def test_of_a_data_set_and_its_copy_one_is_in_the_mean_with_a_third() -> None:
     runs = on_two_data_sets(a={"data_sketch": SKETCH}, b={"data_sketch": SKETCH}, c={"data_sketch": {1: 1}})
-    (table,) = overalls(sections(runs), runs, Evidence())
+    (table,) = overalls(sections(runs), Evidence())
     assert (table.datasets, table.left_out, table.copies) == (["a", "c"], ["b"], {"b": "a"})
     assert "Left out, for being a copy: b holds the same users' likes as a, and counts once." in notes(table)
 
 
 def test_one_data_set_has_no_overall_table() -> None:
     runs = [ranking("sasrec-3l", 0.05), measurement("dnn", [result("onnx-fp32", 1, 0.1, 0.7)])]
-    assert overalls(sections(runs), runs, Evidence()) == []
+    assert overalls(sections(runs), Evidence()) == []

@@ -11,7 +11,7 @@ from artificial import measurement, result
 
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.report.paper_tables import Cell, paper_tables
 from rbserve.profilers.report.render import collect, render
 from rbserve.profilers.report.tables import ours_text

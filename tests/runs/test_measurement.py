@@ -21,7 +21,8 @@ from rbserve.runs.measurement import (
     summarise,
     write_measurement,
 )
-from rbserve.stats.metrics import auc, ndcg_at_k, recall_at_k
+from rbserve.stats.listwise import ndcg_at_k, recall_at_k
+from rbserve.stats.pairwise import auc
 
 
 def test_latency_is_in_milliseconds_and_certifies_only_what_it_can() -> None:

@@ -27,8 +27,8 @@ from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model
 from rbserve.pipeline import exporting, profiling, serving, training
-from rbserve.profilers.compare.pareto import sections
-from rbserve.profilers.report.tables import columns
+from rbserve.profilers.compare.sections import sections
+from rbserve.profilers.report.tables import marked_name
 from rbserve.runs.measurement import read_measurement
 from rbserve.runtimes import opening
 from rbserve.runtimes.endpoint import (
@@ -762,7 +762,7 @@ def test_unclear_answers_are_counted_in_the_run_and_mark_its_row(
     told = f"{unclear} of {rows} answers ({unclear / rows:.1%}) are neither yes nor no and count as 0.5"
     assert any(warning.startswith(told) for warning in run.results[0].warnings)
     (section,) = sections([run])
-    assert all(columns(section)[0].text(point).endswith(" ⚠") for point in section.points)
+    assert all(marked_name(point).endswith(" ⚠") for point in section.points)
 
 
 def test_a_server_is_not_held_against_an_endpoint_that_is_paid_for_every_call(

@@ -20,9 +20,9 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.models.zoo import find_model
-from rbserve.profilers.compare.pareto import sections
+from rbserve.profilers.compare.figures import columns, point_record
+from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.measure.harness import default_plan, profile
-from rbserve.profilers.report.tables import columns
 from rbserve.runs.measurement import Plan, summarise
 from rbserve.runs.roofline import Cost
 from rbserve.runtimes.language import LanguageScorer, OnnxLanguageCall, PrefixCache, ProtocolScorer
@@ -157,9 +157,9 @@ def test_users_who_are_remembered_are_measured_beside_those_who_are_not(
 
     forward, warm = sections([run])
     assert (forward.scope, warm.scope) == ("forward", "warm")
-    assert forward.points[0].warm_p50_ms == warm.points[0].p50_ms
-    assert "warm p50 ms [95%]" in [one.title for one in columns(forward)]
-    assert "warm p50 ms [95%]" not in [one.title for one in columns(warm)]
+    assert point_record(forward.points[0])["warm_p50_ms"] == warm.points[0].p50_ms
+    assert "warm p50 ms [95%]" in [figure.head("ctr") for figure in columns(forward.points, "page")]
+    assert "warm p50 ms [95%]" not in [figure.head("ctr") for figure in columns(warm.points, "page")]
     for section in (forward, warm):
         assert "--scope forward --warm" in section.sources[0].command
 

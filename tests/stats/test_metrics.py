@@ -20,7 +20,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from rbserve.stats import metrics
+from rbserve.stats import listwise, metrics, pairwise
 
 Rows = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
@@ -101,7 +101,7 @@ def same(actual: float, expected: float) -> bool:
 @given(TIED_ROWS)
 def test_auc_is_the_share_of_pairs_won_with_ties_counting_half(rows: Rows) -> None:
     labels, scores, _ = rows
-    assert same(metrics.auc(labels, scores), auc_by_pairs(labels, scores))
+    assert same(pairwise.auc(labels, scores), auc_by_pairs(labels, scores))
 
 
 @properties
@@ -109,7 +109,7 @@ def test_auc_is_the_share_of_pairs_won_with_ties_counting_half(rows: Rows) -> No
 def test_auc_equals_scikit_learn(rows: Rows) -> None:
     labels, scores, _ = rows
     assume(0 < labels.sum() < len(labels))
-    assert same(metrics.auc(labels, scores), roc_auc_score(labels, scores))
+    assert same(pairwise.auc(labels, scores), roc_auc_score(labels, scores))
 
 
 @properties
@@ -120,7 +120,7 @@ def test_weighted_auc_equals_scikit_learn(rows: Rows, data: st.DataObject) -> No
     weights = np.array(data.draw(st.lists(weight, min_size=len(labels), max_size=len(labels))))
     assume(weights[labels == 1].sum() > 0 and weights[labels == 0].sum() > 0)
     expected = roc_auc_score(labels, scores, sample_weight=weights)
-    assert metrics.auc(labels, scores, weights) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert pairwise.auc(labels, scores, weights) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @properties
@@ -129,15 +129,15 @@ def test_a_whole_weight_counts_a_row_that_many_times(rows: Rows, data: st.DataOb
     labels, scores, _ = rows
     repeats = data.draw(st.lists(st.integers(0, 3), min_size=len(labels), max_size=len(labels)))
     counts = np.array(repeats, dtype=np.int64)
-    repeated = metrics.auc(np.repeat(labels, counts), np.repeat(scores, counts))
-    assert same(metrics.auc(labels, scores, counts), repeated)
+    repeated = pairwise.auc(np.repeat(labels, counts), np.repeat(scores, counts))
+    assert same(pairwise.auc(labels, scores, counts), repeated)
 
 
 @properties
 @given(TIED_ROWS)
 def test_user_auc_is_the_auc_of_each_users_rows_alone(rows: Rows) -> None:
     labels, scores, users = rows
-    names, aucs, sizes = metrics.user_auc(labels, scores, users)
+    names, aucs, sizes = pairwise.user_auc(labels, scores, users)
     assert names.tolist() == sorted(set(users.tolist()))
     for name, auc, size in zip(names, aucs, sizes, strict=True):
         mine = users == name
@@ -156,22 +156,22 @@ def test_gauc_averages_users_with_both_labels(rows: Rows) -> None:
             aucs.append(auc_by_pairs(labels[mine], scores[mine]))
             sizes.append(mine.sum())
     weighted = sum(a * n for a, n in zip(aucs, sizes, strict=True)) / sum(sizes) if aucs else math.nan
-    assert same(metrics.gauc(labels, scores, users), weighted)
-    assert same(metrics.gauc_unweighted(labels, scores, users), mean(aucs))
+    assert same(pairwise.gauc(labels, scores, users), weighted)
+    assert same(pairwise.gauc_unweighted(labels, scores, users), mean(aucs))
 
 
 def test_gauc_weighs_a_user_by_rows_and_leaves_out_users_with_one_label() -> None:
     users = ["ann", "bob", "ann", "bob", "ann", "cat", "ann"]
     labels = [1, 1, 0, 0, 0, 1, 0]
     scores = [9, 1, 1, 2, 2, 5, 3]  # ann 4 rows AUC 1, bob 2 rows AUC 0, cat positives only
-    assert metrics.gauc(labels, scores, users) == pytest.approx(4 / 6)
-    assert metrics.gauc_unweighted(labels, scores, users) == 0.5
+    assert pairwise.gauc(labels, scores, users) == pytest.approx(4 / 6)
+    assert pairwise.gauc_unweighted(labels, scores, users) == 0.5
 
 
 def test_auc_is_not_gauc_where_users_differ_in_their_base_rate() -> None:
     labels, scores, users = [1, 1, 0, 1, 0, 0], [9, 8, 7, 3, 2, 1], [0, 0, 0, 1, 1, 1]
-    assert metrics.gauc(labels, scores, users) == 1.0
-    assert metrics.auc(labels, scores) == pytest.approx(8 / 9)
+    assert pairwise.gauc(labels, scores, users) == 1.0
+    assert pairwise.auc(labels, scores) == pytest.approx(8 / 9)
 
 
 # ---- Log-loss and F1 ----
@@ -181,16 +181,16 @@ def test_auc_is_not_gauc_where_users_differ_in_their_base_rate() -> None:
 @given(PROBABILITY_ROWS)
 def test_logloss_equals_scikit_learn_on_clipped_probabilities(rows: Rows) -> None:
     labels, probabilities, _ = rows
-    expected = log_loss(labels, np.clip(probabilities, metrics.EPS, 1 - metrics.EPS), labels=[0, 1])
-    assert metrics.logloss(labels, probabilities) == pytest.approx(expected, rel=1e-9)
+    expected = log_loss(labels, np.clip(probabilities, pairwise.EPS, 1 - pairwise.EPS), labels=[0, 1])
+    assert pairwise.logloss(labels, probabilities) == pytest.approx(expected, rel=1e-9)
 
 
 def test_logloss_of_a_certain_mistake_is_finite_and_alike_on_both_sides() -> None:
-    worst = -math.log(metrics.EPS)
-    assert metrics.logloss([1], [0.0]) == pytest.approx(worst)
-    assert metrics.logloss([0], [1.0]) == pytest.approx(worst)
-    assert metrics.logloss([0], np.array([1.0], dtype=np.float32)) == pytest.approx(worst)
-    assert np.float32(1 - metrics.EPS) < 1
+    worst = -math.log(pairwise.EPS)
+    assert pairwise.logloss([1], [0.0]) == pytest.approx(worst)
+    assert pairwise.logloss([0], [1.0]) == pytest.approx(worst)
+    assert pairwise.logloss([0], np.array([1.0], dtype=np.float32)) == pytest.approx(worst)
+    assert np.float32(1 - pairwise.EPS) < 1
 
 
 @properties
@@ -198,18 +198,18 @@ def test_logloss_of_a_certain_mistake_is_finite_and_alike_on_both_sides() -> Non
 def test_f1_equals_scikit_learn(rows: Rows, threshold: float) -> None:
     labels, probabilities, _ = rows
     expected = f1_score(labels, probabilities >= threshold, zero_division=0.0)
-    assert same(metrics.f1(labels, probabilities, threshold), expected)
+    assert same(pairwise.f1(labels, probabilities, threshold), expected)
 
 
 def test_f1_is_zero_without_positives_and_predicted_positives() -> None:
-    assert metrics.f1([0, 0], [0.1, 0.2]) == 0.0
+    assert pairwise.f1([0, 0], [0.1, 0.2]) == 0.0
 
 
 def test_f1_counts_a_probability_at_the_threshold_as_predicted() -> None:
-    assert metrics.f1([1], [0.5]) == 1.0
+    assert pairwise.f1([1], [0.5]) == 1.0
 
 
-@pytest.mark.parametrize("metric", [metrics.logloss, metrics.f1])
+@pytest.mark.parametrize("metric", [pairwise.logloss, pairwise.f1])
 def test_logits_are_refused_where_probabilities_are_due(metric: Callable[..., float]) -> None:
     with pytest.raises(ValueError, match="logits"):
         metric([1, 0], [2.5, -1.0])
@@ -223,7 +223,7 @@ def test_logits_are_refused_where_probabilities_are_due(metric: Callable[..., fl
 @given(TIED_ROWS, K)
 def test_ndcg_follows_its_definition_with_ties_against_the_model(rows: Rows, k: int) -> None:
     expected = [dcg(ranked, k) / dcg(sorted(ranked, reverse=True), k) for ranked in user_lists(*rows)]
-    assert same(metrics.ndcg(*rows, k), mean(expected))
+    assert same(pairwise.ndcg(*rows, k), mean(expected))
 
 
 @properties
@@ -237,7 +237,7 @@ def test_ndcg_without_ties_equals_scikit_learn(rows: Rows, k: int) -> None:
             expected.append(float(ndcg_score(labels[None, mine], scores[None, mine], k=k)))
         elif labels[mine].sum():
             expected.append(1.0)
-    assert same(metrics.ndcg(labels, scores, users, k), mean(expected))
+    assert same(pairwise.ndcg(labels, scores, users, k), mean(expected))
 
 
 @properties
@@ -245,34 +245,34 @@ def test_ndcg_without_ties_equals_scikit_learn(rows: Rows, k: int) -> None:
 def test_mrr_is_the_reciprocal_rank_of_the_first_positive(rows: Rows, k: int | None) -> None:
     firsts = [ranked.index(1) + 1 for ranked in user_lists(*rows)]
     expected = mean([1 / first if k is None or first <= k else 0.0 for first in firsts])
-    assert same(metrics.mrr(*rows, k), expected)
+    assert same(pairwise.mrr(*rows, k), expected)
 
 
 @properties
 @given(TIED_ROWS, K)
 def test_recall_is_the_share_of_a_users_positives_in_the_top_k(rows: Rows, k: int) -> None:
     expected = mean([sum(ranked[:k]) / sum(ranked) for ranked in user_lists(*rows)])
-    assert same(metrics.recall(*rows, k), expected)
+    assert same(pairwise.recall(*rows, k), expected)
 
 
 def test_constant_scores_gain_nothing() -> None:
     labels, scores, users = [1, 0, 0, 0], [0.5] * 4, [7] * 4
-    assert metrics.auc(labels, scores) == 0.5
-    assert metrics.gauc(labels, scores, users) == 0.5
-    assert metrics.mrr(labels, scores, users) == 0.25
-    assert metrics.recall(labels, scores, users, k=3) == 0.0
-    assert metrics.ndcg(labels, scores, users, k=3) == 0.0
+    assert pairwise.auc(labels, scores) == 0.5
+    assert pairwise.gauc(labels, scores, users) == 0.5
+    assert pairwise.mrr(labels, scores, users) == 0.25
+    assert pairwise.recall(labels, scores, users, k=3) == 0.0
+    assert pairwise.ndcg(labels, scores, users, k=3) == 0.0
 
 
 def test_one_positive_row_is_a_perfect_list_without_an_auc() -> None:
     assert (
-        metrics.mrr([1], [0.3], [0])
-        == metrics.ndcg([1], [0.3], [0], 1)
-        == metrics.recall([1], [0.3], [0], 1)
+        pairwise.mrr([1], [0.3], [0])
+        == pairwise.ndcg([1], [0.3], [0], 1)
+        == pairwise.recall([1], [0.3], [0], 1)
         == 1
     )
-    assert math.isnan(metrics.auc([1], [0.3]))
-    assert math.isnan(metrics.gauc([1], [0.3], [0]))
+    assert math.isnan(pairwise.auc([1], [0.3]))
+    assert math.isnan(pairwise.gauc([1], [0.3], [0]))
 
 
 # ---- The rank of one target among all items ----
@@ -292,23 +292,23 @@ RANKS = st.lists(st.integers(0, 15), min_size=1, max_size=20)
 def test_target_rank_counts_the_items_that_are_not_worse(catalogue: list[tuple[list[float], int]]) -> None:
     scores, targets = zip(*catalogue, strict=True)
     expected = [1 + sum(s >= row[t] for i, s in enumerate(row) if i != t) for row, t in catalogue]
-    assert metrics.target_ranks(np.array(scores, dtype=np.float32), np.array(targets)).tolist() == expected
+    assert listwise.target_ranks(np.array(scores, dtype=np.float32), np.array(targets)).tolist() == expected
 
 
 def test_target_ranks_of_no_sequence_are_no_ranks() -> None:
-    ranks = metrics.target_ranks(np.empty((0, 3)), np.empty(0, dtype=np.int32))
+    ranks = listwise.target_ranks(np.empty((0, 3)), np.empty(0, dtype=np.int32))
     assert ranks.shape == (0,)
-    assert math.isnan(metrics.recall_at_k(ranks, 10))
+    assert math.isnan(listwise.recall_at_k(ranks, 10))
 
 
 @properties
 @given(RANKS, K)
 def test_metrics_at_k_follow_their_definitions(ranks: list[int], k: int) -> None:
     hits = [rank if 1 <= rank <= k else None for rank in ranks]
-    assert same(metrics.recall_at_k(ranks, k), mean([float(r is not None) for r in hits]))
-    assert same(metrics.mrr_at_k(ranks, k), mean([1 / r if r else 0.0 for r in hits]))
-    assert same(metrics.ndcg_at_k(ranks, k), mean([1 / math.log2(r + 1) if r else 0.0 for r in hits]))
-    assert same(metrics.mrr_at_k(ranks), mean([1 / r if r else 0.0 for r in ranks]))
+    assert same(listwise.recall_at_k(ranks, k), mean([float(r is not None) for r in hits]))
+    assert same(listwise.mrr_at_k(ranks, k), mean([1 / r if r else 0.0 for r in hits]))
+    assert same(listwise.ndcg_at_k(ranks, k), mean([1 / math.log2(r + 1) if r else 0.0 for r in hits]))
+    assert same(listwise.mrr_at_k(ranks), mean([1 / r if r else 0.0 for r in ranks]))
 
 
 @properties
@@ -316,12 +316,12 @@ def test_metrics_at_k_follow_their_definitions(ranks: list[int], k: int) -> None
 def test_a_sequence_is_a_user_with_one_positive(catalogue: list[tuple[list[float], int]], k: int) -> None:
     scores = np.array([row for row, _ in catalogue])
     targets = np.array([target for _, target in catalogue])
-    ranks = metrics.target_ranks(scores, targets)
+    ranks = listwise.target_ranks(scores, targets)
     labels = (np.arange(scores.shape[1]) == targets[:, None]).ravel()
     users = np.repeat(np.arange(len(scores)), scores.shape[1])
-    assert same(metrics.ndcg_at_k(ranks, k), metrics.ndcg(labels, scores.ravel(), users, k))
-    assert same(metrics.mrr_at_k(ranks, k), metrics.mrr(labels, scores.ravel(), users, k))
-    assert same(metrics.recall_at_k(ranks, k), metrics.recall(labels, scores.ravel(), users, k))
+    assert same(listwise.ndcg_at_k(ranks, k), pairwise.ndcg(labels, scores.ravel(), users, k))
+    assert same(listwise.mrr_at_k(ranks, k), pairwise.mrr(labels, scores.ravel(), users, k))
+    assert same(listwise.recall_at_k(ranks, k), pairwise.recall(labels, scores.ravel(), users, k))
 
 
 # ---- The place of one target in a list ----
@@ -340,7 +340,7 @@ LISTS = st.integers(0, 6).flatmap(
 def test_the_rank_in_a_list_is_the_first_place_of_the_target(lists: list[tuple[list[int], int]]) -> None:
     items, targets = (np.array(column, np.int32) for column in zip(*lists, strict=True))
     expected = [row.index(target) + 1 if target in row else 0 for row, target in lists]
-    ranks = metrics.ranks_in_lists(items, targets)
+    ranks = listwise.ranks_in_lists(items, targets)
     assert ranks.tolist() == expected
     assert ranks.dtype == np.int64
 
@@ -350,7 +350,7 @@ def test_metrics_of_lists_cut_from_a_ranking_equal_scikit_learn(k: int) -> None:
     rng = np.random.default_rng(k)
     scores, targets = rng.permuted(np.tile(np.arange(30.0), (40, 1)), axis=1), rng.integers(30, size=40)
     lists = np.argsort(-scores, axis=1)[:, :20].astype(np.int32)
-    report = metrics.seqrec_metrics(metrics.ranks_in_lists(lists, targets), depth=20)
+    report = metrics.seqrec_metrics(listwise.ranks_in_lists(lists, targets), depth=20)
     is_target = np.arange(30) == targets[:, None]
     in_top_k = [
         top_k_accuracy_score([t], [row], k=k, labels=range(30))
@@ -374,8 +374,8 @@ def test_no_metric_looks_further_than_the_lists_go(depth: int, cuts: list[int]) 
 @properties
 @given(RANKS, K)
 def test_the_value_of_a_user_is_the_metric_of_that_user_alone(ranks: list[int], k: int) -> None:
-    assert metrics.gains_at_k(ranks, k).tolist() == [metrics.ndcg_at_k([rank], k) for rank in ranks]
-    assert metrics.hits_at_k(ranks, k).tolist() == [metrics.recall_at_k([rank], k) for rank in ranks]
+    assert listwise.gains_at_k(ranks, k).tolist() == [listwise.ndcg_at_k([rank], k) for rank in ranks]
+    assert listwise.hits_at_k(ranks, k).tolist() == [listwise.recall_at_k([rank], k) for rank in ranks]
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_the_value_of_a_user_is_the_metric_of_that_user_alone(ranks: list[int], 
 )
 def test_bad_lists_are_an_error(items: Any, targets: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        metrics.ranks_in_lists(np.array(items), np.array(targets))
+        listwise.ranks_in_lists(np.array(items), np.array(targets))
 
 
 # ---- All of them ----
@@ -393,19 +393,18 @@ def test_bad_lists_are_an_error(items: Any, targets: list[int], message: str) ->
 def test_the_table_names_what_ctr_metrics_reports() -> None:
     report = metrics.ctr_metrics([1, 0, 1, 0], [0.9, 0.1, 0.4, 0.6], [0, 0, 1, 1])
     assert list(report) == list(metrics.CTR_METRICS)
-    assert {name for name, direction in metrics.METRICS.items() if direction == "lower"} == {"logloss"}
+    assert {name for name, metric in metrics.CTR_METRICS.items() if metric.better == "lower"} == {"logloss"}
 
 
 def test_the_table_names_what_seqrec_metrics_reports() -> None:
     assert list(metrics.seqrec_metrics([1, 2], depth=50)) == list(metrics.SEQREC_METRICS)
-    assert metrics.METRICS.keys() == metrics.CTR_METRICS.keys() | metrics.SEQREC_METRICS.keys()
 
 
 @pytest.mark.parametrize("name", metrics.SEQREC_METRICS)
 def test_a_first_place_beats_a_miss_in_the_direction_of_the_table(name: str) -> None:
     first, miss = (metrics.seqrec_metrics([rank], depth=50)[name] for rank in (1, 0))
     assert (first, miss) == (1, 0)
-    assert metrics.METRICS[name] == "higher"
+    assert metrics.SEQREC_METRICS[name].better == "higher"
     assert math.isnan(metrics.seqrec_metrics([], depth=50)[name])
 
 
@@ -414,7 +413,7 @@ def test_a_perfect_model_beats_a_reversed_one_in_the_direction_of_the_table(name
     labels, users = np.array([1, 0] * 20), np.repeat([0], 40)
     perfect = metrics.ctr_metrics(labels, np.where(labels, 0.9, 0.1), users)[name]
     reversed_ = metrics.ctr_metrics(labels, np.where(labels, 0.1, 0.9), users)[name]
-    assert perfect < reversed_ if metrics.CTR_METRICS[name] == "lower" else perfect > reversed_
+    assert perfect < reversed_ if metrics.CTR_METRICS[name].better == "lower" else perfect > reversed_
 
 
 @properties
@@ -440,7 +439,7 @@ def test_a_rising_transform_of_the_scores_moves_no_ranking_metric(rows: Rows) ->
 @given(TIED_ROWS)
 def test_negated_scores_mirror_the_auc(rows: Rows) -> None:
     labels, scores, _ = rows
-    assert same(metrics.auc(labels, -scores), 1 - metrics.auc(labels, scores))
+    assert same(pairwise.auc(labels, -scores), 1 - pairwise.auc(labels, scores))
 
 
 @pytest.mark.parametrize("name", metrics.CTR_METRICS)
@@ -466,11 +465,11 @@ def test_users_without_a_positive_leave_the_rankings_undefined() -> None:
 )
 def test_bad_rows_are_an_error_that_names_them(labels: Any, scores: Any, users: Any, message: str) -> None:
     grouped: list[Callable[[], Any]] = [
-        lambda: metrics.user_auc(labels, scores, users),
-        lambda: metrics.gauc(labels, scores, users),
-        lambda: metrics.ndcg(labels, scores, users, 10),
-        lambda: metrics.mrr(labels, scores, users),
-        lambda: metrics.recall(labels, scores, users, 10),
+        lambda: pairwise.user_auc(labels, scores, users),
+        lambda: pairwise.gauc(labels, scores, users),
+        lambda: pairwise.ndcg(labels, scores, users, 10),
+        lambda: pairwise.mrr(labels, scores, users),
+        lambda: pairwise.recall(labels, scores, users, 10),
         lambda: metrics.ctr_metrics(labels, scores, users),
     ]
     for call in grouped:
@@ -478,7 +477,7 @@ def test_bad_rows_are_an_error_that_names_them(labels: Any, scores: Any, users: 
             call()
 
 
-@pytest.mark.parametrize("metric", [metrics.auc, metrics.logloss, metrics.f1])
+@pytest.mark.parametrize("metric", [pairwise.auc, pairwise.logloss, pairwise.f1])
 def test_a_nan_score_is_an_error(metric: Callable[..., float]) -> None:
     with pytest.raises(ValueError, match="NaN"):
         metric([1, 0], [math.nan, 0.5])
@@ -487,7 +486,7 @@ def test_a_nan_score_is_an_error(metric: Callable[..., float]) -> None:
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, math.inf], [1.0, math.nan], [1.0]])
 def test_weights_that_are_no_weights_are_an_error(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="weights"):
-        metrics.auc([1, 0], [0.5, 0.4], weights)
+        pairwise.auc([1, 0], [0.5, 0.4], weights)
 
 
 @pytest.mark.parametrize(
@@ -502,21 +501,21 @@ def test_weights_that_are_no_weights_are_an_error(weights: list[float]) -> None:
 )
 def test_bad_catalogue_scores_are_an_error(scores: Any, targets: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        metrics.target_ranks(np.array(scores), np.array(targets))
+        listwise.target_ranks(np.array(scores), np.array(targets))
 
 
 @pytest.mark.parametrize("ranks", [[-1], [1.5], [math.nan]])
 def test_ranks_that_are_no_ranks_are_an_error(ranks: list[float]) -> None:
     with pytest.raises(ValueError, match="ranks"):
-        metrics.mrr_at_k(ranks, 10)
+        listwise.mrr_at_k(ranks, 10)
 
 
 def test_a_cut_below_one_is_an_error() -> None:
     calls: list[Callable[[], float]] = [
-        lambda: metrics.recall([1], [0.5], [0], 0),
-        lambda: metrics.ndcg([1], [0.5], [0], 0),
-        lambda: metrics.mrr([1], [0.5], [0], 0),
-        lambda: metrics.ndcg_at_k([1], 0),
+        lambda: pairwise.recall([1], [0.5], [0], 0),
+        lambda: pairwise.ndcg([1], [0.5], [0], 0),
+        lambda: pairwise.mrr([1], [0.5], [0], 0),
+        lambda: listwise.ndcg_at_k([1], 0),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="k must be at least 1"):

@@ -25,7 +25,7 @@ from rbserve.exporters.export import export
 from rbserve.models.zoo import MODELS, find_model
 from rbserve.runtimes import opening
 from rbserve.runtimes.opening import open_scorer, score_rows
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.distill import teacher as teaching_module
 from rbserve.train.distill.lesson import calibrate, prepare_lesson
 from rbserve.train.distill.teacher import PIECE, ask, questions, what_it_takes

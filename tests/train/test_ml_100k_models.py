@@ -13,7 +13,7 @@ from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model, models
 from rbserve.profilers.baselines import baselines
 from rbserve.runtimes.opening import open_scorer, score_rows
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings

@@ -6,7 +6,7 @@ import numpy as np
 
 from rbserve.data.dataset import Dataset
 from rbserve.profilers.baselines import baselines
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.datasets.synthetic import CEILING_AUC
 
 TOPICS = 4

@@ -24,7 +24,7 @@ from rbserve.core.types import Progress, Scores, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.machine.environment import allowed_cores
-from rbserve.stats.metrics import auc, log_odds
+from rbserve.stats.pairwise import auc, log_odds
 from rbserve.train.distill.teacher import (
     Questions,
     ask,

@@ -25,7 +25,7 @@ from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
 from rbserve.models.configs import EmbeddingItems, TextItems
 from rbserve.models.ctr import CtrModel, build
 from rbserve.models.items import IdItems, VectorItems, WordItems
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.loop import Rows, require_finite
 

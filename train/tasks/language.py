@@ -40,7 +40,7 @@ from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, Pa
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtimes.language import LanguageScorer, TorchLanguageCall
 from rbserve.runtimes.opening import score_rows
-from rbserve.stats.metrics import auc
+from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.loop import Rows, require_finite
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids

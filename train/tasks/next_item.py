@@ -29,7 +29,7 @@ from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
 from rbserve.runtimes.language import LanguageStepper, TorchBestItems, TorchLanguageCall, packed_questions
 from rbserve.runtimes.opening import rank_rows
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
-from rbserve.stats.metrics import ndcg_at_k, ranks_in_lists
+from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.encoders.backbone import load_tokenizer
 from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids

@@ -26,7 +26,7 @@ from rbserve.models.configs import SasRecConfig, SidSasRecConfig
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
 from rbserve.runtimes.opening import rank_rows
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
-from rbserve.stats.metrics import ndcg_at_k, ranks_in_lists
+from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.tasks.softmax import softmax_loss
 

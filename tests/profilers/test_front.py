@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbserve.core.errors import UsageError
-from rbserve.profilers.compare.pareto import nondominated, overlap
+from rbserve.profilers.compare.front import nondominated, overlap
 from rbserve.stats.metrics import Direction
 
 DIRECTIONS: list[Direction] = ["lower", "higher"]

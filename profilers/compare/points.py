@@ -1,0 +1,139 @@
+"""Points: one variant of one model at one slate, its measured result and what a comparison adds to it.
+
+A point does not copy the figures of its result: `figures.py` says how each of them is read from a point.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from rbserve.core.tasks import TASKS
+from rbserve.core.variants import REFERENCE
+from rbserve.profilers.compare.paper import PaperRow
+from rbserve.runs.changes import display_name
+from rbserve.runs.measurement import Measurement, Result
+from rbserve.stats.intervals import Interval
+
+INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class Lesson(msgspec.Struct, frozen=True):
+    """A distilled model's point beside its teacher's at the same slate.
+
+    `kept` is the student's accuracy divided by the teacher's, with an interval from resamples of the same users;
+    `speedup` is the teacher's p50 divided by the student's. `variant` is the teacher's: the variant that taught, where
+    it was timed, else the teacher's fastest. An unknown figure is null, and `absent` says why.
+    """
+
+    teacher: str
+    variant: str | None = None
+    kept: float | None = None
+    kept_ci95: Interval | None = None
+    speedup: float | None = None
+    speedup_ci95: Interval | None = None
+    absent: str | None = None
+
+
+class Point(msgspec.Struct, frozen=True, eq=False):
+    """One variant of one model at one slate; two points are equal only when they are the same object.
+
+    `name` is the model and what was changed of its row's config. The other fields come from comparing the point with
+    others of its section, and are None before: `speedup` is the p50 of the model's REFERENCE variant divided by this
+    one's. `on_front` stays None where the accuracy is unknown. `dominated_by` is the id of the most accurate point on
+    the front that is no slower; `domination_certain` says that its intervals clear this point's in both directions.
+    `front_probability` is the share of resamples in which the point is on the front. `aside` says why the accuracy may
+    not be compared with that of other points. `paper` is what the paper prints for the model.
+    """
+
+    name: str
+    run: Measurement
+    result: Result
+    speedup: float | None = None
+    paper: PaperRow | None = None
+    aside: str | None = None
+    on_front: bool | None = None
+    dominated_by: str | None = None
+    domination_certain: bool | None = None
+    front_probability: float | None = None
+    lesson: Lesson | None = None
+
+    @property
+    def id(self) -> str:
+        """The point's name within its section: "gdcn/onnx-int8/20"."""
+        return f"{self.name}/{self.variant}/{self.slate}"
+
+    @property
+    def label(self) -> str:
+        """The point's name in a sentence: "gdcn onnx-int8"."""
+        return f"{self.name} {self.variant}"
+
+    @property
+    def model(self) -> str:
+        """The model's row in the zoo, or the student's name."""
+        return self.run.model
+
+    @property
+    def variant(self) -> str:
+        """Runtime and precision: "onnx-int8"."""
+        return self.result.variant
+
+    @property
+    def slate(self) -> int:
+        """Candidates in a call, or the length k of the list asked for where the model ranks the catalogue."""
+        return self.result.slate
+
+    @property
+    def processes(self) -> int:
+        """Fresh processes that were timed."""
+        return self.result.processes
+
+    @property
+    def p50_ms(self) -> float:
+        """Median milliseconds of a call."""
+        return self.result.latency_ms.p50
+
+    @property
+    def p50_ci95_ms(self) -> Interval:
+        """The 95% interval of the median, in milliseconds."""
+        return self.result.latency_ms.ci95
+
+    @property
+    def warnings(self) -> list[str]:
+        """The result's warnings, then why its latency is INCONCLUSIVE, then what its time grows faster than."""
+        unsettled = [f"{INCONCLUSIVE}: {reason}" for reason in self.result.inconclusive]
+        growth = [
+            f"{TASKS[self.run.task].size_name} {self.slate}: {warning}"
+            for warning in self.result.growth_warnings
+        ]
+        return [*self.result.warnings, *unsettled, *growth]
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether the machine was disturbed, or the times unsteady, so that this latency settles nothing."""
+        return bool(self.result.inconclusive)
+
+    def value(self, metric: str) -> float | None:
+        """The accuracy called `metric`, None where it was not measured or is not defined."""
+        value = self.result.accuracy.get(metric)
+        return value if isinstance(value, float) else None
+
+    def interval(self, metric: str) -> Interval | None:
+        """The 95% interval of the accuracy called `metric`."""
+        value = self.result.accuracy.get(f"{metric}_ci95")
+        return value if isinstance(value, tuple) else None
+
+
+def points_of(run: Measurement, paper: PaperRow | None = None, aside: str | None = None) -> list[Point]:
+    """The points of a run, one a result, before they are compared with those of other runs."""
+    name = display_name(run)
+    reference = {
+        (result.scope, result.slate): result.latency_ms.p50
+        for result in run.results
+        if result.variant == REFERENCE
+    }
+    points = []
+    for result in run.results:
+        reference_ms = reference.get((result.scope, result.slate))
+        speedup = reference_ms / result.latency_ms.p50 if reference_ms else None
+        points.append(Point(name, run, result, speedup=speedup, paper=paper, aside=aside))
+    return points
