@@ -14,7 +14,7 @@ from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("rbserve", "train", "exporters", "profilers")
 CORE_PACKAGES = {"msgspec", "numpy", "pyarrow", "psutil", "rbserve"}
-HEAVY = ("torch", "transformers", "accelerate", "onnx", "duckdb", "matplotlib", "scipy")
+HEAVY = ("torch", "transformers", "accelerate", "onnx", "duckdb", "matplotlib", "jinja2", "scipy")
 
 
 def _files(*folders: str) -> list[Path]:

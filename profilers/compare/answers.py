@@ -24,10 +24,10 @@ SETTLED = 0.975  # share of resamples in which the faster of two is faster, or t
 class Answer(msgspec.Struct, frozen=True):
     """Which point of a slate to serve: its id and label, its figures in a sentence, and how sure that is.
 
-    `models` is how many models were measured and judged at the slate, of `models_in_section`. Of a single model there
-    is none to choose: the point is the fastest of its variants, and `label` says so. `marks` are "⚠" for a point with
-    warnings and "INCONCLUSIVE" for one whose time is, or is of one process. `better_baselines` has the accuracy of
-    those that the point does not beat, by their titles.
+    `models` is how many models were measured and judged at the slate, of `models_in_section`. Where there is a single
+    model, `label` says that there is no winner, and the point is the fastest of its variants. `marks` are "⚠" for a
+    point with warnings and "INCONCLUSIVE" for one whose time is, or is of one process. `better_baselines` has the
+    accuracy of those that the point does not beat, by their titles.
     """
 
     slate: int
@@ -122,7 +122,7 @@ def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointD
         slate=slate,
         question=_question(section, slate, pick, models, in_section),
         point=pick.id,
-        label=pick.label if models > 1 else f"{pick.variant} of {pick.name}, the only model",
+        label=pick.label if models > 1 else _no_winner(pick),
         figures=_figures(section, pick),
         notes=[
             *_alone(section, slate, pick, models),
@@ -137,6 +137,10 @@ def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointD
         marks=["⚠"] * bool(pick.warnings) + ["INCONCLUSIVE"] * (pick.inconclusive or pick.processes == 1),
         better_baselines=better,
     )
+
+
+def _no_winner(pick: Point) -> str:
+    return f"no winner: {pick.name} alone was measured, its fastest variant is {pick.variant}"
 
 
 def _printed(point: Point, section: Section) -> float:

@@ -1,207 +1,190 @@
-"""Names beside the points of a plot: a small deterministic search that covers neither a marker nor another name.
+"""Where the names of a chart's points go: a deterministic search over rectangles in pixels, y downwards.
 
-`write` draws names on matplotlib axes; `place` is the search, which knows rectangles in pixels and nothing else.
+A name covers no marker and no other name, and its leader line crosses no name and no other leader line. A name for
+which there is no such place near its point is left out; the colours and the legend say what its point is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from textwrap import wrap
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-Segment = tuple[float, float, float, float]  # x, y of both ends, in data coordinates
-LONGEST_LINE = 26  # letters; a name with what was changed of its row is longer, and would find no room
-LINE_SPACING = 1.2  # of matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+LEADER_FROM = 16.0  # pixels between point and name from which a leader line joins them
+DISTANCES = (13, 17, 22, 28, 36, 46, 58, 72, 88, 106, 128, 154, 186, 224)
+ANGLES = np.radians(np.arange(0, 360, 15))
+CROSSED_MARKER, NEARER_TO_ANOTHER, STRUCK_THROUGH, CROSSED_LINE = 40.0, 90.0, 18.0, 6.0
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels."""
+    """A rectangle in pixels, y downwards."""
 
     left: float
-    bottom: float
-    right: float
     top: float
+    right: float
+    bottom: float
 
     def meets(self, other: Box) -> bool:
         """Whether two rectangles share any area."""
         return (
             self.left < other.right
             and other.left < self.right
-            and self.bottom < other.top
-            and other.bottom < self.top
+            and self.top < other.bottom
+            and other.top < self.bottom
         )
 
 
-class Name(NamedTuple):
-    """A text to draw beside the point at `x`, `y` (data coordinates); `angle` is as in `Label`."""
-
-    text: str
-    x: float
-    y: float
-    angle: float
-    color: str
-    weight: str
-    size: float
-
-
 class Label(NamedTuple):
-    """A text's size in pixels: to place near `x`, `y`, best towards `angle` (degrees, 0 is right, 90 is up)."""
+    """A text of `width` and `height` to place near the point `x`, `y`, best towards `angle` (0 is right, 90 is up).
+
+    `patience` is the cost up to which a place is taken: pixels of distance, and what the constants above add.
+    """
 
     x: float
     y: float
     width: float
     height: float
     angle: float
+    patience: float
 
 
-class Spot(NamedTuple):
-    """Where a label went, and how far that is from its anchor."""
+class Place(NamedTuple):
+    """A label's rectangle, and its leader line (x, y of both ends), None for a label that touches its point."""
 
     box: Box
-    distance: float
-
-
-def write(
-    axes: Any, names: Sequence[Name], markers: Sequence[tuple[float, float]], lines: Sequence[Segment]
-) -> None:
-    """Places names beside their points and draws them, with a leader line from afar."""
-    from matplotlib.font_manager import FontProperties
-
-    renderer = axes.figure.canvas.get_renderer()
-    pixels = axes.transData.transform
-    names = [name._replace(text=folded(name.text)) for name in names]
-    labels = []
-    for name in names:
-        font = FontProperties(size=name.size, weight=name.weight)
-        sizes = [renderer.get_text_width_height_descent(line, font, False) for line in name.text.split("\n")]
-        width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
-        height *= 1 + LINE_SPACING * (len(sizes) - 1)
-        x, y = pixels((name.x, name.y))
-        labels.append(Label(x, y, width + 6, height + 6, name.angle))
-    discs = [Box(x - 10, y - 10, x + 10, y + 10) for x, y in map(pixels, markers)]
-    spots = place(labels, discs, [_strip(pixels, line) for line in lines], Box(*axes.bbox.extents))
-    for name, label, spot in zip(names, labels, spots, strict=True):
-        if spot:
-            _annotate(axes, name, label, spot)
-
-
-def folded(text: str) -> str:
-    """A name on as many lines as it takes."""
-    return "\n".join(wrap(text, LONGEST_LINE, break_long_words=False)) or text
+    leader: tuple[float, float, float, float] | None
 
 
 def place(
     labels: Sequence[Label], markers: Sequence[Box], lines: Sequence[Box], bounds: Box
-) -> list[Spot | None]:
-    """A spot for each label, in order of priority, or None where there is no room.
-
-    A placed label lies within `bounds` and meets neither a marker nor an earlier label; among such spots the
-    nearest wins, unless it would cover `lines`, its leader line would cross a label or a marker, or another marker is
-    nearer to it than its own.
-    """
-    solid = list(markers)
-    spots: list[Spot | None] = []
-    for label in labels:
-        spot = _best_spot(label, markers, solid, lines, bounds)
-        spots.append(spot)
-        if spot:
-            solid.append(spot.box)
-    return spots
+) -> list[Place | None]:
+    """A place for each label, in order of priority, or None where there is no room for it."""
+    search = _Search(markers, lines, bounds)
+    return [search.place(label) for label in labels]
 
 
-def steps(xs: Sequence[float], ys: Sequence[float]) -> list[Segment]:
-    """The horizontal and vertical pieces of a step line, for labels to avoid."""
-    corners = list(zip(xs, ys, strict=True))
-    pieces = []
-    for (x, y), (next_x, next_y) in pairwise(corners):
-        pieces += [(x, y, next_x, y), (next_x, y, next_x, next_y)]
-    return pieces
+class _Search:
+    """What stands in the chart so far, as arrays of rectangles and of leader lines."""
+
+    def __init__(self, markers: Sequence[Box], lines: Sequence[Box], bounds: Box) -> None:
+        self._markers, self._lines, self._bounds = _rows(markers), _rows(lines), bounds
+        self._names, self._leaders = _rows([]), _rows([])
+
+    def place(self, label: Label) -> Place | None:
+        """The cheapest free place, which later labels will respect."""
+        boxes, leaders, costs = self._free(label)
+        costs = costs + self._clutter(label, boxes, leaders)
+        best = int(np.argmin(costs)) if len(costs) else 0
+        if not len(costs) or costs[best] > label.patience:
+            return None
+        self._names = np.vstack([self._names, boxes[best]])
+        box = Box(*map(float, boxes[best]))
+        if not _is_drawn(leaders[best : best + 1])[0]:
+            return Place(box, None)
+        self._leaders = np.vstack([self._leaders, leaders[best]])
+        x, y, end_x, end_y = map(float, leaders[best])
+        return Place(box, (x, y, end_x, end_y))
+
+    def _free(self, label: Label) -> tuple[Floats, Floats, Floats]:
+        """Rectangles, leader lines and costs of the candidates that keep the promises of the module's docstring."""
+        boxes, leaders, costs = _candidates(label)
+        left, top, right, bottom = boxes.T
+        low, high = self._bounds[:2], self._bounds[2:]
+        free = (costs <= label.patience) & (left >= low[0]) & (right <= high[0])
+        free &= (top >= low[1]) & (bottom <= high[1])
+        for blocks in (self._covers, self._crosses):
+            boxes, leaders, costs = boxes[free], leaders[free], costs[free]
+            free = ~blocks(boxes, leaders)
+        return boxes[free], leaders[free], costs[free]
+
+    def _covers(self, boxes: Floats, _leaders: Floats) -> Flags:
+        """Whether a name would lie on a marker, a name or a leader line."""
+        covers = _meet(boxes, self._markers).any(1) | _meet(boxes, self._names).any(1)
+        return np.asarray(covers | _cut(self._leaders, boxes).any(0))
+
+    def _crosses(self, _boxes: Floats, leaders: Floats) -> Flags:
+        """Whether a leader line would be drawn across a name or another leader line."""
+        crosses = _cut(leaders, self._names).any(1) | _cross(leaders, self._leaders).any(1)
+        return np.asarray(crosses & _is_drawn(leaders))
+
+    def _clutter(self, label: Label, boxes: Floats, leaders: Floats) -> Floats:
+        """What candidates cost for lines behind them, markers on their way and markers of others that are nearer."""
+        level = (
+            self._lines[:, 3] - self._lines[:, 1]
+        ) < 4  # strikes words through; an upright one goes between
+        lines = _meet(boxes, self._lines) @ np.where(level, STRUCK_THROUGH, CROSSED_LINE)
+        own = _meet(_rows([Box(label.x - 1, label.y - 1, label.x + 1, label.y + 1)]), self._markers)[0]
+        crossed = _cut(leaders, self._markers[~own]).sum(1)
+        middles = np.column_stack([self._markers[:, ::2].mean(1), self._markers[:, 1::2].mean(1)])
+        nearest = _gaps(boxes, middles).min(1, initial=np.inf)
+        mistaken = nearest < _gaps(boxes, np.array([[label.x, label.y]]))[:, 0] - 1
+        return np.asarray(lines + CROSSED_MARKER * crossed + NEARER_TO_ANOTHER * mistaken)
 
 
-def _best_spot(
-    label: Label, markers: Sequence[Box], solid: Sequence[Box], lines: Sequence[Box], bounds: Box
-) -> Spot | None:
-    best: tuple[float, Spot] | None = None
-    for cost, spot in _candidates(label):
-        if best and cost >= best[0]:
-            break
-        if _within(spot.box, bounds) and not any(spot.box.meets(other) for other in solid):
-            cost += _clutter(label, spot, solid, lines) + _mistaken(label, spot, markers)
-            best = min(best, (cost, spot)) if best else (cost, spot)
-    return best[1] if best else None
+def _rows(boxes: Sequence[Box]) -> Floats:
+    return np.array(boxes, np.float64).reshape(-1, 4)
 
 
-def _candidates(label: Label) -> list[tuple[float, Spot]]:
-    """Spots around a label's anchor and what their distance and direction cost, the cheapest first."""
-    found = []
-    for distance in (14, 20, 28, 38, 50, 65, 82, 102, 126, 154, 186, 224, 270, 330, 400):
-        for angle in range(0, 360, 15):
-            turn = math.cos(math.radians(angle - label.angle))
-            dx, dy = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-            left = label.x + distance * dx - label.width * (1 - dx) / 2
-            bottom = label.y + distance * dy - label.height * (1 - dy) / 2
-            box = Box(left, bottom, left + label.width, bottom + label.height)
-            found.append((distance + 10 * (1 - turn), Spot(box, distance)))
-    return sorted(found)
+def _candidates(label: Label) -> tuple[Floats, Floats, Floats]:
+    """Rectangles around a label's point, their leader lines, and what distance and direction cost."""
+    distance, angle = (grid.ravel() for grid in np.meshgrid(DISTANCES, ANGLES, indexing="ij"))
+    dx, dy = np.cos(angle), -np.sin(angle)
+    left = label.x + distance * dx - label.width * (1 - dx) / 2
+    top = label.y + distance * dy - label.height * (1 - dy) / 2
+    boxes = np.column_stack([left, top, left + label.width, top + label.height])
+    tip_x, tip_y = np.clip(label.x, left, boxes[:, 2]), np.clip(label.y, top, boxes[:, 3])
+    leaders = np.column_stack([np.full_like(left, label.x), np.full_like(left, label.y), tip_x, tip_y])
+    turned = 1 - np.cos(angle - np.radians(label.angle))
+    return boxes, leaders, np.asarray(distance + 10 * turned)
 
 
-def _within(box: Box, bounds: Box) -> bool:
-    inside = box.left >= bounds.left and box.right <= bounds.right
-    return inside and box.bottom >= bounds.bottom and box.top <= bounds.top
+def _is_drawn(leaders: Floats) -> Flags:
+    """Whether leader lines are long enough to be drawn."""
+    return np.asarray(np.hypot(*(leaders[:, 2:] - leaders[:, :2]).T) > LEADER_FROM)
 
 
-def _clutter(label: Label, spot: Spot, solid: Sequence[Box], lines: Sequence[Box]) -> float:
-    """What a spot costs for the lines it covers, and for the labels and markers its leader line crosses."""
-    # A level line strikes words through; an upright one only passes between letters.
-    covered = sum(18 if one.top - one.bottom < 4 else 6 for one in lines if spot.box.meets(one))
-    x, y = (spot.box.left + spot.box.right) / 2, (spot.box.bottom + spot.box.top) / 2
-    path = [
-        (label.x + (x - label.x) * step / 12, label.y + (y - label.y) * step / 12) for step in range(1, 12)
-    ]
-    anchor = Box(label.x, label.y, label.x, label.y)
-    dots = [Box(x - 0.5, y - 0.5, x + 0.5, y + 0.5) for x, y in path]
-    crossed = sum(any(dot.meets(box) for dot in dots) for box in solid if not box.meets(anchor))
-    return covered + 40.0 * crossed
+def _meet(boxes: Floats, others: Floats) -> Flags:
+    """Whether box i and other j share any area, [i, j]."""
+    a, b = boxes[:, None], others[None]
+    across = (a[..., 0] < b[..., 2]) & (b[..., 0] < a[..., 2])
+    return np.asarray(across & (a[..., 1] < b[..., 3]) & (b[..., 1] < a[..., 3]))
 
 
-def _mistaken(label: Label, spot: Spot, markers: Sequence[Box]) -> float:
-    """What a spot costs for standing closer to the markers of others than to its own."""
-
-    def gap(x: float, y: float) -> float:
-        across = max(spot.box.left - x, x - spot.box.right, 0.0)
-        return math.hypot(across, max(spot.box.bottom - y, y - spot.box.top, 0.0))
-
-    own = gap(label.x, label.y)
-    others = [gap((one.left + one.right) / 2, (one.bottom + one.top) / 2) for one in markers]
-    return 90.0 * (min(others, default=own) < own - 1)
-
-
-def _strip(pixels: Callable[[tuple[float, float]], tuple[float, float]], line: Segment) -> Box:
-    (x, y), (end_x, end_y) = pixels(line[:2]), pixels(line[2:])
-    return Box(min(x, end_x) - 1, min(y, end_y) - 1, max(x, end_x) + 1, max(y, end_y) + 1)
+def _cut(segments: Floats, boxes: Floats) -> Flags:
+    """Whether segment i passes through the inside of box j, [i, j]."""
+    start, step = segments[:, None, :2], segments[:, None, 2:] - segments[:, None, :2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = (boxes[None, :, :2] - start) / step, (boxes[None, :, 2:] - start) / step
+    still = step == 0
+    within = (start > boxes[None, :, :2]) & (start < boxes[None, :, 2:])
+    enter = np.where(still, np.where(within, -np.inf, np.inf), np.minimum(low, high)).max(-1, initial=0)
+    leave = np.where(still, np.inf, np.maximum(low, high)).min(-1, initial=1)
+    return np.asarray(enter < leave)
 
 
-def _annotate(axes: Any, name: Name, label: Label, spot: Spot) -> None:
-    from matplotlib.patheffects import withStroke
-
-    x, y = (spot.box.left + spot.box.right) / 2, (spot.box.bottom + spot.box.top) / 2
-    dpi = axes.figure.dpi
-    leader = {"arrowstyle": "-", "color": "#9aa4b1", "lw": 0.8, "shrinkA": 1, "shrinkB": 4}
-    note = axes.annotate(
-        name.text,
-        (name.x, name.y),
-        ((x - label.x) * 72 / dpi, (y - label.y) * 72 / dpi),  # points, so that any resolution looks the same
-        textcoords="offset points",
-        ha="center",
-        va="center",
-        fontsize=name.size,
-        weight=name.weight,
-        color=name.color,
-        zorder=7,
-        parse_math=False,
-        path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.85)],
-        arrowprops=leader if spot.distance > 24 else None,
+def _cross(segments: Floats, others: Floats) -> Flags:
+    """Whether segment i and other j cross or touch, [i, j]; two of one straight line count as crossing."""
+    a, b = segments[:, None], others[None]
+    apart = (_side(a, b[..., :2]) * _side(a, b[..., 2:]) > 0) | (
+        _side(b, a[..., :2]) * _side(b, a[..., 2:]) > 0
     )
-    note.set_gid("label")
+    return np.asarray(~apart)
+
+
+def _side(segments: Floats, points: Floats) -> Floats:
+    """On which side of a segment a point lies, by its sign."""
+    ahead, aside = segments[..., 2:] - segments[..., :2], points - segments[..., :2]
+    return np.asarray(ahead[..., 0] * aside[..., 1] - ahead[..., 1] * aside[..., 0])
+
+
+def _gaps(boxes: Floats, points: Floats) -> Floats:
+    """How far point j is from box i, [i, j]."""
+    x, y = points[None, :, 0], points[None, :, 1]
+    left, top, right, bottom = (boxes[:, None, side] for side in range(4))
+    across, along = np.maximum(left - x, x - right), np.maximum(top - y, y - bottom)
+    return np.asarray(np.hypot(across.clip(0), along.clip(0)))

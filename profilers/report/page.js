@@ -1,12 +1,13 @@
 "use strict";
-/* Draws a report's sections from the JSON in #report: an interactive chart, and sorting for the table.
-   Text reaches the page as textContent only, never as markup. */
+/* Draws a report's sections from the JSON in #report: an interactive chart, and sorting for the table. Where everything
+   in a chart stands was laid out before (chart.py); nothing is placed here. Text reaches the page as textContent only,
+   never as markup. */
 
 const report = JSON.parse(document.getElementById("report").textContent);
-const LONGEST_LINE = 26;
 const SHAPES = { o: circle, s: square, "^": triangle, D: diamond, v: wedge, P: plus };
-const PAD = { left: 66, top: 16, bottom: 46 };
-const PAPER_WIDTH = 700; // of a portrait page, so that print is as large as the text around it
+const SIZES = ["wide", "column", "narrow"];
+const STRETCH = 1.4; // how much larger than laid out a chart may be drawn
+const LINE = 15; // pixels from one line of a text to the next
 const REACH = 18; // pixels from which a pointer picks a point
 
 const FILTERS = report.figures.filter; // [key, title] of the figures that filters choose by
@@ -26,7 +27,7 @@ function show(part, section) {
   };
   const board = part.querySelector(".board");
   const chart = element("div", { class: "chart" });
-  const draw = (width = chart.clientWidth) => drawChart(chart, part, section, state, width);
+  const draw = (size = fitting(section, state, chart.clientWidth)) => drawChart(chart, part, section, state, size);
   const target = slider(section, state, () => update());
   const update = () => {
     target.refresh();
@@ -52,7 +53,7 @@ function show(part, section) {
       draw();
     }
   }).observe(chart);
-  addEventListener("beforeprint", () => draw(PAPER_WIDTH));
+  addEventListener("beforeprint", () => draw("column"));
   addEventListener("afterprint", () => draw());
 }
 
@@ -194,171 +195,165 @@ function swatch(variant) {
 
 /* ---- Chart ---- */
 
-function drawChart(chart, part, section, state, width) {
-  const metric = section.metric;
-  const value = (point) => point.accuracy[metric];
-  const range = (point) => point.accuracy[`${metric}_ci95`] || [value(point), value(point)];
+/* The largest layout that the width has room for. */
+function fitting(section, state, width) {
+  const layouts = report.charts[section.id][state.slate].plain;
+  return SIZES.find((size) => layouts[size].width <= width) || SIZES.at(-1);
+}
+
+function drawChart(chart, part, section, state, size) {
+  const layout = report.charts[section.id][state.slate][state.paper === "off" ? "plain" : "paper"][size];
   const points = section.points
-    .filter((one) => one.slate === state.slate && passes(one, state))
+    .filter((point) => point.slate === state.slate && passes(point, state))
     .sort((a, b) => a.p50_ms - b.p50_ms || (a.id < b.id ? -1 : 1));
-  const judged = points.filter((one) => typeof value(one) === "number");
-  const paper = layer(section, state.paper);
-  const frame = scales(width, section, points, paper, value, range);
-  const svg = shape("svg", { viewBox: `0 0 ${frame.width} ${frame.height}`, height: frame.height, role: "group" });
-  svg.setAttribute("aria-label", `${section.metric_titles[metric]} against p50 latency, ${section.slate_name} ${state.slate}`);
-  axes(svg, frame, section, state);
-  if (!points.length && !paper.length) svg.append(text(frame.width / 2, frame.height / 2, "nothing to show: every point is filtered out", { "text-anchor": "middle" }));
-  const lines = [...baselines(svg, frame, section), ...families(svg, frame, judged, value), ...front(svg, frame, judged, value)];
-  if (state.limit !== null && state.statistic === "p50_ms") drawTarget(svg, frame, state.limit);
-  drawPaper(svg, frame, paper);
-  const marks = points.map((point) => drawPoint(svg, frame, section, point, value, range, state));
-  const view = { chart, part, section, frame };
+  const view = { chart, part, section, state, layout, points, size, paper: layer(section, state.paper) };
+  const svg = shape("svg", { viewBox: `0 0 ${layout.width} ${layout.height}`, role: "group" });
+  svg.style.maxWidth = `${layout.width * STRETCH}px`;
+  svg.setAttribute("aria-label", `${section.metric_titles[section.metric]} against p50 latency, ${section.slate_name} ${state.slate}`);
+  view.svg = svg;
+  drawPlot(view);
+  drawStrip(view);
+  drawTarget(view);
+  const marks = points.map((point) => drawPoint(view, point));
   for (const [index, mark] of marks.entries()) listen(mark, index, marks, points, view);
-  follow(svg, marks, points, value, view);
-  label(svg, frame, points, paper, value, range, lines);
-  const notes = [];
-  const levels = Object.entries(section.baselines).filter(([, figures]) => metric in figures);
-  if (levels.length && frame.narrow)
-    notes.push(`Baselines (dashed): ${levels.map(([name, figures]) => `${section.baseline_titles[name]} ${figures[metric].toFixed(4)}`).join(", ")}.`);
-  if (judged.length < points.length) notes.push("Marks on the lower edge: latency only, no accuracy was measured (random weights, or not judged).");
-  if (judged.some((point) => point.aside)) notes.push("Dashed outline: judged on other test rows than the rest, and no part of the front.");
-  if (paper.length) notes.push(`Hollow grey rings. ${section.paper_title}. ${section.paper_cautions.join(" ")}`);
-  chart.replaceChildren(svg, ...notes.map((note) => element("p", { class: "hint" }, note)));
+  follow(marks, view);
+  drawNames(view);
+  chart.replaceChildren(svg, ...notes(view).map((note) => element("p", { class: "hint" }, note)));
 }
 
-function scales(width, section, points, paper, value, range) {
-  const narrow = width < 600;
-  const right = narrow ? 12 : 108;
-  const height = Math.max(360, Math.min(540, Math.round(width * 0.52)));
-  const xs = [...points.flatMap((p) => p.p50_ci95_ms), ...paper.map((row) => row.latency_ms)];
-  const judged = points.filter((p) => typeof value(p) === "number");
-  const ys = [...judged.flatMap((p) => [...range(p), value(p)]), ...paper.map((row) => row.accuracy)];
-  const [x0, x1] = xs.length ? [Math.min(...xs) / 1.3, Math.max(...xs) * 1.5] : [0.1, 10];
-  const [low, high] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
-  const margin = 0.06 * (high - low) || 0.01;
-  const [y0, y1] = [low - margin, high + margin];
-  const inner = { left: PAD.left, right: width - right, top: PAD.top, bottom: height - PAD.bottom };
-  const x = (ms) => inner.left + ((Math.log(ms) - Math.log(x0)) / (Math.log(x1) - Math.log(x0))) * (inner.right - inner.left);
-  const y = (accuracy) => inner.bottom - ((accuracy - y0) / (y1 - y0)) * (inner.bottom - inner.top);
-  return { width, height, narrow, ...inner, x, y, x0, x1, y0, y1 };
+function notes({ section, points, paper, layout }) {
+  const lines = [...layout.notes];
+  if (!points.length && !paper.length) lines.unshift("Nothing to show: every point is filtered out.");
+  if (paper.length) lines.push(`Hollow grey rings. ${section.paper_title}. ${section.paper_cautions.join(" ")}`);
+  return lines;
 }
 
-function axes(svg, frame, section, state) {
-  for (const [tick, words] of accuracyTicks(frame)) {
-    svg.append(line(frame.left, frame.y(tick), frame.right, frame.y(tick), "grid"));
-    svg.append(text(frame.left - 8, frame.y(tick) + 4, words, { "text-anchor": "end" }));
+/* Where a value of an axis stands. */
+function pixel(axis, value) {
+  const along = axis.log ? Math.log : Number;
+  return axis.start + ((along(value) - along(axis.low)) / (along(axis.high) - along(axis.low))) * (axis.end - axis.start);
+}
+
+function accuracy(section, point) {
+  const value = point.accuracy[section.metric];
+  return typeof value === "number" ? value : null;
+}
+
+/* Where a point stands; one without an accuracy in its row of the strip. */
+function spot({ section, layout }, point) {
+  const value = accuracy(section, point);
+  if (value === null) return [pixel(layout.strip.x, point.p50_ms), layout.strip.rows[point.name]];
+  return [pixel(layout.x, point.p50_ms), pixel(layout.y, value)];
+}
+
+function drawPlot(view) {
+  const { svg, layout } = view;
+  if (!layout.x) return;
+  for (const [tick, words] of layout.y.ticks) {
+    const y = pixel(layout.y, tick);
+    svg.append(line(layout.x.start, y, layout.x.end, y, "grid"), text(layout.x.start - 8, y + 4, words, { "text-anchor": "end" }));
   }
-  for (const tick of latencyTicks(frame)) {
-    svg.append(line(frame.x(tick), frame.top, frame.x(tick), frame.bottom, "grid"));
-    svg.append(text(frame.x(tick), frame.bottom + 18, tick.toLocaleString("en"), { "text-anchor": "middle" }));
+  drawLatencies(view, layout.x, layout.y.end, layout.y.start);
+  const title = text(0, 0, layout.y_title, { "text-anchor": "middle" });
+  title.setAttribute("transform", `translate(12 ${(layout.y.start + layout.y.end) / 2}) rotate(-90)`);
+  svg.append(title);
+  drawBaselines(view);
+  drawModels(view);
+  if (layout.front.length) svg.append(shape("polyline", { class: "step", points: layout.front.join(" ") }));
+  drawPaper(view);
+}
+
+/* A latency axis at `bottom`, its grid up to `top`. */
+function drawLatencies({ svg, layout }, axis, top, bottom) {
+  for (const [tick, words] of axis.ticks) {
+    const x = pixel(axis, tick);
+    svg.append(line(x, top, x, bottom, "grid"), text(x, bottom + 18, words, { "text-anchor": "middle" }));
   }
-  svg.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"));
-  const unit = frame.narrow ? "p50 ms per call (log)" : "p50 latency per call, ms (log scale; left is faster)";
-  svg.append(text((frame.left + frame.right) / 2, frame.bottom + 38, unit, { "text-anchor": "middle" }));
-  const middle = (frame.top + frame.bottom) / 2;
-  const name = text(0, 0, `${section.metric_titles[section.metric]} (up is better)`, { "text-anchor": "middle" });
-  name.setAttribute("transform", `translate(12 ${middle}) rotate(-90)`);
-  svg.append(name);
+  svg.append(line(axis.start, bottom, axis.end, bottom, "axis"));
+  svg.append(text((axis.start + axis.end) / 2, bottom + 36, layout.x_title, { "text-anchor": "middle" }));
 }
 
-function latencyTicks(frame) {
-  const ticks = [];
-  const decades = Math.log10(frame.x1 / frame.x0);
-  for (let power = Math.floor(Math.log10(frame.x0)); power <= Math.log10(frame.x1); power++)
-    for (const lead of decades < 1 ? [1, 1.5, 2, 3, 4, 5, 7] : decades < 2.5 ? [1, 2, 5] : [1]) ticks.push(Number(`${lead}e${power}`));
-  return ticks.filter((tick) => tick >= frame.x0 && tick <= frame.x1);
-}
-
-function accuracyTicks(frame) {
-  const rough = (frame.y1 - frame.y0) / 7;
-  const power = Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((lead) => Number(`${lead}e${power}`)).find((one) => one >= rough);
-  const decimals = Math.max(0, -Math.floor(Math.log10(step)));
-  const ticks = [];
-  for (let n = Math.ceil(frame.y0 / step); n * step <= frame.y1; n++) ticks.push([n * step, (n * step).toFixed(decimals)]);
-  return ticks;
-}
-
-function baselines(svg, frame, section) {
-  const drawn = [];
-  let ceiling = Infinity; // above which the next name goes
-  const rows = Object.entries(section.baselines).filter(([, figures]) => section.metric in figures);
-  rows.sort((a, b) => a[1][section.metric] - b[1][section.metric]);
-  for (const [name, figures] of rows) {
-    const value = figures[section.metric];
-    const inside = value >= frame.y0 && value <= frame.y1;
-    const height = frame.y(Math.min(Math.max(value, frame.y0), frame.y1));
-    if (inside) svg.append(line(frame.left, height, frame.right, height, "baseline"));
-    const arrow = inside ? "" : value < frame.y0 ? "↓ " : "↑ ";
-    const form = section.baseline_forms[name];
-    const lines = [arrow + name, ...(form ? [`(${form})`] : []), value.toFixed(4)];
-    const bottom = Math.min(height + 12, ceiling - 6);
-    ceiling = bottom - 14 * lines.length;
-    if (!frame.narrow) lines.forEach((words, index) => svg.append(text(frame.right + 8, ceiling + 14 * (index + 1), words)));
-    drawn.push({ left: frame.left, right: frame.right, top: height - 1, bottom: height + 1 });
+function drawBaselines({ svg, layout }) {
+  for (const [level, lines, y] of layout.baselines) {
+    if (level !== null) svg.append(line(layout.x.start, level, layout.x.end, level, "baseline"));
+    svg.append(words(layout.x.end + 8, y, lines, {}));
   }
-  return drawn;
 }
 
-function families(svg, frame, points, value) {
-  return [...new Set(points.map((point) => point.name))].map((model) => {
-    const own = points.filter((point) => point.name === model).map((point) => [frame.x(point.p50_ms), frame.y(value(point))]);
-    svg.append(shape("polyline", { class: "same", points: own.join(" ") }));
-    const [xs, ys] = [own.map((at) => at[0]), own.map((at) => at[1])];
-    return { left: Math.min(...xs), right: Math.max(...xs), top: Math.min(...ys) - 1, bottom: Math.max(...ys) + 1 };
-  });
-}
-
-function front(svg, frame, points, value) {
-  const corners = points.filter((point) => point.on_front).map((point) => [frame.x(point.p50_ms), frame.y(value(point))]);
-  if (!corners.length) return [];
-  corners.push([frame.right, corners.at(-1)[1]]);
-  let path = `M${corners[0]}`;
-  const pieces = [];
-  for (const [index, [x, y]] of corners.entries()) {
-    if (!index) continue;
-    const [, before] = corners[index - 1];
-    path += `H${x}V${y}`;
-    pieces.push({ left: corners[index - 1][0], right: x, top: before - 1, bottom: before + 1 });
-    pieces.push({ left: x - 1, right: x + 1, top: Math.min(y, before), bottom: Math.max(y, before) });
+/* A faint line through the variants of each model. */
+function drawModels(view) {
+  const judged = view.points.filter((point) => accuracy(view.section, point) !== null);
+  for (const name of new Set(judged.map((point) => point.name))) {
+    const own = judged.filter((point) => point.name === name).map((point) => spot(view, point));
+    view.svg.append(shape("polyline", { class: "same", points: own.join(" ") }));
   }
-  svg.append(shape("path", { class: "step", d: path }));
-  return pieces;
 }
 
-function drawTarget(svg, frame, limit) {
-  const x = Math.max(frame.left, Math.min(frame.right, frame.x(limit)));
-  svg.append(shape("rect", { class: "beyond", x, y: frame.top, width: frame.right - x, height: frame.bottom - frame.top }), line(x, frame.top, x, frame.bottom, "limit"));
+/* The models that were timed and not judged, a row each. */
+function drawStrip(view) {
+  const { svg, points, layout: { strip } } = view;
+  if (!strip) return;
+  svg.append(text(8, strip.title_y + 4, strip.title, { class: "label front" }));
+  drawLatencies(view, strip.x, strip.top, strip.bottom);
+  for (const [name, y] of Object.entries(strip.rows)) {
+    if (!points.some((point) => point.name === name)) continue;
+    const lines = strip.names[name];
+    svg.append(words(strip.x.start - 12, y - (LINE * (lines.length - 1)) / 2, lines, { class: "label dim", "text-anchor": "end" }));
+  }
 }
 
-/* Where a point stands; one without an accuracy on the lower edge. */
-function spot(frame, point, value) {
-  return [frame.x(point.p50_ms), typeof value(point) === "number" ? frame.y(value(point)) : frame.bottom];
+/* What is too slow for the latency target is shaded. */
+function drawTarget({ svg, layout, state }) {
+  if (state.limit === null || state.statistic !== "p50_ms") return;
+  const shade = (axis, top, bottom) => {
+    const x = Math.max(axis.start, Math.min(axis.end, pixel(axis, state.limit)));
+    svg.append(shape("rect", { class: "beyond", x, y: top, width: axis.end - x, height: bottom - top }), line(x, top, x, bottom, "limit"));
+  };
+  if (layout.x) shade(layout.x, layout.y.end, layout.y.start);
+  if (layout.strip) shade(layout.strip.x, layout.strip.top, layout.strip.bottom);
 }
 
-function drawPoint(svg, frame, section, point, value, range, state) {
-  const [x, y] = spot(frame, point, value);
-  const judged = typeof value(point) === "number";
-  const kinds = ["point", ...(point.on_front ? ["front"] : []), ...(judged ? [] : ["unjudged"]), ...(point.aside ? ["aside"] : []), ...(late(point, state) ? ["late"] : [])];
+function drawPoint(view, point) {
+  const { svg, section } = view;
+  const judged = accuracy(section, point) !== null;
+  const kinds = ["point", ...(point.on_front ? ["front"] : []), ...(judged ? [] : ["unjudged"]), ...(point.aside ? ["aside"] : []), ...(late(point, view.state) ? ["late"] : [])];
   const group = shape("g", { class: kinds.join(" "), tabindex: -1, role: "button" });
   group.style.color = color(point.variant);
   group.setAttribute("aria-label", details(point).map((pair) => pair.join(" ")).join(", "));
-  const [fast, slow] = point.p50_ci95_ms;
-  group.append(line(frame.x(fast), y, frame.x(slow), y, "bar"));
-  if (judged) {
-    const [low, high] = range(point);
-    group.append(line(x, frame.y(low), x, frame.y(high), "bar"));
-  }
+  group.append(...bars(view, point), place(view, point));
+  svg.insertBefore(group, point.on_front ? null : svg.querySelector(".point.front"));
+  return group;
+}
+
+/* A point's intervals. */
+function bars(view, point) {
+  const { section, layout } = view;
+  const [x, y] = spot(view, point);
+  const judged = accuracy(section, point) !== null;
+  const [fast, slow] = point.p50_ci95_ms.map((end) => pixel(judged ? layout.x : layout.strip.x, end));
+  const interval = judged && point.accuracy[`${section.metric}_ci95`];
+  const [low, high] = interval ? interval.map((end) => pixel(layout.y, end)) : [y, y];
+  return [line(fast, y, slow, y, "bar"), line(x, low, x, high, "bar")];
+}
+
+/* A point's mark, with room around it for a pointer. */
+function place(view, point) {
   const mark = marker(point.variant, point.on_front ? 7 : 5.2);
   mark.setAttribute("class", "mark");
   if (!point.on_front && point.front_probability !== null) mark.style.opacity = 0.35 + 0.65 * point.front_probability;
-  const place = shape("g", { transform: `translate(${x} ${y})` });
-  place.append(shape("circle", { class: "hit", r: 13 }), shape("circle", { class: "halo", r: 12 }), mark);
-  group.append(place);
-  svg.append(group);
-  if (point.on_front) return group;
-  svg.insertBefore(group, svg.querySelector(".point.front"));
+  const group = shape("g", { transform: `translate(${spot(view, point)})` });
+  group.append(shape("circle", { class: "hit", r: 13 }), shape("circle", { class: "halo", r: 12 }), mark);
   return group;
+}
+
+/* Names that are laid out; that of a hidden point goes with it. */
+function drawNames({ svg, layout, points, paper }) {
+  const shown = new Set([...points.map((point) => point.id), ...paper.map((row) => row.model)]);
+  for (const [owner, kind, lines, x, y, leader] of layout.names) {
+    if (!shown.has(owner)) continue;
+    if (leader) svg.insertBefore(line(...leader, "leader"), svg.querySelector(".point"));
+    svg.append(words(x, y, lines, { class: `label ${kind}`, "text-anchor": "middle" }));
+  }
 }
 
 /* ---- The paper ---- */
@@ -372,105 +367,14 @@ function layer(section, which) {
   return which === "off" ? [] : printed(section).filter((row) => which === "all" || row.mine);
 }
 
-function drawPaper(svg, frame, rows) {
-  for (const row of rows) {
-    const ring = shape("circle", { class: row.mine ? "printed-mark mine" : "printed-mark", cx: frame.x(row.latency_ms), cy: frame.y(row.accuracy), r: 5 });
+function drawPaper({ svg, layout, paper }) {
+  for (const row of paper) {
+    const ring = shape("circle", { class: row.mine ? "printed-mark mine" : "printed-mark", cx: pixel(layout.x, row.latency_ms), cy: pixel(layout.y, row.accuracy), r: 5 });
     const title = shape("title");
     title.textContent = `paper, ${row.paper_name} (${row.model}): ${row.metric} ${row.accuracy.toFixed(4)}, ${row.latency_ms} ms a sample`;
     ring.append(title);
     svg.append(ring);
   }
-}
-
-/* ---- Labels: the nearest spot that covers no marker and no label ---- */
-
-function label(svg, frame, points, paper, value, range, lines) {
-  const at = (point) => spot(frame, point, value);
-  // Each model once: on the front at its fastest variant there, else at its slowest.
-  const fastestLast = [...points].sort((a, b) => b.p50_ms - a.p50_ms);
-  const best = new Map(fastestLast.filter((point) => point.on_front).map((point) => [point.name, point]));
-  const slowest = new Map(fastestLast.reverse().map((point) => [point.name, point]));
-  const others = [...slowest.values()].filter((point) => !best.has(point.name));
-  const names = [
-    ...[...best.values()].map((point) => [point.name, at(point), "label front", 135]),
-    ...others.map((point) => [point.name, at(point), "label dim", typeof value(point) === "number" ? 0 : 90]),
-    ...[...paper].sort((a, b) => b.mine - a.mine).map((row) => [row.model, [frame.x(row.latency_ms), frame.y(row.accuracy)], "label printed", 90]),
-  ];
-  const around = ([x, y]) => ({ left: x - 8, right: x + 8, top: y - 8, bottom: y + 8 });
-  const solid = [...points.map((point) => around(at(point))), ...paper.map((row) => around([frame.x(row.latency_ms), frame.y(row.accuracy)]))];
-  const bars = points.filter((point) => typeof value(point) === "number").map((point) => {
-    const [low, high] = range(point);
-    const [x] = at(point);
-    return { left: x - 1, right: x + 1, top: frame.y(high), bottom: frame.y(low) };
-  });
-  for (const [name, [x, y], kind, angle] of names) {
-    const front = kind === "label front";
-    const note = shape("text", { class: kind, "text-anchor": "middle" });
-    const height = front ? 17 : 15;
-    note.append(...folded(name).map((words) => Object.assign(shape("tspan"), { textContent: words })));
-    svg.append(note);
-    const size = [measure(note) + 4, height * note.children.length];
-    const spot = bestSpot(x, y, size, angle, solid, [...bars, ...lines], frame, front ? 200 : frame.narrow ? 50 : 150);
-    if (!spot) {
-      note.remove();
-      continue;
-    }
-    solid.push(spot.box);
-    const middle = (spot.box.left + spot.box.right) / 2;
-    if (spot.distance > 18) svg.insertBefore(line(x, y, spot.tip[0], spot.tip[1], "leader"), svg.querySelector(".point"));
-    [...note.children].forEach((words, place) => {
-      words.setAttribute("x", middle);
-      words.setAttribute("y", spot.box.top + height * (place + 0.5) + 4);
-    });
-  }
-}
-
-/* An SVG outside the document has no text metrics: a canvas has. */
-function measure(note) {
-  measure.canvas = measure.canvas || document.createElement("canvas").getContext("2d");
-  const weight = note.getAttribute("class") === "label front" ? "700 13px" : "400 12px";
-  measure.canvas.font = `${weight} ${getComputedStyle(document.body).fontFamily}`;
-  return Math.max(...[...note.children].map((words) => measure.canvas.measureText(words.textContent).width));
-}
-
-/* A name on as many lines as it takes, broken behind spaces and hyphens, as in the figures. */
-function folded(name) {
-  const lines = [];
-  for (const word of name.match(/[^\s-]*[\s-]*/g).filter(Boolean)) {
-    const last = lines.at(-1);
-    if (last !== undefined && (last + word).trimEnd().length <= LONGEST_LINE) lines[lines.length - 1] = last + word;
-    else lines.push(word);
-  }
-  return lines.map((one) => one.trimEnd());
-}
-
-function bestSpot(x, y, [width, height], wish, solid, lines, frame, reach) {
-  const meets = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-  let best = null;
-  for (const distance of [12, 17, 23, 30, 39, 50, 64, 82, 104, 132, 166, 200].filter((one) => one <= reach))
-    for (let angle = 0; angle < 360; angle += 15) {
-      const [dx, dy] = [Math.cos((angle * Math.PI) / 180), -Math.sin((angle * Math.PI) / 180)];
-      const left = x + distance * dx - (width * (1 - dx)) / 2;
-      const top = y + distance * dy - (height * (1 - dy)) / 2;
-      const box = { left, top, right: left + width, bottom: top + height };
-      let cost = distance + 8 * (1 - Math.cos(((angle - wish) * Math.PI) / 180));
-      if (best && cost >= best.cost) continue;
-      if (left < frame.left || box.right > frame.right || top < frame.top || box.bottom > frame.bottom) continue;
-      if (solid.some((other) => meets(box, other))) continue;
-      const tip = [x + distance * dx, y + distance * dy];
-      // A level line strikes words through; an upright one only passes between letters.
-      for (const one of lines) if (meets(box, one)) cost += one.bottom - one.top < 4 ? 16 : 6;
-      cost += 30 * crossed(x, y, tip, solid, meets);
-      if (!best || cost < best.cost) best = { cost, box, distance, tip };
-    }
-  return best;
-}
-
-function crossed(x, y, tip, solid, meets) {
-  const dots = [0.2, 0.35, 0.5, 0.65, 0.8, 0.95].map((part) => [x + (tip[0] - x) * part, y + (tip[1] - y) * part]);
-  const here = { left: x - 1, right: x + 1, top: y - 1, bottom: y + 1 };
-  const away = solid.filter((box) => !meets(box, here));
-  return away.filter((box) => dots.some(([a, b]) => a > box.left && a < box.right && b > box.top && b < box.bottom)).length;
 }
 
 /* ---- Details of a point ---- */
@@ -498,14 +402,8 @@ function listen(mark, index, marks, points, view) {
 }
 
 /* The pointer picks the nearest point: where points crowd, one lies beneath another. */
-function follow(svg, marks, points, value, view) {
-  const nearest = (event) => {
-    const area = svg.getBoundingClientRect();
-    const [x, y] = [event.clientX - area.left, event.clientY - area.top];
-    const away = points.map((point) => Math.hypot(spot(view.frame, point, value)[0] - x, spot(view.frame, point, value)[1] - y));
-    const closest = Math.min(...away);
-    return closest <= REACH ? away.indexOf(closest) : -1;
-  };
+function follow(marks, view) {
+  const { svg, points } = view;
   const show = (index) => {
     if (index < 0) deactivate(view);
     else if (!marks[index].classList.contains("active")) activate(marks[index], points[index], view);
@@ -513,13 +411,13 @@ function follow(svg, marks, points, value, view) {
   const rest = () => show(marks.indexOf(document.activeElement));
   svg.addEventListener("pointermove", (event) => {
     if (event.pointerType === "touch") return;
-    const index = nearest(event);
+    const index = nearest(view, event);
     svg.classList.toggle("near", index >= 0);
     index < 0 ? rest() : show(index);
   });
   svg.addEventListener("pointerleave", rest);
   svg.addEventListener("click", (event) => {
-    const index = nearest(event);
+    const index = nearest(view, event);
     if (index < 0) return;
     if (marks[index] === document.activeElement && event.detail) openFacts(pointFacts(view.section, points[index]));
     marks[index].focus({ preventScroll: true });
@@ -527,22 +425,35 @@ function follow(svg, marks, points, value, view) {
   });
 }
 
+/* The number of the point that is nearest to a pointer, -1 where none is near. */
+function nearest(view, event) {
+  const area = view.svg.getBoundingClientRect();
+  const [x, y] = [event.clientX - area.left, event.clientY - area.top].map((at) => at / scale(view));
+  const away = view.points.map((point) => Math.hypot(spot(view, point)[0] - x, spot(view, point)[1] - y));
+  const closest = Math.min(...away);
+  return closest <= REACH ? away.indexOf(closest) : -1;
+}
+
+/* How much larger than laid out the chart is drawn. */
+function scale({ svg, layout }) {
+  return svg.getBoundingClientRect().width / layout.width;
+}
+
 function activate(mark, point, view) {
   deactivate(view);
   mark.classList.add("active");
   for (const row of view.part.querySelectorAll("tbody tr")) row.classList.toggle("active", row.dataset.point === point.id);
-  const metric = view.section.metric;
   const tip = element("div", { class: "tip", role: "status" });
   const [[, name], ...facts] = details(point);
-  tip.append(element("strong", {}, name));
   const list = element("dl");
   for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
-  tip.append(list);
+  tip.append(element("strong", {}, name), list);
   view.chart.append(tip);
-  const [x, y] = spot(view.frame, point, (one) => one.accuracy[metric]);
-  const left = x + 18 + tip.offsetWidth < view.frame.width ? x + 18 : x - 18 - tip.offsetWidth;
-  tip.style.left = `${Math.max(0, Math.min(left, view.frame.width - tip.offsetWidth))}px`;
-  tip.style.top = `${view.frame.narrow ? view.frame.height : Math.max(0, y - tip.offsetHeight / 2)}px`;
+  const [x, y] = spot(view, point).map((at) => at * scale(view));
+  const width = view.chart.clientWidth;
+  const left = x + 18 + tip.offsetWidth < width ? x + 18 : x - 18 - tip.offsetWidth;
+  tip.style.left = `${Math.max(0, Math.min(left, width - tip.offsetWidth))}px`;
+  tip.style.top = `${view.size === "narrow" ? view.layout.height * scale(view) : Math.max(0, y - tip.offsetHeight / 2)}px`;
 }
 
 function deactivate(view) {
@@ -708,14 +619,8 @@ function ms(value) {
   return value.toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: value < 1000 ? 3 : 6 });
 }
 
-function color(variant) {
-  return variant in report.styles ? `var(--${variant})` : "var(--other)";
-}
-
-function marker(variant, size) {
-  return (SHAPES[report.styles[variant]] || plus)(size);
-}
-
+function color(variant) { return report.styles[variant].color; }
+function marker(variant, size) { return (SHAPES[report.styles[variant].marker] || plus)(size); }
 function circle(r) { return shape("circle", { r }); }
 function square(r) { return shape("rect", { x: -r * 0.9, y: -r * 0.9, width: r * 1.8, height: r * 1.8 }); }
 function triangle(r) { return shape("path", { d: `M0 ${-r * 1.15}L${r * 1.1} ${r * 0.8}H${-r * 1.1}Z` }); }
@@ -728,6 +633,13 @@ function line(x1, y1, x2, y2, kind) { return shape("line", { x1, y1, x2, y2, cla
 function text(x, y, content, attributes = {}) {
   const node = shape("text", { x, y, ...attributes });
   node.textContent = content;
+  return node;
+}
+
+/* Lines of text, the middle of the first one at `y`. */
+function words(x, y, lines, attributes) {
+  const node = shape("text", attributes);
+  node.append(...lines.map((content, number) => Object.assign(shape("tspan", { x, y: y + LINE * number + 4 }), { textContent: content })));
   return node;
 }
 

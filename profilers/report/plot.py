@@ -1,450 +1,332 @@
-"""The pictures of a report: accuracy against p50 latency, with intervals, the front and, apart, the paper's figures.
+"""The pictures of a report, as `chart.py` lays them out: pareto.png, pareto.svg and figures/.
 
-pareto.png and .svg have every section; figures/ has each panel alone, of a column's width and legible at 400 pixels,
-for a paper or a slide. Points carry 95% intervals both ways; what the front dominates is dimmed, the less the surer
-a point is on it. What was timed and not judged stands on the lower edge. The paper's figures come from other data and
-another machine, so they get a panel of their own and never share an axis with a measurement.
+pareto has every section, and the paper's figures in a chart of their own, because they come from other data and another
+machine. figures/ has each chart alone, of a column's width and legible at 400 pixels, for a paper or a slide. Draw the
+pictures of an existing report again with `python -m rbserve.profilers.report.plot reports/NAME`.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from textwrap import fill
-from typing import Any
+from textwrap import wrap
+from typing import Any, NamedTuple
 
 from rbserve.core.errors import UsageError
-from rbserve.core.tasks import TASKS
-from rbserve.profilers.compare.front import nondominated
+from rbserve.core.variants import find_variant
 from rbserve.profilers.compare.paper import PaperRow, paper_title
-from rbserve.profilers.compare.points import Point
-from rbserve.profilers.compare.sections import Section
-from rbserve.profilers.report.label_layout import Name, Segment, steps, write
+from rbserve.profilers.report.axes import TEXT, Axis
+from rbserve.profilers.report.chart import BOLD, LINE, SIZES, TICKS, TITLE, Chart, lay_out
+from rbserve.profilers.report.chart_data import ChartPoint, ChartSection, chart_sections
 
-# Okabe and Ito's colours, told apart by colour-blind readers; each variant has a marker of its own as well.
-VARIANT_STYLES = {
-    "torch-fp32": ("#D55E00", "o"),
-    "onnx-fp32": ("#0072B2", "s"),
-    "onnx-int8": ("#009E73", "^"),
-    "onnx-int4": ("#CC79A7", "D"),
-    "openvino-bf16": ("#8A6D00", "v"),
-}
-OTHER_STYLE = ("#7A5195", "P")
-INK, MUTED, RULE = "#1c2430", "#667080", "#e3e7ec"
-
-WIDTH, LEFT, RIGHT, GAP = 12.0, 0.85, 1.3, 2.05  # inches, as are the next
-HEADER, FIRST, OTHERS, EMPTY, BELOW = 1.6, 5.4, 4.0, 1.3, 1.15
-DPI = 150
-COLUMN, TALL, COLUMN_DPI = (
-    5.2,
-    4.3,
-    240,
-)  # inches of a figure of its own: 1,248 pixels, and 9 points are 10 px at 400
-CROWD = 12  # more models than this need the whole width for their names
+INK, MUTED, DIM, FAINT, RULE = "#1c2430", "#667080", "#4a5361", "#9aa4b1", "#e3e7ec"
+DASHES = (0, (5, 4))
+POINTS = 0.72  # of type in a pixel; 100 pixels are an inch
+EDGE = 10.0  # pixels around a chart
+COLUMN_DPI, SHEET_DPI = 224, 140
 
 
-def draw(sections: Sequence[Section], folder: Path) -> None:
-    """Writes pareto.png, pareto.svg and figures/; the same sections give the same bytes."""
+class Panel(NamedTuple):
+    """A chart with its title and a line of facts; `slate` is None for the paper's rows."""
+
+    section: ChartSection
+    slate: int | None
+    chart: Chart
+    title: str
+    facts: str
+
+    @property
+    def rows(self) -> list[PaperRow]:
+        """The rows of the paper that the chart shows."""
+        return self.section.printed() if self.slate is None else []
+
+    @property
+    def points(self) -> list[ChartPoint]:
+        """The points that the chart shows."""
+        return [point for point in self.section.points if point.slate == self.slate]
+
+
+def draw(report: dict[str, Any], folder: Path) -> None:
+    """Writes pareto.png, pareto.svg and figures/ for a report.json; the same report gives the same bytes."""
     try:
         import matplotlib
     except ImportError:
         raise UsageError(
             "a report needs matplotlib, which is not installed", "pip install 'rbserve[report]'"
         ) from None
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "rbserve", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-    ):
-        _save(figure(sections), folder / "pareto")
-        (folder / "figures").mkdir()
-        names: set[str] = set()
-        for section in sections:
-            for slate in _drawn(section):
-                name = _figure_name(section, slate)
-                name = f"{section.id}-{name}" if name in names else name
-                names.add(name)
-                _save(column_figure(section, slate), folder / "figures" / name, COLUMN_DPI)
+    sections = chart_sections(report)
+    style = {"svg.hashsalt": "rbserve", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    with matplotlib.rc_context(style):
+        _save(picture(list(_sheet(sections))), folder / "pareto", SHEET_DPI)
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, panel in column_panels(sections).items():
+            _save(picture([[panel]]), folder / "figures" / name, COLUMN_DPI)
 
 
-def _save(picture: Any, path: Path, dpi: int = DPI) -> None:
-    """The picture as .png and .svg, without the time of day in it."""
-    picture.savefig(path.with_name(f"{path.name}.png"), dpi=dpi, metadata={"Software": None})
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    picture.savefig(path.with_name(f"{path.name}.svg"), metadata=nothing)
+def column_panels(sections: Sequence[ChartSection]) -> dict[str, Panel]:
+    """The charts of figures/ by their file's name, of plain letters: "ml-100k-ctr-forward-slate-100"."""
+    panels: dict[str, Panel] = {}
+    for section in sections:
+        for slate in filter(section.judged, section.slates):
+            parts = [section.dataset, section.task, section.scope, section.slate_name, str(slate)]
+            parts += ["unseen"] * section.exclude_seen
+            parts += [f"{section.threads}-threads"] * (section.threads > 1)
+            name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-.")
+            name = f"{section.id}-{name}" if name in panels else name
+            panels[name] = chart_panel(section, slate, "column")
+    return panels
 
 
-def _figure_name(section: Section, slate: int) -> str:
-    """A file's name, of plain letters: "ml-100k-ctr-forward-slate-100"."""
-    parts = [section.dataset, section.task, section.scope, section.slate_name, str(slate)]
-    parts += ["unseen"] if section.exclude_seen else []
-    parts += [f"{section.threads}-threads"] if section.threads > 1 else []
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-.")
-
-
-def figure(sections: Sequence[Section]) -> Any:
-    """The matplotlib Figure: for each section its first slate, wide; below, the other slates and the paper's panel."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    layouts = [_rows(section) for section in sections]
-    height = sum(HEADER + sum(tall + BELOW for tall, _ in rows) for rows in layouts)
-    picture = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(picture)
-    top = height
-    for section, rows in zip(sections, layouts, strict=True):
-        _header(picture, section, top)
-        top -= HEADER
-        for tall, panels in rows:
-            for left, wide, slate in panels:
-                axes = picture.add_axes((left / WIDTH, (top - tall) / height, wide / WIDTH, tall / height))
-                _paper_panel(axes, section) if slate is None else _panel(axes, section, slate)
-            top -= tall + BELOW
-    return picture
-
-
-def column_figure(section: Section, slate: int) -> Any:
-    """One slate as a figure of its own, a column wide."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(COLUMN, TALL), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(picture)
-    named = bool(section.baselines)
-    wide = COLUMN - 0.72 - (0.95 if named else 0.15)
-    axes = picture.add_axes((0.72 / COLUMN, 0.82 / TALL, wide / COLUMN, (TALL - 1.25) / TALL))
-    _panel(axes, section, slate)
-    axes.set_title("", loc="left")
+def chart_panel(section: ChartSection, slate: int | None, size: str) -> Panel:
+    """The chart of a slate, or for None of the paper's rows, with the words above it."""
+    if slate is None:
+        chart = lay_out(section, None, SIZES[size], section.printed())
+        return Panel(section, None, chart, section.dataset, paper_title(section.paper_column))
     threads = f"{section.threads} thread{'s' * (section.threads > 1)}"
-    _text(picture, 0.1, TALL - 0.26, f"{section.dataset}, {section.slate_name} {slate}", 11, INK, "bold")
-    facts = f"{section.environment.cpu}, {threads}, {section.scope}; bars: 95%"
-    picture.text(
-        (COLUMN - 0.1) / COLUMN,
-        (TALL - 0.26) / TALL,
-        facts,
-        fontsize=8.5,
-        color=MUTED,
-        ha="right",
-        parse_math=False,
-    )
-    picture.legend(
-        handles=_handles(section.at(slate), 6),
-        loc="lower center",
-        ncols=5,
-        frameon=False,
-        fontsize=9,
-        handletextpad=0.2,
-        columnspacing=1.0,
-        borderaxespad=0.1,
-    )
-    return picture
-
-
-def style(variant: str) -> tuple[str, str]:
-    """Colour and marker of a variant."""
-    return VARIANT_STYLES.get(variant, OTHER_STYLE)
-
-
-# ---- Layout and panels ----
-
-
-def _rows(section: Section) -> list[tuple[float, list[tuple[float, float, int | None]]]]:
-    """Rows of (height, [(left, width, slate; None for the paper)]), in inches."""
-    first, *others = _drawn(section) or section.slates[:1]
-    full = WIDTH - LEFT - RIGHT
-    tall = FIRST if _drawn(section) else EMPTY
-    rows: list[tuple[float, list[tuple[float, float, int | None]]]] = [(tall, [(LEFT, full, first)])]
-    panels: list[int | None] = [*others, None] if _printed(section) else [*others]
-    abreast = 2 if len({point.model for point in section.points}) <= CROWD else 1
-    for start in range(0, len(panels), abreast):
-        pair = panels[start : start + abreast]
-        wide = (full - GAP) * 0.55 if len(pair) == 2 else full
-        right = LEFT + wide + GAP
-        # The paper's panel names no baselines, so it may use the margin they are named in.
-        sizes = [(LEFT, wide), (right, WIDTH - right - (0.35 if pair[-1] is None else RIGHT))]
-        rows.append((OTHERS, [(*size, slate) for size, slate in zip(sizes, pair, strict=False)]))
-    return rows
-
-
-def _drawn(section: Section) -> list[int]:
-    """The slates with an accuracy to draw."""
-    return [
-        slate
-        for slate in section.slates
-        if any(point.value(section.metric) is not None for point in section.at(slate))
-    ]
-
-
-def _handles(points: Sequence[Point], size: float) -> list[Any]:
-    """A legend's marks of the variants, and the front's line."""
-    from matplotlib.lines import Line2D
-
-    variants = dict.fromkeys(point.variant for point in points)
-    marks = [
-        Line2D([], [], color=style(one)[0], marker=style(one)[1], ls="", ms=size, label=one)
-        for one in variants
-    ]
-    return [*marks, Line2D([], [], color=INK, lw=1.6, label="front")]
-
-
-def _header(picture: Any, section: Section, top: float) -> None:
-    """Title, machine and legend of a section, whose upper edge is `top` inches up."""
-    from matplotlib.lines import Line2D
-
-    height = picture.get_figheight()
-    environment = section.environment
-    threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
-    title = f"{section.dataset}: {section.metric_label} against latency"
-    _text(picture, 0.3, top - 0.42, title, 17, INK, "bold")
     seen = ", seen items left out" if section.exclude_seen else ""
-    facts = f"{environment.cpu}, {threads}, scope {section.scope}{seen}; bars are 95% intervals"
-    _text(picture, 0.3, top - 0.72, facts, 10.5, MUTED)
-    handles = _handles(section.points, 8)
-    handles += [
-        Line2D([], [], color=MUTED, marker="o", ls="", ms=8, alpha=0.35, label="dominated (dimmed)"),
-        Line2D([], [], color="#c3cad3", lw=1, label="same model"),
-    ]
-    if section.baselines:
-        handles.append(Line2D([], [], color=MUTED, lw=1.2, ls=(0, (5, 4)), label="baseline, no model"))
-    picture.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.2 / WIDTH, (top - 0.78) / height),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=10,
-        handletextpad=0.5,
-        columnspacing=1.6,
-        borderaxespad=0.2,
-    )
+    marks = "bars are 95% intervals, the line is the front"
+    facts = f"{section.environment.cpu}, {threads}, scope {section.scope}{seen}; {marks}"
+    title = f"{section.dataset}, {section.slate_name} {slate}"
+    return Panel(section, slate, lay_out(section, slate, SIZES[size]), title, facts)
 
 
-def _text(
-    picture: Any, x: float, y: float, text: str, size: float, color: str, weight: str = "normal"
-) -> None:
-    """Plain text on the figure, inches from its lower left corner."""
-    height = picture.get_figheight()
-    picture.text(x / WIDTH, y / height, text, fontsize=size, color=color, weight=weight, parse_math=False)
+def picture(rows: Sequence[Sequence[Panel]]) -> Any:
+    """A matplotlib Figure with rows of charts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    blocks = [[_Block(panel) for panel in row] for row in rows]
+    heights = [max(block.height for block in row) for row in blocks]
+    width, height = max(sum(block.width for block in row) for row in blocks), sum(heights)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    for row, bottom in zip(blocks, accumulate(heights), strict=True):
+        left = 0.0
+        for block in row:
+            top = bottom - max(other.height for other in row)
+            place = (
+                left / width,
+                1 - (top + block.height) / height,
+                block.width / width,
+                block.height / height,
+            )
+            axes = figure.add_axes(place, xlim=(0, block.width), ylim=(block.height, 0))
+            axes.axis("off")
+            block.draw(axes)
+            left += block.width
+    return figure
 
 
-def _panel(axes: Any, section: Section, slate: int) -> None:
-    """One slate: every point with its intervals, the front, the baselines and the labels."""
-    metric = section.metric
-    points = [point for point in section.at(slate) if point.value(metric) is not None]
-    front = sorted((point for point in points if point.on_front), key=lambda point: point.p50_ms)
-    ends = [end for point in section.at(slate) for end in point.p50_ci95_ms]
-    what = TASKS[section.task].size_unit
-    title = f"{section.slate_name} {slate}: {slate} {what}{'s' if slate > 1 else ''} per call"
-    _frame(axes, section.metric_label, title, min(ends) / 1.35, max(ends) * 1.5)
-    axes.set_xlabel("p50 latency per call, ms (log scale, left is faster)", color=MUTED, fontsize=10)
-    unjudged = [point for point in section.at(slate) if point.value(metric) is None]
-    if not points:
-        reason = f"{section.metric_label} was not measured: latency only"
-        axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", color=MUTED)
-        axes.set_ylim(0, 1)
-        axes.set_yticks([])
-        _on_the_edge(axes, unjudged)
-        write(axes, _edge_names(unjudged, 0.0), [(one.p50_ms, 0.0) for one in unjudged], [])
+def _sheet(sections: Sequence[ChartSection]) -> Iterator[list[Panel]]:
+    """Rows of pareto.png: the first slate of a section in its whole width, below it the others two by two."""
+    for section in sections:
+        first, *others = section.slates
+        yield [chart_panel(section, first, "wide")]
+        small: list[int | None] = [*others, None] if section.printed_here() else [*others]
+        for start in range(0, len(small), 2):
+            yield [chart_panel(section, slate, "column") for slate in small[start : start + 2]]
+
+
+def _save(figure: Any, path: Path, dpi: int) -> None:
+    """The figure as .png and .svg, without the time of day in it."""
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=dpi, metadata={"Software": None})
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(path.with_name(f"{path.name}.svg"), metadata=nothing)
+
+
+class _Block:
+    """A panel as it is drawn: title and facts, chart, legend, notes; y in pixels from its upper edge."""
+
+    def __init__(self, panel: Panel) -> None:
+        self._panel, self._chart = panel, panel.chart
+        self.width = panel.chart.width + 2 * EDGE
+        cautions = panel.section.paper_cautions if panel.slate is None else []
+        letters = int(panel.chart.width / 6.6)
+        self._facts = wrap(panel.facts, letters)
+        self._notes = [line for note in (*panel.chart.notes, *cautions) for line in wrap(note, letters)]
+        self._rows = list(self._legend_rows())
+        self._head = 43 + LINE * len(self._facts)
+        self._foot = self._head + panel.chart.height + 20 * len(self._rows)
+        self.height = self._foot + 8 + LINE * len(self._notes) + EDGE
+
+    def draw(self, axes: Any) -> None:
+        """Draws everything on axes in pixels."""
+        _text(axes, EDGE, 20, self._panel.title, 16, INK, weight="bold")
+        _write(axes, 41, self._facts)
+        pen = _Pen(axes, EDGE, self._head)
+        _draw_chart(pen, self._panel)
+        for number, row in enumerate(self._rows):
+            self._draw_legend(axes, row, self._head + self._chart.height + 20 * number + 10)
+        _write(axes, self._foot + 14, self._notes)
+
+    def _legend_rows(self) -> Iterator[list[str]]:
+        """What the legend names, as many on a row as have room."""
+        names = list(dict.fromkeys(point.variant for point in self._panel.points))
+        abreast = int(self._chart.width // 125)
+        for start in range(0, len(names), abreast):
+            yield names[start : start + abreast]
+
+    def _draw_legend(self, axes: Any, variants: Sequence[str], y: float) -> None:
+        for number, variant in enumerate(variants):
+            x = EDGE + 12 + 125 * number
+            row = find_variant(variant)
+            axes.plot([x], [y], marker=row.marker, color=row.colour, ms=8 * POINTS, ls="")
+            _text(axes, x + 12, y, variant, TEXT, INK)
+
+
+def _write(axes: Any, y: float, lines: Sequence[str]) -> None:
+    for number, line in enumerate(lines):
+        _text(axes, EDGE, y + LINE * number, line, TEXT, MUTED)
+
+
+class _Pen:
+    """Draws on axes in the pixels of a chart whose upper left corner is at `left`, `top`."""
+
+    def __init__(self, axes: Any, left: float, top: float) -> None:
+        self._axes, self._left, self._top = axes, left, top
+
+    def line(self, spots: Sequence[tuple[float, float]], color: str, width: float, **options: Any) -> None:
+        """A line through spots."""
+        xs, ys = [x + self._left for x, _ in spots], [y + self._top for _, y in spots]
+        self._axes.plot(xs, ys, color=color, lw=width * POINTS, solid_capstyle="butt", **options)
+
+    def mark(self, x: float, y: float, marker: str, size: float, **options: Any) -> None:
+        """A marker of `size` pixels."""
+        at = [x + self._left], [y + self._top]
+        self._axes.plot(*at, ls="", marker=marker, ms=size * POINTS, **options)
+
+    def text(self, x: float, y: float, words: str, color: str, size: float = TEXT, **options: Any) -> None:
+        """A line of text around the middle `y`."""
+        _text(self._axes, x + self._left, y + self._top, words, size, color, **options)
+
+
+def _text(axes: Any, x: float, y: float, words: str, size: float, color: str, **options: Any) -> None:
+    options = {"va": "center_baseline", **options}
+    axes.text(x, y, words, fontsize=size * POINTS, color=color, parse_math=False, **options)
+
+
+# ---- A chart ----
+
+
+def _draw_chart(pen: _Pen, panel: Panel) -> None:
+    chart = panel.chart
+    if chart.x and chart.y:
+        _draw_axes(pen, chart, chart.x, chart.y)
+        _draw_lines(pen, panel, chart.x, chart.y)
+        for point in panel.points:
+            _draw_point(pen, panel.section, point, chart.x, chart.y)
+        _draw_paper(pen, panel, chart.x, chart.y)
+        _draw_names(pen, chart)
+    if chart.strip:
+        _draw_strip(pen, panel)
+
+
+def _draw_paper(pen: _Pen, panel: Panel, x: Axis, y: Axis) -> None:
+    """The paper's rows as rings, those of models that were measured here in a darker grey."""
+    for row in panel.rows:
+        color = DIM if row.model in panel.section.printed_here() else "#b4bcc7"
+        at = x.pixel(row.latency_ms or 0.0), y.pixel(row.accuracy)
+        pen.mark(*at, "o", 9, mfc="none", mec=color, mew=1.3)
+
+
+def _draw_axes(pen: _Pen, chart: Chart, x: Axis, y: Axis) -> None:
+    for value, words in y.ticks:
+        pen.line([(x.start, y.pixel(value)), (x.end, y.pixel(value))], RULE, 1, zorder=0)
+        pen.text(x.start - 8, y.pixel(value), words, MUTED, ha="right")
+    _draw_latencies(pen, x, y.end, y.start, chart.x_title)
+    pen.text(8, (y.start + y.end) / 2, chart.y_title, MUTED, rotation=90, ha="center", va="center")
+    for baseline in chart.baselines:
+        if baseline.level is not None:
+            pen.line([(x.start, baseline.level), (x.end, baseline.level)], MUTED, 1.4, ls=DASHES, zorder=1)
+        for number, words in enumerate(baseline.lines):
+            pen.text(x.end + 8, baseline.y + LINE * number, words, MUTED)
+
+
+def _draw_latencies(pen: _Pen, x: Axis, top: float, bottom: float, title: str) -> None:
+    """A latency axis at `bottom`, its grid up to `top`."""
+    for value, words in x.ticks:
+        pen.line([(x.pixel(value), top), (x.pixel(value), bottom)], RULE, 1, zorder=0)
+        pen.text(x.pixel(value), bottom + TICKS - 4, words, MUTED, ha="center")
+    pen.line([(x.start, bottom), (x.end, bottom)], "#b8c0ca", 1.2, zorder=0)
+    pen.text((x.start + x.end) / 2, bottom + TITLE - 6, title, MUTED, ha="center")
+
+
+def _draw_lines(pen: _Pen, panel: Panel, x: Axis, y: Axis) -> None:
+    """The front, and a faint line through the variants of each model."""
+    if panel.slate is None:
+        pen.line(panel.chart.front, FAINT, 1.4, ls=(0, (2, 2)), zorder=1)
+    else:
+        pen.line(panel.chart.front, INK, 2.2, zorder=3.5)
+    judged = panel.section.judged(panel.slate) if panel.slate is not None else []
+    for name in dict.fromkeys(point.name for point in judged):
+        own = [point for point in judged if point.name == name]
+        spots = [(x.pixel(point.p50_ms), y.pixel(panel.section.accuracy(point) or 0.0)) for point in own]
+        pen.line(spots, "#c3cad3", 1.3, zorder=1.5)
+
+
+def _draw_point(pen: _Pen, section: ChartSection, point: ChartPoint, x: Axis, y: Axis) -> None:
+    """A point with its intervals; one off the front is dimmed, the less the surer a point is on it."""
+    accuracy, variant = section.accuracy(point), find_variant(point.variant)
+    if accuracy is None:
         return
-    low, high = _reach(points, metric)
-    axes.set_ylim(low, high)
-    _baselines(axes, section)
-    _models(axes, points, metric)
-    _on_the_edge(axes, unjudged)
-    groups: dict[tuple[bool, bool, str], list[Point]] = {}
-    for point in points:
-        groups.setdefault((bool(point.on_front), point.aside is not None, point.variant), []).append(point)
-    for group in groups.values():
-        _marks(axes, group, metric)
-    xs, ys = [point.p50_ms for point in front], [point.value(metric) or 0.0 for point in front]
-    corners = [*xs, axes.get_xlim()[1]], [*ys, *ys[-1:]]
-    corners = corners if front else ([], [])
-    axes.step(*corners, where="post", color=INK, lw=1.6, zorder=3.5)
-    _name_points(axes, points, front, unjudged, metric, steps(*corners))
-
-
-def _reach(points: Sequence[Point], metric: str) -> tuple[float, float]:
-    """Limits of the accuracy axis: every interval in full."""
-    ends = [end for point in points for end in point.interval(metric) or (point.value(metric) or 0.0,)]
-    low, high = min(ends), max(ends)
-    margin = 0.06 * (high - low) or 0.01
-    return low - margin, high + margin
-
-
-def _frame(axes: Any, metric_label: str, title: str, low: float, high: float) -> None:
-    """The axes of a panel for latencies from `low` to `high`."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    inches = axes.get_position().width * axes.figure.get_figwidth() / math.log10(high / low)
-    ticks = {
-        12.0: (1.0, 1.2, 1.5, *range(2, 10)),
-        5.0: (1.0, 2.0, 3.0, 5.0, 7.0),
-        1.6: (1.0, 2.0, 5.0),
-        0.0: (1.0,),
-    }
-    subs = next(leads for room, leads in ticks.items() if inches > room)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=50))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.set_title(title, loc="left", fontsize=12, color=INK, weight="bold", pad=9, parse_math=False)
-    axes.set_ylabel(f"{metric_label} (up is better)", color=MUTED, fontsize=10)
-    axes.grid(color=RULE, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9.5, length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#b8c0ca")
-
-
-def _baselines(axes: Any, section: Section) -> None:
-    """Dashed lines, named in the right margin where no point can be; one off the axis is named at its edge."""
-    low, high = axes.get_ylim()
-    line = (high - low) * 1.45 * 9.5 / 72 / (axes.get_position().height * axes.figure.get_figheight())
-    rows = sorted(
-        (figures[section.metric], name)
-        for name, figures in section.baselines.items()
-        if section.metric in figures
+    at, layer = (x.pixel(point.p50_ms), y.pixel(accuracy)), 4.0 if point.on_front else 2.0
+    alpha, width = (0.85, 2.0) if point.on_front else (0.22, 1.5)
+    bars: dict[str, Any] = {"color": variant.colour, "width": width, "alpha": alpha, "zorder": layer}
+    pen.line([(x.pixel(end), at[1]) for end in point.p50_ci95_ms], **bars)
+    pen.line([(at[0], y.pixel(end)) for end in section.interval(point)], **bars)
+    if point.aside:  # hollow: judged on other rows
+        pen.mark(*at, variant.marker, 9, mfc="white", mec=variant.colour, mew=1.3, zorder=layer + 1)
+        return
+    solid = 1.0 if point.on_front else max(0.5, point.front_probability or 0.0)
+    size = 12 if point.on_front else 9
+    pen.mark(
+        *at, variant.marker, size, color=variant.colour, mec="white", mew=0.8, alpha=solid, zorder=layer + 1
     )
-    texts, spots = [], []
-    for value, name in rows:
-        arrow = "↓ " if value < low else "↑ " if value > high else ""
-        form = [f" ({section.baseline_forms[name]})"] if name in section.baseline_forms else []
-        texts.append([f" {arrow}{name}", *form, f" {value:.4f}"])
-        spots.append((min(max(value, low), high), line * len(texts[-1])))
-    for (value, _), words, height in zip(rows, texts, _stacked(spots, high), strict=True):
-        axes.axhline(value, color=MUTED, lw=1.2, ls=(0, (5, 4)), zorder=1)
-        at = {"transform": axes.get_yaxis_transform(), "va": "center"}
-        axes.text(1.0, height, "\n".join(words), color=MUTED, fontsize=9.5, parse_math=False, **at)
-    axes.set_ylim(low, high)
 
 
-def _stacked(spots: Sequence[tuple[float, float]], top: float) -> list[float]:
-    """Middles for texts of (wished middle, height), rising, so that none covers another and none is above `top`."""
-    middles: list[float] = []
-    for number, (wish, height) in enumerate(spots):
-        below = middles[-1] + (spots[number - 1][1] + height) / 2 if middles else wish
-        middles.append(max(wish, below))
-    for number in reversed(range(len(middles))):
-        above = (
-            middles[number + 1] - (spots[number + 1][1] + spots[number][1]) / 2
-            if number + 1 < len(middles)
-            else top
+def _draw_names(pen: _Pen, chart: Chart) -> None:
+    from matplotlib.patheffects import withStroke
+
+    for name in chart.names:
+        size, weight, color = (BOLD, "bold", INK) if name.kind == "front" else (TEXT, "normal", DIM)
+        if name.leader:
+            x, y, end_x, end_y = name.leader
+            pen.line([(x, y), (end_x, end_y)], FAINT, 1.1, zorder=1.8)
+        around = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
+        options = {"weight": weight, "ha": "center", "zorder": 7, "path_effects": around, "gid": "label"}
+        for number, words in enumerate(name.lines):
+            pen.text(name.x, name.y + LINE * number, words, color, size, **options)
+
+
+def _draw_strip(pen: _Pen, panel: Panel) -> None:
+    """The models that were only timed, a row each."""
+    strip = panel.chart.strip
+    assert strip
+    pen.text(8, strip.title_y, strip.title, INK, weight="bold")
+    _draw_latencies(pen, strip.x, strip.top, strip.bottom, panel.chart.x_title)
+    for name, y in strip.rows.items():
+        lines = strip.names[name]
+        for number, words in enumerate(lines):
+            pen.text(strip.x.start - 12, y + LINE * (number - (len(lines) - 1) / 2), words, DIM, ha="right")
+    for point in panel.section.unjudged(panel.slate or 0):
+        y, variant = strip.rows[point.name], find_variant(point.variant)
+        pen.line([(strip.x.pixel(end), y) for end in point.p50_ci95_ms], variant.colour, 1.5, alpha=0.6)
+        pen.mark(
+            strip.x.pixel(point.p50_ms),
+            y,
+            variant.marker,
+            9,
+            color=variant.colour,
+            mec="white",
+            mew=0.8,
+            alpha=0.8,
         )
-        middles[number] = min(middles[number], above)
-    return middles
 
 
-def _models(axes: Any, points: Sequence[Point], metric: str) -> None:
-    """A faint line through the variants of each model."""
-    for name in dict.fromkeys(point.name for point in points):
-        own = sorted((point for point in points if point.name == name), key=lambda point: point.p50_ms)
-        ys = [point.value(metric) for point in own]
-        axes.plot([point.p50_ms for point in own], ys, color="#c3cad3", lw=1, zorder=1.5)
-
-
-def _marks(axes: Any, points: Sequence[Point], metric: str) -> None:
-    """The points of one variant, all on the front or all dominated, with their intervals."""
-    front = bool(points[0].on_front)
-    color, marker = style(points[0].variant)
-    xs, ys = [point.p50_ms for point in points], [point.value(metric) for point in points]
-    alpha, width, layer = (0.85, 1.5, 4.0) if front else (0.22, 1.1, 2.0)
-    bars: dict[str, Any] = {"color": color, "alpha": alpha, "lw": width, "zorder": layer}
-    axes.hlines(ys, *zip(*(point.p50_ci95_ms for point in points), strict=True), **bars)
-    sure = [(point.p50_ms, *interval) for point in points if (interval := point.interval(metric))]
-    if sure:
-        axes.vlines(*zip(*sure, strict=True), **bars)
-    size, strength = (9.5, 1.0) if front else (7.0, 0.5)
-    if points[0].aside:  # hollow: judged on other rows
-        hollow = {"mfc": "white", "mec": color, "mew": 1.3, "zorder": layer + 1}
-        axes.plot(xs, ys, ls="", marker=marker, ms=size, **hollow)
-        return
-    for point, x, y in zip(points, xs, ys, strict=True):
-        solid = strength if front else max(strength, point.front_probability or 0.0)
-        edge = {"mec": "white", "mew": 0.8, "alpha": solid, "zorder": layer + 1}
-        axes.plot([x], [y], ls="", marker=marker, color=color, ms=size, **edge)
-
-
-def _on_the_edge(axes: Any, points: Sequence[Point]) -> None:
-    """What was timed and not judged, on the lower edge of its axes."""
-    for point in points:
-        color, marker = style(point.variant)
-        edge = {"mec": "white", "mew": 0.8, "alpha": 0.6, "zorder": 5, "clip_on": False}
-        transform = axes.get_xaxis_transform()
-        axes.plot([point.p50_ms], [0], ls="", marker=marker, color=color, ms=7, transform=transform, **edge)
-
-
-def _edge_names(points: Sequence[Point], low: float) -> list[Name]:
-    slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
-    return [Name(one.name, one.p50_ms, low, 90.0, "#4a5361", "normal", 9.0) for one in slowest.values()]
-
-
-# ---- The paper ----
-
-
-def _printed(section: Section) -> list[PaperRow]:
-    """The paper's rows with both figures, for the models of the section."""
-    models = {point.model for point in section.points}
-    return [row for row in section.paper if row.latency_ms is not None and row.model in models]
-
-
-def _paper_panel(axes: Any, section: Section) -> None:
-    """The paper's table for the task: hollow grey, on its own axes; the rows measured here are darker."""
-    rows = [row for row in section.paper if row.latency_ms is not None]
-    mine = {row.model for row in _printed(section)}
-    spots = [(row.latency_ms or 0.0, row.accuracy) for row in rows]
-    xs, ys = [x for x, _ in spots], [y for _, y in spots]
-    title = paper_title(section.paper_column).replace(" (", "\n(")
-    _frame(axes, section.metric_label, title, min(xs) / 2.5, max(xs) * 2.5)
-    axes.title.set_fontsize(10.5)
-    axes.set_facecolor("#f7f8fa")
-    label = "latency per sample as printed, ms (log scale)"
-    cautions = [fill(caution, 80) for caution in section.paper_cautions]
-    axes.set_xlabel("\n".join([label, *cautions]), color=MUTED, fontsize=10 if not cautions else 8.5)
-    margin = 0.08 * (max(ys) - min(ys))
-    axes.set_ylim(min(ys) - margin, max(ys) + margin)
-    for row, (x, y) in zip(rows, spots, strict=True):
-        axes.plot(x, y, "o", ms=6.5, mfc="none", mec="#3d4653" if row.model in mine else "#b4bcc7", mew=1.3)
-    kept = nondominated(spots, ("lower", "higher"))
-    front = sorted(spot for spot, keep in zip(spots, kept, strict=True) if keep)
-    corners = [x for x, _ in front], [y for _, y in front]
-    axes.step(*corners, where="post", color="#9aa4b1", lw=1.1, ls=(0, (2, 2)), zorder=1)
-    names = [
-        Name(row.model, x, y, 90.0, "#3d4653" if row.model in mine else "#8a94a1", "normal", 8.5)
-        for row, (x, y), keep in zip(rows, spots, kept, strict=True)
-        if keep or row.model in mine
-    ]
-    write(axes, sorted(names, key=lambda name: (name.color, name.x)), spots, steps(*corners))
-
-
-# ---- Labels ----
-
-
-def _name_points(
-    axes: Any,
-    points: Sequence[Point],
-    front: Sequence[Point],
-    unjudged: Sequence[Point],
-    metric: str,
-    step_line: Sequence[Segment],
-) -> None:
-    """Names each model once: on the front at its fastest variant there, else at its slowest."""
-
-    def at(point: Point) -> tuple[float, float]:
-        return point.p50_ms, point.value(metric) or 0.0
-
-    slowest = {one.name: one for one in sorted(points, key=lambda one: (one.p50_ms, one.variant))}
-    # A line leads from there to the model's other variants.
-    named = {one.name: one for one in reversed(front)}
-    others = sorted((one for one in slowest.values() if one.name not in named), key=lambda one: at(one)[1])
-    names = [Name(one.name, *at(one), 135.0, INK, "bold", 10.0) for one in named.values()]
-    names += [Name(one.name, *at(one), 0.0, "#4a5361", "normal", 9.5) for one in others]
-    low = axes.get_ylim()[0]
-    names += _edge_names(unjudged, low)
-    lines = [*step_line]
-    for point in points:
-        x, y = at(point)
-        low, high = point.interval(metric) or (y, y)
-        lines.append((x, low, x, high))
-        lines.append((point.p50_ci95_ms[0], y, slowest[point.name].p50_ms, y))  # and its model's line
-    write(axes, names, [*map(at, points), *((one.p50_ms, low) for one in unjudged)], lines)
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        draw(json.loads((Path(argument) / "report.json").read_text(encoding="utf-8")), Path(argument))

@@ -106,7 +106,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
     )
     report = document(book)
     with replacing_directory(folder) as partial:
-        draw(parts, partial)
+        draw(report, partial)
         (partial / "table.md").write_text(markdown(book), encoding="utf-8")
         (partial / "table.csv").write_text(csv_text(parts), encoding="utf-8")
         (partial / "paper.csv").write_text(paper_csv(book.printed), encoding="utf-8")

@@ -58,12 +58,12 @@ def test_where_one_model_was_measured_no_model_is_recommended(tmp_path: Path) ->
     assert first.question.endswith("at slate 1 (2 of 2 models measured there)")
     assert first.label == "gdcn onnx-fp32"
     assert alone.question == "Fastest variant of gdcn within 0.005 AUC of the best at slate 20"
-    assert alone.label == "onnx-int8 of gdcn, the only model"
+    assert alone.label == "no winner: gdcn alone was measured, its fastest variant is onnx-int8"
     assert "the only model that was measured at slate 20: there is no choice" in alone.notes[0]
     rows = headline(render(runs, tmp_path / "report"))
     assert [row[1:4] for row in rows] == [
         ["slate 1", "2 of 2", "gdcn onnx-fp32"],
-        ["slate 20", "1 of 2", "onnx-int8 of gdcn, the only model"],
+        ["slate 20", "1 of 2", "no winner: gdcn alone was measured, its fastest variant is onnx-int8"],
     ]
 
 

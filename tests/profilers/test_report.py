@@ -21,8 +21,9 @@ from artificial import GROUP_A, SLATES, VARIANTS, measurement, profiles, ranking
 
 from rbserve.core.errors import DataError, UsageError
 from rbserve.profilers.compare.sections import sections
+from rbserve.profilers.report.chart_data import chart_sections
 from rbserve.profilers.report.label_layout import Box
-from rbserve.profilers.report.plot import column_figure, figure
+from rbserve.profilers.report.plot import chart_panel, column_panels, draw, picture
 from rbserve.profilers.report.render import answers, collect, render
 from rbserve.runs.measurement import Plan, Predictions, write_measurement
 
@@ -51,15 +52,19 @@ def embedded(folder: Path) -> Any:
 
 
 class Tags(HTMLParser):
-    """Every start tag of a page with its attributes."""
+    """Every start tag of a page with its attributes, and every text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: set[str] = set()
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.add(data)
 
 
 def markdown_tables(folder: Path) -> list[list[str]]:
@@ -93,7 +98,9 @@ def test_every_table_has_one_row_per_model_variant_and_slate(folder: Path) -> No
 
 def test_the_page_carries_the_same_data_as_the_json_file(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
-    assert {key: value for key, value in embedded(folder).items() if key != "styles"} == report
+    assert {
+        key: value for key, value in embedded(folder).items() if key not in ("styles", "charts")
+    } == report
     assert (report["schema"], report["created"]) == (1, "2001-01-01T00:00:00+00:00")
     assert len(report["sections"][0]["points"]) == 54
 
@@ -145,9 +152,10 @@ def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None
 def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "report.html").write_text("old")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match="needs matplotlib"):
-        render(profiles(("dnn",)), tmp_path / "kept")
+    for package in ("matplotlib", "jinja2"):
+        with monkeypatch.context() as missing, pytest.raises(UsageError, match=f"(?i)needs {package}"):
+            missing.setitem(sys.modules, package, None)
+            render(profiles(("dnn",)), tmp_path / "kept")
     assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["old"]
 
 
@@ -159,17 +167,25 @@ def test_a_warning_appears_in_every_table(folder: Path) -> None:
     assert sum(line.startswith("| pnn ⚠ | onnx-int8 |") for line in markdown_tables(folder)[0]) == 2
     rows = csv.DictReader(io.StringIO((folder / "table.csv").read_text()))
     assert [row["model"] for row in rows if row["warnings"] == WARNING] == ["pnn", "pnn"]
-    assert (folder / "report.html").read_text().count(f'<td data-sort="{WARNING}">{WARNING}</td>') == 2
+    assert (folder / "report.html").read_text().count(f'data-sort="{WARNING}">{WARNING}</td>') == 2
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
-    name = '</script><img src=x onerror="alert(1)">|$x$ `{{data}}` ](x)'
-    folder = render(
-        [measurement(name, [result("onnx-fp32", 1, 0.1, 0.7)], dataset="<b>&")], tmp_path / "hostile"
-    )
-    tags = {tag for tag, _ in Tags((folder / "report.html").read_text()).found}
-    assert not tags & {"img", "b"}
-    assert embedded(folder)["sections"][0]["points"][0]["model"] == name
+    name = "</script><script>alert('1')</script><img src=x onerror=\"alert(1)\">|$x$ `{{data}}` ](x)"
+    warned = result("onnx-fp32", 1, 0.1, 0.7, warnings=["<i>'\"&"])
+    folder = render([measurement(name, [warned], dataset="<b>&")], tmp_path / "hostile")
+    page = (folder / "report.html").read_text()
+    tags = [tag for tag, _ in Tags(page).found]
+    assert not {*tags} & {"img", "b", "i"}
+    assert tags.count("script") == 2  # the data and the page's own
+    assert any(name in text for text in Tags(page).texts)
+    assert "alert('1')" not in page
+    assert {attributes.get("data-point") for _, attributes in Tags(page).found} >= {f"{name}/onnx-fp32/1"}
+    data = embedded(folder)
+    assert data["sections"][0]["points"][0]["model"] == name
+    assert "".join(data["charts"]["section-1"]["1"]["plain"]["wide"]["names"][0][2]).replace(
+        " ", ""
+    ) == name.replace(" ", "")
     (row,) = csv.DictReader(io.StringIO((folder / "table.csv").read_text()))
     assert row["model"] == name
     assert "<img" not in (folder / "table.md").read_text().split("```")[0]
@@ -287,11 +303,10 @@ def test_the_papers_rows_that_see_the_answer_are_flagged_beside_its_figures(rank
     caution = "BERT rows (Table 5, groups I and J) are suspect"
     assert caution in (rankings / "table.md").read_text()
     assert caution in embedded(rankings)["sections"][0]["paper_cautions"][0]
-    (section, _) = sections([ranking("sasrec-3l", 0.05)])
-    labels = [axes.get_xlabel() for axes in figure([section]).axes]
-    assert [caution in label.replace("\n", " ") for label in labels] == [False, True]
-    (pair_wise,) = sections(profiles(("dnn",)))
-    assert not any("suspect" in axes.get_xlabel() for axes in figure([pair_wise]).axes)
+    (drawn, _) = chart_sections(json.loads((rankings / "report.json").read_text()))
+    for slate, cautioned in ((10, False), (None, True)):
+        texts = picture([[chart_panel(drawn, slate, "wide")]]).axes[0].texts
+        assert any("are suspect" in text.get_text() for text in texts) == cautioned
 
 
 def test_lists_with_and_without_seen_items_do_not_share_a_section() -> None:
@@ -342,54 +357,40 @@ def test_a_file_that_is_not_a_run_is_named(tmp_path: Path) -> None:
 # ---- The picture ----
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_labels_of_nine_models_meet_neither_each_other_nor_a_marker(seed: int) -> None:
-    picture = figure(sections(profiles(seed=seed)))
-    picture.canvas.draw()
-    renderer = picture.canvas.get_renderer()
-    for axes in picture.axes[:2]:
-        notes = [text for text in axes.texts if text.get_gid() == "label"]
-        boxes = [Box(*words_extent(note, renderer)) for note in notes]
-        assert {note.get_text() for note in notes} == set(GROUP_A)
-        assert not any(a.meets(b) for a, b in combinations(boxes, 2))
-        lines = [line for line in axes.lines if line.get_linestyle() == "None"]
-        dots = [axes.transData.transform(spot) for line in lines for spot in line.get_xydata()]
-        assert len(dots) == len(GROUP_A) * len(VARIANTS)
-        assert not any(box.meets(Box(x - 5, y - 5, x + 5, y + 5)) for box in boxes for x, y in dots)
+@pytest.mark.parametrize("size", ["column", "wide"])
+def test_names_are_drawn_where_the_chart_says_and_cover_neither_each_other_nor_other_words(
+    folder: Path, size: str
+) -> None:
+    sections = chart_sections(json.loads((folder / "report.json").read_text()))
+    for panel in (chart_panel(section, slate, size) for section in sections for slate in section.slates):
+        drawn = picture([[panel]])
+        drawn.canvas.draw()
+        renderer = drawn.canvas.get_renderer()
+        (axes,) = drawn.axes
+        words = [text for text in axes.texts if text.get_text()]
+        assert not any(a.meets(b) for a, b in combinations([extent(text, renderer) for text in words], 2))
+        names = [text.get_text() for text in words if text.get_gid() == "label"]
+        assert names == [line for name in panel.chart.names for line in name.lines]
+        assert len(names) >= 3
 
 
-@pytest.mark.parametrize("slate", SLATES)
-def test_a_column_figure_names_the_front_and_covers_nothing(slate: int) -> None:
-    (section,) = sections(profiles())
-    picture = column_figure(section, slate)
-    picture.canvas.draw()
-    renderer = picture.canvas.get_renderer()
-    (axes,) = picture.axes
-    notes = [text for text in axes.texts if text.get_gid() == "label"]
-    boxes = [Box(*words_extent(note, renderer)) for note in notes]
-    front = {point.model for point in section.at(slate) if point.on_front}
-    assert front <= {note.get_text() for note in notes}
-    assert not any(a.meets(b) for a, b in combinations(boxes, 2))
-    low, high = axes.get_xlim()
-    ticks = [text for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
-    words = [text for text in (*picture.texts, *ticks, *axes.texts) if text.get_text()]
-    others = [Box(*words_extent(text, renderer)) for text in words if text.get_gid() != "label"]
-    assert not any(a.meets(b) for a, b in combinations(others, 2))
-    smallest = min(text.get_fontsize() for text in words)
-    assert smallest / 72 * 400 / picture.get_figwidth() > 8.5  # pixels, where the figure is 400 wide
+def test_a_column_figure_is_legible_at_400_pixels(folder: Path) -> None:
+    panels = column_panels(chart_sections(json.loads((folder / "report.json").read_text())))
+    assert {Path(name).stem for name in panels} == {file.stem for file in (folder / "figures").iterdir()}
+    for panel in panels.values():
+        drawn = picture([[panel]])
+        smallest = min(text.get_fontsize() for text in drawn.axes[0].texts)
+        assert smallest / 72 * 400 / drawn.get_figwidth() > 8.5
 
 
-def test_what_was_only_timed_stands_on_the_edge_of_its_picture() -> None:
-    blind = measurement("dcn", [result("onnx-fp32", 1, 5.0, 0.7, accuracy={})], random=True)
-    (section,) = sections([measurement("dnn", [result("onnx-fp32", 1, 1.0, 0.7)]), blind])
-    axes = column_figure(section, 1).axes[0]
-    assert {text.get_text() for text in axes.texts if text.get_gid() == "label"} == {"dnn", "dcn"}
-    assert figure(sections([blind])).axes[0].texts[0].get_text() == "AUC was not measured: latency only"
+def test_the_pictures_are_drawn_again_from_the_json_file(folder: Path, tmp_path: Path) -> None:
+    draw(json.loads((folder / "report.json").read_text()), tmp_path)
+    pictures = [file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")]
+    assert len(pictures) == 2 + 2 * len(SLATES)
+    assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in pictures)
 
 
-def words_extent(note: Any, renderer: Any) -> tuple[float, float, float, float]:
-    """The rectangle of an annotation's words, without its leader line."""
-    from matplotlib.text import Text
-
-    x0, y0, x1, y1 = Text.get_window_extent(note, renderer).extents
-    return x0, y0, x1, y1
+def extent(text: Any, renderer: Any) -> Box:
+    """The rectangle of a text, y downwards."""
+    left, bottom, right, top = text.get_window_extent(renderer).extents
+    return Box(left, -top, right, -bottom)
