@@ -37,8 +37,9 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A planted data set small enough to train on in seconds. Its last two items occur in no event."""
+    from small_dataset import build
+
     from rbserve.train.datasets import synthetic
-    from rbserve.train.datasets.sources import build
     from rbserve.train.protocol.sampling import Protocol
     from rbserve.train.protocol.tally import Tally
 
@@ -56,7 +57,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     What `planted` has, a taste of one's own, takes more than seconds: history and candidate must be compared. That
     histories are read, the list-wise rows show.
     """
-    from rbserve.train.datasets.sources import build
+    from small_dataset import build
+
     from rbserve.train.protocol.sampling import Interactions, Protocol
     from rbserve.train.protocol.tally import Tally
 

@@ -7,8 +7,8 @@
 3. "1193.0" and "1193.00" are "1193": pandas and spreadsheets write a whole number so when its column has a gap.
    All else stays: "007", "+7", "1e3" and upper and lower case are ids of their own.
 
-`id_text` does this to a Python value of JSON, `id_texts` to an Arrow column, `id_sql` to a text in DuckDB. All three
-use the patterns below, and a test over formats and types holds them equal.
+`id_text` does all three steps to a Python value of JSON. For a table, `column_text` does the first to an Arrow column
+and `id_sql` the others in DuckDB. A test over formats and types holds them equal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WHOLE = r"^(?:-?(0)|(-?[1-9][0-9]*))\.0+$"
 
 _whole = re.compile(WHOLE)
 _CLASS = "[" + "".join(rf"\x{{{ord(character):04x}}}" for character in EDGE) + "]+"
-_EDGES = f"^{_CLASS}|{_CLASS}$"  # of RE2, which Arrow and DuckDB have
+_EDGES = f"^{_CLASS}|{_CLASS}$"  # of RE2, which DuckDB has
 _PLAIN = r"[!-~]*[!-/1-~]"  # most ids: printable ASCII that ends in no 0
 
 
@@ -43,12 +43,6 @@ def id_text(value: object) -> str:
     text = value_text(value).strip(EDGE)
     whole = _whole.match(text) if text.endswith("0") else None
     return (whole[1] or whole[2]) if whole else text
-
-
-def id_texts(column: pa.Array) -> pa.Array:
-    """The texts of the ids of an Arrow column of any type but lists and structs; ValueError for those."""
-    trimmed = pc.replace_substring_regex(column_text(column), _EDGES, "")
-    return pc.fill_null(pc.replace_substring_regex(trimmed, WHOLE, r"\1\2"), "")
 
 
 def id_sql(text: str) -> str:

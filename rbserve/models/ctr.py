@@ -48,7 +48,6 @@ from rbserve.models.layers import (
 )
 
 ITEMS = "item_embedding."
-Content = tuple[Tensor, ...]
 
 
 def build(config: CtrConfig, items: int | ItemEncoder) -> CtrModel:
@@ -95,15 +94,6 @@ class CtrModel(nn.Module):
     def score(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Click probabilities [N] of candidates int[N] for the user of history int[T]: what serving runs."""
         return torch.sigmoid(self.interact(self._user(history), self.item_embedding(candidates)))
-
-    def score_content(self, history: Content, candidates: Content) -> Tensor:
-        """Click probabilities [N] of items that need not be in the table, given as `ItemEncoder.encode` takes them.
-
-        Group B: (values, offsets) of word numbers; group C: (vectors,) of the language model.
-        """
-        return self.score_vectors(
-            self.item_embedding.encode(*history), self.item_embedding.encode(*candidates)
-        )
 
     def score_vectors(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Click probabilities [N] of items with vectors [N, d] for the user of items with vectors [T, d]."""

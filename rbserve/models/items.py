@@ -32,10 +32,6 @@ class ItemEncoder(nn.Module):
         unique, rows = torch.unique(items, return_inverse=True)
         return self(unique), rows
 
-    def encode(self, *content: Tensor) -> Tensor:
-        """Vectors [K, d] of K items given by what they are made of, in the table or not."""
-        raise NotImplementedError
-
     def all_vectors(self) -> Tensor:
         """The vectors [n, d] of the whole table."""
         vectors: Tensor = self(torch.arange(self.n_items))
@@ -105,14 +101,8 @@ class WordItems(ItemEncoder):
         offsets = F.pad(lengths.cumsum(0), (1, 0))
         positions = torch.repeat_interleave(begin - offsets[:-1], lengths)
         positions += torch.arange(len(positions), device=positions.device)
-        return self.encode(self.values[positions], offsets)
-
-    def encode(self, *content: Tensor) -> Tensor:
-        """Vectors [K, d] of K texts: `values` int[total] and `offsets` int64[K + 1] of their words' numbers."""
-        values, offsets = content
-        return F.embedding_bag(
-            values.long(), self.words.weight, offsets, mode="mean", include_last_offset=True
-        )
+        words = self.values[positions].long()
+        return F.embedding_bag(words, self.words.weight, offsets, mode="mean", include_last_offset=True)
 
     @classmethod
     def like(cls, weights: Mapping[str, Tensor], config: CtrConfig) -> Self:
@@ -148,12 +138,6 @@ class VectorItems(ItemEncoder):
 
     def forward(self, items: Tensor) -> Tensor:
         projected: Tensor = self.projection(self.vectors[items])
-        return projected
-
-    def encode(self, *content: Tensor) -> Tensor:
-        """Vectors [K, d] of K texts, given as float32[K, D] as the language model made them."""
-        (vectors,) = content
-        projected: Tensor = self.projection((vectors - self.center) * self.scale)
         return projected
 
     @classmethod

@@ -6,26 +6,8 @@ scores gain nothing. What cannot be computed (no sequence) is nan; bad input is 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-
-def target_ranks(scores: NDArray[Any], targets: NDArray[np.integer]) -> NDArray[np.int64]:
-    """1-based rank [B] of the targets [B] among scores [B, n_items]; ties rank before their target."""
-    scores, targets = np.asarray(scores), np.asarray(targets)
-    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
-        raise ValueError(
-            f"scores [B, n_items] and targets [B] expected, got {scores.shape} and {targets.shape}"
-        )
-    if np.isnan(scores).any():
-        raise ValueError("scores contain NaN")
-    if ((targets < 0) | (targets >= scores.shape[1])).any():
-        raise ValueError(f"targets must be items 0 to {scores.shape[1] - 1}")
-    target_scores = np.take_along_axis(scores, targets[:, None], axis=1)
-    ranks: NDArray[np.int64] = np.count_nonzero(scores >= target_scores, axis=1).astype(np.int64)
-    return ranks
 
 
 def ranks_in_lists(items: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:

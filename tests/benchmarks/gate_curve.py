@@ -133,17 +133,18 @@ def prepared() -> tuple[Any, Any]:
     from rbserve.exporters.export import export
     from rbserve.models.zoo import find_model
     from rbserve.train.datasets import synthetic
-    from rbserve.train.datasets.sources import build
     from rbserve.train.fit import train
     from rbserve.train.loop import Settings
     from rbserve.train.protocol.sampling import Protocol
+    from rbserve.train.protocol.splitting import EventsInMemory, write_splits
     from rbserve.train.protocol.tally import Tally
 
     protocol = Protocol(rows_per_label=2, ctr_test_rows=40_000)
     if not (WORK / "data/manifest.json").is_file():
         tally = Tally()
         events, items = synthetic.read(synthetic.Planted(users=40_000, events_per_user=20), tally.dropped)
-        build(WORK / "data", "synthetic", events, items, protocol, tally)
+        held = EventsInMemory(events, items)
+        write_splits(WORK / "data", "synthetic", held, protocol, tally, catalogue="all")
     dataset = open_dataset(WORK / "data")
     if not (WORK / "dnn/onnx/fp32.onnx").is_file():
         export(

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
+from small_dataset import build
 
 from rbserve.cli.console import integrity_tables
 from rbserve.core.errors import DataError
@@ -21,7 +22,6 @@ from rbserve.core.files import digest
 from rbserve.data import columns
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
 from rbserve.data.integrity import CHECKS, OF_HISTORIES, TABLE_2, TABLE_2_LINES, IntegrityReport, inspect
-from rbserve.train.datasets.sources import build
 from rbserve.train.protocol.sampling import Interactions, Protocol
 from rbserve.train.protocol.tally import Tally
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_dataset import build
 
 from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.data.similarity import USERS, data_sketch, is_copy
-from rbserve.train.datasets.sources import build
 from rbserve.train.protocol.sampling import Interactions, Protocol
 
 N_USERS, N_ITEMS, EACH = 300, 200, 50

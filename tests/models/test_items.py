@@ -29,10 +29,6 @@ def items_of(config: CtrConfig) -> ItemEncoder:
     return VectorItems(VECTORS.clone(), config.dim, tuned=config.vectors == "tuned")
 
 
-def content(config: CtrConfig, items: list[int]) -> tuple[Tensor, ...]:
-    return ragged([TEXTS[item] for item in items]) if isinstance(config, TextItems) else (VECTORS[items],)
-
-
 @pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest) -> CtrModel:
     torch.manual_seed(0)
@@ -45,12 +41,10 @@ def model(request: pytest.FixtureRequest) -> CtrModel:
 
 
 @torch.inference_mode()
-def test_live_content_scores_like_the_table_and_like_the_folded_table(model: CtrModel) -> None:
+def test_a_folded_table_scores_like_the_items_content(model: CtrModel) -> None:
     history, candidates = torch.tensor(HISTORY), torch.tensor(CANDIDATES)
-    by_number = model.score(history, candidates)
-    live = model.score_content(content(model.config, HISTORY), content(model.config, CANDIDATES))
-    torch.testing.assert_close(live, by_number, atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.folded().score(history, candidates), by_number, atol=1e-5, rtol=0)
+    by_content = model.score(history, candidates)
+    torch.testing.assert_close(model.folded().score(history, candidates), by_content, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from entry_point import rbserve
 from serving import serving
 from small import train_small
 from small_backbone import make_backbone
+from torch.nn.functional import embedding_bag
 
 from rbserve.client import Client, ServerError
 from rbserve.core.errors import ArtifactError, UsageError
@@ -134,28 +135,31 @@ def test_an_item_with_the_text_of_another_scores_like_it_as_candidate_and_in_a_h
 
 
 @pytest.mark.parametrize("name", ["dnn-text", "dnn-emb", "gdcn-emb"])
-def test_new_rows_are_what_score_content_makes_of_their_texts(
+def test_new_rows_score_as_torch_scores_their_texts(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
 ) -> None:
     new = added(copy_of(made[name], tmp_path))
     model, texts = load_model(made[name]), [text for _, text in NEW]
     known = planted.items.texts[:3]
 
-    def content(wanted: list[str]) -> tuple[torch.Tensor, ...]:
+    def vectors(wanted: list[str]) -> torch.Tensor:
+        items = model.item_embedding
         if name == "dnn-text":
             numbers = {word: place for place, word in enumerate(planted.words)}
             words = [[numbers[word] for word in text.split() if word in numbers] for text in wanted]
-            values = torch.tensor([word for own in words for word in own], dtype=torch.int32)
-            return values, torch.tensor(np.cumsum([0, *map(len, words)]))
-        return (torch.from_numpy(embed_texts(wanted, new.manifest.config["encoder"])),)
+            values = torch.tensor([number for numbers in words for number in numbers])
+            offsets = torch.tensor(np.cumsum([0, *map(len, words)]))
+            return embedding_bag(values, items.words.weight, offsets, mode="mean", include_last_offset=True)
+        encoded = torch.from_numpy(embed_texts(wanted, new.manifest.config["encoder"]))
+        return items.projection((encoded - items.center) * items.scale)
 
     rows = np.arange(len(planted.items), len(new.items), dtype=np.int32)
     with torch.inference_mode():
         if name == "gdcn-emb":  # known items have trained vectors: histories of new items alone
-            expected = model.score_content(content(texts), content(texts)).numpy()
+            expected = model.score_vectors(vectors(texts), vectors(texts)).numpy()
             history = rows
         else:
-            expected = model.score_content(content(known), content(texts)).numpy()
+            expected = model.score_vectors(vectors(known), vectors(texts)).numpy()
             history = np.arange(3, dtype=np.int32)
     for variant in ("torch-fp32", "onnx-fp32"):
         np.testing.assert_allclose(open_scorer(new, variant).score(history, rows), expected, atol=1e-5)

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_dataset import build
 
 from rbserve.core import files
 from rbserve.core.errors import DataError, UsageError
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
-from rbserve.train.datasets.sources import build
 from rbserve.train.protocol import sampling, splitting
 from rbserve.train.protocol.sampling import GIVEN, Interactions, Protocol
 from rbserve.train.protocol.splitting import EventsInMemory, Texts, write_splits

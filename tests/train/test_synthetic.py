@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from conformance import CEILING_AUC
 
 from rbserve.data.dataset import Dataset
 from rbserve.profilers.baselines import baselines
 from rbserve.stats.pairwise import auc
-from rbserve.train.datasets.synthetic import CEILING_AUC
 
 TOPICS = 4
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from small import train_small
 from small_backbone import make_backbone
+from small_dataset import build
 
 from rbserve.core.errors import Interrupted, UsageError
 from rbserve.core.options import with_options
@@ -22,9 +23,9 @@ from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.data.semantic_ids import find_semantic_ids
 from rbserve.models.configs import config_from_dict
 from rbserve.models.zoo import find_model
+from rbserve.pipeline import training
 from rbserve.runtimes.opening import load_model
 from rbserve.train.datasets import synthetic
-from rbserve.train.datasets.sources import build
 from rbserve.train.fit import _maker, train
 from rbserve.train.loop import Settings
 from rbserve.train.protocol.sampling import Interactions, Protocol
@@ -233,8 +234,8 @@ def test_another_row_or_option_is_refused_by_name(
 
 def test_what_is_not_learnt_cannot_be_continued(bases: dict[str, Artifact], tmp_path: Path) -> None:
     base = bases["dnn"]
-    training = msgspec.structs.replace(base.manifest.training, random=True)
-    drawn = Artifact(base.path, msgspec.structs.replace(base.manifest, training=training))
+    record = msgspec.structs.replace(base.manifest.training, random=True)
+    drawn = Artifact(base.path, msgspec.structs.replace(base.manifest, training=record))
     with pytest.raises(UsageError, match="its weights are random"):
         require_continuable(drawn)
     asked = Artifact(base.path, msgspec.structs.replace(base.manifest, config_kind="zeroshot", config={}))

@@ -26,9 +26,7 @@ def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = 
         if name not in names:
             raise DataError(
                 f"{path} lacks the column {name!r}; it has: {', '.join(names)[:200]}",
-                _delimiter_hint(name, names)
-                or hint
-                or "check the file, its delimiter and the column options; capital letters count",
+                _delimiter_hint(name, names) or hint or _HINT,
             )
         if names.count(name) > 1:
             raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.files import scratch
 from rbserve.core.types import Progress, no_progress
-from rbserve.data.dataset import Dataset, ItemTable
+from rbserve.data.dataset import Dataset
 from rbserve.train.datasets import (
     cds,
     goodbooks,
@@ -23,8 +23,8 @@ from rbserve.train.datasets import (
 )
 from rbserve.train.datasets.source import Reading, Source
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.protocol.sampling import Interactions, Protocol
-from rbserve.train.protocol.splitting import TEXTS, Catalogue, Events, EventsInMemory, Texts, write_splits
+from rbserve.train.protocol.sampling import Protocol
+from rbserve.train.protocol.splitting import TEXTS, Catalogue, EventsInMemory, Texts, write_splits
 from rbserve.train.protocol.tally import Tally
 
 SOURCES: dict[str, Source] = {
@@ -128,16 +128,3 @@ def prepare(
             raise KeyboardInterrupt from None  # DuckDB's answer to Ctrl-C is an error of its own
         finally:
             space.close()
-
-
-def build(
-    path: Path,
-    source: str,
-    events: Interactions,
-    items: ItemTable,
-    protocol: Protocol,
-    tally: Tally | None = None,
-) -> Dataset:
-    """Splits events in memory for both tasks and writes the data set; its item table holds all items."""
-    held: Events = EventsInMemory(events, items)
-    return write_splits(path, source, held, protocol, tally or Tally(), catalogue="all")

@@ -19,7 +19,6 @@ from rbserve.train.datasets.source import Source
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally
 
-CEILING_AUC = 0.9
 LIKED_IN_TOPIC = 0.9
 LIKED_ELSEWHERE = 0.1
 
