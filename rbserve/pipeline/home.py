@@ -57,7 +57,7 @@ def _at_home(method: Method[Arguments, Returned]) -> Method[Arguments, Returned]
     """The method, with `Home.path` as the home directory while it runs."""
 
     @wraps(method)
-    def run(self: Home, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+    def run(self: Home, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
         with at_home(self._path):
             return method(self, *args, **kwargs)
 
