@@ -17,6 +17,7 @@ from rbserve.bench.estimate import Estimate
 from rbserve.bench.matrix import Cell
 from rbserve.core.errors import UsageError
 from rbserve.data.dataset import Dataset
+from rbserve.models.zoo import find_model
 from rbserve.pipeline import training
 from rbserve.progress import ProgressLines, progress_bar, progress_to
 
@@ -158,6 +159,6 @@ def test_a_training_says_steps_and_epochs_into_a_file(
         assert not os.isatty(file.fileno())
         monkeypatch.setattr(sys, "stderr", file)
         settings = {"epochs": 2, "batch": 10, "epoch_rows": 500}
-        training.train("dnn", "planted", settings, {"dim": "4", "hidden": "8"})
+        training.train(find_model("dnn"), "planted", settings, {"dim": "4", "hidden": "8"})
     said = [line for line in log.read_text().splitlines() if line.startswith("train dnn: ")]
     assert any("steps at most, epoch 2, valid auc " in line and "a second" in line for line in said), said

@@ -23,9 +23,11 @@ from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact, write_manife
 from rbserve.data.dataset import Dataset
 from rbserve.exporters import language, quantize, weights
 from rbserve.exporters.export import export
+from rbserve.home.target import resolve
 from rbserve.models.shapes import SHAPES
 from rbserve.models.zoo import BACKBONES, find_model
-from rbserve.pipeline import profiling, serving, training
+from rbserve.pipeline import profiling, serving
+from rbserve.pipeline.home import Home
 from rbserve.profilers.choose import choice
 from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.report.paper_tables import paper_tables
@@ -96,7 +98,7 @@ def drawn(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifac
         patch.setattr("rbserve.train.encoders.backbone.cache", lambda: home / "cache")
         patch.setitem(SHAPES, "bert-base", {**SHAPES["bert-base"], **TINY})
         shutil.copytree(planted.path, home / "data" / "planted")
-        return training.train("zeroshot-bert-base", "planted", random=True)
+        return Home().train("zeroshot-bert-base", "planted", random=True)
 
 
 def test_random_weights_are_latency_alone_in_profile_and_report(
@@ -106,7 +108,9 @@ def test_random_weights_are_latency_alone_in_profile_and_report(
     monkeypatch.setenv("RBSERVE_HOME", str(home))
     assert drawn.path.name == "zeroshot-bert-base-random"
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1]}
-    measurement = profiling.profile("zeroshot-bert-base", "planted", plan, ["onnx-fp32"], random=True)
+    measurement = profiling.profile(
+        resolve("zeroshot-bert-base", "planted", random=True), plan, ["onnx-fp32"]
+    )
     assert measurement.random
     assert not measurement.predictions.scores
     (result,) = measurement.results
@@ -136,12 +140,13 @@ def test_bf16_by_openvino_is_profiled_served_and_chosen_like_any_variant(
     assert "openvino-bf16" not in bare.can_open
     assert "openvino-bf16" in bare.can_have
     plan = {"processes": 1, "runs": 2, "seconds": 5.0, "slates": [1], "cost": True}
-    measurement = profiling.profile("zeroshot-bert-base", "planted", plan, ["openvino-bf16"], random=True)
+    drawn = resolve("zeroshot-bert-base", "planted", random=True)
+    measurement = profiling.profile(drawn, plan, ["openvino-bf16"])
     (result,) = measurement.results
     assert result.variant == "openvino-bf16"
     assert "what a call costs is not known: the operators of openvino are not looked into" in result.warnings
     assert "openvino" in measurement.environment.libraries
-    served = serving.open_for_serving(str(path), "planted", "openvino-bf16")
+    served = serving.open_for_serving(resolve(path), "openvino-bf16")
     assert served.variants == ["torch-fp32", "onnx-fp32"]
     assert needed(served, "openvino-bf16") == 2 * needed(served, "onnx-fp32")
     assert choice.candidates(served) == ["torch-fp32", "onnx-fp32", "openvino-bf16"]

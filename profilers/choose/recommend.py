@@ -19,7 +19,7 @@ import numpy as np
 from rbserve.core.errors import DataError, UsageError, unknown_name
 from rbserve.core.tasks import TASKS
 from rbserve.home.commands import (
-    artifact_path,
+    measured_path,
     profile_command,
     serve_command,
     training_command,
@@ -388,7 +388,7 @@ def _absence(run: Measurement) -> str | None:
     reason = why_absent(run)
     if reason is None:
         return None
-    if artifact_path(run).is_dir():
+    if measured_path(run).is_dir():
         return f"{reason}; {profile_command(run)} measures what is there now"
     making = training_command(run)
     return f"{reason}; {making} makes it" if making else reason

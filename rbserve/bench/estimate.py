@@ -5,7 +5,7 @@ An estimate plans an evening. It says where it comes from, and is no part of any
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -17,11 +17,10 @@ import msgspec
 from rbserve.bench.journal import Journal, artifact_of, bench_path, missing_variants
 from rbserve.bench.matrix import Cell
 from rbserve.core.errors import RbserveError
-from rbserve.core.files import home
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, exports_of, weights_size
-from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import open_dataset
-from rbserve.home.places import dataset_path, runs_path
+from rbserve.home.paths import dataset_path, readable_artifacts, runs_path
 from rbserve.models.zoo import BACKBONES, MODELS, find_model
 from rbserve.profilers.timing.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
 from rbserve.runs.measurement import Plan, Result
@@ -221,12 +220,4 @@ def _read_run(file: Path) -> _Run | None:
 
 @cache
 def _artifacts() -> list[Artifact]:
-    return [*_readable(sorted((home() / "artifacts").glob("*/*/manifest.json")))]
-
-
-def _readable(manifests: Sequence[Path]) -> Iterator[Artifact]:
-    for manifest in manifests:
-        try:
-            yield open_artifact(manifest.parent)
-        except RbserveError:
-            continue
+    return [*readable_artifacts()]

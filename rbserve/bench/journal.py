@@ -20,7 +20,7 @@ from rbserve.core.options import with_options
 from rbserve.core.variants import USUAL_EXPORTS, exports_of
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import open_dataset
-from rbserve.home.places import artifact_path, dataset_path, runs_path
+from rbserve.home.paths import artifact_path, dataset_path, runs_path
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.runs.measurement import Result

@@ -16,7 +16,7 @@ import msgspec
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
-from rbserve.home.places import RANDOM
+from rbserve.home.target import artifact_name
 from rbserve.models.configs import EndpointConfig
 from rbserve.pipeline import data, profiling
 from rbserve.profilers.measure.harness import default_plan
@@ -48,7 +48,7 @@ class Cell(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The artefact's name; of a data set's cell nothing."""
-        return f"{self.model}{RANDOM * self.random}"
+        return artifact_name(self.model, self.random)
 
     @property
     def id(self) -> str:

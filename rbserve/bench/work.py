@@ -7,6 +7,7 @@ a variant that cannot be made does not cost its model the others, and a training
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import msgspec
 
@@ -16,7 +17,8 @@ from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import file_error, sha256
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
-from rbserve.home.places import artifact_path
+from rbserve.data.dataset import check_same_data
+from rbserve.home.target import Target, resolve
 from rbserve.pipeline import data, exporting, profiling, training
 from rbserve.progress import progress_to, say
 from rbserve.runtimes import memory
@@ -64,17 +66,22 @@ def _build(cell: Cell) -> Outcome:
 
 def _trained(cell: Cell) -> Artifact:
     """The artefact, trained where there is none; from its checkpoint where a training was cut off."""
-    path = artifact_path(cell.name, cell.dataset)
-    if not (path / "manifest.json").is_file():
+    target = _target(cell)
+    if target.artifact is None:
         from rbserve.train.fit import checkpoint_path
 
-        cut_off = checkpoint_path(path).is_file()
+        cut_off = checkpoint_path(target.path).is_file()
         if cut_off:
-            say(f"the training of {path.name} goes on where it was cut off")
-        training.train(
-            cell.model, cell.dataset, cell.training, cell.options, path, cut_off, random=cell.random
-        )
-    return training.ensure_artifact(cell.model, cell.dataset, cell.random)
+            say(f"the training of {target.path.name} goes on where it was cut off")
+        spec = replace(target.spec, random=cell.random)
+        return training.train(spec, cell.dataset, cell.training, cell.options, target.path, cut_off)
+    fingerprint = target.artifact.manifest.dataset.fingerprint
+    check_same_data(target.name, fingerprint, data.ensure_dataset(cell.dataset))
+    return target.artifact
+
+
+def _target(cell: Cell) -> Target:
+    return resolve(cell.model, cell.dataset, cell.random)
 
 
 def _exported(artifact: Artifact, variants: list[str]) -> tuple[Artifact, dict[str, str]]:
@@ -102,7 +109,7 @@ def _profile(cell: Cell) -> Outcome:
     if cell.variants and not chosen:
         return msgspec.structs.replace(done, artifact_digest=_digest(artifact))
     settings = msgspec.structs.asdict(cell.plan)
-    measurement = profiling.profile(cell.model, cell.dataset, settings, chosen or None, cell.random)
+    measurement = profiling.profile(_target(cell), settings, chosen or None)
     return msgspec.structs.replace(
         done,
         artifact_digest=measurement.artifact_digest,

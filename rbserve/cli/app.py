@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
 
@@ -62,6 +62,7 @@ from rbserve.core.variants import check_precisions, check_variants
 from rbserve.progress import say
 
 if TYPE_CHECKING:
+    from rbserve.home.target import ModelName
     from rbserve.runs.measurement import Measurement
 
 app = typer.Typer(
@@ -239,7 +240,7 @@ def train(
             "train the models one by one",
         )
 
-    def train_one(name: str, data: str) -> object:
+    def train_one(name: str | ModelName, data: str) -> object:
         return Home().train(
             name, data, settings=settings, config=changes, out=out, resume=resume, backbone=backbone,
             api_base=api_base, random=weights == "random", init=init,
@@ -269,7 +270,7 @@ def export(
     precisions = words(precision) or ["fp32", "int8"]
     check_precisions(precisions)
 
-    def export_one(name: str, data: str) -> object:
+    def export_one(name: str | ModelName, data: str) -> object:
         return Home().export(name, data, precisions).manifest.variants
 
     _for_each(_chosen(model, None, dataset), export_one, as_json)
@@ -360,7 +361,7 @@ def profile(
     check_variants(named or [])
     lost: dict[str, str] = {}
 
-    def profile_one(name: str, data: str) -> object:
+    def profile_one(name: str | ModelName, data: str) -> object:
         documents = []
         for count in thread_counts:
             plan = settings | {"threads": count}
@@ -405,7 +406,7 @@ def report(
 class _Chosen(NamedTuple):
     """Models, each with a data set, and whether a command prints a list of documents for them."""
 
-    pairs: list[tuple[str, str]]
+    pairs: list[tuple[str | ModelName, str]]
     as_list: bool
 
 
@@ -416,12 +417,12 @@ def _chosen(
     given = [*(model or []), *(many or [])]
     if not given:
         raise UsageError("give --model", "--model gdcn")
-    names = [only(words(given), "--model")] if recipe else model_names(given)
+    names: Sequence[str | ModelName] = [only(words(given), "--model")] if recipe else model_names(given)
     pairs = [(name, data) for data in dataset_names(dataset) for name in names]
     return _Chosen(pairs, many is not None or len(pairs) > 1)
 
 
-def _for_each(chosen: _Chosen, work: Callable[[str, str], object], as_json: bool) -> None:
+def _for_each(chosen: _Chosen, work: Callable[[str | ModelName, str], object], as_json: bool) -> None:
     """Works on each model, and prints what comes back as JSON if asked to.
 
     One of many that fails is reported and does not stop the rest; the command then fails at its end.
@@ -435,7 +436,7 @@ def _for_each(chosen: _Chosen, work: Callable[[str, str], object], as_json: bool
     failed: list[str] = []
     several = len({data for _, data in chosen.pairs}) > 1
     for name, data in chosen.pairs:
-        title = f"{name} on {data}" if several else name
+        title = f"{name} on {data}" if several else str(name)
         try:
             documents.append(work(name, data))
         except Interrupted:

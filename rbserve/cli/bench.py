@@ -20,7 +20,7 @@ from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.names import plain_name
 from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.variants import check_variants
-from rbserve.home.places import report_path
+from rbserve.home.paths import report_path
 from rbserve.progress import say
 
 if TYPE_CHECKING:

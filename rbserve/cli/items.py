@@ -14,6 +14,7 @@ from rbserve.core.errors import UsageError
 from rbserve.progress import say
 
 if TYPE_CHECKING:
+    from rbserve.data.artifact import Artifact
     from rbserve.pipeline.catalogue import Changed
 
 Model = Annotated[str, typer.Argument(metavar="ARTEFACT", help="An artefact's directory, or a zoo row.")]
@@ -46,7 +47,7 @@ def add(
     """
     from rbserve.pipeline import items
 
-    _show(items.add_items(model, dataset_name(dataset), file, item, text, delimiter), as_json)
+    _show(items.add_items(_artifact(model, dataset), file, item, text, delimiter), as_json)
 
 
 @items.command()
@@ -69,7 +70,14 @@ def retire(
 
     if (file is None) == (ids is None):
         raise UsageError("give either --items or --ids", "--ids A17,A23")
-    _show(items.retire_items(model, dataset_name(dataset), file or words(ids), item, delimiter), as_json)
+    _show(items.retire_items(_artifact(model, dataset), file or words(ids), item, delimiter), as_json)
+
+
+def _artifact(model: str, dataset: list[str] | None) -> Artifact:
+    from rbserve.data.artifact import open_artifact
+    from rbserve.home.target import model_path
+
+    return open_artifact(model_path(model, dataset_name(dataset)))
 
 
 def _show(changed: Changed, as_json: bool) -> None:

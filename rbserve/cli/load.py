@@ -91,11 +91,12 @@ def verify(
 
     Example: rbserve verify --model dnn --url http://127.0.0.1:8000 --slate 1
     """
+    from rbserve.home.target import resolve
     from rbserve.pipeline import serving
 
     name, size = model_name(model), only_count(slate, "--slate")
     data = None if dataset is None else dataset_name(dataset)
-    found = serving.verify(name, data, url, size, overhead, rounds)
+    found = serving.verify(resolve(name, data), url, size, overhead, rounds)
     if as_json:
         print_json(found)
     else:

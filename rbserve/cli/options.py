@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from rbserve.core.errors import UsageError
-from rbserve.home.places import DEFAULT_DATASET
+from rbserve.home.paths import DEFAULT_DATASET
+
+if TYPE_CHECKING:
+    from rbserve.home.target import ModelName
 
 Value = TypeVar("Value")
 
@@ -136,33 +139,16 @@ def dataset_name(values: list[str] | None) -> str:
     return only(dataset_names(values), "--dataset")
 
 
-def model_names(values: Iterable[str] | None) -> list[str]:
-    """The models that were named, each once: zoo rows, artefacts' directories, students.
+def model_names(values: Iterable[str] | None) -> list[ModelName]:
+    """The models that were named, each once: rows, groups of rows, students, directories. UsageError for none."""
+    from rbserve.home.target import parse_models
 
-    "all", "A", "A-H" and "A,C" stand for rows, and the rows of a value come in the order of their tables. UsageError
-    for a name that no row has, and for an empty selection.
-    """
-    names = [name for value in values or [] for name in _names(value)]
+    names = parse_models(values or [])
     if not names:
         raise UsageError("no model is selected", "for example --model gdcn")
-    return list(dict.fromkeys(names))
+    return names
 
 
-def _names(value: str) -> list[str]:
-    from rbserve.core.distillation import FROM
-    from rbserve.home.places import is_path
-    from rbserve.models.zoo import find_model, is_group, select_models
-
-    if is_path(value) and Path(value).is_dir():  # it may have a comma in its name
-        return [value]
-    parts = words(value)
-    own = [part for part in parts if is_path(part) or FROM in part]
-    rows = [part for part in parts if part not in own]
-    if len(rows) == 1 and not is_group(rows[0]):
-        return [find_model(rows[0]).name, *own]
-    return [*([spec.name for spec in select_models(",".join(rows))] if rows else []), *own]
-
-
-def model_name(values: Iterable[str]) -> str:
-    """The one model of a command that works on one."""
+def model_name(values: Iterable[str]) -> ModelName:
+    """The model of a command that works on one."""
     return only(model_names(values), "--model")

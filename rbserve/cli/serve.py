@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rbserve.data.artifact import Artifact
+    from rbserve.home.target import ModelName
     from rbserve.profilers.choose.choice import Choice, Option
 
 AUTO = "auto"
@@ -136,6 +137,7 @@ def serve(
 
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
+    from rbserve.home.target import parse_model
     from rbserve.pipeline.home import Home
     from rbserve.server.http.cors import check_origins
     from rbserve.server.http.keys import read_keys
@@ -159,7 +161,7 @@ def serve(
     size = only_count(slate, "--slate")
     if wanted is None:
         chosen = [_chosen(name, data, size, threads, tolerance, make) for name in names]
-        served = {str(artifact.path): variant for artifact, variant in chosen}
+        served: dict[ModelName, str] = {parse_model(artifact.path): variant for artifact, variant in chosen}
     elif tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
@@ -185,7 +187,12 @@ def _wanted(variant: str | None, precision: str | None) -> str | None:
 
 
 def _chosen(
-    model: str, dataset: str | None, slate: int | None, threads: int, tolerance: float | None, make: bool
+    model: ModelName,
+    dataset: str | None,
+    slate: int | None,
+    threads: int,
+    tolerance: float | None,
+    make: bool,
 ) -> tuple[Artifact, str]:
     """Chooses, and says what was refused and why."""
     from rbserve.cli.console import show

@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rbserve.core.distillation import FROM
 from rbserve.core.errors import ArtifactError, UsageError
-from rbserve.core.files import home
 from rbserve.core.settings import Settings
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.home.paths import artifact_path
+from rbserve.home.target import artifact_name, making_command, model_path, names_directory
 from rbserve.models.configs import EndpointConfig, config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.runs.changes import NO_CHANGE, all_changes, changed, options_text
@@ -52,33 +52,44 @@ def knows_place(measurement: Measurement) -> bool:
     return bool(place) or not all_changes(measurement)
 
 
-def artifact_path(measurement: Measurement) -> Path:
-    """The directory that `model_option` means from here; nothing need be there."""
-    option = model_option(measurement)
-    if is_path(option):
-        return Path(option)
-    return home() / "artifacts" / measurement.dataset / f"{option}{'-random' * measurement.random}"
-
-
-def is_path(option: str) -> bool:
-    """Whether a value of `--model` is a directory, and no row's name."""
-    return "/" in option or option.startswith(".")
+def measured_path(measurement: Measurement) -> Path:
+    """The directory of the artefact that was measured, as seen from here; nothing need be there."""
+    return model_path(model_option(measurement), measurement.dataset, measurement.random)
 
 
 def option_of(artifact: Artifact) -> str:
-    """What `--model` takes to find an artefact again: its row where it lies at the row's place, else its path."""
-    manifest = artifact.manifest
-    name = f"{artifact.name}{'-random' * artifact.is_random}"
-    usual = home() / "artifacts" / manifest.dataset.name / name
-    if artifact.path.absolute() == usual.absolute() and (FROM in artifact.name or _find_row(artifact.name)):
+    """The value of `--model` that finds an artefact again: its name where it is in the usual place, else its path."""
+    name = artifact_name(artifact.name, artifact.is_random)
+    usual = artifact_path(name, artifact.manifest.dataset.name)
+    is_known = artifact.manifest.training.distilled or _find_row(artifact.name)
+    if artifact.path.absolute() == usual.absolute() and is_known:
         return artifact.name
     path = artifact.path.as_posix()
-    return path if is_path(path) else f"./{path}"
+    return path if names_directory(path) else f"./{path}"
+
+
+def serving_options(artifact: Artifact) -> str:
+    """The options of `rbserve serve` that find an artefact: --model and --dataset, or --model and its directory."""
+    option = artifact.path.as_posix() if artifact.is_random else option_of(artifact)
+    model = f"--model {shlex.quote(option)}"
+    return (
+        model
+        if names_directory(option)
+        else f"{model} --dataset {shlex.quote(artifact.manifest.dataset.name)}"
+    )
+
+
+def remaking_command(artifact: Artifact) -> str:
+    """The command that makes an artefact anew, with the usual settings."""
+    taught, dataset = artifact.manifest.training.distilled, artifact.manifest.dataset.name
+    if taught:
+        return making_command(taught.student, dataset, taught.teacher)
+    return making_command(artifact.name, dataset)
 
 
 def why_absent(measurement: Measurement) -> str | None:
     """Why the artefact that was measured cannot be opened from here; None where it can."""
-    path = artifact_path(measurement)
+    path = measured_path(measurement)
     if not knows_place(measurement):
         return "the run file does not say where its artefact is"
     try:
@@ -101,7 +112,7 @@ def _path_of_command(words: list[str]) -> str | None:
     """The path that a command line gave as its --model, if it gave one."""
     for word, after in pairwise([*words, ""]):
         value = word.removeprefix("--model=") if word.startswith("--model=") else after
-        if word.partition("=")[0] in ("--model", "-m") and is_path(value):
+        if word.partition("=")[0] in ("--model", "-m") and names_directory(value):
             return value
     return None
 
@@ -129,7 +140,7 @@ def command(measurement: Measurement) -> str:
 def serve_command(measurement: Measurement, variant: str) -> str | None:
     """What serves a variant of the model; None where it is a path at which the measured artefact is not to be found."""
     option = model_option(measurement)
-    if is_path(option) and why_absent(measurement):
+    if names_directory(option) and why_absent(measurement):
         return None
     threads = f" --threads {measurement.plan.threads}" if measurement.plan.threads > 1 else ""
     dataset = shlex.quote(measurement.dataset)
@@ -152,7 +163,7 @@ def training_command(measurement: Measurement) -> str | None:
         options += [f"--{key} {value}" for key, value in taught.changed.items()]
     options += ["--weights random"] * measurement.random
     place = model_option(measurement)
-    out = [f"--out {shlex.quote(place)}"] if is_path(place) else []
+    out = [f"--out {shlex.quote(place)}"] if names_directory(place) else []
     return " ".join(["rbserve", verb, "--dataset", shlex.quote(measurement.dataset), *options, *out])
 
 
@@ -177,13 +188,16 @@ def _profile_makes_it(measurement: Measurement) -> bool:
     spec = _row(measurement)
     differs = changed(measurement) or training_changes(measurement) or measurement.distilled
     return not (
-        spec is None or differs or is_path(model_option(measurement)) or _endpoint_options(measurement, spec)
+        spec is None
+        or differs
+        or names_directory(model_option(measurement))
+        or _endpoint_options(measurement, spec)
     )
 
 
 def _unmakeable(measurement: Measurement) -> str:
     place = model_option(measurement)
-    where = f"the artefact at {place}" if is_path(place) else "the artefact that was measured"
+    where = f"the artefact at {place}" if names_directory(place) else "the artefact that was measured"
     why = measurement.continued or f"{measurement.model} is no row of this version"
     return f"needs {where}: {why}, and no command trains it again"
 

@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbserve.core.errors import (
-    DataError,
-)
-from rbserve.data.artifact import (
-    Artifact,
-)
-from rbserve.home.abilities import abilities
-from rbserve.home.places import (
-    DEFAULT_DATASET,
-    choices_path,
-    runs_path,
-)
+from rbserve.core.errors import DataError
+from rbserve.data.artifact import Artifact
+from rbserve.home.paths import choices_path, runs_path
+from rbserve.home.target import Target
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.serving import data_of, to_serve
 from rbserve.progress import progress_bar, say
@@ -27,8 +19,7 @@ if TYPE_CHECKING:
 
 
 def choose_variant(
-    model: str,
-    dataset: str | None,
+    target: Target,
     slate: int | None = None,
     threads: int = 1,
     tolerance: float | None = None,
@@ -46,9 +37,9 @@ def choose_variant(
 
     allowed = auto.TOLERANCE if tolerance is None else tolerance
     auto.check_tolerance(allowed)
-    if make and abilities(model, dataset or DEFAULT_DATASET).is_endpoint:
-        auto.refuse_endpoint(model)
-    artifact = to_serve(model, dataset, make)
+    if make and target.is_endpoint:
+        auto.refuse_endpoint(target.name)
+    artifact = to_serve(target, make)
     if not artifact.is_endpoint and not artifact.manifest.variants:
         data_of(artifact, f"no variant of {artifact.name} is exported yet; exporting one", make)
         artifact = ensure_exported(artifact)

@@ -7,23 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import (
-    DataError,
-    Interrupted,
-    UsageError,
-    needs_extra,
-    unknown_name,
-)
-from rbserve.core.files import home, require_replaceable
+from rbserve.core.errors import DataError, Interrupted, UsageError, needs_extra, unknown_name
+from rbserve.core.files import require_replaceable
 from rbserve.core.names import plain_name
 from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.home.places import (
-    dataset_path,
-    is_path,
-    is_prepared,
-    left_behind,
-)
+from rbserve.home.paths import dataset_path, is_prepared, outdated_artifacts, prepared_datasets
+from rbserve.home.target import names_directory
 from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -83,10 +73,11 @@ def prepare(
 
 def _tell_left_behind(name: str, dataset: Dataset) -> None:
     """Names the artefacts that were made from what the data set held before."""
-    left = [artifact.path.name for artifact in left_behind(name, dataset.fingerprint)]
-    if left:
+    outdated = outdated_artifacts(name, dataset.fingerprint)
+    if outdated:
         say(
-            f"left behind, made from earlier data of {name}: {', '.join(left)}; they can be served as they are, and "
+            f"left behind, made from earlier data of {name}: {', '.join(outdated)}; "
+            "they can be served as they are, and "
             f"rbserve train --model MODEL --dataset {name} makes them of the new data "
             "(--init MODEL: beginning with the weights that they have)"
         )
@@ -121,23 +112,29 @@ def dataset_rows() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = [
         {
             "name": name,
-            "prepared": (dataset_path(name) / "manifest.json").is_file(),
+            "prepared": is_prepared(name),
             "about": source.about,
             "needs": source.needs,
             "own": source.own,
         }
         for name, source in SOURCES.items()
     ]
-    for manifest in sorted((home() / "data").glob("*/manifest.json")):
-        if manifest.parent.name not in SOURCES and not manifest.parent.name.startswith("."):
-            about = f"your own, {_origin(manifest.parent)}"
-            name = manifest.parent.name
-            rows.append({"name": name, "prepared": True, "about": about, "needs": "", "own": False})
+    rows += [
+        {
+            "name": path.name,
+            "prepared": True,
+            "about": f"your own, {_origin(path)}",
+            "needs": "",
+            "own": False,
+        }
+        for path in prepared_datasets()
+        if path.name not in SOURCES
+    ]
     return rows
 
 
 def _origin(path: Path) -> str:
-    """What a listing says of a data set; one that cannot be read must not hide the others."""
+    """The source of a data set for a listing; an unreadable data set must not hide the others."""
     try:
         return f"from {open_dataset(path).manifest.source}"
     except DataError as error:
@@ -145,12 +142,13 @@ def _origin(path: Path) -> str:
 
 
 def inspect_dataset(name: str) -> IntegrityReport:
-    """An independent look at a prepared data set, by name or directory."""
+    """Checks the files of a prepared data set, which is named or given by its directory, independently of `prepare`."""
     from rbserve.data.integrity import inspect
 
-    if not is_path(name):
+    path = Path(name) if names_directory(name) else dataset_path(name)
+    if not names_directory(name):
         check_dataset(name)
-    dataset = open_dataset(Path(name) if is_path(name) else dataset_path(name))
+    dataset = open_dataset(path)
     with needs_extra("train", "comparing with the paper"):
         from rbserve.train.datasets.sources import SOURCES
 

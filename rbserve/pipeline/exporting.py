@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rbserve.core.errors import (
-    memory_told,
-    needs_extra,
-)
+from rbserve.core.errors import memory_told, needs_extra
 from rbserve.core.variants import USUAL_EXPORTS, exported_variant, exports_of, precisions_of
 from rbserve.data.artifact import Artifact, Parity
-from rbserve.home.abilities import abilities, check_precisions_of
+from rbserve.home.target import Target
 from rbserve.pipeline.data import ensure_dataset
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 
 
-def export_model(model: str, dataset: str, precisions: Sequence[str]) -> Artifact:
-    """Exports a model at the given precisions, training it if it is missing."""
-    check_precisions_of(abilities(model, dataset), precisions)
-    return export(ensure_artifact(model, dataset), precisions)
+def export_model(target: Target, precisions: Sequence[str]) -> Artifact:
+    """Exports a model in the given precisions; it is trained if it is missing."""
+    target.check_precisions(precisions)
+    return export(ensure_artifact(target), precisions)
 
 
 def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
-    """Exports an artefact at the given precisions and says how the scores compare."""
+    """Exports an artefact in the given precisions, and says how much the scores differ from the trained model's."""
     told = memory_told(f"exporting {artifact.name}", "a machine with more memory, or a smaller row")
     with told, needs_extra("export", "exporting"):
         from rbserve.exporters.export import export as export_artifact
@@ -43,7 +40,7 @@ def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
 
 
 def _cost(parity: Parity) -> str:
-    """What a variant's differences from the reference do to its accuracy."""
+    """The change of accuracy that an export made, as the end of a sentence."""
     if parity.auc_difference is not None:
         return f", AUC {parity.auc_difference:+.5f}"
     if parity.ndcg is not None and parity.ndcg_reference is not None:
@@ -53,6 +50,6 @@ def _cost(parity: Parity) -> str:
 
 
 def ensure_exported(artifact: Artifact, variants: Sequence[str] = USUAL_EXPORTS) -> Artifact:
-    """The artefact with what it lacks of the files that variants are loaded from."""
+    """The artefact with the files of these variants: missing ones are exported."""
     missing = [name for name in exports_of(variants) if name not in artifact.manifest.variants]
     return export(artifact, precisions_of(missing)) if missing else artifact

@@ -24,12 +24,13 @@ from rbserve.core.files import at_home
 from rbserve.core.files import home as current_home
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset
-from rbserve.home.places import DEFAULT_DATASET, runs_path
+from rbserve.home.paths import DEFAULT_DATASET, runs_path
+from rbserve.home.target import ModelName, model_path, resolve
+from rbserve.models.zoo import find_model, with_backbone
 from rbserve.pipeline import choosing, data, exporting, items, profiling, reporting, serving, training
 
 if TYPE_CHECKING:
-    from rbserve.core.distillation import Teaching
-    from rbserve.core.settings import Settings
+    from rbserve.core.settings import Settings, Teaching
     from rbserve.core.types import Ranker, Scorer
     from rbserve.profilers.choose.choice import Choice
     from rbserve.profilers.choose.recommend import Recommendation
@@ -47,6 +48,9 @@ MB = 1_000_000
 
 Changes = Mapping[str, Any]
 """Values by the name of a record's field; fields that are not named keep their defaults."""
+
+Model = str | Path | ModelName
+"""A zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6") or the directory of an artefact."""
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
@@ -69,8 +73,8 @@ class Home:
 
     Without a path it is RBSERVE_HOME, else the working directory, as for the command line.
 
-    `model` is a zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6") or an artefact's directory; `dataset` is
-    a data set's name.
+    A `model` is a zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6") or the directory of an artefact; a
+    `dataset` is the name of a data set.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -120,7 +124,7 @@ class Home:
     @_at_home
     def train(
         self,
-        model: str,
+        model: Model,
         dataset: str = DEFAULT_DATASET,
         *,
         settings: Settings | Changes | None = None,
@@ -139,14 +143,22 @@ class Home:
         artefact whose weights the training begins with. `random` packages the model with random weights, to measure
         its latency alone. `api_base` is the address of the endpoint that answers for zeroshot-gpt-3.5.
         """
+        row = with_backbone(str(model), backbone) if backbone else find_model(str(model))
         return training.train(
-            model, dataset, _values(settings), config, out, resume, backbone, api_base, random, init
+            dataclasses.replace(row, random=random),
+            dataset,
+            _values(settings),
+            config,
+            out,
+            resume,
+            api_base,
+            None if init is None else model_path(init, dataset),
         )
 
     @_at_home
     def distill(
         self,
-        teacher: str,
+        teacher: Model,
         student: str,
         dataset: str = DEFAULT_DATASET,
         *,
@@ -163,20 +175,28 @@ class Home:
         of `train`.
         """
         return training.distill(
-            teacher, student, dataset, _values(settings), config, out, resume, variant, _values(teaching)
+            resolve(teacher, dataset),
+            find_model(student),
+            dataset,
+            _values(settings),
+            config,
+            out,
+            resume,
+            variant,
+            _values(teaching),
         )
 
     @_at_home
     def export(
-        self, model: str, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] = ("fp32", "int8")
+        self, model: Model, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] = ("fp32", "int8")
     ) -> Artifact:
         """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing."""
-        return exporting.export_model(model, dataset, precisions)
+        return exporting.export_model(resolve(model, dataset), precisions)
 
     @_at_home
     def profile(
         self,
-        model: str,
+        model: Model,
         dataset: str = DEFAULT_DATASET,
         *,
         plan: Plan | Changes | None = None,
@@ -189,7 +209,7 @@ class Home:
         fit into memory are measured. `results` of the measurement has an entry a variant, scope and slate; latencies
         are in milliseconds. `failed` says of variants whose process died why.
         """
-        return profiling.profile(model, dataset, _values(plan), variants, random)
+        return profiling.profile(resolve(model, dataset, random), _values(plan), variants)
 
     @_at_home
     def report(self, name: str = "latest", *, datasets: Sequence[str] = (), runs: Path | None = None) -> Path:
@@ -252,7 +272,7 @@ class Home:
     @_at_home
     def choose(
         self,
-        model: str,
+        model: Model,
         dataset: str | None = None,
         *,
         slate: int | None = None,
@@ -264,12 +284,12 @@ class Home:
 
         A run file of this machine answers, else a short profile made now. `make` trains a model that is missing.
         """
-        return choosing.choose_variant(model, dataset, slate, threads, tolerance, make)
+        return choosing.choose_variant(resolve(model, dataset), slate, threads, tolerance, make)
 
     @_at_home
     def serve(
         self,
-        models: Mapping[str, str],
+        models: Mapping[str, str] | Mapping[ModelName, str],
         dataset: str | None = None,
         *,
         options: ServerOptions | None = None,
@@ -289,7 +309,7 @@ class Home:
         from rbserve.server.serve import serve
 
         served = [
-            (serving.open_for_serving(model, dataset, variant, make), variant)
+            (serving.open_for_serving(resolve(model, dataset), variant, make), variant)
             for model, variant in models.items()
         ]
         opening = Opening(

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import (
-    needs_extra,
-)
-from rbserve.data.artifact import (
-    Artifact,
-    open_artifact,
-)
-from rbserve.home.places import (
-    model_path,
-)
+from rbserve.core.errors import needs_extra
+from rbserve.data.artifact import Artifact
 
 if TYPE_CHECKING:
     from rbserve.core.types import Vectors
@@ -23,13 +15,10 @@ if TYPE_CHECKING:
     from rbserve.runtimes.item_vectors import Encode
 
 
-def add_items(
-    model: str, dataset: str, file: Path, item: str, text: str, delimiter: str | None = None
-) -> Changed:
-    """Adds a table's items to an artefact that is there (`pipeline.catalogue`)."""
+def add_items(artifact: Artifact, file: Path, item: str, text: str, delimiter: str | None = None) -> Changed:
+    """Adds the items of a table to an artefact; `item` and `text` are its columns of ids and texts."""
     from rbserve.pipeline import catalogue
 
-    artifact = open_artifact(model_path(model, dataset))
     with needs_extra("train", "adding items"):
         from rbserve.train.datasets.item_file import read_items
         from rbserve.train.protocol.tally import Tally
@@ -40,12 +29,11 @@ def add_items(
 
 
 def retire_items(
-    model: str, dataset: str, listed: Path | Sequence[str], item: str, delimiter: str | None = None
+    artifact: Artifact, listed: Path | Sequence[str], item: str, delimiter: str | None = None
 ) -> Changed:
-    """Retires items of an artefact that is there: those of a table's column, or those listed."""
+    """Retires items of an artefact: those in the column `item` of a table, or those listed."""
     from rbserve.pipeline import catalogue
 
-    artifact = open_artifact(model_path(model, dataset))
     if isinstance(listed, Path):
         with needs_extra("train", "reading a table of items"):
             from rbserve.train.datasets.item_file import read_ids
@@ -55,9 +43,9 @@ def retire_items(
 
 
 def text_encoder(artifact: Artifact) -> Encode:
-    """Makes vectors of texts by the language model that made those of an artefact's items, loaded when it is needed.
+    """A function from texts to vectors, by the language model that made the vectors of the artefact's items.
 
-    The vectors are kept in the cache, as those of a data set's items are.
+    The language model is loaded at the first call; the vectors are kept in the cache, like those of a data set's items.
     """
     config = artifact.manifest.config
 
@@ -71,7 +59,7 @@ def text_encoder(artifact: Artifact) -> Encode:
 
 
 def serving_encoder(artifact: Artifact) -> Encode:
-    """`text_encoder` for a server: the language model is loaded for the first text and stays; nothing is written."""
+    """A function from texts to vectors for a server: the language model stays loaded, and nothing is written."""
     config = artifact.manifest.config
     loaded: list[Any] = []
 

@@ -6,18 +6,14 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import (
-    UsageError,
-)
+from rbserve.core.errors import UsageError
 from rbserve.core.files import require_writable
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
-from rbserve.home.abilities import Abilities, abilities, check_variants_of
-from rbserve.home.places import (
-    runs_path,
-)
+from rbserve.home.paths import runs_path
+from rbserve.home.target import Target
 from rbserve.pipeline.data import ensure_dataset
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
@@ -32,11 +28,7 @@ ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # 
 
 
 def profile(
-    model: str,
-    dataset: str,
-    settings: Mapping[str, Any] | None = None,
-    variants: Sequence[str] | None = None,
-    random: bool = False,
+    target: Target, settings: Mapping[str, Any] | None = None, variants: Sequence[str] | None = None
 ) -> Measurement:
     """Profiles a model, making what is missing upstream, and writes the measurement to runs/<id>.json.
 
@@ -46,8 +38,8 @@ def profile(
     from rbserve.profilers.measure.harness import profile as measure
     from rbserve.runs.measurement import write_measurement
 
-    plan = plan_of(abilities(model, dataset, random), settings or {}, variants or ())
-    artifact = ensure_artifact(model, dataset, random)
+    plan = plan_of(target, settings or {}, variants or ())
+    artifact = ensure_artifact(target)
     left_out: dict[str, str] = {}
     if artifact.is_endpoint:
         chosen = list(variants or artifact.variants)
@@ -70,13 +62,13 @@ def profile(
     return measurement
 
 
-def plan_of(model: Abilities, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:
+def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:
     """The plan of a model's profile; UsageError for settings or variants that it cannot be measured with."""
     import msgspec
 
     from rbserve.profilers.measure.harness import check_numbers, default_plan, refuse_warm
 
-    check_variants_of(model, variants)
+    model.check_variants(variants)
     if model.is_endpoint and settings.get("budget_s") is not None:
         raise UsageError(
             "--budget is for models that run here; calls of an endpoint cost money", "give --runs"

@@ -6,16 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import (
-    needs_extra,
-    unknown_name,
-)
+from rbserve.core.errors import needs_extra, unknown_name
 from rbserve.core.files import require_replaceable, require_writable
-from rbserve.home.places import (
-    dataset_path,
-    report_path,
-    runs_path,
-)
+from rbserve.home.paths import dataset_path, report_path, runs_path
 from rbserve.pipeline.data import ensure_dataset
 from rbserve.progress import progress_bar
 

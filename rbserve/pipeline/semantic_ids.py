@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import (
-    UsageError,
-    needs_extra,
-)
+from rbserve.core.errors import UsageError, needs_extra
 from rbserve.data.dataset import Dataset
-from rbserve.home.places import (
-    is_prepared,
-)
+from rbserve.home.paths import is_prepared
 from rbserve.pipeline.data import check_dataset, ensure_dataset
 from rbserve.progress import progress_bar, say
 

@@ -14,16 +14,9 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.home.abilities import abilities, check_variants_of
-from rbserve.home.places import (
-    DEFAULT_DATASET,
-    find_artifact,
-    how_to_make,
-    is_path,
-    is_prepared,
-    is_trained,
-    options_of,
-)
+from rbserve.home.commands import remaking_command, serving_options
+from rbserve.home.paths import is_prepared
+from rbserve.home.target import Target
 from rbserve.pipeline.data import ensure_dataset
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
@@ -36,15 +29,15 @@ if TYPE_CHECKING:
     from rbserve.server.schema import Measured, Profiled
 
 
-def open_for_serving(model: str, dataset: str | None, variant: str, make: bool = False) -> Artifact:
+def open_for_serving(target: Target, variant: str, make: bool = False) -> Artifact:
     """The artefact with the variant to serve.
 
     A variant that is not exported yet is exported from the data set that the artefact was made from. With `make`, what
     is missing is trained and prepared too.
     """
     if make:
-        check_variants_of(abilities(model, dataset or DEFAULT_DATASET), [variant])
-    artifact = to_serve(model, dataset, make)
+        target.check_variants([variant])
+    artifact = to_serve(target, make)
     if variant in artifact.can_open:
         return artifact
     if variant not in artifact.can_have:
@@ -53,22 +46,19 @@ def open_for_serving(model: str, dataset: str | None, variant: str, make: bool =
     return ensure_exported(artifact, [variant])
 
 
-def to_serve(model: str, dataset: str | None, make: bool = False) -> Artifact:
-    """The artefact that `--model` and `--dataset` mean, which is all that serving takes; trained if told to."""
-    if make and not is_path(model) and not is_trained(model, dataset):
-        return ensure_artifact(model, dataset or DEFAULT_DATASET)
-    artifact, line = find_artifact(model, dataset)
-    if line:
-        say(line)
-    return artifact
+def to_serve(target: Target, make: bool = False) -> Artifact:
+    """The artefact of a model, which is all that serving takes. UsageError where it is absent and not to be made."""
+    if target.artifact is None and not make:
+        raise target.absence()
+    return ensure_artifact(target)
 
 
 def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
-    """The data set that an artefact was made from. UsageError, saying what takes it, where it is not there any more."""
+    """The data set that an artefact was made from. UsageError where it is not there any more; `doing` needs it."""
     made_from = artifact.manifest.dataset
     exported = [*artifact.manifest.variants]
-    hint = f"rbserve serve {options_of(artifact)} --variant {exported[0]} takes the artefact alone" if exported else (
-        f"train it again: {how_to_make(artifact.name, made_from.name)}")  # fmt: skip
+    hint = f"rbserve serve {serving_options(artifact)} --variant {exported[0]} takes the artefact alone" if exported else (
+        f"train it again: {remaking_command(artifact)}")  # fmt: skip
     if not make and not is_prepared(made_from.name):
         raise UsageError(f"{doing} takes data set {made_from.name}, which is not there", hint)
     data = ensure_dataset(made_from.name)
@@ -147,14 +137,12 @@ def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load
         return run_load(url, task.path, bodies(requests, data.items, size, served.name), plan, progress)
 
 
-def verify(
-    model: str, dataset: str | None, url: str, slate: int | None, overhead_ms: float | None, rounds: int
-) -> Verified:
-    """Holds the server at `url` against the artefact that it says it serves."""
+def verify(target: Target, url: str, slate: int | None, overhead_ms: float | None, rounds: int) -> Verified:
+    """Compares the answers and the latency of the server at `url` with those of the artefact that it serves."""
     from rbserve.profilers.client.verify import OVERHEAD_MS
     from rbserve.profilers.client.verify import verify as compare
 
-    artifact = to_serve(model, dataset)
+    artifact = to_serve(target)
     if artifact.is_endpoint:
         raise UsageError(
             f"{artifact.name} is answered by an endpoint: holding a server against it would pay for every call",

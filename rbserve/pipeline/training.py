@@ -1,4 +1,4 @@
-"""From a zoo row and a data set to an artefact: trained, distilled, or found where it is there already."""
+"""From a zoo row and a data set to an artefact: trained, distilled, or opened where it is there already."""
 
 from __future__ import annotations
 
@@ -7,41 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.distillation import FROM, check_student, check_teacher, student_name
-from rbserve.core.errors import (
-    ArtifactError,
-    UsageError,
-    memory_told,
-    needs_extra,
-)
-from rbserve.core.files import home, require_replaceable
-from rbserve.core.settings import Teaching
-from rbserve.data.artifact import (
-    Artifact,
-    TrainingRecord,
-    open_artifact,
-)
-from rbserve.data.dataset import Dataset, check_same_data, open_dataset
-from rbserve.home.abilities import abilities, check_variants_of
-from rbserve.home.places import (
-    RANDOM,
-    artifact_path,
-    dataset_path,
-    how_to_make,
-    is_path,
-    is_prepared,
-    model_path,
-    places,
-)
+from rbserve.core.distillation import check_student, check_teacher, student_name
+from rbserve.core.errors import ArtifactError, UsageError, memory_told, needs_extra
+from rbserve.core.files import require_replaceable
+from rbserve.core.options import with_options
+from rbserve.core.settings import Settings, Teaching
+from rbserve.data.artifact import Artifact, TrainingRecord, open_artifact
+from rbserve.data.dataset import Dataset
+from rbserve.home.paths import artifact_path, places, teachers_path
+from rbserve.home.target import Target, artifact_name, is_student
 from rbserve.models.configs import EndpointConfig, kind_of
-from rbserve.models.zoo import find_model, with_backbone
 from rbserve.pipeline.data import check_dataset, ensure_dataset
 from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from rbserve.core.types import ModelSpec
     from rbserve.train.distill.lesson import Lesson
-    from rbserve.train.loop import Settings
 
 
 LESS_MEMORY = (
@@ -50,62 +31,64 @@ LESS_MEMORY = (
 
 
 def train(
-    model: str,
+    spec: ModelSpec,
     dataset: str,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     out: Path | None = None,
     resume: bool = False,
-    backbone: str | None = None,
     api_base: str | None = None,
-    random: bool = False,
-    init: str | None = None,
+    init: Path | None = None,
 ) -> Artifact:
-    """Trains a zoo row anew, or a recipe with a backbone; of `random` weights it is packaged untrained.
+    """Trains a row on a data set into a new artefact, or packages it untrained if `spec.random`.
 
-    `settings` and `options` change the training's and the config's defaults; `api_base` is the address of the endpoint
-    that a row asks. UsageError for a row that asks none. `init` is an artefact (its directory, or a row of the data
-    set) whose weights and config the training begins with.
+    `settings` changes the training, `options` the config; `api_base` is the address of the endpoint that a row asks.
+    The training begins with the weights and the config of the artefact at `init`. UsageError for arguments that do not
+    fit the row.
     """
-    spec = with_backbone(model, backbone) if backbone else find_model(model)
     if api_base is not None:
-        if not isinstance(spec.config, EndpointConfig):
-            raise UsageError(
-                f"{spec.name} asks no endpoint, so there is no --api-base for it",
-                "zeroshot-gpt-3.5 asks one, with any model: --set model=NAME",
-            )
-        options = {**(options or {}), "api_base": api_base}
-    with needs_extra("train", "training"):
-        from rbserve.core.options import with_options
-        from rbserve.train.loop import Settings
-    spec = replace(spec, config=with_options(spec.config, options or {}), random=random)
-    began = None if init is None else _to_continue(init, dataset, random)
-    if began is not None:
+        options = {**(options or {}), "api_base": _checked_address(spec, api_base)}
+    spec = replace(spec, config=with_options(spec.config, options or {}))
+    start = None if init is None else _artifact_to_continue(init, spec.random)
+    if start is not None:
         from rbserve.train.warm_start import continued_spec
 
-        spec = continued_spec(spec, began, [*(options or {})])
-    chosen: Settings = Settings(**{**spec.training, **(settings or {})})
-    path = out or artifact_path(f"{spec.name}{RANDOM * random}", dataset)
-    check_dataset(dataset)
+        spec = continued_spec(spec, start, [*(options or {})])
+    chosen = _settings(spec, settings)
+    path = out or artifact_path(artifact_name(spec.name, spec.random), dataset)
     _check_training(spec, path, resume)
-    data = ensure_dataset(dataset)
-    return _fit(spec, data, path, chosen, resume, init=began)
+    check_dataset(dataset)
+    return _fit(spec, ensure_dataset(dataset), path, chosen, resume, init=start)
 
 
-def _to_continue(init: str, dataset: str, random: bool) -> Artifact:
-    """The artefact that a training goes on from."""
-    from rbserve.train.warm_start import require_continuable
+def _checked_address(spec: ModelSpec, api_base: str) -> str:
+    if not isinstance(spec.config, EndpointConfig):
+        raise UsageError(
+            f"{spec.name} asks no endpoint, so there is no --api-base for it",
+            "zeroshot-gpt-3.5 asks one, with any model: --set model=NAME",
+        )
+    return api_base
 
+
+def _settings(spec: ModelSpec, changes: Mapping[str, Any] | None) -> Settings:
+    """The settings of a row's training with some values changed."""
+    return Settings(**{**spec.training, **(changes or {})})
+
+
+def _artifact_to_continue(path: Path, random: bool) -> Artifact:
+    """The artefact that a training continues."""
     if random:
         raise UsageError("--init and --weights random cannot go together", "leave one of them out")
-    artifact = open_artifact(model_path(init, dataset))
+    with needs_extra("train", "training"):
+        from rbserve.train.warm_start import require_continuable
+    artifact = open_artifact(path)
     require_continuable(artifact)
     return artifact
 
 
 def distill(
-    teacher: str,
-    student: str,
+    teacher: Target,
+    student: ModelSpec,
     dataset: str,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -114,51 +97,48 @@ def distill(
     variant: str | None = None,
     teaching: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Trains a pair-wise zoo row on a teacher's scores; the teacher is made if it is missing.
+    """Trains a pair-wise row on the scores of a teacher, which is trained if it is missing.
 
-    `teaching` changes the defaults of `Teaching`; the rest is as in `train`. UsageError for what cannot
-    teach, or learn.
+    `variant` of the teacher scores; `teaching` changes the defaults of `Teaching`; the rest is as in `train`.
+    UsageError for a model that cannot teach, and for a row that cannot learn.
     """
-    spec, wanted = find_model(student), Teaching(**(teaching or {}))
-    check_student(spec)
-    if not is_path(teacher) and FROM not in teacher:  # before it is trained for hours
-        row = find_model(teacher)
-        check_teacher(row.name, row.task, kind_of(row.config))
+    wanted = Teaching(**(teaching or {}))
+    check_student(student)
+    kind = teacher.artifact.manifest.config_kind if teacher.artifact else kind_of(teacher.spec.config)
+    check_teacher(teacher.name, teacher.task, kind, teacher.random)
     with needs_extra("train", "distilling"):
-        from rbserve.core.options import with_options
         from rbserve.train.distill.lesson import prepare_lesson
-        from rbserve.train.loop import Settings
-    spec = replace(spec, config=with_options(spec.config, options or {}))
-    chosen: Settings = Settings(**{**spec.training, **(settings or {})})
-    check_variants_of(abilities(teacher, dataset), [] if variant is None else [variant])
-    if not is_path(teacher):
-        check_dataset(dataset)
-        path = out or artifact_path(student_name(student, teacher), dataset)
-        _check_training(spec, path, resume)
-    teaches = ensure_artifact(teacher, dataset)
-    data = ensure_dataset(dataset)
-    with progress_bar(f"score {teaches.name}") as progress:
+    name = student_name(student.name, teacher.name)
+    spec = replace(student, name=name, config=with_options(student.config, options or {}))
+    chosen = _settings(spec, settings)
+    teacher.check_variants([] if variant is None else [variant])
+    path = out or artifact_path(name, dataset)
+    _check_training(spec, path, resume)
+    check_dataset(dataset)
+    artifact, data, folder = ensure_artifact(teacher), ensure_dataset(dataset), teachers_path(dataset)
+    with progress_bar(f"score {artifact.name}") as progress:
         lesson = prepare_lesson(
-            teaches, student, data, wanted, chosen.seed, home() / "teachers" / dataset, variant, progress, say
+            artifact, student.name, data, wanted, chosen.seed, folder, variant, progress, say
         )
-    spec = replace(spec, name=student_name(student, teaches.name))
-    return _fit(spec, data, out or artifact_path(spec.name, dataset), chosen, resume, lesson)
+    return _fit(spec, data, path, chosen, resume, lesson)
 
 
 def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
-    """Of every student of these rows that was made, what a listing of models says."""
-    found: list[dict[str, object]] = []
-    for file in sorted((home() / "artifacts").glob(f"*/*{FROM}*/manifest.json")):
+    """The entries of `rbserve models` for all students of these rows that are below the home directory."""
+    entries: list[dict[str, object]] = []
+    for place in places():
+        if not is_student(place.model):
+            continue
         try:
-            manifest = open_artifact(file.parent).manifest
-        except ArtifactError as error:  # one that cannot be read must not hide the others
+            manifest = open_artifact(place.path).manifest
+        except ArtifactError as error:  # an unreadable artefact must not hide the others
             say(f"left out: {error.message}")
             continue
         taught = manifest.training.distilled
         if taught is None or taught.student not in rows:
             continue
         spec = rows[taught.student]
-        found.append({
+        entries.append({
             "name": manifest.name,
             "group": spec.group,
             "task": spec.task,
@@ -169,14 +149,14 @@ def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
             "runnable": True,
             "needs": (f"nothing: made on {manifest.dataset.name}",),
         })  # fmt: skip
-    return found
+    return entries
 
 
 def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
-    """Raises for a training that cannot begin: nothing to resume, no such language model, a place that is taken."""
-    from rbserve.train.encoders.backbone import require_findable
-    from rbserve.train.fit import checkpoint_path
-
+    """Raises UsageError for a training that cannot begin: nothing to resume, no such language model, a path in use."""
+    with needs_extra("train", "training"):
+        from rbserve.train.encoders.backbone import require_findable
+        from rbserve.train.fit import checkpoint_path
     require_replaceable(path)
     if resume and not checkpoint_path(path).is_file():
         raise UsageError(
@@ -197,7 +177,7 @@ def _fit(
     lesson: Lesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
-    """Trains a row into its artefact, and says what came of it."""
+    """Trains a row into an artefact at `path`, and says how good it is."""
     from rbserve.train.fit import checkpoint_path
     from rbserve.train.fit import train as fit_model
 
@@ -212,7 +192,7 @@ def _fit(
 
 
 def _say_what_is_replaced(path: Path) -> None:
-    """Says of an artefact that a training replaces what became of its items, for that goes with it."""
+    """Says how many added and retired items are lost with the artefact that a training replaces."""
     try:
         changes = open_artifact(path).manifest.catalogue
     except ArtifactError:
@@ -238,27 +218,20 @@ def _how(record: TrainingRecord) -> str:
     return f"{how}, {epochs}, valid {record.metric} {record.best_metric:.4f}"
 
 
-def ensure_artifact(model: str, dataset: str, random: bool = False) -> Artifact:
-    """The artefact at a path, or of a zoo row on a data set, trained (or its weights drawn) if it is not there.
+def ensure_artifact(target: Target) -> Artifact:
+    """The artefact of a model, trained (or packaged with random weights) if it is not there.
 
-    A student is found by the name of its artefact, and not made: who asks for it has to say how it is taught.
+    UsageError for a student that is not there: only its user can say how it is taught.
     """
-    if is_path(model):
-        return open_artifact(Path(model))
-    student, taught, _ = model.partition(FROM)
-    find_model(student)  # an unknown name is refused before anything is looked for
-    path = artifact_path(f"{model}{RANDOM * random}", dataset)
-    if not (path / "manifest.json").is_file():
-        if taught:
-            raise UsageError(f"no artefact of {model} at {path}", how_to_make(model, dataset))
-        check_dataset(dataset)
-        others = [] if random else [place.dataset for place in places(model)]
-        elsewhere = f" (it is trained on {', '.join(others)}: --dataset)" if others else ""
-        say(f"{model} is not {'packaged for' if random else 'trained on'} {dataset} yet{elsewhere}; doing so")
-        return train(model, dataset, random=random)
-    artifact = open_artifact(path)
-    if is_prepared(dataset):
-        check_same_data(
-            artifact.name, artifact.manifest.dataset.fingerprint, open_dataset(dataset_path(dataset))
-        )
-    return artifact
+    if target.artifact:
+        return target.artifact
+    model, dataset = target.model, target.dataset
+    if model.teacher is not None:
+        raise UsageError(f"no artefact of {model} at {target.path}", target.how_to_make)
+    check_dataset(dataset)
+    others = [] if target.random else model.datasets
+    elsewhere = f" (it is trained on {', '.join(others)}: --dataset)" if others else ""
+    say(
+        f"{model} is not {'packaged for' if target.random else 'trained on'} {dataset} yet{elsewhere}; doing so"
+    )
+    return train(replace(target.spec, random=target.random), dataset)

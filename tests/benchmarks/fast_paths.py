@@ -141,13 +141,14 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 
+    from rbserve.home.target import resolve
     from rbserve.pipeline.data import ensure_dataset
     from rbserve.pipeline.exporting import ensure_exported
     from rbserve.pipeline.training import ensure_artifact
 
     dataset = ensure_dataset(options.dataset)
     artifact = ensure_exported(
-        ensure_artifact(options.model, options.dataset, options.random), options.variants
+        ensure_artifact(resolve(options.model, options.dataset, options.random)), options.variants
     )
     print(
         "| slate | variant | user | times as fast [95%] | ms a candidate | tokens a slate | log-odds apart |"

@@ -128,6 +128,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 
+    from rbserve.home.target import resolve
     from rbserve.pipeline.data import ensure_dataset
     from rbserve.pipeline.training import ensure_artifact
 
@@ -137,7 +138,7 @@ def main() -> None:
     )
     print("|---|--:|--:|---|")
     for spec in select_models(options.models):
-        new = export(ensure_artifact(spec.name, options.dataset), dataset, ["fp32", "int8"])
+        new = export(ensure_artifact(resolve(spec.name, options.dataset)), dataset, ["fp32", "int8"])
         with tempfile.TemporaryDirectory(prefix="rbserve-int8-") as folder:
             old = with_old_int8(new, Path(folder) / new.name)
             row = {

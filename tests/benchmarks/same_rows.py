@@ -12,7 +12,7 @@ import numpy as np
 
 from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import open_dataset
-from rbserve.home.places import artifact_path, dataset_path
+from rbserve.home.paths import artifact_path, dataset_path
 from rbserve.profilers.baselines import baselines
 from rbserve.stats.pairwise import auc
 from rbserve.train.loop import Settings, epoch_order

@@ -32,6 +32,7 @@ import psutil
 from rbserve.client import Client, address_of, request_bytes
 from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
+from rbserve.home.target import resolve
 from rbserve.pipeline import data, training
 from rbserve.profilers.client.load import Load, LoadPlan, run_load
 from rbserve.profilers.client.verify import Wire
@@ -128,7 +129,7 @@ class Asked:
 
 def prepared(model: str, dataset: str, slate: int) -> Asked:
     """The artefact and its data set."""
-    artifact = training.ensure_artifact(model, dataset)
+    artifact = training.ensure_artifact(resolve(model, dataset))
     return Asked(artifact, data.ensure_dataset(artifact.manifest.dataset.name), slate)
 
 

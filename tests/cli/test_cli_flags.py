@@ -12,6 +12,9 @@ import pytest
 from rbserve.cli import app
 from rbserve.core.errors import UsageError
 from rbserve.core.names import plain_name
+from rbserve.core.types import ModelSpec
+from rbserve.data.artifact import open_artifact
+from rbserve.home.paths import artifact_path
 from rbserve.models.zoo import select_models
 from rbserve.pipeline import training
 
@@ -41,9 +44,9 @@ def trained_pairs(monkeypatch: pytest.MonkeyPatch) -> Calls:
     class Made:
         manifest = None
 
-    def train(model: str, dataset: str, *rest: object) -> Made:
+    def train(spec: ModelSpec, dataset: str, *rest: object) -> Made:
         del rest
-        calls.append((model, dataset))
+        calls.append((spec.name, dataset))
         return Made()
 
     monkeypatch.setattr(training, "train", train)
@@ -239,7 +242,7 @@ def test_a_cell_trains_with_its_options_and_knows_an_artefact_of_others(
     fit = {"epochs": 1}
     cell = Cell("build", "synthetic", "dnn", ["torch-fp32"], fit, options={"dim": "8", "hidden": "16"})
     assert work(cell, "x").status == "done"
-    config = training.ensure_artifact("dnn", "synthetic").manifest.config
+    config = open_artifact(artifact_path("dnn", "synthetic")).manifest.config
     assert (config["dim"], config["hidden"]) == (8, [16])
     assert not trained_otherwise(cell)
     assert trained_otherwise(Cell("build", "synthetic", "dnn", [], fit, options={"dim": "4"}))

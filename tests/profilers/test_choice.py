@@ -17,6 +17,7 @@ from old_int8 import with_old_int8
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.artifact import Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
+from rbserve.home.target import resolve
 from rbserve.pipeline import choosing, profiling, serving
 from rbserve.pipeline.catalogue import retire_items
 from rbserve.profilers.choose.choice import (
@@ -288,7 +289,7 @@ def test_a_profile_that_answers_is_taken_and_the_answer_kept(
     monkeypatch.setattr("rbserve.profilers.measure.harness.profile", None)  # nothing is to be measured
 
     def chosen() -> Choice:
-        return choosing.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1]
+        return choosing.choose_variant(resolve(trained.path), slate=8, tolerance=0.05)[1]
 
     first = chosen()
     assert (first.run, first.measured) == (measured.id, False)
@@ -315,7 +316,7 @@ def test_a_variant_that_dies_while_it_is_measured_is_refused_with_what_it_said(
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
     monkeypatch.setattr("rbserve.profilers.measure.harness.profile", lambda *_: run)
     slate = measured.results[0].slate
-    _, choice = choosing.choose_variant(str(trained.path), "planted", slate=slate)
+    _, choice = choosing.choose_variant(resolve(trained.path), slate=slate)
     assert choice.measured
     assert by_variant(choice)["onnx-int8"] == "it ran out of memory"
     assert choice.chosen != "onnx-int8"
@@ -331,7 +332,7 @@ def test_an_answer_that_cannot_be_kept_is_an_answer(
         1, question, "dnn", "planted", "ctr", "auc", "a-run", True, "onnx-fp32", "onnx-fp32", []
     )  # fmt: skip
     monkeypatch.setattr("rbserve.pipeline.choosing._choose", lambda *_: answer)
-    assert choosing.choose_variant(str(trained.path), "planted", slate=8, tolerance=0.05)[1] == answer
+    assert choosing.choose_variant(resolve(trained.path), slate=8, tolerance=0.05)[1] == answer
     assert "warning: the choice of a variant is not kept: " in capsys.readouterr().err
 
 
@@ -345,7 +346,7 @@ def test_a_run_that_could_not_be_written_is_not_measured(
         "rbserve.profilers.measure.harness.profile", lambda *_: pytest.fail("it was measured")
     )
     with pytest.raises(RbserveError, match="runs"):
-        profiling.profile(str(trained.path), "planted", variants=["onnx-fp32"])
+        profiling.profile(resolve(trained.path), variants=["onnx-fp32"])
 
 
 def test_a_profile_that_is_inconclusive_is_shown_as_that_and_one_of_other_variants_is_named(

@@ -25,6 +25,7 @@ from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.types import Scorer
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
+from rbserve.home.target import resolve
 from rbserve.models.zoo import find_model
 from rbserve.pipeline import exporting, profiling, serving, training
 from rbserve.profilers.compare.sections import sections
@@ -710,11 +711,11 @@ def test_the_papers_row_is_packaged_profiled_and_told_by_its_cost(
     shutil.copytree(planted.path, tmp_path / "data/planted")
     endpoint.usual = lambda _: completion("Yes", {"Yes": 0.75, "No": 0.25})
     options = {"api_base": endpoint.url, "concurrency": "2"}
-    artifact = training.train("zeroshot-gpt-3.5", "planted", {}, options)
+    artifact = training.train(find_model("zeroshot-gpt-3.5"), "planted", {}, options)
     assert artifact.variants == ["endpoint"]
     with pytest.raises(UsageError, match="nothing to export"):
         exporting.export(artifact, ["fp32"])
-    measurement = profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    measurement = profiling.profile(resolve("zeroshot-gpt-3.5", "planted"), {"runs": 3, "test_users": 4})
     told = capsys.readouterr().err
     assert "requests to make (0 answered before)" in told
     assert "USD" in told
@@ -724,7 +725,7 @@ def test_the_papers_row_is_packaged_profiled_and_told_by_its_cost(
     (result,) = measurement.results
     assert (result.variant, result.slate, result.n) == ("endpoint", 1, 3)
     assert result.accuracy["auc"] == 0.5
-    profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    profiling.profile(resolve("zeroshot-gpt-3.5", "planted"), {"runs": 3, "test_users": 4})
     assert " 0 requests to make" in capsys.readouterr().err
 
 
@@ -735,9 +736,11 @@ def test_an_endpoint_that_says_nothing_leaves_a_marked_run_and_an_error(
     monkeypatch.setenv("RBSERVE_CACHE", str(tmp_path / "cache"))
     shutil.copytree(planted.path, tmp_path / "data/planted")
     endpoint.usual = lambda _: REASONING
-    training.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url, "concurrency": "2"})
+    training.train(
+        find_model("zeroshot-gpt-3.5"), "planted", {}, {"api_base": endpoint.url, "concurrency": "2"}
+    )
     with pytest.raises(UnclearAnswersError, match="20 of the first 20 answers") as caught:
-        profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 50})
+        profiling.profile(resolve("zeroshot-gpt-3.5", "planted"), {"runs": 50})
     assert len(endpoint.asked) <= MOST_UNCLEAR + 1 + 7  # and the fewest calls that time it
     (path,) = (tmp_path / "runs").glob("*.json")
     assert str(path) in (caught.value.hint or "")
@@ -755,8 +758,10 @@ def test_unclear_answers_are_counted_in_the_run_and_mark_its_row(
     shutil.copytree(planted.path, tmp_path / "data/planted")
     numbers = itertools.count()
     endpoint.usual = lambda _: REASONING if next(numbers) % 4 == 0 else YES
-    training.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url, "concurrency": "1"})
-    run = profiling.profile("zeroshot-gpt-3.5", "planted", {"runs": 3, "test_users": 4})
+    training.train(
+        find_model("zeroshot-gpt-3.5"), "planted", {}, {"api_base": endpoint.url, "concurrency": "1"}
+    )
+    run = profiling.profile(resolve("zeroshot-gpt-3.5", "planted"), {"runs": 3, "test_users": 4})
     unclear, rows = run.predictions.unclear["endpoint"], len(run.predictions.users)
     assert 0 < unclear < rows / 2
     told = f"{unclear} of {rows} answers ({unclear / rows:.1%}) are neither yes nor no and count as 0.5"
@@ -770,9 +775,9 @@ def test_a_server_is_not_held_against_an_endpoint_that_is_paid_for_every_call(
 ) -> None:
     monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
     shutil.copytree(planted.path, tmp_path / "data/planted")
-    training.train("zeroshot-gpt-3.5", "planted", {}, {"api_base": endpoint.url})
+    training.train(find_model("zeroshot-gpt-3.5"), "planted", {}, {"api_base": endpoint.url})
     with pytest.raises(UsageError, match="would pay for every call"):
-        serving.verify("zeroshot-gpt-3.5", "planted", "http://127.0.0.1:9", None, None, 2)
+        serving.verify(resolve("zeroshot-gpt-3.5", "planted"), "http://127.0.0.1:9", None, None, 2)
     assert endpoint.asked == []
 
 

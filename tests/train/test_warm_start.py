@@ -23,7 +23,7 @@ from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.data.semantic_ids import find_semantic_ids
 from rbserve.models.configs import config_from_dict
 from rbserve.models.zoo import find_model
-from rbserve.pipeline import training
+from rbserve.pipeline.home import Home
 from rbserve.runtimes.opening import load_model
 from rbserve.train.datasets import synthetic
 from rbserve.train.fit import _maker, train
@@ -242,5 +242,5 @@ def test_what_is_not_learnt_cannot_be_continued(bases: dict[str, Artifact], tmp_
     with pytest.raises(UsageError, match="nothing of it is learnt"):
         require_continuable(asked)
     with pytest.raises(UsageError, match="--init and --weights random"):
-        training.train("dnn", "shop", random=True, init=str(base.path))
+        Home().train("dnn", "shop", random=True, init=str(base.path))
     assert open_artifact(base.path).manifest == base.manifest

@@ -1,0 +1,232 @@
+"""What `--model` means: the one place that reads a model's name.
+
+A name is a row of the zoo (gdcn), a student (gdcn-emb-from-text-minilm-l6) or the directory of an artefact. `resolve`
+makes it a `Target`, which everything else takes: the row, the directory of the artefact, what the model can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbserve.core.distillation import FROM
+from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.types import ModelSpec
+from rbserve.core.variants import check_precisions, possible_variants, precisions_of
+from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.home.paths import DEFAULT_DATASET, artifact_path, is_there, places
+from rbserve.models.configs import EndpointConfig, LanguageConfig
+from rbserve.models.zoo import find_model, is_group, select_models
+from rbserve.progress import say
+
+RANDOM = "-random"
+MOST_NAMED = 8  # artefacts that an error lists
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A value of --model. `spec` is the row that the model is trained as, and None for the directory of an artefact.
+
+    `teacher` is the model that taught a student, and None for all others.
+    """
+
+    text: str
+    spec: ModelSpec | None
+    teacher: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that the model is trained on, sorted."""
+        return [place.dataset for place in places(self.text)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model on a data set. `path` is the directory of its artefact, whether or not there is one.
+
+    `artifact` is None where there is none. `random`: the model's weights are, or will be, drawn at random.
+    `dataset_given` is False where the user named no data set.
+    """
+
+    model: ModelName
+    dataset: str
+    path: Path
+    random: bool
+    artifact: Artifact | None
+    dataset_given: bool = True
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The row that the model is trained as; only for a target that is no directory."""
+        assert self.model.spec is not None
+        return self.model.spec
+
+    @property
+    def name(self) -> str:
+        """The name of the artefact."""
+        return self.artifact.name if self.artifact else self.path.name
+
+    @property
+    def task(self) -> str:
+        """The model's task, a name of `core.tasks`."""
+        return self.artifact.manifest.task if self.artifact else self.spec.task
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the model reads prompts."""
+        return (
+            self.artifact.is_language_model if self.artifact else isinstance(self.spec.config, LanguageConfig)
+        )
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether an API endpoint answers for the model."""
+        return self.artifact.is_endpoint if self.artifact else isinstance(self.spec.config, EndpointConfig)
+
+    @property
+    def variants(self) -> list[str]:
+        """Every variant that the model can have, exported or not."""
+        if self.artifact:
+            return self.artifact.can_have
+        return possible_variants(self.task, self.is_language_model, self.is_endpoint)
+
+    @property
+    def how_to_make(self) -> str:
+        """The command that makes the artefact."""
+        return making_command(
+            self.model.spec.name if self.model.spec else self.name, self.dataset, self.model.teacher
+        )
+
+    def check_variants(self, variants: Iterable[str]) -> None:
+        """Raises UsageError for a variant that the model cannot have."""
+        for variant in variants:
+            if variant not in self.variants:
+                raise unknown_name(f"variant of {self.name}", variant, self.variants)
+
+    def check_precisions(self, precisions: Sequence[str]) -> None:
+        """Raises UsageError for a precision that the model cannot be exported in."""
+        check_precisions(precisions)
+        for precision in precisions:
+            if self.is_endpoint:
+                raise UsageError(f"{self.name} answers from an endpoint; there is nothing to export")
+            possible = precisions_of(self.variants)
+            if precision not in possible:
+                raise UsageError(
+                    f"{self.name} cannot be exported in {precision}",
+                    f"precisions of a model like it: {', '.join(possible)}",
+                )
+
+    def absence(self) -> UsageError:
+        """The error for a target without an artefact: which artefacts there are, and how to make this one."""
+        if elsewhere := self.model.datasets:
+            known = f"it is trained on {', '.join(elsewhere)}: --dataset {elsewhere[0]}"
+        else:
+            names = [f"{place.model} on {place.dataset}" for place in places()]
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            known = f"there are {', '.join(names[:MOST_NAMED])}{more}" if names else "nothing is trained here"
+        where = self.dataset if self.dataset_given else "any data set"
+        return UsageError(f"{self.model} is not trained on {where}; {known}", self.how_to_make)
+
+
+# ---- Names ----
+
+
+def parse_model(model: str | Path | ModelName) -> ModelName:
+    """The model that a name means; a `Path` is always a directory. UsageError for a name that no row has."""
+    if isinstance(model, ModelName):
+        return model
+    if isinstance(model, Path) or names_directory(model):
+        return ModelName(str(model), None)
+    student, separator, teacher = model.partition(FROM)
+    return ModelName(model, find_model(student), teacher if separator else None)
+
+
+def parse_models(values: Iterable[str]) -> list[ModelName]:
+    """The models that comma-separated texts name, each once: "dnn,gdcn", "A-H", "all", a student, a directory.
+
+    The rows of a text come in the order of their tables. UsageError for a name that no row has.
+    """
+    names = {model.text: model for value in values for model in _parse_list(value)}
+    return list(names.values())
+
+
+def _parse_list(value: str) -> list[ModelName]:
+    if names_directory(value) and Path(value).is_dir():  # a comma may be part of its name
+        return [parse_model(value)]
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    others = [part for part in parts if names_directory(part) or is_student(part)]
+    rows = [part for part in parts if part not in others]
+    if len(rows) == 1 and not is_group(rows[0]):
+        specs = [find_model(rows[0])]
+    else:
+        specs = select_models(",".join(rows)) if rows else []
+    return [*(ModelName(spec.name, spec) for spec in specs), *map(parse_model, others)]
+
+
+def names_directory(name: str) -> bool:
+    """Whether the name of a model or a data set is a directory's path."""
+    return "/" in name or name.startswith(".") or is_there(Path(name))
+
+
+def is_student(name: str) -> bool:
+    """Whether an artefact's name is a student's."""
+    return FROM in name
+
+
+def artifact_name(model: str, random: bool = False) -> str:
+    """The name of the directory of a model's artefact: gdcn-random for random weights."""
+    return f"{model}{RANDOM}" if random else model
+
+
+def model_path(model: str, dataset: str, random: bool = False) -> Path:
+    """The directory that --model and --dataset mean, whether or not there is a model of that name."""
+    return Path(model) if names_directory(model) else artifact_path(artifact_name(model, random), dataset)
+
+
+def making_command(row: str, dataset: str, teacher: str | None = None) -> str:
+    """The command that trains a row on a data set, or distills it from a teacher."""
+    if teacher is not None:
+        return f"rbserve distill --teacher {teacher} --student {row} --dataset {dataset}"
+    return f"rbserve train --model {row} --dataset {dataset}"
+
+
+# ---- Targets ----
+
+
+def resolve(
+    model: str | Path | ModelName, dataset: str | None = DEFAULT_DATASET, random: bool = False
+) -> Target:
+    """The model that a name means on a data set. Opens its artefact if there is one; makes nothing.
+
+    Without a data set, it is ml-100k where the model is trained on it, else the only one that it is trained on.
+    `random` selects the artefact with random weights. Raises UsageError for an unknown name and where several data
+    sets could be meant, ArtifactError for a directory without an artefact.
+    """
+    name = parse_model(model)
+    if name.spec is None:
+        artifact = open_artifact(Path(name.text))
+        return Target(name, artifact.manifest.dataset.name, artifact.path, artifact.is_random, artifact)
+    data = _trained_dataset(name) if dataset is None else dataset
+    path = artifact_path(artifact_name(name.text, random), data)
+    artifact = open_artifact(path) if is_there(path) else None
+    return Target(name, data, path, random, artifact, dataset_given=dataset is not None)
+
+
+def _trained_dataset(model: ModelName) -> str:
+    """The data set of a model for which none was named; says which it is where there is a choice."""
+    datasets = model.datasets or [DEFAULT_DATASET]
+    chosen = DEFAULT_DATASET if DEFAULT_DATASET in datasets else datasets[0]
+    others = [name for name in datasets if name != chosen]
+    if others and chosen != DEFAULT_DATASET:
+        raise UsageError(
+            f"{model} is trained on several data sets: {', '.join(datasets)}",
+            f"for example --dataset {chosen}",
+        )
+    if others or chosen != DEFAULT_DATASET:
+        also = f"; it is also trained on {', '.join(others)} (--dataset)" if others else ""
+        say(f"{model} on {chosen}{also}")
+    return chosen
