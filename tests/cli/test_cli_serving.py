@@ -105,7 +105,7 @@ def test_an_artefact_is_served_when_its_data_set_has_new_rows(home: Path, plante
         == home / "artifacts/planted/dnn"
     )
     with pytest.raises(UsageError, match="was made from data"):  # a profile would judge it on other items
-        training.Home().profile("dnn", "planted")
+        Home().profile("dnn", "planted")
 
 
 @pytest.mark.parametrize("there", [False, True])
