@@ -124,8 +124,8 @@ def models(
 
     Example: rbserve models --group A
     """
+    from rbserve.home.students import student_rows
     from rbserve.models.zoo import MODELS, select_models
-    from rbserve.pipeline.training import student_rows
 
     chosen = select_models(",".join(group)) if group else MODELS
     rows: list[dict[str, object]] = [

@@ -7,7 +7,7 @@ makes it a `Target`, which everything else takes: the row, the directory of the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rbserve.core.distillation import FROM
@@ -32,7 +32,7 @@ class ModelName:
     """
 
     text: str
-    spec: ModelSpec | None
+    spec: ModelSpec | None = field(hash=False)
     teacher: str | None = None
 
     def __str__(self) -> str:

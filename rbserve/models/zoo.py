@@ -193,46 +193,64 @@ _SEQUENTIAL_TRAINING: dict[str, dict[str, Any]] = {
 }
 
 
-def _sasrec(name: str, paper_name: str) -> ModelSpec:
-    size = name.split("-")[1]
-    config = SasRecConfig(**_SIZES[size])
-    return _row("G", name, paper_name, "sasrec", config=config, training=_SEQUENTIAL_TRAINING[size])
+def _sasrec(size: str) -> ModelSpec:
+    config, training = SasRecConfig(**_SIZES[size]), _SEQUENTIAL_TRAINING[size]
+    return _row("G", f"sasrec-{size}", f"SASRec_{size.upper()}", "sasrec", config=config, training=training)
 
 
-def _sid_sasrec(name: str, paper_name: str) -> ModelSpec:
-    """A row with `-cbs` decodes the weights of the row without in another way (section 3.2)."""
-    size, conditional = name.split("-")[2], name.endswith("-cbs")
-    return _row(
-        "H", name, paper_name, "sid-sasrec-cbs" if conditional else "sid-sasrec",
-        config=SidSasRecConfig(**_SIZES[size], decoding="cbs" if conditional else "free"),
-        training=_SEQUENTIAL_TRAINING[size], weights_of=name.removesuffix("-cbs") if conditional else None,
+def _sid_sasrec(size: str) -> ModelSpec:
+    config, training = SidSasRecConfig(**_SIZES[size], decoding="free"), _SEQUENTIAL_TRAINING[size]
+    name, paper_name = f"sid-sasrec-{size}", f"SID-SASRec_{size.upper()}"
+    return _row("H", name, paper_name, "sid-sasrec", config=config, training=training)
+
+
+def _sid_sasrec_cbs(size: str) -> ModelSpec:
+    """The row that decodes the weights of `_sid_sasrec` by conditional beam search (section 3.2)."""
+    free = _sid_sasrec(size)
+    return replace(
+        free, name=f"{free.name}-cbs", paper_name=f"{free.paper_name}-CBS", recipe="sid-sasrec-cbs",
+        config=replace(free.config, decoding="cbs"), weights_of=free.name,
     )  # fmt: skip
 
 
 # Section 4.3: language models are trained by batches of 64 rows (16 users) at 1e-4, and wait for two epochs.
 _LANGUAGE_TRAINING = {"batch": 16, "micro_batch": 4, "lr": 1e-4, "patience": 2}
 _NEXT_ITEM_TRAINING = {"batch": 64, "micro_batch": 16, "lr": 1e-4, "patience": 2}
-_RECIPES: dict[str, tuple[Group, Callable[..., LanguageConfig]]] = {
-    "zeroshot": ("E", ZeroShotConfig),
-    "text": ("E", TextLanguageConfig),
-    "p5": ("D", P5Config),
-    "sid": ("F", SidLanguageConfig),
-    "seq-p5": ("I", SeqP5Config),
-    "seq-sid": ("J", SeqSidConfig),
-    "seq-sid-cbs": ("J", partial(SeqSidConfig, decoding="cbs")),
+
+
+class _Recipe(NamedTuple):
+    """A way to use a language model, the name of whose row is filled into `names`.
+
+    `weights_of` names the row whose weights it decodes in another way.
+    """
+
+    group: Group
+    config: Callable[..., LanguageConfig]
+    training: Mapping[str, Any]
+    names: str
+    weights_of: str | None = None
+
+
+_RECIPES: dict[str, _Recipe] = {
+    "zeroshot": _Recipe("E", ZeroShotConfig, {}, "zeroshot-{}"),
+    "text": _Recipe("E", TextLanguageConfig, _LANGUAGE_TRAINING, "text-{}"),
+    "p5": _Recipe("D", P5Config, _LANGUAGE_TRAINING, "p5-{}"),
+    "sid": _Recipe("F", SidLanguageConfig, _LANGUAGE_TRAINING, "sid-{}"),
+    "seq-p5": _Recipe("I", SeqP5Config, _NEXT_ITEM_TRAINING, "seq-p5-{}"),
+    "seq-sid": _Recipe("J", SeqSidConfig, _NEXT_ITEM_TRAINING, "seq-sid-{}"),
+    "seq-sid-cbs": _Recipe(
+        "J", partial(SeqSidConfig, decoding="cbs"), _NEXT_ITEM_TRAINING, "seq-sid-{}-cbs", "seq-sid-{}"
+    ),
 }
 
 
-def _language(recipe: str, backbone: str, paper_name: str) -> ModelSpec:
+def _language(recipe_name: str, backbone: str, paper_name: str) -> ModelSpec:
     """A recipe with a backbone."""
-    group, kind = _RECIPES[recipe]
-    config = kind(backbone=backbone)
-    training = {} if recipe == "zeroshot" else _NEXT_ITEM_TRAINING if group in "IJ" else _LANGUAGE_TRAINING
-    plain = f"{recipe.removesuffix('-cbs')}-{backbone}"
-    conditional = recipe.endswith("-cbs")
+    recipe = _RECIPES[recipe_name]
     return _row(
-        group, f"{plain}-cbs" if conditional else plain, paper_name, recipe, backbone,
-        config=config, training=training, weights_of=plain if conditional else None,
+        recipe.group, recipe.names.format(backbone), paper_name, recipe_name, backbone,
+        config=recipe.config(backbone=backbone), training=recipe.training,
+        weights_of=recipe.weights_of and recipe.weights_of.format(backbone),
     )  # fmt: skip
 
 
@@ -281,16 +299,16 @@ MODELS: tuple[ModelSpec, ...] = (
     _language("text", "mistral-7b", "Mistral-2_7B"),
     _language("sid", "bert-base", "SID-BERT_base"),
     _language("sid", "opt-350m", "SID-OPT_base (350M)"),
-    _sasrec("sasrec-3l", "SASRec_3L"),
-    _sasrec("sasrec-6l", "SASRec_6L"),
-    _sasrec("sasrec-12l", "SASRec_12L"),
-    _sasrec("sasrec-24l", "SASRec_24L"),
-    _sid_sasrec("sid-sasrec-3l", "SID-SASRec_3L"),
-    _sid_sasrec("sid-sasrec-3l-cbs", "SID-SASRec_3L-CBS"),
-    _sid_sasrec("sid-sasrec-6l", "SID-SASRec_6L"),
-    _sid_sasrec("sid-sasrec-6l-cbs", "SID-SASRec_6L-CBS"),
-    _sid_sasrec("sid-sasrec-12l", "SID-SASRec_12L"),
-    _sid_sasrec("sid-sasrec-12l-cbs", "SID-SASRec_12L-CBS"),
+    _sasrec("3l"),
+    _sasrec("6l"),
+    _sasrec("12l"),
+    _sasrec("24l"),
+    _sid_sasrec("3l"),
+    _sid_sasrec_cbs("3l"),
+    _sid_sasrec("6l"),
+    _sid_sasrec_cbs("6l"),
+    _sid_sasrec("12l"),
+    _sid_sasrec_cbs("12l"),
     _language("seq-p5", "bert-base", "BERT_base"),
     _language("seq-p5", "qwen-2-0.5b", "QWen-2_0.5B"),
     _language("seq-p5", "qwen-2-1.5b", "QWen-2_1.5B"),
@@ -319,13 +337,12 @@ def with_backbone(recipe: str, backbone: str) -> ModelSpec:
     for spec in (*MODELS, *_OTHER_BACKBONES):
         if (spec.recipe, spec.backbone) == (recipe, backbone):
             return spec
-    kind = _RECIPES[recipe][1]
+    used = _RECIPES[recipe]
     name = re.sub(r"[^a-z0-9.]+", "-", PurePath(backbone).name.lower()).strip("-") or "backbone"
-    plain, conditional = recipe.removesuffix("-cbs"), recipe.endswith("-cbs")
     return replace(
         _language(recipe, "smollm2-135m", backbone),
-        name=f"{plain}-{name}{'-cbs' if conditional else ''}", config=kind(backbone=backbone), backbone=None,
-        needs=(f"backbone {backbone}",), weights_of=f"{plain}-{name}" if conditional else None,
+        name=used.names.format(name), config=used.config(backbone=backbone), backbone=None,
+        needs=(f"backbone {backbone}",), weights_of=used.weights_of and used.weights_of.format(name),
     )  # fmt: skip
 
 

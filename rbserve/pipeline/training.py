@@ -14,8 +14,8 @@ from rbserve.core.options import with_options
 from rbserve.core.settings import Settings, Teaching
 from rbserve.data.artifact import Artifact, TrainingRecord, open_artifact
 from rbserve.data.dataset import Dataset
-from rbserve.home.paths import artifact_path, places, teachers_path
-from rbserve.home.target import Target, artifact_name, is_student
+from rbserve.home.paths import artifact_path, teachers_path
+from rbserve.home.target import Target, artifact_name
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.pipeline.data import check_dataset, ensure_dataset
 from rbserve.progress import progress_bar, say
@@ -121,35 +121,6 @@ def distill(
             artifact, student.name, data, wanted, chosen.seed, folder, variant, progress, say
         )
     return _fit(spec, data, path, chosen, resume, lesson)
-
-
-def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
-    """The entries of `rbserve models` for all students of these rows that are below the home directory."""
-    entries: list[dict[str, object]] = []
-    for place in places():
-        if not is_student(place.model):
-            continue
-        try:
-            manifest = open_artifact(place.path).manifest
-        except ArtifactError as error:  # an unreadable artefact must not hide the others
-            say(f"left out: {error.message}")
-            continue
-        taught = manifest.training.distilled
-        if taught is None or taught.student not in rows:
-            continue
-        spec = rows[taught.student]
-        entries.append({
-            "name": manifest.name,
-            "group": spec.group,
-            "task": spec.task,
-            "item_form": spec.item_form,
-            "paper_name": f"{spec.paper_name}, distilled",
-            "recipe": spec.recipe,
-            "backbone": spec.backbone,
-            "runnable": True,
-            "needs": (f"nothing: made on {manifest.dataset.name}",),
-        })  # fmt: skip
-    return entries
 
 
 def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:

@@ -100,7 +100,7 @@ def test_a_recipe_with_a_backbone_is_no_zoo_row(
     empty_home: Path, trained_pairs: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("train", "--model", "text", "--backbone", "minilm-l6", monkeypatch=monkeypatch)
-    assert trained_pairs == [("text", "ml-100k")]
+    assert trained_pairs == [("text-minilm-l6", "ml-100k")]
 
 
 ONE = [

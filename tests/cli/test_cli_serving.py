@@ -14,6 +14,7 @@ from rbserve.data.dataset import Dataset
 from rbserve.home.target import resolve
 from rbserve.models.zoo import find_model
 from rbserve.pipeline import choosing, data, serving, training
+from rbserve.pipeline.home import Home
 
 
 @pytest.fixture
