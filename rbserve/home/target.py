@@ -208,8 +208,8 @@ def resolve(
     """
     name = parse_model(model)
     if name.spec is None:
-        artifact = open_artifact(Path(name.text))
-        return Target(name, artifact.manifest.dataset.name, artifact.path, artifact.is_random, artifact)
+        opened = open_artifact(Path(name.text))
+        return Target(name, opened.manifest.dataset.name, opened.path, opened.is_random, opened)
     data = _trained_dataset(name) if dataset is None else dataset
     path = artifact_path(artifact_name(name.text, random), data)
     artifact = open_artifact(path) if is_there(path) else None

@@ -56,9 +56,10 @@ def to_serve(target: Target, make: bool = False) -> Artifact:
 def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
     """The data set that an artefact was made from. UsageError where it is not there any more; `doing` needs it."""
     made_from = artifact.manifest.dataset
-    exported = [*artifact.manifest.variants]
-    hint = f"rbserve serve {serving_options(artifact)} --variant {exported[0]} takes the artefact alone" if exported else (
-        f"train it again: {remaking_command(artifact)}")  # fmt: skip
+    if exported := [*artifact.manifest.variants]:
+        hint = f"rbserve serve {serving_options(artifact)} --variant {exported[0]} takes the artefact alone"
+    else:
+        hint = f"train it again: {remaking_command(artifact)}"
     if not make and not is_prepared(made_from.name):
         raise UsageError(f"{doing} takes data set {made_from.name}, which is not there", hint)
     data = ensure_dataset(made_from.name)
