@@ -1,4 +1,4 @@
-"""What accuracy is compared with: baselines that know items but no user."""
+"""Baselines that know items but no user, to compare accuracies with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Counts = NDArray[np.float64]
 
 
 class Baselines(NamedTuple):
-    """The headline metrics of each baseline, and of which form it is where it has several."""
+    """The headline metrics of each baseline, and its form where a baseline has several."""
 
     figures: dict[str, dict[str, float]]
     forms: dict[str, str]
@@ -86,7 +86,7 @@ def _stronger_list_wise(dataset: Dataset, exclude_seen: bool) -> tuple[str, Coun
 
 
 def _strongest(forms: dict[str, Counts], reached: dict[str, float]) -> tuple[str, Counts]:
-    """The form that reached most; the first of equals, and of those that no validation row could judge."""
+    """The form with the highest validation metric; the first one of equal ones."""
     form = max(forms, key=lambda name: -math.inf if math.isnan(reached[name]) else reached[name])
     return form, forms[form]
 

@@ -1,4 +1,4 @@
-"""What of this machine disturbs measurements, what it lacks, and what to do about it.
+"""What on this machine disturbs measurements, which features it lacks, and what to do about it.
 
 Nothing is measured here and nothing changed: the kernel's own files are read. A finding is `ok`, `noise` (it disturbs,
 `remedy` says what helps), `missing` (a feature that would make models faster or figures fuller) or `unknown`.
@@ -37,7 +37,7 @@ BUSY = 0.1  # load average a core, from others, that disturbs
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: what was seen, and what helps against it."""
+    """The result of one check, and what helps against a fault."""
 
     name: str
     state: State
@@ -55,7 +55,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 def examine(root: Path = ROOT, cores: list[int] | None = None) -> Diagnosis:
-    """Looks at this machine; the pinned core is the last of those this process may use."""
+    """Checks this machine; the pinned core is the last one that this process may use."""
     cores = allowed_cores() if cores is None else cores
     core = cores[-1] if cores else None
     cpu, flags = processor(root)
@@ -177,9 +177,9 @@ def _memory(root: Path) -> Iterator[Finding]:
 
 def _features(root: Path, flags: set[str]) -> Iterator[Finding]:
     for name, (any_of, gain) in (ARM_FEATURES if "asimd" in flags else FEATURES).items():
-        found = [flag for flag in any_of if flag in flags]
-        if found:
-            yield Finding(name, "ok", ", ".join(found))
+        present = [flag for flag in any_of if flag in flags]
+        if present:
+            yield Finding(name, "ok", ", ".join(present))
         else:
             yield Finding(name, "missing", "not on this processor", f"a CPU that has it gives {gain}")
     absent = energy_absent(root)

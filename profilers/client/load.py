@@ -75,7 +75,7 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What came of a load. Rates are requests a second of the counted seconds.
+    """The result of a load. Rates are requests a second over the counted seconds.
 
     `latency_ms` is that of successes from their times, `service_ms` from when they were sent; `refusal_ms` that of
     answers 429 and 503, from when they were sent. `lag_ms` is how late the generator was; `waited` how many requests
@@ -122,7 +122,7 @@ def arrivals(plan: LoadPlan) -> Seconds:
 
 
 class Generator:
-    """Sends requests when it is told to, over as many connections as they need, and notes what becomes of them."""
+    """Sends requests at their times, over as many connections as they need, and records their outcomes."""
 
     def __init__(
         self, address: SplitResult, payloads: Sequence[bytes], times: Seconds, plan: LoadPlan
@@ -141,7 +141,7 @@ class Generator:
         self.waited = np.zeros(len(times), bool)
 
     async def connect(self) -> None:
-        """The first connection; RbserveError where there is none to be had."""
+        """Opens the first connection. Raises RbserveError where that fails."""
         self._open += 1
         try:
             self._idle.append(await self._connection())
@@ -151,7 +151,7 @@ class Generator:
             ) from None
 
     def fire(self, number: int) -> None:
-        """Sends a request, or has it wait for a connection."""
+        """Sends a request, or queues it for a connection."""
         self.fired[number] = self._now()
         while self._idle and not self._idle[-1].usable:  # the server closed it meanwhile
             self._idle.pop()
@@ -165,7 +165,7 @@ class Generator:
             self._waiting.append(number)
 
     def close(self) -> None:
-        """Ends every connection that is idle."""
+        """Closes the idle connections."""
         for connection in self._idle:
             connection.end()
 
@@ -214,14 +214,14 @@ class Generator:
             self._idle.append(connection)
 
     def _lose(self) -> None:
-        """A connection is gone; who waits for one is given another."""
+        """A connection was lost; a queued request gets a new one."""
         self._open -= 1
         number = self._next()
         if number is not None:
             self._open_for(number)
 
     def _next(self) -> int | None:
-        """The next request that waits; those whose time is over wait no longer."""
+        """The next request of the queue; requests whose time is over are given up."""
         while self._waiting:
             number = self._waiting.popleft()
             if self._left(number) > 0:
@@ -230,7 +230,7 @@ class Generator:
         return None
 
     def _left(self, number: int) -> float:
-        """Seconds until a request is given up."""
+        """Seconds until the request is given up."""
         return float(self.times[number]) + self._plan.timeout_s - self._now()
 
     def _finish(self, number: int, status: int) -> None:
@@ -254,7 +254,7 @@ class _Connection(asyncio.Protocol):
         self.usable = True
 
     def ask(self, payload: bytes, done: Callable[[int], None]) -> None:
-        """`done` hears of the answer's status, or of one of FAILURES."""
+        """Sends a request; `done` is called with the status of its answer, or with one of FAILURES."""
         self._done = done
         if self.usable:
             self._transport.write(payload)
@@ -262,12 +262,12 @@ class _Connection(asyncio.Protocol):
             self._answer(LOST)
 
     def give_up(self) -> None:
-        """Waits no longer; the connection ends, since its answer may still come."""
+        """Gives the request up and closes the connection, whose answer may still come."""
         self._gave_up, self.usable = True, False
         self._transport.abort()
 
     def end(self) -> None:
-        """Closes it."""
+        """Closes the connection."""
         self.usable = False
         self._transport.close()
 
@@ -304,12 +304,12 @@ async def _generate(
 ) -> Generator:
     generator = Generator(address, payloads, times, plan)
     await generator.connect()
-    whole, told = plan.warm_up_s + plan.seconds, 0.0
+    whole, shown_at = plan.warm_up_s + plan.seconds, 0.0
     generator.begin = perf_counter()
     for number, at in enumerate(times.tolist()):
-        if at > told:
+        if at > shown_at:
             progress(round(at), round(whole), f"seconds, {number:,} requests")
-            told = at + 0.5
+            shown_at = at + 0.5
         await _until(generator.begin + at)
         generator.fire(number)
     if len(times):
@@ -329,7 +329,7 @@ async def _until(at: float) -> None:
 
 
 def summarise(url: str, plan: LoadPlan, ran: Generator) -> Load:
-    """What the counted requests met with."""
+    """The figures of the counted requests."""
     counted = ran.times >= plan.warm_up_s
     status, times = ran.status[counted], ran.times[counted]
     latency, service = (ran.ended[counted] - since for since in (times, ran.sent[counted]))
@@ -342,14 +342,14 @@ def summarise(url: str, plan: LoadPlan, ran: Generator) -> Load:
             "ask for more of either",
         )
     met = _times(latency[success])
-    found = Counter(status.tolist())
+    counts = Counter(status.tolist())
     return Load(
         url=url,
         seconds=plan.seconds,
         asked_per_s=len(times) / plan.seconds,
         sent=len(times),
-        answers={str(one): number for one, number in sorted(found.items()) if one > 0},
-        failures={FAILURES[one]: number for one, number in sorted(found.items()) if one <= 0},
+        answers={str(status): number for status, number in sorted(counts.items()) if status > 0},
+        failures={FAILURES[status]: number for status, number in sorted(counts.items()) if status <= 0},
         goodput_per_s=int(within.sum()) / plan.seconds,
         latency_ms=met,
         service_ms=_times(service[success]),

@@ -115,18 +115,20 @@ def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) ->
     return pair_wise(open_scorer(artifact, variant, 1), histories, [*requests.candidates], artifact.items)
 
 
-def _difference(known: Exercise, wire: Wire, asked: Sequence[tuple[Any, ...]]) -> float | None:
-    """The largest of the first requests' scores; None where items differ."""
+def _difference(known: Exercise, wire: Wire, bodies: Sequence[tuple[Any, ...]]) -> float | None:
+    """The largest difference of a score among the first requests; None where items differ."""
     largest = 0.0
-    for request, sent in zip(known.requests[:COMPARED], asked[:COMPARED], strict=False):
+    for request, sent in zip(known.requests[:COMPARED], bodies[:COMPARED], strict=False):
         answer: Any = known.call(*request)
         items, scores = answer if isinstance(answer, tuple) else (request[1], answer)
         found = wire.ask(*sent)
-        given = found.get("scores") or found.get("items") or []
-        if [one["item"] for one in given] != list(items):
+        entries = found.get("scores") or found.get("items") or []
+        if [entry["item"] for entry in entries] != list(items):
             return None
         if len(items):
-            largest = max(largest, float(np.abs(np.array([one["score"] for one in given]) - scores).max()))
+            largest = max(
+                largest, float(np.abs(np.array([entry["score"] for entry in entries]) - scores).max())
+            )
     return largest
 
 
@@ -139,10 +141,10 @@ def _verdict(difference: float | None, low: float, high: float, limit_ms: float)
 
 
 class Wire:
-    """One connection on which requests cost next to nothing: what is timed is the server."""
+    """A connection whose own work is next to nothing, so that the times are those of the server."""
 
     def __init__(self, url: str) -> None:
-        """Raises UsageError for an address that is none, RbserveError where nobody listens."""
+        """Raises UsageError for a text that is no address, RbserveError where no server listens."""
         address = address_of(url)
         if address.scheme != "http":
             raise UsageError(
@@ -162,7 +164,7 @@ class Wire:
         self._parser = httptools.HttpResponseParser(self)
 
     def ask(self, request: bytes) -> dict[str, Any]:
-        """The answer to a whole request; RbserveError for any but a success."""
+        """The decoded answer to a request. Raises RbserveError for any status but 200."""
         status = self.send(request)
         if status != 200:
             raise RbserveError(
@@ -172,7 +174,7 @@ class Wire:
         return answer
 
     def send(self, request: bytes) -> int:
-        """The status of the answer to a whole request."""
+        """Sends a request; the status of its answer."""
         self._body.clear()
         self._complete = False
         try:
@@ -188,7 +190,7 @@ class Wire:
         return status
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._socket.close()
 
     def on_body(self, body: bytes) -> None:

@@ -23,10 +23,10 @@ LOOKS_INTO = {"torch": "rbserve.profilers.cost.torch_cost", "onnx": "rbserve.pro
 def measure_cost(
     artifact: Artifact, variant: str, slates: Sequence[int], threads: int, open_variant: Callable[[], Opened]
 ) -> list[Cost]:
-    """The cost of a call at each slate, of a variant that is opened anew to be looked into."""
+    """The cost of a call at each slate, of a variant that is opened again with its operators observed."""
     look_into = importlib.import_module(LOOKS_INTO[find_variant(variant).runtime]).look_into
-    found: list[tuple[int, Spent]] = look_into(variant, slates, open_variant)
-    kinds = sorted({kind for _, spent in found for kind in spent.flops})
+    spent_by_slate: list[tuple[int, Spent]] = look_into(variant, slates, open_variant)
+    kinds = sorted({kind for _, spent in spent_by_slate for kind in spent.flops})
     peaks = {kind: peak_gflops(kind, threads) for kind in kinds}
     return [
         Cost(
@@ -41,5 +41,5 @@ def measure_cost(
             bandwidth_gbs=bandwidth_gbs((spent.weight_bytes + spent.activation_bytes) // calls),
             operators_ns=dict(spent.operators_ns),
         )
-        for slate, (calls, spent) in zip(slates, found, strict=True)
+        for slate, (calls, spent) in zip(slates, spent_by_slate, strict=True)
     ]

@@ -40,7 +40,7 @@ ITEM_BYTES = {
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node as the profile tells it; sizes are bytes, `parameter_size` those of constant inputs.
+    """A node of onnxruntime's profile; sizes are bytes, `parameter_size` those of constant inputs.
 
     The right side of a product that onnxruntime packed when it loaded the graph is not among the inputs.
     """
@@ -66,7 +66,7 @@ class _Event(msgspec.Struct, frozen=True):
 def look_into(
     variant: str, slates: Sequence[int], open_variant: Callable[[], Opened]
 ) -> list[tuple[int, Spent]]:
-    """For each slate, how many calls were made, and what they took."""
+    """For each slate, the number of calls and the operations, bytes and times of their operators."""
     windows: list[tuple[int, int, int]] = []
     with tempfile.TemporaryDirectory(prefix="rbserve-cost-") as folder:
         with profiled_sessions(Path(folder)) as sessions:
@@ -86,14 +86,15 @@ def look_into(
 
 
 def _clock(session: Any) -> Clock:
-    """The clock that onnxruntime's profile goes by: the finest of C++, which differs between systems."""
+    """The clock of onnxruntime's profile: the finest one of C++, which differs between systems."""
     return min(
-        (time.time_ns, time.monotonic_ns), key=lambda one: abs(one() - session.get_profiling_start_time_ns())
+        (time.time_ns, time.monotonic_ns),
+        key=lambda clock: abs(clock() - session.get_profiling_start_time_ns()),
     )
 
 
 def _nodes(session: Any) -> Iterator[tuple[int, int, Node]]:
-    """Each node that ran: when, by `_clock`, for how long, in nanoseconds, and what it was."""
+    """Each node that ran: its start by `_clock` and its duration, nanoseconds, and the node."""
     start = session.get_profiling_start_time_ns()
     profile = Path(session.end_profiling()).read_bytes()
     for event in msgspec.json.decode(profile, type=list[_Event]):
@@ -102,7 +103,7 @@ def _nodes(session: Any) -> Iterator[tuple[int, int, Node]]:
 
 
 def node_cost(node: Node, ns: int = 0, bits: int = 8) -> Spent:
-    """Of a node that took `ns`; `bits` are those that MatMulNBits stores a weight in."""
+    """The operations and bytes of a node that took `ns`; `bits`: of a weight of MatMulNBits."""
     name = node.op_name
     if name in CONTROL:
         return Spent()
@@ -125,7 +126,7 @@ def node_cost(node: Node, ns: int = 0, bits: int = 8) -> Spent:
 
 
 def _product(node: Node) -> tuple[int, int, int]:
-    """How long the products are, how many columns there are, and the operations, two a multiplication and addition."""
+    """The inner length of a product, its columns, and its operations (two for a multiplication and addition)."""
     left, result = _shape(node.input_type_shape[0]), _shape(node.output_type_shape[0])
     transposed = len(left) > 1 and len(result) > 1 and left[-2] != result[-2]
     inner = left[-2 if transposed else -1]

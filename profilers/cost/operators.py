@@ -1,4 +1,4 @@
-"""What the operators of a call took, added up, and the calls that are made to look at them."""
+"""The operations, bytes and times of a call's operators, and the calls that are made to observe them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Opened = Callable[[int], Exercise]
 
 @dataclass(frozen=True)
 class Spent:
-    """What operators took: operations by kind of number, bytes, and nanoseconds by type of operator."""
+    """Operations by kind of number, bytes, and nanoseconds by type of operator."""
 
     flops: Counter[str] = field(default_factory=Counter)
     weight_bytes: int = 0
@@ -28,27 +28,27 @@ class Spent:
 
 
 def total(spent: Iterable[Spent]) -> Spent:
-    """All of these operators together.
+    """The sum over operators.
 
-    One that ran many times has the median of its times as often as it ran: an interruption is longer than most of them.
+    An operator that ran many times counts with the median of its times: an interruption would outweigh most of them.
     """
     flops, weights, activations = Counter[str](), 0, 0
     times: dict[tuple[str, int, int, int], list[int]] = {}
-    for one in spent:
-        flops.update(one.flops)
-        weights += one.weight_bytes
-        activations += one.activation_bytes
-        for name, ns in one.operators_ns.items():
-            same = (name, one.flops.total(), one.weight_bytes, one.activation_bytes)
+    for operator in spent:
+        flops.update(operator.flops)
+        weights += operator.weight_bytes
+        activations += operator.activation_bytes
+        for name, ns in operator.operators_ns.items():
+            same = (name, operator.flops.total(), operator.weight_bytes, operator.activation_bytes)
             times.setdefault(same, []).append(ns)
     operators = Counter[str]()
-    for (name, *_), some in times.items():
-        operators[name] += round(median(some) * len(some))
+    for (name, *_), nanoseconds in times.items():
+        operators[name] += round(median(nanoseconds) * len(nanoseconds))
     return Spent(flops, weights, activations, operators)
 
 
 def make_calls(exercise: Exercise, forget: Callable[[], None]) -> int:
-    """Makes the calls that are looked at, of an exercise's first requests, and returns how many.
+    """Calls an exercise's first requests while its operators are observed, and returns how many calls it made.
 
     One is made before them, because the first of a shape allocates; then `forget` is called. Where that one takes all
     the time there is, it is the one that is looked at.

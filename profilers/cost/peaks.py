@@ -1,4 +1,4 @@
-"""What this machine does at most, by the fastest kernels at hand, on the cores and threads of the process that asks."""
+"""The peaks of this machine, by the fastest kernels that are installed, on the cores and threads of this process."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _onnx_product(kind: str, threads: int) -> Kernel:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     inputs = {
-        one.name: np.ones((SIDE, SIDE), helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type))
-        for one in (a, b)
+        tensor.name: np.ones((SIDE, SIDE), helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type))
+        for tensor in (a, b)
     }
     return lambda: session.run(None, inputs)
 

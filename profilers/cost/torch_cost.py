@@ -31,29 +31,29 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 def look_into(
     variant: str, slates: Sequence[int], open_variant: Callable[[], Opened]
 ) -> list[tuple[int, Spent]]:
-    """For each slate, how many calls were made, and what they took."""
+    """For each slate, the number of calls and the operations, bytes and times of their operators."""
     exercise_of = open_variant()
     first = exercise_of(slates[0])
     with observed_operators(""):  # torch looks its operators up when they are first taken apart
         first.call(*first.requests[0])
-    found = []
+    spent_by_slate = []
     for slate in slates:
         with observed_operators(find_variant(variant).precision) as spent:
             calls = make_calls(exercise_of(slate), spent.clear)
-        found.append((calls, total(spent)))
-    return found
+        spent_by_slate.append((calls, total(spent)))
+    return spent_by_slate
 
 
 @contextmanager
 def observed_operators(kind: str) -> Iterator[list[Spent]]:
-    """What each operator takes that torch runs inside, in numbers of `kind`."""
+    """Collects what each operator takes that torch runs in this context; products are of numbers of `kind`."""
     operators = _Operators(kind)
     with operators:
         yield operators.spent
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Takes an operator apart until it has a formula or no parts, runs it, and notes what it took.
+    """Decomposes an operator until it has a formula or no parts, runs it, and records what it took.
 
     A weight is a module's parameter, or another look at its memory.
     """
@@ -66,7 +66,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether torch's compiler, seconds to import, is to be told of this class. Nothing here is compiled."""
+        """True: torch's compiler, which takes seconds to import, has nothing to compile here."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None) -> Any:
@@ -87,14 +87,14 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, func: Any, ns: int, flops: int, read: list[Any], written: list[Any]) -> None:
         name = func.overloadpacket.__name__
-        self._weights |= {_memory(one) for one in read if isinstance(one, torch.nn.Parameter)}
+        self._weights |= {_memory(tensor) for tensor in read if isinstance(tensor, torch.nn.Parameter)}
         moved = Counter[bool]()  # by whether it is of a weight
         if not (func.is_view or name in VIEWS):
-            given = sum(one.nbytes for one in written)
-            moved[False] += given
-            for place, one in enumerate(read):
-                size = min(one.nbytes, given) if place == 0 and name in LOOK_UPS else one.nbytes
-                moved[_memory(one) in self._weights] += size
+            written_bytes = sum(tensor.nbytes for tensor in written)
+            moved[False] += written_bytes
+            for place, tensor in enumerate(read):
+                size = min(tensor.nbytes, written_bytes) if place == 0 and name in LOOK_UPS else tensor.nbytes
+                moved[_memory(tensor) in self._weights] += size
         kinds = Counter({self._kind: flops}) if flops else Counter[str]()
         self.spent.append(Spent(kinds, moved[True], moved[False], Counter({name: ns})))
 

@@ -1,4 +1,4 @@
-"""Files of pytest-benchmark, JSON: what is read of them, and a gate's samples written as such files."""
+"""Files of pytest-benchmark (JSON): reading their medians, and writing a gate's samples as such files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Benchmark(msgspec.Struct, frozen=True):
 
     @property
     def spread(self) -> Spread | None:
-        """Of the rounds; None where none was seen: of a single round, of equal ones, or of figures that are none.
+        """The spread of the rounds; None where it is unknown: of a single round, of equal rounds, or of figures of NaN.
 
         By the interquartile range of at least IQR_ROUNDS, which a few slow rounds do not move, else by the standard
         deviation: the range of a few values is far too small.
@@ -119,7 +119,7 @@ def read(path: Path) -> BenchmarkFile:
         if isinstance(document, dict) and "samples" in document and "benchmarks" not in document:
             again = f"it is a run file: rbserve check --baseline {path}"
         file = msgspec.convert(document, BenchmarkFile)
-        medians = {one.fullname: one.process_medians for one in file.benchmarks}
+        medians = {benchmark.fullname: benchmark.process_medians for benchmark in file.benchmarks}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", again) from None
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are ValueErrors
@@ -138,7 +138,9 @@ def write(path: Path, contenders: Sequence[Contender]) -> Path:
     base = path.with_name(f"{path.stem}.base.json")
     for file, side in ((path, "head"), (base, "base")):
         benchmarks = [
-            one for contender in contenders for one in _benchmarks(contender, getattr(contender, side))
+            benchmark
+            for contender in contenders
+            for benchmark in _benchmarks(contender, getattr(contender, side))
         ]
         document = {
             "machine_info": _machine_info(),
@@ -165,7 +167,7 @@ def _benchmarks(contender: Contender, side: Side) -> list[dict[str, Any]]:
                 "fullname": f"{key.model}::{key.variant}[{key.scope}-{key.slate}]",
                 "params": None,
                 "param": None,
-                "extra_info": {PROCESSES: [float(np.median(one)) * 1e-9 for one in runs]},
+                "extra_info": {PROCESSES: [float(np.median(times)) * 1e-9 for times in runs]},
                 "options": {},
                 "stats": _stats(np.concatenate(runs) * 1e-9),
             }
@@ -174,7 +176,7 @@ def _benchmarks(contender: Contender, side: Side) -> list[dict[str, Any]]:
 
 
 def _stats(seconds: Any) -> dict[str, Any]:
-    """What pytest-benchmark derives of its rounds."""
+    """The statistics that pytest-benchmark derives from rounds."""
     q1, median, q3 = (float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75]))
     mean, iqr = float(seconds.mean()), q3 - q1
     stddev = float(seconds.std(ddof=1)) if len(seconds) > 1 else 0.0

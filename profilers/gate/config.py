@@ -103,7 +103,7 @@ def read_config(path: Path | None) -> GateConfig:
 
 
 def checked(config: GateConfig) -> GateConfig:
-    """The same, its values in range."""
+    """The configuration. Raises UsageError for a value out of range."""
     for name in ("alpha", "beta"):
         if not 0 < getattr(config, name) < 0.5:
             raise UsageError(f"{name} must lie between 0 and 0.5, not {getattr(config, name)}")

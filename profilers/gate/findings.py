@@ -1,4 +1,4 @@
-"""A gate's findings for people and for CI: a table's cells, Markdown for a pull request, JUnit XML."""
+"""A gate's results for people and for CI: cells of a table, Markdown for a pull request, JUnit XML."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SIGNS = {
 def headline(suite: Suite) -> str:
     """One sentence: "REGRESSED: 1 of 8 metrics is worse than tolerated; 14 rounds in 23 s"."""
     counts = Counter(line.verdict for line in suite.lines)
-    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "nothing was measured"
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "nothing was measured"
     effort = f"; {suite.rounds} rounds in {suite.seconds:.0f} s" if suite.rounds else ""
-    return f"{suite.verdict}: {found}{effort}"
+    return f"{suite.verdict}: {summary}{effort}"
 
 
 def cells(line: Line) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which models a gate compares: what two paths hold, paired by name."""
+"""The models that a gate compares: those of two paths, paired by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rbserve.profilers.gate.sides import Pair
 from rbserve.profilers.measure.harness import WORKER
 from rbserve.runs.measurement import Measurement, read_measurement
 
-ONE = ""  # the name of what a path holds alone
+SINGLE = ""  # the name of the only model of a path
 
 Models = Mapping[str, Artifact | Measurement]
 
@@ -29,14 +29,19 @@ def pairs_of(
         raise UsageError(f"there is no interpreter {base_python}", "--base-python main/.venv/bin/python")
     worker = (str(base_python), *WORKER[1:]) if base_python else WORKER
     before, after = _models(base), _models(head)
-    if ONE in before and ONE in after:
+    if SINGLE in before and SINGLE in after:
         if models:
             raise UsageError("--models is for folders of artefacts", "leave it out for a single one")
-        one = before[ONE]
+        base_model = before[SINGLE]
         return [
-            Pair(one.model if isinstance(one, Measurement) else one.name, one, after[ONE], base_worker=worker)
+            Pair(
+                base_model.model if isinstance(base_model, Measurement) else base_model.name,
+                base_model,
+                after[SINGLE],
+                base_worker=worker,
+            )
         ]
-    if ONE in before or ONE in after:
+    if SINGLE in before or SINGLE in after:
         raise UsageError(f"{base} and {head} must both be one model, or both folders of models")
     names = list(before) if models is None else _named(models, {**after, **before})
     return [
@@ -53,31 +58,31 @@ def _models(path: Path) -> Models:
                 f"{path} is a file of pytest-benchmark, not a model or a run",
                 "rbserve check --pytest-benchmark BASE HEAD judges two such files",
             )
-        return {ONE: read_measurement(path)}
+        return {SINGLE: read_measurement(path)}
     if not path.is_dir():
         raise UsageError(
             f"there is nothing at {path}", "an artefact's directory, a folder of such, or a run file"
         )
     if (path / "manifest.json").is_file():
-        return {ONE: open_artifact(path)}
+        return {SINGLE: open_artifact(path)}
     path = path / "artifacts" if (path / "artifacts").is_dir() else path
     for pattern in ("*/manifest.json", "*/*/manifest.json"):
-        found = [file.parent for file in sorted(path.glob(pattern)) if not file.parent.name.startswith(".")]
-        if found:
-            return {str(one.relative_to(path)): open_artifact(one) for one in found}
+        folders = [file.parent for file in sorted(path.glob(pattern)) if not file.parent.name.startswith(".")]
+        if folders:
+            return {str(folder.relative_to(path)): open_artifact(folder) for folder in folders}
     return {}
 
 
 def _named(words: Sequence[str], models: Models) -> list[str]:
-    """The models that the words name; a word that names none stays, to be found missing."""
+    """The models that the words name; a word that names no model stays, and is reported as missing."""
     names: dict[str, None] = {}
     for word in words:
-        found = [
+        matching = [
             name
-            for name, one in models.items()
-            if isinstance(one, Artifact) and word in ("all", one.manifest.group, name, Path(name).name)
+            for name, model in models.items()
+            if isinstance(model, Artifact) and word in ("all", model.manifest.group, name, Path(name).name)
         ]
-        names |= dict.fromkeys(found or [word])
+        names |= dict.fromkeys(matching or [word])
     return list(names)
 
 

@@ -1,4 +1,4 @@
-"""Two files of pytest-benchmark judged like two artefacts.
+"""The gate between files of pytest-benchmark, judged like artefacts.
 
 A file usually holds one process, whose spread between processes nobody has seen: `process_cv` of the configuration
 stands in for it, and the line says so. The spread of its rounds is never assumed: one round, or equal ones, are
@@ -72,15 +72,15 @@ def judge_benchmarks(
 
 
 def _by_name(files: Sequence[BenchmarkFile]) -> dict[str, list[Benchmark]]:
-    found: dict[str, list[Benchmark]] = {}
+    by_name: dict[str, list[Benchmark]] = {}
     for file in files:
-        for one in file.benchmarks:
-            found.setdefault(one.fullname, []).append(one)
-    return found
+        for benchmark in file.benchmarks:
+            by_name.setdefault(benchmark.fullname, []).append(benchmark)
+    return by_name
 
 
 def _processes(benchmarks: Sequence[Benchmark]) -> list[float]:
-    return [median for one in benchmarks for median in one.process_medians]
+    return [median for benchmark in benchmarks for median in benchmark.process_medians]
 
 
 def _median_ms(benchmarks: Sequence[Benchmark]) -> float:
@@ -119,25 +119,25 @@ def _within(benchmarks: Sequence[Benchmark]) -> Spread | None:
     """
     processes = len(_processes(benchmarks))
     variance, freedom = 0.0, math.inf
-    for one in benchmarks:
-        spread = one.spread
+    for benchmark in benchmarks:
+        spread = benchmark.spread
         if spread is None:
             return None
-        error = MEDIAN_ERROR * spread.share / math.sqrt(one.rounds)
-        variance += (error * len(one.process_medians) / processes) ** 2
+        error = MEDIAN_ERROR * spread.share / math.sqrt(benchmark.rounds)
+        variance += (error * len(benchmark.process_medians) / processes) ** 2
         freedom = min(freedom, spread.freedom)
     return Spread(math.sqrt(variance), freedom)
 
 
 def _is_assumed(base: Sequence[Benchmark], head: Sequence[Benchmark]) -> bool:
-    """Whether there are too few processes of a side for their own spread."""
+    """Whether a side has too few processes to show their own spread."""
     return min(len(_processes(side)) for side in (base, head)) < FEWEST_PROCESSES
 
 
 def _reason(
     base: Sequence[Benchmark], head: Sequence[Benchmark], verdict: Verdict, process_cv: float
 ) -> str | None:
-    """What a verdict rests on that the files do not show, or what an inconclusive one needs."""
+    """What a verdict rests on that the files do not show, or what an inconclusive verdict lacks."""
     assumed = _is_assumed(base, head)
     if verdict is not Verdict.INCONCLUSIVE:
         return (
@@ -151,7 +151,7 @@ def _reason(
         if not assumed and len({*_processes(side)}) == 1:
             return f"the medians of all {len(_processes(side))} processes of {name} are equal: their spread is unknown"
     for name, side in sides:
-        unseen = [one for one in side if one.spread is None]
+        unseen = [benchmark for benchmark in side if benchmark.spread is None]
         if assumed and unseen:
             rounds = unseen[0].rounds
             why = "a single round shows no spread" if rounds == 1 else f"its {rounds} rounds show no spread"

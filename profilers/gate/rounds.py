@@ -46,7 +46,9 @@ from rbserve.profilers.gate.verdict import (
 from rbserve.profilers.measure.harness import run_job
 
 EVERYTHING = Scope()
-UNSEEN = "no spread between processes was seen, so that it is unknown: a clock too coarse, or copied figures"
+NO_SPREAD = (
+    "no spread between processes was seen, so that it is unknown: a clock too coarse, or copied figures"
+)
 
 
 class Outcome(NamedTuple):
@@ -64,15 +66,17 @@ def check(
     progress: Progress = no_progress,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Measures what is to be measured, within the budget of seconds, and judges every metric of every pair."""
+    """Measures the pairs within the budget of seconds, and judges every metric of every pair."""
     begin = clock()
     _check_scope(scope)
     with tempfile.TemporaryDirectory(prefix="rbserve-check-") as folder:
         lines: list[Line] = []
         contenders: list[Contender] = []
         for number, pair in enumerate(pairs):
-            found, missing = contenders_of(pair, dataset_of, config, scope, Path(folder) / f"{number}.npz")
-            contenders += found
+            comparable, missing = contenders_of(
+                pair, dataset_of, config, scope, Path(folder) / f"{number}.npz"
+            )
+            contenders += comparable
             lines += missing
         gate = _Gate(contenders, config, scope, begin + config.budget, progress, clock)
         rounds = gate.run()
@@ -121,12 +125,12 @@ class _Gate:
             round_seconds = self._clock() - begin
             if self._rounds == 2:  # the first also judges the test rows
                 planned = self._affordable(round_seconds, planned)
-                test = self._repeated(planned)
+                test = self._sequential_test(planned)
                 schedule = set(looks(planned))
             if test and self._rounds in schedule:
                 test.look(self._rounds, self._estimates(test))
         if test is None:
-            test = self._repeated(max(1, self._rounds))
+            test = self._sequential_test(max(1, self._rounds))
         if self._rounds not in schedule:
             test.look(max(1, self._rounds), self._estimates(test))
         self._decisions |= test.decisions
@@ -145,8 +149,8 @@ class _Gate:
         left = int((self._deadline - self._clock()) / round_seconds)
         return max(2, min(most, self._rounds + left) // 2 * 2)
 
-    def _repeated(self, rounds: int) -> SequentialTest[Key]:
-        """The test of what more rounds can change, of contenders whose verdict counts."""
+    def _sequential_test(self, rounds: int) -> SequentialTest[Key]:
+        """The test of the metrics that more rounds can decide, of contenders that are not advisory."""
         tolerances = {
             key: self._tolerance(contender, key)
             for contender in self._contenders
@@ -157,7 +161,7 @@ class _Gate:
         return SequentialTest(tolerances, self._config.alpha / 2, self._config.beta, rounds)
 
     def _tolerance(self, contender: Contender, key: Key) -> float:
-        """In the unit of estimates: a log ratio, of accuracies a loss."""
+        """The tolerance in the unit of estimates: a log ratio, or the loss of an accuracy."""
         tolerance: Tolerance = self._config.tolerance
         if key.metric == "p50":
             return float(np.log1p(tolerance.p50 if len(contender.live) == 2 else tolerance.p50_baseline))
@@ -166,15 +170,19 @@ class _Gate:
         return tolerance.auc if key.metric == CTR.metric else tolerance.ndcg
 
     def _waiting(self, test: SequentialTest[Key] | None) -> list[Contender]:
-        """Who is to be measured in the next round."""
+        """The contenders to measure in the next round."""
         undecided = {(key.model, key.variant) for key in test.undecided} if test else set()
 
-        def waits(one: Contender) -> bool:
-            if not one.judgeable or not test:
+        def waits(contender: Contender) -> bool:
+            if not contender.judgeable or not test:
                 return self._rounds < FIRST_LOOK
-            return (one.model, one.variant) in undecided
+            return (contender.model, contender.variant) in undecided
 
-        return [one for one in self._contenders if one.live and not one.failed and waits(one)]
+        return [
+            contender
+            for contender in self._contenders
+            if contender.live and not contender.failed and waits(contender)
+        ]
 
     def _round(self, contender: Contender, slates: Sequence[int]) -> None:
         """A fresh process of each live side, the order turned around from round to round."""
@@ -202,7 +210,7 @@ class _Gate:
         }
 
     def _judge_accuracy(self) -> None:
-        """Measured once, so that it has its own half of alpha."""
+        """Judges accuracies, which are measured once and have their own half of alpha."""
         tolerances, estimates = {}, {}
         for contender in self._contenders:
             for key in contender.keys:
@@ -229,7 +237,7 @@ class _Gate:
         if contender.failed:
             return line
         relative = key.metric not in ACCURACIES
-        decision = self._decisions.get(key) or self._known(contender, key)
+        decision = self._decisions.get(key) or self._exact_or_advisory(contender, key)
         if decision is None:
             unjudged = Verdict.NOT_COMPARABLE if contender.advisory else Verdict.MISSING
             reason = contender.advisory or "nothing was measured"
@@ -239,10 +247,10 @@ class _Gate:
         line = judged(line, decision, self._tolerance(contender, key), relative)
         if contender.advisory:
             return msgspec.structs.replace(line, verdict=Verdict.NOT_COMPARABLE, reason=contender.advisory)
-        return msgspec.structs.replace(line, reason=self._why(contender, line))
+        return msgspec.structs.replace(line, reason=self._missing_evidence(contender, line))
 
-    def _known(self, contender: Contender, key: Key) -> Decision | None:
-        """What is known exactly, and what is no more than advice."""
+    def _exact_or_advisory(self, contender: Contender, key: Key) -> Decision | None:
+        """The decision on a figure that is exact (a file's size), or advisory."""
         if key.metric == "file_size":
             estimate: Estimate | None = exact(contender.base.file_bytes, contender.head.file_bytes)
         elif not contender.advisory:
@@ -261,28 +269,28 @@ class _Gate:
         test.look(1, {key: estimate})
         return test.decisions[key]
 
-    def _why(self, contender: Contender, line: Line) -> str | None:
-        """What an inconclusive line needs."""
+    def _missing_evidence(self, contender: Contender, line: Line) -> str | None:
+        """What an inconclusive line lacks; None for other lines."""
         if line.verdict is not Verdict.INCONCLUSIVE:
             return None
         if line.metric in ACCURACIES:
             return f"{len(set(contender.rows.users)):,} test users are too few to tell so small a loss"
         fewest = FIRST_LOOK if len(contender.live) == 2 else FEWEST_PROCESSES
-        for side, there in (("base", contender.base), ("head", contender.head)):
-            if len(there.reports) < fewest:
-                return f"{side} has {len(there.reports)} process(es), and {fewest} are the fewest to judge by"
+        for name, side in (("base", contender.base), ("head", contender.head)):
+            if len(side.reports) < fewest:
+                return f"{name} has {len(side.reports)} process(es), and {fewest} are the fewest to judge by"
         if line.low is None and line.high is None:
-            return UNSEEN
+            return NO_SPREAD
         return f"{line.rounds} processes were too few for so large a spread; raise the budget, or quieten the machine"
 
 
 def _undecided_slates(contender: Contender, test: SequentialTest[Key] | None) -> Sequence[int]:
-    """All of them while memory is undecided: a process's peak is that of all its slates."""
+    """The slates to measure: all of them while memory is undecided, whose peak is that of all slates of a process."""
     if not any(key.metric in ("p50", "peak_rss") for key in contender.keys):
-        return contender.plan.slates[:1]  # a process times something; nobody asks
+        return contender.plan.slates[:1]  # a process has to time something
     if test is None or not contender.judgeable:
         return contender.plan.slates
     undecided = [key for key in contender.keys if key in test.undecided]
     if any(key.metric == "peak_rss" for key in undecided):
         return contender.plan.slates
-    return [one for one in contender.plan.slates if any(key.slate == one for key in undecided)]
+    return [slate for slate in contender.plan.slates if any(key.slate == slate for key in undecided)]

@@ -1,7 +1,7 @@
-"""What a gate compares: the two sides of each variant of each model, and why some cannot be compared.
+"""The two sides that a gate compares, for each variant of each model, and why some cannot be compared.
 
-A side is an artefact, measured now, or a run file, measured then. Two artefacts are measured in turn and compared round
-by round; a run file's processes are a sample of their own, which says nothing of how the machine has drifted since.
+A side is an artefact, which is measured now, or a run file of an earlier measurement. Two artefacts are measured in
+turn and compared round by round. The processes of a run file are a sample of their own: the machine may have drifted since.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MB = 2**-20
 
 
 class Pair(NamedTuple):
-    """A model before and after: artefacts, or run files of them. None: there is none, and `reason` says why."""
+    """A model before and after the change: artefacts, or run files. None where a side is absent; `reason` says why."""
 
     model: str
     base: Artifact | Measurement | None
@@ -64,7 +64,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """What to compare; None is all that both sides have, or the task's default."""
+    """What to compare; None: everything that both sides have, or the default of the task."""
 
     variants: Sequence[str] | None = None
     slates: Sequence[int] | None = None
@@ -84,7 +84,7 @@ class Key(NamedTuple):
 
 @dataclass
 class Side:
-    """One side of a contender: `worker` starts a process that measures `artifact`. Without one, reports are final."""
+    """One side: `worker` starts a process that measures `artifact`; without an artefact, the reports are final."""
 
     file_bytes: int
     reports: list[Report]
@@ -93,11 +93,13 @@ class Side:
 
     def runs(self, key: Key) -> list[list[int]]:
         """The timed runs of each process, nanoseconds."""
-        samples = [one for report in self.reports for one in report.samples]
-        return [one.runs_ns for one in samples if (one.scope, one.slate) == (key.scope, key.slate)]
+        samples = [sample for report in self.reports for sample in report.samples]
+        return [
+            sample.runs_ns for sample in samples if (sample.scope, sample.slate) == (key.scope, key.slate)
+        ]
 
     def processes(self, key: Key) -> int:
-        """How many processes the key's figure rests on."""
+        """The number of processes that the figure of the key rests on."""
         return len(self.runs(key) if key.metric == "p50" else self.reports)
 
     def observations(self, key: Key) -> NDArray[np.float64]:
@@ -105,7 +107,9 @@ class Side:
         if key.metric == "p50":
             return np.array([np.median(runs) * MS for runs in self.runs(key)])
         peaks = [
-            max(one.peak_rss_bytes for one in report.samples) for report in self.reports if report.samples
+            max(sample.peak_rss_bytes for sample in report.samples)
+            for report in self.reports
+            if report.samples
         ]
         return np.array(peaks) * MB
 
@@ -131,7 +135,7 @@ class Contender:
 
     @property
     def judgeable(self) -> bool:
-        """Whether rounds can lead to a verdict: not against another machine, or a run file of few processes."""
+        """Whether more rounds can decide: not against a run file of another machine, or of few processes."""
         stored = [side for side in (self.base, self.head) if side.artifact is None]
         return self.advisory is None and all(len(side.reports) >= FEWEST_PROCESSES for side in stored)
 
@@ -169,23 +173,23 @@ def contenders_of(
         return [], [Line(pair.model, "all", Verdict.MISSING, reason=error.message)]
     contenders = [
         Contender(
-            pair.model, one, plan, inputs, rows,
-            _side(base, one, pair.base_worker), _side(head, one, pair.head_worker),
-            _keys(pair.model, one, plan, scope, base), advisory,
+            pair.model, variant, plan, inputs, rows,
+            _side(base, variant, pair.base_worker), _side(head, variant, pair.head_worker),
+            _keys(pair.model, variant, plan, scope, base), advisory,
         )
-        for one in variants
+        for variant in variants
     ]  # fmt: skip
     return contenders, lines
 
 
 def _difference(base: Artifact | Measurement, head: Artifact | Measurement) -> str | None:
-    """Why two sides can never be compared: they answer other questions."""
-    for what, before, after in (
+    """Why two sides can never be compared: another task, or other data."""
+    for subject, before, after in (
         ("task", _task(base), _task(head)),
         ("data set", _fingerprint(base)[:12], _fingerprint(head)[:12]),
     ):
         if before != after:
-            return f"base and head differ in their {what}: {before} and {after}"
+            return f"base and head differ in their {subject}: {before} and {after}"
     return None
 
 
@@ -200,21 +204,21 @@ def _fingerprint(side: Artifact | Measurement) -> str:
 def _variants(
     model: str, base: Artifact | Measurement, head: Artifact | Measurement, scope: Scope
 ) -> tuple[list[str], list[Line]]:
-    """Variants that both sides have, and a line for each that one lacks: asked for, or base's own."""
+    """The variants that both sides have, and a line for each requested variant that a side lacks."""
     there = [_available(side) for side in (base, head)]
     wanted = list(scope.variants or _served(base))
     lines = [
-        Line(model, "all", Verdict.MISSING, variant=one, reason=f"{side} has no {one}")
-        for one in wanted
+        Line(model, "all", Verdict.MISSING, variant=variant, reason=f"{side} has no {variant}")
+        for variant in wanted
         for side, has in zip(("base", "head"), there, strict=True)
-        if one not in has
+        if variant not in has
     ]
-    return [one for one in wanted if all(one in has for has in there)], lines
+    return [variant for variant in wanted if all(variant in has for has in there)], lines
 
 
 def _available(side: Artifact | Measurement) -> list[str]:
     if isinstance(side, Measurement):
-        return list(dict.fromkeys(one.variant for one in side.samples))
+        return list(dict.fromkeys(sample.variant for sample in side.samples))
     return side.can_open
 
 
@@ -234,7 +238,7 @@ def _prepare(
     inputs: Path,
     variants: list[str],
 ) -> tuple[Plan, Predictions, str | None]:
-    """How to measure, the test rows, and why the result would be no more than advice. Writes the requests."""
+    """The plan, the test rows, and why the result is advisory, if it is. Writes the requests to `inputs`."""
     plan = _plan(base, config, scope)
     stored = [side for side in (base, head) if isinstance(side, Measurement)]
     artifacts = [side for side in (base, head) if isinstance(side, Artifact)]
@@ -250,7 +254,8 @@ def _prepare(
         keys.append(comparability_key(environment(), plan.threads, dataset.fingerprint))
     first = rows[0]
     if any(
-        (one.users, one.labels, one.targets) != (first.users, first.labels, first.targets) for one in rows
+        (other.users, other.labels, other.targets) != (first.users, first.labels, first.targets)
+        for other in rows
     ):
         return plan, msgspec.structs.replace(first, users=[]), "base and head were judged on other test rows"
     return (
@@ -287,9 +292,11 @@ def _side(side: Artifact | Measurement, variant: str, worker: Sequence[str]) -> 
         if sample.variant == variant:
             by_process.setdefault(sample.process, []).append(sample)
     reports = [Report(samples) for samples in by_process.values()]
-    said = side.predictions
+    predictions = side.predictions
     reports[0] = Report(
-        reports[0].samples, scores=said.scores.get(variant, []), ranks=said.ranks.get(variant, [])
+        reports[0].samples,
+        scores=predictions.scores.get(variant, []),
+        ranks=predictions.ranks.get(variant, []),
     )
     return Side(side.file_bytes[variant], reports)
 
@@ -297,12 +304,12 @@ def _side(side: Artifact | Measurement, variant: str, worker: Sequence[str]) -> 
 def _keys(model: str, variant: str, plan: Plan, scope: Scope, base: Artifact | Measurement) -> list[Key]:
     random = base.random if isinstance(base, Measurement) else base.is_random
     keys = [
-        Key(model, variant, "p50", one, slate)
-        for one in plan.scopes
+        Key(model, variant, "p50", scope_name, slate)
+        for scope_name in plan.scopes
         for slate in plan.slates
         if "p50" in scope.metrics
     ]
-    keys += [Key(model, variant, one) for one in ("peak_rss", "file_size") if one in scope.metrics]
+    keys += [Key(model, variant, metric) for metric in ("peak_rss", "file_size") if metric in scope.metrics]
     if "accuracy" in scope.metrics and not random:
         keys.append(Key(model, variant, TASKS[_task(base)].metric))
     return keys
@@ -311,7 +318,7 @@ def _keys(model: str, variant: str, plan: Plan, scope: Scope, base: Artifact | M
 def job_of(
     contender: Contender, artifact: Artifact, slates: Sequence[int], process: int, accuracy: bool
 ) -> Job:
-    """What a process of a side is to measure."""
+    """The job of one process of a side."""
     plan = contender.plan
     return Job(
         artifact=str(artifact.path),
@@ -331,7 +338,7 @@ def job_of(
 
 def accuracy_loss(contender: Contender, key: Key) -> Estimate | None:
     """The loss of accuracy on the same rows; None where a side has no predictions of them."""
-    base, head = (_first(side.reports, key) for side in (contender.base, contender.head))
+    base, head = (_predictions(side.reports, key) for side in (contender.base, contender.head))
     if not base or not head or not contender.rows.users:
         return None
     if key.metric == CTR.metric:
@@ -339,21 +346,21 @@ def accuracy_loss(contender: Contender, key: Key) -> Estimate | None:
     return ndcg_loss(base, head)
 
 
-def _first(reports: Iterable[Report], key: Key) -> Sequence[float] | Sequence[int]:
+def _predictions(reports: Iterable[Report], key: Key) -> Sequence[float] | Sequence[int]:
     """The scores, or ranks, of the one process that judged the test rows."""
-    said = (report.scores if key.metric == CTR.metric else report.ranks for report in reports)
-    return next((one for one in said if one), [])
+    candidates = (report.scores if key.metric == CTR.metric else report.ranks for report in reports)
+    return next((predictions for predictions in candidates if predictions), [])
 
 
 def figures(contender: Contender, key: Key) -> tuple[float | None, float | None]:
-    """Base's and head's figure, in the metric's unit."""
+    """The figures of base and head, in the unit of the metric."""
     sides = (contender.base, contender.head)
     if key.metric == "file_size":
         return contender.base.file_bytes * MB, contender.head.file_bytes * MB
     if key.metric in ("p50", "peak_rss"):
         before, after = (float(np.median(side.observations(key))) for side in sides)
         return before, after
-    said = [_first(side.reports, key) for side in sides]
+    predictions = [_predictions(side.reports, key) for side in sides]
     if key.metric == CTR.metric:
-        return auc(contender.rows.labels, said[0]), auc(contender.rows.labels, said[1])
-    return ndcg_at_k(said[0], 10), ndcg_at_k(said[1], 10)
+        return auc(contender.rows.labels, predictions[0]), auc(contender.rows.labels, predictions[1])
+    return ndcg_at_k(predictions[0], 10), ndcg_at_k(predictions[1], 10)

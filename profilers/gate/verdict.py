@@ -39,9 +39,7 @@ from rbserve.stats.intervals import FEWEST_USERS
 from rbserve.stats.listwise import gains_at_k
 from rbserve.stats.pairwise import auc
 
-FIRST_LOOK = (
-    6  # rounds. Fewer that agree by chance, on a machine with two levels of speed, would look certain
-)
+FIRST_LOOK = 6  # rounds; on a machine with two speeds, fewer may agree by chance and look certain
 FEWEST_PROCESSES = 5  # of each side, where they did not run in turn
 GROWTH = 4 / 3  # from look to look
 TRIM = 0.2
@@ -50,7 +48,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Verdict(StrEnum):
-    """What a gate says of one metric, and of a suite."""
+    """The verdict on one metric, or on a suite."""
 
     PASS = "PASS"
     REGRESSED = "REGRESSED"
@@ -70,8 +68,8 @@ EXIT_CODES = {
 
 
 def suite_verdict(verdicts: Sequence[Verdict]) -> Verdict:
-    """The worst of them; MISSING of none, for a gate that measured nothing must not pass."""
-    return next((one for one in EXIT_CODES if one in verdicts), Verdict.MISSING)
+    """The worst verdict; MISSING where there is none, because a gate that measured nothing must not pass."""
+    return next((verdict for verdict in EXIT_CODES if verdict in verdicts), Verdict.MISSING)
 
 
 # ---- Estimates ----
@@ -89,7 +87,7 @@ class Estimate:
     freedom: float = math.inf
 
     def p_value(self, tolerance: float) -> float:
-        """How likely so large a change is seen when the true one is the tolerance."""
+        """The probability of a change at least this large when the true change is the tolerance."""
         if self.error == 0 or math.isinf(self.error):
             return float(self.change <= tolerance or self.error > 0)
         from scipy.special import stdtr
@@ -127,10 +125,10 @@ def paired(base: ArrayLike, head: ArrayLike) -> Estimate:
     if rounds < FIRST_LOOK:
         return Estimate(float(np.median(changes)), math.inf) if rounds else UNKNOWN
     cut = int(TRIM * rounds)
-    kept = rounds - 2 * cut
+    untrimmed = rounds - 2 * cut
     winsorised = np.clip(changes, changes[cut], changes[rounds - 1 - cut])
-    error = winsorised.std(ddof=1) * math.sqrt(rounds - 1) / math.sqrt(kept * (kept - 1))
-    return Estimate(float(changes[cut : rounds - cut].mean()), _seen(float(error)), kept - 1)
+    error = winsorised.std(ddof=1) * math.sqrt(rounds - 1) / math.sqrt(untrimmed * (untrimmed - 1))
+    return Estimate(float(changes[cut : rounds - cut].mean()), _seen(float(error)), untrimmed - 1)
 
 
 def unpaired(base: ArrayLike, head: ArrayLike) -> Estimate:
@@ -158,7 +156,7 @@ def welch(base: ArrayLike, head: ArrayLike) -> Estimate:
 
 
 def _seen(error: float) -> float:
-    """A standard error of measurements: one of 0 was not seen, and is unknown."""
+    """A standard error of measurements; 0 means that no spread was seen, and is unknown (infinite)."""
     return error or math.inf
 
 
@@ -212,7 +210,7 @@ def _loss(change: float, error: float, freedom: int, users: int) -> Estimate:
 
 
 class Decision(NamedTuple):
-    """A verdict, and the bounds that it was taken from."""
+    """A verdict, and the bounds of the change that it rests on."""
 
     verdict: Verdict
     estimate: Estimate
@@ -242,7 +240,7 @@ class SequentialTest(Generic[Key]):
         }
 
     def look(self, rounds: int, estimates: Mapping[Key, Estimate]) -> None:
-        """Judges what is undecided after so many rounds.
+        """Judges the undecided changes after `rounds` rounds.
 
         Holm's divisor counts every hypothesis that was not rejected before, those that passed as well: how many
         are left undecided depends on the data, and would make the test too bold.
@@ -251,7 +249,7 @@ class SequentialTest(Generic[Key]):
         share = (rounds - self._seen) / self.rounds
         self._seen = rounds
         waiting = [key for key in self.tolerances if key in self.undecided and key in estimates]
-        rejected = sum(one.verdict is Verdict.REGRESSED for one in self.decisions.values())
+        rejected = sum(decision.verdict is Verdict.REGRESSED for decision in self.decisions.values())
         levels = holm_levels(
             [estimates[key].p_value(self.tolerances[key]) for key in waiting],
             self._alpha * share,
@@ -277,7 +275,7 @@ def holm_levels(p_values: Sequence[float], alpha: float, hypotheses: int | None 
     """
     left = hypotheses if hypotheses is not None else len(p_values)
     levels = [0.0] * len(p_values)
-    for index in sorted(range(len(p_values)), key=lambda one: p_values[one]):
+    for index in sorted(range(len(p_values)), key=lambda place: p_values[place]):
         levels[index] = alpha / left
         if p_values[index] <= levels[index] and left > 1:
             left -= 1
@@ -285,9 +283,9 @@ def holm_levels(p_values: Sequence[float], alpha: float, hypotheses: int | None 
 
 
 def looks(rounds: int) -> list[int]:
-    """After which of so many rounds to look: a third more from look to look, and at the last.
+    """The rounds after which to look: a third more from look to look, and the last round.
 
-    Even numbers: base and head then were first equally often.
+    Even numbers, so that base and head have run first equally often.
     """
     taken = [min(FIRST_LOOK, rounds)]
     while taken[-1] < rounds:
@@ -295,7 +293,7 @@ def looks(rounds: int) -> list[int]:
     return taken
 
 
-# ---- What is told ----
+# ---- Results ----
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -329,7 +327,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """What a gate found: the verdict, and the lines it is the worst of."""
+    """The result of a gate: its lines, and the worst of their verdicts."""
 
     schema: int
     created: str
@@ -354,18 +352,18 @@ def suite_of(
 
 
 def judged(line: Line, decision: Decision, tolerance: float, relative: bool) -> Line:
-    """The line with a decision; of a `relative` one, changes are log ratios, and told as shares."""
+    """The line with its decision; `relative` changes are log ratios, and are written as shares."""
 
-    def told(value: float) -> float | None:
-        if not abs(value) < 700:  # nothing bounds it
+    def as_share(value: float) -> float | None:
+        if not abs(value) < 700:  # unbounded
             return None
         return math.expm1(value) if relative else value
 
     return msgspec.structs.replace(
         line,
         verdict=decision.verdict,
-        change=told(decision.estimate.change),
-        low=told(decision.low),
-        high=told(decision.high),
-        tolerance=round(told(tolerance) or 0.0, 12),
+        change=as_share(decision.estimate.change),
+        low=as_share(decision.low),
+        high=as_share(decision.high),
+        tolerance=round(as_share(tolerance) or 0.0, 12),
     )

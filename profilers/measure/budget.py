@@ -25,7 +25,7 @@ PILOT_RUNS = 10
 
 
 class Pace(NamedTuple):
-    """Seconds of a variant: of a process without its timed runs, and of one run of every scope and slate."""
+    """Seconds that a variant takes: a process without its timed runs, and one run of every scope and slate."""
 
     process_s: float
     run_s: float
@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
 
 
 def schedule(paces: Mapping[str, Pace], seconds: float, processes: int = 0) -> Schedule:
-    """The plan for what is left of a budget; `processes` fixes their number where it is not 0.
+    """The schedule for the rest of a budget; `processes` fixes the number of processes where it is not 0.
 
     Where the budget is too short for the fewest processes and runs, the plan is these, and takes longer.
     """
@@ -56,7 +56,7 @@ def schedule(paces: Mapping[str, Pace], seconds: float, processes: int = 0) -> S
 
 
 def check_budget(seconds: float) -> None:
-    """Raises UsageError for what is no budget."""
+    """Raises UsageError for a budget that is not a positive number of seconds."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--budget takes seconds above 0, not {seconds:g}", "for example --budget 60")
 

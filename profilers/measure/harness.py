@@ -56,7 +56,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def default_plan(task: str = CTR.name, budget_s: float | None = None) -> Plan:
-    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99. A budget plans both anew."""
+    """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99; with a budget, 0."""
     slates, scope = [*TASKS[task].default_sizes], TASKS[task].default_scope
     plan = Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
     return plan if budget_s is None else msgspec.structs.replace(plan, processes=0, budget_s=budget_s)
@@ -112,7 +112,7 @@ def profile(
         comparability_key=comparability_key(machine, plan.threads, dataset.fingerprint),
         environment=machine,
         plan=plan,
-        file_bytes={one: file_bytes(artifact, one) for one in variants},
+        file_bytes={variant: file_bytes(artifact, variant) for variant in variants},
         variant_warnings=_warnings(artifact, variants, processes.unseen, _stopped(reports)),
         baselines=known.figures,
         baseline_forms=known.forms,
@@ -125,7 +125,7 @@ def profile(
         git=git_state(Path.cwd()),
         seconds=time.monotonic() - started,
         config=manifest.config,
-        costs=[one for one in costs if one.variant in variants],
+        costs=[cost for cost in costs if cost.variant in variants],
         model_digest=artifact.model_digest,
         distilled=manifest.training.distilled,
         failed=processes.failed,
@@ -137,7 +137,7 @@ def profile(
 
 
 def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
-    """Raises UsageError for a plan that cannot be carried out."""
+    """Raises UsageError for a plan that cannot be carried out with this artefact and data."""
     check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
     for variant in variants:
         if variant not in artifact.can_open:
@@ -183,38 +183,38 @@ def check_numbers(model: str, task: str, plan: Plan) -> None:
 
 
 def _remembers(artifact: Artifact) -> bool:
-    """Whether candidates of the model are read behind a beginning that they share."""
+    """Whether the model reads all candidates behind one shared prefix, which can be cached."""
     if TASKS[artifact.manifest.task].ranks or not artifact.is_language_model:
         return False
     return artifact_prompts(artifact).pieces.shared
 
 
 def _stopped(reports: Sequence[tuple[str, Report]]) -> dict[str, str]:
-    """Why the test rows of a variant were not judged to their end."""
+    """Why the test rows of a variant were not all judged, by variant."""
     return {variant: report.stopped for variant, report in reports if report.stopped}
 
 
 def _warnings(
     artifact: Artifact, variants: list[str], unseen: Mapping[str, str], stopped: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """What the export of each variant warned of, and what the prompts of all of them have no room for.
+    """Warnings by variant: those of its export, and history items that the prompts have no room for.
 
-    `unseen` says of those whose calls could not be looked into why, `stopped` of those without an accuracy.
+    `unseen` has the reasons where a call's cost could not be measured, `stopped` where there is no accuracy.
     """
     manifest = artifact.manifest
-    lost = [said for split, fit in manifest.prompts.items() if (said := fit.said(split))]
-    exported = {one: record.warnings for one, record in manifest.variants.items()}
-    hidden = {one: [f"what a call costs is not known: {why}"] for one, why in unseen.items()}
-    unjudged = {one: [f"no accuracy: {why}"] for one, why in stopped.items()}
+    lost = [line for split, fit in manifest.prompts.items() if (line := fit.said(split))]
+    exported = {variant: record.warnings for variant, record in manifest.variants.items()}
+    hidden = {variant: [f"what a call costs is not known: {why}"] for variant, why in unseen.items()}
+    unjudged = {variant: [f"no accuracy: {why}"] for variant, why in stopped.items()}
     return {
-        one: [
-            *exported.get(one, []),
+        variant: [
+            *exported.get(variant, []),
             *lost,
-            *hidden.get(one, []),
-            *unjudged.get(one, []),
-            *filter(None, [artifact.slate_dependence(one)]),
+            *hidden.get(variant, []),
+            *unjudged.get(variant, []),
+            *filter(None, [artifact.slate_dependence(variant)]),
         ]
-        for one in dict.fromkeys((*variants, *exported))
+        for variant in dict.fromkeys((*variants, *exported))
     }
 
 
@@ -242,7 +242,7 @@ def test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
 
 
 class Processes:
-    """The worker processes of one profile. A variant whose process dies is left out from there on, and `failed`."""
+    """The worker processes of one profile. A variant whose process dies is `failed`, and is not started again."""
 
     def __init__(self, artifact: Artifact, inputs: Path, variants: Sequence[str], progress: Progress) -> None:
         self._artifact, self._inputs, self._progress = artifact, inputs, progress
@@ -252,13 +252,13 @@ class Processes:
 
     @property
     def failed(self) -> dict[str, str]:
-        """What each variant that failed died of."""
+        """The error of each failed variant."""
         return {variant: error.message for variant, error in self._errors.items()}
 
     @property
     def left(self) -> list[str]:
-        """The variants that did not fail; the first one's error where all did."""
-        left = [one for one in self._variants if one not in self._errors]
+        """The variants that did not fail. Raises the first error where all failed."""
+        left = [variant for variant in self._variants if variant not in self._errors]
         if not left:
             raise next(iter(self._errors.values()))
         return left
@@ -287,9 +287,9 @@ class Processes:
     def run_within(
         self, plan: Plan, budget_s: float
     ) -> tuple[Plan, list[tuple[str, Report]], list[roofline.Cost]]:
-        """The plan that a pilot's pace makes of a budget, its reports, and the costs, if asked for, within it.
+        """Plans by a pilot process a variant, and measures within a budget: the plan, the reports, and the costs.
 
-        The pilot judges the test rows; its own samples are left out.
+        The pilot judges the test rows; its samples are not kept.
         """
         deadline = time.monotonic() + budget_s
         pilot = msgspec.structs.replace(plan, runs=PILOT_RUNS, seconds=min(plan.seconds, budget_s / 20))
@@ -301,14 +301,14 @@ class Processes:
             report = self._start(pilot, variant, accuracy=not self._artifact.is_random)
             if report is None:
                 continue
-            runs = [one.runs_ns for one in report.samples]
+            runs = [sample.runs_ns for sample in report.samples]
             took_s = time.monotonic() - started - report.accuracy_s
             run_s = sum(sum(shape) / len(shape) for shape in runs) / 1e9
             paces[variant] = Pace(took_s - sum(map(sum, runs)) / 1e9, run_s)
             judged[variant] = msgspec.structs.replace(report, samples=[])
         costs = self.costs(plan) if plan.cost else []
         planned = schedule(
-            {one: paces[one] for one in self.left}, deadline - time.monotonic(), plan.processes
+            {variant: paces[variant] for variant in self.left}, deadline - time.monotonic(), plan.processes
         )
         plan = msgspec.structs.replace(
             plan,
@@ -319,10 +319,10 @@ class Processes:
         )
         reports = self.run(plan, judge=False, deadline=deadline)
         plan = msgspec.structs.replace(plan, processes=len(reports) // len(self.left))
-        return plan, [(one, judged[one]) for one in self.left] + reports, costs
+        return plan, [(variant, judged[variant]) for variant in self.left] + reports, costs
 
     def costs(self, plan: Plan) -> list[roofline.Cost]:
-        """What each variant's calls cost, looked at in processes of their own; an endpoint's cannot be seen.
+        """The cost of each variant's calls, measured in processes of their own; that of an endpoint cannot be measured.
 
         Each process measures the machine's peaks. It has one of a kind: the highest that any of them saw. One that dies
         costs its variant no more than this: it is `unseen`.
@@ -351,15 +351,15 @@ class Processes:
         ]
 
     def _start(self, plan: Plan, variant: str, **changes: Any) -> Report | None:
-        """What a process says; None, and the variant has failed, where it dies."""
+        """The report of a process; None where it dies, and the variant then is `failed`."""
         try:
             return run_job(_job(self._artifact, plan, variant, self._inputs, **changes))
         except RbserveError as error:
             self._errors[variant] = error
             return None
 
-    def _say(self, done: int, total: int, what: str) -> None:
-        self._progress(done, total, f"processes, {what}")
+    def _say(self, done: int, total: int, description: str) -> None:
+        self._progress(done, total, f"processes, {description}")
 
 
 def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:

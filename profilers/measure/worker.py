@@ -1,4 +1,4 @@
-"""One fresh, pinned process that measures one variant: `python -m rbserve.profilers.measure.worker`.
+"""One fresh, pinned process that measures one variant: `python -m rbserve.profilers.worker`.
 
 Reads a Job as JSON on standard input and writes a Report as JSON on standard output. Nothing that the
 measured runtime does not need itself is imported before the clock of loading starts.
@@ -50,9 +50,9 @@ Model = Scorer | Ranker
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to measure. `inputs` is an .npz of requests by slate and, for accuracy, the test rows.
+    """The job of a worker. `inputs` is an .npz file of requests by slate and, for accuracy, the test rows.
 
-    `cost`: what the calls cost, and nothing else.
+    `cost`: measure the cost of the calls, and nothing else.
     """
 
     artifact: str
@@ -92,7 +92,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Inputs:
-    """The arrays that the harness wrote, by the names it gave them."""
+    """The arrays in the file that the harness wrote."""
 
     def __init__(self, path: str) -> None:
         with np.load(path) as file:
@@ -114,7 +114,7 @@ class Inputs:
 
 
 def measure(job: Job) -> Report:
-    """Loads the variant, times every scope and slate, and judges the test rows if asked to; or looks into its cost."""
+    """Loads the variant; times every scope and slate, and judges test rows if the job says so; or measures its cost."""
     artifact, inputs = open_artifact(Path(job.artifact)), Inputs(job.inputs)
     if job.cost:
         return Report(costs=_costs(artifact, inputs, job))
@@ -185,7 +185,7 @@ def _exercise(
 
 
 def _remembered(model: Model, exercise: Exercise) -> Exercise:
-    """The first requests, of users whom the model has read once before."""
+    """The first requests, after the model has read each user once."""
     assert isinstance(model, LanguageScorer)
     scorer, requests = model.remembering(sys.maxsize), exercise.requests[:WARM_USERS]
     for request in requests:
@@ -194,7 +194,7 @@ def _remembered(model: Model, exercise: Exercise) -> Exercise:
 
 
 def _timed(exercise: Exercise, job: Job, warmup_calls: int) -> tuple[Times, Noise]:
-    """The times of an exercise, and what happened to this process and its cores around the timed runs."""
+    """The times of an exercise, and the disturbances of this process and its cores during the timed runs."""
     looks: list[Snapshot] = []
     times = time_calls(
         exercise.call,
@@ -255,7 +255,7 @@ def _samples(
 
 
 def _judged(job: Job, model: Model, inputs: Inputs) -> Report:
-    """What the model says of the test rows, without samples; nothing unless the job asks for it."""
+    """The report on the test rows, without samples; an empty one unless the job includes accuracy."""
     if not job.accuracy:
         return Report()
     start = time.perf_counter_ns()
@@ -264,7 +264,7 @@ def _judged(job: Job, model: Model, inputs: Inputs) -> Report:
 
 
 def _scored(model: Scorer, inputs: Inputs) -> Report:
-    """The test rows' scores; of an endpoint whose answers say nothing, why there are none."""
+    """The scores of the test rows; or, where an endpoint's answers are unclear, the reason why there are none."""
     endpoint = model if isinstance(model, EndpointScorer) else None
     try:
         scores = score_rows(model, inputs.histories("test"), inputs.items("test"))
@@ -278,7 +278,7 @@ def _scored(model: Scorer, inputs: Inputs) -> Report:
 
 
 def _ranked(ranker: Ranker, inputs: Inputs, exclude_seen: bool) -> Report:
-    """Where the test rows' targets stand, each in a list of DEPTH items of the whole catalogue."""
+    """The rank of each test row's target in a list of DEPTH items of the whole catalogue."""
     tally = _PathTally(ranker)
     lists = rank_rows(tally, inputs.histories("test"), DEPTH, exclude_seen=exclude_seen)
     ranks = ranks_in_lists(lists, inputs.items("test"))
@@ -302,7 +302,7 @@ class _PathTally:
 
 
 def rss_bytes() -> int:
-    """This process's resident memory now: interpreter and libraries, and what was loaded."""
+    """Resident memory of this process now, bytes: interpreter, libraries and the loaded model."""
     return int(psutil.Process().memory_info().rss)
 
 

@@ -28,7 +28,7 @@ Ranked = tuple[Items, Scores]
 
 
 class Exercise(NamedTuple):
-    """A function to time, and what to call it with. `observed` does the same, and takes an observer as well."""
+    """A function to time and its requests. `observed` is that function with an observer as its last argument."""
 
     call: Call
     requests: list[Request]
@@ -38,7 +38,7 @@ class Exercise(NamedTuple):
 def pair_wise(
     scorer: Scorer, histories: Sequence[Items], slates: Sequence[Items], items: ItemTable | None = None
 ) -> Exercise:
-    """Scoring a slate: of rows of the item table, or end to end of the raw ids that `items` knows."""
+    """Scoring a slate: rows of the item table in, or, end to end, raw ids that are looked up in `items`."""
     requests = list(zip(histories, slates, strict=True))
     call = scorer.score_anew if isinstance(scorer, EndpointScorer) else scorer.score
     staged = scorer.score_staged if isinstance(scorer, StagedScorer) else partial(_one_stage, call)
@@ -69,14 +69,14 @@ def list_wise(
         return Exercise(ranked, [(history, k) for history in histories], staged)
 
     def recommended(history: list[str], k: int) -> tuple[list[str], Scores]:
-        found, scores = ranked(items.lookup(history), k)
-        return items.names(found), scores
+        rows, scores = ranked(items.lookup(history), k)
+        return items.names(rows), scores
 
     def observed(history: list[str], k: int, observe: Observe) -> tuple[list[str], Scores]:
         rows = items.lookup(history)
         observe("lookup")
-        found, scores = staged(rows, k, observe)
-        names = items.names(found)
+        best, scores = staged(rows, k, observe)
+        names = items.names(best)
         observe("names")
         return names, scores
 
@@ -84,14 +84,14 @@ def list_wise(
 
 
 def _recommend_staged(ranker: Ranker, exclude_seen: bool, history: Items, k: int, observe: Observe) -> Ranked:
-    """As `runtime.recommend`; leaving out what was seen is a stage of its own."""
+    """The k best items; leaving out those of the history is a stage of its own."""
     wanted = k + len(history) if exclude_seen else k
     staged = ranker.top_k_staged if isinstance(ranker, StagedRanker) else partial(_one_stage, ranker.top_k)
-    found: Ranked = staged(history, wanted, observe)
+    ranked_items: Ranked = staged(history, wanted, observe)
     if exclude_seen:
-        found = without_seen(history, k, *found)
+        ranked_items = without_seen(history, k, *ranked_items)
         observe("exclude_seen")
-    return found
+    return ranked_items
 
 
 def _one_stage(call: Call, *arguments: Any) -> Any:

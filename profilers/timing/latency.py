@@ -37,7 +37,7 @@ class Times:
 
 
 def _unmarked() -> None:
-    """What happens around the timed runs unless the caller has something to look at."""
+    """Marks nothing before and after the timed runs."""
 
 
 def time_calls(
@@ -71,7 +71,7 @@ def time_calls(
 
 
 def most_calls(runs: int, warmup_calls: int = WARMUP_CALLS) -> int:
-    """How often `time_calls` calls at most: once before the warm-up, and for it, and `runs` times."""
+    """The largest number of calls that `time_calls` makes: the first, the warm-up, and `runs`."""
     return 1 + warmup_calls + runs
 
 

@@ -1,4 +1,4 @@
-"""Real requests: what a test user's model is asked in a timed call, and how a server is asked the same."""
+"""Real requests of test users, for timed calls of a model and as JSON for a server."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def draw(rng: np.random.Generator, test: CtrSplit | SeqSplit, slate: int, catalo
 
 
 def bodies(requests: Requests, items: ItemTable, k: int, model: str) -> list[bytes]:
-    """The same as JSON for POST /v1/score, or, of `k` items, for POST /v1/recommend, of a server's model."""
-    asked: list[dict[str, object]] = []
+    """Requests as JSON bodies for POST /v1/score, or, with `k` items, for POST /v1/recommend, of a server's model."""
+    messages: list[dict[str, object]] = []
     for row in range(len(requests.histories)):
         history = items.names(requests.histories[row])
         if requests.candidates is None:
-            asked.append({"model": model, "history": history, "k": k})
+            messages.append({"model": model, "history": history, "k": k})
         else:
             candidates = items.names(requests.candidates[row])
-            asked.append({"model": model, "history": history, "candidates": candidates})
-    return [msgspec.json.encode(one) for one in asked]
+            messages.append({"model": model, "history": history, "candidates": candidates})
+    return [msgspec.json.encode(body) for body in messages]
 
 
 def _slates(rng: np.random.Generator, candidates: Items, slate: int, catalogue: int) -> Items:

@@ -17,7 +17,7 @@ REST = "rest"  # what a call does after its last stage
 
 @dataclass(frozen=True)
 class Waterfall:
-    """Nanoseconds by stage, summed over the observed calls; of each of those, and of its unobserved twin, in order."""
+    """Nanoseconds by stage, summed over observed calls; and of each observed call and the unobserved one beside it."""
 
     stages_ns: dict[str, int] = field(default_factory=dict)
     observed_ns: list[int] = field(default_factory=list)
@@ -27,17 +27,17 @@ class Waterfall:
 def time_stages(
     exercise: Exercise, calls: int, seconds: float, clock: Clock = time.perf_counter_ns
 ) -> Waterfall:
-    """At most `calls` pairs of calls, or as many as take `seconds`, one at least: request 0, 1, 2, and so around.
+    """Times pairs of an observed and an unobserved call: `calls` pairs, or as many as take `seconds`, at least one.
 
     An observed call is `observed(*request, observe)`, which calls observe(stage) at the end of each stage.
     """
-    found = Waterfall()
+    waterfall = Waterfall()
     last = 0
 
     def observe(stage: str) -> None:
         nonlocal last
         now = clock()
-        found.stages_ns[stage] = found.stages_ns.get(stage, 0) + now - last
+        waterfall.stages_ns[stage] = waterfall.stages_ns.get(stage, 0) + now - last
         last = now
 
     def observed(request: tuple[object, ...]) -> None:
@@ -45,12 +45,12 @@ def time_stages(
         start = last = clock()
         exercise.observed(*request, observe)
         observe(REST)
-        found.observed_ns.append(last - start)
+        waterfall.observed_ns.append(last - start)
 
     def unobserved(request: tuple[object, ...]) -> None:
         start = clock()
         exercise.call(*request)
-        found.unobserved_ns.append(clock() - start)
+        waterfall.unobserved_ns.append(clock() - start)
 
     begin = clock()
     for index in range(calls):
@@ -59,4 +59,4 @@ def time_stages(
             made(request)
         if clock() - begin >= seconds * 1e9:
             break
-    return found
+    return waterfall

@@ -258,7 +258,9 @@ class Artifact:
     def model_digest(self) -> str:
         """Hex digest of the files that the model was packaged with; exporting a variant leaves it as it is."""
         exported = {name for record in self.manifest.variants.values() for name in record.exported}
-        own = sorted((name, one.sha256) for name, one in self.manifest.files.items() if name not in exported)
+        own = sorted(
+            (name, file.sha256) for name, file in self.manifest.files.items() if name not in exported
+        )
         return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
     def exported(self, variant: str) -> VariantRecord | None:

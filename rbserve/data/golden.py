@@ -61,29 +61,30 @@ def read_checks(path: Path) -> Checks:
 
 def scored_otherwise(checks: Checks, score: Callable[[Items, Items], Scores]) -> str | None:
     """How a pair-wise model answers otherwise than it did, if it does."""
-    for one in checks.checks:
-        before = np.array(one.scores)
-        now = score(np.array(one.history, np.int32), np.array(one.items, np.int32))
-        if (said := _differs(now, before, checks.tolerance)) is not None:
-            return said
+    for check in checks.checks:
+        before = np.array(check.scores)
+        now = score(np.array(check.history, np.int32), np.array(check.items, np.int32))
+        if (difference := _differs(now, before, checks.tolerance)) is not None:
+            return difference
     return None
 
 
 def ranked_otherwise(checks: Checks, top_k: Callable[[Items, int], tuple[Items, Scores]]) -> str | None:
     """How a list-wise model answers otherwise than it did, if it does."""
     again = among = 0
-    for one in checks.checks:
-        items, scores = top_k(np.array(one.history, np.int32), len(one.items))
+    for check in checks.checks:
+        items, scores = top_k(np.array(check.history, np.int32), len(check.items))
         now, before = (
-            dict(zip(own, of, strict=True)) for own, of in ((items.tolist(), scores), (one.items, one.scores))
+            dict(zip(own, of, strict=True))
+            for own, of in ((items.tolist(), scores), (check.items, check.scores))
         )
         both = sorted(now.keys() & before.keys())
         again, among = again + len(both), among + len(before)
-        said = _differs(
+        difference = _differs(
             np.array([now[i] for i in both]), np.array([before[i] for i in both]), checks.tolerance
         )
-        if said is not None:
-            return said
+        if difference is not None:
+            return difference
     return f"only {again} of {among} items are the best again" if again < ENOUGH * among else None
 
 

@@ -207,13 +207,13 @@ class _Findings:
 
     def check(self, name: str) -> Check:
         meaning, unit = CHECKS[name]
-        found, checked = self.violations[name], self.checked[name]
+        violations, checked = self.violations[name], self.checked[name]
         passed, detail = True if checked else None, "" if checked else f"there are no {unit}"
-        if found:
-            passed, detail = False, ", ".join(f"{where}: {count:,}" for where, count in found.items())
+        if violations:
+            passed, detail = False, ", ".join(f"{where}: {count:,}" for where, count in violations.items())
         elif self.broken and name in OF_HISTORIES:
             passed, detail = None, f"history offsets are broken in {', '.join(self.broken)}"
-        return Check(name, meaning, passed, sum(found.values()), checked, unit, detail)
+        return Check(name, meaning, passed, sum(violations.values()), checked, unit, detail)
 
 
 def _item_count(dataset: Dataset) -> int:
@@ -327,20 +327,20 @@ def _inspect_split(part: _Columns, items: int, users: int, positives: int, findi
 def _inspect_histories(part: _Columns, findings: _Findings) -> list[int]:
     """Checks the histories row by row; how many rows have 0, 1, ... items of history, the last or more."""
     counts = np.zeros(part.longest + 1, np.int64)
-    found: Counter[str] = Counter()
+    violations: Counter[str] = Counter()
     for block in _row_blocks(part.histories.offsets):
         offsets = part.histories.offsets[block.start : block.stop + 1]
         values, lengths = part.histories.values[offsets[0] : offsets[-1]], np.diff(offsets)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         counts += np.bincount(np.minimum(lengths, part.longest), minlength=len(counts))
-        found["history-length"] += int((lengths > part.longest).sum())
-        found["candidate-unseen"] += len(np.unique(owner[values == part.items[block][owner]]))
-        found["items-once"] += _repeats(_pairs(owner, values))[1]
+        violations["history-length"] += int((lengths > part.longest).sum())
+        violations["candidate-unseen"] += len(np.unique(owner[values == part.items[block][owner]]))
+        violations["items-once"] += _repeats(_pairs(owner, values))[1]
         times, newest = part.times[block], part.newest[block]
         too_late = newest > times if TASKS[part.task].ranks else newest >= times
-        found["history-earlier"] += int((too_late | ((newest == NEVER) != (lengths == 0))).sum())
+        violations["history-earlier"] += int((too_late | ((newest == NEVER) != (lengths == 0))).sum())
     for name in OF_HISTORIES:
-        findings.add(name, part.where, found[name], len(part.users))
+        findings.add(name, part.where, violations[name], len(part.users))
     return [int(count) for count in counts]
 
 
@@ -375,14 +375,14 @@ def _repeats(pairs: NDArray[np.int64]) -> tuple[int, int]:
 def _beside_paper(paper: str, looks: Sequence[_Look]) -> list[PaperLine]:
     """Figures of a column of Table 2 beside those of the splits."""
     lines = []
-    for what, theirs in zip(TABLE_2_LINES, TABLE_2[paper], strict=True):
-        task, stage, figure = what.split()
+    for title, theirs in zip(TABLE_2_LINES, TABLE_2[paper], strict=True):
+        task, stage, figure = title.split()
         chosen = [(figures, seen) for figures, seen in looks
                   if figures.task == task and (figures.split == "test") == (stage == "test")]  # fmt: skip
         here = sum(getattr(figures, figure) for figures, _ in chosen)
         if figure == "items":
             here = int(np.logical_or.reduce([seen for _, seen in chosen]).sum())
-        lines.append(PaperLine(what, theirs, here, here / theirs))
+        lines.append(PaperLine(title, theirs, here, here / theirs))
     return lines
 
 

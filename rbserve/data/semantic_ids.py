@@ -240,10 +240,10 @@ def check_same_items(sids: SemanticIds, dataset: Dataset) -> None:
         )
 
 
-def check_made_with(sids: SemanticIds, given: Mapping[str, Any]) -> None:
+def check_made_with(sids: SemanticIds, options: Mapping[str, Any]) -> None:
     """UsageError when identifiers were made with another value of an option or setting than the given one."""
     there = {**sids.manifest.config, **sids.manifest.settings}
-    for name, value in given.items():
+    for name, value in options.items():
         if there[name] != value:
             raise UsageError(
                 f"the semantic identifiers at {sids.path} were made with {name} {there[name]}, not {value}",

@@ -38,12 +38,12 @@ def data_sketch(dataset: Dataset) -> dict[int, int]:
     return {chosen[user]: min(_hash(ids[item]) for item in items) for user, items in liked.items()}
 
 
-def is_copy(one: Sketch, other: Sketch) -> bool:
+def is_copy(sketch: Sketch, other: Sketch) -> bool:
     """Whether the users that both sketches hold agree on items as strangers would not; False where few are shared."""
-    shared = sorted(one.keys() & other.keys())
+    shared = sorted(sketch.keys() & other.keys())
     strangers = [*shared[1:], *shared[:1]]
-    agree = sum(one[user] == other[user] for user in shared)
-    by_chance = sum(one[user] == other[stranger] for user, stranger in zip(shared, strangers, strict=True))
+    agree = sum(sketch[user] == other[user] for user in shared)
+    by_chance = sum(sketch[user] == other[stranger] for user, stranger in zip(shared, strangers, strict=True))
     return len(shared) >= FEWEST and agree - by_chance > CHANCE * len(shared) ** 0.5
 
 

@@ -47,9 +47,9 @@ class Trie:
         Node -1 has no children, so that a walk may go on from where it left the tree.
         """
         wanted = _edge(nodes, codes)
-        found = np.searchsorted(self._edges, wanted)
-        known = self._edges[np.minimum(found, len(self._edges) - 1)] == wanted
-        return np.where(known, found + 1, -1).astype(np.int32)
+        places = np.searchsorted(self._edges, wanted)
+        known = self._edges[np.minimum(places, len(self._edges) - 1)] == wanted
+        return np.where(known, places + 1, -1).astype(np.int32)
 
     def find(self, paths: NDArray[np.integer]) -> Items:
         """The item of each path [..., levels] as int32[...]; -1 for a path that is no item's."""

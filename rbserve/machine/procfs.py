@@ -34,8 +34,8 @@ def cgroup_text(v2: str, v1: str, root: Path = ROOT) -> str | None:
         _, controllers, own = line.split(":", 2)
         file = groups / controller / own[1:] / name if controller in controllers.split(",") else None
         file = groups / own[1:] / v2 if not controllers else file
-        if file and (found := text(file)) is not None:
-            return found
+        if file and (content := text(file)) is not None:
+            return content
     return text(groups / v2) or text(groups / v1)
 
 

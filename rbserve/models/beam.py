@@ -58,8 +58,8 @@ class Beams:
     @property
     def illegal(self) -> NDArray[np.float64]:
         """float64[B]: the share of a user's paths that name no item; 0 for a constrained search."""
-        found = self.scores > -np.inf
-        share: NDArray[np.float64] = (found & (self.items < 0)).sum(axis=1) / found.sum(axis=1)
+        is_beam = self.scores > -np.inf
+        share: NDArray[np.float64] = (is_beam & (self.items < 0)).sum(axis=1) / is_beam.sum(axis=1)
         return share
 
 

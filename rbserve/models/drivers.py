@@ -67,7 +67,7 @@ def mpt(
     """MPT, whose heads lose interest with distance (ALiBi, Press et al. 2022, as transformers has it); see Drive."""
     one_back = base.build_mpt_alibi_tensor(base.num_heads, 2, device=embedded.device)[:, :, :1]
     bias = _blocked(mask[:, None], -_distance(positions, mask)[:, None] * one_back)
-    hidden, kept = embedded, []
+    hidden, states = embedded, []
     for block, before in _with_past(base.blocks, past):
         own = block.attn
         products = own.Wqkv(block.norm_1(hidden))
@@ -76,8 +76,8 @@ def mpt(
         context, new = _attend(products.chunk(3, -1), before, bias, own.n_heads, own.softmax_scale)
         hidden = hidden + block.resid_attn_dropout(own.out_proj(context))
         hidden = block.ffn(block.norm_2(hidden), hidden)
-        kept.append(new)
-    return base.norm_f(hidden), _present(base, kept)
+        states.append(new)
+    return base.norm_f(hidden), _present(base, states)
 
 
 def mpnet(
@@ -88,15 +88,15 @@ def mpnet(
     encoder = base.encoder
     buckets = encoder.relative_position_bucket(_distance(positions, mask))
     bias = _blocked(mask[:, None], encoder.relative_attention_bias(buckets).permute(0, 3, 1, 2))
-    kept = []
+    states = []
     for layer, before in _with_past(encoder.layer, past):
         own = layer.attention.attn
         products = own.q(hidden), own.k(hidden), own.v(hidden)
         context, new = _attend(products, before, bias, own.num_attention_heads)
         attended = layer.attention.LayerNorm(layer.attention.dropout(own.o(context)) + hidden)
         hidden = layer.output(layer.intermediate(attended), attended)
-        kept.append(new)
-    return hidden, _present(base, kept)
+        states.append(new)
+    return hidden, _present(base, states)
 
 
 def t5(
@@ -123,10 +123,10 @@ def t5(
     return answer.expand(-1, embedded.size(1), -1), embedded.new_empty(0)
 
 
-def _t5_stack(stack: Any, hidden: Tensor, **given: Tensor) -> Tensor:
+def _t5_stack(stack: Any, hidden: Tensor, **inputs: Tensor) -> Tensor:
     hidden = stack.dropout(hidden)
     for block in stack.block:
-        hidden = block(hidden, **given)[0]
+        hidden = block(hidden, **inputs)[0]
     last: Tensor = stack.dropout(stack.final_layer_norm(hidden))
     return last
 
@@ -215,7 +215,9 @@ def _attend(
     products: Sequence[Tensor], past: Tensor | None, bias: Tensor, heads: int, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention of queries, keys and values [B, L, H * C] each: [B, L, H * C], and a cache of the last two."""
-    query, key, value = (one.reshape(*one.shape[:2], heads, -1).transpose(1, 2) for one in products)
+    query, key, value = (
+        product.reshape(*product.shape[:2], heads, -1).transpose(1, 2) for product in products
+    )
     new = torch.stack((key, value))
     keys, values = (new if past is None else torch.cat((past, new), -2)).unbind(0)
     context = F.scaled_dot_product_attention(query, keys, values, bias.to(query.dtype), scale=scale)
@@ -227,6 +229,6 @@ def _with_past(layers: Iterable[Any], past: Tensor | None) -> Iterable[tuple[Any
     return zip(layers, repeat(None) if past is None else past.unbind(0), strict=False)
 
 
-def _present(base: Any, kept: Sequence[Tensor]) -> Tensor:
+def _present(base: Any, states: Sequence[Tensor]) -> Tensor:
     """The cache of all layers; none in training."""
-    return torch.empty(0) if base.training else torch.stack(list(kept))
+    return torch.empty(0) if base.training else torch.stack(list(states))

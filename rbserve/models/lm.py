@@ -70,10 +70,10 @@ class LanguageModel(nn.Module):
     def answers(self, hidden: Tensor, mask: Tensor, read: Tensor, past: Tensor | None = None) -> Tensor:
         """Logits [B, N, K] at places int[B, N] of hidden states [B, L, d]."""
         if self.pairs:
-            what: tuple[Tensor, ...] = _means(hidden, mask, read, past)
+            read_states: tuple[Tensor, ...] = _means(hidden, mask, read, past)
         else:
-            what = (hidden[torch.arange(hidden.size(0), device=hidden.device)[:, None], read],)
-        logits: Tensor = self.head(self.transform(*what))
+            read_states = (hidden[torch.arange(hidden.size(0), device=hidden.device)[:, None], read],)
+        logits: Tensor = self.head(self.transform(*read_states))
         return logits
 
     def hidden(

@@ -111,12 +111,12 @@ class Prompts:
 
     def fit(self, histories: Ragged, max_items: int, rows_at_once: int = 100_000) -> PromptFit:
         """What prompts with the `max_items` newest items of each of R histories have room for, and what they lose."""
-        kept = [
+        fitting = [
             self._kept_each(histories.take(np.arange(begin, min(begin + rows_at_once, len(histories)))))
             for begin in range(0, len(histories), rows_at_once)
         ]
         lengths = histories.lengths
-        lost = lengths - np.minimum(np.concatenate([np.zeros(0, np.int64), *kept]), max_items)
+        lost = lengths - np.minimum(np.concatenate([np.zeros(0, np.int64), *fitting]), max_items)
         return PromptFit(
             prompts=len(histories),
             cut=int(np.count_nonzero(lost)),
@@ -142,8 +142,8 @@ class Prompts:
 
         See `kept`.
         """
-        kept = history[len(history) - self.kept(history, candidate) :]
-        return self._prefix([self.items[item] for item in kept])
+        newest = history[len(history) - self.kept(history, candidate) :]
+        return self._prefix([self.items[item] for item in newest])
 
     def prefix_of(self, history: Sequence[NDArray[Any]], candidate: int = 0) -> Tokens:
         """`prefix` of items of these tokens, [I] each, which need not be in the table."""
@@ -151,9 +151,9 @@ class Prompts:
         lengths = np.array([len(item) for item in newest], np.int64)
         return self._prefix(newest[len(newest) - self._kept(lengths, candidate) :])
 
-    def _prefix(self, kept: Sequence[NDArray[Any]]) -> Tokens:
+    def _prefix(self, items: Sequence[NDArray[Any]]) -> Tokens:
         parts: list[NDArray[Any]] = [self._start]
-        for number, item in zip(self._numbers, kept, strict=False):
+        for number, item in zip(self._numbers, items, strict=False):
             parts += [number, item]
         return np.concatenate([*parts, self._candidate]).astype(np.int64)
 
@@ -232,8 +232,8 @@ class ItemTokenizer:
 
     def tokens(self, text: str) -> Tokens:
         """int64[I]"""
-        found = self._tokenizer.encode(self._space + text, add_special_tokens=False).ids
-        return np.array(found[: self._limit], np.int64)
+        tokens = self._tokenizer.encode(self._space + text, add_special_tokens=False).ids
+        return np.array(tokens[: self._limit], np.int64)
 
 
 class Packed:
@@ -287,12 +287,12 @@ def pack_answer(question: Tokens, answer: Tokens, causal: bool) -> Packed:
     The places to read are those that the answer's tokens follow. Unless `causal`, the question's tokens attend to one
     another, and never to the answer.
     """
-    asked, total = len(question), len(question) + len(answer) - 1
+    question_length, total = len(question), len(question) + len(answer) - 1
     mask = np.tri(total, dtype=bool)
     if not causal:
-        mask[:asked, :asked] = True
+        mask[:question_length, :question_length] = True
     tokens = np.concatenate((question, answer[:-1]))
-    read = np.arange(asked - 1, total)
+    read = np.arange(question_length - 1, total)
     return Packed(tokens[None], np.arange(total)[None], mask[None], read[None])
 
 

@@ -62,12 +62,12 @@ class RqVae(nn.Module):
             self._revive(spare)
         x = self.normalize(vectors)
         z = self.encoder(x)
-        found = self.quantize(z)
+        quantized = self.quantize(z)
         if self.training:
-            self._count(found.codes)
-        total = found.entries.sum(dim=1)
+            self._count(quantized.codes)
+        total = quantized.entries.sum(dim=1)
         decoded = self.decoder(z + (total - z).detach())  # straight through: the decoder's gradient reaches z
-        return _squared(x - decoded) + self._codebook_loss(found)
+        return _squared(x - decoded) + self._codebook_loss(quantized)
 
     def normalize(self, vectors: Tensor) -> Tensor:
         """[B, D] as the encoder takes them."""
@@ -106,9 +106,9 @@ class RqVae(nn.Module):
             return balanced(residual, book)
         return nearest(residual, book)
 
-    def _codebook_loss(self, found: Quantized) -> Tensor:
-        codebook = _squared(found.residuals.detach() - found.entries)
-        commitment = _squared(found.residuals - found.entries.detach())
+    def _codebook_loss(self, quantized: Quantized) -> Tensor:
+        codebook = _squared(quantized.residuals.detach() - quantized.entries)
+        commitment = _squared(quantized.residuals - quantized.entries.detach())
         return (codebook + self.config.commitment * commitment).mean(dim=1)
 
     @torch.no_grad()
