@@ -1,7 +1,7 @@
 """The two sides that a gate compares, for each variant of each model, and why some cannot be compared.
 
 A side is an artefact, which is measured now, or a run file of an earlier measurement. Two artefacts are measured in
-turn and compared round by round. The processes of a run file are a sample of their own: the machine may have drifted since.
+turn and compared round by round. The processes of a run file are a sample of their own: the machine may have drifted.
 """
 
 from __future__ import annotations
