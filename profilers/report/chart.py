@@ -87,7 +87,7 @@ class Chart(msgspec.Struct, frozen=True):
 
 def lay_out(section: ChartSection, slate: int | None, size: Size, paper: Sequence[PaperRow] = ()) -> Chart:
     """The chart of a slate, or for None of the paper's rows alone; `paper` are rows to draw among the points."""
-    judged, unjudged = (section.judged(slate), section.unjudged(slate)) if slate is not None else ([], [])
+    judged, unjudged = section.judged(slate), section.unjudged(slate)
     levels = _levels(section) if judged else []
     right = size.width - (NAMED_RIGHT if levels and not _narrow(size) else RIGHT)
     x, y = _plot_axes(section, judged, paper, right, size)

@@ -80,11 +80,11 @@ class ChartSection(msgspec.Struct, frozen=True):
         interval, value = point.accuracy.get(f"{self.metric}_ci95"), self.accuracy(point) or 0.0
         return interval if isinstance(interval, tuple) else (value, value)
 
-    def judged(self, slate: int) -> list[ChartPoint]:
+    def judged(self, slate: int | None) -> list[ChartPoint]:
         """The points of a slate that have an accuracy, the fastest first."""
         return [point for point in self._at(slate) if self.accuracy(point) is not None]
 
-    def unjudged(self, slate: int) -> list[ChartPoint]:
+    def unjudged(self, slate: int | None) -> list[ChartPoint]:
         """The points of a slate that were only timed, the fastest first."""
         return [point for point in self._at(slate) if self.accuracy(point) is None]
 
@@ -108,7 +108,7 @@ class ChartSection(msgspec.Struct, frozen=True):
             for name, point in names.items()
         }
 
-    def _at(self, slate: int) -> list[ChartPoint]:
+    def _at(self, slate: int | None) -> list[ChartPoint]:
         points = [point for point in self.points if point.slate == slate]
         return sorted(points, key=lambda point: (point.p50_ms, point.id))
 

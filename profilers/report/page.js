@@ -18,7 +18,7 @@ for (const part of document.querySelectorAll(".part")) show(part, report.section
 theme(document.getElementById("theme"));
 paperTables();
 overallTables();
-addEventListener("beforeprint", () => document.querySelectorAll("details.method").forEach((one) => (one.open = true)));
+addEventListener("beforeprint", () => document.querySelectorAll("details.method").forEach((details) => (details.open = true)));
 
 function show(part, section) {
   const state = {
@@ -44,7 +44,7 @@ function show(part, section) {
   board.append(element("p", { class: "hint" }, `${keys} The table shows the same points; the front is that of all of them, and a fainter mark is less surely on it.`));
   const table = part.querySelector("table");
   sortable(table);
-  opens(table, "tbody tr", (row) => pointFacts(section, section.points.find((one) => one.id === row.dataset.point)));
+  opens(table, "tbody tr", (row) => pointFacts(section, section.points.find((point) => point.id === row.dataset.point)));
   update();
   let width = chart.clientWidth;
   new ResizeObserver(() => {
@@ -94,44 +94,52 @@ function controls(section, state, update) {
 
 /* The latency target: a logarithmic slider, and in words the most accurate point that meets it. */
 function slider(section, state, update) {
-  const box = element("div", { class: "target" });
   const id = `${section.id}-target`;
   const input = element("input", { type: "range", id, min: 0, max: STEPS, value: STEPS, step: 1 });
   const select = element("select", { "aria-label": "Statistic of the latency target" });
   for (const [field, name] of STATISTICS) select.append(element("option", { value: field }, name));
-  const said = element("output", { for: id });
+  const limit = element("output", { for: id });
   const verdict = element("p", { class: "verdict", role: "status" });
-  const known = () => section.points.filter((one) => one.slate === state.slate).map((one) => one[state.statistic]).filter((one) => one !== null);
-  const ends = () => [Math.min(...known()) / 1.05, Math.max(...known()) * 1.05];
   const change = () => {
-    const [low, high] = ends();
-    state.limit = Number(input.value) >= STEPS || !known().length ? null : low * (high / low) ** (Number(input.value) / STEPS);
+    state.statistic = select.value;
+    state.limit = Number(input.value) < STEPS ? limitAt(reach(section, state), Number(input.value)) : null;
     update();
   };
-  input.addEventListener("input", change);
-  select.addEventListener("change", () => {
-    state.statistic = select.value;
-    change();
-  });
-  box.append(element("label", { for: id }, "Latency target"), select, input, said, verdict);
+  for (const control of [input, select]) control.addEventListener("input", change);
+  const box = element("div", { class: "target" });
+  box.append(element("label", { for: id }, "Latency target"), select, input, limit, verdict);
   const refresh = () => {
-    const [low, high] = ends();
-    if (state.limit !== null && known().length) input.value = Math.max(0, Math.min(STEPS - 1, Math.round((Math.log(state.limit / low) / Math.log(high / low)) * STEPS)));
-    input.disabled = !known().length;
+    const ends = reach(section, state);
     const name = STATISTICS.find(([field]) => field === state.statistic)[1];
-    said.textContent = state.limit === null ? "none" : `${name} ≤ ${ms(state.limit)} ms`;
-    input.setAttribute("aria-valuetext", said.textContent);
-    verdict.textContent = answer(section, state, name, known().length);
+    if (state.limit !== null && ends) input.value = stepOf(ends, state.limit);
+    input.disabled = !ends;
+    limit.textContent = state.limit === null ? "none" : `${name} ≤ ${ms(state.limit)} ms`;
+    input.setAttribute("aria-valuetext", limit.textContent);
+    verdict.textContent = ends ? answer(section, state, name) : `No point of ${section.slate_name} ${state.slate} has the calls that certify its ${name}.`;
   };
   return { box, refresh };
 }
 
-function answer(section, state, name, certified) {
-  if (!certified) return `No point of ${section.slate_name} ${state.slate} has the calls that certify its ${name}.`;
+/* The latencies that the slider goes from and to, null where none is certified. */
+function reach(section, state) {
+  const known = section.points.filter((point) => point.slate === state.slate && point[state.statistic] !== null).map((point) => point[state.statistic]);
+  return known.length ? [Math.min(...known) / 1.05, Math.max(...known) * 1.05] : null;
+}
+
+function limitAt(ends, step) {
+  return ends && ends[0] * (ends[1] / ends[0]) ** (step / STEPS);
+}
+
+function stepOf([low, high], limit) {
+  return Math.max(0, Math.min(STEPS - 1, Math.round((Math.log(limit / low) / Math.log(high / low)) * STEPS)));
+}
+
+/* The most accurate point that meets the target, as a sentence. */
+function answer(section, state, name) {
   if (state.limit === null) return "";
   const metric = section.metric;
-  const candidates = section.points.filter((one) => one.slate === state.slate && passes(one, state) && !late(one, state));
-  const judged = candidates.filter((one) => typeof one.accuracy[metric] === "number" && !one.aside);
+  const candidates = section.points.filter((point) => point.slate === state.slate && passes(point, state) && !late(point, state));
+  const judged = candidates.filter((point) => accuracy(section, point) !== null && !point.aside);
   if (!judged.length) return `Nothing shown here with a known accuracy meets ${name} ≤ ${ms(state.limit)} ms.`;
   const printed = (point) => Number(point.accuracy[metric].toFixed(4));
   // Of accuracies that are printed alike the fastest wins, as on the front.
@@ -157,9 +165,9 @@ function beaten(section, point) {
 function legend(section) {
   const box = element("ul", { class: "legend", "aria-label": "Marks" });
   for (const variant of new Set(section.points.map((point) => point.variant))) {
-    const one = element("li");
-    one.append(swatch(variant), variant);
-    box.append(one);
+    const entry = element("li");
+    entry.append(swatch(variant), variant);
+    box.append(entry);
   }
   return box;
 }
@@ -174,12 +182,12 @@ function theme(box) {
 function choice(section, title, type, options, checked, change) {
   const set = element("fieldset");
   set.append(element("legend", {}, title));
-  for (const [value, text, icon] of options) {
+  for (const [value, text] of options) {
     const input = element("input", { type, name: `${section.id} ${title}` });
     input.checked = checked(value);
     input.addEventListener("change", () => change(value, input.checked));
     const label = element("label");
-    label.append(input, ...(icon ? [icon] : []), text);
+    label.append(input, text);
     set.append(label);
   }
   return set;
@@ -206,7 +214,7 @@ function drawChart(chart, part, section, state, size) {
   const points = section.points
     .filter((point) => point.slate === state.slate && passes(point, state))
     .sort((a, b) => a.p50_ms - b.p50_ms || (a.id < b.id ? -1 : 1));
-  const view = { chart, part, section, state, layout, points, size, paper: layer(section, state.paper) };
+  const view = { chart, part, section, state, layout, points, size, paper: state.paper === "off" ? [] : printed(section).filter((row) => row.mine || state.paper === "all") };
   const svg = shape("svg", { viewBox: `0 0 ${layout.width} ${layout.height}`, role: "group" });
   svg.style.maxWidth = `${layout.width * STRETCH}px`;
   svg.setAttribute("aria-label", `${section.metric_titles[section.metric]} against p50 latency, ${section.slate_name} ${state.slate}`);
@@ -249,14 +257,13 @@ function spot({ section, layout }, point) {
 function drawPlot(view) {
   const { svg, layout } = view;
   if (!layout.x) return;
-  for (const [tick, words] of layout.y.ticks) {
-    const y = pixel(layout.y, tick);
-    svg.append(line(layout.x.start, y, layout.x.end, y, "grid"), text(layout.x.start - 8, y + 4, words, { "text-anchor": "end" }));
+  for (const [value, tick] of layout.y.ticks) {
+    const y = pixel(layout.y, value);
+    svg.append(line(layout.x.start, y, layout.x.end, y, "grid"), words(layout.x.start - 8, y, [tick], { "text-anchor": "end" }));
   }
   drawLatencies(view, layout.x, layout.y.end, layout.y.start);
-  const title = text(0, 0, layout.y_title, { "text-anchor": "middle" });
-  title.setAttribute("transform", `translate(12 ${(layout.y.start + layout.y.end) / 2}) rotate(-90)`);
-  svg.append(title);
+  const turned = `translate(8 ${(layout.y.start + layout.y.end) / 2}) rotate(-90)`;
+  svg.append(words(0, 0, [layout.y_title], { "text-anchor": "middle", transform: turned }));
   drawBaselines(view);
   drawModels(view);
   if (layout.front.length) svg.append(shape("polyline", { class: "step", points: layout.front.join(" ") }));
@@ -265,12 +272,12 @@ function drawPlot(view) {
 
 /* A latency axis at `bottom`, its grid up to `top`. */
 function drawLatencies({ svg, layout }, axis, top, bottom) {
-  for (const [tick, words] of axis.ticks) {
-    const x = pixel(axis, tick);
-    svg.append(line(x, top, x, bottom, "grid"), text(x, bottom + 18, words, { "text-anchor": "middle" }));
+  for (const [value, tick] of axis.ticks) {
+    const x = pixel(axis, value);
+    svg.append(line(x, top, x, bottom, "grid"), words(x, bottom + 14, [tick], { "text-anchor": "middle" }));
   }
   svg.append(line(axis.start, bottom, axis.end, bottom, "axis"));
-  svg.append(text((axis.start + axis.end) / 2, bottom + 36, layout.x_title, { "text-anchor": "middle" }));
+  svg.append(words((axis.start + axis.end) / 2, bottom + 32, [layout.x_title], { "text-anchor": "middle" }));
 }
 
 function drawBaselines({ svg, layout }) {
@@ -293,7 +300,7 @@ function drawModels(view) {
 function drawStrip(view) {
   const { svg, points, layout: { strip } } = view;
   if (!strip) return;
-  svg.append(text(8, strip.title_y + 4, strip.title, { class: "label front" }));
+  svg.append(words(8, strip.title_y, [strip.title], { class: "label front" }));
   drawLatencies(view, strip.x, strip.top, strip.bottom);
   for (const [name, y] of Object.entries(strip.rows)) {
     if (!points.some((point) => point.name === name)) continue;
@@ -358,13 +365,10 @@ function drawNames({ svg, layout, points, paper }) {
 
 /* ---- The paper ---- */
 
+/* The paper's rows that have a latency; `mine` are those of models that were measured here. */
 function printed(section) {
   const models = new Set(section.points.map((point) => point.model));
   return section.paper.filter((row) => row.latency_ms !== null).map((row) => ({ ...row, mine: models.has(row.model) }));
-}
-
-function layer(section, which) {
-  return which === "off" ? [] : printed(section).filter((row) => which === "all" || row.mine);
 }
 
 function drawPaper({ svg, layout, paper }) {
@@ -445,9 +449,7 @@ function activate(mark, point, view) {
   for (const row of view.part.querySelectorAll("tbody tr")) row.classList.toggle("active", row.dataset.point === point.id);
   const tip = element("div", { class: "tip", role: "status" });
   const [[, name], ...facts] = details(point);
-  const list = element("dl");
-  for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
-  tip.append(element("strong", {}, name), list);
+  tip.append(element("strong", {}, name), terms(facts));
   view.chart.append(tip);
   const [x, y] = spot(view, point).map((at) => at * scale(view));
   const width = view.chart.clientWidth;
@@ -458,7 +460,7 @@ function activate(mark, point, view) {
 
 function deactivate(view) {
   view.chart.querySelector(".tip")?.remove();
-  for (const one of view.part.querySelectorAll(".active")) one.classList.remove("active");
+  for (const marked of view.part.querySelectorAll(".active")) marked.classList.remove("active");
 }
 
 function details(point) {
@@ -472,7 +474,7 @@ function share(value) {
 /* ---- Where a figure comes from: a dialog with n, interval, key and command ---- */
 
 function pointFacts(section, point) {
-  const source = section.sources.find((one) => one.run === point.run);
+  const source = section.sources.find((source) => source.run === point.run);
   const [[, title], ...facts] = details(point);
   facts.push(["test rows", `${point.users.toLocaleString("en")} users`], ["run", `${point.run}, made ${source.created}`]);
   facts.push(["measured on", `${section.environment.cpu}, scope ${section.scope}, threads: ${section.threads}`]);
@@ -499,7 +501,7 @@ function cellFacts(table, row, cell) {
   }
   facts.push(["paper", cell.paper === null ? "prints none" : cell.paper.toFixed(4)]);
   if (cell.difference !== null) facts.push(["difference", `${cell.difference > 0 ? "+" : ""}${cell.difference.toFixed(4)}`]);
-  for (const one of cell.also) say(one, "also");
+  for (const ours of cell.also) say(ours, "also");
   return { title: `${row.model} on ${cell.dataset}`, facts, commands };
 }
 
@@ -515,13 +517,14 @@ function speedFacts(row) {
 
 function overallFacts(table, point) {
   const parts = table.datasets.map((dataset, index) => {
-    const section = report.sections.find((one) => one.dataset === dataset && one.scope === table.scope && one.threads === table.threads && one.exclude_seen === table.exclude_seen && one.task === table.task && one.points.some((other) => other.id === point.parts[index]));
-    const own = section.points.find((one) => one.id === point.parts[index]);
-    return { dataset, section, own, source: section.sources.find((one) => one.run === own.run) };
+    const alike = (section) => section.dataset === dataset && ["task", "scope", "threads", "exclude_seen"].every((key) => section[key] === table[key]);
+    const section = report.sections.find((section) => alike(section) && section.points.some((other) => other.id === point.parts[index]));
+    const own = section.points.find((other) => other.id === point.parts[index]);
+    return { dataset, section, own, source: section.sources.find((source) => source.run === own.run) };
   });
   const facts = parts.map(({ dataset, section, own }) => [dataset, `${section.metric_titles[section.metric]} ${own.accuracy[section.metric].toFixed(4)}, p50 ${ms(own.p50_ms)} ms, n ${own.runs.toLocaleString("en")}, key ${section.comparability_key}`]);
   if (point.front_probability !== null) facts.push(["P(front)", share(point.front_probability)]);
-  return { title: `${point.name} ${point.variant}, overall`, facts, commands: parts.map((one) => one.source.command) };
+  return { title: `${point.name} ${point.variant}, overall`, facts, commands: parts.map((part) => part.source.command) };
 }
 
 function paperTables() {
@@ -568,11 +571,9 @@ function button(cell, facts) {
 
 function openFacts({ title, facts, commands }) {
   const box = document.getElementById("facts");
-  const list = element("dl");
-  for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
   const shut = element("button", { type: "button", class: "shut", "aria-label": "Close" }, "×");
   shut.addEventListener("click", () => box.close());
-  box.replaceChildren(shut, element("h2", { id: "facts-title" }, title), list);
+  box.replaceChildren(shut, element("h2", { id: "facts-title" }, title), terms(facts));
   if (commands.length) box.append(element("h3", {}, "Measured again by"));
   for (const command of commands) {
     const copy = element("button", { type: "button", class: "copy" }, "Copy");
@@ -583,6 +584,12 @@ function openFacts({ title, facts, commands }) {
   }
   box.onclick = (event) => event.target === box && box.close();
   box.showModal();
+}
+
+function terms(facts) {
+  const list = element("dl");
+  for (const [term, fact] of facts) list.append(element("dt", {}, term), element("dd", {}, fact));
+  return list;
 }
 
 /* ---- Table ---- */
@@ -597,7 +604,7 @@ function sortable(table) {
     head.replaceChildren(button);
     button.addEventListener("click", () => {
       const up = head.getAttribute("aria-sort") !== "ascending";
-      for (const one of heads) one.removeAttribute("aria-sort");
+      for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const rows = [...table.tBodies[0].rows];
       rows.sort((a, b) => compare(a.cells[index].dataset.sort, b.cells[index].dataset.sort, up ? 1 : -1));
@@ -629,12 +636,6 @@ function diamond(r) { return shape("path", { d: `M0 ${-r * 1.2}L${r * 1.2} 0L0 $
 function plus(r) { const t = r * 0.4; return shape("path", { d: `M${-t} ${-r}H${t}V${-t}H${r}V${t}H${t}V${r}H${-t}V${t}H${-r}V${-t}H${-t}Z` }); }
 
 function line(x1, y1, x2, y2, kind) { return shape("line", { x1, y1, x2, y2, class: kind }); }
-
-function text(x, y, content, attributes = {}) {
-  const node = shape("text", { x, y, ...attributes });
-  node.textContent = content;
-  return node;
-}
 
 /* Lines of text, the middle of the first one at `y`. */
 function words(x, y, lines, attributes) {

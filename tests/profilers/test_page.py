@@ -112,6 +112,30 @@ def test_filters_hide_points_and_rows_alike(desktop: Page) -> None:
     assert (marks.count(), rows.count()) == (4, 4)
 
 
+def test_a_filter_hides_names_with_their_points_and_moves_nothing(desktop: Page) -> None:
+    own = part(desktop, "ml-100k · ctr")
+    places = """(svg) => Object.fromEntries([...svg.querySelectorAll('.label, .grid, .step')].map(
+        (mark, n) => [mark.textContent || n, JSON.stringify(mark.getBBox())]))"""
+    before = own.locator(".chart svg").evaluate(places)
+    own.locator("label", has_text=re.compile("^D$")).click()
+    after = own.locator(".chart svg").evaluate(places)
+    assert "dcn" in before
+    assert "dcn" not in after
+    assert set(after.items()) < set(before.items())
+
+
+def test_the_page_draws_what_was_laid_out_and_the_size_that_fits(browser: Browser, page_file: Path) -> None:
+    for width, size in ((1280, "wide"), (820, "column"), (390, "narrow")):
+        page, wrong = opened(browser, page_file, {"width": width, "height": 900})
+        svg = page.locator(".chart svg").first
+        layout = page.evaluate(f"report.charts['section-1'][report.sections[0].slates[0]].plain.{size}")
+        assert svg.get_attribute("viewBox") == f"0 0 {layout['width']:g} {layout['height']:g}"
+        names = svg.locator(".label").all_text_contents()
+        assert {"".join(lines) for _, _, lines, *_ in layout["names"]} <= {*names}
+        assert wrong == []
+        page.close()
+
+
 def test_the_latency_target_dims_what_misses_it_and_names_the_most_accurate_that_meets_it(
     desktop: Page,
 ) -> None:
