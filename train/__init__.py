@@ -1,4 +1,5 @@
-"""Training: raw data to data sets, the tasks, and the one training loop.
+"""Training: raw data become data sets, and a zoo row and a data set become an artefact.
 
-Imports `runtimes` and what lies below it; knows nothing of ONNX or timing.
+Imports `runtimes` and the rooms below it, never `exporters`, `profilers` or `server`. Imported by `pipeline` and, for
+the names of data sources, by `cli`.
 """

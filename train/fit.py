@@ -1,4 +1,4 @@
-"""From a zoo row and a data set to an artefact on disk."""
+"""Training of a zoo row on a data set: fits its model and writes the artefact."""
 
 from __future__ import annotations
 
@@ -54,31 +54,35 @@ def train(
     lesson: Lesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
-    """Fits a zoo row and writes its artefact at `path`, atomically, in place of the one that stood there.
+    """Trains a zoo row and writes its artefact at `path`, atomically; an earlier artefact there is replaced.
 
-    A `random` row is packaged with the weights that it begins with; a language model takes no memory then.
-    A row that only decodes another one's weights (`weights_of`) takes them from the artefact beside `path`, where
-    that was trained on the same data with the same config and settings; else it is trained anew. `say` is told which of
-    the two and why, and, before training, what the row's prompts have no room for. With a `lesson`, a pair-wise row
-    learns its soft labels in the place of the training rows'. With `init` the weights begin as that artefact's
-    (`warm_start.py`), and are kept where no epoch validates better.
+    - A `random` row is saved with its initial weights; a language model then takes no memory.
+    - A row that decodes the weights of another row (`weights_of`) copies them from the artefact beside `path` if that
+      was trained on the same data with the same config and settings, and is trained anew otherwise.
+    - With a `lesson`, a pair-wise row learns the lesson's soft labels instead of the labels of the training rows.
+    - With `init`, training starts from the weights of that artefact (`warm_start.py`), which stay if no epoch
+      validates better.
+
+    `say` gets a line that says whose weights are used and why, and one about histories that prompts cut.
     """
     require_replaceable(path)
     require_writable(path.parent)
     start = WarmStart(init, dataset) if init is not None else None
     donor = None if start else _donor(spec, dataset, path, settings, say)
     if donor is not None:
-        return _decoded_otherwise(donor, spec, path)
+        return _copy_weights(donor, spec, path)
     checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings, lesson, start))
     torch.manual_seed(settings.seed)
     if init is not None:
         continue_identifiers(init, dataset, progress)
     model, task = _maker(spec, lesson, start)(spec, dataset, progress)
     prompts = _prompt_fits(spec, dataset, task)
-    for said in filter(None, (one.said(split) for split, one in prompts.items())):
-        say(f"{spec.name}: {said}")
-    learns = task.rows and not spec.random
-    state = fit(model, task, settings, checkpoint, resume, progress, start is not None) if learns else State()
+    for warning in filter(None, (prompt_fit.said(split) for split, prompt_fit in prompts.items())):
+        say(f"{spec.name}: {warning}")
+    is_trained = task.rows and not spec.random
+    state = State()
+    if is_trained:
+        state = fit(model, task, settings, checkpoint, resume, progress, start is not None)
     processes = PartialState()
     if processes.is_main_process:
         _write(spec, dataset, path, settings, state, model, task, prompts, lesson, start)
@@ -88,14 +92,14 @@ def train(
 
 
 class SavedTask(TrainingTask, Protocol):
-    """A task whose model needs more for scoring than its weights and the item table."""
+    """A training task that can write its model into an artefact."""
 
     def save(self, folder: Path) -> None:
-        """Writes that into the artefact's directory."""
+        """Writes what scoring needs beside weights and item table, such as prompts, into the artefact's directory."""
         ...
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """What is saved of the trained model."""
+        """The weights of the trained model to save, by name."""
         ...
 
 
@@ -107,41 +111,41 @@ def _maker(spec: ModelSpec, lesson: Lesson | None, start: WarmStart | None) -> M
         return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
         return endpoint.make
-    if isinstance(spec.config, LanguageConfig):  # which get the weights before their adapters
+    if isinstance(spec.config, LanguageConfig):  # takes the weights before it adds adapters
         return partial(next_item.make if TASKS[spec.task].ranks else language.make, start=start)
     make: Maker = seq.make if TASKS[spec.task].ranks else ctr.make
-    return make if start is None else partial(_started, make, start)
+    return make if start is None else partial(_make_started, make, start)
 
 
-def _started(
+def _make_started(
     make: Maker, start: WarmStart, spec: ModelSpec, dataset: Dataset, progress: Progress
 ) -> tuple[nn.Module, SavedTask]:
-    """A model with the weights to start from, and its task."""
+    """A model with the weights of the artefact to start from, and its training task."""
     model, task = make(spec, dataset, progress)
     start.load(model)
     return model, task
 
 
 def checkpoint_path(artifact: Path) -> Path:
-    """Where an unfinished training of the artefact keeps its state."""
+    """The file beside an artefact that an unfinished training of it can be resumed from."""
     return artifact.with_name(f"{artifact.name}.checkpoint.safetensors")
 
 
 def _donor(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, say: Callable[[str], None]
 ) -> Artifact | None:
-    """The artefact beside `path` whose weights are those that training this row would give; says which, or why none."""
+    """The artefact beside `path` whose weights this row can use; `say` gets whose weights are used, or why not."""
     beside = path.with_name(spec.weights_of) if spec.weights_of and not spec.random else None
     if beside is None or not (beside / "manifest.json").is_file():
         return None
     try:
         donor = open_artifact(beside)
-        other = _differences(donor, spec, dataset, settings)
+        differences = _differences(donor, spec, dataset, settings)
     except ArtifactError as error:
-        donor, other = None, [error.message]
-    if donor is None or other:
+        donor, differences = None, [error.message]
+    if donor is None or differences:
         say(
-            f"{spec.name} is trained anew, without the weights of {spec.weights_of}: {'; '.join(other)} "
+            f"{spec.name} is trained anew, without the weights of {spec.weights_of}: {'; '.join(differences)} "
             f"(rbserve train --model {spec.name} takes them, with the options that they were trained with)"
         )
         return None
@@ -150,30 +154,30 @@ def _donor(
 
 
 def _differences(donor: Artifact, spec: ModelSpec, dataset: Dataset, settings: Settings) -> list[str]:
-    """In what an artefact's data, config and training settings differ from those that a row is to be trained with."""
+    """Differences of a row's data, config and settings from those an artefact was trained with, a phrase each."""
     theirs = donor.manifest
     wanted = config_to_dict(spec.config) | {"decoding": theirs.config.get("decoding")}
     pairs = [
         ("config", theirs.config, json.loads(json.dumps(wanted))),
         ("setting", theirs.training.settings, dataclasses.asdict(settings)),
     ]
-    other = [] if theirs.dataset.fingerprint == dataset.fingerprint else ["they are of other data"]
+    differences = [] if theirs.dataset.fingerprint == dataset.fingerprint else ["they are of other data"]
     if theirs.training.continued is not None:
-        other.append("they were continued from those of another artefact")
-    return other + [
-        f"{kind} {key} was {had.get(key)} for them, not {now.get(key)}"
-        for kind, had, now in pairs
-        for key in sorted(had.keys() | now.keys())
-        if had.get(key) != now.get(key)
+        differences.append("they were continued from those of another artefact")
+    return differences + [
+        f"{kind} {key} was {before.get(key)} for them, not {now.get(key)}"
+        for kind, before, now in pairs
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
     ]
 
 
-def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact:
-    """An artefact with the donor's trained files and this row's way to decode."""
+def _copy_weights(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact:
+    """Writes an artefact with the donor's trained files and the config of this row, which decodes them otherwise."""
     exported = {name for record in donor.manifest.variants.values() for name in record.exported}
-    kept = {name: digest for name, digest in donor.manifest.files.items() if name not in exported}
+    trained = {name: digest for name, digest in donor.manifest.files.items() if name not in exported}
     with replacing_directory(path) as partial:
-        for name in kept:
+        for name in trained:
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(donor.file(name), partial / name)
         manifest = msgspec.structs.replace(
@@ -181,7 +185,7 @@ def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact
             name=spec.name,
             config=config_to_dict(spec.config),
             training=msgspec.structs.replace(donor.manifest.training, taken_from=donor.name),
-            files=kept,
+            files=trained,
             variants={},
         )
         write_manifest(partial, manifest)
@@ -189,7 +193,7 @@ def _decoded_otherwise(donor: Artifact, spec: ModelSpec, path: Path) -> Artifact
 
 
 def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str, PromptFit]:
-    """What a language model's prompts have room for: those that are tested, and those that train it, if any do."""
+    """How much of the histories fits into a language model's prompts, by split: test and, if it is trained, train."""
     if not isinstance(task, LanguageTask | NextItemTask):
         return {}
     names: tuple[Split, ...] = ("train", "test") if task.rows else ("test",)
@@ -201,7 +205,7 @@ def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str
 def _identity(
     spec: ModelSpec, dataset: Dataset, settings: Settings, lesson: Lesson | None, start: WarmStart | None
 ) -> dict[str, object]:
-    """What must be the same for a checkpoint to be continued."""
+    """What a run must have in common with a checkpoint to be resumed from it."""
     return {
         "model": spec.name,
         **{f"config {key}": value for key, value in config_to_dict(spec.config).items()},

@@ -1,12 +1,12 @@
-"""The only training loop: Adam, early stopping on a validation metric, and a resume that changes nothing.
+"""The only training loop: Adam, early stopping on a validation metric, and checkpoints to resume from.
 
-Everything random is a function of (seed, epoch, step): the order of the rows and the dropout masks are
-drawn from it anew at each epoch and step. A run that was killed and continued from a checkpoint therefore
-computes what an uninterrupted one does, to the last bit, on the same machine and number of threads.
+Every random number is a function of (seed, epoch, step): the order of the rows and the dropout masks. A run that was
+killed and resumed from a checkpoint therefore gives the same bytes as an uninterrupted run, on the same machine and
+number of threads.
 
-Runs on one process by default, and under `torchrun` or `accelerate launch` on many: a batch is divided
-among them, and their gradients are summed before an update. No wrapper stands around the model (torch's would let
-all processes wait for one another after each micro batch, of which they may have unequal numbers).
+Runs in one process, or in several under `torchrun` or `accelerate launch`: each batch is divided among them, and
+their gradients are summed before an update. The model has no wrapper: torch's DistributedDataParallel would make the
+processes wait for each other after each micro batch, and they may have unequal numbers of them.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.train.tensors import save_tensors
 
 Rows = NDArray[np.int64]
-EXTRA_COPIES = 4  # of the trained weights: gradient, two moments, the best so far
-WARM_UP = 0.02  # of a cosine schedule's updates
-WINDOW = 50  # batches whose rows are sorted by length together
+EXTRA_COPIES = 4  # of the trained weights: gradient, two moments, the best weights
+WARM_UP = 0.02  # share of a cosine schedule's updates
+WINDOW = 50  # batches whose rows are sorted by length together, for little padding
 
 
 class TrainingTask(Protocol):
-    """What is learnt: a loss over training rows and a validation metric, higher is better.
+    """What a model is trained for: a loss over training rows, and a validation metric, where higher is better.
 
-    A task with `lengths`, int64[rows], has its batches made of rows of like length.
+    If a task has `lengths`, int64[rows], rows of similar length are batched together.
     """
 
     @property
     def rows(self) -> int:
-        """How many training rows there are."""
+        """The number of training rows."""
         ...
 
     @property
     def metric(self) -> str:
-        """What `validate` measures."""
+        """The name of the metric that `validate` returns."""
         ...
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
@@ -72,7 +72,7 @@ class TrainingTask(Protocol):
 
 @dataclass
 class State:
-    """Where a run stands: `step` batches of `epoch` are done."""
+    """The progress of a run: `step` batches of `epoch` are done."""
 
     epoch: int = 0
     step: int = 0
@@ -84,7 +84,7 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file to continue from, and what identifies the run it belongs to."""
+    """A file to resume from, what identifies its run, and how often it is written."""
 
     path: Path
     run: dict[str, Any]
@@ -102,9 +102,8 @@ def fit(
 ) -> State:
     """Trains `model` in place and leaves it with the weights that validated best.
 
-    A model that was `trained_before` is validated before its first epoch: it may be the best already.
-
-    Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM once the running step is done and saved.
+    If the model was `trained_before`, its weights are validated before the first epoch and stay if none is better.
+    Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM, once the running step is done and saved.
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # none of it is read
@@ -113,11 +112,11 @@ def fit(
     model.to(accelerator.device)
     for value in _trained(model).values():
         value.copy_(broadcast(value))
-    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=settings.lr)
+    optimizer = torch.optim.Adam(_trained_parameters(model), lr=settings.lr)
     best = copy.deepcopy(_trained(model))
     state = _load(checkpoint, model, optimizer, best) if resume else State()
     if trained_before and not resume:
-        state.best_metric = _validated(model, task)
+        state.best_metric = _validate(model, task)
     total = _total_steps(task, settings)
     saved = started = time.monotonic()
     before = state.seconds
@@ -142,12 +141,11 @@ def fit(
 
 
 def require_memory(model: nn.Module) -> None:
-    """Raises RbserveError, with the sum, when training a model that is in memory would take more than there is left.
+    """Raises RbserveError if training a model that is in memory needs more memory than is free.
 
-    Beside its weights every trained one has a gradient, Adam's two moments and the best value so far. Activations come
-    on top and are not counted.
+    Counted are a gradient, Adam's two moments and the best value of each trained weight, but no activations.
     """
-    trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    trained = sum(parameter.numel() * parameter.element_size() for parameter in _trained_parameters(model))
     needed, free = EXTRA_COPIES * trained, psutil.virtual_memory().available
     if needed > free and next(model.parameters()).device.type == "cpu":
         raise RbserveError(
@@ -157,20 +155,24 @@ def require_memory(model: nn.Module) -> None:
         )
 
 
-def require_finite(finite: bool, what: str) -> None:
-    """Raises RbserveError, saying `what` is not, when training has diverged."""
+def require_finite(finite: bool, subject: str) -> None:
+    """Raises RbserveError unless finite; `subject` begins the reason, for example "a weight is"."""
     if not finite:
-        raise RbserveError(f"training diverged: {what} not finite", "a lower --lr may help")
+        raise RbserveError(f"training diverged: {subject} not finite", "a lower --lr may help")
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """The same of the weights that are trained."""
-    trained = (one for one in model.parameters() if one.requires_grad)
-    require_finite(all(torch.isfinite(one).all() for one in trained), "a weight is")
+    """Raises RbserveError if a trained weight of the model is not finite."""
+    finite = all(torch.isfinite(parameter).all() for parameter in _trained_parameters(model))
+    require_finite(finite, "a weight is")
+
+
+def _trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _batches(task: TrainingTask, settings: Settings, state: State) -> list[Rows]:
-    """The epoch's batches that are still to do, in the order that its seed gives."""
+    """The batches of the epoch that are left, in the order that the seed and the epoch give."""
     order, rng = epoch_order(task.rows, settings, state.epoch)
     lengths = getattr(task, "lengths", None)
     if lengths is None:
@@ -184,7 +186,7 @@ def _batches(task: TrainingTask, settings: Settings, state: State) -> list[Rows]
 
 
 def epoch_order(rows: int, settings: Settings, epoch: int) -> tuple[Rows, np.random.Generator]:
-    """The rows of an epoch, of so many, in the order in which they were drawn, and what draws on."""
+    """The rows of an epoch, out of `rows`, in random order; and the generator that drew them, to draw on."""
     rng = np.random.default_rng((settings.seed, epoch))
     return rng.permutation(rows)[: settings.epoch_rows or None], rng
 
@@ -194,7 +196,7 @@ def _pieces(order: Rows, size: int) -> list[Rows]:
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model without what is frozen, which is as it was at the start."""
+    """The state of a model without its frozen parameters, by name."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
@@ -208,15 +210,15 @@ def _step(
     state: State,
     batch: Rows,
 ) -> None:
-    """One update from one batch, in pieces of `micro_batch` rows; each process takes its share."""
+    """One update from one batch, in micro batches; each process computes its share of the rows."""
     torch.manual_seed(
         int(np.random.SeedSequence((settings.seed, state.epoch, state.step)).generate_state(1)[0])
     )
     model.train()
-    mine = batch[accelerator.process_index :: accelerator.num_processes]
-    for start in range(0, len(mine), settings.micro_batch):
+    share = batch[accelerator.process_index :: accelerator.num_processes]
+    for start in range(0, len(share), settings.micro_batch):
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = task.loss(model, mine[start : start + settings.micro_batch])
+            loss = task.loss(model, share[start : start + settings.micro_batch])
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
     _sum_gradients(accelerator, model)
     for group in optimizer.param_groups:
@@ -229,7 +231,7 @@ def _step(
 
 
 def _sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
-    """Gives every process the gradient of the whole batch. One whose share is empty has a gradient of zero."""
+    """Gives every process the gradient of the whole batch; a process without rows contributes zero."""
     if accelerator.num_processes == 1:
         return
     for parameter in model.parameters():
@@ -239,7 +241,7 @@ def _sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
 
 
 def _end_epoch(model: nn.Module, task: TrainingTask, state: State, best: dict[str, Tensor]) -> None:
-    metric = _validated(model, task)
+    metric = _validate(model, task)
     state.metrics.append(metric)
     if metric > state.best_metric:
         state.best_metric, state.best_epoch = metric, state.epoch
@@ -248,7 +250,7 @@ def _end_epoch(model: nn.Module, task: TrainingTask, state: State, best: dict[st
     state.epoch, state.step = state.epoch + 1, 0
 
 
-def _validated(model: nn.Module, task: TrainingTask) -> float:
+def _validate(model: nn.Module, task: TrainingTask) -> float:
     model.eval()
     with torch.inference_mode():
         return task.validate(model)
@@ -260,7 +262,7 @@ def _finished(state: State, settings: Settings) -> bool:
 
 
 def _learning_rate(settings: Settings, step: int, steps: int) -> float:
-    """Of the update that `step` others of at most `steps` come before."""
+    """The learning rate of update number `step`, from 0, of at most `steps`."""
     if settings.schedule == "constant":
         return settings.lr
     warm = math.ceil(WARM_UP * steps)
@@ -309,7 +311,7 @@ def _save(
 def _load(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]
 ) -> State:
-    """Restores a saved run; UsageError when there is none, or when it was another run."""
+    """Restores the state, model, optimizer and best weights; UsageError without a checkpoint of this very run."""
     if not checkpoint.path.is_file():
         raise UsageError(f"nothing to resume: no checkpoint at {checkpoint.path}", "train without --resume")
     try:
@@ -349,7 +351,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM asks to stop after the running step; the second one kills."""
+    """Yields an event that the first SIGINT or SIGTERM sets; the second one has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

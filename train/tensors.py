@@ -1,7 +1,6 @@
-"""Tensors to a file, one at a time: the safetensors format, its errors in our words.
+"""Writes tensors to safetensors files, one at a time.
 
-The library's own writer makes a copy of everything before it writes; a model that fills half the memory would not
-pass. Reading is the library's.
+The library's own writer copies all tensors before it writes: a model that fills half of the memory could not be saved.
 """
 
 from __future__ import annotations
@@ -30,35 +29,36 @@ DRAWN_STD = 0.02
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes named tensors, from whatever device; RbserveError when the disk does not take them."""
-    _write(path, [(name, tensor, tensor.dtype) for name, tensor in tensors.items()], _itself, metadata)
+    """Writes named tensors from any device; RbserveError if the file cannot be written."""
+    _write(
+        path,
+        [(name, tensor, tensor.dtype) for name, tensor in tensors.items()],
+        lambda _, tensor: tensor,
+        metadata,
+    )
 
 
 def save_drawn(path: Path, tensors: Mapping[str, Tensor], seed: int) -> None:
-    """Writes tensors in bf16, and random ones in the place of those that have a shape only (device "meta").
+    """Writes tensors in bf16, with random values for tensors that have a shape only (device "meta").
 
-    Matrices are normal with a deviation of 0.02, scales of normalisations 1, biases 0. Whole numbers, such as those of
-    words, are no weights and keep their type.
+    Random matrices are normal with standard deviation DRAWN_STD, scales of normalisations 1, biases 0. Integers, such
+    as the numbers of words, keep their type.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def drawn(name: str, tensor: Tensor) -> Tensor:
+    def draw(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_meta:
-            return tensor.to(_drawn_type(tensor))
-        made = torch.empty(tensor.shape, dtype=torch.bfloat16)
+            return tensor.to(_half_type(tensor))
+        values = torch.empty(tensor.shape, dtype=torch.bfloat16)
         if tensor.dim() > 1:
-            return made.normal_(std=DRAWN_STD, generator=generator)
-        return made.fill_(0.0 if name.endswith("bias") else 1.0)
+            return values.normal_(std=DRAWN_STD, generator=generator)
+        return values.fill_(0.0 if name.endswith("bias") else 1.0)
 
-    _write(path, [(name, tensor, _drawn_type(tensor)) for name, tensor in tensors.items()], drawn, None)
+    _write(path, [(name, tensor, _half_type(tensor)) for name, tensor in tensors.items()], draw, None)
 
 
-def _drawn_type(tensor: Tensor) -> torch.dtype:
+def _half_type(tensor: Tensor) -> torch.dtype:
     return torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
-
-
-def _itself(name: str, tensor: Tensor) -> Tensor:  # noqa: ARG001
-    return tensor
 
 
 def _write(
@@ -67,9 +67,9 @@ def _write(
     make: Callable[[str, Tensor], Tensor],
     metadata: dict[str, str] | None,
 ) -> None:
-    """A header with the place of every tensor, then the tensors as `make` gives them in their turn."""
-    # Wide types first: each then begins at a multiple of its own size, and can be mapped.
-    ordered = sorted(tensors, key=lambda one: -one[2].itemsize)
+    """Writes a header with the offsets of all tensors, then each tensor as `make` returns it."""
+    # Wide types first: each tensor then begins at a multiple of its type's size and can be memory-mapped.
+    ordered = sorted(tensors, key=lambda entry: -entry[2].itemsize)
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, tensor, kind in ordered:
@@ -81,7 +81,7 @@ def _write(
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name, tensor, _ in ordered:
-                made = make(name, tensor.detach()).cpu().contiguous()
-                made.reshape(-1).view(torch.uint8).numpy().tofile(file)
+                values = make(name, tensor.detach()).cpu().contiguous()
+                values.reshape(-1).view(torch.uint8).numpy().tofile(file)
     except OSError as error:
         raise RbserveError(f"cannot write {path}: {error}", file_error(error).hint) from None

@@ -1,14 +1,14 @@
-"""Weights to start from: those of an artefact, in the place of fresh ones, for a training on new data.
+"""Warm start: a training on new data that begins with the weights of an artefact (`rbserve train --init`).
 
-Items are matched by their raw id. What a row makes of items that the artefact lacks:
+Items are matched by their raw id. An item that the artefact does not have begins with:
 
-- words (group B) and vectors (C): the new text's words, or its vector, standardised as the artefact's are;
-- semantic identifiers (F, H, J): the nearest path that no item has, by the RQ-VAE that named the others;
-- texts (E): nothing is needed;
-- ids (A, D, G, I): the mean of the vectors of the NEIGHBOURS items whose texts share the rarest words with the new
-  one's; without such an item what an untrained row has.
+- groups B and C: the words of its text, or its vector, standardised as the artefact's vectors are;
+- groups F, H and J: the nearest free semantic identifier, by the RQ-VAE that made the others;
+- group E: its text, for which nothing is learnt;
+- groups A, D, G and I: the mean of the vectors of the NEIGHBOURS items whose texts share the rarest words with its
+  text, or the vector of an untrained row if no item does.
 
-The optimiser starts afresh.
+The optimiser starts anew.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rbserve.models.words import tokenize
 DECODING = ("decoding", "width")
 NEIGHBOURS = 5
 COMMON = 0.1
-"""A word of a larger share of the items says nothing of them."""
+"""A word that a larger share of the items has is ignored."""
 ITEM_ROWS = (
     "item_embedding.weight", "transformer.token_embedding.weight", "new_embedding.weight",
     "language.new_embedding.weight", "head.weight",
@@ -56,7 +56,7 @@ Rows = NDArray[np.int64]
 
 
 def require_continuable(init: Artifact) -> None:
-    """UsageError for an artefact that no training goes on from."""
+    """Raises UsageError, with the reason, for an artefact whose training cannot be continued."""
     training = init.manifest.training
     kind = config_from_dict(init.manifest.config_kind, init.manifest.config)
     reason = None
@@ -72,10 +72,11 @@ def require_continuable(init: Artifact) -> None:
         raise UsageError(f"{init.path} cannot be continued: {reason}", "train without --init")
 
 
-def continued_spec(spec: ModelSpec, init: Artifact, asked: Sequence[str]) -> ModelSpec:
-    """The row with the artefact's config, which agrees in the options that were `asked` for; of another row in all.
+def continued_spec(spec: ModelSpec, init: Artifact, options: Sequence[str]) -> ModelSpec:
+    """The zoo row with the config of the artefact to continue, except how a ranking is decoded.
 
-    How a ranking is decoded is the row's own matter. UsageError names what differs.
+    Raises UsageError where the row's config differs from the artefact's in one of the `options` that the user named
+    or, if the artefact is of another row, in any option.
     """
     manifest = init.manifest
     if kind_of(spec.config) != manifest.config_kind:
@@ -83,29 +84,28 @@ def continued_spec(spec: ModelSpec, init: Artifact, asked: Sequence[str]) -> Mod
             f"{spec.name} cannot continue {init.path}: that is {manifest.name}, another kind of model",
             f"--model {manifest.name}",
         )
-    there = config_from_dict(manifest.config_kind, manifest.config)
     decoding = {name: getattr(spec.config, name) for name in DECODING if hasattr(spec.config, name)}
-    there = dataclasses.replace(there, **decoding)
-    for name in asked if spec.name == manifest.name else config_to_dict(spec.config):
-        before, wanted = getattr(there, name), getattr(spec.config, name)
+    config = dataclasses.replace(config_from_dict(manifest.config_kind, manifest.config), **decoding)
+    for name in options if spec.name == manifest.name else config_to_dict(spec.config):
+        before, wanted = getattr(config, name), getattr(spec.config, name)
         if before != wanted:
             raise UsageError(
                 f"{name} is {before} in {init.path}, and {wanted} in the training that would continue it",
                 f"--model {manifest.name}, with --set {name}={before} or without it; or train without --init",
             )
-    return dataclasses.replace(spec, config=there)
+    return dataclasses.replace(spec, config=config)
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """An artefact to start from, and the data to go on with."""
+    """An artefact to start from, and the data set to train on."""
 
     init: Artifact
     dataset: Dataset
 
     @property
     def record(self) -> Continued:
-        """What the new artefact says of it."""
+        """The record of the start that the new artefact keeps in its manifest."""
         known = int((self._old_rows >= 0).sum())
         return Continued(
             self.init.name,
@@ -116,11 +116,10 @@ class WarmStart:
         )
 
     def load(self, model: nn.Module) -> None:
-        """Gives a fresh model of the data set's items the artefact's weights."""
+        """Loads the artefact's weights into an untrained model of the data set's items."""
         old = load_file(self.init.file(WEIGHTS))
         fresh = model.state_dict()
-        made = {name: self._tensor(name, fresh, old) for name in fresh}
-        model.load_state_dict(made)
+        model.load_state_dict({name: self._tensor(name, fresh, old) for name in fresh})
 
     def _tensor(self, name: str, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
         new = fresh[name]
@@ -149,53 +148,53 @@ class WarmStart:
         return name in ITEM_ROWS and not coded and len(before) == len(self.init.items)
 
     def _items(self, new: Tensor, before: Tensor) -> Tensor:
-        """Rows by raw id; of new items the mean of those with like texts; the fresh row without any."""
-        made, rows = new.clone(), torch.from_numpy(self._old_rows)
-        made[rows >= 0] = before[rows[rows >= 0]]
+        """The artefact's rows of known items; of new ones the mean of items with similar texts, else the fresh row."""
+        table, rows = new.clone(), torch.from_numpy(self._old_rows)
+        table[rows >= 0] = before[rows[rows >= 0]]
         for row, neighbours in self._neighbours.items():
-            made[row] = before[torch.tensor(neighbours)].mean(dim=0)
-        return made
+            table[row] = before[torch.tensor(neighbours)].mean(dim=0)
+        return table
 
     def _words(self, new: Tensor, before: Tensor) -> Tensor:
         number = {word: place for place, word in enumerate(read_words(self.init.file(WORDS)))}
-        made = new.clone()
+        table = new.clone()
         for place, word in enumerate(self.dataset.words):
             if word in number:
-                made[place] = before[number[word]]
-        return made
+                table[place] = before[number[word]]
+        return table
 
     def _vectors(self, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
-        """The data set's vectors, centred and scaled as the artefact's are; those that were trained stay so."""
+        """The data set's vectors, standardised as the artefact's are; known items keep vectors that were tuned."""
         raw = fresh[f"{CONTENT}vectors"] / fresh[f"{CONTENT}scale"] + fresh[f"{CONTENT}center"]
-        made = (raw - old[f"{CONTENT}center"]) * old[f"{CONTENT}scale"]
+        vectors = (raw - old[f"{CONTENT}center"]) * old[f"{CONTENT}scale"]
         if self.init.manifest.config.get("vectors") == "tuned":
             rows = torch.from_numpy(self._old_rows)
-            made[rows >= 0] = old[f"{CONTENT}vectors"][rows[rows >= 0]]
-        return made
+            vectors[rows >= 0] = old[f"{CONTENT}vectors"][rows[rows >= 0]]
+        return vectors
 
     @cached_property
     def _old_rows(self) -> Rows:
-        """For each of the data set's items its row in the artefact, or -1: int64[n]."""
-        found = map(self.init.items.find, self.dataset.items.ids)
-        return np.array([-1 if row is None else row for row in found], np.int64)
+        """The row in the artefact of each item of the data set, int64[n]; -1 for new items."""
+        rows = map(self.init.items.find, self.dataset.items.ids)
+        return np.array([-1 if row is None else row for row in rows], np.int64)
 
     @cached_property
     def _neighbours(self) -> dict[int, list[int]]:
         items, rows = self.dataset.items, self._old_rows
         new = np.flatnonzero(rows < 0).tolist()
-        found = like_texts(self.init.items.texts, [items.texts[row] for row in new])
-        return {row: neighbours for row, neighbours in zip(new, found, strict=True) if neighbours}
+        similar = similar_texts(self.init.items.texts, [items.texts[row] for row in new])
+        return {row: neighbours for row, neighbours in zip(new, similar, strict=True) if neighbours}
 
 
-def like_texts(known: Sequence[str], new: Sequence[str]) -> list[list[int]]:
-    """For each new text the rows of at most NEIGHBOURS known ones that share words with it, the rarest weigh most."""
+def similar_texts(known: Sequence[str], new: Sequence[str]) -> list[list[int]]:
+    """For each new text, the rows of at most NEIGHBOURS known texts that share words with it; rare words weigh most."""
     holders: dict[str, list[int]] = defaultdict(list)
     if new:
         for row, text in enumerate(known):
             for word in set(tokenize(text)):
                 holders[word].append(row)
     most = max(COMMON * len(known), NEIGHBOURS)
-    found = []
+    neighbours = []
     for text in new:
         shared: Counter[int] = Counter()
         for word in sorted(set(tokenize(text))):
@@ -204,16 +203,16 @@ def like_texts(known: Sequence[str], new: Sequence[str]) -> list[list[int]]:
                 weight = log(1 + len(known) / len(rows))
                 for row in rows:
                     shared[row] += weight  # type: ignore[assignment]
-        found.append(
-            [row for row, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0]))[:NEIGHBOURS]]
-        )
-    return found
+        best = sorted(shared.items(), key=lambda pair: (-pair[1], pair[0]))[:NEIGHBOURS]
+        neighbours.append([row for row, _ in best])
+    return neighbours
 
 
 def continue_identifiers(init: Artifact, dataset: Dataset, progress: Progress) -> None:
-    """Gives a data set's items the identifiers that the artefact has, and new items the nearest free ones.
+    """Writes semantic identifiers for a data set: the artefact's for known items, the nearest free ones for new items.
 
-    UsageError where the data set keeps identifiers that another RQ-VAE made.
+    Does nothing for models without semantic identifiers. Raises UsageError if the data set has identifiers of another
+    RQ-VAE.
     """
     from rbserve.train.encoders.embed import embed_texts
     from rbserve.train.semantic_ids.fit_codes import name_new_items
@@ -221,12 +220,12 @@ def continue_identifiers(init: Artifact, dataset: Dataset, progress: Progress) -
     config = config_from_dict(init.manifest.config_kind, init.manifest.config)
     if not isinstance(config, CodedItems):
         return
-    there, sids = find_semantic_ids(dataset, config), init.sids
+    existing, sids = find_semantic_ids(dataset, config), init.sids
     path = sids_path(dataset, config)
-    if there is not None:
-        if there.manifest.files.get(RQVAE) != sids.manifest.files[RQVAE]:
+    if existing is not None:
+        if existing.manifest.files.get(RQVAE) != sids.manifest.files[RQVAE]:
             raise UsageError(
-                f"{path} names the items of {dataset.name} otherwise than {init.path} does",
+                f"the semantic identifiers in {path} are not those of {init.path}",
                 "remove that folder: the items then get the artefact's identifiers",
             )
         return

@@ -1,4 +1,4 @@
-"""Distillation: which pairs are asked about, scores that go on after a stop, soft labels, students that learn."""
+"""Distillation: which pairs a teacher scores, scores that go on after a stop, soft labels, students that learn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rbserve.runtimes.opening import open_scorer, score_rows
 from rbserve.stats.pairwise import auc
 from rbserve.train.distill import teacher as teaching_module
 from rbserve.train.distill.lesson import calibrate, prepare_lesson
-from rbserve.train.distill.teacher import PIECE, ask, questions, what_it_takes
+from rbserve.train.distill.teacher import PIECE, describe_work, draw_slates, score_slates
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 from rbserve.train.tasks.ctr import CtrTask, make
@@ -41,23 +41,23 @@ def small(name: str) -> ModelSpec:
     return dataclasses.replace(spec, config=with_options(spec.config, {"dim": 16, "hidden": "64,32"}))
 
 
-# ---- What is asked ----
+# ---- The slates that a teacher scores ----
 
 
 def test_unlabelled_pairs_are_of_training_users_and_new_to_them(planted: Dataset) -> None:
     rows = planted.ctr("train")
-    asked = questions(rows, pairs=6, seed=SEED)
+    slates = draw_slates(rows, pairs=6, seed=SEED)
     others = np.union1d(planted.ctr("test").users, planted.ctr("valid").users)
-    assert asked.users == len(np.unique(rows.users))
+    assert slates.users == len(np.unique(rows.users))
     drawn_for: list[int] = []
-    for slate in range(len(asked)):
-        user, items = int(rows.users[asked.begins[slate]]), asked.unlabelled[slate]
+    for slate in range(len(slates)):
+        user, items = int(rows.users[slates.begins[slate]]), slates.unlabelled[slate]
         drawn_for += [user] * len(items)
         mine = rows.users == user
         assert user not in others
         assert len(np.unique(items)) == len(items) <= 6
         assert not np.isin(items, rows.candidates[mine]).any()
-        assert not np.isin(items, asked.history(slate)).any()
+        assert not np.isin(items, slates.history(slate)).any()
         assert np.isin(items, rows.candidates).all(), (
             "items that no training row has keep their blank vectors"
         )
@@ -67,29 +67,29 @@ def test_unlabelled_pairs_are_of_training_users_and_new_to_them(planted: Dataset
 
 
 def test_every_training_row_is_asked_about_once(planted: Dataset) -> None:
-    asked = questions(planted.ctr("train"), pairs=0, seed=SEED)
-    spans = [np.arange(begin, end) for begin, end in zip(asked.begins, asked.ends, strict=True)]
+    slates = draw_slates(planted.ctr("train"), pairs=0, seed=SEED)
+    spans = [np.arange(begin, end) for begin, end in zip(slates.begins, slates.ends, strict=True)]
     np.testing.assert_array_equal(np.sort(np.concatenate(spans)), np.arange(len(planted.ctr("train"))))
-    assert not len(asked.unlabelled.values)
+    assert not len(slates.unlabelled.values)
 
 
 def test_a_user_with_several_histories_gets_his_pairs_with_the_last() -> None:
     histories = Ragged(np.array([1, 1, 2, 3], np.int32), np.array([0, 1, 3, 3, 4]))
     users, labels = np.array([7, 7, 8, 9], np.int32), np.array([1, 0, 1, 0], np.int8)
-    asked = questions(CtrSplit(users, np.array([4, 5, 6, 4], np.int32), labels, histories), 9, SEED)
+    slates = draw_slates(CtrSplit(users, np.array([4, 5, 6, 4], np.int32), labels, histories), 9, SEED)
     found = {
-        (int(users[begin]), int(begin)): sorted(asked.unlabelled[slate].tolist())
-        for slate, begin in enumerate(asked.begins.tolist())
+        (int(users[begin]), int(begin)): sorted(slates.unlabelled[slate].tolist())
+        for slate, begin in enumerate(slates.begins.tolist())
     }
     assert found == {(7, 0): [], (7, 1): [6], (8, 2): [4, 5], (9, 3): [5, 6]}
 
 
 def test_the_seed_draws_users_and_pairs(planted: Dataset) -> None:
     rows = planted.ctr("train")
-    one, again, other = (questions(rows, 4, seed) for seed in (1, 1, 2))
+    one, again, other = (draw_slates(rows, 4, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.unlabelled.values, again.unlabelled.values)
     assert not np.array_equal(one.begins, other.begins)
-    few = questions(rows, 4, 1, users=50)
+    few = draw_slates(rows, 4, 1, users=50)
     assert few.users == 50
     np.testing.assert_array_equal(few.begins, one.begins[: len(few)])
     np.testing.assert_array_equal(few.unlabelled.values, one.unlabelled.values[: len(few.unlabelled.values)])
@@ -99,10 +99,10 @@ def test_the_seed_draws_users_and_pairs(planted: Dataset) -> None:
 
 
 def test_scores_are_those_of_the_one_call_path(trained: Artifact, planted: Dataset, tmp_path: Path) -> None:
-    asked = questions(planted.ctr("train"), 3, SEED, users=40)
-    found = ask(trained, "onnx-fp32", asked, tmp_path)
-    owners = np.repeat(asked.begins, asked.sizes)
-    candidates = np.concatenate([asked.candidates(slate) for slate in range(len(asked))])
+    slates = draw_slates(planted.ctr("train"), 3, SEED, users=40)
+    found = score_slates(trained, "onnx-fp32", slates, tmp_path)
+    owners = np.repeat(slates.begins, slates.sizes)
+    candidates = np.concatenate([slates.candidates(slate) for slate in range(len(slates))])
     alone = score_rows(
         open_scorer(trained, "torch-fp32"), planted.ctr("train").histories.take(owners), candidates
     )
@@ -125,19 +125,19 @@ class Stopping:
 def test_stopped_scoring_goes_on_to_the_same_bytes(
     trained: Artifact, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(planted.ctr("train"), 3, SEED)
-    whole = ask(trained, "onnx-fp32", asked, tmp_path / "whole")
+    slates = draw_slates(planted.ctr("train"), 3, SEED)
+    whole = score_slates(trained, "onnx-fp32", slates, tmp_path / "whole")
     calls = 3 * PIECE + 5
     with monkeypatch.context() as patch:
         patch.setattr(
             teaching_module, "open_scorer", lambda *_: Stopping(open_scorer(trained, "onnx-fp32"), calls)
         )
         with pytest.raises(Interrupted, match="stopped after"):
-            ask(trained, "onnx-fp32", asked, tmp_path / "stopped")
+            score_slates(trained, "onnx-fp32", slates, tmp_path / "stopped")
     assert len(list((tmp_path / "stopped").iterdir())) == 3
-    assert "were scored before" in what_it_takes(trained, "onnx-fp32", asked, tmp_path / "stopped")
+    assert "were scored before" in describe_work(trained, "onnx-fp32", slates, tmp_path / "stopped")
     (tmp_path / "stopped" / "000001.npy").write_bytes(b"cut short")
-    np.testing.assert_array_equal(ask(trained, "onnx-fp32", asked, tmp_path / "stopped"), whole)
+    np.testing.assert_array_equal(score_slates(trained, "onnx-fp32", slates, tmp_path / "stopped"), whole)
     for file in (tmp_path / "whole").iterdir():
         assert (tmp_path / "stopped" / file.name).read_bytes() == file.read_bytes()
 
@@ -146,16 +146,16 @@ def test_more_users_continue_what_fewer_began(
     trained: Artifact, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_rows = planted.ctr("train")
-    few = questions(train_rows, 3, SEED, users=5)
-    ask(trained, "onnx-fp32", few, tmp_path / "grown")
-    more = questions(train_rows, 3, SEED, users=15)
+    few = draw_slates(train_rows, 3, SEED, users=5)
+    score_slates(trained, "onnx-fp32", few, tmp_path / "grown")
+    more = draw_slates(train_rows, 3, SEED, users=15)
     counted = Stopping(open_scorer(trained, "onnx-fp32"), calls=10**9)
     with monkeypatch.context() as patch:
         patch.setattr(teaching_module, "open_scorer", lambda *_: counted)
-        grown = ask(trained, "onnx-fp32", more, tmp_path / "grown")
+        grown = score_slates(trained, "onnx-fp32", more, tmp_path / "grown")
     assert 10**9 - counted.left == len(more) - len(few) // PIECE * PIECE
-    np.testing.assert_array_equal(grown, ask(trained, "onnx-fp32", more, tmp_path / "whole"))
-    fewer = ask(trained, "onnx-fp32", few, tmp_path / "grown")
+    np.testing.assert_array_equal(grown, score_slates(trained, "onnx-fp32", more, tmp_path / "whole"))
+    fewer = score_slates(trained, "onnx-fp32", few, tmp_path / "grown")
     np.testing.assert_array_equal(fewer, grown[: len(fewer)])
 
 
@@ -194,12 +194,12 @@ def test_the_loss_is_cross_entropy_against_the_soft_labels(
     ).astype(np.float64)
     odds = record.slope * np.log(scores / (1 - scores)) + record.intercept
     teacher = 1 / (1 + np.exp(-odds))
-    asked = np.isin(labelled.users, labelled.users[rows.owners[len(labelled) :]])
-    assert len(np.unique(labelled.users[asked])) == 60
-    mixed = np.where(asked, 0.3 * teacher[: len(labelled)] + 0.7 * labelled.labels, labelled.labels)
+    slates = np.isin(labelled.users, labelled.users[rows.owners[len(labelled) :]])
+    assert len(np.unique(labelled.users[slates])) == 60
+    mixed = np.where(slates, 0.3 * teacher[: len(labelled)] + 0.7 * labelled.labels, labelled.labels)
     wanted = np.concatenate((mixed, teacher[len(labelled) :]))
     np.testing.assert_allclose(rows.labels, wanted, atol=1e-4)
-    assert (record.labelled, record.unlabelled) == (asked.sum(), len(rows) - len(labelled))
+    assert (record.labelled, record.unlabelled) == (slates.sum(), len(rows) - len(labelled))
 
     model, task = make(small("dnn"), planted, lambda *_: None, rows)
     some = np.linspace(0, len(rows) - 1, 90).astype(int)

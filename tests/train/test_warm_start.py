@@ -34,8 +34,8 @@ from rbserve.train.warm_start import (
     WarmStart,
     continue_identifiers,
     continued_spec,
-    like_texts,
     require_continuable,
+    similar_texts,
 )
 
 SIZES = {"users": 200, "items": 40, "topics": 4, "events_per_user": 20}
@@ -148,14 +148,14 @@ def test_an_items_new_id_begins_with_the_mean_of_those_with_like_texts(
     base = bases["dnn"]
     old = load_model(base).state_dict()["item_embedding.weight"]
     new = started(base, after).state_dict()["item_embedding.weight"]
-    like = like_texts(before.items.texts, [after.items.texts[40]])[0]
+    like = similar_texts(before.items.texts, [after.items.texts[40]])[0]
     assert 0 in like  # the item with the very text
     torch.testing.assert_close(new[40], old[like].mean(dim=0))
 
 
 def test_like_texts_share_rare_words() -> None:
     known = ["blue moon", "red moon", "green cheese", *["the sun"] * 60]
-    assert like_texts(known, ["moon of blue", "the sun", "nothing", ""]) == [[0, 1], [], [], []]
+    assert similar_texts(known, ["moon of blue", "the sun", "nothing", ""]) == [[0, 1], [], [], []]
 
 
 def test_what_it_was_continued_from_is_written_down_and_the_best_is_kept(
@@ -213,7 +213,7 @@ def test_identifiers_of_another_rqvae_are_not_mixed(
     other = data(tmp_path / "other", np.arange(40, dtype=np.int32), 1)
     spec = dataclasses.replace(find_model("sid-sasrec-3l"), config=_config(base))
     train(spec, other, tmp_path / "own", SETTINGS)
-    with pytest.raises(UsageError, match="names the items of other otherwise"):
+    with pytest.raises(UsageError, match="are not those of"):
         continue_identifiers(base, other, no_progress)
 
 

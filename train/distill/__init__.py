@@ -1,4 +1,4 @@
-"""Distillation: a teacher's scores of training users, and what a student learns from them.
+"""Distillation: a teacher's scores of training users, and the soft labels that a student learns from them.
 
-Imports `tasks`.
+Imports `train.tasks`. Imported by `train.fit` and `pipeline`.
 """

@@ -1,8 +1,8 @@
-"""A teacher's scores of training users: of their labelled rows, and of items that nobody asked them about.
+"""A teacher's scores of training users: of their labelled candidates, and of random items without a label.
 
-Asking a language model is long work. Scores are kept in a folder, a file for each PIECE of slates, and what is there
-is not asked again: work that was stopped goes on where it was, and ends in the same bytes. Users are asked in an order
-that the seed draws, so more of them continue what fewer began.
+A language model takes long to score them. Scores are saved in a folder, a file for each PIECE of slates, and read from
+there: stopped work continues and ends in the same bytes. The seed draws the order of the users, so that a run with
+more users continues the files of one with fewer.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rbserve.train.loop import Rows
 from rbserve.train.tasks.language import users_begin
 
 PIECE = 32
-DRAWS = 4  # how many items are drawn for each that is wanted: some are drawn twice, some are known
+DRAWS = 4  # items drawn for each one that is needed, since some are drawn twice and some are excluded
 
 
 @dataclass(frozen=True)
-class Questions:
-    """S slates, each of one training user with one history: the candidates that were labelled with it, then others.
+class Slates:
+    """S slates for a teacher to score, each with one history of a training user: labelled candidates, then others.
 
-    Slate s has the training rows `begins[s]` to `ends[s]` and the items `unlabelled[s]`. Slates of one user stand
-    together, in the order of the rows.
+    Slate s has the training rows `begins[s]` to `ends[s]` and the items `unlabelled[s]`. The slates of a user are
+    adjacent, in the order of the rows.
     """
 
     train: CtrSplit
@@ -50,25 +50,25 @@ class Questions:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Candidates int64[S] of each slate."""
+        """The number of candidates of each slate, int64[S]."""
         return self.ends - self.begins + self.unlabelled.lengths
 
     def history(self, slate: int) -> Items:
-        """int32[T]"""
+        """The history int32[T] of a slate."""
         return self.train.histories[self.begins[slate]]
 
     def candidates(self, slate: int) -> Items:
-        """int32[sizes[slate]]"""
+        """The candidates int32[sizes[slate]] of a slate: labelled ones, then others."""
         labelled = self.train.candidates[self.begins[slate] : self.ends[slate]]
         return np.concatenate((labelled, self.unlabelled[slate]))
 
 
-def questions(train: CtrSplit, pairs: int, seed: int, users: int = 0) -> Questions:
-    """What a teacher is asked of all users of the training split, or of so many of them.
+def draw_slates(train: CtrSplit, pairs: int, seed: int, users: int = 0) -> Slates:
+    """The slates of all users of the training split, or of `users` of them (0: all), drawn by `seed`.
 
-    A user's unlabelled items go with the last of his histories. They are drawn from the training rows' candidates, as
-    often as these have them: the student is to rank what people are asked about, and an item that training does not
-    have keeps its blank vector. None is an item that he was asked about, or of his history.
+    At most `pairs` unlabelled items of a user go with the last history. They are drawn from the candidates of all
+    training rows, by frequency: the student will rank such items, and items that training lacks have a blank vector.
+    The user's own candidates and histories are excluded.
     """
     begins = users_begin(train)
     owners = np.asarray(train.users)[begins[:-1]]
@@ -80,115 +80,115 @@ def questions(train: CtrSplit, pairs: int, seed: int, users: int = 0) -> Questio
     slates = np.argsort(ranks, kind="stable")[: np.count_nonzero(ranks < len(everyone))]
     begin, end, owner = begins[:-1][slates], begins[1:][slates], owners[slates]
     last = np.append(owner[1:] != owner[:-1], True)
-    known = nothing = np.empty(0, np.int32)
+    excluded = nothing = np.empty(0, np.int32)
     drawn = [nothing]  # so that the offsets begin with 0
     for slate in range(len(slates)):
         labelled = train.candidates[begin[slate] : end[slate]]
-        known = np.concatenate((known, labelled, train.histories[begin[slate]]))
+        excluded = np.concatenate((excluded, labelled, train.histories[begin[slate]]))
         if last[slate]:
-            drawn.append(_others(train, pairs, (seed, int(owner[slate])), known))
-            known = nothing
+            drawn.append(_draw_items(train, pairs, (seed, int(owner[slate])), excluded))
+            excluded = nothing
         else:
             drawn.append(nothing)
     offsets = np.cumsum([len(items) for items in drawn], dtype=np.int64)
-    return Questions(train, begin, end, Ragged(np.concatenate(drawn), offsets), len(chosen))
+    return Slates(train, begin, end, Ragged(np.concatenate(drawn), offsets), len(chosen))
 
 
-def _others(train: CtrSplit, most: int, seed: tuple[int, int], known: Items) -> Items:
-    """At most so many different items that are not known, in the order in which they are drawn."""
-    rows = np.random.default_rng(seed).integers(len(train), size=DRAWS * (most + len(known)))
+def _draw_items(train: CtrSplit, most: int, seed: tuple[int, int], excluded: Items) -> Items:
+    """At most `most` different items that are not excluded, in the order in which they are drawn."""
+    rows = np.random.default_rng(seed).integers(len(train), size=DRAWS * (most + len(excluded)))
     items = np.asarray(train.candidates[rows])
     different = items[np.sort(np.unique(items, return_index=True)[1])]
-    return different[~np.isin(different, known)][:most]
+    return different[~np.isin(different, excluded)][:most]
 
 
 def fastest_variant(teacher: Artifact) -> str:
-    """Of what a teacher has in fp32: the graph where it was exported, else torch."""
+    """The fastest fp32 variant of a teacher: its ONNX graph if it was exported, else torch."""
     return DEFAULT_SERVED if DEFAULT_SERVED in teacher.variants else REFERENCE
 
 
 def scores_name(teacher: Artifact, variant: str, dataset: Dataset, pairs: int, seed: int) -> str:
-    """The folder that such scores are kept in: whatever they depend on, they have one of their own."""
+    """The name of the folder of a teacher's scores; another for each input that scores depend on."""
     depends = [teacher.model_digest, variant, dataset.fingerprint, pairs, seed]
     return f"{teacher.name}.{variant}.{hashlib.sha256(msgspec.json.encode(depends)).hexdigest()[:16]}"
 
 
-def ask(
+def score_slates(
     teacher: Artifact,
     variant: str,
-    asked: Questions,
+    slates: Slates,
     folder: Path,
     threads: int = 1,
     progress: Progress = no_progress,
 ) -> Scores:
-    """The teacher's click probabilities float32[sum of sizes], slate by slate, those in `folder` as they are.
+    """The teacher's click probabilities float32[sum of sizes], slate by slate; those saved in `folder` are read.
 
-    Raises Interrupted on Ctrl-C, which loses a piece at most.
+    Raises Interrupted on Ctrl-C, which loses one piece at most.
     """
-    ends = np.cumsum(asked.sizes).tolist()
-    scorer, found = None, [np.empty(0, np.float32)]
-    done = f"pairs scored by {teacher.name}"
+    ends = np.cumsum(slates.sizes).tolist()
+    scorer, pieces = None, [np.empty(0, np.float32)]
+    line = f"pairs scored by {teacher.name}"
     try:
-        for file, slates, pairs in _pieces(asked, folder):
+        for file, places, pairs in _pieces(slates, folder):
             scores = _read(file, pairs)
             if scores is None:
                 scorer = scorer or open_scorer(teacher, variant, threads)
                 parts = []
-                for slate in slates:
-                    parts.append(scorer.score(asked.history(slate), asked.candidates(slate)))
-                    progress(ends[slate], ends[-1], done)
+                for place in places:
+                    parts.append(scorer.score(slates.history(place), slates.candidates(place)))
+                    progress(ends[place], ends[-1], line)
                 scores = np.concatenate(parts)
                 _write(file, scores)
-            progress(ends[slates[-1]], ends[-1], done)
-            found.append(scores)
+            progress(ends[places[-1]], ends[-1], line)
+            pieces.append(scores)
     except KeyboardInterrupt:
-        kept = sum(map(len, found))
+        saved = sum(map(len, pieces))
         raise Interrupted(
-            f"stopped after {kept:,} of {ends[-1]:,} pairs", "the same command continues"
+            f"stopped after {saved:,} of {ends[-1]:,} pairs", "the same command continues"
         ) from None
-    return np.concatenate(found)
+    return np.concatenate(pieces)
 
 
-def what_it_takes(teacher: Artifact, variant: str, asked: Questions, folder: Path) -> str:
-    """One line of what is still to be scored, before it is."""
+def describe_work(teacher: Artifact, variant: str, slates: Slates, folder: Path) -> str:
+    """One line that says how many pairs the teacher will score, and how many were scored before."""
     todo = [
-        slate
-        for file, slates, pairs in _pieces(asked, folder)
+        place
+        for file, places, pairs in _pieces(slates, folder)
         if _read(file, pairs) is None
-        for slate in slates
+        for place in places
     ]
-    pairs, missing = int(asked.sizes.sum()), int(asked.sizes[todo].sum())
-    labelled = int((asked.ends - asked.begins).sum())
+    pairs, missing = int(slates.sizes.sum()), int(slates.sizes[todo].sum())
+    labelled = int((slates.ends - slates.begins).sum())
     line = (
-        f"{teacher.name} {variant} scores {pairs:,} pairs of {asked.users:,} training users: {labelled:,} labelled, "
+        f"{teacher.name} {variant} scores {pairs:,} pairs of {slates.users:,} training users: {labelled:,} labelled, "
         f"{pairs - labelled:,} not"
     )
     if missing < pairs:
         line += f"; {pairs - missing:,} were scored before"
     if teacher.is_language_model and todo:
-        line += f"; about {_tokens(teacher, asked, todo):,} tokens to read"
+        line += f"; about {_count_tokens(teacher, slates, todo):,} tokens to read"
     return f"{line}. Ctrl-C keeps what is scored."
 
 
-def _tokens(teacher: Artifact, asked: Questions, slates: list[int]) -> int:
-    """Tokens of some slates' prompts; a history is read once for all candidates where the model shares it."""
+def _count_tokens(teacher: Artifact, slates: Slates, places: list[int]) -> int:
+    """The tokens of the prompts of slates; a history counts once if the model shares it among candidates."""
     prompts, total = artifact_prompts(teacher), 0
-    for slate in slates:
-        candidates = asked.candidates(slate)
-        prefix, suffixes = prompts.sizes(asked.history(slate), candidates)
+    for place in places:
+        candidates = slates.candidates(place)
+        prefix, suffixes = prompts.sizes(slates.history(place), candidates)
         total += prefix * (1 if prompts.pieces.shared else len(candidates)) + suffixes
     return total
 
 
-def _pieces(asked: Questions, folder: Path) -> Iterator[tuple[Path, range, int]]:
-    """File, slates and number of pairs of one piece after another."""
-    for begin in range(0, len(asked), PIECE):
-        slates = range(begin, min(begin + PIECE, len(asked)))
-        yield folder / f"{begin // PIECE:06}.npy", slates, int(asked.sizes[begin : slates.stop].sum())
+def _pieces(slates: Slates, folder: Path) -> Iterator[tuple[Path, range, int]]:
+    """The file, the places of the slates and the number of pairs of each piece."""
+    for begin in range(0, len(slates), PIECE):
+        places = range(begin, min(begin + PIECE, len(slates)))
+        yield folder / f"{begin // PIECE:06}.npy", places, int(slates.sizes[begin : places.stop].sum())
 
 
 def _read(file: Path, pairs: int) -> Scores | None:
-    """The first scores of a kept piece; None when it is not there, not whole, or of fewer users."""
+    """The first `pairs` scores of a saved piece; None if the file is missing, damaged or shorter."""
     try:
         scores: Scores = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -200,6 +200,5 @@ def _read(file: Path, pairs: int) -> Scores | None:
 def _write(file: Path, scores: Scores) -> None:
     if not np.isfinite(scores).all():
         raise RbserveError("the teacher's scores are not finite", "train it again, or choose another variant")
-    kept = optional_write("a teacher's scores")
-    with kept, replacing(file) as partial, partial.open("wb") as opened:
+    with optional_write("a teacher's scores"), replacing(file) as partial, partial.open("wb") as opened:
         np.save(opened, scores, allow_pickle=False)
