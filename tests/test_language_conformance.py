@@ -236,7 +236,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
     gradients = {key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None}
     assert any("lora_A" in key for key in gradients)
     model.zero_grad()
-    together = task._packed
+    together = task._pack
 
     def apart(row: int) -> list[Any]:
         span = task._span(row)
@@ -244,7 +244,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_prompts(
         candidates = task._train.candidates[span].tolist()
         return [pack(prefix, [task.prompts.suffix(one)], task.prompts.pieces) for one in candidates]
 
-    task._packed = apart  # type: ignore[method-assign]
+    task._pack = apart  # type: ignore[method-assign]
     separate = task.loss(model, rows)
     separate.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(packed, separate, rtol=1e-5, atol=1e-5)
@@ -280,7 +280,7 @@ def test_checkpointing_changes_no_gradient(name: str, backbones: Folders, plante
 def test_checkpointing_is_refused_where_layers_are_driven_one_by_one(
     name: str, backbones: Folders, planted: Dataset
 ) -> None:
-    with pytest.raises(UsageError, match=f"{name} computes no activations twice"):
+    with pytest.raises(UsageError, match=f"{name} cannot recompute activations"):
         make(row("text", backbones[name], checkpointing=True), planted, lambda *_: None)
 
 

@@ -1,4 +1,4 @@
-"""Sources of data: a file each, from raw files to a data set.
+"""Data sources, one per file, and the readers that turn raw files into events and items.
 
-Imports `train.protocol.sampling`, `splitting` and `tally`, and what lies below `train`.
+Imports `train.protocol`. Imported by `pipeline` and, for the names of sources, by `cli`.
 """

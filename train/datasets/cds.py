@@ -14,7 +14,7 @@ from rbserve.train.datasets.workspace import Workspace
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts products and reviews into the workspace."""
+    """Reads products and reviews into the workspace."""
     products = locate(raw, "meta_CDs_and_Vinyl.json")
     reviews = locate(raw, "CDs_and_Vinyl.json", "CDs_and_Vinyl_5.json")
     work.add_items(items(json_records(products, ("asin", "title"), work.tally), work.tally))

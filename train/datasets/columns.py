@@ -1,7 +1,7 @@
-"""Which column of a file is which: names are exact, and a name that two columns have is refused.
+"""Finds the columns of a file by their exact names; a name that two columns have is refused.
 
-A file's own names never become names in SQL. The caller gives every wanted column a role ("user", "time"),
-and relations name their columns by roles alone, so a column called `ok`, `position` or `USER` meets nothing.
+A file's column names never become names in SQL. Every wanted column has a role ("user", "time"), and relations name
+their columns by roles only, so that a column called `ok`, `position` or `USER` cannot collide with one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from rbserve.core.errors import DataError
 
 Wanted = Mapping[str, str] | Sequence[str]
-"""Role -> the file's column; a sequence where the roles are named as the columns are."""
+"""The column of each role; a sequence of columns if the roles have their names."""
 _HINT = "check the file, its delimiter and the column options; capital letters count"
 
 
 def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = "") -> dict[str, int]:
-    """Role -> the place of its column in the file, counted from 0.
+    """The place of each role's column in the file, counted from 0.
 
-    Raises `DataError` for a column that the file does not have and for a name that several columns have.
+    Raises `DataError` for a column that the file does not have, and for a name that several columns have.
     """
     roles = wanted if isinstance(wanted, Mapping) else {name: name for name in wanted}
     for name in roles.values():
@@ -37,7 +37,7 @@ def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = 
 
 
 def _delimiter_hint(name: str, names: Sequence[str]) -> str:
-    """What to do where the header has the column, between other delimiters than those it was read with."""
+    """The advice for a header that has the column between other delimiters; empty if it has not."""
     for delimiter in ";|\t,":
         fields = [field.strip(' "') for field in " ".join(names).split(delimiter)]
         if name in fields or (len(names) == 1 and len(fields) > 1):

@@ -1,17 +1,16 @@
-"""Delimited text files as records: one idea of a record, a header and a quotation mark for every file.
+"""Delimited text files as records: one definition of record, header and quotation mark for every file.
 
-A field that begins with a quotation mark ends with the next one that is not doubled, and may hold delimiters
-and line ends. A quotation mark within a field that does not begin with one is a character like any other. Lines
-end with \\n or \\r\\n, blank lines are passed over. What does not fit is mended and counted, counted as
-dropped, or refused; never guessed in silence:
+A field that begins with a quotation mark ends with the next one that is not doubled, and may hold delimiters and line
+ends. A quotation mark within another field is a character like any other. Lines end with \\n or \\r\\n; blank lines
+are skipped. Records that do not fit are repaired and counted, dropped and counted, or refused:
 
-- text behind a closing quotation mark: read with `\\"` as a quotation mark, else as the line stands
-- a record over several lines is counted; when those lines are records by themselves, it may be a quotation mark
-  that was only meant as a sign, and the user is asked (`quotes="csv"` or `"literal"`)
+- text behind a closing quotation mark: `\\"` is read as a quotation mark, or the line is read without quoting
+- a record over several lines is counted; if its further lines look like records, its quotation mark may be a
+  mere character: an error asks for `quotes="csv"` or `"literal"`
 - a quotation mark that is never closed is an error
 
-Megabytes on which every CSV parser agrees are read by pyarrow, the others line by line by the csv module;
-`tests/train/test_delimited.py` holds both equal.
+Chunks on which all CSV parsers agree are read by pyarrow, others line by line by the csv module;
+`tests/train/test_delimited.py` proves both equal.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Quotes = Literal["auto", "csv", "literal"]
 
 CHUNK = 1 << 20  # bytes read at a time, then to the end of the line
 LONGEST_RECORD = 200  # lines; a quoted field that spans more was never closed
-SHOWN = 80  # characters of a line in an example
+SHOWN = 80  # characters of a line in an error message
 QUOTE, NEWLINE, RETURN = b'"\n\r'
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -62,8 +61,8 @@ class Dialect:
 COMMAS, PLAIN_TABS = Dialect(",", "csv"), Dialect("\t", "literal")
 
 
-class Reasons(NamedTuple):
-    """What a reader's counts are called. `undecodable` None: such a row is kept, its letters are lost."""
+class ReasonNames(NamedTuple):
+    """The names of a reader's counts. `undecodable` None: rows with undecodable letters are kept."""
 
     fields: str
     several_lines: str
@@ -71,13 +70,13 @@ class Reasons(NamedTuple):
     undecodable: str | None
 
 
-EVENTS = Reasons(
+EVENTS = ReasonNames(
     fields="row with another number of fields, or no JSON object",
     several_lines="record over several lines",
     nul="row with NUL characters",
     undecodable="row that is not UTF-8",
 )
-ITEMS = Reasons(
+ITEMS = ReasonNames(
     fields="item row with another number of fields",
     several_lines="item record over several lines",
     nul=NUL,
@@ -86,10 +85,10 @@ ITEMS = Reasons(
 
 
 class DelimitedFile:
-    """The records of a file. `names` are the columns: the first record, or `header` for a file without one.
+    """The records of a file. `names` are its columns: the first record, or `header` for a file without one.
 
-    `max_rows` records are read, 0 for all. Raises `DataError` for a file that is empty, cannot be read, or has
-    a quotation mark that is never closed, or one that may be none (see above).
+    At most `max_rows` records are read, 0 for all. Raises `DataError` for a file that is empty, cannot be read, or has
+    a quotation mark that is never closed or ambiguous (see above).
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class DelimitedFile:
         path: Path,
         dialect: Dialect,
         tally: Tally,
-        reasons: Reasons = EVENTS,
+        reasons: ReasonNames = EVENTS,
         header: Sequence[str] | None = None,
         max_rows: int = 0,
         chunk: int = CHUNK,
@@ -111,7 +110,7 @@ class DelimitedFile:
         self.names = list(header) if header is not None else self._read_header()
 
     def batches(self, places: Sequence[int]) -> Iterator[pa.RecordBatch]:
-        """The records of the right width as text columns c0, c1, …: those at the given places, each once, rising."""
+        """The records of the right width as text columns: of the given places 0, 2, … the columns c0, c2, …."""
         places = sorted(set(places))
         left = self._max_rows
         with open_utf8(self.path, self.dialect.encoding) as stream:
@@ -155,7 +154,7 @@ class DelimitedFile:
         raise DataError(f"{self.path} is empty", "fetch the file again")
 
     def _parse(self, text: _Text, chunk: bytes, most: int) -> tuple[list[list[str]], int]:
-        """The records of the chunk and how many there were; one that goes on behind it is put back."""
+        """The records of the chunk and their number; a record that continues behind the chunk is put back."""
         lines = _Lines(chunk, text.line)
         rows: list[list[str]] = []
         count = 0
@@ -166,14 +165,14 @@ class DelimitedFile:
             fields, used = self._record(lines, text.at_end, len(self.names))
             if not used:
                 break
-            rows.append(self._checked(fields, lines, used))
+            rows.append(self._check(fields, lines, used))
             count += 1
             lines.skip(used)
         text.push_back(lines)
         return rows, count
 
     def _record(self, lines: _Lines, at_end: bool, width: int) -> tuple[list[str], int]:
-        """The fields of the next record and its number of lines, 0 when it goes on behind the last of them."""
+        """The fields of the next record and its number of lines, 0 if it continues behind the last line."""
         line = lines.texts[lines.place]
         delimiter = self.dialect.delimiter
         if not self._quoted or '"' not in line:
@@ -193,7 +192,7 @@ class DelimitedFile:
         return fields, used
 
     def _stray(self, lines: _Lines, at_end: bool, width: int) -> tuple[list[str], int]:
-        """A record with text behind a closing quotation mark: \\" for a quotation mark, or none is meant as one."""
+        """Reads a record with text behind a closing quotation mark: with \\" as a quotation mark, or unquoted."""
         line = lines.texts[lines.place]
         where = f"line {lines.number}: {line[:SHOWN].rstrip()}"
         if '\\"' in line:
@@ -231,8 +230,8 @@ class DelimitedFile:
         )
         self.tally.repaired[self._several_lines] += 1
 
-    def _checked(self, fields: list[str], lines: _Lines, used: int) -> list[str]:
-        """The fields, or none for a record that is dropped and counted."""
+    def _check(self, fields: list[str], lines: _Lines, used: int) -> list[str]:
+        """The fields; none if the record is dropped, which is counted."""
         first = lines.texts[lines.place]
         where = f"line {lines.number}: {first[:SHOWN].rstrip()}"
         lost = lines.lost and any(place in lines.lost for place in range(lines.place, lines.place + used))
@@ -258,7 +257,7 @@ class DelimitedFile:
     # By pyarrow, where all parsers agree
 
     def _is_plain(self, chunk: bytes) -> bool:
-        """Whether every line is a record of its own whose quotation marks can be read in one way only."""
+        """Whether every line is a record of its own with unambiguous quotation marks."""
         if not self.dialect.delimiter.isascii() or chunk.startswith(BYTE_ORDER_MARK) or b"\0" in chunk:
             return False
         if b"\r" in chunk and chunk.count(b"\r") != chunk.count(b"\r\n"):
@@ -272,7 +271,7 @@ class DelimitedFile:
         return _is_well_quoted(np.frombuffer(chunk, np.uint8), ord(self.dialect.delimiter))
 
     def _parse_plain(self, chunk: bytes, places: Sequence[int]) -> tuple[pa.RecordBatch, int]:
-        """The records of right width, and how many there were of any."""
+        """The records of the right width, and the number of all records."""
         dropped = 0
 
         def drop(row: pyarrow.csv.InvalidRow) -> str:
@@ -302,7 +301,7 @@ class DelimitedFile:
 
 
 def delimiter_of(path: Path, encoding: str | None = None) -> str:
-    """A comma or a tab, whichever the first line has more of outside quoted fields; a comma when it has neither."""
+    """The more frequent of comma and tab in the first line, outside quoted fields; a comma if it has neither."""
     first = DelimitedFile(path, Dialect("\x1f", "literal", encoding), Tally()).names[0]
     return max(",\t", key=re.sub('"[^"]*"', "", first).count)
 
@@ -310,7 +309,7 @@ def delimiter_of(path: Path, encoding: str | None = None) -> str:
 def find_dialect(
     path: Path, delimiter: str | None = None, quotes: Quotes = "auto", encoding: str | None = None
 ) -> Dialect:
-    """How a user's file is written, as far as the options say; a delimiter that is None is looked for."""
+    """The dialect of a user's file, by the options; without a delimiter, the one that the file has."""
     return Dialect(delimiter or delimiter_of(path, encoding), quotes, encoding)
 
 
@@ -321,10 +320,10 @@ def csv_records(
     dialect: Dialect = COMMAS,
     header: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, ...]]:
-    """The named `columns` of every record of an item file, as text, in the order in which they are named.
+    """The named `columns` of every record of an item file, as text, in the order of their names.
 
-    `header` names the columns of a file without a header line. Raises `DataError` as `DelimitedFile` does, and
-    for a column that is missing or not the only one of its name.
+    `header` names the columns of a file without a header line. Raises `DataError` as `DelimitedFile` does, and for a
+    column that is missing or ambiguous.
     """
     file = DelimitedFile(path, dialect, tally, ITEMS, header)
     hint = f"columns are separated by {dialect.delimiter!r} and named as they are in the file"
@@ -346,7 +345,7 @@ def _quoted_record(
 ) -> tuple[list[str], int]:
     """The fields of the record that begins at line `start`, and its number of lines.
 
-    `_OpenError` when it is not closed within `LONGEST_RECORD` lines; csv.Error for what is no CSV.
+    Raises `_OpenError` if it is not closed within `LONGEST_RECORD` lines, csv.Error if it is no CSV.
     """
     stop = min(len(texts), start + LONGEST_RECORD)
     reader = csv.reader(
@@ -362,7 +361,7 @@ def _quoted_record(
 
 
 class _Text:
-    """A stream as chunks of whole lines; `line` is how many lines were read before the next chunk."""
+    """A stream as chunks of whole lines; `line` is the number of lines before the next chunk."""
 
     def __init__(self, path: Path, stream: BinaryIO, chunk: int, tally: Tally) -> None:
         self._path, self._stream, self._chunk = path, stream, chunk
@@ -374,7 +373,7 @@ class _Text:
             tally.repaired["byte order mark"] += 1
 
     def next(self) -> bytes:
-        """What was put back and at least a line more; all of the rest when the stream is `at_end`."""
+        """The text that was put back and at least one line more; the rest of the stream if it is `at_end`."""
         part = self._stream.read(self._chunk)
         if part and not part.endswith(b"\n"):
             end = self._stream.readline(LONGEST_LINE + 1)
@@ -390,7 +389,7 @@ class _Text:
         return chunk
 
     def push_back(self, lines: _Lines) -> None:
-        """Takes back the lines that were not used."""
+        """Puts the lines that were not used back, for the next chunk."""
         self._rest = lines.rest()
         self.line = lines.number - 1
 
@@ -398,8 +397,8 @@ class _Text:
 class _Lines:
     """The lines of a chunk as text with their ends; `place` is the next one's, `number` its number in the file.
 
-    A lone carriage return, which the csv module would take for the end of a row, stands as the NUL that no
-    line holds. `lost` are the places of lines with bytes that are not UTF-8, `nul` of those with NUL characters.
+    A lone carriage return, which the csv module would take for the end of a row, is replaced by NUL, which no line
+    holds. `lost` are the places of lines with bytes that are not UTF-8, `nul` those of lines with NUL characters.
     """
 
     def __init__(self, chunk: bytes, before: int) -> None:
@@ -408,7 +407,7 @@ class _Lines:
         self.lost: set[int] = set()
         self.nul: set[int] = set()
         self.returns = False
-        self.texts = [self._decoded(place, line) for place, line in enumerate(self._raw)]
+        self.texts = [self._decode(place, line) for place, line in enumerate(self._raw)]
         self.place = 0
         self.number = before + 1
 
@@ -419,7 +418,7 @@ class _Lines:
     def rest(self) -> bytes:
         return b"".join(self._raw[self.place :])
 
-    def _decoded(self, place: int, line: bytes) -> str:
+    def _decode(self, place: int, line: bytes) -> str:
         if b"\0" in line:
             line = line.replace(b"\0", b"")
             self.nul.add(place)

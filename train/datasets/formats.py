@@ -1,7 +1,7 @@
-"""Which files a table is made of, and their format: by content, not by name.
+"""The files of a table and their format, which is recognised by content, not by name.
 
-A table is a file, or a folder of part files as Spark and others write it: hidden files and those that
-begin with `_` are no parts, parts are read in the order of their names, and all have one format.
+A table is a file, or a folder of part files as Spark writes it. Hidden files and those that begin with `_` are no
+parts; parts are read in the order of their names and must have one format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rbserve.core.errors import DataError, UsageError
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", "")
-"""Of the tables in a folder, in the order in which they are looked for; none is a folder of parts."""
+"""The suffixes of tables in a folder, in the order of the search; the empty one is that of a folder of parts."""
 
 _FORMATS_BY_SUFFIX: dict[str, Format] = {
     ".parquet": "parquet", ".pq": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json",
@@ -45,7 +45,7 @@ _OTHER_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 
 @dataclass(frozen=True)
 class Table:
-    """A table on disk; `parts` are its files, never none."""
+    """A table on disk; `parts` are its files, at least one."""
 
     path: Path
     format: Format
@@ -53,7 +53,7 @@ class Table:
 
 
 def open_table(path: Path, format: Format | None = None) -> Table:
-    """The table at `path`, of the given format or of that of its content; DataError when it has no files."""
+    """The table at `path`, in the given format or that of its content; DataError if it has no files."""
     parts = tuple(_parts(path))
     formats = {format or find_format(part): part for part in parts}
     if len(formats) > 1:
@@ -66,9 +66,9 @@ def open_table(path: Path, format: Format | None = None) -> Table:
 
 
 def find_format(path: Path) -> Format:
-    """The format of a file, by its first bytes; by its name where these say nothing.
+    """The format of a file by its first bytes, else by its name.
 
-    DataError for a file of another kind that is known, with what to do.
+    Raises DataError, with advice, for a file of another known kind.
     """
     start = _first_bytes(path)
     if start.startswith(b"PAR1"):
@@ -99,7 +99,7 @@ def locate_table(raw: Path, stem: str) -> Path:
 
 
 def require_json_lines(path: Path) -> None:
-    """DataError that names the cause when a file of JSON lines is something else that looks like it."""
+    """Raises DataError, with the cause, if a file has JSON but not an object a line."""
     start = _first_bytes(path).removeprefix(b"\xef\xbb\xbf").lstrip()
     lines = start.splitlines()
     if start[:1] == b"[" and (lines[0].rstrip() == b"[" or start[1:].lstrip()[:1] == b"{"):
@@ -151,7 +151,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _first_bytes(path: Path) -> bytes:
-    """The first bytes of a file, unpacked; none where they cannot be unpacked: what reads it says why."""
+    """The first bytes of a file, unpacked; empty if they cannot be unpacked, which its reader will report."""
     try:
         with path.open("rb") as stored:
             start = stored.read(_HEAD)
@@ -167,7 +167,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def check_format(name: str | None) -> Format | None:
-    """A format by name; UsageError for one that is not read."""
+    """The format of this name, None for "auto"; UsageError for an unknown one."""
     for known in FORMATS:
         if name == known:
             return known

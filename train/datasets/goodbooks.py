@@ -14,7 +14,7 @@ from rbserve.train.datasets.workspace import Workspace
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts books and ratings into the workspace."""
+    """Reads books and ratings into the workspace."""
     books, ratings = locate(raw, "books.csv"), locate(raw, "ratings.csv")
     work.add_items(items(csv_records(books, ("book_id", "title"), work.tally), work.tally))
     work.add_events(

@@ -16,7 +16,7 @@ DATE = "'%a %b %d %H:%M:%S %z %Y'"  # Fri Sep 08 10:44:24 -0700 2017
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts works and interactions into the workspace."""
+    """Reads works and interactions into the workspace."""
     del reading
     works = locate(raw, "goodreads_book_works.json")
     interactions = locate(raw, "goodreads_interactions_dedup.json")

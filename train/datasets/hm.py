@@ -15,7 +15,7 @@ from rbserve.train.datasets.workspace import Workspace
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts articles and transactions into the workspace."""
+    """Reads articles and transactions into the workspace."""
     del reading
     articles, transactions = locate(raw, "articles.csv"), locate(raw, "transactions_train.csv")
     work.add_items(items(csv_records(articles, ("article_id", "detail_desc"), work.tally), work.tally))

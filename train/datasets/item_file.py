@@ -1,4 +1,4 @@
-"""A table of items, for `prepare` and for `rbserve items`: CSV, TSV, JSON lines or Parquet, a file or its parts."""
+"""Reads a table of items for `prepare` and `rbserve items`: CSV, TSV, JSON lines or Parquet, in one file or parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_items(
     quotes: Quotes = "auto",
     encoding: str | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """The id and the clean text of every row that has both; the others are counted."""
+    """The id and the clean text of every row that has both; other rows are counted in `tally`."""
     return items(_records(path, (item, text), tally, format, delimiter, quotes, encoding), tally)
 
 

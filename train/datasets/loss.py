@@ -1,9 +1,9 @@
-"""How much of the raw files may be lost before `prepare` stops and asks.
+"""The share of raw rows that may be lost before `prepare` stops with an error.
 
-Lost is a row that cannot be read, or has no user, item, time or label; an item row that cannot be read or has no id, or
-whose letters are gone. Of a user's own tables also a row whose item the items table does not have. Not lost is what
-the protocol leaves out on purpose: a rating that says neither, a repeated row, an item of the paper's
-sources without a text.
+Lost rows are those that cannot be read or have no user, item, time or label; item rows that cannot be read, have no id
+or have undecodable letters; and, of a user's own tables, rows whose item is not in the items table. Rows that the
+protocol leaves out on purpose are not lost: ratings that are neither liked nor disliked, repeated rows, and items of
+the paper's sources without a text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _FIRST_NOUN = re.compile(r"^((?:item )?(?:row|record|text)|item|line|rating)\b")
 MOST_LOST = 0.05  # share of a table's rows
 NO_TIME, NO_LABEL = "row whose time is none", "row whose label is none"
 NO_TEXT = "item without text or not in the item file"
-SAID = {
+TITLES = {
     NO_TIME: "row without a time that can be read",
     NO_LABEL: "row without a label that can be read",
     NO_TEXT: "row whose item has no text or is not in the item file",
 }
-"""What messages call a reason whose name in a data set's manifest says less."""
+"""The titles of reasons in messages, where their names in a data set's manifest say less."""
 ADVICE = {
     "UTF-8": "--encoding names the file's encoding, for example gbk or cp1252",
     "NUL": "it may be UTF-16: --encoding utf-16-le",
@@ -36,7 +36,7 @@ ADVICE = {
     NO_LABEL: "labels are 1 or 0, true or false; --rating takes numbers",
     NO_TEXT: "--item and --items-id must name columns that hold the same ids",
 }
-"""What to do, by a part of the reason's name."""
+"""What the user can do, by a part of the reason's name."""
 ITEM_LOSSES = ("item row with another number of fields", "item row that is no JSON object", "item without id",
                LOST_LETTERS, NUL)  # fmt: skip
 
@@ -49,10 +49,10 @@ def check_loss(
     example: Callable[[str], str],
     advice: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raises `DataError` when more than `MOST_LOST` of the rows `read` of a table were lost for the given reasons.
+    """Raises `DataError` if more than `MOST_LOST` of the rows `read` of a table were lost for the given reasons.
 
-    `example` gives a row that was lost for a reason, or nothing; `advice` what to do about a reason where more is
-    known than `ADVICE` says.
+    `example` returns a row that was lost for a reason, or an empty text; `advice` says what the user can do about a
+    reason, beside `ADVICE`.
     """
     counts = {reason: tally.dropped[reason] + tally.repaired[reason] for reason in reasons}
     lost = sum(counts.values())
@@ -72,11 +72,11 @@ def check_loss(
 
 def counted(count: int, reason: str) -> str:
     """A count and its reason as a phrase: 40 rows without a label that can be read."""
-    said = SAID.get(reason, reason)
-    several = _FIRST_NOUN.sub(r"\1s", said)
-    return f"{count:,} {said if count == 1 else several}"
+    title = TITLES.get(reason, reason)
+    plural = _FIRST_NOUN.sub(r"\1s", title)
+    return f"{count:,} {title if count == 1 else plural}"
 
 
 def advice_for(reason: str, known: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """What to do about rows that are lost for this reason, as far as anything is."""
+    """What the user can do about rows that are lost for this reason; empty if nothing is known."""
     return [text for sign, text in ({**ADVICE, **known}).items() if sign in reason]

@@ -18,7 +18,7 @@ from rbserve.train.protocol.tally import Tally
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts titles and watched videos into the workspace."""
+    """Reads titles and watched videos into the workspace."""
     del reading
     titles = locate(raw, "MicroLens-*_titles.csv", "MicroLens-*_title*.csv")
     pairs = locate(raw, "MicroLens-*_pairs.tsv", "MicroLens-*_pairs.csv")

@@ -25,9 +25,9 @@ TIME = "try_strptime(\"time\", '%m/%d/%Y %I:%M:%S %p')"
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts news, impressions and given histories into the workspace."""
+    """Reads news, impressions and given histories into the workspace."""
     del reading
-    folder = _unpacked(raw, work.folder)
+    folder = _unpack(raw, work.folder)
     news, behaviours = (
         locate(folder, *(f"{place}{name}" for place in FOLDERS)) for name in ("news.tsv", "behaviors.tsv")
     )
@@ -62,8 +62,8 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     )
 
 
-def _unpacked(raw: Path, temporary: Path) -> Path:
-    """The folder itself, or one with what its training zip holds."""
+def _unpack(raw: Path, temporary: Path) -> Path:
+    """The folder, or one into which the files of its training zip were unpacked."""
     archives = sorted(raw.glob("MIND*_train.zip")) if raw.is_dir() else [raw] if raw.suffix == ".zip" else []
     if not archives or any((raw / place / "behaviors.tsv").exists() for place in FOLDERS):
         return raw
@@ -71,7 +71,7 @@ def _unpacked(raw: Path, temporary: Path) -> Path:
     try:
         with zipfile.ZipFile(archives[0]) as archive:
             for name in ("news.tsv", "behaviors.tsv"):
-                inside = [one for one in archive.namelist() if Path(one).name == name]
+                inside = [member for member in archive.namelist() if Path(member).name == name]
                 if not inside:
                     raise DataError(f"{archives[0]} holds no {name}", "it must be MIND's training zip")
                 archive.getinfo(inside[0]).filename = name

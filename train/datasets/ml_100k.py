@@ -1,6 +1,6 @@
 """MovieLens-100K, the default data set: 943 users rate 1,682 titled movies from 1 to 5.
 
-A rating of 4 or 5 is a click, 1 or 2 is none, 3 says neither and is dropped. Files are RecBole's
+A rating of 4 or 5 is a click, 1 or 2 is none; 3 is neither and is dropped. Files are RecBole's
 tab-separated copies (`ml-100k.inter`, `ml-100k.item`) with typed headers.
 """
 
@@ -16,7 +16,7 @@ from rbserve.train.datasets.workspace import Workspace
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts movies and ratings into the workspace."""
+    """Reads movies and ratings into the workspace."""
     movies, ratings = locate(raw, "ml-100k.item"), locate(raw, "ml-100k.inter")
     records = csv_records(movies, ("item_id:token", "movie_title:token_seq"), work.tally, PLAIN_TABS)
     work.add_items(items(records, work.tally))

@@ -22,10 +22,10 @@ IDS = ("user", "item")
 def text_batches(
     parts: Sequence[Path], wanted: Mapping[str, str], at_most: int = 0
 ) -> Iterator[dict[str, pa.Array]]:
-    """Role -> column as strings, of all parts, about `BATCH` rows at a time, `at_most` rows in all (0: every row).
+    """Batches of about `BATCH` rows of all parts, at most `at_most` rows (0: all): each role's column as strings.
 
-    Raises DataError that names the file for one that is no Parquet, lacks a column or has two of its name, for a
-    column of lists, and for an id (of the roles `IDS`) that is a float which has lost digits.
+    Raises DataError for a file that is no Parquet, lacks a column or has two of its name, for a column of lists, and
+    for an id (roles `IDS`) that is a float and has lost digits.
     """
     left = at_most
     for part in parts:
@@ -38,7 +38,7 @@ def text_batches(
 
 
 def list_batches(parts: Sequence[Path], user: str, items: str) -> Iterator[dict[str, pa.Array]]:
-    """Users and the items of a column of lists, an item a row; `back` counts an item's place from the end, from 1.
+    """Batches of a column of lists, an item a row: user, item, and `back`, the item's place from the end, from 1.
 
     Raises DataError as `text_batches` does, and for a column that holds no lists.
     """
@@ -61,7 +61,7 @@ def list_batches(parts: Sequence[Path], user: str, items: str) -> Iterator[dict[
 
 
 def count_rows(parts: Sequence[Path]) -> int:
-    """How many rows all parts have, by their footers."""
+    """The number of rows of all parts, from their footers."""
     return sum(_open(part).metadata.num_rows for part in parts)
 
 

@@ -1,7 +1,7 @@
-"""Raw item files as a stream: lines, JSON lines, and pairs of an id and a clean text.
+"""Raw item files as streams: lines, JSON lines, and pairs of an id and a clean text.
 
-Nothing here holds a whole file. What a reader leaves out or mends it counts in a `Tally`; what it
-cannot read at all is a `DataError` that names the file, never a traceback and never a silent loss.
+Nothing here holds a whole file in memory. Readers count in a `Tally` what they drop or repair; a file that cannot be
+read at all is a `DataError` with its name.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _JOINERS_AND_SPACE = "\u200c\u200d "
 
 
 def locate(raw: Path, *patterns: str) -> Path:
-    """The file in folder `raw` that the first matching pattern finds, as it is or with `.gz` behind it.
+    """The file in folder `raw` that matches the first pattern with a match, plain or with `.gz` behind it.
 
-    Among several matches of one pattern the first in sorted order is taken. Raises `DataError` when
-    `raw` is no folder or nothing matches.
+    Of several matches of a pattern, the first in sorted order. Raises `DataError` if `raw` is no folder or nothing
+    matches.
     """
     hint = "--raw names the folder that holds the files"
     if not raw.is_dir():
         raise DataError(f"no folder {raw} to look for {' or '.join(patterns)} in", hint)
     for pattern in patterns:
         for name in (pattern, f"{pattern}.gz"):
-            found = sorted(path for path in raw.glob(name) if path.is_file())
-            if found:
-                return found[0]
+            matches = sorted(path for path in raw.glob(name) if path.is_file())
+            if matches:
+                return matches[0]
     raise DataError(f"{raw} holds no file {' or '.join(patterns)}, plain or with .gz", hint)
 
 

@@ -1,4 +1,4 @@
-"""What a source is, and the options of reading one."""
+"""Data sources, and the options with which their raw files are read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rbserve.train.protocol.tally import Tally
 class Reading:
     """How raw rows are read: rating bounds, and for a user's own tables their files, format and columns.
 
-    A rating of `rating_none` means that there is none. A column that is None is not there: no time means that
-    rows stand in time order, neither a label nor a rating that every row is a like.
+    A rating of `rating_none` means that there is none. A column that is None does not exist: without a time column,
+    rows are in time order; with neither a label nor a rating column, every row is a like.
     """
 
     like_from: float = 4.0
@@ -45,7 +45,7 @@ class Reading:
     allow_loss: bool = False
 
     def __post_init__(self) -> None:
-        Dialect(self.delimiter or ",", self.quotes, self.encoding)  # is refused here, before any work
+        Dialect(self.delimiter or ",", self.quotes, self.encoding)  # checks the options before any work
         if not self.dislike_to < self.like_from:
             raise UsageError(
                 f"dislikes go up to {self.dislike_to:g}, likes start at {self.like_from:g}: they overlap",
@@ -58,11 +58,12 @@ Load = Callable[[Path, Workspace, Reading], None]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from.
+    """A data source: what `rbserve prepare` can make a data set of.
 
-    `load` puts a folder's files into a workspace; `defaults` are the protocol's values where the source's
-    differ; `needs` is what the user must bring, empty when `fetch` gets it; `paper` its column in Table 2. A source
-    without files has `make` instead of `load`. `own`: the user's own tables, whose columns `Reading` names.
+    `load` reads a folder's files into a workspace; `defaults` are values of the protocol that differ from the usual
+    ones; `needs` names the files that the user must provide, empty if `fetch` downloads them; `paper` is the source's
+    column in Table 2. A source without files has `make` instead of `load`. `own`: the user's own tables, whose columns
+    `Reading` names.
     """
 
     about: str
@@ -79,9 +80,9 @@ NEITHER = "rating that is neither liked nor disliked"
 
 
 def rating_label(column: str, reading: Reading) -> str:
-    """SQL: 1 for a rating of at least `like_from`, 0 for at most `dislike_to`, -1 between, null for none.
+    """SQL for the label of a rating: 1 from `like_from`, 0 up to `dislike_to`, -1 between, null for no number.
 
-    A rating of `rating_none` is -2: the user gave none, and said so.
+    A rating of `rating_none` is -2: it means that the user gave none.
     """
     value = f"try_cast({column} as double)"
     none = "" if reading.rating_none is None else f"when {value} = {reading.rating_none} then -2 "
@@ -92,10 +93,10 @@ def rating_label(column: str, reading: Reading) -> str:
 
 
 def whole_number(column: str) -> str:
-    """SQL: a time that is a number, as a whole one; null for none."""
+    """SQL for a column's number rounded to an integer; null for no number."""
     return f"coalesce(try_cast({column} as bigint), try_cast(try_cast({column} as double) as bigint))"
 
 
 def in_file_order(relation: str) -> str:
-    """SQL: the relation with a column `position`, the number of its row in the file."""
+    """SQL for the relation with a column `position`, the number of the row in the file."""
     return f"select *, row_number() over () as position from ({relation})"

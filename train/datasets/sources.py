@@ -1,4 +1,4 @@
-"""The table of sources, and the one function that turns any of them into a data set."""
+"""The table of data sources, and the function that makes a data set of any of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ READING = Reading()
 
 
 def find_source(name: str) -> Source:
-    """The source of that name; UsageError with the nearest name when there is none."""
+    """The source of this name; UsageError with the nearest name if there is none."""
     if name not in SOURCES:
         raise unknown_name("data set", name, SOURCES)
     return SOURCES[name]
@@ -54,13 +54,13 @@ def find_source(name: str) -> Source:
 def protocol_of(
     source: Source, chosen: Mapping[str, Any] | None = None, reading: Reading = READING
 ) -> Protocol:
-    """The protocol of a source with the chosen values in place of its own.
+    """The protocol of a source, with the chosen values instead of its own.
 
-    A user's own tables without label and rating hold likes alone: two random negatives a user are drawn. Random
-    negatives need held-out likes to stand beside; where none are held out, two are, as in the paper.
+    A user's own tables without label and rating have only likes: two random negatives a user are drawn. Random
+    negatives need held-out likes: two, as in the paper, unless a number is given.
     """
-    given = {"given_history": True, "min_history": 1} if reading.histories else {}
-    values = {**source.defaults, **given, **(chosen or {})}
+    with_histories = {"given_history": True, "min_history": 1} if reading.histories else {}
+    values = {**source.defaults, **with_histories, **(chosen or {})}
     likes_alone = source.own and not reading.label and not reading.rating
     if likes_alone and "negatives" not in values:
         values["negatives"] = 2
@@ -92,9 +92,9 @@ def prepare(
     temporary: Path | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Reads source `name`, applies the protocol, and writes the data set at `path`, atomically.
+    """Reads the source `name`, applies the protocol, and writes the data set at `path`, atomically.
 
-    DuckDB keeps to `memory` bytes and puts what is more into `temporary` (beside the data set by default).
+    DuckDB uses at most `memory` bytes and spills to the folder `temporary` (default: beside the data set).
     """
     source = find_source(name)
     protocol = protocol or protocol_of(source, reading=reading)
@@ -113,7 +113,7 @@ def prepare(
     with scratch(temporary or path.parent, path.name) as work:
         space = Workspace(work, memory, tally, protocol.max_rows, progress)
         try:
-            assert source.load is not None  # what is not made is read
+            assert source.load is not None
             source.load(folder, space, reading)
             space.number(reading.interactions or folder)
             if not reading.allow_loss:

@@ -1,4 +1,4 @@
-"""A planted data set: whoever learns nothing scores 0.5, whoever learns everything reaches a known ceiling.
+"""A planted data set: a model that learns nothing has AUC 0.5, one that learns everything reaches a known ceiling.
 
 Items belong to topics and their titles are made of the topic's words. A user likes one topic. Events are
 drawn so that half of a user's items are from that topic; an item of the topic is liked with probability
@@ -61,7 +61,7 @@ def _another(rng: np.random.Generator, taste: np.ndarray, topics: int, shape: tu
 
 
 def _without_repeats(events: Interactions, items: int, dropped: Counter[str]) -> Interactions:
-    """Only the first time a user meets an item counts, as in the real data sets."""
+    """The events without repeated items of a user: the first one counts, as in the real data sets."""
     pair = events.users.astype(np.int64) * items + events.items
     first = np.sort(np.unique(pair, return_index=True)[1])
     dropped["repeated item of a user"] += len(events) - len(first)

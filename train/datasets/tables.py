@@ -1,9 +1,8 @@
 """A user's own data: an interactions and an items table, as CSV, TSV, JSON lines or Parquet, columns named by options.
 
-Interactions: a user, an item, and as far as there are any a time, a label (1 or 0, true or false) or a
-rating. Items: an id and a text. Without a time, rows stand in time order. Without label and rating, every row
-is a like and negatives are sampled. Histories: a user and a list of items that were liked before, as RecBench's
-`users.parquet` has them.
+Interactions have a user, an item and, optionally, a time, and a label (1 or 0, true or false) or a rating. Items have
+an id and a text. Without times, rows are in time order. Without label and rating, every row is a like and negatives
+are sampled. Histories have a user and a list of items that were liked before, as in RecBench's `users.parquet`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ LABEL = """coalesce(try_cast(try_cast({0} as boolean) as tinyint),
 
 
 def load(raw: Path, work: Workspace, reading: Reading) -> None:
-    """Puts both tables into the workspace."""
+    """Reads both tables into the workspace."""
     catalogue = reading.items or locate_table(raw, "items")
     interactions = reading.interactions or locate_table(raw, "interactions")
     if reading.label and reading.rating:
@@ -57,7 +56,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
 
 
 def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Reading) -> str:
-    """The rows of the interactions table as SQL."""
+    """SQL for the rows of the interactions table."""
     if table.format == "parquet":
         return work.parquet(table.parts, columns)
 

@@ -1,8 +1,8 @@
-"""The time of an event from a column of text, in any way of writing it that can be read in one way only.
+"""Parses the times of events from a column of text, in every format that is unambiguous.
 
-A column is whole numbers, numbers, or dates, whichever most of its rows are. Dates may be written in several
-ways side by side. Of 05/06/2024 the order is looked for in the whole column: where one order fits every
-such row and the other does not, it is taken, else these rows have no time.
+A column has integers, numbers or dates, whichever most of its rows are. Dates may have several formats in one column.
+The order of day and month in 05/06/2024 is that which fits all such rows of the column; if both orders or neither fit,
+these rows have no time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FEW = 0.01  # share of the rows below which another unit's are taken for chance
 
 
 def time_sql(work: Workspace, relation: str, column: str, path: Path) -> str:
-    """SQL for the time of a row, whose text is in the column "time" of the relation; `column` is its name in the file.
+    """SQL for the time of a row from the relation's text column "time", which is called `column` in the file.
 
     Raises `DataError` for a column without any time.
     """
@@ -58,7 +58,7 @@ def time_sql(work: Workspace, relation: str, column: str, path: Path) -> str:
 
 
 def _warn_of_several_units(work: Workspace, relation: str, column: str, path: Path) -> None:
-    """One line on standard error where times since 1970 are partly in one unit and partly in another."""
+    """Prints a warning if times since 1970 have several units."""
     ranges = {
         unit: f"case when {_NUMBER} >= {size}000000000 and {_NUMBER} < {size}0000000000 then {_NUMBER} end"
         for unit, size in _UNITS.items()
@@ -79,9 +79,9 @@ def _warn_of_several_units(work: Workspace, relation: str, column: str, path: Pa
 
 
 def _dates(work: Workspace, relation: str) -> tuple[str, bool]:
-    """SQL for dates in microseconds, and whether there are any whose day and month cannot be told apart.
+    """SQL for dates in microseconds, and whether there are dates whose day and month are ambiguous.
 
-    What casts to a number is no date.
+    A text that is a number is no date.
     """
     formats = list(_WRITTEN)
     orders = {order: f"case when {_SLASHES} then {_strptime(ways)} end" for order, ways in _ORDERS.items()}
@@ -90,7 +90,7 @@ def _dates(work: Workspace, relation: str) -> tuple[str, bool]:
     fitting = [order for order, sql in orders.items() if counts[sql] == counts[slashes] > 0]
     if len(fitting) == 1:
         formats += _ORDERS[fitting[0]]
-    # Zoned ones apart: DuckDB takes the offset of one row for the next where both kinds stand in one list.
+    # Formats with time zones are apart: in one list with others, DuckDB uses the offset of one row for the next.
     ways = ", ".join(('try_cast("time" as timestamptz)', _strptime(formats), _strptime(_ZONED)))
     unclear = counts[slashes] > 0 and len(fitting) != 1
     return f"epoch_us(case when {_NUMBER} is null then coalesce({ways}) end)", unclear

@@ -1,8 +1,8 @@
-"""Raw files of any size to numbered events, in a DuckDB database that keeps to a memory limit.
+"""Raw files of any size become numbered events, in a DuckDB database with a memory limit.
 
-Delimited files stream in from `delimited.py`. Every record becomes a row, or is counted by the reason why not: no
-UTF-8, another number of fields, a time or label that is none. JSON lines: what is no JSON object
-is a row without values, and counted. Item texts come through `reading.py`, which repairs more and costs more.
+Delimited files stream in from `delimited.py`. Every record becomes a row or is counted by the reason why not: no UTF-8,
+another number of fields, an unreadable time or label. A line of a JSON file that is no JSON object is counted too. Item
+texts come from `reading.py`, which repairs more and is slower.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from rbserve.train.protocol.tally import Tally
 
 BATCH = 50_000
 MEMORY_A_THREAD = 512 << 20
-STOP_S = 10.0  # DuckDB 2.0 now and then waits for ever for the tasks of a statement that is interrupted
+STOP_S = 10.0  # an interrupted statement is waited for so long: DuckDB 2.0 sometimes never ends one
 PROBLEMS = {
     1: EVENTS.fields,
     2: "row without user or item",
@@ -60,7 +60,7 @@ ONLY_ID = "item without text"
 
 
 class Workspace:
-    """A temporary database for one source; it ends as a `splitting.Events`."""
+    """A temporary database that a source is read into; once numbered, it is a `splitting.Events`."""
 
     def __init__(
         self,
@@ -73,10 +73,12 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.tally = tally
-        self.advice: dict[str, str] = {}  # reason of a loss -> what to do about it in these files
+        self.advice: dict[
+            str, str
+        ] = {}  # by the reason of a loss, what the user can do about it in these files
         self.max_rows = max_rows
         self._progress = progress
-        import duckdb  # here, so that listing the sources does not need it
+        import duckdb  # imported here: listing the sources does not need it
 
         self._database = duckdb.connect(str(folder / "work.duckdb"))
         threads = max(1, min(os.cpu_count() or 1, memory // MEMORY_A_THREAD))
@@ -89,7 +91,7 @@ class Workspace:
             "enable_progress_bar_print": False,
         }.items():
             self._database.execute(f"set {setting} = {_literal(value)}")
-        self._database.execute("begin")  # one transaction: nothing here need outlive a crash
+        self._database.execute("begin")  # one transaction: nothing has to survive a crash
         self._database.execute("create table raw_item (position bigint, item_id varchar, text varchar)")
         self._database.execute(
             "create table raw_event (problem tinyint, user_id varchar, item_id varchar, label tinyint, time bigint)"
@@ -99,21 +101,21 @@ class Workspace:
         self._checked: set[Path] = set()
         self._files: dict[str, tuple[DelimitedFile, list[int]]] = {}
         self._streamed = 0
-        self._stuck = False  # a statement that was interrupted and did not end
+        self._stuck = False  # whether an interrupted statement did not end
         self.users = self.items = self.rows = 0
         self.read_events = self.read_items = 0
         self._events_file = folder
         self._items_table = "the items table"
 
     def close(self) -> None:
-        """Ends the database's use of its files; one that does not stop is left to the end of the process."""
+        """Closes the database; one with a stuck statement ends with the process."""
         if not self._stuck:
             self._database.close()
 
-    # What sources call
+    # For sources
 
     def add_items(self, pairs: Iterable[tuple[str, str]], path: Path | None = None) -> None:
-        """Takes items with their texts, of the file `path`; of several rows of one item the first counts."""
+        """Adds (id, text) pairs of items from the file `path`; of several rows of an item the first counts."""
         self._items_table = f"the items table {path}" if path else self._items_table
         done = 0
         stream = iter(pairs)
@@ -129,21 +131,21 @@ class Workspace:
     def delimited(
         self, path: Path, wanted: Wanted, dialect: Dialect = COMMAS, header: Sequence[str] | None = None
     ) -> str:
-        """The records of a delimited file as SQL: a relation of `ok` and the wanted columns, as text.
+        """SQL for the records of a delimited file: a relation of `ok` and the wanted columns, as text.
 
-        The first record is the header, unless `header` says what the columns are. Records that cannot be read
-        are counted while it is read, and are not in the relation.
+        The first record is the header, unless `header` names the columns. Records that cannot be read are counted
+        while the file is read, and are not in the relation.
         """
         file = DelimitedFile(path, dialect, self.tally, EVENTS, header, self.max_rows)
         places = column_places(path, wanted, file.names)
         name = f"file_{len(self._files)}"
         self._files[name] = file, sorted(set(places.values()))
-        self._checked.add(path)  # reading it to its end checks a packed file
+        self._checked.add(path)  # reading a packed file to its end checks it
         columns = ", ".join(f"trim(c{place}) as {identifier(role)}" for role, place in places.items())
         return f"select true as ok, {columns} from {name}"
 
     def parquet(self, parts: Sequence[Path], wanted: Mapping[str, str]) -> str:
-        """The rows of a Parquet table as SQL: a relation of `ok` and the wanted columns, as text."""
+        """SQL for the rows of a Parquet table: a relation of `ok` and the wanted columns, as text."""
         names = ", ".join(f"{identifier(role)} varchar" for role in wanted)
         self._database.execute(f"create table parquet_rows ({names})")
         rows = parquet.count_rows(parts)
@@ -155,8 +157,9 @@ class Workspace:
         return "select true as ok, * from parquet_rows"
 
     def count_values(self, relation: str, expressions: Sequence[str]) -> dict[str, int]:
-        """How many rows of the relation give a value for each of the SQL expressions."""
-        counts = self._one(f"select {', '.join(f'count({one})' for one in expressions)} from {relation}")
+        """The number of rows of the relation in which each SQL expression has a value."""
+        counted_values = ", ".join(f"count({expression})" for expression in expressions)
+        counts = self._one(f"select {counted_values} from {relation}")
         return dict(zip(expressions, counts, strict=True))
 
     def value_range(self, relation: str, expression: str) -> tuple[float, float]:
@@ -165,9 +168,11 @@ class Workspace:
         return low, high
 
     def json(self, path: Path, wanted: Wanted) -> str:
-        """The lines of a JSON file as SQL: a relation of `ok` and the wanted fields, as text. Names are exact."""
+        """SQL for the lines of a JSON file: a relation of `ok` and the wanted fields, as text; names match exactly."""
         require_json_lines(path)
-        if raw_file.has_mark(path):  # of several threads, DuckDB's JSON reader loses the line behind it
+        if raw_file.has_mark(
+            path
+        ):  # with several threads, DuckDB's JSON reader loses the line behind the mark
             raw_file.copy_without_mark(path, unmarked := self.folder / f"unmarked {path.name}")
             path = unmarked
         roles = wanted if isinstance(wanted, Mapping) else {name: name for name in wanted}
@@ -183,17 +188,17 @@ class Workspace:
         )
 
     def join_parts(self, parts: Sequence[Path], relation: Callable[[Path], str]) -> str:
-        """Keeps the rows of all parts of a table, in their order, as one; returns its name.
+        """Reads all parts of a table, in their order, into one table of the database; returns its name.
 
-        `max_rows` counts over all parts, also the rows that cannot be read.
+        `max_rows` bounds all parts together, including rows that cannot be read.
         """
         most, lost = self.max_rows, self.tally.dropped.total()
         try:
             for part in parts:
                 verb = "create table all_parts as" if part is parts[0] else "insert into all_parts"
                 self._run(f"{verb} {relation(part)}", part)
-                (kept,) = self._one("select count(*) from all_parts")
-                self.max_rows = most and most - kept - (self.tally.dropped.total() - lost)
+                (rows,) = self._one("select count(*) from all_parts")
+                self.max_rows = most and most - rows - (self.tally.dropped.total() - lost)
                 if most and self.max_rows <= 0:
                     break
         finally:
@@ -201,16 +206,16 @@ class Workspace:
         return "all_parts"
 
     def table(self, name: str, select: str, path: Path) -> str:
-        """Keeps a relation of the file as a table, for use in several selects; returns its name."""
+        """Reads a relation of the file into a table, for use in several selects; returns its name."""
         self._run(f"create table {name} as {select}", path)
         return name
 
     def add_events(self, relation: str, path: Path, *, user: str, item: str, label: str, time: str,
                    neither: str = "") -> None:  # fmt: skip
-        """Takes events. `relation` has a column `ok`; the others are SQL expressions over it.
+        """Adds the events of `relation`, which has a column `ok`; the other arguments are SQL expressions over it.
 
-        `label` is 1, 0, GIVEN, null (no label), -1: neither liked nor disliked, for the reason
-        `neither`, or -2: a rating that means none.
+        `label` is 1, 0, GIVEN, null (no label), -1 (neither liked nor disliked, for the reason `neither`), or -2 (a
+        rating that means none).
         """
         values = f"""select ok, {id_sql(user)} as user_id, {id_sql(item)} as item_id,
             ({label})::tinyint as label, ({time})::bigint as time from ({relation})"""
@@ -232,7 +237,7 @@ class Workspace:
         self._problems = counts
 
     def add_histories(self, parts: Sequence[Path], user: str, items: str) -> None:
-        """Takes a column of lists as what its users liked, in order, before the first of their other events."""
+        """Adds a column of lists: what users liked, in order, before the first of their other events."""
         self._database.execute('create table history_rows ("user" varchar, item varchar, back bigint)')
         for columns in parquet.list_batches(parts, user, items):
             self._insert("history_rows", columns)
@@ -249,7 +254,7 @@ class Workspace:
         )
 
     def number(self, path: Path) -> None:
-        """Gives items and users numbers, in the order of their ids' lengths, then ids; keeps what has a text."""
+        """Numbers items and users by the length of their ids, then by id; events of items without text are dropped."""
         self._run("""create table item as
             select item_id, (row_number() over (order by length(item_id), item_id) - 1)::int as item, text
             from (select item_id, arg_min(text, position) as text from raw_item group by item_id)""")
@@ -293,7 +298,7 @@ class Workspace:
             )
 
     def _look_at_lost_items(self) -> None:
-        """Notes an item whose events are lost, and whether its kind is there without a text or not there at all."""
+        """Finds an example of an item whose events are lost: one without a text, or one that is not in the table."""
         known = self.tally.examples.get(ONLY_ID)
         lost, example, blank = self._one(f"""select count(distinct item_id), min(item_id),
             count(*) filter (item_id = {_literal(known or "")}) from raw_event anti join item using (item_id)
@@ -306,7 +311,7 @@ class Workspace:
             self.advice[NO_TEXT] = advice + others
 
     def _no_items(self) -> DataError:
-        """What to say when no item is left."""
+        """The error for an items table without usable rows."""
         reasons = [
             name for name, count in self.tally.dropped.most_common() if count and name.startswith("item ")
         ]
@@ -320,7 +325,7 @@ class Workspace:
         )
 
     def check_loss(self, own: bool) -> None:
-        """Raises `DataError` when too much of a numbered workspace's tables was lost: see `loss.py`."""
+        """Raises `DataError` if too many rows of the tables were lost (`loss.py`); called after `number`."""
         items = [reason for reason in self.tally.dropped if reason.startswith("item ")]
         read = self.read_items + sum(self.tally.dropped[reason] for reason in items if reason != NO_TEXT)
         check_loss(
@@ -334,13 +339,13 @@ class Workspace:
         check_loss(self._events_file, self.read_events, reasons, self.tally, self._example, self.advice)
 
     def _example(self, reason: str) -> str:
-        """A row of events that was lost for this reason."""
+        """An event row that was lost for this reason, as text; empty if there is none."""
         if reason in self.tally.examples:
             return self.tally.examples[reason]
         for relation, conditions in self._taken if reason in LOSSES else ():
             sql = f"select * exclude (ok) from ({relation}) where ok and ({conditions[reason]}) limit 1"
             for file, _ in self._files.values():
-                file.tally = Tally()  # what is read again is not counted again
+                file.tally = Tally()  # rows that are read again are not counted again
             with self._open_files(sql):
                 self._database.execute(f"create or replace table example as {sql}")
             result = self._database.execute("select * from example")
@@ -350,23 +355,23 @@ class Workspace:
                 return ", ".join(f"{name} {value!r}" for name, value in zip(names, values, strict=True))
         return ""
 
-    # What the splitter calls: splitting.Events
+    # For the splitter: splitting.Events
 
     def pieces(self) -> Iterator[Interactions]:
         """The events by user, about PIECE at a time, never a user in two pieces."""
-        held: list[Interactions] = []
+        waiting: list[Interactions] = []
         size = 0
         with pq.ParquetFile(self.folder / "events.parquet") as file:
             for batch in file.iter_batches(batch_size=PIECE // 8, use_threads=False):
-                held.append(Interactions(*(column.to_numpy() for column in batch.columns)))
+                waiting.append(Interactions(*(column.to_numpy() for column in batch.columns)))
                 size += len(batch)
                 if size >= PIECE:
-                    whole, rest = _split_at_last_user(_joined(held))
+                    whole, rest = _split_at_last_user(_join(waiting))
                     if len(whole):
                         yield whole
-                    held, size = [rest], len(rest)
+                    waiting, size = [rest], len(rest)
         if size:
-            yield _joined(held)
+            yield _join(waiting)
 
     def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
         """Raw ids and texts of the given items, rising, in batches."""
@@ -378,10 +383,10 @@ class Workspace:
         for (ids,) in self._lookup("select user_id from usr join wanted on usr = number order by usr", users):
             yield ids
 
-    # Plumbing
+    # The database
 
     def _lookup(self, query: str, numbers: NDArray[np.int32]) -> Iterator[tuple[list[str], ...]]:
-        cursor = self._database.cursor()  # the stream of results must not be ended by the next query
+        cursor = self._database.cursor()  # its own, since another query would end the stream of results
         cursor.register("wanted", pa.table({"number": pa.array(numbers)}))
         for batch in cursor.sql(query).to_arrow_reader(BATCH):
             yield tuple(column.to_pylist() for column in batch.columns)
@@ -393,7 +398,7 @@ class Workspace:
         self._database.unregister("batch")
 
     def _stored(self, path: Path) -> str:
-        """What DuckDB needs to read a file: its path, how it is packed, no meaning in its folders' names."""
+        """SQL arguments with which DuckDB reads a file: its path and compression, no partitions by folder name."""
         if self.max_rows:
             head = self.folder / f"first of {path.name}"
             raw_file.copy_first_lines(path, self.max_rows, head)
@@ -403,13 +408,13 @@ class Workspace:
 
     @contextmanager
     def _open_files(self, sql: str) -> Iterator[None]:
-        """Delimited files that the statement reads, as tables while it runs; their errors are raised as they are."""
+        """Registers the delimited files that a statement reads as tables; raises their own errors, not DuckDB's."""
         faults: list[RbserveError] = []
         names = [name for name in self._files if re.search(rf"\b{name}\b", sql)]
         for name in names:
             file, places = self._files[name]
             schema = pa.schema([(f"c{place}", pa.string()) for place in places])
-            batches = self._followed(file.batches(places), faults)
+            batches = self._count_batches(file.batches(places), faults)
             self._database.register(name, pa.RecordBatchReader.from_batches(schema, batches))
         try:
             yield
@@ -420,10 +425,10 @@ class Workspace:
         for name in names:
             self._database.unregister(name)
 
-    def _followed(
+    def _count_batches(
         self, batches: Iterator[pa.RecordBatch], faults: list[RbserveError]
     ) -> Iterator[pa.RecordBatch]:
-        """The batches; DuckDB turns an error in them into one of its own, so it is kept in `faults`."""
+        """Yields the batches and counts their rows; adds an error to `faults`, since DuckDB replaces it by its own."""
         try:
             for batch in batches:
                 self._streamed += len(batch)
@@ -433,7 +438,7 @@ class Workspace:
             raise
 
     def _run(self, sql: str, path: Path | None = None) -> None:
-        """Executes a statement while the progress bar follows it; DataError when a file cannot be read."""
+        """Executes a statement and reports its progress; DataError if a file cannot be read."""
         import duckdb
 
         rows = (
@@ -457,9 +462,9 @@ class Workspace:
             ) from None
 
     def _execute(self, sql: str, rows: int, line: str, path: Path | None) -> None:
-        """Runs a statement beside this thread, which follows its progress and can be interrupted at once.
+        """Runs a statement in another thread; this one reports progress and can be interrupted at once.
 
-        A packed file's checksum is computed at the same time.
+        The checksum of a packed file is verified at the same time.
         """
         stop = Event()
         self._streamed = 0
@@ -497,14 +502,14 @@ class Workspace:
 
 
 def _split_at_last_user(events: Interactions) -> tuple[Interactions, Interactions]:
-    """The events of all users but the last, and those of the last: the rest of theirs may be yet to come."""
+    """The events of all users but the last, and those of the last user, who may have more."""
     last = int(np.searchsorted(events.users, events.users[-1]))
     rows = np.arange(len(events))
     return events.take(rows[:last]), events.take(rows[last:])
 
 
-def _joined(pieces: list[Interactions]) -> Interactions:
-    columns = zip(*((one.users, one.items, one.labels, one.times) for one in pieces), strict=True)
+def _join(pieces: list[Interactions]) -> Interactions:
+    columns = zip(*((piece.users, piece.items, piece.labels, piece.times) for piece in pieces), strict=True)
     return Interactions(*(np.concatenate(column) for column in columns))
 
 
@@ -520,5 +525,5 @@ def _literal(value: object) -> str:
 
 
 def identifier(name: str) -> str:
-    """SQL: a column of any name."""
+    """The SQL identifier of a column of any name, quoted."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""Frozen language models: found on disk, run over texts, their vectors kept.
+"""Frozen language models: located on disk or fetched, run over item texts, their vectors cached.
 
-Imports `core`, `data` and `models`.
+Imports no other room of `train`. Imported by `train.semantic_ids`, `train.tasks` and `pipeline`.
 """

@@ -1,6 +1,6 @@
-"""Language models on disk: found by name, known by the digest of their files.
+"""Language models on disk: located by name, identified by a digest of their files.
 
-A model is a name of BACKBONES, a hub id, or a directory in the format of transformers.
+A model's name is a name of BACKBONES, a hub id, or a directory in the format of transformers.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _OTHER_WEIGHTS = "*.bin"
 
 
 def require_findable(name: str) -> None:
-    """Raises AssetError or UsageError for a language model that cannot be had, without fetching one that can.
+    """Raises AssetError or UsageError for a language model that cannot be located; fetches nothing.
 
-    A hub id that no name of BACKBONES stands for is taken for one: the hub alone knows it.
+    An unknown name is taken for a hub id without a check: only the hub knows them.
     """
     if Path(name).is_dir() or name.startswith((".", "/", "~")):
         locate(name)
@@ -42,9 +42,9 @@ def require_findable(name: str) -> None:
 
 
 def locate(name: str) -> Path:
-    """The directory that holds a language model's files, fetched the first time.
+    """The directory of a language model's files, which are fetched the first time.
 
-    Raises AssetError when they cannot be had, UsageError for a model that has no files.
+    Raises AssetError if they cannot be fetched, UsageError for a model without weights.
     """
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
@@ -66,10 +66,10 @@ def locate(name: str) -> Path:
 
 
 def locate_shape(name: str) -> Path:
-    """A directory with a language model's config and a tokeniser, and no weights: enough to measure latency.
+    """A directory with a language model's config and a tokeniser but no weights: enough to measure latency.
 
-    Of a name of SHAPES the tokeniser is a stand-in, since its own comes with its weights: that of MiniLM, which is
-    BERT's, or as many of SmolLM2's tokens as the model has. Raises AssetError for a hub id, whose shape is not here.
+    A name of SHAPES has a stand-in for its tokeniser, which only comes with the weights: MiniLM's, which is BERT's, or
+    SmolLM2's with as many tokens as the model has. Raises AssetError for a hub id, whose shape is unknown.
     """
     if name not in SHAPES:
         return locate(name)
@@ -88,7 +88,7 @@ def locate_shape(name: str) -> Path:
 
 
 def _at_most(tokenizer: Any, words: int) -> Any:
-    """A tokeniser of byte pairs that has learnt no more than `words` tokens; one that has not is as it is."""
+    """A byte-pair tokeniser reduced to its first `words` tokens; unchanged if it has no more."""
     if len(tokenizer) <= words:
         return tokenizer
     from tokenizers import Tokenizer
@@ -105,10 +105,9 @@ def _at_most(tokenizer: Any, words: int) -> Any:
 
 
 def precision(folder: Path, tuned: bool) -> torch.dtype:
-    """What to read a directory's weights in: fp32, or bf16 where memory holds no more and nothing is to be trained.
+    """The type to read a directory's weights in: fp32; bf16 if fp32 does not fit into memory and nothing is trained.
 
-    Raises RbserveError, with the sum, when there is not enough for that either. Weights that are not in safetensors
-    are not counted before they are read.
+    Raises RbserveError if neither fits. Weights that are not in safetensors files are not counted.
     """
     count = sum(parameters(file) for file in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available
@@ -123,7 +122,7 @@ def precision(folder: Path, tuned: bool) -> torch.dtype:
 
 
 def identity(folder: Path) -> str:
-    """A digest of what an encoder's vectors depend on: its weights, config and tokeniser."""
+    """A digest of an encoder's weights, config and tokeniser, which its vectors depend on."""
     sha = hashlib.sha256()
     for file in sorted(file for pattern in (*_SAFE_FILES, _OTHER_WEIGHTS) for file in folder.glob(pattern)):
         sha.update(f"{file.name} {sha256(file)}\n".encode())
@@ -132,7 +131,7 @@ def identity(folder: Path) -> str:
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Turns what transformers raises into an AssetError, and leaves out its advice on weights for other purposes."""
+    """Turns errors of transformers into AssetError, and silences its warnings about unused weights."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -156,7 +155,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _converted(folder: Path) -> Path:
-    """The directory itself, or where the one GGUF file in it has been converted to, once."""
+    """The directory, or the one that its GGUF file was converted to; converts it the first time."""
     gguf = next(folder.glob("*.gguf"), None)
     if gguf is None:
         return folder
@@ -173,7 +172,7 @@ def _converted(folder: Path) -> Path:
 
 
 def _from_hub(hub_id: str) -> Path:
-    """A snapshot in the hub's own cache; weights in safetensors where there are any."""
+    """A snapshot in the hub's cache; with safetensors weights if the model has any."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -1,9 +1,9 @@
-"""Texts to vectors by a frozen language model, computed once: the input of the models that read embeddings.
+"""Text embeddings by a frozen language model, computed once and cached: the input of group C and of RQ-VAEs.
 
-Vectors are kept below the cache directory, a file for each chunk of texts, named by the digest of the texts. The
-folder is named by the digest of all else they depend on: the encoder's files, pooling, and where texts are cut. A chunk
-that is not finished has a file of its own, rewritten every few seconds. What is done stays: a run that was killed goes
-on where it was, and one that was not gives the same bytes, for texts run through the encoder in the same pieces.
+Vectors are cached in a file for each chunk of texts, named by a digest of the texts. The folder is named by a digest
+of the other inputs: the encoder's files, pooling, and the length at which texts are cut. An unfinished chunk has a
+file of its own, rewritten every few seconds. A run that was killed continues there and gives the same bytes as one
+that was not, since texts run through the encoder in the same pieces.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rbserve.train.encoders.backbone import identity, locate
 from rbserve.train.encoders.text_encoder import POOLINGS, Pooling, TextEncoder, Vectors
 
 CHUNK = 512
-"""Texts of a kept file."""
+"""Texts in a cached file."""
 PIECE = 32
-"""Texts that run through the encoder before progress is told."""
+"""Texts that run through the encoder between two reports of progress."""
 SAVE_S = 5.0
-"""Seconds of work that a killed process loses at most, beside its running piece."""
+"""The most seconds of work that a killed process loses, beside its running piece."""
 MAX_TOKENS = 256
 
 
@@ -46,9 +46,9 @@ def embed_texts(
     max_tokens: int = MAX_TOKENS,
     progress: Progress = no_progress,
 ) -> Vectors:
-    """float32[N, D] of N texts; `encoder` is a name of BACKBONES, a hub id or a directory.
+    """Vectors float32[N, D] of N texts; `encoder` is a name of BACKBONES, a hub id or a directory.
 
-    Raises AssetError when the encoder cannot be had, UsageError for an option out of range.
+    Raises AssetError if the encoder cannot be loaded, UsageError for an option out of range.
     """
     if pooling not in POOLINGS:
         raise UsageError(f"unknown pooling: {pooling}", f"known: {', '.join(POOLINGS)}")
@@ -64,32 +64,32 @@ def embed_texts(
 def _chunks(
     texts: Sequence[str], encoder: str, pooling: Pooling, max_tokens: int, progress: Progress
 ) -> Iterator[Vectors]:
-    """The vectors of CHUNK texts after CHUNK texts. The model is loaded for the first that is not kept yet."""
+    """Yields the vectors of each chunk of texts. Loads the model for the first chunk that is not cached."""
     folder = locate(encoder)
-    kept = cache() / "embeddings" / _digest([identity(folder), pooling, max_tokens])
+    files = cache() / "embeddings" / _digest([identity(folder), pooling, max_tokens])
     model: TextEncoder | None = None
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         progress(done, len(texts), f"texts through {encoder}")
 
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
-        file = kept / f"{_digest(chunk)}.npy"
+        file = files / f"{_digest(chunk)}.npy"
         vectors = _read(file)
         if vectors is None or len(vectors) != len(chunk):
-            tell(start)
+            report(start)
             model = model or TextEncoder(folder, pooling, max_tokens)
-            vectors = _encode(model, chunk, file, start, tell)
-        tell(start + len(chunk))
+            vectors = _encode(model, chunk, file, start, report)
+        report(start + len(chunk))
         yield vectors
 
 
 def _encode(
-    model: TextEncoder, chunk: Sequence[str], file: Path, before: int, tell: Callable[[int], None]
+    model: TextEncoder, chunk: Sequence[str], file: Path, before: int, report: Callable[[int], None]
 ) -> Vectors:
-    """The vectors of a chunk, kept in `file`; until all are there, those that are in a file beside it.
+    """Encodes a chunk and writes its vectors to `file`; until it is finished, to a file beside it.
 
-    `tell` is told how many texts are done, with the `before` of earlier chunks.
+    Calls `report` with the number of texts that are done, with the `before` of earlier chunks.
     """
     unfinished = file.with_suffix(".part.npy")
     begun = _read(unfinished)
@@ -99,7 +99,7 @@ def _encode(
     while done < len(chunk):
         pieces.append(model.encode(chunk[done : done + PIECE]))
         done += len(pieces[-1])
-        tell(before + done)
+        report(before + done)
         if done < len(chunk) and time.monotonic() - saved >= SAVE_S:
             _write(unfinished, np.concatenate(pieces))
             saved = time.monotonic()
@@ -115,7 +115,7 @@ def _digest(parts: Sequence[object]) -> str:
 
 
 def _read(file: Path) -> Vectors | None:
-    """Kept vectors; None when there are none, or when the file is not whole."""
+    """The vectors of a cached file; None if it is missing or damaged."""
     try:
         vectors: Vectors = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -124,6 +124,6 @@ def _read(file: Path) -> Vectors | None:
 
 
 def _write(file: Path, vectors: Vectors) -> None:
-    kept = optional_write("an encoder's vectors of texts")
-    with kept, replacing(file) as partial, partial.open("wb") as opened:
+    cached = optional_write("an encoder's vectors of texts")
+    with cached, replacing(file) as partial, partial.open("wb") as opened:
         np.save(opened, vectors, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Frozen language models as text encoders: anything with hidden states will do, encoders and decoders alike."""
+"""Frozen language models as text encoders: encoders and decoders, by the mean or the last of their hidden states."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class TextEncoder:
     """A language model in eval mode and fp32, with its tokeniser."""
 
     def __init__(self, folder: Path, pooling: Pooling, max_tokens: int) -> None:
-        """`max_tokens` is where a text is cut; a model that reads less cuts earlier."""
+        """Texts are cut at `max_tokens`, or at the length that the model reads if that is less."""
         self._tokenizer, self._model = _load(folder)
         self._pooling = pooling
         self._max_tokens = min(max_tokens, self._tokenizer.model_max_length)
-        self._pad = self._tokenizer.pad_token_id or 0  # whatever it is, the mask hides it
+        self._pad = self._tokenizer.pad_token_id or 0  # any token: the mask hides it
 
     @property
     def width(self) -> int:
-        """D, how many numbers a vector has."""
+        """D, the width of a vector."""
         return int(self._model.config.hidden_size)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """float32[N, D]; a text without a token is the zero vector. Texts of like length run together."""
+        """Vectors float32[N, D] of N texts; zero for a text without tokens. Texts of similar length run together."""
         tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
         vectors = np.zeros((len(texts), self.width), np.float32)
         with torch.inference_mode():
@@ -48,13 +48,13 @@ class TextEncoder:
 
 
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean over a text's own tokens, as sentence-transformers makes it: [B, L, D] -> [B, D]."""
+    """The mean over a text's tokens, as in sentence-transformers: [B, L, D] -> [B, D]."""
     weights = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """A text's last token, the only one that a decoder has read the whole text at: [B, L, D] -> [B, D]."""
+    """The last token of a text, the only one at which a decoder has read all of it: [B, L, D] -> [B, D]."""
     return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
 
 
@@ -62,7 +62,7 @@ POOLINGS = {"mean": _mean, "last": _last}
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows that have tokens, shortest first, in batches of at most BATCH_TOKENS once padded."""
+    """Batches of rows that have tokens, shortest first, of at most BATCH_TOKENS with padding."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[row] > BATCH_TOKENS:

@@ -1,4 +1,4 @@
-"""The paper's protocol: from labelled events to user-disjoint splits, in bounded memory.
+"""The paper's protocol: labelled events become user-disjoint splits, in bounded memory.
 
-Imports `core`, `data` and `models`.
+Imports no other room of `train`. Imported by `train.datasets` and `pipeline`.
 """

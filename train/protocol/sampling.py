@@ -132,13 +132,13 @@ def clean(events: Interactions, seed: int, dropped: Counter[str]) -> Interaction
 
 
 def at_once(events: Interactions) -> tuple[int, int]:
-    """How many clean events follow another of their user, and how many of these have the time of the one before."""
+    """The number of clean events that follow another of their user, and of those with the same time as that one."""
     follows = np.diff(events.users) == 0
     return int(follows.sum()), int((follows & (np.diff(events.times) == 0)).sum())
 
 
 def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> CtrRows:
-    """The click-prediction rows of whole users' clean events; adds what is left out to `dropped`."""
+    """The click-prediction rows of whole users' clean events; counts those left out in `dropped`."""
     moments = _moments(events)
     only_given = protocol.given_history and not protocol.held_out
     is_liked = events.labels == GIVEN if only_given else events.labels != 0
@@ -165,7 +165,7 @@ def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) ->
 def sequences(
     events: Interactions, protocol: Protocol, dropped: Counter[str]
 ) -> tuple[SeqSplit, NDArray[np.int64], NDArray[np.int64]]:
-    """Next-item rows of whole users' clean events, when the targets happened, and the items before them."""
+    """Next-item rows of whole users' clean events, the times of their targets, and of the newest item before each."""
     liked = events.take(events.labels != 0)
     last = np.flatnonzero(np.diff(liked.users, append=-1))
     first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
@@ -181,8 +181,8 @@ def draw_negatives(rows: CtrRows, events: Interactions, pool: Items, seed: int) 
     """The rows with each SAMPLED candidate replaced by an item of `pool` that its user never touched.
 
     Uniform, without repeats for a user, a function of (seed, user) alone. `events` are all clean events of
-    these users. A user who has touched nearly all of the pool gets as many items as are left; rows in want
-    of one are taken out, and so are those of a user who gets none: they have one label only.
+    these users. A user who has touched nearly all of the pool gets as many items as are left. Rows without an item are
+    left out, and so are all rows of a user who gets none, since they have one label only.
     """
     slots = np.flatnonzero(rows.candidates == SAMPLED)
     candidates = rows.candidates.copy()
@@ -215,8 +215,8 @@ def choose_users(
 ) -> NDArray[np.int8]:  # fmt: skip
     """For each user the number of their split in SPLITS, or -1; `rows_of[user]` counts the rows they would give.
 
-    A data set smaller than test + finetune is divided in the same proportion. `at_once` is the share of events that
-    have the time of the same user's event before: an error names them when they are most.
+    A data set smaller than test + finetune is divided in the same proportion. `at_once` is the share of events with
+    the same time as the user's event before: above one half, an error names them as the cause.
     """
     eligible = np.flatnonzero(rows_of)
     shuffled = eligible[np.random.default_rng(protocol.seed).permutation(len(eligible))]
@@ -295,16 +295,16 @@ def _held_out_rows(
     return _by_user(likes, negatives)
 
 
-def _by_user(one: CtrRows, other: CtrRows) -> CtrRows:
-    """The rows of both, by user, keeping the order within each."""
+def _by_user(likes: CtrRows, negatives: CtrRows) -> CtrRows:
+    """The rows of both by user: a user's likes, then the user's negatives, each in their order."""
     rows = CtrRows(
-        np.concatenate((one.users, other.users)),
-        np.concatenate((one.candidates, other.candidates)),
-        np.concatenate((one.labels, other.labels)),
-        np.concatenate((one.times, other.times)),
-        np.concatenate((one.begin, other.begin)),
-        np.concatenate((one.end, other.end)),
-        one.liked,
+        np.concatenate((likes.users, negatives.users)),
+        np.concatenate((likes.candidates, negatives.candidates)),
+        np.concatenate((likes.labels, negatives.labels)),
+        np.concatenate((likes.times, negatives.times)),
+        np.concatenate((likes.begin, negatives.begin)),
+        np.concatenate((likes.end, negatives.end)),
+        likes.liked,
     )
     return rows.take(np.argsort(rows.users, kind="stable"))
 
@@ -327,8 +327,8 @@ def _history_begin(
 
 def _newest(times: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
     newest = np.full(len(begin), NEVER, np.int64)
-    some = end > begin
-    newest[some] = times[end[some] - 1]
+    has_history = end > begin
+    newest[has_history] = times[end[has_history] - 1]
     return newest
 
 

@@ -1,8 +1,8 @@
-"""From a stream of events to a sealed data set, in bounded memory.
+"""Writes a stream of events as a data set with user-disjoint splits, in bounded memory.
 
-Two passes. The first cleans and orders the events of every user, keeps them on disk, and counts the rows that
-each user would give. Then users are chosen. The second pass reads the events of the chosen users and
-writes their rows. In memory at any time: a piece of about a million events, and a few bytes a user and item.
+The first pass cleans and orders the events of every user, stores them on disk, and counts the rows that each user
+would give. Then users are chosen. The second pass reads the events of the chosen users and writes their rows. Memory
+holds a piece of about a million events, and a few bytes for each user and item.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ Catalogue = Literal["used", "seen", "all"]
 
 
 class Events(Protocol):
-    """What a source hands over: events of whole users, by rising user number, and what the numbers stand for."""
+    """The events of a source: whole users in the order of their numbers, with the ids and texts behind the numbers."""
 
     @property
     def users(self) -> int:
-        """How many there are."""
+        """The number of users."""
         ...
 
     @property
     def items(self) -> int:
-        """How many have a text."""
+        """The number of items that have a text."""
         ...
 
     @property
     def rows(self) -> int:
-        """How many events there are."""
+        """The number of events."""
         ...
 
     def pieces(self) -> Iterator[Interactions]:
@@ -126,7 +126,7 @@ def write_splits(
 
 
 class EventStore:
-    """The clean events of all users on disk, and how many rows each user would give."""
+    """The clean events of all users on disk, and the number of rows that each user would give."""
 
     def __init__(self, folder: Path, users: int, items: int) -> None:
         self.folder = folder
@@ -141,21 +141,21 @@ class EventStore:
     def write(
         cls, folder: Path, events: Events, protocol: sampling.Protocol, tally: Tally, progress: Progress
     ) -> EventStore:
-        """First pass: cleans, orders, counts."""
+        """The first pass: cleans, orders, stores and counts the events."""
         store = cls(folder, events.users, events.items)
-        done = given = liked = follow = together = 0
+        done = histories = liked = follow = together = 0
         with ExitStack() as files:
             columns = [files.enter_context(closing(ColumnWriter(folder / f"{name}.npy", kind)))
                        for name, kind in (("item", np.int32), ("label", np.int8), ("time", np.int64))]  # fmt: skip
             for piece in events.pieces():
-                kept = sampling.clean(piece, protocol.seed, tally.dropped)
-                columns[0].append(kept.items)
-                columns[1].append(kept.labels)
-                columns[2].append(kept.times)
-                store._count(kept, protocol, tally)
-                given += int((kept.labels == sampling.GIVEN).sum())
-                liked += int((kept.labels == 1).sum())
-                in_piece = sampling.at_once(kept)
+                clean = sampling.clean(piece, protocol.seed, tally.dropped)
+                columns[0].append(clean.items)
+                columns[1].append(clean.labels)
+                columns[2].append(clean.times)
+                store._count(clean, protocol, tally)
+                histories += int((clean.labels == sampling.GIVEN).sum())
+                liked += int((clean.labels == 1).sum())
+                in_piece = sampling.at_once(clean)
                 follow, together = follow + in_piece[0], together + in_piece[1]
                 done += len(piece)
                 progress(done, events.rows, "events ordered by user and time")
@@ -167,12 +167,12 @@ class EventStore:
             "items_with_text": events.items,
             "interactions": int(store.offsets[-1]),
             "positives": liked,
-            "given": given,
+            "given": histories,
         }
         return store
 
     def _count(self, events: Interactions, protocol: sampling.Protocol, tally: Tally) -> None:
-        """Counts the events and rows of these users, and marks what they met."""
+        """Counts the events and rows of these users, and marks their items as seen."""
         _add_at(self.offsets[1:], events.users)
         _add_at(self.ctr_rows, sampling.ctr_rows(events, protocol, tally.dropped).users)
         _add_at(self.seqrec_rows, sampling.sequences(events, protocol, tally.dropped)[0].users)
@@ -198,7 +198,7 @@ class EventStore:
         lengths = end - begin
         skipped = np.concatenate(([0], np.cumsum(lengths)))
         rows = np.repeat(begin - first - skipped[:-1], lengths) + np.arange(skipped[-1])
-        # Opened anew for every piece: pages of a map that is gone do not count as this process's memory.
+        # Opened anew for every piece: the pages of a closed memory map do not count as memory of this process.
         item, label, time = (
             np.array(open_column(self.folder / f"{name}.npy")[first:last][rows])
             for name in ("item", "label", "time")
@@ -208,25 +208,28 @@ class EventStore:
 
 @dataclasses.dataclass(frozen=True)
 class EventsInMemory:
-    """Events that are arrays already, in any order."""
+    """Events in arrays, in any order."""
 
     events: Interactions
     table: ItemTable
 
     @property
     def users(self) -> int:
+        """The number of users."""
         return int(self.events.users.max(initial=-1)) + 1
 
     @property
     def items(self) -> int:
+        """The number of items."""
         return len(self.table)
 
     @property
     def rows(self) -> int:
+        """The number of events."""
         return len(self.events)
 
     def pieces(self) -> Iterator[Interactions]:
-        """All of them at once."""
+        """All events in one piece."""
         yield self.events
 
     def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
@@ -247,11 +250,11 @@ def _write_rows(
     tally: Tally,
     progress: Progress,
 ) -> None:
-    """Second pass: the rows of the chosen users."""
+    """The second pass: writes the rows of the chosen users."""
     pool = np.flatnonzero(store.seen).astype(np.int32)
     chosen = np.flatnonzero((ctr >= 0) | (seqrec >= 0))
     total, done = int((np.diff(store.offsets)[chosen]).sum()), 0
-    unused: Counter[str] = Counter()  # what these rows leave out is counted already
+    unused: Counter[str] = Counter()  # the first pass has counted what these rows leave out
     for events in store.of_users(chosen):
         rows = sampling.ctr_rows(events.take(ctr[events.users] >= 0), protocol, unused)
         wanted = len(rows)
@@ -268,7 +271,7 @@ def _write_rows(
 
 
 def _require_rows(writer: DatasetWriter) -> None:
-    """DataError when no user of a split had an item left to sample, and so all of its rows are gone."""
+    """Raises DataError for a split without rows: no user of it had an item left to sample."""
     for split in SPLITS:
         if not len(writer.column(f"ctr/{split}", "user")):
             raise DataError(
@@ -285,19 +288,24 @@ def _write_items(
     texts: Texts,
     progress: Progress,
 ) -> dict[str, float]:
-    """The item table, the numbers of its items in the splits, and its texts as word numbers; counts of these."""
+    """Writes the item table, renumbers the items of the splits, and writes texts as word numbers; returns counts."""
     used = np.zeros(events.items, bool)
     writer.mark_items(used)
     in_training = np.zeros(events.items, bool)
     writer.mark_items(in_training, ("train",))
-    keep = {"used": used, "seen": store.seen | used, "all": np.ones(events.items, bool)}[catalogue]
-    kept = np.flatnonzero(keep).astype(np.int32)
+    is_listed = {"used": used, "seen": store.seen | used, "all": np.ones(events.items, bool)}[catalogue]
+    listed = np.flatnonzero(is_listed).astype(np.int32)
     numbers = np.full(events.items, -1, np.int32)
-    numbers[kept] = np.arange(len(kept), dtype=np.int32)
+    numbers[listed] = np.arange(len(listed), dtype=np.int32)
     writer.renumber_items(numbers)
-    items = writer.add_items(events.item_texts(kept))
+    items = writer.add_items(events.item_texts(listed))
     tokens = tokenize_items(
-        _texts(events, kept), in_training[kept], texts.vocabulary, texts.min_count, texts.max_words, progress
+        _texts(events, listed),
+        in_training[listed],
+        texts.vocabulary,
+        texts.min_count,
+        texts.max_words,
+        progress,
     )
     writer.add_tokens(
         tokens.vocabulary.words, tokens.counts, Ragged(tokens.values, tokens.offsets), texts.max_words
@@ -316,7 +324,7 @@ def _texts(events: Events, items: Items) -> Iterable[str]:
 
 
 def _add_at(counts: NDArray[np.int64], users: NDArray[np.int32]) -> None:
-    """counts[user] += 1 for each of the users, which come in rising order of pieces."""
+    """Adds 1 to counts[user] for each of the users; a piece's users lie in a small range of numbers."""
     if len(users):
         first = int(users.min())
         added = np.bincount(users - first)

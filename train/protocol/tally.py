@@ -1,4 +1,4 @@
-"""What reading raw files left out and what it mended, by reason."""
+"""Counts of the raw rows that reading dropped or repaired, by reason."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """Counts that every reader adds to, so that nothing is lost or changed without a word.
+    """Counts that every reader adds to, so that nothing is lost or changed silently.
 
-    `dropped` counts raw rows and items that were left out, `repaired` those that were kept after
-    something in them was mended; each by the named reason. `examples` has the first case of a reason, to be
-    shown in an error: it may hold what the user's rows hold, and is written nowhere.
+    `dropped` counts raw rows and items that were left out, `repaired` those that were kept after a repair, by reason.
+    `examples` has the first case of each reason, to be shown in an error; it may hold personal data and is never saved.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -20,11 +19,11 @@ class Tally:
     examples: dict[str, str] = field(default_factory=dict, compare=False)
 
     def drop(self, reason: str, example: str) -> None:
-        """Counts a row or item that is left out."""
+        """Counts a row or item that is dropped."""
         self.dropped[reason] += 1
         self.examples.setdefault(reason, example)
 
     def mend(self, reason: str, example: str) -> None:
-        """Counts a row or item that is kept, though not as it stands in the file."""
+        """Counts a row or item that is kept after a repair."""
         self.repaired[reason] += 1
         self.examples.setdefault(reason, example)

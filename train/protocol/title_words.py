@@ -166,12 +166,12 @@ def encode(tokens: CountedTokens, vocabulary: Vocabulary, max_words: int) -> Ite
 def _known_and_cut(
     tokens: CountedTokens, renumber: NDArray[np.int32], max_words: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
-    """Kept tokens int32, how many of each text int64[N], and how many were known before the cut.
+    """The known tokens int32 after the cut, their number by text int64[N], and the number of known tokens before it.
 
-    Works on a block of texts at a time: the ranks take several times the room of the tokens.
+    Works on a block of texts at a time: the ranks take several times the memory of the tokens.
     """
     texts = len(tokens.offsets) - 1
-    kept: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    values_of_blocks: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     lengths = np.empty(texts, np.int64)
     known_tokens = 0
     for start in range(0, texts, _ITEMS_A_BLOCK):
@@ -181,10 +181,10 @@ def _known_and_cut(
         before = np.concatenate(([0], np.cumsum(known)))  # known tokens of the block before each token
         at_ends = before[ends - ends[0]]
         rank = before[:-1] - np.repeat(at_ends[:-1], np.diff(ends))
-        kept.append(values[known & (rank < max_words)])
+        values_of_blocks.append(values[known & (rank < max_words)])
         lengths[start : start + len(ends) - 1] = np.minimum(np.diff(at_ends), max_words)
         known_tokens += int(at_ends[-1])
-    return np.concatenate(kept), lengths, known_tokens
+    return np.concatenate(values_of_blocks), lengths, known_tokens
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

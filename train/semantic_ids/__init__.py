@@ -1,4 +1,4 @@
-"""Semantic identifiers: an RQ-VAE over the items' vectors, and a path of codes of its own for every item.
+"""Semantic identifiers: an RQ-VAE over the items' vectors, and a distinct path of codes for every item.
 
-Imports `encoders` and the training loop.
+Imports `train.encoders` and the training loop. Imported by `train.tasks`, `train.warm_start` and `pipeline`.
 """

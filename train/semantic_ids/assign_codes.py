@@ -1,16 +1,16 @@
-"""Distinct paths: every item its own L codes, close to the ones its latent asks for.
+"""Distinct paths: every item gets its own L codes, close to the codes nearest to its latent vector.
 
-Items whose nearest codes are the same at all L levels collide: as identifiers they would be one item. TIGER appends
-a further code; here the path keeps its L codes, so that L x K codes are all there are (section 4.3). The rule, level
-by level from the first: **an item takes the nearest code that has room**. A code of level l has room for K^(L-l)
-items behind each prefix: as many as there are paths through it.
+Items with the same nearest codes at all L levels collide: they would share an identifier. TIGER appends a further code;
+here a path keeps its L codes, so that there are L x K codes in all (section 4.3). The rule, from the first level on:
+**an item takes the nearest code that has room**. A code of level l has room for K^(L-l) items behind each prefix: the
+number of paths through it.
 
-- Where more items ask for a code than it has room for, those at the largest distance are handed over in the
-  order of their numbers, each to the next-nearest code with room.
-- At the last level a code has room for one. The items behind a prefix with a collision then share out its K codes
+- If more items want a code than it has room for, those at the largest distance move, in the order of their numbers,
+  to the next-nearest code with room.
+- At the last level a code has room for one item. The items behind a prefix with a collision are assigned to its K codes
   one to one, at the least total squared distance (the linear assignment problem).
 
-Whoever has no company keeps the nearest path. Ties go by item number.
+An item that does not collide keeps the nearest path. Ties are broken by item number.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BATCH = 8_192
 
 
 def nearest_paths(latents: Vectors, codebooks: Vectors) -> Paths:
-    """int32[n, L]: the nearest codes of latents [n, d] in codebooks [L, K, d], whoever else has them."""
+    """The nearest codes int32[n, L] of latents [n, d] in codebooks [L, K, d]; several items may share a path."""
     return _paths(latents, codebooks, distinct=False)
 
 
 def distinct_paths(latents: Vectors, codebooks: Vectors) -> Paths:
-    """int32[n, L]: a path for each of latents [n, d], no two the same; see above for the rule.
+    """Distinct paths int32[n, L] of latents [n, d] in codebooks [L, K, d], by the rule of this module.
 
-    DataError when codebooks [L, K, d] have fewer than n paths.
+    Raises DataError if there are fewer than n paths.
     """
     levels, codes, _ = codebooks.shape
     check_room(len(latents), levels, codes)
@@ -45,9 +45,9 @@ def distinct_paths(latents: Vectors, codebooks: Vectors) -> Paths:
 
 
 def free_paths(latents: Vectors, codebooks: Vectors, taken: Paths) -> Paths:
-    """int32[K, L]: a path for each of latents [K, d] that neither `taken` int32[n, L] nor an earlier one has.
+    """Distinct paths int32[K, L] of new latents [K, d] that are not among `taken` int32[n, L].
 
-    At each level an item takes the nearest code behind which a path is left. DataError when there are too few paths.
+    At each level an item takes the nearest code behind which a path is free. Raises DataError if none is.
     """
     levels, codes, _ = codebooks.shape
     check_room(len(latents) + len(taken), levels, codes)
@@ -71,7 +71,7 @@ def free_paths(latents: Vectors, codebooks: Vectors, taken: Paths) -> Paths:
 
 
 def check_room(items: int, levels: int, codes: int) -> None:
-    """DataError when there are fewer paths than items."""
+    """Raises DataError if there are fewer paths than items."""
     if codes**levels < items:
         raise DataError(
             f"{levels} levels of {codes} codes are {codes**levels:,} paths, too few for {items:,} items",
@@ -80,17 +80,17 @@ def check_room(items: int, levels: int, codes: int) -> None:
 
 
 def shared_paths(paths: Paths) -> int:
-    """How many of n items have a path [n, L] that another one has too."""
+    """The number of items, by their paths [n, L], that share their path with another item."""
     _, counts = np.unique(prefixes(paths)[:, -1], return_counts=True)
     return int(counts[counts > 1].sum())
 
 
 def prefixes(paths: Paths) -> NDArray[np.int64]:
-    """int64[n, L]: for each length a number of the prefix, the same for the same prefix, from 0."""
+    """Numbers int64[n, L] of the prefixes of paths [n, L], by length: equal prefixes have equal numbers, from 0."""
     numbers = np.empty(paths.shape, np.int64)
     group = np.zeros(len(paths), np.int64)
     for level, codes in enumerate(paths.T):
-        numbers[:, level] = group = _extended(group, codes)
+        numbers[:, level] = group = _extend(group, codes)
     return numbers
 
 
@@ -103,11 +103,11 @@ def _paths(latents: Vectors, codebooks: Vectors, *, distinct: bool) -> Paths:
         chosen = _nearest(residual, book)
         if distinct:
             room = codes ** (levels - 1 - level)
-            for members in _crowded(group, chosen, room):
-                chosen[members] = _shared_out(residual[members], book, chosen[members], room)
+            for members in _overfull(group, chosen, room):
+                chosen[members] = _assign(residual[members], book, chosen[members], room)
         paths[:, level] = chosen
         residual -= book[chosen]
-        group = _extended(group, chosen)
+        group = _extend(group, chosen)
     return paths
 
 
@@ -125,15 +125,15 @@ def _distances(residual: Vectors, book: Vectors) -> NDArray[np.float64]:
     return distances
 
 
-def _extended(group: NDArray[np.int64], codes: NDArray[np.integer]) -> NDArray[np.int64]:
+def _extend(group: NDArray[np.int64], codes: NDArray[np.integer]) -> NDArray[np.int64]:
     """The number of each prefix that is one code longer; below n, so that it never overflows."""
     most = int(codes.max(initial=0)) + 1
     return np.unique(group * most + codes, return_inverse=True)[1]
 
 
-def _crowded(group: NDArray[np.int64], chosen: NDArray[np.int64], room: int) -> Iterator[NDArray[np.int64]]:
-    """The items of each prefix behind which some code is asked for by more items than it has room for."""
-    longer = _extended(group, chosen)
+def _overfull(group: NDArray[np.int64], chosen: NDArray[np.int64], room: int) -> Iterator[NDArray[np.int64]]:
+    """The items of each prefix behind which some code is wanted by more items than it has room for."""
+    longer = _extend(group, chosen)
     too_many = np.bincount(longer)[longer] > room
     order = np.argsort(group, kind="stable")
     crowded = np.unique(group[too_many])
@@ -143,18 +143,20 @@ def _crowded(group: NDArray[np.int64], chosen: NDArray[np.int64], room: int) -> 
         yield order[start:end]
 
 
-def _shared_out(residual: Vectors, book: Vectors, chosen: NDArray[np.int64], room: int) -> NDArray[np.int64]:
-    """Codes for the items behind one prefix, int64[m], at most `room` items a code."""
+def _assign(residual: Vectors, book: Vectors, chosen: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+    """Codes int64[m] for the items behind one prefix, at most `room` items a code."""
     if room > 1:
-        return _handed_over(residual, book, chosen, room)
+        return _move_farthest(residual, book, chosen, room)
     from scipy.optimize import linear_sum_assignment
 
     codes: NDArray[np.int64] = linear_sum_assignment(_distances(residual, book))[1]
     return codes
 
 
-def _handed_over(residual: Vectors, book: Vectors, chosen: NDArray[np.int64], room: int) -> NDArray[np.int64]:
-    """`chosen`, but with those at the largest distance of an overfull code moved to the next-nearest with room."""
+def _move_farthest(
+    residual: Vectors, book: Vectors, chosen: NDArray[np.int64], room: int
+) -> NDArray[np.int64]:
+    """The chosen codes, after the farthest items of each overfull code moved to the next-nearest code with room."""
     codes = chosen.copy()
     distance = ((residual - book[chosen]) ** 2).sum(axis=1)
     order = np.lexsort((distance, chosen))  # by code, the nearest item first

@@ -1,7 +1,7 @@
 """Semantic identifiers for a data set's items: vectors of their texts, an RQ-VAE over them, distinct paths.
 
-The pipeline of TIGER (Rajput et al. 2023), as RecBench takes it over (section 4.3). `models/rqvae.py` has the
-equations, `train/semantic_ids/assign_codes.py` the rule by which items of one path are told apart.
+The pipeline of TIGER (Rajput et al. 2023) as RecBench uses it (section 4.3). `models/rqvae.py` has the equations,
+`train/semantic_ids/assign_codes.py` the rule that gives items with the same nearest codes distinct paths.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ROWS_A_CLUSTER = 64
 
 
 def ensure_semantic_ids(dataset: Dataset, config: Coded, progress: Progress = no_progress) -> SemanticIds:
-    """The identifiers that a model with `config` reads, made with the default settings unless they are there."""
+    """The identifiers that a model with `config` reads; makes them with the default settings if there are none."""
     wanted = RqVaeConfig(
         encoder=config.encoder,
         pooling=config.pooling,
@@ -71,11 +71,11 @@ def make_semantic_ids(
     resume: bool = False,
     progress: Progress = no_progress,
 ) -> SemanticIds:
-    """Makes the identifiers anew and keeps them with the data set."""
+    """Makes the identifiers anew and writes them beside the data set."""
     from rbserve.train.encoders.embed import item_vectors
 
     path = sids_path(dataset, config, settings.seed)
-    check_room(len(dataset.items), config.levels, config.codes)  # before the work of hours, not after it
+    check_room(len(dataset.items), config.levels, config.codes)  # before hours of work
     vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
     checkpoint = checkpoint_path(path)
     try:
@@ -95,13 +95,13 @@ def make_semantic_ids(
 
 
 def settings_with(changes: Mapping[str, Any]) -> Settings:
-    """The default settings with some of them changed: all `epochs` are run, and a batch is one piece."""
+    """The default settings with changes; all `epochs` are run, and a batch is one micro batch."""
     changed = dataclasses.replace(SETTINGS, **changes)
     return dataclasses.replace(changed, micro_batch=changed.batch, patience=changed.epochs)
 
 
 def checkpoint_path(sids: Path) -> Path:
-    """Where unfinished work on the identifiers keeps its state."""
+    """The file that unfinished work on the identifiers can be resumed from."""
     return sids.with_name(f"{sids.name}.checkpoint.safetensors")
 
 
@@ -113,9 +113,9 @@ def train_rqvae(
     resume: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[RqVae, State]:
-    """The RQ-VAE of vectors float32[n, D], which may be a memory map, and how its training went.
+    """Trains an RQ-VAE on vectors float32[n, D], which may be a memory map; returns it and the state of the training.
 
-    DataError for vectors that are not finite. The same vectors, config and settings give the same weights, on the same
+    Raises DataError for vectors that are not finite. Equal vectors, config and settings give equal weights, on the same
     machine and number of threads.
     """
     torch.manual_seed(settings.seed)
@@ -130,9 +130,9 @@ def train_rqvae(
 
 
 def name_items(model: RqVae, vectors: Vectors, state: State) -> tuple[Paths, SidReport]:
-    """Distinct codes int32[n, L] for vectors float32[n, D] by a trained RQ-VAE, and what they are worth.
+    """Distinct codes int32[n, L] for vectors float32[n, D] by a trained RQ-VAE, and a report of their quality.
 
-    DataError for more items than paths. Memory: n latents, and a batch of distances.
+    Raises DataError for more items than paths. Memory holds n latents and a batch of distances.
     """
     latents = _latents(model, vectors)
     codebooks = model.codebooks.detach().numpy()
@@ -141,9 +141,9 @@ def name_items(model: RqVae, vectors: Vectors, state: State) -> tuple[Paths, Sid
 
 
 def name_new_items(sids: SemanticIds, vectors: Vectors) -> Paths:
-    """Codes int32[K, L] for vectors float32[K, D] of new items, by the RQ-VAE that named the others.
+    """Codes int32[K, L] for vectors float32[K, D] of new items, by the RQ-VAE of the existing identifiers.
 
-    Each takes the nearest path that nobody has, in their order (`paths.free_paths`). DataError where none is left.
+    Each item takes the nearest free path, in their order (`assign_codes.free_paths`). Raises DataError if none is free.
     """
     assert sids.rqvae is not None
     config = RqVaeConfig(**{name: _tuple(value) for name, value in sids.manifest.config.items()})
@@ -154,12 +154,12 @@ def name_new_items(sids: SemanticIds, vectors: Vectors) -> Paths:
 
 
 def _tuple(value: Any) -> Any:
-    """A config's value as it was before JSON made a list of it."""
+    """A config's value, with the tuple that JSON turned into a list."""
     return tuple(value) if isinstance(value, list) else value
 
 
 class RqVaeTask:
-    """Vectors to be said in codes. They are those of the items to be named, so none is held out."""
+    """The training task of an RQ-VAE; its rows are the vectors of all items that get codes, so none is held out."""
 
     metric = "explained variance"
 
@@ -170,7 +170,7 @@ class RqVaeTask:
         self.rows = len(vectors)
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
-        """RQ-VAE's loss summed over the given rows; rows drawn for the step stand by for codes that are dead."""
+        """RQ-VAE's loss summed over the given rows; random rows replace dead codes."""
         device = next(model.parameters()).device
         spare = torch.randint(self.rows, self._spare).numpy()
         losses: Tensor = model(
@@ -180,7 +180,7 @@ class RqVaeTask:
         return losses.sum()
 
     def validate(self, model: nn.Module) -> float:
-        """The share of a sample's variance that its codes explain; RbserveError when training has diverged."""
+        """The share of a sample's variance that its codes explain; RbserveError if training has diverged."""
         assert isinstance(model, RqVae)
         vectors = self._valid.to(model.centre.device)
         decoded = model.decoder(model.quantize(model.encode(vectors)).entries.sum(dim=1))
@@ -190,7 +190,7 @@ class RqVaeTask:
 
 
 def _moments(vectors: Vectors) -> tuple[Tensor, Tensor]:
-    """The mean [D], and what to multiply with for an average variance of 1; DataError for vectors not finite."""
+    """The mean [D], and the factor that makes the average variance 1; DataError for vectors that are not finite."""
     total, squares = np.zeros(vectors.shape[1]), 0.0
     for block in _blocks(vectors):
         total += block.sum(axis=0, dtype=np.float64)
@@ -199,13 +199,13 @@ def _moments(vectors: Vectors) -> tuple[Tensor, Tensor]:
         squares += float(((block - mean) ** 2).sum())
     if not np.isfinite(squares):
         raise DataError("the items' vectors hold numbers that are not finite", "try another --encoder")
-    alike = squares <= 1e-12 * len(vectors) * float((mean**2).sum())  # what differs is rounding
+    alike = squares <= 1e-12 * len(vectors) * float((mean**2).sum())  # they differ by rounding only
     scale = 1.0 if alike else (vectors.size / squares) ** 0.5
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
 
 
 def _sample(vectors: Vectors, most: int, seed: int) -> Tensor:
-    """At most so many rows, drawn without repetition, in their order."""
+    """At most `most` rows, drawn without repetition, in their order."""
     rows = np.random.default_rng((seed, most)).permutation(len(vectors))[:most]
     return torch.from_numpy(np.ascontiguousarray(vectors[np.sort(rows)]))
 
@@ -216,13 +216,13 @@ def _blocks(vectors: Vectors) -> Iterator[Vectors]:
 
 
 def _latents(model: RqVae, vectors: Vectors) -> Vectors:
-    """float32[n, d]"""
+    """The latents float32[n, d] of vectors float32[n, D]."""
     with torch.inference_mode():
         return np.concatenate([model.encode(torch.from_numpy(block)).numpy() for block in _blocks(vectors)])
 
 
 def _errors(model: RqVae, vectors: Tensor, codes: Tensor) -> Tensor:
-    """[L]: what the codes [B, L] up to each level leave of the variance, summed over vectors [B, D]."""
+    """The variance [L] that the codes [B, L] up to each level do not explain, summed over vectors [B, D]."""
     x = model.normalize(vectors)
     levels = torch.arange(codes.shape[1], device=codes.device)
     partial_sums = model.codebooks[levels, codes].cumsum(dim=1)
@@ -258,7 +258,7 @@ def _report(model: RqVae, vectors: Vectors, nearest: Paths, codes: Paths, state:
 
 
 def _use(codes: NDArray[np.int32]) -> tuple[int, float]:
-    """How many codes are used, and their perplexity: so many equally frequent ones would be as varied."""
+    """The number of codes that are used, and their perplexity: the number of equally frequent codes as varied."""
     _, counts = np.unique(codes, return_counts=True)
     shares = counts / len(codes)
     return len(counts), float(np.exp(-(shares * np.log(shares)).sum()))

@@ -1,4 +1,5 @@
-"""What is learnt: a file a task, each with its batches, its loss and its validation metric.
+"""Training tasks, one per file: each has training rows, a loss and a validation metric.
 
-Imports `encoders`, `semantic_ids`, `warm_start` and the training loop.
+Imports `train.encoders`, `train.semantic_ids`, `train.warm_start` and the training loop. Imported by `train.fit` and
+`train.distill`.
 """

@@ -1,6 +1,7 @@
 """Click prediction as a training task: binary cross-entropy (eq. 1) and validation AUC.
 
-The labels are those of the data set, or probabilities (`SoftRows`); validation knows the data set's alone.
+The training labels are those of the data set, or a teacher's probabilities (`SoftRows`); validation uses the labels
+of the data set.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ VALIDATION_BATCH = 8_192
 
 @dataclass(frozen=True)
 class SoftRows:
-    """R pairs with probabilities for labels; each has the history of one of `split`'s rows, its owner."""
+    """R pairs whose labels are probabilities; pair r has the history of row `owners[r]` of `split`."""
 
     split: CtrSplit
     owners: Rows
@@ -46,20 +47,20 @@ class SoftRows:
 
     @property
     def histories(self) -> Ragged:
-        """Copied out of the split's."""
+        """The history of each pair, copied from the split."""
         return self.split.histories.take(self.owners)
 
     def take(self, rows: Rows) -> SoftRows:
-        """The given pairs."""
+        """The given pairs, in that order."""
         return SoftRows(self.split, self.owners[rows], self.candidates[rows], self.labels[rows])
 
 
 def make(
     spec: ModelSpec, dataset: Dataset, progress: Progress, soft: SoftRows | None = None
 ) -> tuple[CtrModel, CtrTask]:
-    """A freshly initialised model of a zoo row for the data set's items, and what it is to learn.
+    """A freshly initialised model of a zoo row for the data set's items, and its training task.
 
-    `soft` takes the place of the training rows; its items are to be ones that they have.
+    `soft` replaces the training rows; its items must be among theirs.
     """
     task = CtrTask(dataset, words=isinstance(spec.config, TextItems), soft=soft)
     if isinstance(spec.config, TextItems):
@@ -100,7 +101,7 @@ class CtrTask:
     metric = CTR.metric
 
     def __init__(self, dataset: Dataset, words: bool = False, soft: SoftRows | None = None) -> None:
-        """`words`: the model reads words of the data set's vocabulary. `soft`: what is learnt, if not its rows."""
+        """`words`: the model reads words of the data set's vocabulary. `soft`: rows to train on instead of its own."""
         self._words = dataset.file("text/words.parquet") if words else None
         self._train = dataset.ctr("train") if soft is None else soft
         self._valid = dataset.ctr("valid")
@@ -114,11 +115,11 @@ class CtrTask:
         return F.binary_cross_entropy_with_logits(_logits(model, batch, device), labels, reduction="sum")
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """All of them."""
+        """All weights of the model."""
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """The vocabulary, where the model reads words: new texts are read with it."""
+        """Copies the vocabulary of a model that reads words, which encodes new texts with it."""
         if self._words is not None:
             shutil.copyfile(self._words, folder / WORDS)
 
@@ -135,7 +136,7 @@ class CtrTask:
 
 
 def trained_items(train: CtrSplit | SeqSplit, items: int) -> NDArray[np.bool_]:
-    """For each of a data set's items whether a training row has it, as candidate or target or in its history."""
+    """Whether a training row has each item of the data set, as its candidate or target or in its history: bool[n]."""
     seen = np.zeros(items, bool)
     for column in (train.items, train.histories.values):
         for block in blocks(column):

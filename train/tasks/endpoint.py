@@ -1,4 +1,4 @@
-"""A model behind an endpoint as a training task: there is nothing to learn, and nothing to keep but the item table."""
+"""The training task of a model behind an API endpoint: nothing is trained, only the item table is saved."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[nn.Modu
 
 
 class EndpointTask:
-    """Nothing is learnt."""
+    """A training task without rows."""
 
     metric = CTR.metric
     rows = 0
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
-        """Never asked: there are no rows."""
+        """Never called: there are no training rows."""
         raise NotImplementedError
 
     def validate(self, model: nn.Module) -> float:
-        """Never asked: there are no epochs."""
+        """Never called: there are no epochs."""
         raise NotImplementedError
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """None."""
+        """No weights."""
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Nothing: texts are in the item table."""
+        """Writes nothing: the texts are in the item table."""

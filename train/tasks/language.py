@@ -1,7 +1,7 @@
 """Click prediction with a language model as a training task: packaged as it is (zero-shot), or fine-tuned with LoRA.
 
-The rows of one user share the history, and so the beginning of their prompts: they are packed behind it, as they are
-when the model is served. The loss and its gradients are those of separate prompts, at a third of the tokens.
+The rows of one user share the history and so the beginning of their prompts. They are packed behind it, as in serving.
+The loss and its gradients are those of separate prompts, at a third of the tokens.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ TEXTS_AT_ONCE = 10_000
 YES = ("Yes", " Yes", "YES", " YES", "yes", " yes")
 NO = ("No", " No", "NO", " NO", "no", " no")
 
-# What LoRA adapts (section 4.3 and the authors' code): queries and values, of Qwen all seven products. MPT's are one
-# product with its keys.
+# The layers that LoRA adapts (section 4.3 and the authors' code): queries and values; of Qwen all seven products. MPT
+# computes queries, keys and values in one product.
 LORA_TARGETS: dict[str, list[str]] = {
     "bert": ["query", "value"],
     "mpnet": ["q", "v"],
@@ -68,9 +68,9 @@ DEFAULT_TARGETS = ["q_proj", "v_proj"]
 def make(
     spec: ModelSpec, dataset: Dataset, progress: Progress, start: WarmStart | None = None
 ) -> tuple[ClickModel, LanguageTask]:
-    """The language model of a zoo row with prompts for the data set's items, and what it is to learn.
+    """The language model of a zoo row with prompts for the data set's items, and its training task.
 
-    Its weights are those of `start`, where there is one.
+    With `start`, its weights are those of that artefact.
     """
     config: LanguageConfig = spec.config
     check_texts(spec, dataset)
@@ -81,8 +81,8 @@ def make(
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
     if isinstance(config, TunedLanguageConfig):
         relate(language)
-    made = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
-    if isinstance(config, ClickLanguageConfig) and made.pieces.shared and not config.shared_history:
+    item_prompts = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
+    if isinstance(config, ClickLanguageConfig) and item_prompts.pieces.shared and not config.shared_history:
         raise UsageError(
             f"shared_history=false is for encoders: {config.backbone} reads a history before it sees a candidate",
             "leave it out",
@@ -92,21 +92,21 @@ def make(
         start.load(model)
     if isinstance(config, TunedLanguageConfig) and not spec.random:
         adapt(language, config)
-    return model, LanguageTask(dataset, spec, made, folder)
+    return model, LanguageTask(dataset, spec, item_prompts, folder)
 
 
 def backbone_folder(spec: ModelSpec) -> Path:
-    """The directory of a row's language model; of random weights that of its shape."""
+    """The directory of a row's language model; for random weights, one with its config and a tokeniser only."""
     return locate_shape(spec.config.backbone) if spec.random else locate(spec.config.backbone)
 
 
 def weights_kind(spec: ModelSpec, folder: Path) -> torch.dtype | None:
-    """What a row's weights are read in (`backbone.precision`); None where they are to be drawn."""
+    """The type that a row's weights are read in (`backbone.precision`); None for random weights."""
     return None if spec.random else precision(folder, tuned=isinstance(spec.config, TunedLanguageConfig))
 
 
 def check_texts(spec: ModelSpec, dataset: Dataset) -> None:
-    """UsageError when a row reads item texts and there are none."""
+    """Raises UsageError if a row reads item texts and the data set has none."""
     if spec.item_form != "id" and not any(dataset.items.texts):
         raise UsageError(
             f"{spec.name} reads item texts, and data set {dataset.name} has none",
@@ -115,18 +115,14 @@ def check_texts(spec: ModelSpec, dataset: Dataset) -> None:
 
 
 class LanguageTask:
-    """A row is what is asked of one user: his history, and all candidates that were labelled with it."""
+    """The training task of pair-wise language models; a row is a user's history with all its labelled candidates."""
 
     metric = CTR.metric
     max_history = MAX_HISTORY
 
-    def __init__(self, dataset: Dataset, spec: ModelSpec, made: Prompts, folder: Path) -> None:
-        self._train, self._valid, self._folder, self.prompts = (
-            dataset.ctr("train"),
-            dataset.ctr("valid"),
-            folder,
-            made,
-        )
+    def __init__(self, dataset: Dataset, spec: ModelSpec, item_prompts: Prompts, folder: Path) -> None:
+        self._train, self._valid = dataset.ctr("train"), dataset.ctr("valid")
+        self._folder, self.prompts = folder, item_prompts
         self._tuned = isinstance(spec.config, TunedLanguageConfig)
         self._sids = find_semantic_ids(dataset, spec.config) if isinstance(spec.config, CodedItems) else None
         self._begins = users_begin(self._train) if self._tuned else np.zeros(1, np.int64)
@@ -134,7 +130,7 @@ class LanguageTask:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens int64[rows] of each row, so that rows of like length can be batched together."""
+        """The tokens of each row, int64[rows], so that rows of similar length are batched together."""
         histories, candidates = self._train.histories, self._train.candidates
         return np.array([
             sum(self.prompts.sizes(histories[begin], candidates[begin:end]))
@@ -144,32 +140,32 @@ class LanguageTask:
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the candidates of the given rows."""
         device = next(model.parameters()).device
-        packed = [one for row in rows.tolist() for one in self._packed(row)]
+        packed = [prompt for row in rows.tolist() for prompt in self._pack(row)]
         labels = np.concatenate([self._train.labels[self._span(row)] for row in rows.tolist()])
-        answers = np.array([one.read.shape[1] for one in packed])
+        answers = np.array([prompt.read.shape[1] for prompt in packed])
         padded = pad(packed)
         odds, _ = model(**{name: torch.from_numpy(array).to(device) for name, array in padded.arrays.items()})
-        asked = torch.from_numpy(np.arange(padded.read.shape[1]) < answers[:, None]).to(device)
+        is_answer = torch.from_numpy(np.arange(padded.read.shape[1]) < answers[:, None]).to(device)
         wanted = torch.from_numpy(labels).to(device, torch.float32)
-        return F.binary_cross_entropy_with_logits(odds[asked], wanted, reduction="sum")
+        return F.binary_cross_entropy_with_logits(odds[is_answer], wanted, reduction="sum")
 
     def validate(self, model: nn.Module) -> float:
-        """AUC over the first 2,000 rows of the validation users, or all there are."""
+        """AUC over at most VALIDATION_ROWS rows of the validation users, the first ones."""
         rows = np.arange(min(VALIDATION_ROWS, len(self._valid)))
-        some = self._valid.take(rows)
+        valid = self._valid.take(rows)
         scorer = LanguageScorer(TorchLanguageCall(cast(ClickModel, model)), self.prompts)
-        scores = score_rows(scorer, some.histories, some.candidates)
+        scores = score_rows(scorer, valid.histories, valid.candidates)
         require_finite(bool(np.isfinite(scores).all()), "the model's scores are")
-        return auc(some.labels, scores)
+        return auc(valid.labels, scores)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The whole model's, adapters merged into what they adapt."""
+        """All weights of the model, after its adapters were merged into the layers that they adapt."""
         if self._tuned:
             merge(cast(ClickModel, model).language)
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Prompts, tokeniser and the language model's config, and semantic identifiers where it reads them."""
+        """Writes prompts, tokeniser and the language model's config, and the semantic identifiers of group F."""
         save_prompts(self.prompts, self._folder, folder)
         if self._sids is not None:
             copy_semantic_ids(self._sids, folder)
@@ -177,8 +173,8 @@ class LanguageTask:
     def _span(self, row: int) -> slice:
         return slice(self._begins[row], self._begins[row + 1])
 
-    def _packed(self, row: int) -> list[Packed]:
-        """A row's prompts: one behind the other, or apart where the history's reading depends on the candidate."""
+    def _pack(self, row: int) -> list[Packed]:
+        """A row's prompts: all candidates behind one history or, if the model cannot share it, a prompt for each."""
         span = self._span(row)
         prefix = self.prompts.prefix(self._train.histories[span.start])
         suffixes = [self.prompts.suffix(candidate) for candidate in self._train.candidates[span].tolist()]
@@ -186,21 +182,21 @@ class LanguageTask:
         return [pack(prefix, group, self.prompts.pieces) for group in groups]
 
 
-def save_prompts(made: Prompts, backbone: Path, folder: Path) -> None:
-    """Writes prompts, and of the language model at `backbone` its config and tokeniser, into an artefact."""
-    made.save(folder / prompts.FOLDER)
+def save_prompts(item_prompts: Prompts, backbone: Path, folder: Path) -> None:
+    """Writes prompts, and the config and tokeniser of the language model at `backbone`, into an artefact."""
+    item_prompts.save(folder / prompts.FOLDER)
     save_tokenizer(backbone, folder)
     shutil.copyfile(backbone / "config.json", folder / BACKBONE)
 
 
 def save_tokenizer(backbone: Path, folder: Path) -> None:
-    """Writes the tokeniser of the language model at `backbone` into an artefact, as the tokenizers library reads it."""
+    """Writes the tokeniser of the language model at `backbone` into an artefact, for the tokenizers library."""
     (folder / TOKENIZER).parent.mkdir(exist_ok=True)
     load_tokenizer(backbone).backend_tokenizer.save(str(folder / TOKENIZER))
 
 
 def users_begin(split: CtrSplit) -> NDArray[np.int64]:
-    """Where in a split each run of rows of one user with one history begins, and the end: int64[runs + 1]."""
+    """The first row of each run of rows with one user and one history, and the end of the split: int64[runs + 1]."""
     return np.union1d(runs(split.histories), np.flatnonzero(np.diff(split.users)) + 1)
 
 
@@ -255,7 +251,7 @@ def load(
 
 
 def _answers(words: Any, answers: Sequence[int]) -> nn.Linear:
-    """The answers' rows of a head for words."""
+    """A head for the answers' tokens only: their rows of a head for words."""
     rows = torch.tensor(list(answers))
     bias = getattr(words, "bias", None)
     like: dict[str, Any] = {"device": words.weight.device, "dtype": words.weight.dtype}
@@ -268,39 +264,36 @@ def _answers(words: Any, answers: Sequence[int]) -> nn.Linear:
 
 
 def _transform(whole: Any) -> MaskedWordTransform:
-    """What stands before the head for words."""
+    """The transformation before the head of a masked language model."""
     if whole.config.model_type == "bert":
-        theirs = whole.cls.predictions.transform
-        dense, norm = theirs.dense, theirs.LayerNorm
+        bert = whole.cls.predictions.transform
+        dense, norm = bert.dense, bert.LayerNorm
     else:
         dense, norm = whole.lm_head.dense, whole.lm_head.layer_norm
-    ours = MaskedWordTransform(dense.in_features, norm.eps)
-    ours.dense, ours.norm = dense, norm
-    return ours
+    transform = MaskedWordTransform(dense.in_features, norm.eps)
+    transform.dense, transform.norm = dense, norm
+    return transform
 
 
 def relate(language: LanguageModel) -> None:
-    """Lets an encoder of sentences, which has no head for words, answer of the means that it was taught."""
+    """Lets a sentence encoder, which has no head for words, answer from mean vectors, which it was trained for."""
     if architecture_of(language.config).reads == "encoder" and isinstance(language.transform, nn.Identity):
         like = language.head.weight
         language.transform = PairTransform(like.size(1)).to(like.device, like.dtype)
 
 
 def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:
-    """The tokens that are one of the ways to say a word; a way of several tokens is left out.
-
-    Raises AssetError when none is left.
-    """
-    found: dict[int, None] = {}
+    """The spellings of a word that are a single token, as token ids; AssetError if there is none."""
+    tokens: dict[int, None] = {}
     for way in ways:
         ids = tokenizer(way, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-            found[ids[0]] = None
-    if not found:
+            tokens[ids[0]] = None
+    if not tokens:
         raise AssetError(
             f"{name} has no single token for {ways[0]!r}", "choose a language model that has one"
         )
-    return list(found)
+    return list(tokens)
 
 
 def make_prompts(
@@ -312,9 +305,10 @@ def make_prompts(
     progress: Progress,
     yes: int = 0,
 ) -> Prompts:
-    """The prompts for a data set's items; where items are tokens of their own, the model is given them here.
+    """The prompts for a data set's items; adds new tokens to the model if its items are tokens of their own.
 
-    `seen` says of each item whether training has it, `yes` how many answers say yes, 0 of a model that names items.
+    `seen` bool[n] says whether training has each item; `yes` is the number of answers that mean yes, 0 for a model that
+    names items.
     """
     limit = min(config.max_tokens, most_tokens(language.config) or config.max_tokens)
     items = _items(language, tokenizer, config, dataset, seen, limit, progress)
@@ -322,7 +316,7 @@ def make_prompts(
 
 
 def _shares_history(config: LanguageConfig) -> bool:
-    """Whether an encoder is taught to read the history for itself; one that is asked as it is has not learnt that."""
+    """Whether an encoder is trained to read the history without the candidate; a zero-shot one is not."""
     if isinstance(config, ClickLanguageConfig):
         return config.shared_history
     return isinstance(config, TunedLanguageConfig)
@@ -337,11 +331,11 @@ def _items(
     limit: int,
     progress: Progress,
 ) -> Ragged:
-    """Every item as token ids: of its text, or new ones."""
+    """Every item as token ids: those of its text, or new tokens, which it adds to the model."""
     if isinstance(config, P5Config | SeqP5Config):
         language.add_tokens(len(dataset.items))
         assert language.new_embedding is not None
-        with torch.no_grad():  # nothing is known of items that training lacks: nothing sets them apart
+        with torch.no_grad():  # items that training lacks have one vector, since nothing is known of them
             language.new_embedding.weight[torch.from_numpy(~seen)] = language.new_embedding.weight.mean(0)
         tokens = np.arange(len(dataset.items), dtype=np.int32)[:, None]
     elif isinstance(config, CodedItems):
@@ -354,12 +348,12 @@ def _items(
 
 
 def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared: bool) -> Pieces:
-    """The fixed parts of all prompts; an encoder is `shared` among candidates where it is asked to be."""
+    """The fixed parts of all prompts; `shared`: an encoder reads the history once for all candidates."""
     reads = architecture_of(language.config).reads
 
     def ids(text: str) -> list[int]:
-        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return found
+        tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
 
     before, after = _special_tokens(tokenizer)
     mask = [tokenizer.mask_token_id] if reads == "encoder" and yes else []
@@ -381,12 +375,12 @@ def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared
 
 
 def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Progress) -> Ragged:
-    """Every text's token ids, as they follow a word, cut to `limit`."""
+    """The token ids of each text behind a word, at most `limit` of them."""
     space = prompts.space_before(tokenizer("a", add_special_tokens=False).tokens()[0])
     values, lengths = [], []
     for begin in range(0, len(texts), TEXTS_AT_ONCE):
-        some = [space + text for text in texts[begin : begin + TEXTS_AT_ONCE]]
-        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
+        piece = [space + text for text in texts[begin : begin + TEXTS_AT_ONCE]]
+        for ids in tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]:
             values.append(np.array(ids[:limit], np.int32))
             lengths.append(len(values[-1]))
         progress(min(begin + TEXTS_AT_ONCE, len(texts)), len(texts), "item texts to tokens")
@@ -394,7 +388,7 @@ def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Pro
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokeniser puts before and after a text."""
+    """The special tokens that the tokeniser puts before and after a text."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a")["input_ids"]
     place = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
@@ -402,7 +396,7 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
-    """Puts LoRA adapters into the language model and freezes all else but the answers' rows; of rank 0, neither."""
+    """Adds LoRA adapters and freezes the other weights but the answers' rows; with rank 0, trains all weights."""
     from peft import LoraConfig, get_peft_model
 
     for module in language.base.modules():  # BERT's: torch's fast attention on a CPU has no dropout
@@ -411,7 +405,7 @@ def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
     if config.checkpointing:
         if not architecture_of(language.config).recomputes:
             raise UsageError(
-                f"{language.config.model_type} computes no activations twice", "--set checkpointing=false"
+                f"{language.config.model_type} cannot recompute activations", "--set checkpointing=false"
             )
         cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
     if not config.lora_rank:
@@ -428,6 +422,6 @@ def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
 
 
 def merge(language: LanguageModel) -> None:
-    """Adds the adapters, where there are any, to what they adapt, and takes them off."""
+    """Merges the adapters, if there are any, into the layers that they adapt, and removes them."""
     if hasattr(language.base, "merge_and_unload"):
         language.base = cast(Any, language.base).merge_and_unload()

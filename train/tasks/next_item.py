@@ -1,8 +1,8 @@
 """Next-item prediction with a language model as a training task (groups I and J): eq. 7, over items or over codes.
 
-The history is the question, the next item the answer: one token of the catalogue, or a semantic identifier code by
-code. An encoder reads the question in both directions, and of the answer only what it has given (a prefix language
-model): what it is asked for never reaches what it answers from.
+The prompt is the history; the answer is the next item, as one token of the catalogue or as a semantic identifier, code
+by code. An encoder reads the prompt in both directions and the answer from left to right only (a prefix language
+model), so that no position sees the token that it predicts.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ HEAD_STD = 0.02
 def make(
     spec: ModelSpec, dataset: Dataset, progress: Progress, start: WarmStart | None = None
 ) -> tuple[LanguageModel, NextItemTask]:
-    """The language model of a list-wise row, with new tokens and a head for them, and what it is to learn.
+    """The language model of a list-wise row with new tokens and a head for them, and its training task.
 
-    Its weights are those of `start`, where there is one.
+    With `start`, its weights are those of that artefact.
     """
     config: NextItemLanguageConfig = spec.config
     check_texts(spec, dataset)
@@ -69,7 +69,7 @@ def make(
             f"rbserve train --model seq-p5 --backbone {config.backbone} names items, one word each",
         )
     seen = trained_items(dataset.seqrec("train"), len(dataset.items))
-    made = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
+    item_prompts = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
     sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None
     answers = config.levels * config.codes if isinstance(config, SeqSidConfig) else len(dataset.items)
     language.transform = nn.Identity()
@@ -79,11 +79,11 @@ def make(
         start.load(language)
     if not spec.random:
         adapt(language, config)
-    return language, NextItemTask(dataset, config, made, folder, sids)
+    return language, NextItemTask(dataset, config, item_prompts, folder, sids)
 
 
 class NextItemTask:
-    """A row is a user's history and the item that came next."""
+    """The training task of list-wise language models; a row is a user's history and the item that came next."""
 
     metric = SEQREC.metric
 
@@ -91,12 +91,12 @@ class NextItemTask:
         self,
         dataset: Dataset,
         config: NextItemLanguageConfig,
-        made: Prompts,
+        item_prompts: Prompts,
         folder: Path,
         sids: SemanticIds | None,
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
-        self._config, self.prompts, self._folder, self.sids = config, made, folder, sids
+        self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -106,14 +106,14 @@ class NextItemTask:
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the answers' tokens of the given rows."""
-        language, some = cast(LanguageModel, model), self._train.take(rows)
+        language, split = cast(LanguageModel, model), self._train.take(rows)
         device = next(model.parameters()).device
-        wanted = torch.from_numpy(self._answers(some)).to(device)
-        packed = pad([self._packed(some, row) for row in range(len(some))])
+        wanted = torch.from_numpy(self._answers(split)).to(device)
+        packed = pad([self._pack(split, row) for row in range(len(split))])
         tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
         if self.sids is None:
             hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
-            last = hidden[torch.arange(len(some), device=device), tensors["read"][:, 0]]
+            last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
             return softmax_loss(last, language.head.weight, wanted[:, 0])
         logits, _ = model(**tensors)
         return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
@@ -121,12 +121,12 @@ class NextItemTask:
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
         require_finite_weights(model)
-        some = self._valid.take(np.arange(min(VALIDATION_ROWS, len(self._valid))))
-        items = rank_rows(self.ranker(cast(LanguageModel, model)), some.histories, AT, batch=16)
-        return ndcg_at_k(ranks_in_lists(items, some.targets), AT)
+        valid = self._valid.take(np.arange(min(VALIDATION_ROWS, len(self._valid))))
+        items = rank_rows(self.ranker(cast(LanguageModel, model)), valid.histories, AT, batch=16)
+        return ndcg_at_k(ranks_in_lists(items, valid.targets), AT)
 
     def ranker(self, language: LanguageModel) -> Ranker:
-        """The model as it is served."""
+        """The ranker that serves the model, for validation."""
         if self.sids is None:
             return ScoringRanker(
                 TorchBestItems(language), self._config.max_history, packed_questions(self.prompts)
@@ -136,24 +136,24 @@ class NextItemTask:
         return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The whole model's, adapters merged into what they adapt."""
+        """All weights of the model, after its adapters were merged into the layers that they adapt."""
         merge(cast(LanguageModel, model))
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Prompts, the language model's config and tokeniser, and semantic identifiers where it speaks them."""
+        """Writes prompts, the language model's config and tokeniser, and the semantic identifiers of group J."""
         save_prompts(self.prompts, self._folder, folder)
         if self.sids is not None:
             copy_semantic_ids(self.sids, folder)
 
-    def _answers(self, some: SeqSplit) -> NDArray[np.int64]:
-        """Each row's answer as answers of the head: int64[R, 1] items, or int64[R, levels] codes."""
+    def _answers(self, split: SeqSplit) -> NDArray[np.int64]:
+        """The targets as outputs of the head: items int64[R, 1], or codes int64[R, levels]."""
         if self.sids is None:
-            return some.targets.astype(np.int64)[:, None]
-        return self.sids.tokens[some.targets].astype(np.int64)
+            return split.targets.astype(np.int64)[:, None]
+        return self.sids.tokens[split.targets].astype(np.int64)
 
-    def _packed(self, some: SeqSplit, row: int) -> Packed:
-        history = some.histories[row][-self._config.max_history :]
+    def _pack(self, split: SeqSplit, row: int) -> Packed:
+        history = split.histories[row][-self._config.max_history :]
         question = self.prompts.questions(history[None])[0]
-        answer = self.prompts.items[int(some.targets[row])].astype(np.int64)
+        answer = self.prompts.items[int(split.targets[row])].astype(np.int64)
         return pack_answer(question, answer, self.prompts.pieces.causal)

@@ -31,12 +31,12 @@ from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.tasks.softmax import softmax_loss
 
 AT = 10
-PARTS = 4  # of a batch, padded apart
+PARTS = 4  # of a batch, each padded to its own longest sequence
 NO_LABEL = -100
 
 
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[SequentialModel, SeqTask]:
-    """The untrained model of a list-wise row, and what it is to learn."""
+    """The untrained model of a sequential row, and its training task."""
     config: SasRecConfig = spec.config
     model = build(config, len(dataset.items))
     if not isinstance(config, SidSasRecConfig):
@@ -47,7 +47,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Sequent
 
 
 class SeqTask:
-    """Sequences of a data set, each a user's last items up to the target."""
+    """The training task of sequential models; a row is a user's last items up to the target."""
 
     metric = SEQREC.metric
 
@@ -61,7 +61,7 @@ class SeqTask:
         raise NotImplementedError
 
     def ranker(self, model: nn.Module) -> Ranker:
-        """The model as it is served."""
+        """The ranker that serves the model, for validation."""
         raise NotImplementedError
 
     def validate(self, model: nn.Module) -> float:
@@ -71,21 +71,21 @@ class SeqTask:
         return ndcg_at_k(ranks_in_lists(items, self._valid.targets), AT)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """All of them."""
+        """All weights of the model."""
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Nothing more than weights and items is needed."""
+        """Writes nothing: scoring needs no more than weights and items."""
 
     def _sequences(self, rows: Rows) -> list[Ragged]:
-        """The rows' sequences, in parts of like length: padded apart, they have less than half the padding."""
+        """The rows' sequences in PARTS of similar length, which have less than half the padding of one batch."""
         sequences = with_targets(self._train.take(rows), self.config.max_history)
         order = np.argsort(sequences.lengths, kind="stable")
         return [sequences.take(part) for part in np.array_split(order, PARTS) if len(part)]
 
 
 class ItemTask(SeqTask):
-    """SASRec: the next item among all of the catalogue."""
+    """SASRec's task: to predict the next item among the whole catalogue."""
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the predicted positions of the given training rows."""
@@ -99,12 +99,12 @@ class ItemTask(SeqTask):
         return softmax_loss(torch.cat(hidden), cast(SasRec, model).items, torch.cat(labels))
 
     def ranker(self, model: nn.Module) -> Ranker:
-        """All items, scored."""
+        """A ranker that scores every item of the catalogue."""
         return ScoringRanker(TorchItemScores(cast(SasRec, model)), self.config.max_history)
 
 
 class CodeTask(SeqTask):
-    """SID-SASRec: the next code token."""
+    """SID-SASRec's task: to predict the next code token."""
 
     def __init__(self, dataset: Dataset, config: SidSasRecConfig, sids: SemanticIds) -> None:
         super().__init__(dataset, config)
@@ -122,11 +122,11 @@ class CodeTask(SeqTask):
         return torch.stack(losses).sum()
 
     def save(self, folder: Path) -> None:
-        """The semantic identifiers."""
+        """Copies the semantic identifiers."""
         copy_semantic_ids(self.sids, folder)
 
     def ranker(self, model: nn.Module) -> Ranker:
-        """Items found by beam search."""
+        """A ranker that finds items by beam search."""
         return GeneratingRanker(TorchStepper(cast(SidSasRec, model)), self.sids, self._sid_config)
 
 
@@ -139,7 +139,7 @@ class Padded:
 
     @classmethod
     def of(cls, sequences: Ragged, last: int | None = None) -> Padded:
-        """Every token is a label, or only the `last` ones of each sequence."""
+        """Pads sequences; every token is a label or, with `last`, that many tokens at the end of each sequence."""
         lengths = sequences.lengths
         longest = int(lengths.max(initial=0))
         place = np.arange(longest)
@@ -152,7 +152,7 @@ class Padded:
         return cls(inputs, labels)
 
     def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Both as tensors."""
+        """Inputs and labels as tensors on a device."""
         return torch.from_numpy(self.inputs).to(device), torch.from_numpy(self.labels).to(device)
 
 

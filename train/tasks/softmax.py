@@ -1,9 +1,9 @@
 """Cross-entropy over a whole catalogue (eq. 7) without its logits in memory.
 
-P predicted positions against n items are P x n numbers: 17 million a batch of MicroLens, of which autograd keeps
-several copies. The gradient of -log softmax is softmax minus one at the label, so it can be had in the forward pass,
-for a piece of the positions at a time, and of all pieces only sums stay (Hsu et al. 2024, Liger Kernel, on GPUs).
-A piece's logits never exceed the item table in size, and stay in the processor's cache where the table does.
+P predicted positions and n items have P x n logits: 17 million in a batch of MicroLens, of which autograd keeps
+several copies. The gradient of -log softmax is softmax minus one at the label, so the forward pass can compute it for
+a piece of the positions at a time and keep only sums (Hsu et al. 2024, Liger Kernel, on GPUs). A piece's logits are
+no larger than the item table, and stay in the processor's cache if the table does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def softmax_loss(hidden: Tensor, items: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(hidden [P, d] @ items [n, d]^T)[labels int64[P]], summed over P; multiplied as autocast says."""
+    """-log softmax(hidden [P, d] @ items [n, d]^T)[labels int64[P]], summed over P; products in autocast's type."""
     device = hidden.device.type
     low = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if low else hidden.dtype
