@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from voice import product_files
+from voice import FOLDERS, product_files
 
 from rbserve.core.tasks import ACCURACIES, CTR, SEQREC, TASKS, Task
 from rbserve.stats.metrics import METRICS, metric_title
@@ -48,9 +48,18 @@ def test_a_comparison_a_key_and_a_default_are_found() -> None:
     assert sorted(spelled_tasks(ast.parse(code))) == [1, 2, 3]
 
 
-def test_the_page_of_the_server_compares_no_task() -> None:
-    page = (ROOT / "rbserve" / "server" / "page.html").read_text()
-    assert not any(f'"{name}"' in page for name in TASKS)
+def test_no_page_spells_the_name_of_a_task() -> None:
+    pages = [
+        *(
+            file
+            for folder in FOLDERS
+            for kind in ("html", "js", "j2")
+            for file in (ROOT / folder).rglob(f"*.{kind}")
+        )
+    ]
+    assert len(pages) > 2
+    for page in pages:
+        assert not any(f'"{name}"' in page.read_text() for name in TASKS), page
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
