@@ -163,7 +163,7 @@ _STUDENT = (
 )
 
 # fmt: off
-FIGURES: tuple[Figure, ...] = (
+FIGURES: list[Figure] = [
     # which point
     Figure("id", "", "", lambda p: p.id),
     Figure("model", "", "", lambda p: p.run.model),
@@ -233,7 +233,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("paper_latency_ms", "paper", "ms", lambda p: p.paper and p.paper.latency_ms, significant, "page tip"),
     Figure("aside", "aside", "", lambda p: p.aside, shown="tip", rare=True),
     Figure("warnings", "warnings", "", lambda p: p.warnings, _joined, "page once tip"),
-)
+]
 # fmt: on
 
 
