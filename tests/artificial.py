@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 
 from rbserve.machine.environment import Environment
-from rbserve.runs.measurement import Latency, Measurement, Plan, Predictions, Result, summarise
+from rbserve.runs.measurement import Latency, Measurement, Plan, Predictions, Result
 from rbserve.runs.samples import Samples
+from rbserve.runs.summary import summarise
 
 GROUP_A = ("dnn", "pnn", "deepfm", "dcn", "dcnv2", "masknet", "finalmlp", "autoint", "gdcn")
 VARIANTS = {"torch-fp32": 1.0, "onnx-fp32": 0.5, "onnx-int8": 0.3}

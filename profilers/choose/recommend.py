@@ -30,7 +30,8 @@ from rbserve.profilers.baselines import forms_of
 from rbserve.profilers.compare.sections import aside, comparable, difference, shared_rows
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, run_times
 from rbserve.runs.changes import display_name
-from rbserve.runs.measurement import Measurement, Result, baseline_title, by_scope, comparability_key
+from rbserve.runs.measurement import Measurement, Result, baseline_title, comparability_key
+from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import Interval, Statistic, certified_percentile, process_interval, runs_needed
 from rbserve.stats.metrics import METRICS, metric_title
 

@@ -13,7 +13,8 @@ from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.uncertainty import Draws, Evidence
 from rbserve.profilers.compare.wording import accuracy_text, listing, p50_text, percent_text, significant
-from rbserve.runs.measurement import Measurement, by_scope
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.summary import by_scope
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import percentile_interval
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.runs.measurement import MS, Measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.summary import MS
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import Interval, Statistic, percentile_interval, process_draws
 from rbserve.stats.metrics import METRICS

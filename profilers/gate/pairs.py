@@ -10,7 +10,8 @@ from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.profilers.gate.benchmark_file import is_benchmark_file
 from rbserve.profilers.gate.sides import Pair
 from rbserve.profilers.measure.harness import WORKER
-from rbserve.runs.measurement import Measurement, read_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import read_measurement
 
 SINGLE = ""  # the name of the only model of a path
 

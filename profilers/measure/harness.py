@@ -46,9 +46,9 @@ from rbserve.runs.measurement import (
     Predictions,
     check_scope,
     comparability_key,
-    summarise,
 )
 from rbserve.runs.provenance import command_line, git_state
+from rbserve.runs.summary import summarise
 from rbserve.runtimes.opening import artifact_prompts
 
 WORKER = (sys.executable, "-m", "rbserve.profilers.worker")

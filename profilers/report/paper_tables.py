@@ -22,7 +22,8 @@ from rbserve.profilers.compare.paper import (
     printed_rows,
 )
 from rbserve.runs.changes import changed, knows_config, options_text
-from rbserve.runs.measurement import Measurement, Result, by_scope
+from rbserve.runs.measurement import Measurement, Result
+from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import Interval
 
 LATENCY_ONLY = "latency only (random weights); "

@@ -47,7 +47,9 @@ from rbserve.profilers.report.paper_tables import paper_tables
 from rbserve.profilers.report.plot import draw
 from rbserve.profilers.report.tables import Book, Chapter
 from rbserve.runs.changes import display_name
-from rbserve.runs.measurement import Measurement, by_scope, read_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import read_measurement
+from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import runs_needed
 from rbserve.stats.metrics import metric_title
 

@@ -18,7 +18,7 @@ from rbserve.profilers.compare.students import paper_claim
 from rbserve.profilers.compare.wording import DASH, interval_text, number_text, share_text, significant
 from rbserve.profilers.report.paper_tables import Cell, Ours, PaperTable, Row
 from rbserve.runs.changes import options_text
-from rbserve.runs.measurement import STAGES_OFF
+from rbserve.runs.summary import STAGES_OFF
 from rbserve.stats.metrics import metric_title
 
 

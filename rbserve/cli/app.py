@@ -338,7 +338,8 @@ def profile(
     Examples: rbserve profile --model gdcn --slates 1,100; rbserve profile --model sasrec-3l --slates 10 --exclude-seen
     """
     from rbserve.pipeline.home import Home
-    from rbserve.runs.measurement import check_scope, public
+    from rbserve.runs.measurement import check_scope
+    from rbserve.runs.run_file import public
 
     if scope is not None:
         check_scope(scope)

@@ -206,7 +206,7 @@ def _shares(shares: dict[str, float], most: int | None = None) -> str:
 
 def _off(check: float | None) -> str:
     """What is to be said of stages that do not add up to the time of the calls unobserved."""
-    from rbserve.runs.measurement import STAGES_OFF
+    from rbserve.runs.summary import STAGES_OFF
 
     if check is None or abs(check - 1) <= STAGES_OFF:
         return ""

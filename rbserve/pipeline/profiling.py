@@ -36,7 +36,7 @@ def profile(
     not fit into memory are left out, and torch-bf16 takes the place of torch-fp32.
     """
     from rbserve.profilers.measure.harness import profile as measure
-    from rbserve.runs.measurement import write_measurement
+    from rbserve.runs.run_file import write_measurement
 
     plan = plan_of(target, settings or {}, variants or ())
     artifact = ensure_artifact(target)

@@ -79,7 +79,8 @@ def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
     """
     from rbserve.machine.environment import environment
     from rbserve.profilers.choose.choice import earlier_runs_of, runs_of
-    from rbserve.runs.measurement import comparability_key, read_measurement
+    from rbserve.runs.measurement import comparability_key
+    from rbserve.runs.run_file import read_measurement
     from rbserve.server.schema import NOT_PROFILED, Profiled
 
     here = environment()

@@ -33,7 +33,7 @@ def slow_processes(run: Measurement, factors: dict[str, tuple[float, ...]]) -> M
         for one in run.samples
     ]
     changed = msgspec.structs.replace(run, samples=samples)
-    from rbserve.runs.measurement import summarise
+    from rbserve.runs.summary import summarise
 
     return msgspec.structs.replace(changed, results=summarise(changed))
 
@@ -164,7 +164,7 @@ def test_the_best_accuracy_of_equal_ones_is_that_of_the_fastest() -> None:
 
 
 def with_predictions(run: Measurement, predictions: Any) -> Measurement:
-    from rbserve.runs.measurement import summarise
+    from rbserve.runs.summary import summarise
 
     changed = msgspec.structs.replace(run, predictions=predictions)
     return msgspec.structs.replace(changed, results=summarise(changed))

@@ -38,7 +38,8 @@ from rbserve.profilers.choose.choice import (
     users_needed,
 )
 from rbserve.profilers.measure.harness import test_rows as rows_of
-from rbserve.runs.measurement import Measurement, Predictions, write_measurement
+from rbserve.runs.measurement import Measurement, Predictions
+from rbserve.runs.run_file import write_measurement
 
 TIMES = {"torch-fp32": 9.0, "onnx-fp32": 5.0, "onnx-int8": 2.0}
 QUESTION = Question("a" * 64, "key", 100, 1, 0.002, "")

@@ -6,6 +6,7 @@ The figures here are made up and mean nothing; only their shape is that of real 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -26,7 +27,8 @@ from rbserve.profilers.compare.points import points_of
 from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.profilers.compare.wording import significant
 from rbserve.profilers.report.render import collect, render
-from rbserve.runs.measurement import Measurement, read_measurement, write_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import read_measurement, write_measurement
 from rbserve.runs.schema import run_schema
 from rbserve.stats.bootstrap import RESAMPLES, draws_interval, mean_draws
 from rbserve.stats.metrics import CTR_METRICS, Metric
@@ -100,7 +102,7 @@ def test_a_metric_of_one_row_is_in_every_table(run: Measurement, tmp_path: Path)
     value = f"{run.results[0].accuracy['hit@1']:.4f}"
     low, high = draws_interval(mean_draws(hits(*run.predictions.judged_rows("onnx-fp32"))))
     for name in ("table.md", "report.html"):
-        assert "hit@1 (user's candidates) [95%]" in texts[name].replace("&#x27;", "'"), name
+        assert "hit@1 (user's candidates) [95%]" in html.unescape(texts[name]), name
         assert f"{value} [{low:.4f}, {high:.4f}]" in texts[name], name
     assert value in texts["console"]
     assert re.search(r"hit@1\b", texts["console"])
@@ -201,5 +203,5 @@ def test_a_point_says_what_it_is_before_anything_is_compared_with_it() -> None:
     assert point.warnings == ["INCONCLUSIVE: load by others"]
     record = point_record(point)
     assert (record["run"], record["on_front"], record["warm_p50_ms"]) == ("run-dnn", None, None)
-    assert record["p50_ci95_ms"] == [0.465, 0.53]
+    assert record["p50_ci95_ms"] == (0.465, 0.53)
     msgspec.json.encode(record)

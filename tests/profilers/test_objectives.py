@@ -16,7 +16,9 @@ from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.profilers.choose.recommend import Recommendation, parse_objectives
 from rbserve.profilers.choose.recommend import recommend as choose
-from rbserve.runs.measurement import Measurement, summarise, write_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import write_measurement
+from rbserve.runs.summary import summarise
 
 FEW = {"processes": 1, "runs": 20}
 

@@ -16,7 +16,8 @@ from rbserve.profilers.report.paper_tables import Cell, paper_tables
 from rbserve.profilers.report.render import collect, render
 from rbserve.profilers.report.tables import ours_text
 from rbserve.runs.changes import changed, display_name
-from rbserve.runs.measurement import Measurement, read_measurement, write_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import read_measurement, write_measurement
 
 
 def run(auc: float = 0.75, day: int = 1, model: str = "dnn-emb", **options: Any) -> Measurement:

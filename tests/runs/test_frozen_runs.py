@@ -12,7 +12,8 @@ from rbserve.cli.console import _captions
 from rbserve.data.dataset import Dataset
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.report.render import collect, render, with_sketch
-from rbserve.runs.measurement import Measurement, write_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import write_measurement
 
 FROZEN = Path(__file__).parent.parent / "data"
 

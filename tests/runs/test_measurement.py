@@ -11,16 +11,9 @@ import pytest
 from rbserve.core.errors import DataError
 from rbserve.machine.environment import environment
 from rbserve.machine.noise import Noise
-from rbserve.runs.measurement import (
-    Measurement,
-    Predictions,
-    by_scope,
-    comparability_key,
-    latency,
-    read_measurement,
-    summarise,
-    write_measurement,
-)
+from rbserve.runs.measurement import Measurement, Predictions, comparability_key
+from rbserve.runs.run_file import read_measurement, write_measurement
+from rbserve.runs.summary import by_scope, latency, summarise
 from rbserve.stats.listwise import ndcg_at_k, recall_at_k
 from rbserve.stats.pairwise import auc
 

@@ -10,7 +10,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from rbserve.runs.measurement import Measurement, read_measurement, write_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import read_measurement, write_measurement
 from rbserve.runs.schema import PATH, run_schema
 
 TESTS = Path(__file__).parent.parent

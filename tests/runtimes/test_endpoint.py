@@ -30,7 +30,7 @@ from rbserve.models.zoo import find_model
 from rbserve.pipeline import exporting, profiling, serving, training
 from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.report.tables import marked_name
-from rbserve.runs.measurement import read_measurement
+from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import opening
 from rbserve.runtimes.endpoint import (
     FRAME_TOKENS,

@@ -23,8 +23,9 @@ from rbserve.models.zoo import find_model
 from rbserve.profilers.compare.figures import columns, point_record
 from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.measure.harness import default_plan, profile
-from rbserve.runs.measurement import Plan, summarise
+from rbserve.runs.measurement import Plan
 from rbserve.runs.roofline import Cost
+from rbserve.runs.summary import summarise
 from rbserve.runtimes.language import LanguageScorer, OnnxLanguageCall, PrefixCache, ProtocolScorer
 from rbserve.runtimes.opening import artifact_prompts, load_model, open_scorer
 from rbserve.runtimes.session import open_session
