@@ -14,7 +14,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.runtimes.opening import exported_ranker, exported_scorer
+from rbserve.runtimes.onnx import exported_ranker, exported_scorer
 from rbserve.runtimes.session import open_session
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import origin, save
-from rbserve.runtimes.opening import ITEM_TABLE
+from rbserve.runtimes.onnx import ITEM_TABLE
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto

@@ -31,7 +31,7 @@ from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
 from rbserve.models.drivers import GROUPED, architecture_of, grouped_attention
 from rbserve.models.lm import Answers, ClickModel, ItemScores, LanguageModel, empty_past
-from rbserve.runtimes.opening import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
+from rbserve.runtimes.torch import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -16,14 +16,10 @@ from rbserve.data.artifact import Artifact, Parity
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.data.golden import Check
+from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.memory import shortage
-from rbserve.runtimes.opening import (
-    exported_ranker,
-    exported_scorer,
-    open_ranker,
-    open_scorer,
-    score_rows,
-)
+from rbserve.runtimes.onnx import exported_ranker, exported_scorer
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.stats.pairwise import auc, log_odds
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
-from rbserve.runtimes.opening import load_model
+from rbserve.runtimes.torch import load_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -10,7 +10,8 @@ import numpy as np
 from rbserve.core.types import Scorer
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset
-from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 
 CEILING_AUC = 0.9

@@ -22,7 +22,8 @@ from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import PROBABILITY_TOLERANCE
 from rbserve.models.zoo import MODELS
-from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.opening import open_scorer
 
 ROWS = [spec.name for spec in MODELS if spec.group in "ABC"]
 TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 1e-6}

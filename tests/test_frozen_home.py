@@ -18,7 +18,8 @@ from entry_point import rbserve
 
 from rbserve.data.artifact import open_artifact
 from rbserve.profilers.report.render import collect, render
-from rbserve.runtimes.opening import open_ranker, open_scorer, recommend
+from rbserve.runtimes.evaluate import recommend
+from rbserve.runtimes.opening import open_ranker, open_scorer
 
 FROZEN = Path(__file__).parent / "frozen" / "0.1"
 ANSWERS: list[dict[str, Any]] = json.loads((FROZEN / "answers.json").read_text())

@@ -40,9 +40,12 @@ from rbserve.models.zoo import find_model
 from rbserve.profilers.measure.harness import profile
 from rbserve.runs.measurement import Plan
 from rbserve.runtimes import language
-from rbserve.runtimes.language import LanguageScorer, LanguageStepper, TorchLanguageCall
-from rbserve.runtimes.opening import artifact_prompts, artifact_tokenizer, open_scorer, score_rows
-from rbserve.runtimes.session import without_bf16
+from rbserve.runtimes.contents import artifact_prompts, artifact_tokenizer
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.language import LanguageScorer, LanguageStepper
+from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.openvino import without_bf16
+from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 from rbserve.train.tasks.language import load, make

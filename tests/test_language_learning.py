@@ -19,7 +19,9 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.zoo import find_model
 from rbserve.profilers.baselines import baselines
-from rbserve.runtimes.opening import artifact_prompts, open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.runtimes.contents import artifact_prompts
+from rbserve.runtimes.evaluate import rank_rows, score_rows
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.stats.pairwise import auc
 from rbserve.train.fit import train

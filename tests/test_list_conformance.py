@@ -16,8 +16,10 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
 from rbserve.models.zoo import find_model
-from rbserve.runtimes.opening import load_model, open_ranker, rank_rows
-from rbserve.runtimes.session import without_bf16
+from rbserve.runtimes.evaluate import rank_rows
+from rbserve.runtimes.opening import open_ranker
+from rbserve.runtimes.openvino import without_bf16
+from rbserve.runtimes.torch import load_model
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

@@ -34,7 +34,7 @@ from rbserve.profilers.report.paper_tables import paper_tables
 from rbserve.profilers.report.render import absent, collect
 from rbserve.runtimes.memory import GIB, needed, parameters
 from rbserve.runtimes.opening import open_scorer
-from rbserve.runtimes.session import without_bf16
+from rbserve.runtimes.openvino import without_bf16
 from rbserve.train.encoders.backbone import _at_most, load_tokenizer, locate_shape, precision
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
@@ -150,7 +150,7 @@ def test_bf16_by_openvino_is_profiled_served_and_chosen_like_any_variant(
     assert served.variants == ["torch-fp32", "onnx-fp32"]
     assert needed(served, "openvino-bf16") == 2 * needed(served, "onnx-fp32")
     assert choice.candidates(served) == ["torch-fp32", "onnx-fp32", "openvino-bf16"]
-    monkeypatch.setattr("rbserve.profilers.choose.choice.without_bf16", lambda: "this processor has no bf16")
+    monkeypatch.setattr("rbserve.runtimes.openvino.without_bf16", lambda: "this processor has no bf16")
     assert choice.absent(served)["openvino-bf16"] == "this processor has no bf16"
 
 

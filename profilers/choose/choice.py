@@ -9,7 +9,6 @@ one run. That run is the newest profile that has all this, else a short one made
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from rbserve.profilers.measure.harness import test_rows
 from rbserve.runs.measurement import Measurement, Plan, Result, comparability_key
 from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import memory
-from rbserve.runtimes.session import without_bf16
+from rbserve.runtimes.opening import unavailable
 from rbserve.stats.intervals import FEWEST_USERS, Interval
 from rbserve.stats.listwise import ndcg_at_k
 from rbserve.stats.pairwise import auc
@@ -169,17 +168,9 @@ def absent(artifact: Artifact) -> dict[str, str]:
         for name in artifact.can_export
         if name not in artifact.manifest.variants
     }
-    if importlib.util.find_spec("torch") is None:
-        reasons |= {
-            name: "torch is not installed"
-            for name in artifact.variants
-            if find_variant(name).runtime == "torch"
-        }
-    reasons |= {
-        variant: said for variant in artifact.variants if (said := artifact.slate_dependence(variant))
-    }
-    if reason := without_bf16():
-        reasons |= {name: reason for name in artifact.can_have if find_variant(name).runtime == "openvino"}
+    for name in filter(lambda name: find_variant(name).automatic, artifact.can_have):
+        if reason := unavailable(artifact, name) or artifact.slate_dependence(name):
+            reasons[name] = reason
     return reasons
 
 

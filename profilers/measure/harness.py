@@ -49,7 +49,7 @@ from rbserve.runs.measurement import (
 )
 from rbserve.runs.provenance import command_line, git_state
 from rbserve.runs.summary import summarise
-from rbserve.runtimes.opening import artifact_prompts
+from rbserve.runtimes.contents import artifact_prompts
 
 WORKER = (sys.executable, "-m", "rbserve.profilers.worker")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

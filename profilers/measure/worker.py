@@ -19,6 +19,7 @@ import psutil
 from rbserve.core.errors import RbserveError, memory_told
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
+from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import ItemTable
@@ -37,9 +38,10 @@ from rbserve.profilers.timing.stages import Waterfall, time_stages
 from rbserve.runs.measurement import DEPTH, WARM
 from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
-from rbserve.runtimes.endpoint import EndpointScorer, UnclearAnswersError
+from rbserve.runtimes.endpoint_scorer import EndpointScorer, UnclearAnswersError
+from rbserve.runtimes.evaluate import rank_rows, score_rows
 from rbserve.runtimes.language import LanguageScorer
-from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.runtimes.opening import open_ranker, open_scorer, runtime_of
 from rbserve.stats.listwise import ranks_in_lists
 
 OBSERVED_CALLS = 100  # apart from the timed ones,
@@ -118,6 +120,7 @@ def measure(job: Job) -> Report:
     artifact, inputs = open_artifact(Path(job.artifact)), Inputs(job.inputs)
     if job.cost:
         return Report(costs=_costs(artifact, inputs, job))
+    runtime_of(find_variant(job.variant))  # finding and importing our module is no part of loading
     start = time.perf_counter_ns()
     model = open_model(artifact, job.variant, job.threads)
     load_ns = time.perf_counter_ns() - start

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedRanker, StagedScorer
 from rbserve.data.dataset import ItemTable
 from rbserve.profilers.timing.latency import Request
-from rbserve.runtimes.endpoint import EndpointScorer
-from rbserve.runtimes.opening import recommend, without_seen
+from rbserve.runtimes.endpoint_scorer import EndpointScorer
+from rbserve.runtimes.evaluate import recommend, without_seen
 
 Call = Callable[..., object]
 Ranked = tuple[Items, Scores]

@@ -50,8 +50,9 @@ from rbserve.models.configs import (
 )
 from rbserve.models.prompts import FOLDER as PROMPTS
 from rbserve.models.prompts import ITEM_TOKENS
+from rbserve.runtimes.contents import artifact_prompts, artifact_tokenizer
 from rbserve.runtimes.item_vectors import Encode, config_class, open_content, write_tensors
-from rbserve.runtimes.opening import artifact_prompts, artifact_tokenizer, open_ranker, open_scorer
+from rbserve.runtimes.opening import open_ranker, open_scorer
 
 
 class Edit(NamedTuple):

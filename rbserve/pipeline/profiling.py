@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rbserve.core.errors import UsageError
 from rbserve.core.files import require_writable
 from rbserve.core.tasks import TASKS
-from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, find_variant
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.home.paths import runs_path
@@ -19,6 +18,7 @@ from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 from rbserve.runtimes import memory
+from rbserve.runtimes.opening import unavailable
 
 if TYPE_CHECKING:
     from rbserve.runs.measurement import Measurement, Plan
@@ -54,7 +54,7 @@ def profile(
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
     path = write_measurement(runs_path(), measurement)
     if artifact.is_endpoint and not (measurement.random or measurement.predictions.scores):
-        from rbserve.runtimes.endpoint import UnclearAnswersError
+        from rbserve.runtimes.endpoint_scorer import UnclearAnswersError
 
         reasons = [told for warnings in measurement.variant_warnings.values() for told in warnings]
         raise UnclearAnswersError(f"{artifact.name}: {'; '.join(reasons)}", f"what was measured is in {path}")
@@ -88,20 +88,19 @@ def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[s
     if named:
         return list(named), {}
     chosen = list(dict.fromkeys([REFERENCE, *USUAL_EXPORTS, *artifact.manifest.variants]))
-    left_out = {one: reason for one in chosen if (reason := memory.shortage(artifact, one))}
+    left_out = {name: reason for name in chosen if (reason := memory.shortage(artifact, name))}
     if REFERENCE in left_out and HALF_REFERENCE in artifact.can_open:
         chosen.append(HALF_REFERENCE)
-    if importlib.util.find_spec("torch") is None:
-        left_out |= {one: "torch is not installed" for one in chosen if find_variant(one).runtime == "torch"}
-    for one, reason in left_out.items():
-        say(f"{artifact.name} {one} is not measured: {reason}")
-    return [one for one in chosen if one not in left_out], left_out
+    left_out |= {name: reason for name in chosen if (reason := unavailable(artifact, name))}
+    for name, reason in left_out.items():
+        say(f"{artifact.name} {name} is not measured: {reason}")
+    return [name for name in chosen if name not in left_out], left_out
 
 
 def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
     from rbserve.profilers.measure.harness import test_rows
     from rbserve.profilers.timing.latency import PAID_WARMUP_CALLS, most_calls
-    from rbserve.runtimes.opening import estimate
+    from rbserve.runtimes.endpoint import estimate
 
     rows = test_rows(artifact, data, plan)
     assert isinstance(rows, CtrSplit)

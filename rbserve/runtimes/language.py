@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
-from rbserve.runtimes.session import Session
 
 if TYPE_CHECKING:
-    from rbserve.models.lm import ClickModel, LanguageModel
+    pass
 
 CALL_TOKENS = 192
 """Tokens of a call: attention between candidates, which a mask takes back, costs their square; a call costs a copy
@@ -233,34 +232,6 @@ class PrefixCache:
         return (tokens[:length].tobytes() for length in range(self._stride, len(tokens) + 1, self._stride))
 
 
-class ProtocolScorer:
-    """The paper's way, to compare with: eager torch, one candidate's whole prompt at a time, nothing kept.
-
-    Every word's logit is computed at every place, two words' at the last are read, as RecBench's public code has it.
-    """
-
-    def __init__(self, model: ClickModel, prompts: Prompts) -> None:
-        import torch
-
-        self._torch, self._model, self._prompts = torch, model, prompts
-
-    def score(self, history: Items, candidates: Items) -> Scores:
-        """Click probabilities float32[N]."""
-        return np.array([self._score_one(history, one) for one in candidates.tolist()], np.float32)
-
-    def _score_one(self, history: Items, candidate: int) -> float:
-        packed = pack(self._prompts.prefix(history), [self._prompts.suffix(candidate)], self._prompts.pieces)
-        tokens, positions, mask, read = (self._torch.from_numpy(one) for one in packed.arrays.values())
-        language = self._model.language
-        with self._torch.inference_mode():
-            hidden = language.hidden(tokens, positions, mask)[0]
-            if not language.pairs:
-                embedding: Any = language.base.get_input_embeddings
-                self._torch.nn.functional.linear(language.transform(hidden), embedding().weight)
-            odds = self._model.odds(language.answers(hidden, mask, read)[0])
-        return float(odds.sigmoid())
-
-
 class LanguageStepper:
     """Continues sequences for beam search: all beams of a user lie in one row, and a mask says whose past is whose.
 
@@ -306,90 +277,3 @@ class BeamPasts(NamedTuple):
 def packed_questions(prompts: Prompts) -> Callable[[Items], Packed]:
     """What a ScoringRanker asks TorchBestItems or OnnxBestItems: the questions of histories int32[B, T]."""
     return lambda histories: pack_questions(prompts.questions(histories), prompts.pieces.causal)
-
-
-class TorchBestItems:
-    """A language model with a head for the catalogue in eager torch: the reference."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        import torch
-
-        from rbserve.models.lm import ItemScores
-
-        self._torch, self._model = torch, ItemScores(model)
-        self._device = next(model.parameters()).device
-
-    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
-        arrays = {
-            name: self._torch.from_numpy(array).to(self._device) for name, array in asked.arrays.items()
-        }
-        with self._torch.inference_mode():
-            scores = self._model(**arrays)
-            scores, items = scores.float().topk(min(k, scores.size(-1)))
-        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
-
-
-class OnnxBestItems:
-    """An exported graph."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
-        return items, scores
-
-
-class TorchLanguageCall:
-    """The reference: eager torch."""
-
-    def __init__(self, model: ClickModel | LanguageModel) -> None:
-        import torch
-
-        self._torch, self._model = torch, model
-        self._device = next(model.parameters()).device
-
-    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
-        """Log-odds float32[B, N] and the cache, which eager torch has at no cost."""
-        arrays = {
-            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
-        }
-        with self._torch.inference_mode():
-            odds, cache = self._model(**arrays, past=past)
-        return odds.float().cpu().numpy(), cache
-
-    def head_of(self, cache: Any, length: int) -> Any:
-        """The cache of the first `length` tokens."""
-        return cache[..., :length, :].contiguous()  # a view would keep the rest alive
-
-    def joined(self, cache: Any, more: Any) -> Any:
-        """The cache of some tokens and of those that followed."""
-        return self._torch.cat((cache, more), dim=-2)
-
-
-class OnnxLanguageCall:
-    """An exported graph."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        shapes = {one.name: one.shape for one in session.get_inputs()}
-        self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
-
-    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
-        """Log-odds float32[B, N] and the cache."""
-        arrays: dict[str, Any] = packed.arrays
-        if self._past is not None:
-            layers, two, _, heads, _, width = self._past
-            nothing = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
-            arrays["past"] = nothing if past is None else past
-        names = ["answers", "present"] if cached else ["answers"]
-        odds, *cache = self._session.run(names, arrays)
-        return odds, cache[0] if cached else None
-
-    def head_of(self, cache: Any, length: int) -> Any:
-        """The cache of the first `length` tokens."""
-        return np.ascontiguousarray(cache[..., :length, :])
-
-    def joined(self, cache: Any, more: Any) -> Any:
-        """The cache of some tokens and of those that followed."""
-        return np.concatenate((cache, more), axis=-2)

@@ -17,10 +17,9 @@ from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.data.semantic_ids import SemanticIds
 from rbserve.models.beam import Stepper, search
 from rbserve.models.configs import SeqSidConfig, SidSasRecConfig
-from rbserve.runtimes.session import Session
 
 if TYPE_CHECKING:
-    from rbserve.models.sasrec import SasRec, SidSasRec
+    pass
 
 Logits = NDArray[np.float32]
 Cache = tuple[Any, Any]  # a user's prompt, shared by all beams; what each beam has added
@@ -137,78 +136,3 @@ def _widened(items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
     """Items and scores [B, <=k] with places that no item takes, to [B, k]."""
     missing = ((0, 0), (0, k - items.shape[1]))
     return np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
-
-
-class TorchItemScores:
-    """SASRec in eager torch: the reference."""
-
-    def __init__(self, model: SasRec) -> None:
-        import torch
-
-        self._torch, self._model = torch, model
-
-    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
-        with self._torch.inference_mode():
-            items, scores = self._model.top_k(_on_device(self._torch, self._model, asked), k)
-            return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
-
-
-class TorchStepper:
-    """SID-SASRec in eager torch: the reference."""
-
-    def __init__(self, model: SidSasRec) -> None:
-        import torch
-
-        self._torch, self._model = torch, model
-
-    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
-        """Logits [B, V] after prompts int32[B, T], and their cache."""
-        with self._torch.inference_mode():
-            logits, prefix = self._model.prefill(_on_device(self._torch, self._model, prompts))
-        layers, two, batch, heads, _, width = prefix.shape
-        return logits.cpu().numpy(), (prefix, prefix.new_empty((layers, two, batch, 1, heads, 0, width)))
-
-    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
-        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
-        prefix, suffix = cache
-        with self._torch.inference_mode():
-            users = self._torch.arange(len(parents), device=prefix.device)[:, None]
-            suffix = suffix[:, :, users, _on_device(self._torch, self._model, parents)]
-            tokens_BW = _on_device(self._torch, self._model, tokens)
-            logits, suffix = self._model.step(tokens_BW, prefix, suffix)
-        return logits.cpu().numpy(), (prefix, suffix)
-
-
-def _on_device(torch: Any, model: Any, array: Items) -> Any:
-    return torch.from_numpy(np.array(array, np.int64)).to(next(model.parameters()).device)
-
-
-class OnnxItemScores:
-    """SASRec as an exported graph with the top k inside."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {"histories": asked, "k": np.array([k], np.int64)})
-        return items, scores
-
-
-class OnnxStepper:
-    """SID-SASRec as two exported graphs."""
-
-    def __init__(self, prefill: Session, step: Session) -> None:
-        self._prefill, self._step = prefill, step
-
-    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
-        """Logits [B, V] after prompts int32[B, T], and their cache."""
-        logits, prefix = self._prefill.run(None, {"tokens": prompts})
-        layers, two, batch, heads, _, width = prefix.shape
-        return logits, (prefix, np.empty((layers, two, batch, 1, heads, 0, width), np.float32))
-
-    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
-        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
-        prefix, suffix = cache
-        own = suffix[:, :, np.arange(len(parents))[:, None], parents]
-        logits, suffix = self._step.run(None, {"tokens": tokens, "prefix": prefix, "suffix": own})
-        return logits, (prefix, suffix)

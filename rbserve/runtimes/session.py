@@ -1,23 +1,21 @@
-"""How an ONNX file becomes a session, for all who run one: in onnxruntime, or in OpenVINO where bf16 is wanted."""
+"""How an ONNX file becomes a session of onnxruntime, and what a session is, for all who run a graph."""
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.errors import ArtifactError
 from rbserve.machine.environment import processor
 
-BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+PROVIDERS = ["CPUExecutionProvider"]
+"""What onnxruntime computes on: the processor, in every variant there is."""
 SESSION_OPTIONS = "rbserve.session_options"
 """In a graph's metadata "none" where onnxruntime computes it exactly on every processor without being told how."""
 
@@ -80,81 +78,9 @@ def _load(path: Path, options: Any) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
     except Exception as error:
         raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
-
-
-def without_bf16() -> str | None:
-    """Why no graph can be run in bf16 here, if so."""
-    if not BF16_FLAGS & processor()[1]:
-        return "this processor has no bf16"
-    return "openvino is not installed" if importlib.util.find_spec("openvino") is None else None
-
-
-def open_bf16_session(path: Path, threads: int) -> Session:
-    """The same graph in OpenVINO, its products made in bf16.
-
-    Raises UsageError where that cannot be had (`without_bf16`), ArtifactError when the file cannot be loaded.
-    """
-    reason = without_bf16()
-    if reason:
-        raise UsageError(
-            f"openvino-bf16 cannot be run: {reason}", "pip install 'rbserve[openvino]', or onnx-fp32"
-        )
-    import openvino
-
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16",
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # which cores there are is for whoever starts the process to say
-    }
-    try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
-    except RuntimeError as error:
-        raise ArtifactError(f"openvino cannot load {path}: {str(error).splitlines()[0]}") from error
-    if any(one.partial_shape.rank.is_static and not len(one.partial_shape) for one in compiled.outputs):
-        raise ArtifactError(
-            f"openvino misreads {path}, which an earlier version wrote",
-            "rbserve export --precision fp32 writes it anew",
-        )
-    return OpenVinoSession(compiled)
-
-
-class OpenVinoSession:
-    """A compiled model of OpenVINO as a `Session`."""
-
-    class Input(NamedTuple):
-        """What goes in; of an unknown size None."""
-
-        name: str
-        shape: list[int | None]
-
-    def __init__(self, compiled: Any) -> None:
-        self._request, self._lock = compiled.create_infer_request(), Lock()
-        self._names = [one.any_name for one in compiled.outputs]
-        self._inputs = [
-            self.Input(
-                one.any_name, [size.get_length() if size.is_static else None for size in one.partial_shape]
-            )
-            for one in compiled.inputs
-        ]
-
-    def get_inputs(self) -> list[Input]:
-        """What goes in."""
-        return self._inputs
-
-    def get_overridable_initializers(self) -> list[Input]:
-        """Nothing: OpenVINO takes defaults for constants."""
-        return []
-
-    def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """The named outputs, or all of them in their order; one call at a time."""
-        with self._lock:
-            found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
-            return [np.array(found[name]) for name in names or self._names]
 
 
 def saturates(machine: str, flags: Collection[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from rbserve.core.types import Items, Observe, Scorer, Scores, Vectors
 from rbserve.models.prompts import ItemTokenizer
 from rbserve.runtimes.item_vectors import ItemContent
 from rbserve.runtimes.language import LanguageScorer
-from rbserve.runtimes.opening import OnnxScorer, TorchScorer
 
 Mixed = list[int | str]
 """Items in their order: rows of the table, and texts of others."""
@@ -28,6 +27,17 @@ class TextScorer(Protocol):
 
     def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
         """Click probabilities float32[N]. Raises UsageError or ArtifactError where texts cannot be read here."""
+        ...
+
+
+@runtime_checkable
+class VectorScorer(Protocol):
+    """A scorer of groups B and C: where it `takes_vectors`, it can be given finished vectors instead of rows."""
+
+    takes_vectors: bool
+
+    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d]."""
         ...
 
 
@@ -51,7 +61,7 @@ class LanguageTexts:
 class VectorTexts:
     """Groups B and C. The content is opened for the first text; the last KEPT_TEXTS vectors of texts are kept."""
 
-    def __init__(self, scorer: OnnxScorer | TorchScorer, open_content: Callable[[], ItemContent]) -> None:
+    def __init__(self, scorer: VectorScorer, open_content: Callable[[], ItemContent]) -> None:
         self._scorer, self._open = scorer, open_content
         self._content: ItemContent | None = None
         self._kept: OrderedDict[str, Vectors] = OrderedDict()
@@ -103,7 +113,7 @@ def text_scorer(
             return LanguageTexts(scorer, tokenizer())
         except UsageError as error:
             return error.message
-    if open_content is None or not isinstance(scorer, OnnxScorer | TorchScorer):
+    if open_content is None or not isinstance(scorer, VectorScorer):
         return "it reads no texts of items"
     if not scorer.takes_vectors:
         return "its graph was exported by an earlier version (rbserve export writes it anew)"

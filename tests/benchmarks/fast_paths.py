@@ -28,8 +28,10 @@ from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.parity import sample
 from rbserve.machine.environment import environment
+from rbserve.runtimes.contents import artifact_prompts
+from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.memory import parameters
-from rbserve.runtimes.opening import artifact_prompts, open_scorer, score_rows
+from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc, log_odds
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -209,7 +209,8 @@ class Runner:
     opened: Runner
 
     def __init__(self, artifact: Path, data: Path) -> None:
-        from rbserve.runtimes.opening import open_scorer, score_rows
+        from rbserve.runtimes.evaluate import score_rows
+        from rbserve.runtimes.opening import open_scorer
 
         self._artifact, self._dataset = opened(artifact, data)
         test = self._dataset.ctr("test")

@@ -34,7 +34,8 @@ from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.machine.environment import environment
 from rbserve.models.zoo import select_models
-from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.runtimes.evaluate import rank_rows, score_rows
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.stats.pairwise import auc
 

@@ -13,7 +13,8 @@ from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import allowed_cores
-from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 
 

@@ -23,8 +23,10 @@ from rbserve.data.columns import Ragged
 from rbserve.exporters.language import write_graph
 from rbserve.models.lm import ClickModel
 from rbserve.models.prompts import Prompts
-from rbserve.runtimes.language import LanguageScorer, OnnxLanguageCall, TorchLanguageCall
+from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.onnx import OnnxLanguageCall
 from rbserve.runtimes.session import open_session
+from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.train.tasks.language import NO, YES, load, pieces, single_tokens
 from rbserve.train.tensors import save_tensors
 

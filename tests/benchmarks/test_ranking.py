@@ -24,16 +24,11 @@ from rbserve.data.trie import build_trie
 from rbserve.exporters.sequential import write_graphs
 from rbserve.models.sasrec import SasRec, SidSasRec, build
 from rbserve.models.zoo import find_model
-from rbserve.runtimes.opening import rank_rows
-from rbserve.runtimes.ranking import (
-    GeneratingRanker,
-    OnnxItemScores,
-    OnnxStepper,
-    ScoringRanker,
-    TorchItemScores,
-    TorchStepper,
-)
+from rbserve.runtimes.evaluate import rank_rows
+from rbserve.runtimes.onnx import OnnxItemScores, OnnxStepper
+from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtimes.session import open_session
+from rbserve.runtimes.torch_models import TorchItemScores, TorchStepper
 
 ITEMS, HISTORY, K = 19_220, 19, 10
 SEQUENCES = 5_000

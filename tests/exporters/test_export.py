@@ -19,7 +19,8 @@ from rbserve.exporters import graph, parity
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import compare
 from rbserve.models.zoo import find_model
-from rbserve.runtimes.opening import OnnxScorer, open_ranker, open_scorer
+from rbserve.runtimes.onnx import OnnxScorer
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

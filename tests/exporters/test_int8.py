@@ -25,7 +25,8 @@ from rbserve.exporters.export import export
 from rbserve.exporters.graph import OPSET
 from rbserve.exporters.quantize import DOMAIN, SEVEN_BITS, Array, quantise_products
 from rbserve.models.zoo import MODELS, find_model
-from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows
+from rbserve.runtimes.evaluate import rank_rows
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.runtimes.session import open_session
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings

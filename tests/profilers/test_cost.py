@@ -29,9 +29,11 @@ from rbserve.profilers.measure import harness, worker
 from rbserve.profilers.measure.harness import default_plan, profile
 from rbserve.profilers.timing.calls import Exercise, list_wise, pair_wise
 from rbserve.runs.roofline import Cost, roofline
+from rbserve.runtimes.onnx import OnnxItemScores
 from rbserve.runtimes.opening import open_scorer
-from rbserve.runtimes.ranking import OnnxItemScores, ScoringRanker, TorchItemScores
+from rbserve.runtimes.ranking import ScoringRanker
 from rbserve.runtimes.session import open_session, profiled_sessions
+from rbserve.runtimes.torch_models import TorchItemScores
 
 M, K, N = 6, 64, 48
 CONSTANTS = 100  # bytes of axes, limits and the like that a graph has beside its weights

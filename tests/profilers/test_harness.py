@@ -25,7 +25,8 @@ from rbserve.profilers.measure.worker import Job, Report, peak_rss_bytes
 from rbserve.runs.changes import changed
 from rbserve.runs.measurement import DEPTH, Measurement, Plan
 from rbserve.runs.run_file import public
-from rbserve.runtimes.opening import open_ranker, open_scorer, rank_rows, score_rows
+from rbserve.runtimes.evaluate import rank_rows, score_rows
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.listwise import ranks_in_lists
 
 SHORT = msgspec.structs.replace(default_plan("seqrec"), processes=1, runs=5, slates=[5])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
 from rbserve.data.columns import Ragged
-from rbserve.runtimes.opening import rank_rows, recommend
+from rbserve.runtimes.evaluate import rank_rows, recommend
 
 N_ITEMS = 12
 HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=5), max_size=15)

@@ -33,7 +33,8 @@ from rbserve.pipeline.catalogue import add_items, retire_items
 from rbserve.pipeline.items import text_encoder
 from rbserve.profilers.measure.harness import default_plan, profile
 from rbserve.runtimes.item_vectors import open_content
-from rbserve.runtimes.opening import load_model, open_ranker, open_scorer
+from rbserve.runtimes.opening import open_ranker, open_scorer
+from rbserve.runtimes.torch import load_model
 from rbserve.train.encoders.embed import embed_texts
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings

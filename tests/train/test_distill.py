@@ -24,7 +24,8 @@ from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
 from rbserve.models.zoo import MODELS, find_model
 from rbserve.runtimes import opening
-from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 from rbserve.train.distill import teacher as teaching_module
 from rbserve.train.distill.lesson import calibrate, prepare_lesson

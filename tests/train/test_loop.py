@@ -201,7 +201,7 @@ def test_a_training_that_diverges_says_so(planted: Dataset, tmp_path: Path) -> N
 def test_embeddings_and_head_are_trained_and_restored(planted: Dataset, tmp_path: Path) -> None:
     """Defect 1 of the public reference code: every parameter moves, and loading is exact."""
     from rbserve.models.ctr import build
-    from rbserve.runtimes.opening import load_model
+    from rbserve.runtimes.torch import load_model
 
     artifact = train_small("dnn", planted, tmp_path / "dnn", epochs=2)
     loaded = load_model(artifact)

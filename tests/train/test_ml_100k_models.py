@@ -12,7 +12,8 @@ from rbserve.data.artifact import WEIGHTS
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model, models
 from rbserve.profilers.baselines import baselines
-from rbserve.runtimes.opening import open_scorer, score_rows
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.fit import train

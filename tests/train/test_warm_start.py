@@ -24,7 +24,7 @@ from rbserve.data.semantic_ids import find_semantic_ids
 from rbserve.models.configs import config_from_dict
 from rbserve.models.zoo import find_model
 from rbserve.pipeline.home import Home
-from rbserve.runtimes.opening import load_model
+from rbserve.runtimes.torch import load_model
 from rbserve.train.datasets import synthetic
 from rbserve.train.fit import _maker, train
 from rbserve.train.loop import Settings

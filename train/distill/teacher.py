@@ -23,7 +23,8 @@ from rbserve.core.variants import DEFAULT_SERVED, REFERENCE
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
-from rbserve.runtimes.opening import artifact_prompts, open_scorer
+from rbserve.runtimes.contents import artifact_prompts
+from rbserve.runtimes.opening import open_scorer
 from rbserve.train.loop import Rows
 from rbserve.train.tasks.language import users_begin
 

@@ -38,8 +38,9 @@ from rbserve.models.configs import (
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens
 from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, PairTransform, as_decoder, bare
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
-from rbserve.runtimes.language import LanguageScorer, TorchLanguageCall
-from rbserve.runtimes.opening import score_rows
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.loop import Rows, require_finite

@@ -26,9 +26,10 @@ from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
-from rbserve.runtimes.language import LanguageStepper, TorchBestItems, TorchLanguageCall, packed_questions
-from rbserve.runtimes.opening import rank_rows
+from rbserve.runtimes.evaluate import rank_rows
+from rbserve.runtimes.language import LanguageStepper, packed_questions
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
+from rbserve.runtimes.torch_models import TorchBestItems, TorchLanguageCall
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.encoders.backbone import load_tokenizer
 from rbserve.train.loop import Rows, require_finite_weights

@@ -24,8 +24,9 @@ from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
 from rbserve.models.configs import SasRecConfig, SidSasRecConfig
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
-from rbserve.runtimes.opening import rank_rows
-from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker, TorchItemScores, TorchStepper
+from rbserve.runtimes.evaluate import rank_rows
+from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
+from rbserve.runtimes.torch_models import TorchItemScores, TorchStepper
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.loop import Rows, require_finite_weights
 from rbserve.train.tasks.softmax import softmax_loss

@@ -16,8 +16,9 @@ from rbserve.core.files import sha256
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Vectors
 from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.runtimes.contents import artifact_tokenizer
 from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
-from rbserve.runtimes.opening import artifact_tokenizer, open_ranker, open_scorer
+from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.runtimes.texts import text_scorer
 from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
 from rbserve.server.scoring.models import Models

@@ -16,8 +16,8 @@ from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, no_observer
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
+from rbserve.runtimes.evaluate import recommend, without_seen
 from rbserve.runtimes.language import LanguageScorer, PrefixCache
-from rbserve.runtimes.opening import recommend, without_seen
 from rbserve.runtimes.texts import Mixed, TextScorer
 from rbserve.server.schema import Limits
 

@@ -1,0 +1,53 @@
+"""Scorers and rankers put together from the parts that a runtime brings.
+
+What is the same in every runtime is said here: which kind of ranker a model's config asks for, and what a language
+model's scorer reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from rbserve.core.types import Ranker
+from rbserve.data.artifact import Artifact
+from rbserve.models.configs import SasRecConfig, SeqP5Config, SeqSidConfig, SidSasRecConfig
+from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.language import (
+    LanguageCall,
+    LanguageScorer,
+    LanguageStepper,
+    PrefixCache,
+    packed_questions,
+)
+from rbserve.runtimes.ranking import GeneratingRanker, ItemScores, ScoringRanker
+
+
+class Parts(NamedTuple):
+    """How to open the parts of a list-wise model in one runtime; an artefact has one of them."""
+
+    item_scores: Callable[[], ItemScores]
+    stepper: Callable[[], Any]
+    best_items: Callable[[], ItemScores]
+    language: Callable[[], LanguageCall]
+
+
+def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
+    """The ranker of a list-wise artefact, of the part that its config asks for."""
+    config, retired = artifact_config(artifact), artifact.items.retired
+    if isinstance(config, SeqSidConfig):
+        prompts = artifact_prompts(artifact)
+        stepper = LanguageStepper(parts.language(), prompts)
+        return GeneratingRanker(stepper, artifact.sids, config, prompts.questions)
+    if isinstance(config, SeqP5Config):
+        questions = packed_questions(artifact_prompts(artifact))
+        return ScoringRanker(parts.best_items(), config.max_history, questions, retired)
+    if isinstance(config, SidSasRecConfig):
+        return GeneratingRanker(parts.stepper(), artifact.sids, config)
+    assert isinstance(config, SasRecConfig)
+    return ScoringRanker(parts.item_scores(), config.max_history, retired=retired)
+
+
+def language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> LanguageScorer:
+    """The scorer of a language model that keeps up to `user_cache` bytes of its last users' prompts."""
+    return LanguageScorer(call, artifact_prompts(artifact), PrefixCache(user_cache) if user_cache else None)

@@ -1,0 +1,73 @@
+"""Many rows at once: the scores of all test rows, the ranked lists of many users."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.types import Items, Ranker, Scorer, Scores
+from rbserve.data.columns import Ragged, runs
+
+
+@runtime_checkable
+class RowScorer(Protocol):
+    """A scorer that is asked for many rows at a time, rather than for one slate after another."""
+
+    def score_rows(self, histories: Ragged, candidates: Items) -> Scores:
+        """The score float32[R] of R (history, candidate) pairs."""
+        ...
+
+
+def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
+    """The score float32[R] of R (history, candidate) pairs; rows in turn that share a history are one slate."""
+    if isinstance(scorer, RowScorer):
+        return scorer.score_rows(histories, candidates)
+    scores = np.empty(len(candidates), np.float32)
+    for begin, end in pairwise(runs(histories).tolist()):
+        scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
+    return scores
+
+
+def recommend(ranker: Ranker, history: Items, k: int, exclude_seen: bool = False) -> tuple[Items, Scores]:
+    """The k best items int32[<=k] for history int32[T] and their scores, without the history's if asked to."""
+    if not exclude_seen:
+        return ranker.top_k(history, k)
+    return without_seen(history, k, *ranker.top_k(history, k + len(history)))
+
+
+def without_seen(history: Items, k: int, items: Items, scores: Scores) -> tuple[Items, Scores]:
+    """The first k of a list of items int32[n], and their scores, that are not in history int32[T]."""
+    unseen = np.flatnonzero(~np.isin(items, history))[:k]
+    return items[unseen], scores[unseen]
+
+
+def rank_rows(
+    ranker: Ranker, histories: Ragged, k: int, batch: int = 256, exclude_seen: bool = False
+) -> Items:
+    """What `recommend` gives for each of R histories, int32[R, k]; -1 at the end of a list shorter than k.
+
+    Histories of one length are ranked together, at most `batch` a call.
+    """
+    ranked = np.full((len(histories), k), -1, np.int32)
+    lengths = histories.lengths
+    for length in np.unique(lengths).tolist():
+        rows = np.flatnonzero(lengths == length)
+        for together in np.split(rows, range(batch, len(rows), batch)):
+            seen = histories.take(together).values.reshape(len(together), length)
+            items, _ = ranker.top_k_batch(seen, k + exclude_seen * length)
+            unwanted = items < 0
+            if exclude_seen:
+                unwanted |= (items[:, :, None] == seen[:, None, :]).any(axis=2)
+            best = _wanted_first(items, unwanted)[:, :k]
+            ranked[together, : best.shape[1]] = best
+    return ranked
+
+
+def _wanted_first(items: Items, unwanted: NDArray[np.bool_]) -> Items:
+    """Each row of items int32[B, n] without the unwanted ones, then -1, in the order they had."""
+    order = np.argsort(unwanted, axis=1, kind="stable")
+    moved: Items = np.take_along_axis(np.where(unwanted, np.int32(-1), items), order, axis=1)
+    return moved

@@ -1,0 +1,178 @@
+"""The runtime onnx: exported graphs in onnxruntime, on the processor. No torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbserve.core.tasks import TASKS
+from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
+from rbserve.core.variants import Variant
+from rbserve.data.artifact import Artifact
+from rbserve.models.prompts import Packed
+from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
+from rbserve.runtimes.ranking import Cache, Logits
+from rbserve.runtimes.session import Session, open_session
+
+ITEM_TABLE = "model.item_embedding.weight"
+"""The graph's input, with a default, that has the vectors of all items: of models whose items are made of content."""
+HINT = "pip install --force-reinstall onnxruntime"
+
+Opening = Callable[[Path], Session]
+"""How a graph becomes a session."""
+
+
+def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: ARG001
+    """Nothing: onnxruntime is a dependency, and its graphs run on every processor."""
+    return None
+
+
+def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) -> Scorer | Ranker:
+    """The scorer or ranker over the graphs of a variant."""
+    return over_graphs(artifact, variant, opening_of(artifact, threads), user_cache)
+
+
+def over_graphs(artifact: Artifact, variant: Variant, opening: Opening, user_cache: int) -> Scorer | Ranker:
+    """The scorer or ranker over the graphs of a variant, its files verified, in the sessions that `opening` opens."""
+    graphs = graphs_of(artifact, variant)
+    if TASKS[artifact.manifest.task].ranks:
+        return exported_ranker(artifact, graphs, opening)
+    return exported_scorer(artifact, graphs, opening, user_cache)
+
+
+def graphs_of(artifact: Artifact, variant: Variant) -> list[Path]:
+    """The graphs of a variant, in the order in which they run, once all its files are found to be whole."""
+    record = artifact.exported(variant.name)
+    assert record is not None
+    files = {name: artifact.file(name) for name in record.files}
+    return [files[name] for name in record.graphs]
+
+
+def opening_of(artifact: Artifact, threads: int = 1) -> Opening:
+    """How onnxruntime opens an artefact's graphs: with exact products in 8 bits where these use all of their bits."""
+    return partial(open_session, threads=threads, eight_bits=artifact.is_language_model)
+
+
+def exported_ranker(artifact: Artifact, graphs: Sequence[Path], opening: Opening | None = None) -> Ranker:
+    """The ranker of a list-wise artefact over its exported graphs, in the order in which they run."""
+    sessions = map(opening or opening_of(artifact), graphs)
+    return ranker_of(
+        artifact,
+        Parts(
+            lambda: OnnxItemScores(*sessions),
+            lambda: OnnxStepper(*sessions),
+            lambda: OnnxBestItems(*sessions),
+            lambda: OnnxLanguageCall(*sessions),
+        ),
+    )
+
+
+def exported_scorer(
+    artifact: Artifact, graphs: Sequence[Path], opening: Opening | None = None, user_cache: int = 0
+) -> Scorer:
+    """The scorer of a pair-wise artefact over its exported graph."""
+    (session,) = map(opening or opening_of(artifact), graphs)
+    if artifact.is_language_model:
+        return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
+    return OnnxScorer(session)
+
+
+class OnnxScorer:
+    """Scores with an exported graph: history int32[T], candidates int32[N] -> scores float32[N]."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.takes_vectors = any(value.name == ITEM_TABLE for value in session.get_overridable_initializers())
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        scores: Scores = self._session.run(None, {"history": history, "candidates": candidates})[0]
+        return scores
+
+    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d].
+
+        Only where the graph `takes_vectors`.
+        """
+        rows = np.arange(len(history) + len(candidates), dtype=np.int32)
+        asked = {
+            "history": rows[: len(history)],
+            "candidates": rows[len(history) :],
+            ITEM_TABLE: np.concatenate([history, candidates]),
+        }
+        scores: Scores = self._session.run(None, asked)[0]
+        return scores
+
+
+class OnnxItemScores:
+    """SASRec as an exported graph with the top k inside."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {"histories": asked, "k": np.array([k], np.int64)})
+        return items, scores
+
+
+class OnnxStepper:
+    """SID-SASRec as two exported graphs."""
+
+    def __init__(self, prefill: Session, step: Session) -> None:
+        self._prefill, self._step = prefill, step
+
+    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
+        """Logits [B, V] after prompts int32[B, T], and their cache."""
+        logits, prefix = self._prefill.run(None, {"tokens": prompts})
+        layers, two, batch, heads, _, width = prefix.shape
+        return logits, (prefix, np.empty((layers, two, batch, 1, heads, 0, width), np.float32))
+
+    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
+        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
+        prefix, suffix = cache
+        own = suffix[:, :, np.arange(len(parents))[:, None], parents]
+        logits, suffix = self._step.run(None, {"tokens": tokens, "prefix": prefix, "suffix": own})
+        return logits, (prefix, suffix)
+
+
+class OnnxBestItems:
+    """An exported graph."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
+        return items, scores
+
+
+class OnnxLanguageCall:
+    """An exported graph."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        shapes = {one.name: one.shape for one in session.get_inputs()}
+        self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+        """Log-odds float32[B, N] and the cache."""
+        arrays: dict[str, Any] = packed.arrays
+        if self._past is not None:
+            layers, two, _, heads, _, width = self._past
+            nothing = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
+            arrays["past"] = nothing if past is None else past
+        names = ["answers", "present"] if cached else ["answers"]
+        odds, *cache = self._session.run(names, arrays)
+        return odds, cache[0] if cached else None
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        return np.ascontiguousarray(cache[..., :length, :])
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        return np.concatenate((cache, more), axis=-2)

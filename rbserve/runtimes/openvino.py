@@ -1,0 +1,101 @@
+"""The runtime openvino: the graph of another variant in OpenVINO, its products made in bf16."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.errors import ArtifactError
+from rbserve.core.types import Ranker, Scorer
+from rbserve.core.variants import DEFAULT_SERVED, Variant
+from rbserve.data.artifact import Artifact
+from rbserve.machine.environment import processor
+from rbserve.runtimes.onnx import over_graphs
+from rbserve.runtimes.session import Session
+
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+HINT = f"pip install 'rbserve[openvino]', or choose {DEFAULT_SERVED}"
+
+
+def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: ARG001
+    """Why no graph can be run in bf16 here, if so."""
+    return without_bf16()
+
+
+def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) -> Scorer | Ranker:
+    """The scorer or ranker over the graphs that the variant is loaded from."""
+    return over_graphs(artifact, variant, partial(open_bf16_session, threads=threads), user_cache)
+
+
+def without_bf16() -> str | None:
+    """Why no graph can be run in bf16 here, if so."""
+    if not BF16_FLAGS & processor()[1]:
+        return "this processor has no bf16"
+    return "openvino is not installed" if importlib.util.find_spec("openvino") is None else None
+
+
+def open_bf16_session(path: Path, threads: int) -> Session:
+    """A graph in OpenVINO, its products made in bf16. ArtifactError when the file cannot be loaded."""
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # which cores there are is for whoever starts the process to say
+    }
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+    except RuntimeError as error:
+        raise ArtifactError(f"openvino cannot load {path}: {str(error).splitlines()[0]}") from error
+    if any(
+        output.partial_shape.rank.is_static and not len(output.partial_shape) for output in compiled.outputs
+    ):
+        raise ArtifactError(
+            f"openvino misreads {path}, which an earlier version wrote",
+            "rbserve export --precision fp32 writes it anew",
+        )
+    return OpenVinoSession(compiled)
+
+
+class OpenVinoSession:
+    """A compiled model of OpenVINO as a `Session`."""
+
+    class Input(NamedTuple):
+        """What goes in; of an unknown size None."""
+
+        name: str
+        shape: list[int | None]
+
+    def __init__(self, compiled: Any) -> None:
+        self._request, self._lock = compiled.create_infer_request(), Lock()
+        self._names = [output.any_name for output in compiled.outputs]
+        self._inputs = [
+            self.Input(
+                given.any_name,
+                [size.get_length() if size.is_static else None for size in given.partial_shape],
+            )
+            for given in compiled.inputs
+        ]
+
+    def get_inputs(self) -> list[Input]:
+        """What goes in."""
+        return self._inputs
+
+    def get_overridable_initializers(self) -> list[Input]:
+        """Nothing: OpenVINO takes defaults for constants."""
+        return []
+
+    def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
+        """The named outputs, or all of them in their order; one call at a time."""
+        with self._lock:
+            outputs = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+            return [np.array(outputs[name]) for name in names or self._names]

@@ -1,0 +1,114 @@
+"""The runtime torch: the trained module in eager mode, in the precision that a variant asks for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rbserve.core.errors import ArtifactError
+from rbserve.core.tasks import TASKS
+from rbserve.core.types import Ranker, Scorer
+from rbserve.core.variants import REFERENCE, Variant, find_variant
+from rbserve.data.artifact import BACKBONE, WEIGHTS, Artifact
+from rbserve.models.configs import LanguageConfig
+from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
+from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.torch_models import (
+    ProtocolScorer,
+    TorchBestItems,
+    TorchItemScores,
+    TorchLanguageCall,
+    TorchScorer,
+    TorchStepper,
+)
+
+HINT = "pip install 'rbserve[train]', or choose an ONNX variant"
+RECBENCH = "recbench"
+
+
+def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: ARG001
+    """Why the artefact's module cannot be run here, if so."""
+    needed = ("torch", "safetensors", *(["transformers"] if artifact.is_language_model else []))
+    missing = (name for name in needed if importlib.util.find_spec(name) is None)
+    return next((f"{name} is not installed" for name in missing), None)
+
+
+def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) -> Scorer | Ranker:
+    """The scorer or ranker of the trained module, and torch's threads set."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = load_model(artifact, variant.name)
+    if TASKS[artifact.manifest.task].ranks:
+        return torch_ranker(artifact, model)
+    if variant.precision == RECBENCH:
+        return ProtocolScorer(model, artifact_prompts(artifact))
+    return torch_scorer(artifact, model, user_cache)
+
+
+def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
+    """The ranker of a list-wise artefact over its torch module."""
+    return ranker_of(
+        artifact,
+        Parts(
+            lambda: TorchItemScores(model),
+            lambda: TorchStepper(model),
+            lambda: TorchBestItems(model),
+            lambda: TorchLanguageCall(model),
+        ),
+    )
+
+
+def torch_scorer(artifact: Artifact, model: Any, user_cache: int = 0) -> Scorer:
+    """The scorer of a pair-wise artefact over its torch module."""
+    if artifact.is_language_model:
+        return language_scorer(artifact, TorchLanguageCall(model), user_cache)
+    return TorchScorer(model)
+
+
+def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
+    """The trained torch module of an artefact, in eval mode, in the precision of one of torch's variants."""
+    from safetensors import SafetensorError
+
+    from rbserve.models import ctr, sasrec
+
+    config, path = artifact_config(artifact), artifact.file(WEIGHTS)
+    try:
+        weights = _weights(path, find_variant(variant).precision)
+        if isinstance(config, LanguageConfig):
+            return rebuild_model(artifact, backbone_config(artifact), weights).eval()
+        rebuild: Any = sasrec.rebuild if TASKS[artifact.manifest.task].ranks else ctr.rebuild
+        model = rebuild(config, weights)
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
+    return model.eval()
+
+
+def _weights(path: Path, precision: str) -> dict[str, Any]:
+    """A file's tensors in a precision; those that have it are mapped, not copied."""
+    import torch
+    from safetensors.torch import load_file
+
+    kept = torch.bfloat16 if precision == "bf16" else torch.float32
+    return {
+        name: tensor.to(kept) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(path).items()
+    }
+
+
+def backbone_config(artifact: Artifact) -> Any:
+    """transformers' config of a language model's artefact."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(artifact.file(BACKBONE), local_files_only=True)
+
+
+def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -> Any:
+    """The torch module of a language model's artefact over a base of `config`, with the given weights."""
+    from rbserve.models import lm
+
+    if TASKS[artifact.manifest.task].ranks:
+        return lm.rebuild(config, weights)
+    return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)

@@ -1,0 +1,165 @@
+"""Torch modules as scorers, rankers and their parts: eager mode, the reference that every variant is held against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rbserve.core.types import Items, Scores, Vectors
+from rbserve.models.prompts import Packed, Prompts, pack
+from rbserve.runtimes.ranking import Cache, Logits
+
+if TYPE_CHECKING:
+    from rbserve.models.ctr import CtrModel
+    from rbserve.models.lm import ClickModel, LanguageModel
+    from rbserve.models.sasrec import SasRec, SidSasRec
+
+
+class TorchScorer:
+    """Scores with the trained module in eager mode: the reference every exported variant is held against."""
+
+    def __init__(self, model: CtrModel) -> None:
+        import torch
+
+        self._model = model
+        self._inference_mode = torch.inference_mode
+        self._from_numpy = torch.from_numpy
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]. The arrays are copied: torch wraps no read-only map of a file."""
+        with self._inference_mode():
+            scores: Scores = self._model.score(
+                self._from_numpy(np.array(history)), self._from_numpy(np.array(candidates))
+            ).numpy()
+        return scores
+
+    takes_vectors = True
+
+    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d]."""
+        with self._inference_mode():
+            scores: Scores = self._model.score_vectors(
+                self._from_numpy(history), self._from_numpy(candidates)
+            ).numpy()
+        return scores
+
+
+class TorchItemScores:
+    """SASRec in eager torch: the reference."""
+
+    def __init__(self, model: SasRec) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+
+    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
+        with self._torch.inference_mode():
+            items, scores = self._model.top_k(_on_device(self._torch, self._model, asked), k)
+            return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
+
+class TorchStepper:
+    """SID-SASRec in eager torch: the reference."""
+
+    def __init__(self, model: SidSasRec) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+
+    def prefill(self, prompts: Items) -> tuple[Logits, Cache]:
+        """Logits [B, V] after prompts int32[B, T], and their cache."""
+        with self._torch.inference_mode():
+            logits, prefix = self._model.prefill(_on_device(self._torch, self._model, prompts))
+        layers, two, batch, heads, _, width = prefix.shape
+        return logits.cpu().numpy(), (prefix, prefix.new_empty((layers, two, batch, 1, heads, 0, width)))
+
+    def step(self, tokens: Items, parents: Items, cache: Cache) -> tuple[Logits, Cache]:
+        """Logits [B, W, V] after tokens int32[B, W] that continue beams `parents`, and the longer cache."""
+        prefix, suffix = cache
+        with self._torch.inference_mode():
+            users = self._torch.arange(len(parents), device=prefix.device)[:, None]
+            suffix = suffix[:, :, users, _on_device(self._torch, self._model, parents)]
+            tokens_BW = _on_device(self._torch, self._model, tokens)
+            logits, suffix = self._model.step(tokens_BW, prefix, suffix)
+        return logits.cpu().numpy(), (prefix, suffix)
+
+
+def _on_device(torch: Any, model: Any, array: Items) -> Any:
+    return torch.from_numpy(np.array(array, np.int64)).to(next(model.parameters()).device)
+
+
+class TorchBestItems:
+    """A language model with a head for the catalogue in eager torch: the reference."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        import torch
+
+        from rbserve.models.lm import ItemScores
+
+        self._torch, self._model = torch, ItemScores(model)
+        self._device = next(model.parameters()).device
+
+    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
+        arrays = {
+            name: self._torch.from_numpy(array).to(self._device) for name, array in asked.arrays.items()
+        }
+        with self._torch.inference_mode():
+            scores = self._model(**arrays)
+            scores, items = scores.float().topk(min(k, scores.size(-1)))
+        return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
+
+
+class TorchLanguageCall:
+    """The reference: eager torch."""
+
+    def __init__(self, model: ClickModel | LanguageModel) -> None:
+        import torch
+
+        self._torch, self._model = torch, model
+        self._device = next(model.parameters()).device
+
+    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
+        """Log-odds float32[B, N] and the cache, which eager torch has at no cost."""
+        arrays = {
+            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
+        }
+        with self._torch.inference_mode():
+            odds, cache = self._model(**arrays, past=past)
+        return odds.float().cpu().numpy(), cache
+
+    def head_of(self, cache: Any, length: int) -> Any:
+        """The cache of the first `length` tokens."""
+        return cache[..., :length, :].contiguous()  # a view would keep the rest alive
+
+    def joined(self, cache: Any, more: Any) -> Any:
+        """The cache of some tokens and of those that followed."""
+        return self._torch.cat((cache, more), dim=-2)
+
+
+class ProtocolScorer:
+    """The paper's way, to compare with: eager torch, one candidate's whole prompt at a time, nothing kept.
+
+    Every word's logit is computed at every place, two words' at the last are read, as RecBench's public code has it.
+    """
+
+    def __init__(self, model: ClickModel, prompts: Prompts) -> None:
+        import torch
+
+        self._torch, self._model, self._prompts = torch, model, prompts
+
+    def score(self, history: Items, candidates: Items) -> Scores:
+        """Click probabilities float32[N]."""
+        return np.array([self._score_one(history, one) for one in candidates.tolist()], np.float32)
+
+    def _score_one(self, history: Items, candidate: int) -> float:
+        packed = pack(self._prompts.prefix(history), [self._prompts.suffix(candidate)], self._prompts.pieces)
+        tokens, positions, mask, read = (self._torch.from_numpy(one) for one in packed.arrays.values())
+        language = self._model.language
+        with self._torch.inference_mode():
+            hidden = language.hidden(tokens, positions, mask)[0]
+            if not language.pairs:
+                embedding: Any = language.base.get_input_embeddings
+                self._torch.nn.functional.linear(language.transform(hidden), embedding().weight)
+            odds = self._model.odds(language.answers(hidden, mask, read)[0])
+        return float(odds.sigmoid())
