@@ -20,7 +20,7 @@ import numpy as np
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
 from rbserve.core.tasks import CTR, TASKS
-from rbserve.core.variants import FP32, find_variant
+from rbserve.core.variants import FP32, device_of, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import environment
@@ -110,9 +110,10 @@ def question_of(
     if artifact.is_endpoint:
         refuse_endpoint(artifact.name)
     newest = next(iter(runs_of(artifact, runs)), None)
+    machine = environment(device_of(candidates(artifact)))
     return Question(
         artifact_digest=sha256(artifact.path / "manifest.json"),
-        comparability_key=comparability_key(environment(), threads, artifact.manifest.dataset.fingerprint),
+        comparability_key=comparability_key(machine, threads, artifact.manifest.dataset.fingerprint),
         slate=default_slate(artifact) if slate is None else slate,
         threads=threads,
         tolerance=tolerance,

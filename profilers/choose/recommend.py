@@ -30,7 +30,7 @@ from rbserve.profilers.baselines import forms_of
 from rbserve.profilers.compare.sections import aside, comparable, difference, shared_rows
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, run_times
 from rbserve.runs.changes import display_name
-from rbserve.runs.measurement import Measurement, Result, baseline_title, comparability_key
+from rbserve.runs.measurement import Measurement, Result, baseline_title, key_here
 from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import Interval, Statistic, certified_percentile, process_interval, runs_needed
 from rbserve.stats.metrics import METRICS, metric_title
@@ -333,8 +333,7 @@ def _comparable_runs(
 
     def standing(group: list[Measurement]) -> tuple[bool, str]:
         first = group[0]
-        here = comparability_key(machine, first.plan.threads, first.dataset_fingerprint)
-        return (first.comparability_key == here, first.created)
+        return (first.comparability_key == key_here(first, machine), first.created)
 
     groups = [group for group in comparable(runs) if slate in _slates(group)]
     # Lists without seen items are another task than lists with them: the plain ones unless there is nothing else.
@@ -560,8 +559,7 @@ def _notes(
     if pick:
         yield from _cautions(pick, run.task, metric, baselines)
     machine = environment()
-    here = comparability_key(machine, run.plan.threads, run.dataset_fingerprint)
-    if here != run.comparability_key:
+    if key_here(run, machine) != run.comparability_key:
         now = msgspec.structs.replace(run, environment=machine)
         yield f"Measured elsewhere or earlier, not on this machine as it is now: {difference(run, now)}."
     if run.plan.scope == "forward":

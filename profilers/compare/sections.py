@@ -242,6 +242,7 @@ def difference(a: Measurement, b: Measurement) -> str:
     pairs = {
         "CPU": (a.environment.cpu, b.environment.cpu),
         "instruction sets": (a.environment.isa, b.environment.isa),
+        "device": (a.environment.device, b.environment.device),
         "threads": (a.plan.threads, b.plan.threads),
         "scope": (a.plan.scope, b.plan.scope),
         "seen items": tuple("left out" if run.plan.exclude_seen else "kept" for run in (a, b)),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.tasks import CTR, TASKS
-from rbserve.core.variants import REFERENCE
+from rbserve.core.variants import REFERENCE, device_of
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import allowed_cores, environment
@@ -252,7 +252,7 @@ def _prepare(
         test = test_rows(artifacts[0], dataset, plan)
         write_inputs(inputs, dataset, test, plan)
         rows.append(unanswered(test))
-        keys.append(comparability_key(environment(), plan.threads, dataset.fingerprint))
+        keys.append(comparability_key(environment(device_of(variants)), plan.threads, dataset.fingerprint))
     first = rows[0]
     if any(
         (other.users, other.labels, other.targets) != (first.users, first.labels, first.targets)

@@ -25,7 +25,7 @@ from rbserve.core.errors import DataError, RbserveError, UsageError, unknown_nam
 from rbserve.core.files import sha256
 from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.types import Progress, no_progress
-from rbserve.core.variants import find_variant
+from rbserve.core.variants import device_of, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
@@ -93,7 +93,7 @@ def profile(
         else:
             plan, reports, costs = processes.run_within(plan, plan.budget_s)
     variants = processes.left
-    machine = environment()
+    machine = environment(device_of(variants))
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
     digest = sha256(artifact.path / "manifest.json")

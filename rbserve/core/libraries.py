@@ -1,18 +1,23 @@
-"""The versions of the libraries that decide scores and latencies."""
+"""The versions of the libraries that decide scores and latencies: ours, and those of runtimes of other packages."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+
+from rbserve.core.variants import variants
 
 LIBRARIES = ("numpy", "torch", "transformers", "onnx", "onnxruntime", "openvino")
 
 
-def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of Python, rbserve and the installed ones of the named packages, without importing them."""
+def library_versions() -> dict[str, str]:
+    """Versions of Python, rbserve and the installed ones of LIBRARIES, without importing them.
+
+    Packages that rows of variants name as well follow.
+    """
     versions = {"python": platform.python_version()}
-    for name in ("rbserve", *names):
+    of_runtimes = (library for row in variants().values() for library in row.libraries)
+    for name in dict.fromkeys(("rbserve", *LIBRARIES, *of_runtimes)):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

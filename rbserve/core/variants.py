@@ -188,6 +188,11 @@ def precisions_of(names: Iterable[str]) -> list[str]:
     return [row.precision for row in map(find_variant, names) if row.exported]
 
 
+def device_of(names: Iterable[str]) -> str:
+    """What variants compute on; where they differ, all of it."""
+    return "+".join(sorted({find_variant(name).device for name in names})) or CPU
+
+
 def check_variants(names: Iterable[str]) -> None:
     """Raises UsageError for a variant that no model has."""
     for name in names:

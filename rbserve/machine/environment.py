@@ -10,6 +10,7 @@ import msgspec
 import psutil
 
 from rbserve.core.libraries import library_versions
+from rbserve.core.variants import CPU
 from rbserve.machine.noise import energy_absent
 from rbserve.machine.procfs import ROOT, cgroup_cpus, cgroup_memory_mb, text, turbo
 
@@ -18,7 +19,7 @@ class Environment(msgspec.Struct, frozen=True):
     """A machine as a measurement sees it. None stands for what this system does not tell.
 
     `isa` are those of the processor's `flags` that decide about speed. `energy_absent` is the reason why no energy was
-    measured, empty where it was.
+    measured, empty where it was. `device` is what the measured variants computed on (`core/variants.py`).
     """
 
     cpu: str
@@ -34,6 +35,7 @@ class Environment(msgspec.Struct, frozen=True):
     container_memory_mb: int | None = None
     turbo: bool | None = None
     energy_absent: str = "the version that made these runs did not look for a counter"
+    device: str = CPU
 
 
 # Instruction sets that decide how fast matrix products run; the other flags do not matter here.
@@ -51,8 +53,8 @@ ISA_FLAGS = (
 )
 
 
-def environment() -> Environment:
-    """Describes this machine now."""
+def environment(device: str = CPU) -> Environment:
+    """Describes this machine now, of which `device` computes."""
     cpu, flags = processor()
     return Environment(
         cpu=cpu,
@@ -68,6 +70,7 @@ def environment() -> Environment:
         container_memory_mb=cgroup_memory_mb(),
         turbo=turbo(),
         energy_absent=energy_absent(),
+        device=device,
     )
 
 

@@ -79,7 +79,7 @@ def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
     """
     from rbserve.machine.environment import environment
     from rbserve.profilers.choose.choice import earlier_runs_of, runs_of
-    from rbserve.runs.measurement import comparability_key
+    from rbserve.runs.measurement import key_here
     from rbserve.runs.run_file import read_measurement
     from rbserve.server.schema import NOT_PROFILED, Profiled
 
@@ -90,7 +90,7 @@ def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
         run = read_measurement(path)
         own = [result for result in run.results if result.variant == variant]
         settled = [result for result in own if not result.inconclusive]
-        key = comparability_key(here, run.plan.threads, artifact.manifest.dataset.fingerprint)
+        key = key_here(run, here)
         if run.comparability_key == key and settled:
             return Profiled(_figures(run, settled, path.stem))
         if run.comparability_key == key and own:

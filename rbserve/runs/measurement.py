@@ -14,6 +14,7 @@ import numpy as np
 
 from rbserve.core.distillation import Distillation
 from rbserve.core.errors import unknown_name
+from rbserve.core.variants import CPU, device_of
 from rbserve.machine.environment import Environment
 from rbserve.runs.provenance import GitState
 from rbserve.runs.roofline import Cost, Roofline
@@ -230,9 +231,22 @@ def baseline_title(name: str, forms: dict[str, str]) -> str:
 
 
 def comparability_key(environment: Environment, threads: int, fingerprint: str) -> str:
-    """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data."""
+    """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data, device.
+
+    The libraries are those of the runtimes, with their versions. A run on the processor has the key that it had before
+    devices were known, so that run files of any age are compared with those of today.
+    """
     parts = [environment.cpu, environment.isa, threads, environment.libraries, fingerprint]
+    if environment.device != CPU:
+        parts.append(environment.device)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
+
+
+def key_here(measurement: Measurement, machine: Environment) -> str:
+    """The comparability key that the same profile would have on a machine, this one as it is now."""
+    device = device_of(result.variant for result in measurement.results)
+    machine = msgspec.structs.replace(machine, device=device)
+    return comparability_key(machine, measurement.plan.threads, measurement.dataset_fingerprint)
 
 
 def check_scope(scope: str) -> None:
