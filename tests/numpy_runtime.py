@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.core.variants import GROUP, WEIGHTS, Variant
 from rbserve.data.artifact import WEIGHTS as WEIGHTS_FILE
@@ -18,7 +19,7 @@ from rbserve.data.artifact import Artifact
 
 VARIANTS = (
     Variant(
-        "numpy-fp32", "numpy", "fp32", WEIGHTS, ("recommender",), ("ctr",), automatic=True,
+        "numpy-fp32", "numpy", "fp32", WEIGHTS, ("recommender",), (CTR.name,), automatic=True,
         libraries=("numpy-runtime",), colour="#123456", dark_colour="#abcdef", marker="X",
     ),
 )  # fmt: skip

@@ -22,6 +22,7 @@ import msgspec
 
 from rbserve.core.files import at_home
 from rbserve.core.files import home as current_home
+from rbserve.core.variants import DEFAULT_SERVED
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset
 from rbserve.home.paths import DEFAULT_DATASET, runs_path
@@ -337,7 +338,7 @@ def _values(options: object) -> dict[str, Any]:
 
 
 def open_scorer(
-    path: str | Path, variant: str = "onnx-fp32", threads: int = 1, user_cache_mb: int = 0
+    path: str | Path, variant: str = DEFAULT_SERVED, threads: int = 1, user_cache_mb: int = 0
 ) -> Scorer:
     """The scorer of a variant of the artefact at `path`: `score(history int32[T], candidates int32[N]) -> float32[N]`.
 
@@ -350,7 +351,7 @@ def open_scorer(
     return opening.open_scorer(open_artifact(Path(path)), variant, threads, user_cache_mb * MB)
 
 
-def open_ranker(path: str | Path, variant: str = "onnx-fp32", threads: int = 1) -> Ranker:
+def open_ranker(path: str | Path, variant: str = DEFAULT_SERVED, threads: int = 1) -> Ranker:
     """The ranker of a variant of the artefact at `path`: `top_k(history int32[T], k) -> int32[k], float32[k]`.
 
     The k best items of the catalogue and their scores, best first. Items, threads and errors are as in `open_scorer`.

@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from rbserve.cli.console import _captions
 from rbserve.data.dataset import Dataset
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.report.render import collect, render, with_sketch
-from rbserve.runs.measurement import Measurement
-from rbserve.runs.run_file import write_measurement
+from rbserve.runs.measurement import Measurement, comparability_key
+from rbserve.runs.run_file import read_measurement, write_measurement
 
 FROZEN = Path(__file__).parent.parent / "data"
 
@@ -61,3 +62,11 @@ def test_a_profile_names_the_form_of_its_baseline_and_the_variants_that_are_no_b
     assert f"baseline popularity ({form}): AUC 0.9999; no better: {variants}" in [*_captions(best)]
     worst = msgspec.structs.replace(measured, baselines={"popularity": {"auc": 0.0001}})
     assert f"baseline popularity ({form}): AUC 0.0001" in [*_captions(worst)]
+
+
+@pytest.mark.parametrize("path", sorted(FROZEN.glob("run-*.json")), ids=lambda path: path.stem)
+def test_a_run_of_an_older_version_would_have_the_same_comparability_key_today(path: Path) -> None:
+    run = read_measurement(path)
+    assert run.environment.device == "cpu"
+    key = comparability_key(run.environment, run.plan.threads, run.dataset_fingerprint)
+    assert key == run.comparability_key

@@ -157,3 +157,4 @@ def test_only_equal_machines_threads_and_data_share_a_key() -> None:
     assert key != comparability_key(here, 2, "data")
     assert key != comparability_key(here, 1, "other")
     assert key != comparability_key(msgspec.structs.replace(here, isa=["other"]), 1, "data")
+    assert key != comparability_key(msgspec.structs.replace(here, device="cuda"), 1, "data")
