@@ -33,7 +33,17 @@ from rbserve.profilers.report.tables import marked_name
 from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import opening
 from rbserve.runtimes.endpoint_answers import Answer, read
-from rbserve.runtimes.endpoint_scorer import EndpointScorer, Estimate, FRAME_TOKENS, INSTRUCTION, MOST_UNCLEAR, UnclearAnswersError, approximate_tokens, messages, question
+from rbserve.runtimes.endpoint_scorer import (
+    FRAME_TOKENS,
+    INSTRUCTION,
+    MOST_UNCLEAR,
+    EndpointScorer,
+    Estimate,
+    UnclearAnswersError,
+    approximate_tokens,
+    messages,
+    question,
+)
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 

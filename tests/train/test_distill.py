@@ -17,13 +17,12 @@ from rbserve.core.distillation import check_student, check_teacher
 from rbserve.core.errors import Interrupted, UsageError
 from rbserve.core.options import with_options
 from rbserve.core.settings import Teaching
-from rbserve.core.types import Items, ModelSpec, Scores
+from rbserve.core.types import Items, ModelSpec, Scorer, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
 from rbserve.models.zoo import MODELS, find_model
-from rbserve.runtimes import opening
 from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
@@ -113,7 +112,7 @@ def test_scores_are_those_of_the_one_call_path(trained: Artifact, planted: Datas
 class Stopping:
     """A scorer that is interrupted at a call."""
 
-    def __init__(self, scorer: opening.Scorer, calls: int) -> None:
+    def __init__(self, scorer: Scorer, calls: int) -> None:
         self._scorer, self.left = scorer, calls
 
     def score(self, history: Items, candidates: Items) -> Scores:
