@@ -26,13 +26,13 @@ from rbserve.profilers.measure.harness import default_plan, profile
 from rbserve.runs.measurement import Plan
 from rbserve.runs.roofline import Cost
 from rbserve.runs.summary import summarise
+from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.language import LanguageScorer, PrefixCache
 from rbserve.runtimes.onnx import OnnxLanguageCall
-from rbserve.runtimes.torch_models import ProtocolScorer
-from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.opening import open_scorer
-from rbserve.runtimes.torch import load_model
 from rbserve.runtimes.session import open_session
+from rbserve.runtimes.torch import load_model
+from rbserve.runtimes.torch_models import ProtocolScorer
 from rbserve.train.fit import train
 from rbserve.train.loop import Settings
 
