@@ -1,9 +1,9 @@
-"""`--precision auto`: the fastest variant of an artefact whose accuracy is held, and why another is not it.
+"""`--precision auto`: the fastest variant of an artefact that holds the accuracy of fp32, and why others are refused.
 
-The reference is the artefact in fp32. A variant is allowed when its scores are the reference's, or when the interval of
-its loss lies within the tolerance: a bootstrap over users, who are drawn alike for both, of AUC or nDCG@10 on the same
-test rows. What these users cannot tell is refused. The fastest has the lowest p50 at one size of request, measured in
-one run. That run is the newest profile that has all this, else a short one made for the purpose.
+The reference is the artefact in fp32. A variant is allowed if its scores equal the reference's, or if the interval of
+its loss of AUC or nDCG@10 on the same test rows lies within the tolerance (a paired bootstrap over users). A variant
+whose loss these users do not settle is refused. The fastest variant has the lowest p50 at a single size of request in
+a single run: the newest profile that has these figures for every variant, else a short one made for the purpose.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ SCOPE = "forward"
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What an answer depends on. Machine, libraries and this program's version are in `comparability_key`.
+    """The artefact, machine and limits that a choice is made for; a choice for an equal question stands.
 
-    `newest_run` is the newest profile of the artefact, empty without one: a newer one may know better.
+    Machine, libraries and the version of rbserve are in `comparability_key`. `newest_run` is the newest profile of the
+    artefact, empty if there is none.
     """
 
     artifact_digest: str
@@ -64,8 +65,9 @@ class Question(msgspec.Struct, frozen=True):
 class Loss(msgspec.Struct, frozen=True):
     """Accuracy of the reference minus that of a variant on the same rows of so many users, with its 95% interval.
 
-    `same`: all scores (of a model that ranks, all ranks) are equal. Users whose next item is in neither list say
-    nothing: where the others are fewer than FEWEST_USERS, these are the `users`, and equal ranks are no proof.
+    `same`: all scores (all ranks of a model that ranks the catalogue) are equal. Users whose next item is in neither
+    list are no evidence: where the others are fewer than FEWEST_USERS, `users` counts the others alone, and equal ranks
+    prove nothing.
     """
 
     change: float
@@ -75,9 +77,9 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Option(msgspec.Struct, frozen=True):
-    """One variant, and why it is refused; null where it is not. What was not measured has neither p50 nor loss.
+    """A variant. `refused` is the reason why it is not allowed, null if it is; only measured ones have figures.
 
-    `disturbed` is why its p50 is not to be relied on; empty where it is.
+    `disturbed` has the reasons why its p50 is inconclusive.
     """
 
     variant: str
@@ -88,7 +90,7 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The answer, made of the profile `run`; `measured` where that was made for it."""
+    """The variant that was chosen by the profile `run`; `measured`: the profile was made for this choice."""
 
     schema: int
     question: Question
@@ -106,7 +108,7 @@ class Choice(msgspec.Struct, frozen=True):
 def question_of(
     artifact: Artifact, runs: Path, slate: int | None, threads: int, tolerance: float
 ) -> Question:
-    """What is asked of an artefact on this machine. UsageError for an endpoint."""
+    """The question for an artefact on this machine. UsageError for an endpoint, which has a single variant."""
     if artifact.is_endpoint:
         refuse_endpoint(artifact.name)
     newest = next(iter(runs_of(artifact, runs)), None)
@@ -129,7 +131,7 @@ def refuse_endpoint(model: str) -> NoReturn:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Raises UsageError for what is no loss of an accuracy."""
+    """Raises UsageError for a tolerance that is not between 0 and 1."""
     if not 0 <= tolerance < 1:  # nor nan
         raise UsageError(
             f"--tolerance must be 0 or more and below 1, not {tolerance:g}", f"--tolerance {TOLERANCE:g}"
@@ -143,13 +145,13 @@ def default_slate(artifact: Artifact) -> int:
 
 
 def runs_of(artifact: Artifact, runs: Path) -> list[Path]:
-    """The run files of this very artefact, by their names, newest first."""
+    """The run files of exactly this artefact, newest first, recognised by the digest in their names."""
     digest = sha256(artifact.path / "manifest.json")
     return sorted(runs.glob(f"*-{digest[:8]}.json"), reverse=True)
 
 
 def earlier_runs_of(artifact: Artifact, runs: Path) -> list[Path]:
-    """The run files of artefacts of this name and data set that are not this very one, by their names."""
+    """The run files of earlier artefacts of this name and data set."""
     named = f"*Z-{artifact.manifest.dataset.name}-{artifact.name}-????????.json"
     return sorted({*runs.glob(named)} - {*runs_of(artifact, runs)})
 
@@ -177,13 +179,13 @@ def absent(artifact: Artifact) -> dict[str, str]:
 
 def unusable(artifact: Artifact, variants: Sequence[str]) -> dict[str, str]:
     """The variants that cannot be opened now, and why: a file is missing or damaged, or memory too small."""
-    reasons = {one: shortage for one in variants if (shortage := memory.shortage(artifact, one))}
-    for one in variants:
+    reasons = {variant: shortage for variant in variants if (shortage := memory.shortage(artifact, variant))}
+    for variant in variants:
         try:
-            for name in artifact.variant_files(one):
+            for name in artifact.variant_files(variant):
                 artifact.file(name)
         except ArtifactError as error:
-            reasons[one] = error.message
+            reasons[variant] = error.message
     return reasons
 
 
@@ -203,7 +205,7 @@ def plan_of(artifact: Artifact, dataset: Dataset, question: Question) -> Plan:
 def known_run(
     files: Sequence[Path], question: Question, variants: Sequence[str], least_users: int
 ) -> Measurement | None:
-    """The first of the run files that answers the question for all variants, judged on no fewer users."""
+    """The first of the run files that answers the question for all variants, on at least so many test users."""
     for file in files:
         run = read_measurement(file)
         if suffices(run, question, variants, least_users):
@@ -215,17 +217,17 @@ def suffices(run: Measurement, question: Question, variants: Sequence[str], leas
     """Whether a profile is of this artefact and machine, and has a settled p50 and the accuracy of every variant."""
     if (run.artifact_digest, run.comparability_key) != (question.artifact_digest, question.comparability_key):
         return False
-    timed = {one.variant for one in _timed(run, question.slate) if not one.inconclusive}
+    timed = {result.variant for result in _timed(run, question.slate) if not result.inconclusive}
     judged = run.random or ({*variants} <= _said(run).keys() and len({*run.predictions.users}) >= least_users)
     return {*variants} <= timed and judged and not run.plan.exclude_seen
 
 
 def _timed(run: Measurement, slate: int) -> list[Result]:
-    return [one for one in run.results if (one.scope, one.slate) == (SCOPE, slate)]
+    return [result for result in run.results if (result.scope, result.slate) == (SCOPE, slate)]
 
 
 def _said(run: Measurement) -> Mapping[str, Sequence[float] | Sequence[int]]:
-    """By variant, the scores of all test rows, or the ranks of their targets."""
+    """The scores of all test rows, or the ranks of their targets, by variant."""
     return run.predictions.scores or run.predictions.ranks
 
 
@@ -235,11 +237,13 @@ def _said(run: Measurement) -> Mapping[str, Sequence[float] | Sequence[int]]:
 def choose(
     run: Measurement, question: Question, refused: Mapping[str, str], measured: bool = False
 ) -> Choice:
-    """The fastest allowed variant of a profile. `refused` are those that it cannot speak for, and why.
+    """The fastest allowed variant of a profile. `refused` has the reasons why others are not considered.
 
     Raises UsageError where no fp32 variant was measured.
     """
-    timed = {one.variant: one for one in _timed(run, question.slate) if one.variant not in refused}
+    timed = {
+        result.variant: result for result in _timed(run, question.slate) if result.variant not in refused
+    }
     reference = check_reference(run.model, [*timed], refused)
     metric, evidence = TASKS[run.task].metric, Evidence()
     options = []
@@ -254,7 +258,8 @@ def choose(
                 result.inconclusive,
             )
         )
-    fastest = min((one for one in options if one.refused is None), key=lambda one: one.p50_ms or math.inf)
+    allowed = [option for option in options if option.refused is None]
+    fastest = min(allowed, key=lambda option: option.p50_ms or math.inf)
     return Choice(
         schema=SCHEMA,
         question=question,
@@ -266,24 +271,24 @@ def choose(
         measured=measured,
         reference=reference,
         chosen=fastest.variant,
-        options=options + [Option(one, refused=reason) for one, reason in refused.items()],
+        options=options + [Option(variant, refused=reason) for variant, reason in refused.items()],
     )
 
 
 def check_reference(model: str, variants: Sequence[str], refused: Mapping[str, str]) -> str:
-    """The variant that the others are held against; UsageError where none of them is in fp32."""
-    for one in FP32:
-        if one in variants:
-            return one
-    reasons = "; ".join(f"{one}: {refused[one]}" for one in FP32 if one in refused) or "none was measured"
+    """The fp32 variant that the others are compared with; UsageError where there is none."""
+    for variant in FP32:
+        if variant in variants:
+            return variant
+    why = [f"{variant}: {refused[variant]}" for variant in FP32 if variant in refused]
     raise UsageError(
-        f"{model} has no fp32 variant here to hold the others against ({reasons})",
-        "--variant serves the one that you name",
+        f"{model} has no fp32 variant here to hold the others against ({'; '.join(why) or 'none was measured'})",
+        "--variant serves the variant that you name",
     )
 
 
 def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidence: Evidence) -> Loss | None:
-    """What a variant loses against the reference; None where the rows do not define the metric."""
+    """The loss of accuracy of a variant against the reference; None where the rows do not define the metric."""
     before, after = _said(run)[reference], _said(run)[variant]
     users = len({*run.predictions.users})
     if run.predictions.ranks:
@@ -291,7 +296,7 @@ def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidenc
         users = users if ranked >= FEWEST_USERS else ranked
     if before == after and (run.predictions.scores or users >= FEWEST_USERS):
         return Loss(0.0, (0.0, 0.0), users, same=True)
-    base, head = (evidence.accuracy(run, one, metric) for one in (reference, variant))
+    base, head = (evidence.accuracy(run, name, metric) for name in (reference, variant))
     assert base is not None
     assert head is not None
     interval = interval_of(base - head)
@@ -313,8 +318,8 @@ def _refusal(run: Measurement, variant: str, loss: Loss | None, tolerance: float
     if loss.same:
         return None
     if loss.users < FEWEST_USERS:
-        told = "test users" if run.predictions.scores else "test users whose next item it lists"
-        return f"INCONCLUSIVE: {loss.users:,} {told} are too few, {FEWEST_USERS} the fewest to judge by"
+        users = "test users" if run.predictions.scores else "test users whose next item it lists"
+        return f"INCONCLUSIVE: {loss.users:,} {users} are too few, {FEWEST_USERS} the fewest to judge by"
     low, high = loss.ci95
     if high <= tolerance:
         return None
@@ -326,9 +331,9 @@ def _refusal(run: Measurement, variant: str, loss: Loss | None, tolerance: float
 
 
 def users_needed(loss: Loss, tolerance: float) -> int:
-    """Roughly how many users would tell the loss from the tolerance: an interval narrows with the root of their number.
+    """About how many test users would settle whether the loss exceeds the tolerance, to two digits, up to MANY_USERS.
 
-    Two digits, and no more than `MANY_USERS`.
+    An interval narrows with the square root of the number of users.
     """
     low, high = loss.ci95
     side = high - loss.change if loss.change < tolerance else loss.change - low

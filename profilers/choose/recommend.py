@@ -1,9 +1,9 @@
-"""Which variant to serve: the most accurate one that meets a latency objective, how sure that is, and why not another.
+"""`rbserve recommend`: the most accurate variant that meets latency objectives, with the probability that it does.
 
-The probability of meeting an objective is that of Student's t over the processes' statistics, the spread that the
-interval beside it has: what lies in the interval is never met for sure. For a percentile the binomial chance that so
-few calls past the limit are no luck counts as well, whichever is lower, and it needs `runs_needed` calls to be judged
-at all. One process shows no spread between processes: how sure it is stays unknown, and it is not recommended.
+The probability of meeting an objective comes from Student's t over the statistics of the processes, as the interval
+beside it does: a limit inside the interval is never met for sure. For a percentile it is at most the binomial
+probability that so few calls exceed the limit by luck, and `runs_needed` calls are needed to judge it at all. A
+variant that was timed in a single process is not recommended, because the spread between processes is unknown.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Objective(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
+        """The objective as it is written: p99<20ms."""
         return f"{self.statistic}<{self.limit_ms:g}ms"
 
     @property
@@ -56,17 +57,19 @@ class Objective(msgspec.Struct, frozen=True):
 
     @property
     def drawn_as(self) -> Statistic:
+        """The statistic whose resamples are compared with the limit."""
         if self.fraction is None:
             return "mean"
         return "median" if self.fraction == 0.5 else self.fraction
 
 
 class Check(msgspec.Struct, frozen=True):
-    """An objective held against the timed calls of a variant. `over` is how many of them reach the limit.
+    """An objective and the `n` timed calls of a variant, of which `over` reach the limit.
 
-    `runs_needed` certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `ci95_ms` is the interval
-    of a mean or a median. `between_processes` is the probability of Student's t (of one process: its resampled
-    calls), `binomial` that of the calls past the limit, null for the mean; `probability` is the lower of the two.
+    `runs_needed` calls certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `ci95_ms` is the
+    interval of a mean or a median. `between_processes` is the probability of meeting the objective by Student's t (for
+    a single process by its resampled calls), `binomial` the bound by the calls over the limit, null for the mean;
+    `probability` is the lower of the two.
     """
 
     objective: str
@@ -82,11 +85,11 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One variant of one model, and why it is refused; null if it is not.
+    """A variant of a model. `refused` is the reason why it is not recommended, null if it is allowed.
 
-    `serve` is the command that serves it, null where the artefact is not where the run says; `absent` says why, and
-    what makes it anew. `inconclusive` has the reasons why its latency settles nothing, `warnings` what is to be known
-    of its accuracy. `probability` is null where one process was timed.
+    `serve` is the command that serves it, null if the artefact is not where the run file says; `absent` says why, and
+    which command makes it anew. `inconclusive` has the reasons why its latency is not settled, `warnings` the doubts
+    about its accuracy. `probability` is that of meeting all objectives, null where a single process was timed.
     """
 
     model: str
@@ -105,16 +108,17 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
+        """The model and the variant: gdcn onnx-int8."""
         return f"{self.model} {self.variant}"
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """The answer: `pick` is null where nothing meets the objectives.
+    """The recommended variant, `pick`, which is null if no variant meets the objectives, and all others.
 
-    `most_accurate_probability` is the share of resamples of the same users in which no other that meets them is more
-    accurate than the pick; null without predictions. `faster` is the fastest whose accuracy these users do not tell
-    from the pick's. `metric_title` says what a ranking metric ranks. `baselines` are what is the same for every user,
-    on the pick's test rows; the `notes` name those that are better than the pick.
+    `most_accurate_probability` is the share of resamples of the same users in which no other variant that meets the
+    objectives is more accurate than the pick; null without predictions. `faster` is the fastest variant whose accuracy
+    these users do not distinguish from the pick's. `metric_title` says what a ranking metric ranks. `baselines` are
+    figures of predictions that ignore the user, on the pick's test rows; the `notes` name those that beat the pick.
     """
 
     dataset: str
@@ -140,10 +144,10 @@ class Recommendation(msgspec.Struct, frozen=True):
 
 def parse_objectives(text: str) -> list[Objective]:
     """ "p99<20ms" or several, "p50<2ms,p99<20ms". Raises UsageError for what is no upper limit of a latency."""
-    found = [_objective(part.strip()) for part in text.split(",") if part.strip()]
-    if not found:
+    objectives = [_objective(part.strip()) for part in text.split(",") if part.strip()]
+    if not objectives:
         raise UsageError(f"--slo names no objective: {text!r}", EXAMPLE)
-    return found
+    return objectives
 
 
 def _objective(text: str) -> Objective:
@@ -183,12 +187,13 @@ def recommend(
 ) -> Recommendation:
     """The most accurate variant that meets every objective with a probability of at least `confidence`.
 
-    What is None is what the runs leave no choice of. Of runs that may not be compared, this machine's newest are taken,
-    else the newest. Raises UsageError where there is a choice, DataError where a percentile is certified for none.
+    An argument may be None where all runs agree in it. Where the runs may not be compared with each other, the newest
+    of this machine are taken, else the newest. Raises UsageError for an argument that has to be given, DataError where
+    no variant has the calls that certify a percentile.
     """
     if not 0 < confidence < 1:
         raise UsageError(f"--confidence must lie between 0 and 1, not {confidence:g}", "for example 0.95")
-    runs = [part for one in measurements for part in by_scope(one)]
+    runs = [part for measurement in measurements for part in by_scope(measurement)]
     runs = _of_dataset(runs, dataset)
     runs, metric = _of_task(runs, metric, task, slate)
     runs = _of_scope(runs, scope)
@@ -197,31 +202,31 @@ def recommend(
     group, others = _comparable_runs(runs, slate)
     evidence = Evidence()
     shared = shared_rows(group)
-    found = [
-        _candidate(one, result, objectives, metric, confidence, aside(one, shared), evidence)
-        for one in group
-        for result in one.results
+    candidates = [
+        _candidate(run, result, objectives, metric, confidence, aside(run, shared), evidence)
+        for run in group
+        for result in run.results
         if result.slate == slate
     ]
-    _check_certified(found, objectives, slate, group)
+    _check_certified(candidates, objectives, slate, group)
     sign = 1 if METRICS[group[0].task][metric].better == "higher" else -1
     meets = sorted(
-        (one for one in found if one.refused is None),
-        key=lambda one: (-sign * (one.accuracy or 0.0), one.p50_ms, one.label),
+        (candidate for candidate in candidates if candidate.refused is None),
+        key=lambda candidate: (-sign * (candidate.accuracy or 0.0), candidate.p50_ms, candidate.label),
     )
     first = group[0]
     pick = meets[0] if meets else None
     baselines = _baselines(group, pick, metric)
     draws = {
-        (display_name(one), result.variant): evidence.accuracy(one, result.variant, metric)
-        for one in group
-        for result in one.results
+        (display_name(run), result.variant): evidence.accuracy(run, result.variant, metric)
+        for run in group
+        for result in run.results
     }
     return Recommendation(
         dataset=first.dataset,
         task=first.task,
         metric=metric,
-        objectives=[one.text for one in objectives],
+        objectives=[objective.text for objective in objectives],
         slate=slate,
         scope=first.plan.scope,
         threads=first.plan.threads,
@@ -232,7 +237,10 @@ def recommend(
         most_accurate_probability=_most_accurate(meets, draws) if sign > 0 else None,
         faster=_faster(meets, draws) if sign > 0 else None,
         meets=meets,
-        refused=sorted((one for one in found if one.refused), key=lambda one: (one.p50_ms, one.label)),
+        refused=sorted(
+            (candidate for candidate in candidates if candidate.refused),
+            key=lambda candidate: (candidate.p50_ms, candidate.label),
+        ),
         elsewhere=_elsewhere(group, others, slate),
         notes=list(_notes(first, pick, metric, baselines)),
         metric_title=metric_title(metric, first.task),
@@ -244,14 +252,14 @@ def recommend(
 
 
 def _of_dataset(runs: list[Measurement], dataset: str | None) -> list[Measurement]:
-    names = sorted({one.dataset for one in runs})
+    names = sorted({run.dataset for run in runs})
     if dataset is None and len(names) > 1:
         raise UsageError(
             f"the runs are of several data sets: {', '.join(names)}", f"add --dataset {names[0]}"
         )
     if dataset is not None and dataset not in names:
         raise unknown_name("data set with runs", dataset, names)
-    return [one for one in runs if dataset in (None, one.dataset)]
+    return [run for run in runs if dataset in (None, run.dataset)]
 
 
 def _of_task(
@@ -268,13 +276,13 @@ def _of_task(
     if task is not None and task not in METRICS:
         raise unknown_name("task", task, METRICS)
     dataset = runs[0].dataset
-    runs = [one for one in runs if task in (None, one.task)]
+    runs = [run for run in runs if task in (None, run.task)]
     if not runs:
         raise UsageError(f"no run of {dataset} is of task {task}", f"leave out --task {task}")
-    tasks = sorted({one.task for one in runs if metric is None or metric in METRICS[one.task]})
+    tasks = sorted({run.task for run in runs if metric is None or metric in METRICS[run.task]})
     if len(tasks) > 1 and slate is not None:
         tasks = [
-            name for name in tasks if any(one.task == name and slate in _slates([one]) for one in runs)
+            name for name in tasks if any(run.task == name and slate in _slates([run]) for run in runs)
         ] or tasks
     if not tasks:
         raise UsageError(f"no run of {dataset} has a task with {metric}", f"leave out --metric {metric}")
@@ -283,26 +291,26 @@ def _of_task(
             f"--task {name} ({metric_title(metric or TASKS[name].metric, name)})" for name in tasks
         )
         raise UsageError(f"the runs of {dataset} are of several tasks: {', '.join(tasks)}", f"add {choice}")
-    return [one for one in runs if one.task == tasks[0]], metric or TASKS[tasks[0]].metric
+    return [run for run in runs if run.task == tasks[0]], metric or TASKS[tasks[0]].metric
 
 
 def _of_scope(runs: list[Measurement], scope: str | None) -> list[Measurement]:
     """The runs of a scope; forward, which every profile has, unless another is named or is all there is."""
-    known = sorted({one.plan.scope for one in runs})
+    known = sorted({run.plan.scope for run in runs})
     chosen = scope or ("forward" if "forward" in known else known[0])
     if chosen not in known:
         raise unknown_name("scope with runs", chosen, known)
-    return [one for one in runs if one.plan.scope == chosen]
+    return [run for run in runs if run.plan.scope == chosen]
 
 
 def _of_threads(runs: list[Measurement], threads: int | None) -> list[Measurement]:
-    known = sorted({one.plan.threads for one in runs})
+    known = sorted({run.plan.threads for run in runs})
     if threads is not None and threads not in known:
         raise UsageError(
             f"no run used {threads} threads; there are {_listing(known)}", "rbserve profile --threads"
         )
     chosen = threads or known[0]
-    return [one for one in runs if one.plan.threads == chosen]
+    return [run for run in runs if run.plan.threads == chosen]
 
 
 def _slate(runs: Sequence[Measurement], slate: int | None) -> int:
@@ -322,7 +330,7 @@ def _slate(runs: Sequence[Measurement], slate: int | None) -> int:
 
 
 def _slates(runs: Sequence[Measurement]) -> list[int]:
-    return sorted({result.slate for one in runs for result in one.results})
+    return sorted({result.slate for run in runs for result in run.results})
 
 
 def _comparable_runs(
@@ -355,13 +363,13 @@ def _candidate(
 ) -> Candidate:
     times = run_times(run, result.variant, result.slate)
     checks, shares = [], []
-    for one in objectives if times else ():
-        draws = evidence.latency(run, result.variant, result.slate, one.drawn_as)
+    for objective in objectives if times else ():
+        draws = evidence.latency(run, result.variant, result.slate, objective.drawn_as)
         assert draws is not None
-        below = draws < one.limit_ms
+        below = draws < objective.limit_ms
         shares.append(below)
-        checks.append(_check(one, times, float(below.mean())))
-    bounds = [one.binomial for one in checks if one.binomial is not None]
+        checks.append(_check(objective, times, float(below.mean())))
+    bounds = [check.binomial for check in checks if check.binomial is not None]
     together = float(np.logical_and.reduce(shares).mean()) if shares else None
     probability = None if together is None or len(times) == 1 else min([together, *bounds])
     value, interval = result.accuracy.get(metric), result.accuracy.get(f"{metric}_ci95")
@@ -441,10 +449,12 @@ def _refusal(
     confidence: float,
     apart: str | None,
 ) -> str | None:
-    """The first reason that rules a variant out; a miss that is sure comes before what is not known."""
-    for one in checks:
-        if one.between_processes < 1 - confidence and one.over:
-            return f"misses {one.objective}: {one.over:,} of {one.n:,} calls took longer{_measured(one)}"
+    """The reason that rules a variant out; a certain miss of an objective comes before missing evidence."""
+    for check in checks:
+        if check.between_processes < 1 - confidence and check.over:
+            return (
+                f"misses {check.objective}: {check.over:,} of {check.n:,} calls took longer{_measured(check)}"
+            )
     if run.random:
         return "its weights are random: latency only"
     if accuracy is None:
@@ -453,14 +463,14 @@ def _refusal(
         return f"{apart}: its accuracy cannot be compared"
     if not checks:
         return "its run file keeps no raw samples"
-    for one in checks:
-        if one.n < one.runs_needed:
-            return f"{one.objective} is not certified: {one.n:,} timed calls, {one.runs_needed:,} are needed"
+    for check in checks:
+        if check.n < check.runs_needed:
+            return f"{check.objective} is not certified: {check.n:,} timed calls, {check.runs_needed:,} are needed"
     if probability is None:
-        worst = min(checks, key=lambda one: one.probability)
+        worst = min(checks, key=lambda check: check.probability)
         return f"one process was timed: how far processes differ is unknown, --processes 5 tells{_measured(worst)}"
     if probability < confidence:
-        worst = min(checks, key=lambda one: one.probability)
+        worst = min(checks, key=lambda check: check.probability)
         known = f"with probability {probability:.2f}, less than {confidence:g}"
         return f"meets {worst.objective} {known}{_measured(worst)}"
     return None
@@ -474,17 +484,21 @@ def _measured(check: Check) -> str:
 
 
 def _check_certified(
-    found: Sequence[Candidate], objectives: Sequence[Objective], slate: int, group: Sequence[Measurement]
+    candidates: Sequence[Candidate], objectives: Sequence[Objective], slate: int, group: Sequence[Measurement]
 ) -> None:
-    """Raises DataError where no variant has the calls that a percentile needs and none misses it for sure."""
-    lacking = [one for one in found if one.refused and "is not certified" in one.refused]
-    if not lacking or any(one.refused is None or "with probability" in one.refused for one in found):
+    """Raises DataError where no variant has the calls that certify a percentile, and none certainly misses it."""
+    lacking = [
+        candidate for candidate in candidates if candidate.refused and "is not certified" in candidate.refused
+    ]
+    if not lacking or any(
+        candidate.refused is None or "with probability" in candidate.refused for candidate in candidates
+    ):
         return
-    q = max(one.fraction or 0.0 for one in objectives)
-    most, need = max(check.n for one in lacking for check in one.checks), runs_needed(q)
+    q = max(objective.fraction or 0.0 for objective in objectives)
+    most, need = max(check.n for candidate in lacking for check in candidate.checks), runs_needed(q)
     first, runs = group[0], math.ceil(need / 5)
-    best = sorted(lacking, key=lambda one: -(one.accuracy or 0.0))
-    models = [name for name in dict.fromkeys(one.model for one in best) if "(" not in name][:4]
+    best = sorted(lacking, key=lambda candidate: -(candidate.accuracy or 0.0))
+    models = [name for name in dict.fromkeys(candidate.model for candidate in best) if "(" not in name][:4]
     raise DataError(
         f"p{100 * q:g} is not certified by these runs: at most {most:,} timed calls of a variant at slate {slate}, "
         f"{need:,} are needed",
@@ -498,8 +512,8 @@ def _check_certified(
 
 def _most_accurate(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | None]) -> float | None:
     """Share of resamples in which the first of `meets` is no less accurate than the others."""
-    mine = [draws.get((one.model, one.variant)) for one in meets]
-    known = [one for one in mine if one is not None]
+    own = [draws.get((candidate.model, candidate.variant)) for candidate in meets]
+    known = [sample for sample in own if sample is not None]
     if not known or len(known) < len(meets):
         return None
     values = np.stack(known)
@@ -513,14 +527,14 @@ def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | Non
         return None
     best = draws.get((meets[0].model, meets[0].variant))
     alike = []
-    for one in meets[1:]:
-        mine = draws.get((one.model, one.variant))
-        if best is None or mine is None or one.p50_ms >= meets[0].p50_ms:
+    for candidate in meets[1:]:
+        own = draws.get((candidate.model, candidate.variant))
+        if best is None or own is None or candidate.p50_ms >= meets[0].p50_ms:
             continue
-        gap = interval_of(best - mine)
+        gap = interval_of(best - own)
         if gap and gap[0] <= 0:
-            alike.append(one)
-    return min(alike, key=lambda one: one.p50_ms) if alike else None
+            alike.append(candidate)
+    return min(alike, key=lambda candidate: candidate.p50_ms) if alike else None
 
 
 # ---- Words ----
@@ -529,22 +543,24 @@ def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | Non
 def _elsewhere(
     group: Sequence[Measurement], others: Sequence[Sequence[Measurement]], slate: int
 ) -> dict[str, str]:
-    """Models that were measured, but not so that they could be chosen, and why."""
+    """Why models that were measured could not be chosen, by their names."""
     reasons = {
-        display_name(one): f"not comparable: {difference(group[0], one)}" for other in others for one in other
+        display_name(run): f"not comparable: {difference(group[0], run)}"
+        for other_group in others
+        for run in other_group
     }
     reasons |= {
-        display_name(one): f"not measured at slate {slate}, but at {_listing(_slates([one]))}"
-        for one in group
-        if slate not in _slates([one])
+        display_name(run): f"not measured at slate {slate}, but at {_listing(_slates([run]))}"
+        for run in group
+        if slate not in _slates([run])
     }
-    chosen = {display_name(one) for one in group if slate in _slates([one])}
+    chosen = {display_name(run) for run in group if slate in _slates([run])}
     return {name: reason for name, reason in sorted(reasons.items()) if name not in chosen}
 
 
 def _baselines(group: Sequence[Measurement], pick: Candidate | None, metric: str) -> dict[str, float]:
-    """The metric of what knows no user, on the test rows of the pick's run, by the baselines' titles."""
-    run = next((one for one in group if pick and one.id == pick.run), group[0])
+    """The metric of each baseline on the test rows of the pick's run, by the baseline's title."""
+    run = next((measured for measured in group if pick and measured.id == pick.run), group[0])
     forms = forms_of(run)
     known = {
         baseline_title(name, forms): figures.get(metric, math.nan) for name, figures in run.baselines.items()
@@ -555,7 +571,7 @@ def _baselines(group: Sequence[Measurement], pick: Candidate | None, metric: str
 def _notes(
     run: Measurement, pick: Candidate | None, metric: str, baselines: Mapping[str, float]
 ) -> Iterator[str]:
-    """What the answer rests on."""
+    """Sentences about the limits of the answer."""
     if pick:
         yield from _cautions(pick, run.task, metric, baselines)
     machine = environment()

@@ -152,8 +152,8 @@ def describe(outcome: Outcome) -> str:
     if not outcome.ok:
         hint = f" (hint: {outcome.hint})" if outcome.hint else ""
         return f"error: {title}: {outcome.error}{hint}" if outcome.status == "failed" else f"{title}: not run"
-    failed = "".join(f"; error: {one}: {why}" for one, why in outcome.failed.items())
-    absent = "".join(f"; {one} absent: {why}" for one, why in outcome.absent.items())
+    failed = "".join(f"; error: {variant}: {why}" for variant, why in outcome.failed.items())
+    absent = "".join(f"; {variant} absent: {why}" for variant, why in outcome.absent.items())
     return f"{title}: {in_hours(outcome.seconds)}{failed}{absent}"
 
 

@@ -59,18 +59,18 @@ def estimate(cell: Cell, journal: Journal) -> Estimate:
 
 def _as_before(cell: Cell) -> tuple[float, str] | None:
     """The seconds of the newest such cell, of this or another bench, without a training that is not to be repeated."""
-    found: list[tuple[float, float, str]] = []
+    earlier: list[tuple[float, float, str]] = []
     for file in bench_path().glob(f"*/journal/{cell.id}.json"):
-        kept = Journal(file.parent.parent.name).read(cell)
+        outcome = Journal(file.parent.parent.name).read(cell)
         if (
-            kept
-            and kept.status == "done"
-            and (kept.cell.training, kept.cell.options) == (cell.training, cell.options)
+            outcome
+            and outcome.status == "done"
+            and (outcome.cell.training, outcome.cell.options) == (cell.training, cell.options)
         ):
-            found.append((file.stat().st_mtime, kept.seconds, f"bench {file.parent.parent.name}"))
-    if not found:
+            earlier.append((file.stat().st_mtime, outcome.seconds, f"bench {file.parent.parent.name}"))
+    if not earlier:
         return None
-    _, seconds, source = max(found)
+    _, seconds, source = max(earlier)
     there = _artifact(cell) if cell.model else None
     return max(0.0, seconds - (there.manifest.training.seconds if there else 0.0)), source
 
@@ -124,18 +124,18 @@ def _variant_seconds(plan: Plan, variant: str, known: list[Result], test_rows: i
 
     What was not measured of the variant counts like the slowest of the others.
     """
-    ordered = sorted(known, key=lambda one: (one.variant != variant, -one.latency_ms.mean))
+    ordered = sorted(known, key=lambda result: (result.variant != variant, -result.latency_ms.mean))
     opening = ordered[0].load_ms / 1e3 if ordered else OPEN_S
     spent, bound = 0.0, False
     for scope, slate in product(plan.scopes, plan.slates):
-        row = next((one for one in ordered if (one.scope, one.slate) == (scope, slate)), None)
+        row = next((result for result in ordered if (result.scope, result.slate) == (scope, slate)), None)
         if row is None:
             spent, bound = spent + plan.seconds + WARMUP_NS * 1e-9, True
             continue
         mean = row.latency_ms.mean / 1e3
         warm_up = min(WARMUP_CALLS * mean, max(WARMUP_NS * 1e-9, FEWEST * mean))
         spent += row.first_call_ms / 1e3 + warm_up + max(FEWEST * mean, min(plan.runs * mean, plan.seconds))
-    smallest = min(ordered, key=lambda one: one.slate, default=None)
+    smallest = min(ordered, key=lambda result: result.slate, default=None)
     judged = test_rows * smallest.latency_ms.mean / 1e3 if smallest else 0.0
     return plan.processes * (opening + spent) + judged, bound
 
@@ -156,7 +156,7 @@ def _test_rows(cell: Cell) -> int:
 
 def _memory(cell: Cell) -> int | None:
     """Bytes of the largest variant's weights; of a language model that is not there, by its published size."""
-    sizes = [one for variant in _variants(cell) if (one := _weights(cell, variant)) is not None]
+    sizes = [size for variant in _variants(cell) if (size := _weights(cell, variant)) is not None]
     return max(sizes, default=None)
 
 
@@ -168,7 +168,7 @@ def _disk(cell: Cell) -> int | None:
     else:
         wanted = [HALF_REFERENCE, *exports_of(_variants(cell))]  # the weights are packaged in 16 bits
     sizes = [_weights(cell, variant) for variant in wanted]
-    return None if None in sizes else sum(one for one in sizes if one is not None)
+    return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def _weights(cell: Cell, variant: str) -> int | None:
@@ -202,12 +202,12 @@ class _Run(msgspec.Struct):
 
 
 def _newest_run(cell: Cell) -> _Run | None:
-    found = [
+    runs = [
         run
         for file in runs_path().glob(f"*-{cell.model}-*.json")
         if (run := _read_run(file)) and (run.model, run.random) == (cell.model, cell.random)
     ]
-    return max(found, key=lambda run: (run.dataset == cell.dataset, run.created), default=None)
+    return max(runs, key=lambda run: (run.dataset == cell.dataset, run.created), default=None)
 
 
 @cache

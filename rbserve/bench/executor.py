@@ -99,8 +99,8 @@ class LocalExecutor:
 
     def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
         """Latency waits for silence; the rest for one of the jobs to be free."""
-        measured = [one for one in running if one.quiet != "none"]
-        if cell.quiet == "machine" or any(one.quiet == "machine" for one in measured):
+        measured = [other for other in running if other.quiet != "none"]
+        if cell.quiet == "machine" or any(other.quiet == "machine" for other in measured):
             return not running
         return not measured if cell.quiet == "core" else len(running) - len(measured) < self._jobs
 

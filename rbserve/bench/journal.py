@@ -121,33 +121,33 @@ def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
     return [name for name in wanted if name in artifact.can_export and name not in artifact.variants]
 
 
-def _there(cell: Cell, kept: Outcome | None, fingerprint: str) -> Outcome:
-    kept = kept if kept and kept.cell == cell else Outcome(SCHEMA, cell, "there")
-    return msgspec.structs.replace(kept, status="there", seconds=0.0, fingerprint=fingerprint)
+def _there(cell: Cell, earlier: Outcome | None, fingerprint: str) -> Outcome:
+    earlier = earlier if earlier and earlier.cell == cell else Outcome(SCHEMA, cell, "there")
+    return msgspec.structs.replace(earlier, status="there", seconds=0.0, fingerprint=fingerprint)
 
 
-def _prepared(cell: Cell, kept: Outcome | None) -> Outcome:
-    return _there(cell, kept, open_dataset(dataset_path(cell.dataset)).fingerprint)
+def _prepared(cell: Cell, earlier: Outcome | None) -> Outcome:
+    return _there(cell, earlier, open_dataset(dataset_path(cell.dataset)).fingerprint)
 
 
-def _built(cell: Cell, kept: Outcome | None) -> Outcome | None:
+def _built(cell: Cell, earlier: Outcome | None) -> Outcome | None:
     data, artifact = open_dataset(dataset_path(cell.dataset)), artifact_of(cell)
     if artifact.manifest.dataset.fingerprint != data.fingerprint or missing_variants(cell, artifact):
         return None
     return msgspec.structs.replace(
-        _there(cell, kept, data.fingerprint), failed={}, absent=impossible(cell, artifact)
+        _there(cell, earlier, data.fingerprint), failed={}, absent=impossible(cell, artifact)
     )
 
 
-def _profiled(cell: Cell, kept: Outcome | None) -> Outcome | None:
-    if kept is None or not kept.ok or kept.cell != cell:
+def _profiled(cell: Cell, earlier: Outcome | None) -> Outcome | None:
+    if earlier is None or not earlier.ok or earlier.cell != cell:
         return None
     digest = sha256(artifact_of(cell).path / "manifest.json")
     data = open_dataset(dataset_path(cell.dataset))
-    same = (kept.artifact_digest, kept.fingerprint) == (digest, data.fingerprint) and not kept.failed
-    if not same or (kept.run and not (runs_path() / kept.run).is_file()):
+    same = (earlier.artifact_digest, earlier.fingerprint) == (digest, data.fingerprint) and not earlier.failed
+    if not same or (earlier.run and not (runs_path() / earlier.run).is_file()):
         return None
-    return _there(cell, kept, data.fingerprint)
+    return _there(cell, earlier, data.fingerprint)
 
 
 _STANDING = {"prepare": _prepared, "build": _built, "profile": _profiled}
@@ -156,4 +156,4 @@ _STANDING = {"prepare": _prepared, "build": _built, "profile": _profiled}
 def impossible(cell: Cell, artifact: Artifact) -> dict[str, str]:
     """Why those of the cell's variants cannot be that no artefact of such a model has."""
     why = f"{artifact.name} has no such variant, only {', '.join(artifact.can_have)}"
-    return {one: why for one in cell.variants if one not in artifact.can_have}
+    return {variant: why for variant in cell.variants if variant not in artifact.can_have}

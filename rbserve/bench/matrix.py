@@ -100,7 +100,9 @@ def nodes(
             earlier = {maker, donor} - {build.id}
             made += [Node(build, [prepare.id], sorted(earlier)), Node(profile, [build.id])]
     known = {node.cell.id for node in made}
-    return [msgspec.structs.replace(node, after=[one for one in node.after if one in known]) for node in made]
+    return [
+        msgspec.structs.replace(node, after=[name for name in node.after if name in known]) for node in made
+    ]
 
 
 def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:
@@ -111,8 +113,8 @@ def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:
 
 def without_endpoints(models: Iterable[ModelSpec], named: Sequence[str]) -> tuple[list[ModelSpec], list[str]]:
     """The models, and the names of those left out: an endpoint costs money, and is asked where it is named alone."""
-    costly = [one for one in models if isinstance(one.config, EndpointConfig) and one.name not in named]
-    return [one for one in models if one not in costly], [one.name for one in costly]
+    costly = [spec for spec in models if isinstance(spec.config, EndpointConfig) and spec.name not in named]
+    return [spec for spec in models if spec not in costly], [spec.name for spec in costly]
 
 
 def check_options(models: Iterable[ModelSpec], options: Mapping[str, str]) -> None:

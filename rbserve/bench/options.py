@@ -43,17 +43,17 @@ class Options:
 
     def training(self, spec: ModelSpec, dataset: str) -> dict[str, Any]:
         """The values of `train.loop.Settings` that a row is trained with on a data set."""
-        return {key: value for one in self._of(spec, dataset) for key, value in one.training.items()}
+        return {key: value for table in self._of(spec, dataset) for key, value in table.training.items()}
 
     def plan(self, spec: ModelSpec, dataset: str) -> dict[str, Any]:
         """The values of the Plan that a row is measured by on a data set."""
-        return {key: value for one in self._of(spec, dataset) for key, value in one.plan.items()}
+        return {key: value for table in self._of(spec, dataset) for key, value in table.plan.items()}
 
     def _of(self, spec: ModelSpec, dataset: str) -> list[Given]:
         return [
-            one
-            for one in self._given
-            if spec.name in one.models and (not one.datasets or dataset in one.datasets)
+            table
+            for table in self._given
+            if spec.name in table.models and (not table.datasets or dataset in table.datasets)
         ]
 
 

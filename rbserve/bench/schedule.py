@@ -29,7 +29,7 @@ def run(nodes: Sequence[Node], journal: Journal, executor: Executor, watcher: Wa
     waiting = list(nodes)
     while waiting or running:
         for node in list(waiting):
-            if not all(one in outcomes for one in (*node.needs, *node.after)):
+            if not all(needed in outcomes for needed in (*node.needs, *node.after)):
                 continue
             blocked = _blocked(node, outcomes)
             if not (blocked or executor.has_room(node.cell, running.values())):

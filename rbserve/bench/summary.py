@@ -66,7 +66,9 @@ def summary_table(rows: Sequence[Row]) -> Table:
     )  # fmt: skip
     for row in rows:
         status = "kept" if row.kept else row.status
-        latency = ", ".join(f"{one.scope} {one.slate}: {one.latency_ms.p50:.3g}" for one in row.results)
+        latency = ", ".join(
+            f"{result.scope} {result.slate}: {result.latency_ms.p50:.3g}" for result in row.results
+        )
         table.add_row(
             row.dataset, row.model, row.variant or "–", status, latency or escape(row.reason), _headline(row),
         )  # fmt: skip
@@ -84,15 +86,19 @@ def _rows(build: Outcome, profile: Outcome) -> list[Row]:
     for result in profile.results:
         measured.setdefault(result.variant, []).append(result)
     kept = profile.status == "there"
-    found = {
-        **{one: _row(cell, one, "measured", kept=kept, run=profile.run, results=results)
-           for one, results in measured.items()},
-        **{one: _row(cell, one, "absent", reason=why) for one, why in (build.absent | profile.absent).items()},
-        **{one: _row(cell, one, "failed", reason=why) for one, why in (build.failed | profile.failed).items()},
+    by_variant = {
+        **{variant: _row(cell, variant, "measured", kept=kept, run=profile.run, results=results)
+           for variant, results in measured.items()},
+        **{variant: _row(cell, variant, "absent", reason=why)
+           for variant, why in (build.absent | profile.absent).items()},
+        **{variant: _row(cell, variant, "failed", reason=why)
+           for variant, why in (build.failed | profile.failed).items()},
     }  # fmt: skip
     lost = "it was neither exported nor measured; the logs of the bench may say why"
-    named = [found.get(one) or _row(cell, one, "failed", reason=lost) for one in cell.variants]
-    return named or [*found.values()]
+    named = [
+        by_variant.get(variant) or _row(cell, variant, "failed", reason=lost) for variant in cell.variants
+    ]
+    return named or [*by_variant.values()]
 
 
 def _row(cell: Cell, variant: str, status: Any, **fields: Any) -> Row:

@@ -38,8 +38,8 @@ def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
     except RbserveError as error:
         outcome = Outcome(SCHEMA, cell, "failed", error=error.message, hint=error.hint)
     except OSError as error:
-        told = file_error(error)
-        outcome = Outcome(SCHEMA, cell, "failed", error=told.message, hint=told.hint)
+        explained = file_error(error)
+        outcome = Outcome(SCHEMA, cell, "failed", error=explained.message, hint=explained.hint)
     outcome = msgspec.structs.replace(outcome, seconds=time.monotonic() - started)
     Journal(bench).write(outcome)
     return outcome
@@ -123,9 +123,9 @@ def _profile(cell: Cell) -> Outcome:
 
 def _to_measure(cell: Cell, artifact: Artifact) -> tuple[list[str], dict[str, str]]:
     """Those of the named variants that can be opened here, and why others cannot; of a failed export its cell tells."""
-    there = [one for one in cell.variants if one in artifact.can_open]
-    too_large = {one: reason for one in there if (reason := memory.shortage(artifact, one))}
-    return [one for one in there if one not in too_large], impossible(cell, artifact) | too_large
+    there = [variant for variant in cell.variants if variant in artifact.can_open]
+    too_large = {variant: reason for variant in there if (reason := memory.shortage(artifact, variant))}
+    return [variant for variant in there if variant not in too_large], impossible(cell, artifact) | too_large
 
 
 def _digest(artifact: Artifact) -> str:

@@ -57,8 +57,8 @@ def is_prepared(dataset: str) -> bool:
 
 def prepared_datasets() -> list[Path]:
     """The directories of all data sets below the home directory, sorted."""
-    found = (file.parent for file in (home() / "data").glob("*/manifest.json"))
-    return sorted(path for path in found if not path.name.startswith("."))
+    folders = (file.parent for file in (home() / "data").glob("*/manifest.json"))
+    return sorted(path for path in folders if not path.name.startswith("."))
 
 
 class Place(NamedTuple):

@@ -309,10 +309,11 @@ def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
             write_checks(artifact.path / record.checks, now, checks.tolerance)  # a new file behind the name
             renewed.add(record.checks)
         elif record.file in changed:
-            said = scored_otherwise(checks, open_scorer(artifact, variant).score)
-            if said:
+            difference = scored_otherwise(checks, open_scorer(artifact, variant).score)
+            if difference:
                 raise ArtifactError(
-                    f"{artifact.name} {variant} would answer otherwise with these items: {said}; nothing was written",
+                    f"{artifact.name} {variant} would answer otherwise with these items: {difference}; "
+                    "nothing was written",
                     "rbserve export writes the graph anew",
                 )
     return renewed

@@ -49,7 +49,9 @@ def choose_variant(
     if answer is not None and not auto.unusable(artifact, [answer.chosen]):
         return artifact, answer
     absent = auto.absent(artifact)
-    unusable = auto.unusable(artifact, [one for one in auto.candidates(artifact) if one not in absent])
+    unusable = auto.unusable(
+        artifact, [variant for variant in auto.candidates(artifact) if variant not in absent]
+    )
     answer = _choose(artifact, question, absent | unusable)
     if not unusable:  # a file may be mended, and memory freed, without a change of the question
         with optional_write("the choice of a variant"):
@@ -78,7 +80,7 @@ def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) 
     from rbserve.profilers.measure.harness import profile as measure
     from rbserve.profilers.measure.harness import test_rows
 
-    variants = [one for one in auto.candidates(artifact) if one not in refused]
+    variants = [variant for variant in auto.candidates(artifact) if variant not in refused]
     auto.check_reference(artifact.name, variants, refused)
     data = data_of(artifact, f"choosing a variant of {artifact.name}")
     plan = auto.plan_of(artifact, data, question)

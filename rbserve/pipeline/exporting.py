@@ -21,8 +21,8 @@ def export_model(target: Target, precisions: Sequence[str]) -> Artifact:
 
 def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
     """Exports an artefact in the given precisions, and says how much the scores differ from the trained model's."""
-    told = memory_told(f"exporting {artifact.name}", "a machine with more memory, or a smaller row")
-    with told, needs_extra("export", "exporting"):
+    memory_advice = memory_told(f"exporting {artifact.name}", "a machine with more memory, or a smaller row")
+    with memory_advice, needs_extra("export", "exporting"):
         from rbserve.exporters.export import export as export_artifact
 
         data = ensure_dataset(artifact.manifest.dataset.name)

@@ -56,7 +56,7 @@ def profile(
     if artifact.is_endpoint and not (measurement.random or measurement.predictions.scores):
         from rbserve.runtimes.endpoint_scorer import UnclearAnswersError
 
-        reasons = [told for warnings in measurement.variant_warnings.values() for told in warnings]
+        reasons = [warning for warnings in measurement.variant_warnings.values() for warning in warnings]
         raise UnclearAnswersError(f"{artifact.name}: {'; '.join(reasons)}", f"what was measured is in {path}")
     say(f"profiled {artifact.name} -> {path}")
     return measurement

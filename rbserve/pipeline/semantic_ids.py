@@ -33,10 +33,10 @@ def semantic_ids(
     check_dataset(dataset)
     if is_prepared(dataset) and not (rebuild or resume):  # what is there needs no torch
         data = ensure_dataset(dataset)
-        found = find_semantic_ids(data, config, settings.get("seed", SEED))
-        if found:
-            check_made_with(found, {**options, **settings})
-            return found, data
+        there = find_semantic_ids(data, config, settings.get("seed", SEED))
+        if there:
+            check_made_with(there, {**options, **settings})
+            return there, data
     with needs_extra("train", "making semantic identifiers"):
         from rbserve.train.encoders.backbone import require_findable
         from rbserve.train.semantic_ids.fit_codes import checkpoint_path, make_semantic_ids, settings_with
