@@ -13,8 +13,6 @@ from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.uncertainty import Draws, Evidence
 from rbserve.profilers.compare.wording import accuracy_text, listing, p50_text, percent_text, significant
-from rbserve.runs.measurement import Measurement
-from rbserve.runs.summary import by_scope
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import percentile_interval
 
@@ -53,35 +51,29 @@ class Answer(msgspec.Struct, frozen=True):
         return f"{self.models} of {self.models_in_section}"
 
 
-def answers(
-    section: Section, measurements: Sequence[Measurement] = (), evidence: Evidence | None = None
-) -> list[Answer]:
-    """The fastest point within TOLERANCE of the best accuracy, for each slate that has any accuracy.
+def answers(section: Section, evidence: Evidence | None = None) -> list[Answer]:
+    """The fastest point within TOLERANCE of the best accuracy, for each slate at which an accuracy was measured.
 
-    With the measurements, how sure a difference is comes from the same draws as the probability of being on the front.
+    How sure a difference is comes from the draws of `evidence`, which P(front) is computed from as well.
     """
-    draws = PointDraws(section, measurements, evidence or Evidence())
+    draws = PointDraws(section.metric, evidence or Evidence())
     judged = {slate: _judged(section, slate) for slate in section.slates}
     return [_answer(section, slate, points, draws) for slate, points in judged.items() if points]
 
 
 class PointDraws:
-    """Draws of a section's points; None for a point whose run is not given, or kept no raw samples."""
+    """Draws of a section's points; None for a point whose run kept no raw samples."""
 
-    def __init__(self, section: Section, measurements: Sequence[Measurement], evidence: Evidence) -> None:
-        runs = [part for run in measurements for part in by_scope(run)]
-        self._runs = {run.id: run for run in runs if run.plan.scope == section.scope}
-        self._metric, self._evidence = section.metric, evidence
+    def __init__(self, metric: str, evidence: Evidence) -> None:
+        self._metric, self._evidence = metric, evidence
 
     def accuracy(self, point: Point) -> Draws | None:
         """The section's metric [R] of a point."""
-        run = self._runs.get(point.run.id)
-        return self._evidence.accuracy(run, point.variant, self._metric) if run else None
+        return self._evidence.accuracy(point.run, point.variant, self._metric)
 
     def latency(self, point: Point) -> Draws | None:
         """p50 [R] of a point, in milliseconds."""
-        run = self._runs.get(point.run.id)
-        return self._evidence.latency(run, point.variant, point.slate) if run else None
+        return self._evidence.latency(point.run, point.variant, point.slate)
 
     def faster(self, point: Point, other: Point) -> float | None:
         """The share of draws in which a point is faster than another."""
@@ -237,7 +229,7 @@ def _rival_notes(pick: Point, slower: Sequence[Point], draws: PointDraws) -> Ite
         elif faster is not None and faster < SETTLED:
             drawn.append((faster, f"{name} in {percent_text(faster)}"))
     if drawn:
-        shares = listing([said for _, said in sorted(drawn)])
+        shares = listing([text for _, text in sorted(drawn)])
         yield f"Which is faster is not settled: of {RESAMPLES:,} resamples, it is faster than {shares}."
     if overlapping:
         yield f"Its p50 interval overlaps with that of {listing(overlapping)}: which is faster is not settled."

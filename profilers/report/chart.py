@@ -26,13 +26,19 @@ MARK = 8.0  # half the width that is kept free around a mark
 
 
 class Size(NamedTuple):
-    """The width of a chart and the height of its plot in pixels."""
+    """The width of a chart and the height of its plot in pixels; a narrow one names its baselines below it."""
 
     width: float
     plot: float
+    narrow: bool = False
+    latency: str = "p50 latency per call, ms (log scale; left is faster)"
 
 
-SIZES = {"narrow": Size(360, 330), "column": Size(540, 380), "wide": Size(1120, 470)}
+SIZES = {
+    "narrow": Size(360, 330, True, "p50 ms per call (log)"),
+    "column": Size(540, 380),
+    "wide": Size(1120, 470),
+}
 
 
 class PlacedName(msgspec.Struct, frozen=True, array_like=True):
@@ -89,165 +95,143 @@ def lay_out(section: ChartSection, slate: int | None, size: Size, paper: Sequenc
     """The chart of a slate, or for None of the paper's rows alone; `paper` are rows to draw among the points."""
     judged, unjudged = section.judged(slate), section.unjudged(slate)
     levels = _levels(section) if judged else []
-    right = size.width - (NAMED_RIGHT if levels and not _narrow(size) else RIGHT)
-    x, y = _plot_axes(section, judged, paper, right, size)
+    x, y = _plot_axes(section, judged, paper, size, named=bool(levels)) if judged or paper else (None, None)
+    baselines = _margin(levels, section, y, size) if y else []
+    front, names = _front_and_names(section, judged, paper, baselines, x, y) if x and y else ([], [])
     bottom = TOP + size.plot + TITLE + 8 if x else 0.0
     strip = _strip(section, unjudged, bottom, size) if unjudged else None
-    baselines = _margin(levels, section, y, named=not _narrow(size)) if y else []
-    plot = _Plot(section, judged, paper, baselines, x, y) if x and y else None
     return Chart(
         width=size.width,
         height=strip.bottom + TITLE + 8 if strip else bottom,
         x=x,
         y=y,
-        x_title=_x_title(slate, size),
+        x_title=size.latency if slate is not None else "latency per sample as printed, ms (log scale)",
         y_title=f"{section.metric_label} (up is better)",
-        front=plot.front() if plot else [],
-        names=plot.names() if plot else [],
+        front=front,
+        names=names,
         baselines=baselines,
         strip=strip,
         notes=list(_notes(section, [*judged, *unjudged], levels, size)),
     )
 
 
-def _x_title(slate: int | None, size: Size) -> str:
-    if slate is None:
-        return "latency per sample as printed, ms (log scale)"
-    return (
-        "p50 ms per call (log)" if _narrow(size) else "p50 latency per call, ms (log scale; left is faster)"
-    )
-
-
-def _narrow(size: Size) -> bool:
-    return size.width < 500
-
-
 # ---- The plot: what was judged ----
 
 
 def _plot_axes(
-    section: ChartSection, judged: Sequence[ChartPoint], paper: Sequence[PaperRow], right: float, size: Size
-) -> tuple[Axis | None, Axis | None]:
-    """The axes of the plot, which hold every interval in full."""
-    latencies = [end for point in judged for end in point.p50_ci95_ms] + [
-        row.latency_ms or 0.0 for row in paper
-    ]
-    accuracies = [end for point in judged for end in section.interval(point)] + [
-        row.accuracy for row in paper
-    ]
-    if not latencies:
-        return None, None
+    section: ChartSection, judged: Sequence[ChartPoint], paper: Sequence[PaperRow], size: Size, named: bool
+) -> tuple[Axis, Axis]:
+    """The axes of the plot, which hold every interval in full; `named` leaves room for the names of baselines."""
+    latencies = [row.latency_ms or 0.0 for row in paper]
+    latencies += [end for point in judged for end in point.p50_ci95_ms]
+    accuracies = [row.accuracy for row in paper]
+    accuracies += [end for point in judged for end in section.interval(point)]
+    right = size.width - (NAMED_RIGHT if named and not size.narrow else RIGHT)
     return latency_axis(latencies, LEFT, right), accuracy_axis(accuracies, TOP + size.plot, TOP)
 
 
-class NameWish(NamedTuple):
-    """A name to place near the pixel `x`, `y`; the other fields are those of `PlacedName`."""
+class Spot(NamedTuple):
+    """A point or a row of the paper in pixels, with its name; `owner` and `kind` are those of `PlacedName`."""
 
     owner: str
     kind: str
-    lines: list[str]
+    name: str
     x: float
     y: float
 
     def label(self) -> Label:
-        """What the search has to know: how large the name is, and how far it may stand from its point."""
+        """What the search has to know: how large the name is, and how far it may stand from here."""
         angle, patience = {"front": (135.0, 300.0), "dim": (0.0, 120.0), "printed": (90.0, 70.0)}[self.kind]
-        bold = self.kind == "front"
-        width = max(text_width(line, BOLD if bold else TEXT, bold) for line in self.lines)
-        return Label(self.x, self.y, width + 6, LINE * len(self.lines) + 2, angle, patience)
+        bold, lines = self.kind == "front", folded(self.name)
+        width = max(text_width(line, BOLD if bold else TEXT, bold) for line in lines)
+        return Label(self.x, self.y, width + 6, LINE * len(lines) + 2, angle, patience)
 
     def placed(self, where: Place) -> PlacedName:
         """The name in the rectangle that was found for it."""
         left, top, right, _ = where.box
         x, y = round((left + right) / 2, 1), round(top + 1 + LINE / 2, 1)
         leader = [round(end, 1) for end in where.leader] if where.leader else None
-        return PlacedName(self.owner, self.kind, self.lines, x, y, leader)
+        return PlacedName(self.owner, self.kind, folded(self.name), x, y, leader)
 
 
-class _Plot:
-    """Points and rows of the paper on their axes."""
+def _front_and_names(
+    section: ChartSection,
+    judged: Sequence[ChartPoint],
+    paper: Sequence[PaperRow],
+    baselines: Sequence[Baseline],
+    x: Axis,
+    y: Axis,
+) -> tuple[list[tuple[float, float]], list[PlacedName]]:
+    """The corners of the front's line, and each model's name once, where there is room."""
+    points, rows = _point_spots(section, judged, x, y), _row_spots(paper, x, y)
+    best, here = _best(rows), section.printed_here()
+    front = _stairs([spot for spot in points if spot.kind == "front"] if judged else best, x.end)
+    lines = [_stroke(*start, *end) for start, end in pairwise(front)]
+    lines += [_stroke(x.start, base.level, x.end, base.level) for base in baselines if base.level is not None]
+    lines += _bars(section, judged, x, y)
+    wishes = [*_named(points), *(row for row in rows if row.owner in here)]
+    wishes += [row for row in best if row.owner not in here]
+    markers = [Box(spot.x - MARK, spot.y - MARK, spot.x + MARK, spot.y + MARK) for spot in (*points, *rows)]
+    places = place([spot.label() for spot in wishes], markers, lines, Box(x.start, y.end, x.end, y.start))
+    return front, [spot.placed(where) for spot, where in zip(wishes, places, strict=True) if where]
 
-    def __init__(
-        self,
-        section: ChartSection,
-        judged: Sequence[ChartPoint],
-        paper: Sequence[PaperRow],
-        baselines: Sequence[Baseline],
-        x: Axis,
-        y: Axis,
-    ) -> None:
-        self._section, self._judged, self._paper, self._x, self._y = section, judged, paper, x, y
-        self._levels = [base.level for base in baselines if base.level is not None]
 
-    def front(self) -> list[tuple[float, float]]:
-        """The corners of the front's line, from the fastest point to the right edge."""
-        spots = [self._at(point) for point in self._judged if point.on_front]
-        if not self._judged:
-            spots = [self._printed_at(row) for row in _paper_front(self._paper)]
-        corners = [corner for (_, y), (x, next_y) in pairwise(spots) for corner in ((x, y), (x, next_y))]
-        return [*spots[:1], *corners, (self._x.end, spots[-1][1])] if spots else []
+def _point_spots(section: ChartSection, judged: Sequence[ChartPoint], x: Axis, y: Axis) -> list[Spot]:
+    names = section.short_names()
+    return [
+        Spot(
+            owner=point.id,
+            kind="front" if point.on_front else "dim",
+            name=names[point.name],
+            x=x.pixel(point.p50_ms),
+            y=y.pixel(section.accuracy(point) or 0.0),
+        )
+        for point in judged
+    ]
 
-    def names(self) -> list[PlacedName]:
-        """Each model once, where there is room, the front's first."""
-        wishes = [*self._point_names(), *self._paper_names()]
-        bounds = Box(self._x.start, self._y.end, self._x.end, self._y.start)
-        labels = [wish.label() for wish in wishes]
-        places = place(labels, list(self._markers()), list(self._lines()), bounds)
-        return [wish.placed(where) for wish, where in zip(wishes, places, strict=True) if where]
 
-    def _at(self, point: ChartPoint) -> tuple[float, float]:
-        return self._x.pixel(point.p50_ms), self._y.pixel(self._section.accuracy(point) or 0.0)
+def _row_spots(paper: Sequence[PaperRow], x: Axis, y: Axis) -> list[Spot]:
+    ordered = sorted(paper, key=lambda row: row.latency_ms or 0.0)
+    return [
+        Spot(row.model, "printed", row.model, x.pixel(row.latency_ms or 0.0), y.pixel(row.accuracy))
+        for row in ordered
+    ]
 
-    def _printed_at(self, row: PaperRow) -> tuple[float, float]:
-        return self._x.pixel(row.latency_ms or 0.0), self._y.pixel(row.accuracy)
 
-    def _point_names(self) -> Iterator[NameWish]:
-        """A model on the front is named at its fastest variant there, another at its slowest one."""
-        names = self._section.short_names()
-        fastest = {point.name: point for point in reversed(self._judged) if point.on_front}
-        slowest = {point.name: point for point in self._judged if point.name not in fastest}
-        for point in fastest.values():
-            yield NameWish(point.id, "front", folded(names[point.name]), *self._at(point))
-        for point in sorted(slowest.values(), key=lambda point: self._at(point)[::-1], reverse=True):
-            yield NameWish(point.id, "dim", folded(names[point.name]), *self._at(point))
+def _named(points: Sequence[Spot]) -> list[Spot]:
+    """A model on the front is named at its fastest variant there, another at its slowest one."""
+    fastest = {spot.name: spot for spot in reversed(points) if spot.kind == "front"}
+    slowest = {spot.name: spot for spot in points if spot.name not in fastest}
+    return [*fastest.values(), *sorted(slowest.values(), key=lambda spot: (-spot.y, -spot.x))]
 
-    def _paper_names(self) -> Iterator[NameWish]:
-        """The paper's rows that were measured here as well, then those of its front."""
-        here, front = self._section.printed_here(), _paper_front(self._paper)
-        rows = sorted(self._paper, key=lambda row: (row.model not in here, row.latency_ms or 0.0))
-        for row in rows:
-            if row.model in here or row in front:
-                yield NameWish(row.model, "printed", folded(row.model), *self._printed_at(row))
 
-    def _markers(self) -> Iterator[Box]:
-        for x, y in [*map(self._at, self._judged), *map(self._printed_at, self._paper)]:
-            yield Box(x - MARK, y - MARK, x + MARK, y + MARK)
+def _best(rows: Sequence[Spot]) -> list[Spot]:
+    """The rows of the paper that no faster one equals in accuracy, the fastest first."""
+    best: list[Spot] = []
+    for row in sorted(rows, key=lambda row: (row.x, row.y)):
+        if not best or row.y < best[-1].y:
+            best.append(row)
+    return best
 
-    def _lines(self) -> Iterator[Box]:
-        """What names had better not cover: the front, baselines, intervals, lines through a model's variants."""
-        slowest = {point.name: self._x.pixel(point.p50_ms) for point in self._judged}
-        for start, end in pairwise(self.front()):
-            yield _stroke(*start, *end)
-        for level in self._levels:
-            yield _stroke(self._x.start, level, self._x.end, level)
-        for point in self._judged:
-            x, y = self._at(point)
-            low, high = map(self._y.pixel, self._section.interval(point))
-            yield _stroke(x, low, x, high)
-            yield _stroke(self._x.pixel(point.p50_ci95_ms[0]), y, slowest[point.name], y)
+
+def _stairs(spots: Sequence[Spot], end: float) -> list[tuple[float, float]]:
+    """The corners of a line from the fastest spot over all others to the right edge."""
+    corners = [corner for low, high in pairwise(spots) for corner in ((high.x, low.y), (high.x, high.y))]
+    return [(spots[0].x, spots[0].y), *corners, (end, spots[-1].y)] if spots else []
+
+
+def _bars(section: ChartSection, judged: Sequence[ChartPoint], x: Axis, y: Axis) -> Iterator[Box]:
+    """Intervals, and the lines through the variants of a model."""
+    slowest = {point.name: x.pixel(point.p50_ms) for point in judged}
+    for point in judged:
+        at, level = x.pixel(point.p50_ms), y.pixel(section.accuracy(point) or 0.0)
+        low, high = map(y.pixel, section.interval(point))
+        yield _stroke(at, low, at, high)
+        yield _stroke(x.pixel(point.p50_ci95_ms[0]), level, slowest[point.name], level)
 
 
 def _stroke(x: float, y: float, end_x: float, end_y: float) -> Box:
     return Box(min(x, end_x) - 1, min(y, end_y) - 1, max(x, end_x) + 1, max(y, end_y) + 1)
-
-
-def _paper_front(rows: Sequence[PaperRow]) -> list[PaperRow]:
-    """The rows that no faster one equals in accuracy, the fastest first."""
-    front: list[PaperRow] = []
-    for row in sorted(rows, key=lambda row: (row.latency_ms or 0.0, -row.accuracy)):
-        if not front or row.accuracy > front[-1].accuracy:
-            front.append(row)
-    return front
 
 
 # ---- Baselines ----
@@ -264,7 +248,7 @@ def _levels(section: ChartSection) -> list[tuple[float, str]]:
 
 
 def _margin(
-    levels: Sequence[tuple[float, str]], section: ChartSection, y: Axis, named: bool
+    levels: Sequence[tuple[float, str]], section: ChartSection, y: Axis, size: Size
 ) -> list[Baseline]:
     """The baselines with their names in the right margin, none over another; off the axis, named at its edge."""
     baselines: list[Baseline] = []
@@ -273,7 +257,7 @@ def _margin(
         level = y.pixel(min(max(value, y.low), y.high))
         arrow = "↓ " if value < y.low else "↑ " if value > y.high else ""
         form = [f"({section.baseline_forms[name]})"] if name in section.baseline_forms else []
-        lines = [arrow + name, *form, f"{value:.4f}"] if named else []
+        lines = [arrow + name, *form, f"{value:.4f}"] if not size.narrow else []
         first = min(level - LINE * (len(lines) - 1) / 2, floor - LINE * len(lines))
         floor = first - 4
         baselines.append(Baseline(None if arrow else level, lines, first))
@@ -303,7 +287,7 @@ def _notes(
     section: ChartSection, points: Sequence[ChartPoint], levels: Sequence[tuple[float, str]], size: Size
 ) -> Iterator[str]:
     """What has to be said below a chart of points."""
-    if levels and _narrow(size):
+    if levels and size.narrow:
         named = [f"{baseline_title(name, section.baseline_forms)} {value:.4f}" for value, name in levels]
         yield f"Baselines (dashed): {', '.join(named)}."
     shown = section.short_names()

@@ -99,8 +99,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
     parts = sections(measurements, evidence)
     book = Book(
         chapters=[
-            Chapter(part, answers(part, measurements, evidence), list(absent(part)), list(method(part)))
-            for part in parts
+            Chapter(part, answers(part, evidence), list(absent(part)), list(method(part))) for part in parts
         ],
         overalls=overalls(parts, evidence),
         printed=paper_tables(measurements),

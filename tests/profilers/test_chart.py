@@ -1,6 +1,6 @@
-"""Where everything in a chart stands: names, leader lines, ticks, the front and the strip of what was only timed.
+"""Layout of a chart: names, leader lines, ticks, the front, and the rows of models that were only timed.
 
-Crossings and overlaps are counted here anew, in plain geometry, over what a chart says that will be drawn.
+The tests count crossings and overlaps in plain geometry, without the code that avoids them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,11 @@ def broken_promises(boxes: list[Box], leaders: list[tuple[int, Line]], markers: 
     """What must not be: names on names or markers, leader lines across leader lines or names."""
     broken = [f"names {a}, {b}" for a, b in combinations(range(len(boxes)), 2) if boxes[a].meets(boxes[b])]
     broken += [f"name on marker {box}" for box, marker in product(boxes, markers) if box.meets(marker)]
-    broken += [f"leaders of {a}, {b}" for (a, one), (b, two) in combinations(leaders, 2) if crosses(one, two)]
+    broken += [
+        f"leaders of {a}, {b}"
+        for (a, first), (b, second) in combinations(leaders, 2)
+        if crosses(first, second)
+    ]
     broken += [
         f"leader of {number} across name {other}"
         for (number, leader), (other, box) in product(leaders, enumerate(boxes))
@@ -129,10 +133,12 @@ def test_in_no_layout_does_a_leader_line_cross_another_or_a_name(
     wishes: list[Any], others: list[tuple[float, float]]
 ) -> None:
     labels = [Label(*at, *size, angle, patience) for at, size, angle, patience in wishes]
-    markers = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in [*others, *((one.x, one.y) for one in labels)]]
-    places = [found for found in place(labels, markers, [], Box(0, 0, 600, 400)) if found]
-    boxes = [found.box for found in places]
-    leaders = [(number, found.leader) for number, found in enumerate(places) if found.leader]
+    markers = [
+        Box(x - 8, y - 8, x + 8, y + 8) for x, y in [*others, *((label.x, label.y) for label in labels)]
+    ]
+    places = [where for where in place(labels, markers, [], Box(0, 0, 600, 400)) if where]
+    boxes = [where.box for where in places]
+    leaders = [(number, where.leader) for number, where in enumerate(places) if where.leader]
     assert broken_promises(boxes, leaders, markers) == []
 
 
@@ -158,7 +164,7 @@ def test_ticks_of_latency_have_room_and_every_latency_is_on_its_axis(
     assert all(axis.start <= axis.pixel(value) <= axis.end for value in values)
     check_ticks(axis)
     spread = [(axis.pixel(value), text_width(text)) for value, text in axis.ticks]
-    assert all(b - a > (one + two) / 2 for (a, one), (b, two) in pairwise(spread))
+    assert all(b - a > (wide + next_wide) / 2 for (a, wide), (b, next_wide) in pairwise(spread))
 
 
 @settings(max_examples=100, deadline=None)

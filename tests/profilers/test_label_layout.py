@@ -11,29 +11,29 @@ WIDE = Box(0, 0, 400, 400)
 def test_a_label_with_no_room_is_left_out() -> None:
     label = Label(x=10, y=10, width=30, height=10, angle=0, patience=100)
     assert place([label], [], [], Box(0, 0, 20, 20)) == [None]
-    (found,) = place([label], [], [], WIDE)
-    assert found
-    assert found.box.left >= 10
+    (where,) = place([label], [], [], WIDE)
+    assert where
+    assert where.box.left >= 10
 
 
 def test_a_free_label_stands_where_it_wishes_and_needs_no_leader_line() -> None:
     for angle, beside in ((0, "left"), (180, "right"), (90, "bottom"), (270, "top")):
-        (found,) = place([Label(200, 200, 50, 16, angle, 100)], [], [], WIDE)
-        assert found
-        assert found.leader is None
-        gap = getattr(found.box, beside) - 200
+        (where,) = place([Label(200, 200, 50, 16, angle, 100)], [], [], WIDE)
+        assert where
+        assert where.leader is None
+        gap = getattr(where.box, beside) - 200
         assert abs(gap) == 13
 
 
 def test_a_label_that_had_to_go_away_has_a_leader_line_from_its_point_to_its_edge() -> None:
     crowd = [Box(x - 8, y - 8, x + 8, y + 8) for x in range(168, 240, 8) for y in range(168, 240, 8)]
-    (found,) = place([Label(200, 200, 30, 16, 0, 600)], crowd, [], WIDE)
-    assert found
-    assert found.leader
-    x, y, end_x, end_y = found.leader
+    (where,) = place([Label(200, 200, 30, 16, 0, 600)], crowd, [], WIDE)
+    assert where
+    assert where.leader
+    x, y, end_x, end_y = where.leader
     assert (x, y) == (200, 200)
-    assert end_x in (found.box.left, found.box.right, 200)
-    assert end_y in (found.box.top, found.box.bottom, 200)
+    assert end_x in (where.box.left, where.box.right, 200)
+    assert end_y in (where.box.top, where.box.bottom, 200)
 
 
 def test_a_label_for_which_every_place_costs_more_than_its_patience_is_left_out() -> None:

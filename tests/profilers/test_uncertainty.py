@@ -85,7 +85,7 @@ def test_without_raw_samples_there_is_no_probability() -> None:
 def test_the_answer_says_how_sure_the_better_accuracy_is_on_the_same_users() -> None:
     runs = [sampled("dnn", {"onnx-fp32": 1.0}, skill=1.0), sampled("gdcn", {"onnx-fp32": 3.0}, skill=1.012)]
     (section,) = sections(runs)
-    (answer,) = answers(section, runs)
+    (answer,) = answers(section)
     assert answer.point == "dnn/onnx-fp32/100"
     (said,) = [note for note in answer.notes if note.startswith("The best AUC is that of gdcn")]
     assert "of resamples of the same users" in said
@@ -105,7 +105,7 @@ def test_a_run_of_some_test_users_is_drawn_and_no_part_of_the_front() -> None:
     assert (by_name["pnn"].on_front, by_name["pnn"].front_probability) == (None, None)
     assert by_name["dnn"].on_front
     assert section.users == 60
-    assert [answer.point for answer in answers(section, runs)] == ["dnn/onnx-fp32/100"]
+    assert [answer.point for answer in answers(section)] == ["dnn/onnx-fp32/100"]
 
 
 # ---- Across data sets ----
