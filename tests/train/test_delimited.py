@@ -23,13 +23,13 @@ from rbserve.train.datasets.delimited import (
     COMMAS,
     EVENTS,
     ITEMS,
-    LONGEST_RECORD,
     DelimitedFile,
     Dialect,
     csv_records,
     delimiter_of,
 )
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL
+from rbserve.train.datasets.record_lines import LONGEST_RECORD
 from rbserve.train.protocol.tally import Tally
 
 NAMES = ("id", "title")

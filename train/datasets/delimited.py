@@ -18,10 +18,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,15 +30,23 @@ import pyarrow.csv
 from rbserve.core.errors import DataError, UsageError
 from rbserve.train.datasets.columns import column_places
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, check_encoding, open_utf8
+from rbserve.train.datasets.record_lines import (
+    BYTE_ORDER_MARK,
+    LONGEST_RECORD,
+    Chunks,
+    Lines,
+    OpenRecordError,
+    is_blank,
+    quoted_record,
+    without_end,
+)
 from rbserve.train.protocol.tally import Tally
 
 Quotes = Literal["auto", "csv", "literal"]
 
 CHUNK = 1 << 20  # bytes read at a time, then to the end of the line
-LONGEST_RECORD = 200  # lines; a quoted field that spans more was never closed
 SHOWN = 80  # characters of a line in an error message
 QUOTE, NEWLINE, RETURN = b'"\n\r'
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class DelimitedFile:
         places = sorted(set(places))
         left = self._max_rows
         with open_utf8(self.path, self.dialect.encoding) as stream:
-            text = _Text(self.path, stream, self._chunk, self.tally)
+            text = Chunks(self.path, stream, self._chunk, self.tally)
             if self._has_header:
                 self._skip_header(text)
             while chunk := text.next():
@@ -135,13 +143,13 @@ class DelimitedFile:
 
     def _read_header(self) -> list[str]:
         with open_utf8(self.path, self.dialect.encoding) as stream:
-            return self._skip_header(_Text(self.path, stream, self._chunk, Tally()))
+            return self._skip_header(Chunks(self.path, stream, self._chunk, Tally()))
 
-    def _skip_header(self, text: _Text) -> list[str]:
+    def _skip_header(self, text: Chunks) -> list[str]:
         while chunk := text.next():
-            lines = _Lines(chunk, text.line)
+            lines = Lines(chunk, text.line)
             while lines.place < len(lines.texts):
-                if _is_blank(lines.texts[lines.place]):
+                if is_blank(lines.texts[lines.place]):
                     lines.skip(1)
                     continue
                 fields, used = self._record(lines, text.at_end, width=0)
@@ -153,13 +161,13 @@ class DelimitedFile:
             text.push_back(lines)
         raise DataError(f"{self.path} is empty", "fetch the file again")
 
-    def _parse(self, text: _Text, chunk: bytes, most: int) -> tuple[list[list[str]], int]:
+    def _parse(self, text: Chunks, chunk: bytes, most: int) -> tuple[list[list[str]], int]:
         """The records of the chunk and their number; a record that continues behind the chunk is put back."""
-        lines = _Lines(chunk, text.line)
+        lines = Lines(chunk, text.line)
         rows: list[list[str]] = []
         count = 0
         while lines.place < len(lines.texts) and (not self._max_rows or count < most):
-            if _is_blank(lines.texts[lines.place]):
+            if is_blank(lines.texts[lines.place]):
                 lines.skip(1)
                 continue
             fields, used = self._record(lines, text.at_end, len(self.names))
@@ -171,15 +179,15 @@ class DelimitedFile:
         text.push_back(lines)
         return rows, count
 
-    def _record(self, lines: _Lines, at_end: bool, width: int) -> tuple[list[str], int]:
+    def _record(self, lines: Lines, at_end: bool, width: int) -> tuple[list[str], int]:
         """The fields of the next record and its number of lines, 0 if it continues behind the last line."""
         line = lines.texts[lines.place]
         delimiter = self.dialect.delimiter
         if not self._quoted or '"' not in line:
-            return _without_end(line).split(delimiter), 1
+            return without_end(line).split(delimiter), 1
         try:
-            fields, used = _quoted_record(lines.texts, lines.place, delimiter)
-        except _OpenError as still_open:
+            fields, used = quoted_record(lines.texts, lines.place, delimiter)
+        except OpenRecordError as still_open:
             if still_open.lines < LONGEST_RECORD and not at_end:
                 return [], 0
             raise self._not_closed(lines.number) from None
@@ -191,16 +199,16 @@ class DelimitedFile:
             self._check_lines(lines, used, width)
         return fields, used
 
-    def _stray(self, lines: _Lines, at_end: bool, width: int) -> tuple[list[str], int]:
+    def _stray(self, lines: Lines, at_end: bool, width: int) -> tuple[list[str], int]:
         """Reads a record with text behind a closing quotation mark: with \\" as a quotation mark, or unquoted."""
         line = lines.texts[lines.place]
         where = f"line {lines.number}: {line[:SHOWN].rstrip()}"
         if '\\"' in line:
             try:
-                fields, used = _quoted_record(
+                fields, used = quoted_record(
                     lines.texts, lines.place, self.dialect.delimiter, lambda line: line.replace('\\"', '""')
                 )
-            except _OpenError as still_open:
+            except OpenRecordError as still_open:
                 if still_open.lines < LONGEST_RECORD and not at_end:
                     return [], 0
             except csv.Error:
@@ -209,12 +217,12 @@ class DelimitedFile:
                 if len(fields) == width:
                     self.tally.mend('row with \\" for a quotation mark', where)
                     return fields, used
-        fields = _without_end(line).split(self.dialect.delimiter)
+        fields = without_end(line).split(self.dialect.delimiter)
         if len(fields) == width:
             self.tally.mend("row with a stray quotation mark, read as it stands", where)
         return fields, 1
 
-    def _check_lines(self, lines: _Lines, used: int, width: int) -> None:
+    def _check_lines(self, lines: Lines, used: int, width: int) -> None:
         """Counts a record over several lines; refuses one whose further lines are records by themselves."""
         further = lines.texts[lines.place + 1 : lines.place + used]
         alike = sum(line.count(self.dialect.delimiter) == width - 1 for line in further)
@@ -230,7 +238,7 @@ class DelimitedFile:
         )
         self.tally.repaired[self._several_lines] += 1
 
-    def _check(self, fields: list[str], lines: _Lines, used: int) -> list[str]:
+    def _check(self, fields: list[str], lines: Lines, used: int) -> list[str]:
         """The fields; none if the record is dropped, which is counted."""
         first = lines.texts[lines.place]
         where = f"line {lines.number}: {first[:SHOWN].rstrip()}"
@@ -333,107 +341,6 @@ def csv_records(
         yield from zip(*(texts[name] for name in columns), strict=True)
 
 
-class _OpenError(Exception):
-    """A quoted field that the last of `lines` lines did not close."""
-
-    def __init__(self, lines: int) -> None:
-        self.lines = lines
-
-
-def _quoted_record(
-    texts: Sequence[str], start: int, delimiter: str, written: Callable[[str], str] = lambda line: line
-) -> tuple[list[str], int]:
-    """The fields of the record that begins at line `start`, and its number of lines.
-
-    Raises `_OpenError` if it is not closed within `LONGEST_RECORD` lines, csv.Error if it is no CSV.
-    """
-    stop = min(len(texts), start + LONGEST_RECORD)
-    reader = csv.reader(
-        (written(texts[place]) for place in range(start, stop)), delimiter=delimiter, strict=True
-    )
-    try:
-        fields = next(reader)
-    except csv.Error as error:
-        if "unexpected end" in str(error):
-            raise _OpenError(stop - start) from None
-        raise
-    return fields, reader.line_num
-
-
-class _Text:
-    """A stream as chunks of whole lines; `line` is the number of lines before the next chunk."""
-
-    def __init__(self, path: Path, stream: BinaryIO, chunk: int, tally: Tally) -> None:
-        self._path, self._stream, self._chunk = path, stream, chunk
-        self._rest = b""
-        self.line = 0
-        self.at_end = False
-        if stream.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
-            stream.read(3)
-            tally.repaired["byte order mark"] += 1
-
-    def next(self) -> bytes:
-        """The text that was put back and at least one line more; the rest of the stream if it is `at_end`."""
-        part = self._stream.read(self._chunk)
-        if part and not part.endswith(b"\n"):
-            end = self._stream.readline(LONGEST_LINE + 1)
-            if len(end) > LONGEST_LINE:
-                line = self.line + part.count(b"\n") + self._rest.count(b"\n") + 1
-                raise DataError(
-                    f"{self._path}, line {line} has more than {LONGEST_LINE:,} bytes: is it text?",
-                    "a file of lines ends each of them with a line feed",
-                )
-            part += end
-        self.at_end = not self._stream.peek(1)  # type: ignore[attr-defined]
-        chunk, self._rest = self._rest + part, b""
-        return chunk
-
-    def push_back(self, lines: _Lines) -> None:
-        """Puts the lines that were not used back, for the next chunk."""
-        self._rest = lines.rest()
-        self.line = lines.number - 1
-
-
-class _Lines:
-    """The lines of a chunk as text with their ends; `place` is the next one's, `number` its number in the file.
-
-    A lone carriage return, which the csv module would take for the end of a row, is replaced by NUL, which no line
-    holds. `lost` are the places of lines with bytes that are not UTF-8, `nul` those of lines with NUL characters.
-    """
-
-    def __init__(self, chunk: bytes, before: int) -> None:
-        raw = chunk.split(b"\n")
-        self._raw = [line + b"\n" for line in raw[:-1]] + ([raw[-1]] if raw[-1] else [])
-        self.lost: set[int] = set()
-        self.nul: set[int] = set()
-        self.returns = False
-        self.texts = [self._decode(place, line) for place, line in enumerate(self._raw)]
-        self.place = 0
-        self.number = before + 1
-
-    def skip(self, count: int) -> None:
-        self.place += count
-        self.number += count
-
-    def rest(self) -> bytes:
-        return b"".join(self._raw[self.place :])
-
-    def _decode(self, place: int, line: bytes) -> str:
-        if b"\0" in line:
-            line = line.replace(b"\0", b"")
-            self.nul.add(place)
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            text = line.decode(errors="replace")
-            self.lost.add(place)
-        if "\r" in text:
-            end = "\r\n" if text.endswith("\r\n") else ""
-            text = text[: len(text) - len(end)].replace("\r", "\0") + end
-            self.returns = self.returns or "\0" in text
-        return text
-
-
 def _is_well_quoted(signs: np.ndarray, delimiter: int) -> bool:
     """Whether quotation marks open behind a delimiter or line end, close before one, and are doubled within."""
     quotes = np.flatnonzero(signs == QUOTE)
@@ -453,11 +360,3 @@ def _is_well_quoted(signs: np.ndarray, delimiter: int) -> bool:
 def _batch(rows: Sequence[Sequence[str]], places: Sequence[int]) -> pa.RecordBatch:
     columns = [pa.array([row[place] for row in rows], pa.string()) for place in places]
     return pa.RecordBatch.from_arrays(columns, names=[f"c{place}" for place in places])
-
-
-def _is_blank(line: str) -> bool:
-    return not line.strip("\r\n\0")
-
-
-def _without_end(line: str) -> str:
-    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")

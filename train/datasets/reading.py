@@ -19,6 +19,7 @@ from rbserve.core.errors import DataError
 from rbserve.core.ids import id_text, value_text
 from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, open_utf8
+from rbserve.train.datasets.record_lines import without_end
 from rbserve.train.protocol.tally import Tally
 
 MOST_ROUNDS = 8  # of decoding and removing tags; real texts need two or three
@@ -71,7 +72,7 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
     and a byte order mark are removed; all of these are counted. A byte order mark of UTF-16 is understood.
     Raises `DataError` for a file that is missing, damaged, or has a line of more than `LONGEST_LINE` bytes.
     """
-    return map(_without_end, _lines_with_ends(path, tally))
+    return map(without_end, _lines_with_ends(path, tally))
 
 
 def json_records(path: Path, fields: Sequence[str], tally: Tally) -> Iterator[tuple[str | None, ...]]:
@@ -171,10 +172,6 @@ def _lines_with_ends(path: Path, tally: Tally) -> Iterator[str]:
                 line = line.replace("\0", "")
                 tally.mend(NUL, f"line {number}: {line[:80].rstrip()}")
             yield line
-
-
-def _without_end(line: str) -> str:
-    return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
 
 
 def _scalar_text(value: object) -> str | None:
