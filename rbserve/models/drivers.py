@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import repeat
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -47,18 +49,21 @@ def decoder(
     base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """By the model's own forward, with an additive mask; see Drive."""
-    return _own_forward(base, embedded, positions, _blocked(mask, embedded.new_zeros(()))[:, None], past)
+    whole = base.get_base_model() if hasattr(base, "get_base_model") else base  # adapters stand around it
+    return _own_forward(base, whole, embedded, mask, past, inputs_embeds=embedded, position_ids=positions)
 
 
 def bert(
     base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """By the model's own forward, with a mask of ones and zeros; see Drive.
+    """By the encoder's own forward, with an additive mask; see Drive.
 
-    BERT makes segments for as many tokens as it has positions; packed prompts are longer.
+    BERT makes segments for as many tokens as it has positions; packed prompts are longer. Its whole forward takes
+    another kind of mask in transformers 4 than in 5; its encoder takes one kind in both.
     """
     segments = torch.zeros_like(positions)
-    return _own_forward(base, embedded, positions, mask.to(embedded.dtype), past, token_type_ids=segments)
+    hidden = base.embeddings(inputs_embeds=embedded, position_ids=positions, token_type_ids=segments)
+    return _own_forward(base, base.encoder, embedded, mask, past, hidden_states=hidden)
 
 
 def mpt(
@@ -120,7 +125,7 @@ def t5(
         base.decoder, base.shared(start), position_bias=nothing, encoder_hidden_states=encoded,
         encoder_decoder_position_bias=_blocked(mask[:, None, :1], nothing), cache_position=start[0],
     )  # fmt: skip
-    return answer.expand(-1, embedded.size(1), -1), embedded.new_empty(0)
+    return answer.expand_as(embedded), embedded.new_empty(0)
 
 
 def _t5_stack(stack: Any, hidden: Tensor, **inputs: Tensor) -> Tensor:
@@ -148,6 +153,27 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def read_config(path: Path) -> Any:
+    """transformers' config in a file or a directory, whichever version of transformers wrote it."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    if int(transformers.__version__.split(".")[0]) < 5:
+        _in_words_of_4(config)
+    return config
+
+
+def _in_words_of_4(config: Any) -> None:
+    """Gives version 4 of transformers what version 5 writes under names that version 4 would pass over."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for name in rope.keys() & {"rope_theta", "partial_rotary_factor"}:
+        setattr(config, name, rope[name])
+    if rope.get("rope_type", "default") != "default":
+        config.rope_scaling = rope
+    if not getattr(config, "scale_decoder_outputs", True):  # T5 with a head of its own
+        config.tie_word_embeddings = False
+
+
 def architecture_of(config: Any) -> Architecture:
     """The architecture of transformers' `config`, one of ARCHITECTURES."""
     return ARCHITECTURES[config.model_type]
@@ -162,22 +188,28 @@ def most_tokens(config: Any) -> int | None:
 
 
 def _own_forward(
-    base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None, **more: Tensor
+    base: Any, module: Any, embedded: Tensor, mask: Tensor, past: Tensor | None, **given: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """What `module`, a model or its encoder, makes of what is given, an additive mask and the cache; see Drive."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
     for layer, keys_values in enumerate(past if past is not None else ()):
         cache.update(keys_values[0], keys_values[1], layer)
     training = base.training  # where activations are computed twice, a cache would be filled twice
-    output = base(
-        inputs_embeds=embedded, attention_mask=mask, position_ids=positions,
-        past_key_values=None if training else cache, use_cache=not training, **more,
+    output = module(
+        attention_mask=_blocked(mask, embedded.new_zeros(()))[:, None], use_cache=not training,
+        **{_cache_argument(module): None if training else cache}, **given,
     )  # fmt: skip
     layers: Sequence[Any] = () if training else cache.layers
     length = embedded.size(1)
     new = [torch.stack((layer.keys[:, :, -length:], layer.values[:, :, -length:])) for layer in layers]
     return output.last_hidden_state, _present(base, new)
+
+
+def _cache_argument(module: Any) -> str:
+    """What a forward of transformers calls its cache, which releases of version 5 have renamed."""
+    return "cache" if "cache" in signature(module.forward).parameters else "past_key_values"
 
 
 def grouped_attention(

@@ -241,10 +241,10 @@ def empty_past(model: nn.Module, rows: int = 1) -> Tensor:
 
 def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
     """The model whose state `weights` is, over a base of transformers' `config`; without memory for a second copy."""
+    from accelerate import init_empty_weights
     from transformers import AutoModel
-    from transformers.modeling_utils import no_init_weights
 
-    with no_init_weights():  # what is allocated and never written takes no memory
+    with init_empty_weights(include_buffers=False):
         base = AutoModel.from_config(as_decoder(config))  # type: ignore[no-untyped-call]
         answers, width = weights["head.weight"].shape
         head = nn.Linear(width, answers, bias="head.bias" in weights)

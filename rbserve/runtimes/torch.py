@@ -100,9 +100,9 @@ def _weights(path: Path, precision: str) -> dict[str, Any]:
 
 def backbone_config(artifact: Artifact) -> Any:
     """transformers' config of a language model's artefact."""
-    from transformers import AutoConfig
+    from rbserve.models.drivers import read_config
 
-    return AutoConfig.from_pretrained(artifact.file(BACKBONE), local_files_only=True)
+    return read_config(artifact.file(BACKBONE))
 
 
 def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -> Any:

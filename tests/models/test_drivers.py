@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from small_backbone import make_backbone
+from transformers import AutoModel
 
 from rbserve.data.columns import Ragged
-from rbserve.models.drivers import ARCHITECTURES, Architecture, most_tokens
+from rbserve.models.drivers import ARCHITECTURES, Architecture, most_tokens, read_config
 from rbserve.models.prompts import (
     SCHEMA,
     Packed,
@@ -100,6 +103,64 @@ def test_filling_changes_no_answer(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "most"), [("bert", 256), ("mpnet", 254), ("mpt", 256), ("t5", 256)])
 def test_a_prompt_is_as_long_as_the_model_reads(name: str, most: int, tmp_path: Path) -> None:
     assert most_tokens(load(make_backbone(name, tmp_path / name), answers=[5]).config) == most
+
+
+def _write(folder: Path, **fields: Any) -> Path:
+    shape = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+             "intermediate_size": 64, "num_key_value_heads": 4, "max_position_embeddings": 64}  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(shape | fields))
+    return folder
+
+
+ROPES = {
+    "llama": ({"rope_theta": 1e6}, {"rope_theta": 1e6, "rope_type": "default"}),
+    "phi": ({"partial_rotary_factor": 0.25}, {"partial_rotary_factor": 0.25, "rope_theta": 1e4}),
+    "qwen2": (
+        {"rope_theta": 1e5, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {"rope_theta": 1e5, "rope_type": "linear", "factor": 4.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_rotary_positions_are_read_as_either_version_of_transformers_writes_them(
+    name: str, tmp_path: Path
+) -> None:
+    """Version 5 keeps in one field what version 4 has in three; a field that is passed over would change scores."""
+
+    def answers(config: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        base = AutoModel.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in base.parameters():
+                parameter.mul_(4)
+            found: torch.Tensor = base(input_ids=torch.arange(30)[None]).last_hidden_state
+        return found
+
+    of_4, of_5 = ROPES[name]
+    four = answers(read_config(_write(tmp_path / "4", model_type=name, **of_4)))
+    five = answers(read_config(_write(tmp_path / "5", model_type=name, rope_parameters=of_5)))
+    usual = answers(read_config(_write(tmp_path / "usual", model_type=name)))
+    torch.testing.assert_close(five, four, rtol=0, atol=0)
+    assert (four - usual).abs().max() > 1e-3, "positions matter to this model"
+
+
+@pytest.mark.parametrize("written", [{"tie_word_embeddings": False},
+                                     {"tie_word_embeddings": True, "scale_decoder_outputs": False}])  # fmt: skip
+def test_a_t5_with_a_head_of_its_own_does_not_scale_what_it_multiplies(
+    written: dict[str, bool], tmp_path: Path
+) -> None:
+    """Flan-T5's config, as version 4 and version 5 of transformers write it."""
+    folder = make_backbone("t5", tmp_path / "t5")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = torch.randn_like(weights["shared.weight"])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("scale_decoder_outputs", None)
+    (folder / "config.json").write_text(json.dumps(config | written))
+    head = load(folder, answers=[5, 6, 7]).head.weight
+    torch.testing.assert_close(head.detach(), weights["lm_head.weight"][[5, 6, 7]], rtol=0, atol=0)
 
 
 def test_every_architecture_is_a_line_of_the_table() -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,10 @@ def locate_shape(name: str) -> Path:
             locate("minilm-l6" if shape["model_type"] in BERT_WORDS else "smollm2-135m")
         )
         with replacing_directory(target) as partial:
-            AutoConfig.for_model(**shape).save_pretrained(partial)
-            _at_most(stand_in, shape["vocab_size"]).save_pretrained(partial)
+            AutoConfig.for_model(**deepcopy(shape)).save_pretrained(
+                partial
+            )  # version 5 adds to what is nested
+            _save_tokenizer(_at_most(stand_in, shape["vocab_size"]), partial)
     return target
 
 
@@ -131,10 +133,13 @@ def identity(folder: Path) -> str:
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Turns errors of transformers into AssetError, and silences its warnings about unused weights."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Turns errors of transformers into AssetError; silences its progress bars and warnings about unused weights."""
+    from transformers.utils import logging
+
+    notes: Any = logging  # parts of it are without types
+    level, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
@@ -142,7 +147,9 @@ def loading(folder: Path) -> Iterator[None]:
             f"cannot load a language model from {folder}: {str(error).splitlines()[0]}", _hint()
         ) from None
     finally:
-        logger.setLevel(level)
+        notes.set_verbosity(level)
+        if bars:
+            notes.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -161,14 +168,43 @@ def _converted(folder: Path) -> Path:
         return folder
     target = cache() / "converted" / f"{folder.name}-{sha256(gguf)[:12]}"
     if not (target / "config.json").is_file():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        import transformers
 
-        read_tokenizer: Callable[..., Any] = AutoTokenizer.from_pretrained
+        read_model: Callable[..., Any] = transformers.AutoModelForCausalLM.from_pretrained
+        read_tokenizer: Callable[..., Any] = transformers.AutoTokenizer.from_pretrained
+        unpacked = getattr(transformers, "GgufConfig", None)  # version 5 would keep the weights packed
+        more = {"quantization_config": unpacked(dequantize=True)} if unpacked else {}
         with loading(folder), replacing_directory(target) as partial:
-            model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
+            model = read_model(folder, gguf_file=gguf.name, dtype=torch.float32, **more)
             model.save_pretrained(partial)
-            read_tokenizer(folder, gguf_file=gguf.name).save_pretrained(partial)
+            tokenizer = read_tokenizer(folder, gguf_file=gguf.name)
+            _begin_texts(tokenizer)
+            _save_tokenizer(tokenizer, partial)
     return target
+
+
+def _begin_texts(tokenizer: Any) -> None:
+    """Has every text begin with the token for a beginning; transformers 5 leaves it out of a GGUF's tokeniser."""
+    from tokenizers.processors import TemplateProcessing
+
+    start = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[start, "$A"], special_tokens=[(start, tokenizer.bos_token_id)]
+    )
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a tokeniser into a directory so that transformers 4 and 5 read it alike."""
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    special = {
+        name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": tokenizer.model_max_length,
+        **special,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def _from_hub(hub_id: str) -> Path:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rbserve.models.drivers import read_config
 from rbserve.train.encoders.backbone import load_tokenizer, loading
 
 Pooling = Literal["mean", "last"]
@@ -87,5 +88,6 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModel
 
     with torch.random.fork_rng(), loading(folder):  # a head that the files lack is drawn at random
-        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        config = read_config(folder)
+        model = AutoModel.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
     return load_tokenizer(folder), model.eval()

@@ -7,6 +7,7 @@ The loss and its gradients are those of separate prompts, at a third of the toke
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -35,7 +36,7 @@ from rbserve.models.configs import (
     SeqP5Config,
     TunedLanguageConfig,
 )
-from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens
+from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens, read_config
 from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, PairTransform, as_decoder, bare
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
 from rbserve.runtimes.evaluate import score_rows
@@ -211,7 +212,7 @@ def load(
     One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
     Raises AssetError where it cannot be loaded, or is of an architecture that is not supported.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     kinds: dict[str, Any] = {
         "decoder": AutoModelForCausalLM,
@@ -219,7 +220,7 @@ def load(
         "encoder-decoder": AutoModelForSeq2SeqLM,
     }
     with torch.random.fork_rng(), loading(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = read_config(folder)
         if config.model_type not in ARCHITECTURES:
             raise AssetError(
                 f"{folder} is of an architecture that is not supported: {config.model_type}",
@@ -232,15 +233,14 @@ def load(
             headed = reads != "encoder" or any("MaskedLM" in one for one in config.architectures or [])
         else:
             whole, found = kinds[reads].from_pretrained(
-                folder, local_files_only=True, dtype=precision, output_loading_info=True
+                folder, config=config, local_files_only=True, dtype=precision, output_loading_info=True
             )
             headed = all(key.startswith(f"{whole.base_model_prefix}.") for key in found["missing_keys"])
     base = whole.base_model
     words = whole.get_output_embeddings() if headed else base.get_input_embeddings()
     head = _answers(words, answers)
-    if (
-        reads == "encoder-decoder" and config.tie_word_embeddings
-    ):  # T5 scales what it multiplies by its embeddings
+    # T5 scales what it multiplies by its embeddings; transformers 5 says so in a field of its own
+    if reads == "encoder-decoder" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):
         with torch.no_grad():
             head.weight *= config.d_model**-0.5
     bare(base)
@@ -408,7 +408,9 @@ def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
             raise UsageError(
                 f"{language.config.model_type} cannot recompute activations", "--set checkpointing=false"
             )
-        cast(Any, language.base).gradient_checkpointing_enable({"use_reentrant": False})
+        base = cast(Any, language.base)
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if not config.lora_rank:
         return
     language.base.requires_grad_(False)
@@ -419,7 +421,9 @@ def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
         lora_dropout=config.lora_dropout,
         target_modules=targets,
     )
-    language.base = cast(Any, get_peft_model(cast(Any, language.base), lora))
+    with warnings.catch_warnings():  # peft asks transformers by a name that version 6 will not know
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        language.base = cast(Any, get_peft_model(cast(Any, language.base), lora))
 
 
 def merge(language: LanguageModel) -> None:
