@@ -13,7 +13,8 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.models.configs import EndpointConfig
 from rbserve.runtimes.contents import artifact_config
-from rbserve.runtimes.endpoint_scorer import BASE_URL, EndpointScorer, Estimate
+from rbserve.runtimes.endpoint_client import BASE_URL
+from rbserve.runtimes.endpoint_scorer import EndpointScorer, Estimate
 
 HINT = "pip install 'rbserve[api]'"
 

@@ -1,17 +1,12 @@
-"""What an endpoint answers: its JSON, the click probability read of it, and the answers kept on disk."""
+"""What an endpoint answers: the JSON of a chat completion, and the click probability that is read from it."""
 
 from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
-from threading import Lock
 from typing import Annotated, NamedTuple
 
 import msgspec
-
-from rbserve.core.errors import RbserveError
-from rbserve.core.files import require_writable
 
 NO_JSON = (ValueError, RecursionError)  # what msgspec raises: malformed or of another shape; nested too deep
 
@@ -59,65 +54,6 @@ def read(answer: Answer) -> Reading:
 def _is(word: str, token: str) -> bool:
     """Some servers give a tokenizer's own marks of a space, ▁ or Ġ."""
     return token.strip(" \t\r\n▁Ġ").lower() == word
-
-
-class _Line(msgspec.Struct, frozen=True):
-    key: str
-    answer: Answer
-
-
-class AnswerStore:
-    """Answers on disk, a line of JSON each, and what they read as in memory.
-
-    An answer that is neither yes nor no is known to this process alone: it is not written, nor read from a file of a
-    version that wrote it, so that the next process asks again.
-
-    A line is one write at the end of the file, so a killed process leaves at most a torn last line. It is ended before
-    the first line of the next process, and reads as no answer, as does any other line that is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = Lock()
-        self._torn = False
-        self.known: dict[str, Reading] = {}
-        if path.exists():
-            self._load()
-
-    def require_writable(self) -> None:
-        """RbserveError where answers could not be kept."""
-        require_writable(self._path.parent)
-
-    def add(self, key: str, answer: Answer) -> None:
-        """Keeps an answer; returns when it is written, if it is one to keep."""
-        reading = read(answer)
-        if not reading.clear:
-            self.known[key] = reading
-            return
-        line = msgspec.json.encode(_Line(key, answer)) + b"\n"
-        with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab", buffering=0) as file:
-                data = b"\n" + line if self._torn else line
-                self._torn = file.write(data) < len(data)
-            if self._torn:
-                raise RbserveError(
-                    f"cannot keep an answer in {self._path}", "free the disk, then run the same again"
-                )
-            self.known[key] = reading
-
-    def _load(self) -> None:
-        decoder = msgspec.json.Decoder(_Line)
-        with self._path.open("rb") as file:
-            for data in file:
-                self._torn = not data.endswith(b"\n")
-                try:
-                    line = decoder.decode(data)
-                except NO_JSON:
-                    continue
-                reading = read(line.answer)
-                if reading.clear:
-                    self.known[line.key] = reading
 
 
 class _Token(msgspec.Struct):

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -50,6 +52,7 @@ from rbserve.train.loop import Settings
 TEXTS = [f"film {row}" for row in range(40)]
 KEY = "sk-secret-0123456789"
 HISTORY = np.array([3, 1, 2], np.int32)
+OLD_ANSWERS = Path(__file__).parents[1] / "frozen" / "0.1" / "endpoint"
 
 
 @dataclass
@@ -168,6 +171,21 @@ def open_scorer(endpoint: Endpoint, tmp_path: Path, pauses: list[float]) -> Iter
 def one(scorer: EndpointScorer) -> float:
     """The score of any one row."""
     return float(scorer.score(HISTORY, np.array([7], np.int32))[0])
+
+
+def kept_answers(folder: Path) -> dict[str, str]:
+    """The answers on disk, JSON by key."""
+    with contextlib.closing(sqlite3.connect(folder / "answers" / "answers.sqlite3")) as database:
+        return dict(database.execute("select key, answer from answers"))
+
+
+def keep_as_version_0_1(folder: Path, answers: dict[str, str]) -> Path:
+    """Leaves the answers as version 0.1 kept them, without a database; returns the file."""
+    for path in (folder / "answers").iterdir():
+        path.unlink()
+    path = folder / "answers" / "answers.jsonl"
+    path.write_text("".join(f'{{"key":"{key}","answer":{answer}}}\n' for key, answer in answers.items()))
+    return path
 
 
 def rows(n: int) -> tuple[Ragged, np.ndarray[Any, Any]]:
@@ -311,9 +329,8 @@ def test_unclear_answers_that_an_earlier_version_kept_are_asked_for_again(
     endpoint: Endpoint, open_scorer: Open, tmp_path: Path
 ) -> None:
     one(open_scorer())
-    file = tmp_path / "answers" / "answers.jsonl"
-    kept = json.loads(file.read_text())
-    file.write_text(json.dumps(kept | {"answer": {"text": "", "logprobs": None}}) + "\n")
+    (key,) = kept_answers(tmp_path)
+    keep_as_version_0_1(tmp_path, {key: '{"text": "", "logprobs": null}'})
     assert one(open_scorer()) == pytest.approx(0.75)
     assert len(endpoint.asked) == 2
 
@@ -559,7 +576,7 @@ def test_no_error_shows_the_key(endpoint: Endpoint, open_scorer: Open, body: byt
 
 def test_nothing_on_disk_has_the_key(endpoint: Endpoint, open_scorer: Open, tmp_path: Path) -> None:
     one(open_scorer())
-    assert KEY not in (tmp_path / "answers" / "answers.jsonl").read_text()
+    assert all(KEY.encode() not in path.read_bytes() for path in (tmp_path / "answers").iterdir())
 
 
 # Resuming
@@ -589,29 +606,143 @@ def test_another_model_or_endpoint_is_asked_itself(endpoint: Endpoint, open_scor
     assert len(endpoint.asked) == 3
 
 
+def test_answers_that_version_0_1_kept_are_not_asked_for_again(
+    endpoint: Endpoint, open_scorer: Open, tmp_path: Path
+) -> None:
+    """The file is of version 0.1, with one score of 0.75 and a hard yes; its base URL is no server's."""
+    shutil.copytree(OLD_ANSWERS, tmp_path / "answers")
+    before = (tmp_path / "answers" / "answers.jsonl").read_bytes()
+    for _ in range(2):
+        scorer = open_scorer(base_url="http://127.0.0.1:1/v1", max_retries=0)
+        np.testing.assert_allclose(scorer.score(HISTORY, np.array([7, 8], np.int32)), [0.75, 1.0])
+        assert scorer.hard_answers == 1
+    assert endpoint.asked == []
+    assert (tmp_path / "answers" / "answers.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("torn_at", [1, 30, -2, -1])
-def test_a_torn_last_line_is_no_answer_and_harms_no_other(
+def test_a_torn_last_line_of_version_0_1_is_no_answer_and_harms_no_other(
     endpoint: Endpoint, open_scorer: Open, tmp_path: Path, torn_at: int
 ) -> None:
     histories, candidates = rows(3)
     open_scorer(concurrency=1).score_rows(histories, candidates)
-    path = tmp_path / "answers" / "answers.jsonl"
+    path = keep_as_version_0_1(tmp_path, kept_answers(tmp_path))
     *whole, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole) + last[:torn_at])
-    for _ in range(2):  # a second time finds it mended
+    for _ in range(2):
         open_scorer().score_rows(*rows(5))
     lost = torn_at != -1  # without its line end alone, the answer is whole
     assert len(endpoint.asked) == 3 + lost + 2
 
 
-def test_bytes_that_are_no_line_are_passed_over(
+def test_bytes_that_are_no_line_of_version_0_1_are_passed_over(
     endpoint: Endpoint, open_scorer: Open, tmp_path: Path
 ) -> None:
     one(open_scorer())
-    path = tmp_path / "answers" / "answers.jsonl"
+    path = keep_as_version_0_1(tmp_path, kept_answers(tmp_path))
     path.write_bytes(b'\xff\x00{}\n\n{"key": 1}\n' + path.read_bytes())
     one(open_scorer())
     assert len(endpoint.asked) == 1
+
+
+ASKER = """
+import sys, numpy as np
+from pathlib import Path
+from rbserve.data.columns import Ragged
+from rbserve.runtimes.endpoint_scorer import EndpointScorer
+url, folder, n = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+with EndpointScorer([f"film {row}" for row in range(40)], folder, base_url=url, concurrency=4) as scorer:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    empty = Ragged(np.array([], np.int32), np.zeros(n + 1, np.int64))
+    print(len(scorer.score_rows(empty, np.arange(n, dtype=np.int32))))
+"""
+
+
+def test_two_processes_pay_for_no_answer_twice(endpoint: Endpoint, tmp_path: Path) -> None:
+    def slow(_: str) -> Reply:
+        sleep(0.02)  # so that both want the same answers at the same time
+        return YES
+
+    endpoint.usual = slow
+    command = [sys.executable, "-c", ASKER, endpoint.url, str(tmp_path / "answers"), "40"]
+    with contextlib.ExitStack() as started:
+        askers = [
+            started.enter_context(subprocess.Popen(command, stdin=-1, stdout=-1, text=True)) for _ in range(2)
+        ]
+        for asker in askers:
+            assert asker.stdout is not None
+            assert asker.stdout.readline() == "ready\n"
+        for asker in askers:
+            assert asker.stdin is not None
+            asker.stdin.write("go\n")
+            asker.stdin.flush()
+        assert [asker.communicate(timeout=60)[0] for asker in askers] == ["40\n", "40\n"]
+    prompts = [request["messages"][1]["content"] for request in endpoint.asked]
+    assert len(prompts) == len(set(prompts)) == 40
+    assert len(kept_answers(tmp_path)) == 40
+
+
+def test_an_answer_that_another_process_asks_for_is_waited_for(
+    endpoint: Endpoint, open_scorer: Open, tmp_path: Path
+) -> None:
+    scorer = open_scorer()
+    one(scorer)
+    (key,) = kept_answers(tmp_path)
+    holder = "import fcntl, sys; file = open(sys.argv[1], 'r+b')\n"
+    holder += "fcntl.lockf(file, fcntl.LOCK_EX, 1, int(sys.argv[2][:15], 16))\nprint(flush=True); input()"
+    lock = str(tmp_path / "answers" / "answers.lock")
+    with subprocess.Popen([sys.executable, "-c", holder, lock, key], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with sqlite3.connect(tmp_path / "answers" / "answers.sqlite3") as database:
+            database.execute("delete from answers")
+        answered = threading.Event()
+        thread = threading.Thread(target=lambda: (one(scorer), answered.set()))
+        thread.start()
+        assert not answered.wait(0.3)
+        assert len(endpoint.asked) == 1
+        other.kill()  # its claim ends with it
+    thread.join(10)
+    assert answered.is_set()
+    assert len(endpoint.asked) == 2
+
+
+def test_answers_that_can_only_be_read_are_read(
+    endpoint: Endpoint, open_scorer: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_scorer() as writer:
+        writer.score_rows(*rows(2))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    scorer = open_scorer()
+    np.testing.assert_allclose(scorer.score_rows(*rows(2)), 0.75)
+    with pytest.raises(RbserveError, match="readonly"):
+        scorer._answers.add("0" * 64, Answer("Yes", None))
+    assert len(endpoint.asked) == 2
+
+
+def test_a_file_that_is_no_database_is_told(open_scorer: Open, tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "answers.sqlite3").write_text("no database " * 100)
+    with pytest.raises(RbserveError, match="not a database") as caught:
+        open_scorer()
+    assert "move the file away" in (caught.value.hint or "")
+
+
+def test_an_answer_that_the_disk_has_no_room_for_ends_the_work(
+    endpoint: Endpoint, open_scorer: Open, tmp_path: Path
+) -> None:
+    scorer = open_scorer(concurrency=1)
+    one(scorer)
+    assert scorer._answers._database is not None
+    scorer._answers._database.execute("PRAGMA max_page_count = 1")
+    long = completion("Yes " * 20_000)
+    endpoint.usual = lambda _: long
+    with pytest.raises(RbserveError, match="full") as caught:
+        scorer.score_rows(*rows(5))
+    assert "free the disk" in (caught.value.hint or "")
+    assert len(endpoint.asked) == 2
+    assert len(kept_answers(tmp_path)) == 1
 
 
 def test_ctrl_c_keeps_what_is_answered_and_asks_no_more(endpoint: Endpoint, open_scorer: Open) -> None:

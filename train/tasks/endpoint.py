@@ -11,7 +11,7 @@ from rbserve.core.tasks import CTR
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import EndpointConfig
-from rbserve.runtimes.endpoint_scorer import checked_url
+from rbserve.runtimes.endpoint_client import checked_url
 from rbserve.train.loop import Rows
 from rbserve.train.tasks.language import check_texts
 
