@@ -1,3 +1,5 @@
+"""`python -m rbserve`: the command line."""
+
 from rbserve.cli.app import main
 
 main()

@@ -1,8 +1,7 @@
-"""Long work says how far it is: a bar where standard error is a terminal, else a line every ten seconds.
+"""The progress of long work: a bar if standard error is a terminal, else a line every ten seconds.
 
-`RBSERVE_PROGRESS_SECONDS` is the time between two lines; 0 writes none.
-One mechanism for all commands. What works calls a `Progress` with what is done, the total (0: not known) and a text
-that goes on behind the two numbers: `(20, 600, "steps at most, epoch 2")`.
+`RBSERVE_PROGRESS_SECONDS` is the time between two lines; 0 writes none. Work that takes long calls a `Progress` with
+the steps done, the total (0: unknown) and the text behind the two numbers: `(20, 600, "steps at most, epoch 2")`.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ _elsewhere: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 def say(message: str) -> None:
-    """One line to the user."""
+    """Writes a line to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress_to(progress: Progress) -> Iterator[None]:
-    """What would be drawn as bars in this context goes to `progress` instead."""
+    """Sends the progress of the code inside to `progress`, instead of drawing it."""
     token = _elsewhere.set(progress)
     try:
         yield
@@ -42,9 +41,9 @@ def progress_to(progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(title: str, bound: str = "at most") -> Iterator[Progress]:
-    """A bar, or lines, with what is done, a text and the time left, which is `bound` ("about", "at most") so much.
+    """Shows the progress of the code inside, with the time left, which is told as `bound` ("about", "at most").
 
-    A step back, or another total, starts a new stage: its time left is its own.
+    Fewer steps done than before, or another total, start a new stage with a time of its own.
     """
     if (elsewhere := _elsewhere.get()) is not None:
         yield elsewhere
@@ -77,9 +76,9 @@ def progress_bar(title: str, bound: str = "at most") -> Iterator[Progress]:
 
 
 class ProgressLines:
-    """Says every few seconds, from a thread of its own, how far the work is, until the context ends.
+    """Writes every few seconds, from a thread of its own, how far the work is.
 
-    Work that calls `update` seldom, or never, is said to be at work all the same, and for how long.
+    The lines go on, with the time spent, while the work does not call `update`.
     """
 
     def __init__(
@@ -91,9 +90,9 @@ class ProgressLines:
         write: Callable[[str], None] | None = None,
         left: Callable[[], str] | None = None,
     ) -> None:
-        """`left` gives what is said of the time left, in the place of this work's own rate.
+        """`every_s` is the time between two lines (0: no lines), by default that of `interval_s`.
 
-        `every_s` is the time between two lines, that of `interval_s` when left out; 0: no lines.
+        `left` gives the text about the time left; by default it follows from the rate so far.
         """
         self._title, self._bound = title, bound
         self._every_s = interval_s() if every_s is None else every_s
@@ -105,12 +104,12 @@ class ProgressLines:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> ProgressLines:
-        """Begins to speak; `close` ends that."""
+        """Starts the thread; `close` ends it."""
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """Says nothing more."""
+        """Writes no more lines."""
         self._ended.set()
         self._thread.join()
 

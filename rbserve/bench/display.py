@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher]:
-    """What watches a bench: bars where standard error is a terminal, lines where it is none."""
+    """Shows the cells of a bench: bars if standard error is a terminal, else lines."""
     clock = TimeLeft(estimates, jobs)
     if not sys.stderr.isatty():
         with closing(Lines(clock)) as lines:
@@ -45,7 +45,7 @@ def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher
 
 
 class TimeLeft:
-    """What is left: of each cell its estimate; where nothing like it was measured, the mean of its step so far."""
+    """The time that a bench still takes: the estimates of its cells, or the mean time of the cells of their step."""
 
     def __init__(self, estimates: Mapping[str, Estimate], jobs: int) -> None:
         self.total, self.done = len(estimates), 0
@@ -56,10 +56,12 @@ class TimeLeft:
         self._lock = threading.Lock()
 
     def start(self, cell: Cell) -> None:
+        """Takes down when a cell started."""
         with self._lock:
             self._started[cell.id] = time.monotonic()
 
     def end(self, outcome: Outcome) -> None:
+        """Takes down how long a cell took."""
         with self._lock:
             self.done += 1
             self._left.pop(outcome.cell.id, None)
@@ -67,7 +69,7 @@ class TimeLeft:
                 self._took.setdefault(outcome.cell.step, []).append(outcome.seconds)
 
     def __str__(self) -> str:
-        """`about 0:12:30 left`; `at least` where of some cells nothing is known yet."""
+        """`about 0:12:30 left`; `at least` if the time of a cell is unknown."""
         with self._lock:
             seconds, unknown, now = 0.0, False, time.monotonic()
             for cell, estimate in self._left.items():
@@ -81,29 +83,32 @@ class TimeLeft:
 
 
 class Lines:
-    """A line for each start and each end, and of each cell at work one every few seconds."""
+    """Writes a line when a cell starts, every few seconds while it runs, and when it ends."""
 
     def __init__(self, clock: TimeLeft, every_s: float | None = None) -> None:
         self._clock, self._every_s = clock, every_s
         self._at_work: dict[str, ProgressLines] = {}
 
     def started(self, cell: Cell) -> None:
+        """Writes that a cell starts."""
         self._clock.start(cell)
         say(f"[{self._clock.done + 1}/{self._clock.total}] {cell.title} ({self._clock})")
         lines = ProgressLines(f"    {cell.title}", every_s=self._every_s, left=lambda: f"({self._clock})")
         self._at_work[cell.id] = lines.start()
 
     def moved(self, cell: Cell, done: int, total: int, line: str) -> None:
+        """Takes down how far a cell is, for its next line."""
         if (lines := self._at_work.get(cell.id)) is not None:
             lines.update(done, total, line)
 
     def ended(self, outcome: Outcome) -> None:
+        """Writes how a cell ended."""
         self._stop(outcome.cell.id)
         self._clock.end(outcome)
         say(f"[{self._clock.done}/{self._clock.total}] {describe(outcome)}")
 
     def close(self) -> None:
-        """Nothing more is said of cells at work."""
+        """Stops the lines of all cells."""
         for cell in [*self._at_work]:
             self._stop(cell)
 
@@ -113,7 +118,7 @@ class Lines:
 
 
 class Bars:
-    """The bar of the bench, and below it one of each cell at work."""
+    """Draws the bar of the bench, and below it a bar for each cell that runs."""
 
     def __init__(self, clock: TimeLeft, bars: Progress) -> None:
         self._clock, self._bars = clock, bars
@@ -121,17 +126,20 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def started(self, cell: Cell) -> None:
+        """Adds the bar of a cell."""
         self._clock.start(cell)
         self._tasks[cell.id] = self._bars.add_task(cell.title, total=None, line="")
         self._refresh()
 
     def moved(self, cell: Cell, done: int, total: int, line: str) -> None:
+        """Moves the bar of a cell."""
         task = self._tasks.get(cell.id)
         if task is not None:
             self._bars.update(task, completed=done, total=total or None, line=line)
         self._refresh()
 
     def ended(self, outcome: Outcome) -> None:
+        """Removes the bar of a cell, and writes how the cell ended."""
         self._clock.end(outcome)
         task = self._tasks.pop(outcome.cell.id, None)
         if task is not None:
@@ -145,7 +153,7 @@ class Bars:
 
 
 def describe(outcome: Outcome) -> str:
-    """A line about a cell that has ended."""
+    """The line for a cell that has ended: its time, and the variants that failed or are absent."""
     title = outcome.cell.title
     if outcome.status == "there":
         return f"{title}: done before"

@@ -47,7 +47,7 @@ class Executor(Protocol):
 
 
 class CellTask(msgspec.Struct, frozen=True):
-    """What a worker reads: a cell, whose bench, and the cores that it keeps to; none: all."""
+    """The input of a worker: a cell, the name of its bench, and the cores to run on (empty: all)."""
 
     cell: Cell
     bench: str
@@ -55,7 +55,7 @@ class CellTask(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line that a worker writes: how it goes, at last how it went."""
+    """A line of a worker's output: its progress, and at the end its outcome."""
 
     progress: tuple[int, int, str] | None = None
     outcome: Outcome | None = None
@@ -98,7 +98,7 @@ class LocalExecutor:
             raise
 
     def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
-        """Latency waits for silence; the rest for one of the jobs to be free."""
+        """A latency cell waits until no other cell disturbs it, other cells until fewer than `jobs` run."""
         measured = [other for other in running if other.quiet != "none"]
         if cell.quiet == "machine" or any(other.quiet == "machine" for other in measured):
             return not running
@@ -192,7 +192,7 @@ def _holder(file: IO[str]) -> bool:
 
 
 def _listen(worker: subprocess.Popen[Any], progress: Progress) -> Outcome | None:
-    """Passes on what the worker says until it ends; its outcome, None where it died without one."""
+    """Passes on the worker's progress until it ends. The worker's outcome, or None if it died without one."""
     assert worker.stdout is not None
     outcome = None
     for line in worker.stdout:

@@ -1,4 +1,4 @@
-"""What became of each cell, a file a cell, whole or absent; and whether that still stands.
+"""The outcomes of a bench's cells, a file for each cell, and whether an outcome still holds.
 
 A folder instead of one file that all append to: a cell's outcome is then written by the process that ran it, in one
 rename, and neither a killed bench nor two cells on two machines can lose or tear it.
@@ -74,11 +74,11 @@ class Journal:
             return None
 
     def log(self, cell: Cell) -> Path:
-        """Where a cell's messages go."""
+        """The file of a cell's messages."""
         return self.folder / "logs" / f"{cell.id}.log"
 
     def standing(self, cell: Cell) -> Outcome | None:
-        """What makes the cell's work superfluous: it is there, made from the data and artefact that are there now."""
+        """The outcome that makes the cell's work superfluous: its result is there and up to date."""
         try:
             return _STANDING[cell.step](cell, self.read(cell))
         except RbserveError:

@@ -1,4 +1,4 @@
-"""The order of the cells: each when what it needs is there, none twice, and a failure stops only what needs it."""
+"""Runs the cells of a bench in order: each once, when the cells that it needs are done; a failure stops only those."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from rbserve.bench.matrix import Cell, Node
 
 
 class Watcher(Protocol):
-    """Sees cells start, move (from any thread) and end."""
+    """Is told of every cell of a bench: once at its start, then from any thread how far it is, once at its end."""
 
-    def started(self, cell: Cell) -> None: ...
+    def started(self, cell: Cell) -> None:
+        """A cell starts."""
+        ...
 
-    def moved(self, cell: Cell, done: int, total: int, line: str) -> None: ...
+    def moved(self, cell: Cell, done: int, total: int, line: str) -> None:
+        """`done` steps of `total` (0: unknown) are done; `line` says how it goes."""
+        ...
 
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: Outcome) -> None:
+        """A cell has ended, or its outcome of an earlier bench stands."""
+        ...
 
 
 def run(nodes: Sequence[Node], journal: Journal, executor: Executor, watcher: Watcher) -> list[Outcome]:
@@ -51,7 +57,7 @@ def run(nodes: Sequence[Node], journal: Journal, executor: Executor, watcher: Wa
 
 
 def _outcome(cell: Cell, future: Future[Outcome]) -> Outcome:
-    """What the cell came to; that the engine lost it, where it did."""
+    """The outcome of a cell; a failed one if its worker was lost."""
     lost = future.exception()
     if lost is None:
         return future.result()

@@ -1,4 +1,4 @@
-"""What came of a matrix, a row a model, data set and variant."""
+"""The results of a bench: a row for each model, data set and variant."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def machines(outcomes: Sequence[Outcome]) -> int:
-    """On how many kinds of machine, with what libraries, a data set was measured: more than 1 are not comparable."""
+    """How many machines that may not be compared a data set was measured on; 1 if all runs are comparable."""
     keys: dict[str, set[str]] = {}
     for outcome in outcomes:
         if outcome.comparability_key:
@@ -54,7 +54,7 @@ def machines(outcomes: Sequence[Outcome]) -> int:
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
-    """A matrix's results: latency of each slate or k, accuracy; or why there are none."""
+    """The table of the results: latency at each slate (k where a model ranks items), accuracy, or the failure."""
     from rich.markup import escape
     from rich.table import Table
 

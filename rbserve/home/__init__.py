@@ -1,4 +1,4 @@
-"""The home directory: its paths, what a --model means, and the commands that make or use an artefact.
+"""The home directory: its paths, what --model means (`target.py`), and the commands that reports print.
 
-Imports `core`, `data`, `models` and `runs`.
+Imports `core`, `data`, `models`, `runs` and `progress`; whoever makes, measures or serves a model imports it.
 """

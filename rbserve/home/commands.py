@@ -1,7 +1,7 @@
-"""The commands that a report and a recommendation print: measure a run's model again, serve it, make it anew.
+"""The commands that a report and a recommendation print: measure a run's model again, serve it, train it anew.
 
-A command is printed only where it can be right. A run file says where its artefact was (`Measurement.artifact`) and
-with which settings it was trained; run files from before that name both less surely, and the text says so.
+A command is printed only if it can be right. A run file records where its artefact was (`Measurement.artifact`) and
+the settings of its training. Run files of earlier versions do not; then both are derived, and the text says so.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SECONDS, ENDPOINT_SECONDS = 10.0, 60.0  # of timed calls a process and slate, un
 
 
 def model_option(measurement: Measurement) -> str:
-    """What `--model` takes: the row, or the path of the artefact.
+    """The value of `--model` for the model of a run: its row, or the path of its artefact.
 
-    Of a run file that does not say where the artefact was, and whose model is no plain row, a directory named after the
-    change: one that a training could write to, and where nothing need be now.
+    If the run file does not record where the artefact was, and options of the row were changed, it is a directory named
+    after the changes, to which a training could write; nothing need be there now.
     """
     known = measurement.artifact or _path_of_command(measurement.command)
     if known:
@@ -47,7 +47,7 @@ def model_option(measurement: Measurement) -> str:
 
 
 def knows_place(measurement: Measurement) -> bool:
-    """Whether the run file says where its artefact was."""
+    """Whether the run file records where its artefact was."""
     place = measurement.artifact or _path_of_command(measurement.command)
     return bool(place) or not all_changes(measurement)
 
@@ -88,7 +88,7 @@ def remaking_command(artifact: Artifact) -> str:
 
 
 def why_absent(measurement: Measurement) -> str | None:
-    """Why the artefact that was measured cannot be opened from here; None where it can."""
+    """The reason why the artefact that was measured cannot be opened from here, or None."""
     path = measured_path(measurement)
     if not knows_place(measurement):
         return "the run file does not say where its artefact is"
@@ -102,14 +102,14 @@ def why_absent(measurement: Measurement) -> str | None:
 
 
 def profile_command(measurement: Measurement) -> str:
-    """What measures the artefact that stands where the measured one stood."""
+    """The command that measures the artefact which is now where the measured one was."""
     model, dataset = shlex.quote(model_option(measurement)), shlex.quote(measurement.dataset)
     drawn = " --weights random" * measurement.random
     return f"rbserve profile --model {model} --dataset {dataset}{drawn}"
 
 
 def _path_of_command(words: list[str]) -> str | None:
-    """The path that a command line gave as its --model, if it gave one."""
+    """The path that a command line has behind --model, if it is one."""
     for word, after in pairwise([*words, ""]):
         value = word.removeprefix("--model=") if word.startswith("--model=") else after
         if word.partition("=")[0] in ("--model", "-m") and names_directory(value):
@@ -121,7 +121,7 @@ def _path_of_command(words: list[str]) -> str | None:
 
 
 def command(measurement: Measurement) -> str:
-    """What measures a run again; where profiling alone would make another model, what trains this one comes first."""
+    """The command that repeats a run; it trains the model first if `rbserve profile` alone would train another one."""
     plan, dataset = measurement.plan, shlex.quote(measurement.dataset)
     making = training_command(measurement)
     first = f"{making} && " if making and not _profile_makes_it(measurement) else ""
@@ -138,7 +138,7 @@ def command(measurement: Measurement) -> str:
 
 
 def serve_command(measurement: Measurement, variant: str) -> str | None:
-    """What serves a variant of the model; None where it is a path at which the measured artefact is not to be found."""
+    """The command that serves a variant of the model; None for a path at which the measured artefact no longer is."""
     option = model_option(measurement)
     if names_directory(option) and why_absent(measurement):
         return None
@@ -148,7 +148,7 @@ def serve_command(measurement: Measurement, variant: str) -> str | None:
 
 
 def training_command(measurement: Measurement) -> str | None:
-    """What makes the model anew; None where the run file does not tell: of a row of no version, of a warm start."""
+    """The command that trains the model anew; None if the run file lacks the row, or the training continued another."""
     taught, spec = measurement.distilled, _row(measurement)
     if spec is None or measurement.continued:
         return None
@@ -168,9 +168,9 @@ def training_command(measurement: Measurement) -> str | None:
 
 
 def training_changes(measurement: Measurement) -> dict[str, str]:
-    """The training's settings that are not its row's, as the command line takes them: {"epochs": "1"}.
+    """The settings of the training that differ from its row's, as the command line takes them: {"epochs": "1"}.
 
-    Empty also for run files that do not keep them, and for weights that no training made.
+    Empty for run files that do not record settings, and for random weights.
     """
     spec = _row(measurement)
     if spec is None or measurement.random:
@@ -216,7 +216,7 @@ def _find_row(name: str) -> ModelSpec | None:
 
 
 def _endpoint_options(measurement: Measurement, spec: ModelSpec) -> list[str]:
-    """Where an endpoint is and how it is asked, which is no change of the model, but needed to ask it again."""
+    """The options with the endpoint's address, key and prices, which are needed to measure its model again."""
     if not isinstance(spec.config, EndpointConfig):
         return []
     usual = config_to_dict(spec.config)

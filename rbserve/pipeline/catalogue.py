@@ -56,14 +56,14 @@ from rbserve.runtimes.opening import open_ranker, open_scorer
 
 
 class Edit(NamedTuple):
-    """Files of an artefact that change, and what writes them into its directory."""
+    """Files of an artefact that change, and the function that writes them into its directory."""
 
     names: list[str]
     write: Callable[[Path], object]
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """What became of the items that were named, and how many the table has now.
+    """The numbers of items that were added, retired or left as they were, and the size of the item table now.
 
     `returned` were retired before; `known` were there already, `repeated` are later rows of an id in the file,
     `left_out` says by reason what could not be read.
@@ -80,7 +80,7 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 def why_no_new_items(artifact: Artifact) -> str | None:
-    """Why an artefact cannot have items that it was not trained with, if so."""
+    """The reason why an artefact cannot have items that it was not trained with, or None."""
     config = config_class(artifact)
     if issubclass(config, TextItems | EmbeddingItems | ZeroShotConfig | TextLanguageConfig | EndpointConfig):
         return None
@@ -171,7 +171,7 @@ def _sorted_out(table: ItemTable, new: Iterable[tuple[str, str]]) -> tuple[dict[
 
 
 def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: Encode) -> Iterator[Edit]:
-    """What of an artefact changes when it gets the table `items`, whose last rows have these texts."""
+    """The files of an artefact that change with its new item table `items`, whose last rows have these texts."""
     yield Edit([ITEMS], lambda folder: write_items(folder / ITEMS, items))
     config = config_class(artifact)
     if issubclass(config, CodedItems) and f"{SIDS}/{SIDS_MANIFEST}" in artifact.manifest.files:
@@ -269,7 +269,7 @@ def _link(file: Path, target: Path) -> None:
 def _manifest(
     artifact: Artifact, items: ItemTable, folder: Path, changed: Collection[str]
 ) -> ArtifactManifest:
-    """The manifest of what stands in `folder`."""
+    """The manifest of the files in `folder`."""
     manifest = artifact.manifest
     trained = manifest.catalogue.trained if manifest.catalogue else len(artifact.items)
     variants = {
@@ -292,11 +292,10 @@ def _manifest(
 
 
 def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
-    """Holds what is exported against what it answered then; the checks that were written anew.
+    """Compares exported variants with the answers that were stored at their export; returns the files of new checks.
 
-    A pair's score stays what it was: ArtifactError where a graph that was written anew gives another. A ranking has
-    lost the items that are retired, and may have won new ones, with which the others share their probability where
-    only items' paths are searched: its graphs are as they were, and its checks are written anew.
+    The score of a pair stays the same: ArtifactError if a graph that was written anew gives another. A ranking changes,
+    since retired items leave it and new items join it, so its checks are written anew; its graphs stay as they were.
     """
     renewed = set()
     for variant, record in artifact.manifest.variants.items():

@@ -1,4 +1,4 @@
-"""`--precision auto`: the variant to serve, from what was answered or measured before, or measured now."""
+"""`--precision auto`: the variant to serve, by an earlier choice, by a run file, or by a short profile made now."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def choose_variant(
 ) -> tuple[Artifact, Choice]:
     """The artefact, and the fastest of its variants that holds the accuracy of fp32 (`profilers.choose.choice`).
 
-    An answer that was given before stands, from choices/. Else a profile of the artefact answers, or a short one made
-    now. An artefact without any exported variant gets the usual ones.
+    An earlier choice for the same question, in choices/, stands. Else a run file of the artefact decides, or a short
+    profile made now. If no variant is exported yet, the usual ones are exported first.
     """
     import msgspec
 
@@ -60,7 +60,7 @@ def choose_variant(
 
 
 def _answered(file: Path, question: Question) -> Choice | None:
-    """The answer that a file has to this question; one that cannot be read is told, and is none."""
+    """The choice that a file holds for this question, or None; an unreadable file is reported and ignored."""
     from rbserve.core.manifest import read_manifest
     from rbserve.profilers.choose.choice import SCHEMA, Choice
 
@@ -75,7 +75,7 @@ def _answered(file: Path, question: Question) -> Choice | None:
 
 
 def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) -> Choice:
-    """From a profile that there is, else from one made now."""
+    """The choice by a run file, else by a short profile made now."""
     from rbserve.profilers.choose import choice as auto
     from rbserve.profilers.measure.harness import profile as measure
     from rbserve.profilers.measure.harness import test_rows

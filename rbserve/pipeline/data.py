@@ -12,7 +12,7 @@ from rbserve.core.files import require_replaceable
 from rbserve.core.names import plain_name
 from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.home.paths import dataset_path, is_prepared, outdated_artifacts, prepared_datasets
+from rbserve.home.paths import dataset_path, is_prepared, is_there, outdated_artifacts, prepared_datasets
 from rbserve.home.target import names_directory
 from rbserve.progress import progress_bar, say
 
@@ -34,7 +34,10 @@ def prepare(
     memory: int | None = None,
     **options: Any,
 ) -> Dataset:
-    """Makes a data set anew from its raw files. `protocol`, `reading` and `texts` change the source's defaults."""
+    """Makes a data set anew from its raw files; `protocol`, `reading` and `texts` change the defaults of the source.
+
+    UsageError for options that the source does not take, and where too many raw rows cannot be read.
+    """
     with needs_extra("train", "preparing data"):
         from rbserve.train.datasets import sources
         from rbserve.train.datasets.source import Reading
@@ -72,7 +75,7 @@ def prepare(
 
 
 def _tell_left_behind(name: str, dataset: Dataset) -> None:
-    """Names the artefacts that were made from what the data set held before."""
+    """Names the artefacts that were made from earlier rows of the data set."""
     outdated = outdated_artifacts(name, dataset.fingerprint)
     if outdated:
         say(
@@ -85,7 +88,7 @@ def _tell_left_behind(name: str, dataset: Dataset) -> None:
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[None]:
-    """Says what a Ctrl-C leaves."""
+    """Turns Ctrl-C into Interrupted, which says whether an earlier data set is still there."""
     try:
         yield
     except KeyboardInterrupt:
@@ -94,7 +97,7 @@ def _unfinished(path: Path) -> Iterator[None]:
 
 
 def describe_counts(dataset: Dataset) -> str:
-    """One line of what a data set holds, and what was dropped on the way."""
+    """A line with the numbers of items, rows and dropped raw rows of a data set."""
     counts = dataset.manifest.counts
     rows = ", ".join(
         f"{sum(split['rows'] for split in counts[task.name].values()):,} {task.row_name}"
@@ -105,7 +108,7 @@ def describe_counts(dataset: Dataset) -> str:
 
 
 def dataset_rows() -> list[dict[str, object]]:
-    """Every data set that can be prepared, or has been, and whether it is there."""
+    """The entries of `rbserve datasets`: every source and every prepared data set."""
     with needs_extra("train", "listing the sources"):
         from rbserve.train.datasets.sources import SOURCES
 
@@ -158,7 +161,7 @@ def inspect_dataset(name: str) -> IntegrityReport:
 
 
 def check_dataset(name: str) -> None:
-    """Raises UsageError for a data set that is neither prepared nor one that a source can be prepared as."""
+    """Raises UsageError for a data set that is not prepared and has no source."""
     if is_prepared(name):
         return
     rows = dataset_rows()
@@ -172,8 +175,9 @@ def check_dataset(name: str) -> None:
 
 def ensure_dataset(name: str) -> Dataset:
     """The data set, prepared if it is not there."""
-    if is_prepared(name):
-        return open_dataset(dataset_path(name))
+    path = dataset_path(name)
+    if is_there(path):
+        return open_dataset(path)
     check_dataset(name)
     say(f"data set {name} is not prepared yet; preparing it")
     return prepare(name)

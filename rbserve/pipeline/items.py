@@ -1,4 +1,4 @@
-"""Items added to an artefact and retired, and the vectors of their texts."""
+"""Adds items to an artefact, retires items, and makes vectors of their texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model to a run file: what is missing upstream is made, then its variants are measured."""
+"""From a model to a run file: missing data, artefacts and exports are made, then the variants are measured."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def profile(
 ) -> Measurement:
     """Profiles a model, making what is missing upstream, and writes the measurement to runs/<id>.json.
 
-    `settings` change the default plan of the model's task. Of the variants that nobody named, those whose weights do
-    not fit into memory are left out, and torch-bf16 takes the place of torch-fp32.
+    `settings` changes the default plan of the model's task. Without `variants`, those whose weights do not fit into
+    memory are left out, and torch-bf16 takes the place of torch-fp32.
     """
     from rbserve.profilers.measure.harness import profile as measure
     from rbserve.runs.run_file import write_measurement
@@ -84,7 +84,7 @@ def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] 
 
 
 def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """The variants to measure, and of those that are left out why; variants that were named are not left out."""
+    """The variants to measure, and the reasons why others are left out; named variants are never left out."""
     if named:
         return list(named), {}
     chosen = list(dict.fromkeys([REFERENCE, *USUAL_EXPORTS, *artifact.manifest.variants]))

@@ -1,4 +1,4 @@
-"""What run files say: a report, a recommendation, the verdict about a change."""
+"""From run files to a report and a recommendation, and from two versions of a model to a verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
-    """Renders the newest profile of every model into reports/<name>/, of these data sets or of all."""
+    """Renders the newest run file of every model on these data sets (default all) into reports/<name>/."""
     from rbserve.profilers.report.render import collect, render, with_sketch
 
     folder = report_path(name)

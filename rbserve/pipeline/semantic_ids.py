@@ -22,7 +22,11 @@ def semantic_ids(
     rebuild: bool = False,
     resume: bool = False,
 ) -> tuple[SemanticIds, Dataset]:
-    """The identifiers of a data set's items, made if they are not there. Others under their name are an error."""
+    """The semantic identifiers of a data set's items, made if they are missing, and the data set.
+
+    `options` changes the config of the RQ-VAE, `settings` its training. UsageError if identifiers of other options have
+    the same name.
+    """
     from rbserve.core.settings import Settings
     from rbserve.data.semantic_ids import SEED, check_made_with, find_semantic_ids, sids_path
     from rbserve.models.configs import RqVaeConfig

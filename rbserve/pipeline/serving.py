@@ -1,4 +1,4 @@
-"""The artefact to serve, what its profiles say, and a running server looked at from outside."""
+"""The artefact to serve, the figures of its run files, and load and checks for a running server."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 def open_for_serving(target: Target, variant: str, make: bool = False) -> Artifact:
-    """The artefact with the variant to serve.
+    """The artefact with the variant to serve, which is exported if it is missing.
 
-    A variant that is not exported yet is exported from the data set that the artefact was made from. With `make`, what
-    is missing is trained and prepared too.
+    Exporting takes the data set that the artefact was made from. `make` also prepares the data set and trains the model
+    if they are missing.
     """
     if make:
         target.check_variants([variant])
