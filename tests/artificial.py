@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from rbserve.machine.environment import Environment
-from rbserve.runs.measurement import Latency, Measurement, Plan, Predictions, Result
+from rbserve.runs.measurement import Latency, Measurement, Predictions, Result
+from rbserve.runs.plan import Plan
 from rbserve.runs.samples import Samples
 from rbserve.runs.summary import summarise
 

@@ -40,7 +40,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     from small_dataset import build
 
     from rbserve.train.datasets import synthetic
-    from rbserve.train.protocol.sampling import Protocol
+    from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.tally import Tally
 
     tally = Tally()
@@ -59,7 +59,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """
     from small_dataset import build
 
-    from rbserve.train.protocol.sampling import Interactions, Protocol
+    from rbserve.train.protocol.options import Protocol
+    from rbserve.train.protocol.sampling import Interactions
     from rbserve.train.protocol.tally import Tally
 
     users, events_each, n_items, topics = 300, 16, 40, 4

@@ -1,4 +1,4 @@
-"""The command line as a user starts it."""
+"""The command line as a user starts it: in a process of its own, or in this one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from rbserve.cli import app
 
 
 def rbserve(
@@ -23,3 +27,11 @@ def rbserve(
     if check is not None:
         assert done.returncode == check, done.stderr
     return done
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    """Runs the command line in this process and returns its exit code. Its output goes to this process's streams."""
+    monkeypatch.setattr(sys, "argv", ["rbserve", *words])
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    return left.value.code

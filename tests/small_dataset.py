@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbserve.data.dataset import Dataset, ItemTable
-from rbserve.train.protocol.sampling import Interactions, Protocol
+from rbserve.train.protocol.options import Protocol
+from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.splitting import EventsInMemory, write_splits
 from rbserve.train.protocol.tally import Tally
 

@@ -38,7 +38,7 @@ from rbserve.models.lm import LanguageModel
 from rbserve.models.prompts import Packed, item_limit, pack, pack_answer
 from rbserve.models.zoo import find_model
 from rbserve.profilers.measure.harness import profile
-from rbserve.runs.measurement import Plan
+from rbserve.runs.plan import Plan
 from rbserve.runtimes import language
 from rbserve.runtimes.contents import artifact_prompts, artifact_tokenizer
 from rbserve.runtimes.evaluate import score_rows

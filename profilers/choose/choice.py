@@ -26,7 +26,8 @@ from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import environment
 from rbserve.profilers.compare.uncertainty import Evidence, interval_of
 from rbserve.profilers.measure.harness import test_rows
-from rbserve.runs.measurement import Measurement, Plan, Result, comparability_key
+from rbserve.runs.measurement import Measurement, Result, comparability_key
+from rbserve.runs.plan import Plan
 from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import memory
 from rbserve.runtimes.opening import unavailable

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 from urllib.parse import SplitResult
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from rbserve.client import address_of, request_bytes
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.types import Progress, no_progress
+from rbserve.profilers.client.plan import LoadPlan
 from rbserve.stats.intervals import certified_percentile
 
 TIMED_OUT, LOST, NOT_CONNECTED = 0, -1, -2
@@ -38,30 +38,6 @@ LATE_MS, LATE_SHARE = 1.0, 0.1
 """A run is void when the generator was late by more than both, the second a share of the median latency, at its p99."""
 
 Seconds = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class LoadPlan:
-    """Requests a second, for so long after a warm-up that is not counted; at most so many at once.
-
-    An answer later than `deadline_ms` after its request's time is no goodput, and the request says so (X-Deadline-Ms);
-    without one every success is.
-    """
-
-    rate: float
-    seconds: float
-    warm_up_s: float = 1.0
-    connections: int = 256
-    timeout_s: float = 10.0
-    deadline_ms: float | None = None
-    seed: int = 2024
-
-    def __post_init__(self) -> None:
-        for name in ("rate", "seconds", "timeout_s"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} must be above 0, not {getattr(self, name):g}")
-        if self.warm_up_s < 0 or self.connections < 1:
-            raise UsageError("a warm-up takes no less than 0 seconds, and connections are 1 at least")
 
 
 class Times(msgspec.Struct, frozen=True):

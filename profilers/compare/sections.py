@@ -24,7 +24,8 @@ from rbserve.profilers.compare.points import Point, points_of
 from rbserve.profilers.compare.students import with_lessons
 from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.runs.changes import changed, display_name
-from rbserve.runs.measurement import WARM, Measurement, baseline_title
+from rbserve.runs.measurement import Measurement, baseline_title
+from rbserve.runs.plan import WARM
 from rbserve.runs.summary import by_scope
 from rbserve.stats.metrics import metric_title
 

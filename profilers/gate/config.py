@@ -5,84 +5,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from rbserve.core.errors import UsageError
 from rbserve.core.files import write_bytes
+from rbserve.core.options import Amount, Count, Natural, Positive, check, from_mapping, option_fields
 
 CONFIG_FILE = "rbserve-check.toml"
 
+ErrorRate = Annotated[float, Meta(gt=0.0, lt=0.5)]
+
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The largest change for the worse that is not a regression: a share, of accuracies an absolute loss.
+    """The largest change for the worse that is not a regression: a share, of accuracies an absolute loss."""
 
-    p50 of two artefacts measured in turn; `p50_baseline` of a run file, whose machine may have drifted since;
-    `p50_pytest_benchmark` of files that hold one process each.
-    """
+    p50: Annotated[Amount, Meta(description="Artefact against artefact, measured in turn.")] = 0.02
+    p50_baseline: Annotated[
+        Amount, Meta(description="Against a run file: the machine may have drifted since.")
+    ] = 0.10
+    p50_pytest_benchmark: Annotated[Amount, Meta(description="Files that hold one process each.")] = 0.10
+    peak_rss: Annotated[Amount, Meta(description="Peak memory of the process.")] = 0.05
+    file_size: Annotated[Amount, Meta(description="Bytes of the variant's files.")] = 0.01
+    auc: Annotated[Amount, Meta(description="Absolute loss of AUC.")] = 0.0005
+    ndcg: Annotated[Amount, Meta(description="Absolute loss of nDCG@10.")] = msgspec.field(
+        name="ndcg@10", default=0.0005
+    )
 
-    p50: float = 0.02
-    p50_baseline: float = 0.10
-    p50_pytest_benchmark: float = 0.10
-    peak_rss: float = 0.05
-    file_size: float = 0.01
-    auc: float = 0.0005
-    ndcg: float = msgspec.field(name="ndcg@10", default=0.0005)
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class GateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Error rates and effort of a gate.
+    """Error rates and effort of a gate. A round is a fresh process of each side and variant."""
 
-    `alpha`: a suite whose every change lies within tolerance is called REGRESSED at most this often. `beta`: a change
-    beyond tolerance passes at most this often. A round is a fresh process of each side and variant, of at most
-    `runs` timed calls or `seconds` of them a slate. `process_cv` is the spread of a median between processes that a
-    file of one process cannot show (the coefficient of variation). `test_users`: accuracy on so many, 0 for all.
-    """
+    alpha: Annotated[
+        ErrorRate,
+        Meta(description="A suite whose every change is within tolerance is REGRESSED at most this often."),
+    ] = 0.01
+    beta: Annotated[ErrorRate, Meta(description="A change beyond tolerance passes at most this often.")] = (
+        0.05
+    )
+    budget: Annotated[Positive, Meta(description="Seconds; what is not decided by then is INCONCLUSIVE.")] = (
+        300.0
+    )
+    max_rounds: Annotated[
+        int, Meta(ge=6, description="Rounds, at most: a fresh process of each side and variant.")
+    ] = 96
+    runs: Annotated[Count, Meta(description="Timed calls per process and slate, at most.")] = 200
+    seconds: Annotated[
+        Positive, Meta(description="Seconds of timed calls per process and slate, at most.")
+    ] = 0.25
+    threads: Annotated[Count, Meta(description="Threads of a call, each on a core of its own.")] = 1
+    test_users: Annotated[
+        Natural, Meta(description="Test users for accuracy, drawn at random; 0 takes all.")
+    ] = 0
+    seed: Annotated[int, Meta(description="Seed of the requests and of the test users drawn.")] = 2024
+    process_cv: Annotated[
+        Amount,
+        Meta(description="Spread of a median between processes, for pytest-benchmark files of one process."),
+    ] = 0.015
+    tolerance: Annotated[
+        Tolerance, Meta(description="Shares, 0.02 is 2%; of accuracies, the absolute loss.")
+    ] = Tolerance()
 
-    alpha: float = 0.01
-    beta: float = 0.05
-    budget: float = 300.0
-    max_rounds: int = 96
-    runs: int = 200
-    seconds: float = 0.25
-    threads: int = 1
-    test_users: int = 0
-    seed: int = 2024
-    process_cv: float = 0.015
-    tolerance: Tolerance = Tolerance()
-
-
-_TEMPLATE = """\
-# The regression gate, rbserve check. Every key may be left out; these are the defaults.
-
-alpha = {c.alpha}        # a suite whose every change lies within tolerance is called REGRESSED at most this often
-beta = {c.beta}         # a change beyond tolerance passes at most this often
-budget = {c.budget}      # seconds; what is not decided by then is INCONCLUSIVE
-max_rounds = {c.max_rounds}     # a round is a fresh process of each side and variant
-runs = {c.runs}          # timed calls a process and slate, at most
-seconds = {c.seconds}      # of timed calls a process and slate, at most
-threads = {c.threads}         # each on a core of its own
-test_users = {c.test_users}      # accuracy on so many test users, drawn at random; 0: all of them
-seed = {c.seed}         # of the requests, and of the users drawn
-process_cv = {c.process_cv}  # pytest-benchmark files of one process: the spread between processes they do not show
-
-[tolerance]        # shares: 0.02 is 2%. Of accuracies, the absolute loss
-p50 = {c.tolerance.p50}         # artefact against artefact
-p50_baseline = {c.tolerance.p50_baseline} # against a run file: the machine may have drifted since
-p50_pytest_benchmark = {c.tolerance.p50_pytest_benchmark}
-peak_rss = {c.tolerance.peak_rss}
-file_size = {c.tolerance.file_size}
-auc = {c.tolerance.auc}
-"ndcg@10" = {c.tolerance.ndcg}
-"""
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def write_config(path: Path) -> None:
     """Writes the defaults, with what they mean; UsageError when the file is there."""
     if path.exists():
         raise UsageError(f"{path} is there already", "remove it to start again from the defaults")
-    write_bytes(path, _TEMPLATE.format(c=GateConfig()).encode())
+    lines = [
+        "# The regression gate, rbserve check. Every key may be left out; these are the defaults.",
+        "",
+        *_lines(GateConfig),
+        "",
+        f"[tolerance]  # {option_fields(GateConfig)['tolerance'].description}",
+        *_lines(Tolerance),
+    ]
+    write_bytes(path, "\n".join([*lines, ""]).encode())
+
+
+def _lines(record: type[Any]) -> Iterator[str]:
+    """The fields of a record with plain values, as lines of TOML with their meaning behind them."""
+    for key, field in option_fields(record).items():
+        if not isinstance(field.default, Tolerance):
+            name = key if key.isidentifier() else f'"{key}"'
+            yield f"{f'{name} = {field.default}':<30}# {field.description}"
 
 
 def read_config(path: Path | None) -> GateConfig:
@@ -92,31 +107,16 @@ def read_config(path: Path | None) -> GateConfig:
         if not path.is_file():
             return GateConfig()
     try:
-        config = msgspec.toml.decode(path.read_bytes(), type=GateConfig)
+        values = msgspec.toml.decode(path.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "rbserve check --init writes one") from None
     except msgspec.MsgspecError as error:
         raise UsageError(
             f"{path} is not a gate's configuration: {error}", "rbserve check --init shows the keys"
         ) from None
-    return checked(config)
-
-
-def checked(config: GateConfig) -> GateConfig:
-    """The configuration. Raises UsageError for a value out of range."""
-    for name in ("alpha", "beta"):
-        if not 0 < getattr(config, name) < 0.5:
-            raise UsageError(f"{name} must lie between 0 and 0.5, not {getattr(config, name)}")
-    for name in ("budget", "seconds"):
-        if getattr(config, name) <= 0:
-            raise UsageError(f"{name} must be more than 0 seconds, not {getattr(config, name)}")
-    if config.max_rounds < 6:
-        raise UsageError(
-            f"max_rounds must be at least 6, not {config.max_rounds}", "fewer rounds are not judged"
-        )
-    if config.process_cv < 0:
-        raise UsageError(f"process_cv must be at least 0, not {config.process_cv}")
-    for name, value in msgspec.to_builtins(config.tolerance).items():
-        if value < 0:
-            raise UsageError(f"tolerance {name} must be at least 0, not {value}", "0.02 is 2%")
-    return config
+    try:
+        if isinstance(values.get("tolerance"), dict):
+            values["tolerance"] = from_mapping(Tolerance, values["tolerance"])
+        return from_mapping(GateConfig, values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from None

@@ -42,7 +42,8 @@ from rbserve.profilers.measure.harness import (
     write_inputs,
 )
 from rbserve.profilers.measure.worker import Job, Report
-from rbserve.runs.measurement import Measurement, Plan, Predictions, comparability_key
+from rbserve.runs.measurement import Measurement, Predictions, comparability_key
+from rbserve.runs.plan import Plan
 from rbserve.runs.samples import Samples
 from rbserve.runs.summary import MS
 from rbserve.stats.listwise import ndcg_at_k

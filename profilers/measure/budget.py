@@ -8,11 +8,8 @@ equally; what a fast variant cannot use, the slower ones get.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
-
-from rbserve.core.errors import UsageError
 
 FEWEST_PROCESSES = 2
 PROCESSES = 5  # enough to show the spread between them
@@ -53,12 +50,6 @@ def schedule(paces: Mapping[str, Pace], seconds: float, processes: int = 0) -> S
         if _seconds(paces, count, runs_of) <= seconds:
             break
     return Schedule(count, runs_of, _seconds(paces, count, runs_of))
-
-
-def check_budget(seconds: float) -> None:
-    """Raises UsageError for a budget that is not a positive number of seconds."""
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UsageError(f"--budget takes seconds above 0, not {seconds:g}", "for example --budget 60")
 
 
 def _runs_of(paces: Mapping[str, Pace], seconds: float) -> dict[str, int]:

@@ -34,19 +34,12 @@ from rbserve.home.commands import option_of
 from rbserve.machine.environment import allowed_cores, environment
 from rbserve.profilers.baselines import baselines
 from rbserve.profilers.cost.call_cost import LOOKS_INTO
-from rbserve.profilers.measure.budget import PILOT_RUNS, Pace, check_budget, schedule
+from rbserve.profilers.measure.budget import PILOT_RUNS, Pace, schedule
 from rbserve.profilers.measure.worker import Job, Report
 from rbserve.profilers.timing.requests import draw
 from rbserve.runs import roofline
-from rbserve.runs.measurement import (
-    DEPTH,
-    SCHEMA,
-    Measurement,
-    Plan,
-    Predictions,
-    check_scope,
-    comparability_key,
-)
+from rbserve.runs.measurement import DEPTH, SCHEMA, Measurement, Predictions, comparability_key
+from rbserve.runs.plan import Plan, check_scope
 from rbserve.runs.provenance import command_line, git_state
 from rbserve.runs.summary import summarise
 from rbserve.runtimes.contents import artifact_prompts
@@ -57,8 +50,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 def default_plan(task: str = CTR.name, budget_s: float | None = None) -> Plan:
     """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99; with a budget, 0."""
-    slates, scope = [*TASKS[task].default_sizes], TASKS[task].default_scope
-    plan = Plan(processes=5, runs=200, seconds=10.0, slates=slates, threads=1, scope=scope, seed=2024)
+    plan = Plan(slates=[*TASKS[task].default_sizes], scope=TASKS[task].default_scope)
     return plan if budget_s is None else msgspec.structs.replace(plan, processes=0, budget_s=budget_s)
 
 
@@ -157,21 +149,11 @@ def refuse_warm(model: str) -> NoReturn:
 
 def check_numbers(model: str, task: str, plan: Plan) -> None:
     """Raises UsageError for a plan that no model of the task, called so, can be measured by."""
-    if plan.test_users < 0:
-        raise UsageError(f"test_users must be at least 0, not {plan.test_users}", "0 is all of them")
-    if not 0 <= plan.seconds < math.inf:  # nor nan
-        raise UsageError(f"seconds must be at least 0, not {plan.seconds:g}", "for example --seconds 10")
-    if (
-        plan.processes < (plan.budget_s is None)
-        or plan.runs < 1
-        or plan.threads < 1
-        or not plan.slates
-        or min(plan.slates) < 1
-    ):
-        raise UsageError("processes, runs, threads and slates must all be at least 1")
+    if plan.processes < 1 and plan.budget_s is None:
+        raise UsageError(
+            f"invalid option: processes={plan.processes}", "processes takes an integer of at least 1"
+        )
     check_scope(plan.scope)
-    if plan.budget_s is not None:
-        check_budget(plan.budget_s)
     if plan.exclude_seen and not TASKS[task].ranks:
         raise UsageError(
             f"{model} scores the candidates it is given; it leaves out none",

@@ -35,7 +35,8 @@ from rbserve.profilers.timing.latency import (
     time_calls,
 )
 from rbserve.profilers.timing.stages import Waterfall, time_stages
-from rbserve.runs.measurement import DEPTH, WARM
+from rbserve.runs.measurement import DEPTH
+from rbserve.runs.plan import WARM
 from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
 from rbserve.runtimes.endpoint_scorer import EndpointScorer, UnclearAnswersError

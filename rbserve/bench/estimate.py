@@ -23,7 +23,8 @@ from rbserve.data.dataset import open_dataset
 from rbserve.home.paths import dataset_path, readable_artifacts, runs_path
 from rbserve.models.zoo import BACKBONES, MODELS, find_model
 from rbserve.profilers.timing.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
-from rbserve.runs.measurement import Plan, Result
+from rbserve.runs.measurement import Result
+from rbserve.runs.plan import Plan
 from rbserve.runtimes import memory
 
 OPEN_S = 2.0  # of a process of which nothing is known: to start and load

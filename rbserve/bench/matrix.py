@@ -20,7 +20,7 @@ from rbserve.home.target import artifact_name
 from rbserve.models.configs import EndpointConfig
 from rbserve.pipeline import data, profiling
 from rbserve.profilers.measure.harness import default_plan
-from rbserve.runs.measurement import Plan
+from rbserve.runs.plan import Plan
 
 Step = Literal["prepare", "build", "profile"]
 Quiet = Literal["none", "core", "machine"]

@@ -1,18 +1,17 @@
-"""What some models of a matrix are given on some data sets: `rbserve bench --options FILE`.
+"""Options for some models of a matrix on some data sets: `rbserve bench --options FILE`.
 
     [[options]]
     models = "sasrec-3l,sasrec-6l"    # as --models takes them
     datasets = ["microlens"]          # all of them when left out
     lr = 0.002                        # what `rbserve train` takes: batch, epochs, precision, …
     schedule = "cosine"
-    test_users = 500                  # and how many test users the accuracy is that of
+    test_users = 500                  # test users for accuracy
 
-Of several that name a model, the last word on a key counts.
+Where several tables set the same key for a model, the last table counts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,18 @@ from typing import Any
 import msgspec
 
 from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.options import option_fields
+from rbserve.core.settings import Settings
 from rbserve.core.types import ModelSpec
 from rbserve.models.zoo import select_models
+from rbserve.runs.plan import Plan
 
-_PLAN = ("test_users",)
+TRAINING = option_fields(Settings)
+PLAN = {name: option_fields(Plan)[name] for name in ("test_users",)}
 
 
-class Given(msgspec.Struct, frozen=True):
-    """Values of `train.loop.Settings` and of a measurement's Plan, for some models on some data sets; none: all."""
+class Override(msgspec.Struct, frozen=True):
+    """Values of `Settings` and of `Plan` for some models on some data sets; no data sets: on all of them."""
 
     models: frozenset[str]
     datasets: frozenset[str]
@@ -35,30 +38,30 @@ class Given(msgspec.Struct, frozen=True):
     plan: dict[str, Any]
 
 
-class Options:
-    """What a file of options says."""
+class Overrides:
+    """The tables of a file of options."""
 
-    def __init__(self, given: Sequence[Given] = ()) -> None:
-        self._given = given
+    def __init__(self, tables: Sequence[Override] = ()) -> None:
+        self._tables = tables
 
     def training(self, spec: ModelSpec, dataset: str) -> dict[str, Any]:
-        """The values of `train.loop.Settings` that a row is trained with on a data set."""
+        """The values of `Settings` that a row is trained with on a data set."""
         return {key: value for table in self._of(spec, dataset) for key, value in table.training.items()}
 
     def plan(self, spec: ModelSpec, dataset: str) -> dict[str, Any]:
-        """The values of the Plan that a row is measured by on a data set."""
+        """The values of the `Plan` that a row is measured by on a data set."""
         return {key: value for table in self._of(spec, dataset) for key, value in table.plan.items()}
 
-    def _of(self, spec: ModelSpec, dataset: str) -> list[Given]:
+    def _of(self, spec: ModelSpec, dataset: str) -> list[Override]:
         return [
             table
-            for table in self._given
+            for table in self._tables
             if spec.name in table.models and (not table.datasets or dataset in table.datasets)
         ]
 
 
-def read_options(path: Path) -> Options:
-    """Reads a file of options; UsageError, with the place and what it takes, where it says what cannot be."""
+def read_overrides(path: Path) -> Overrides:
+    """Reads a file of options; UsageError with the table and what its key takes, for a wrong value."""
     try:
         document = msgspec.toml.decode(path.read_bytes(), type=dict[str, list[dict[str, Any]]])
     except OSError as error:
@@ -68,37 +71,27 @@ def read_options(path: Path) -> Options:
     for name in document:
         if name != "options":
             raise unknown_name(f"table of {path}", name, ["options"])
-    return Options(
-        [
-            _given(table, f"{path}, options {place}")
-            for place, table in enumerate(document.get("options", []), 1)
-        ]
-    )
+    tables = enumerate(document.get("options", []), 1)
+    return Overrides([_override(table, f"{path}, options {place}") for place, table in tables])
 
 
-def _given(table: dict[str, Any], where: str) -> Given:
-    """One table's, every value checked as the command that it is for does."""
-    from rbserve.train.loop import Settings
-
-    fields = [field.name for field in dataclasses.fields(Settings)]
+def _override(table: dict[str, Any], where: str) -> Override:
+    """A table, with every value checked as the command that takes it does."""
+    known = ["models", "datasets", *PLAN, *TRAINING]
     for key in table:
-        if key not in ("models", "datasets", *_PLAN, *fields):
-            raise unknown_name(f"key of {where}", key, ["models", "datasets", *_PLAN, *fields])
+        if key not in known:
+            raise unknown_name(f"key of {where}", key, known)
     models, datasets = table.get("models"), table.get("datasets", [])
     if not isinstance(models, str) or not isinstance(datasets, list):
         raise UsageError(f"{where}: models is a text and datasets a list", 'models = "A,sasrec-3l"')
-    training = {key: value for key, value in table.items() if key in fields}
-    plan = {key: value for key, value in table.items() if key in _PLAN}
-    defaults = dataclasses.asdict(Settings())
-    for key, value in (training | plan).items():
-        wanted = type(defaults.get(key, 0))
-        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
-            raise UsageError(
-                f"{where}: {key} is no {wanted.__name__}: {value!r}", "as `rbserve train` takes it"
-            )
+    fields = TRAINING | PLAN
     try:
-        Settings(**training)
+        values = {key: fields[key].value_of(value) for key, value in table.items() if key in fields}
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", error.hint) from None
-    chosen = frozenset(spec.name for spec in select_models(models))
-    return Given(chosen, frozenset(map(str, datasets)), training, plan)
+    return Override(
+        models=frozenset(spec.name for spec in select_models(models)),
+        datasets=frozenset(map(str, datasets)),
+        training={key: value for key, value in values.items() if key in TRAINING},
+        plan={key: value for key, value in values.items() if key in PLAN},
+    )

@@ -1,4 +1,4 @@
-"""The verb about many models and data sets at once: `bench`."""
+"""The verb `bench`: many models on many data sets, in every variant."""
 
 from __future__ import annotations
 
@@ -13,15 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
-from rbserve.cli.options import DATASET, MODEL, SLATE, VARIANT, counts, dataset_names, words
-from rbserve.cli.options import options as config_changes
+from rbserve.cli.options import (
+    MODEL,
+    SLATE,
+    VARIANT,
+    DatasetNames,
+    Json,
+    Scope,
+    Weights,
+    config_changes,
+    counts,
+    dataset_names,
+    given,
+    words,
+)
+from rbserve.cli.records import FromRecord
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.names import plain_name
-from rbserve.core.tasks import CTR, SEQREC
+from rbserve.core.settings import Settings
+from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.core.variants import check_variants
-from rbserve.home.paths import report_path
 from rbserve.progress import say
+from rbserve.runs.plan import Plan
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,38 +43,36 @@ if TYPE_CHECKING:
     from rbserve.bench.journal import Journal
     from rbserve.bench.matrix import Cell, Node
     from rbserve.core.types import ModelSpec
-    from rbserve.runs.measurement import Plan
 
-_training = {"rich_help_panel": "Training, where a model is not trained yet"}
-_plan = {"rich_help_panel": "Measuring"}
+TRAINING = "Training, where a model is not trained yet"
+MEASURING = "Measuring"
+PLAN_FIELDS = ("exclude_seen", "threads", "processes", "runs", "seconds", "test_users")
+TRAINING_FIELDS = ("epochs", "batch", "patience")
 
 
 def bench(
-    models: Annotated[list[str], typer.Option(*MODEL, help="all, A, A-H, A,C or dnn,gdcn.")],
-    datasets: Annotated[
-        list[str] | None, typer.Option(*DATASET, help="Comma-separated, such as ml-100k,mind; ml-100k.")
-    ] = None,
+    *,
+    models: Annotated[list[str], typer.Option(*MODEL, help="Models: all, A, A-H, A,C or dnn,gdcn.")],
+    datasets: DatasetNames = None,
     variants: Annotated[
         list[str] | None,
         typer.Option(
-            *VARIANT, help="Comma-separated; torch-fp32,onnx-fp32,onnx-int8 where memory holds them."
+            *VARIANT,
+            help="Variants, comma-separated (default torch-fp32,onnx-fp32,onnx-int8 where memory holds them).",
         ),
     ] = None,
-    weights: Annotated[
-        Literal["learnt", "random"],
-        typer.Option(help="random: true sizes, nothing learnt, for latency alone."),
-    ] = "learnt",
+    weights: Weights = "learnt",
     out: Annotated[
         str, typer.Option("--out", "--name", help="Name of the bench, below bench/; the same name continues.")
     ] = "matrix",
-    report: Annotated[str | None, typer.Option(help="Render reports/NAME at the end.")] = None,
+    report: Annotated[str | None, typer.Option(help="Draw reports/NAME at the end.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells and what they may take; do nothing.")
+        bool, typer.Option("--dry-run", help="Show the cells and the time they may take; do nothing.")
     ] = False,
     options: Annotated[
         Path | None,
         typer.Option(
-            help="A TOML file: what some models are trained with, or judged by; docs/reference.toml is one."
+            help="TOML file with options of training and measuring for some models; docs/reference.toml is one."
         ),
     ] = None,
     jobs: Annotated[
@@ -72,56 +83,45 @@ def bench(
     ] = "machine",
     slates: Annotated[
         list[str] | None,
-        typer.Option(*SLATE, help="Candidates a call of models that score; 1,100.", **_plan),
+        typer.Option(
+            *SLATE,
+            rich_help_panel=MEASURING,
+            help="Candidates per call of models that score (default 1,100).",
+        ),
     ] = None,
     top: Annotated[
         list[str] | None,
-        typer.Option(help="Items to ask for of models that rank the catalogue; 10.", **_plan),
+        typer.Option(
+            rich_help_panel=MEASURING, help="Items to ask for of models that rank the catalogue (default 10)."
+        ),
     ] = None,
-    scope: Annotated[str | None, typer.Option(help="forward, end_to_end or both.", **_plan)] = None,
-    exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen", help="Leave a history's own items out of its ranking.", **_plan)
-    ] = False,
-    threads: Annotated[int, typer.Option(help="Threads, each on a core of its own.", min=1, **_plan)] = 1,
-    processes: Annotated[
-        int | None, typer.Option(help="Fresh processes a variant; 5.", min=1, **_plan)
-    ] = None,
-    runs: Annotated[
-        int | None, typer.Option(help="Timed calls a process and slate; 200.", min=1, **_plan)
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="At most so many seconds of them; 10.", min=0, **_plan)
-    ] = None,
-    test_users: Annotated[
-        int, typer.Option(help="Accuracy of so many test users; 0: all.", min=0, **_plan)
-    ] = 0,
+    scope: Scope = None,
+    plan: Annotated[dict[str, Any], FromRecord(Plan, PLAN_FIELDS, MEASURING)],
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a value of the config of every model.", **_training
+            "--set",
+            metavar="NAME=VALUE",
+            rich_help_panel=TRAINING,
+            help="Change an option of the config of every model; may be repeated.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most this many epochs.", min=1, **_training)] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows an update.", min=1, **_training)] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better metric.", min=1, **_training)
-    ] = None,
+    settings: Annotated[dict[str, Any], FromRecord(Settings, TRAINING_FIELDS, TRAINING)],
     as_json: Json = False,
 ) -> None:
-    """Measure every model on every data set in every variant, making what is missing; the same command continues.
+    """Measure many models on many data sets in every variant.
 
-    Finished cells are not done again, whatever stopped the bench; a failed one does not stop the others.
+    Makes what is missing. The same command continues a bench that was stopped: finished cells are not done
+    again. A failed cell does not stop the others.
 
     Example: rbserve bench --models A,C --datasets ml-100k,microlens --variants onnx-fp32,onnx-int8 --dry-run
     """
     from rbserve.bench import matrix
     from rbserve.bench.journal import Journal, trained_otherwise
-    from rbserve.bench.options import Options, read_options
+    from rbserve.bench.options import Overrides, read_overrides
+    from rbserve.home.paths import report_path
     from rbserve.models.zoo import select_models
-    from rbserve.runs.measurement import check_scope
 
-    if scope is not None:
-        check_scope(scope)
     chosen, named = words(variants), dataset_names(datasets)
     check_variants(chosen)
     matrix.check_datasets(named)
@@ -131,28 +131,17 @@ def bench(
     rows, costly = matrix.without_endpoints(select_models(",".join(models)), words(models))
     if costly:
         say(f"{', '.join(costly)}: asks an endpoint, which costs money; --models takes it by its name alone")
-    given: dict[str, Any] = {"scope": scope, "processes": processes, "runs": runs, "seconds": seconds}
-    shared = {key: value for key, value in given.items() if value is not None}
-    shared |= {"threads": threads, "test_users": test_users}
-
-    sizes: dict[str, dict[str, Any]] = {
-        CTR.name: {"slates": counts(slates)} if slates is not None else {},
-        SEQREC.name: {
-            "exclude_seen": exclude_seen,
-            **({"slates": counts(top, "top")} if top is not None else {}),
-        },
-    }
-
-    special = read_options(options) if options else Options()
+    sizes = _sizes(slates, top)
+    overrides = read_overrides(options) if options else Overrides()
+    exclude_seen = {"exclude_seen": plan.pop("exclude_seen", False)}
+    shared = plan | given(scope=scope)
 
     def plan_of(spec: ModelSpec, dataset: str) -> Plan:
-        return matrix.plan_of(spec, shared | sizes[spec.task] | special.plan(spec, dataset))
-
-    fitting = {"epochs": epochs, "batch": batch, "patience": patience}
-    training = {key: value for key, value in fitting.items() if value is not None}
+        own = sizes[spec.task] | (exclude_seen if TASKS[spec.task].ranks else {})
+        return matrix.plan_of(spec, shared | own | overrides.plan(spec, dataset))
 
     def training_of(spec: ModelSpec, dataset: str) -> dict[str, Any]:
-        return training | special.training(spec, dataset)
+        return settings | overrides.training(spec, dataset)
 
     changed = config_changes(changes)
     matrix.check_options(rows, changed)
@@ -164,7 +153,15 @@ def bench(
     if dry_run:
         _show_plan(nodes, journal, as_json)
         return
-    _run(nodes, journal, jobs, threads if quiet == "core" else 0, report, as_json)
+    _run(nodes, journal, jobs, plan.get("threads", 1) if quiet == "core" else 0, report, as_json)
+
+
+def _sizes(slates: list[str] | None, top: list[str] | None) -> dict[str, dict[str, Any]]:
+    """The slates of a plan, by the task of the model."""
+    return {
+        CTR.name: given(slates=counts(slates) if slates is not None else None),
+        SEQREC.name: given(slates=counts(top, "top") if top is not None else None),
+    }
 
 
 def _run(
@@ -175,7 +172,7 @@ def _run(
     report: str | None,
     as_json: bool,
 ) -> None:
-    """Runs the cells, shows what came of them, and fails at the end where one of them did."""
+    """Runs the cells, shows their outcomes, and fails at the end where a row was not measured."""
     from rbserve.bench import schedule
     from rbserve.bench.display import show_cells
     from rbserve.bench.estimate import estimate
@@ -213,12 +210,12 @@ def _run(
 
 @contextmanager
 def _stoppable(journal: Journal) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the bench, which says how to go on."""
+    """Turns Ctrl-C and SIGTERM into Interrupted, with the command that continues the bench."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        say("stopping; what is at work saves itself")
+        say("stopping; running trainings are saved")
         raise Interrupted(
             f"stopped; finished cells are in {journal.folder}", f"the same command continues: {_command()}"
         ) from None
@@ -233,21 +230,21 @@ def _command() -> str:
 
 
 def _show_plan(nodes: Sequence[Node], journal: Journal, as_json: bool) -> None:
-    """What is to be done, how long it may take and where that figure comes from."""
+    """Shows the cells to do, the time that they may take, and what that estimate comes from."""
     from rbserve.bench.estimate import estimate
 
     cells = [(node.cell, estimate(node.cell, journal)) for node in nodes]
     if as_json:
-        print_json([{"id": cell.id, "cell": cell, "estimate": asdict(one)} for cell, one in cells])
+        print_json([{"id": cell.id, "cell": cell, "estimate": asdict(cost)} for cell, cost in cells])
         return
     from rbserve.cli.console import show
 
     show(plan_table(cells))
-    say(what_it_takes([one for _, one in cells]))
+    say(what_it_takes([cost for _, cost in cells]))
 
 
 def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
-    """The cells of a matrix, and what each may take."""
+    """The cells of a matrix with their estimated time, memory and disk."""
     from rich.table import Table
 
     from rbserve.bench.display import in_hours
@@ -256,12 +253,12 @@ def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
     for name in ("time", "weights in memory", "to disk"):
         table.add_column(name, justify="right")
     table.add_column("estimated from")
-    for cell, one in cells:
-        time = "?" if one.seconds is None else "–" if one.source == "done" else in_hours(one.seconds)
-        sizes = [f"{size / 2**20:,.0f} MiB" if size else "" for size in (one.memory, one.disk)]
+    for cell, cost in cells:
+        time = "?" if cost.seconds is None else "–" if cost.source == "done" else in_hours(cost.seconds)
+        sizes = [f"{size / 2**20:,.0f} MiB" if size else "" for size in (cost.memory, cost.disk)]
         table.add_row(
             cell.step, cell.dataset, cell.name, ", ".join(cell.variants) if cell.step == "profile" else "",
-            time, *sizes, one.source,
+            time, *sizes, cost.source,
         )  # fmt: skip
     return table
 
@@ -276,9 +273,9 @@ def what_it_takes(estimates: Sequence[Estimate]) -> str:
     from rbserve.core.files import home
     from rbserve.runtimes.memory import in_gib
 
-    todo = [one for one in estimates if one.source != "done"]
-    seconds, unknown = sum(one.seconds or 0.0 for one in todo), sum(one.seconds is None for one in todo)
-    bounds = sum(one.bound for one in todo)
+    todo = [cost for cost in estimates if cost.source != "done"]
+    seconds, unknown = sum(cost.seconds or 0.0 for cost in todo), sum(cost.seconds is None for cost in todo)
+    bounds = sum(cost.bound for cost in todo)
     parts = [f"{len(todo)} of {len(estimates)} cells to do, about {in_hours(seconds)} one after another"]
     if bounds:
         parts.append(f"{bounds} of them counted with what their plan allows (processes x seconds)")
@@ -286,8 +283,8 @@ def what_it_takes(estimates: Sequence[Estimate]) -> str:
         parts.append(f"{unknown} of them not counted: nothing like them was done here before")
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(home()).free
     parts.append(f"{in_gib(memory)} of memory and {in_gib(disk)} of disk are free")
-    if large := sum((one.memory or 0) > memory for one in todo):
+    if large := sum((cost.memory or 0) > memory for cost in todo):
         parts.append(f"warning: {large} cells have variants that memory does not hold now")
-    if (wanted := sum(one.disk or 0 for one in todo)) > disk:
+    if (wanted := sum(cost.disk or 0 for cost in todo)) > disk:
         parts.append(f"warning: {in_gib(wanted)} are to be written")
     return "; ".join(parts)

@@ -4,64 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
-from rbserve.cli.options import METRIC, MODEL, SLATE, VARIANT, counts, words
+from rbserve.cli.options import METRIC, MODEL, VARIANT, Json, Slates, counts, given, words
+from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError
 from rbserve.core.files import require_writable
+from rbserve.core.options import with_options
 from rbserve.core.variants import check_variants
+from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, read_config, write_config
 from rbserve.progress import say
 
 if TYPE_CHECKING:
-    from rbserve.profilers.gate.config import GateConfig
     from rbserve.profilers.gate.verdict import Suite
 
 FilePath = Path | None
+OUTPUT = "Output"
 
 
 def check(
+    *,
     base: Annotated[
-        FilePath, typer.Option(help="The artefact before, or a folder (or home) of several.")
+        FilePath, typer.Option(help="Artefact before the change, or a folder (or home) of several.")
     ] = None,
     head: Annotated[
-        FilePath, typer.Option(help="The artefact after, or such a folder; with --baseline a run file, too.")
+        FilePath,
+        typer.Option(
+            help="Artefact after the change, or a folder of several; with --baseline also a run file."
+        ),
     ] = None,
     baseline: Annotated[
-        FilePath, typer.Option(help="A run file to hold head against, instead of --base.")
+        FilePath, typer.Option(help="Run file to compare head with, instead of --base.")
     ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option(
-            *MODEL, help="Of folders: these models or groups, such as A or dnn,gdcn; else all of base."
+            *MODEL, help="Models or groups of the folders, such as A or dnn,gdcn (default all of base)."
         ),
     ] = None,
     variants: Annotated[
         list[str] | None,
-        typer.Option(*VARIANT, help="Comma-separated; all that base has exported."),
+        typer.Option(*VARIANT, help="Variants, comma-separated (default all that base has exported)."),
     ] = None,
-    slates: Annotated[
-        list[str] | None,
-        typer.Option(
-            *SLATE, help="Candidates per call (1,100), or items to ask for where a model ranks all."
-        ),
+    slates: Slates = None,
+    scope: Annotated[
+        Literal["forward", "end_to_end", "both"] | None,
+        typer.Option(rich_help_panel="Measuring", help="Scopes that are timed (default forward)."),
     ] = None,
-    scope: Annotated[str | None, typer.Option(help="forward, end_to_end or both; forward.")] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option(*METRIC, help="Only these of p50,peak_rss,file_size,accuracy.")
+        list[str] | None,
+        typer.Option(*METRIC, help="Metrics, of p50,peak_rss,file_size,accuracy (default all)."),
     ] = None,
-    budget: Annotated[float | None, typer.Option(help="Seconds; undecided is INCONCLUSIVE. 300.")] = None,
-    config: Annotated[
-        FilePath, typer.Option(help="Tolerances; rbserve-check.toml where there is one.")
-    ] = None,
-    init: Annotated[bool, typer.Option("--init", help="Write rbserve-check.toml with the defaults.")] = False,
+    settings: Annotated[dict[str, Any], FromRecord(GateConfig, ("budget",), "Measuring")],
     base_python: Annotated[
         FilePath,
-        typer.Option(help="Measure base with this interpreter: another rbserve, another onnxruntime."),
+        typer.Option(
+            rich_help_panel="Measuring",
+            help="Interpreter that measures base: with another rbserve, or another onnxruntime.",
+        ),
     ] = None,
+    config: Annotated[
+        FilePath, typer.Option(help="File of tolerances (default rbserve-check.toml, where it is there).")
+    ] = None,
+    init: Annotated[bool, typer.Option("--init", help="Write rbserve-check.toml with the defaults.")] = False,
     pytest_benchmark: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -69,63 +77,58 @@ def check(
             help="Judge two JSON files of pytest-benchmark instead; comma-separated: several.",
         ),
     ] = None,
-    markdown: Annotated[FilePath, typer.Option(help="Write a comment for a pull request.")] = None,
-    junit: Annotated[FilePath, typer.Option(help="Write JUnit XML.")] = None,
+    markdown: Annotated[
+        FilePath, typer.Option(rich_help_panel=OUTPUT, help="File for a comment on a pull request.")
+    ] = None,
+    junit: Annotated[FilePath, typer.Option(rich_help_panel=OUTPUT, help="File for JUnit XML.")] = None,
     pytest_benchmark_out: Annotated[
-        FilePath, typer.Option(help="Write head's samples for pytest-benchmark, base's beside it.")
+        FilePath,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="File for head's samples as pytest-benchmark writes them; base's beside it.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold a changed model against what it was: p50, peak memory, file size, accuracy. For CI.
+    """Fail where a changed model is slower, larger or less accurate than before; for CI.
+
+    Compares p50, peak memory, file size and accuracy.
 
     Exit codes: 0 PASS, 3 REGRESSED, 4 INCONCLUSIVE, 5 MISSING (nothing measured), 6 NOT-COMPARABLE.
 
     Examples: rbserve check --base main/artifacts/ml-100k --head artifacts/ml-100k --models dnn,gdcn --markdown gate.md;
     rbserve check --head artifacts/ml-100k/dnn --baseline runs/main.json
     """
-    from rbserve.profilers.gate.config import CONFIG_FILE, checked, read_config, write_config
-    from rbserve.runs.measurement import check_scope
-
     if init:
-        path = config or Path(CONFIG_FILE)
-        write_config(path)
-        say(f"wrote {path}")
+        _write_config(config)
         return
-    if scope is not None:
-        check_scope(scope)
     check_variants(words(variants))
-    settings = read_config(config)
+    gate = with_options(read_config(config), settings)
     for file in filter(None, (markdown, junit, pytest_benchmark_out)):
         require_writable(file.parent)
-    if budget is not None:
-        import msgspec
-
-        settings = checked(msgspec.structs.replace(settings, budget=budget))
     if pytest_benchmark:
         if base or head or baseline or pytest_benchmark_out:
             raise UsageError(
                 "--pytest-benchmark takes none of --base, --head, --baseline, --pytest-benchmark-out"
             )
-        suite = _judge_files(*pytest_benchmark, settings)
+        suite = _judge_files(*pytest_benchmark, gate)
     else:
-        chosen = {
-            "variants": words(variants) if variants else None,
-            "slates": counts(slates) if slates is not None else None,
-            "scope": scope,
-            "metrics": words(metrics) if metrics else None,
-        }
-        suite = _measure(
-            base,
-            head,
-            baseline,
-            words(models) if models else None,
-            chosen,
-            settings,
-            base_python,
-            pytest_benchmark_out,
+        narrowed = given(
+            variants=words(variants) if variants else None,
+            slates=counts(slates) if slates is not None else None,
+            scope=scope,
+            metrics=words(metrics) if metrics else None,
         )
+        names = words(models) if models else None
+        suite = _measure(base, head, baseline, names, narrowed, gate, base_python, pytest_benchmark_out)
     _tell(suite, markdown, junit, as_json)
     raise typer.Exit(suite.exit_code)
+
+
+def _write_config(config: Path | None) -> None:
+    path = config or Path(CONFIG_FILE)
+    write_config(path)
+    say(f"wrote {path}")
 
 
 def _measure(
@@ -133,8 +136,8 @@ def _measure(
     head: Path | None,
     baseline: Path | None,
     models: list[str] | None,
-    chosen: Mapping[str, object],
-    settings: GateConfig,
+    scope: Mapping[str, object],
+    config: GateConfig,
     base_python: Path | None,
     samples_to: Path | None,
 ) -> Suite:
@@ -151,8 +154,7 @@ def _measure(
         raise UsageError(
             f"--baseline takes a run file, not {baseline}", "rbserve profile writes runs/ID.json"
         )
-    scope = {key: value for key, value in chosen.items() if value is not None}
-    outcome = Home().check(before, head, models, config=settings, scope=scope, base_python=base_python)
+    outcome = Home().check(before, head, models, config=config, scope=scope, base_python=base_python)
     if samples_to:
         from rbserve.profilers.gate.benchmark_file import write
 
@@ -161,10 +163,10 @@ def _measure(
     return outcome.suite
 
 
-def _judge_files(base: str, head: str, settings: GateConfig) -> Suite:
+def _judge_files(base: str, head: str, config: GateConfig) -> Suite:
     from rbserve.profilers.gate.pytest_benchmark import compare
 
-    return compare([Path(one) for one in words(base)], [Path(one) for one in words(head)], settings)
+    return compare([Path(file) for file in words(base)], [Path(file) for file in words(head)], config)
 
 
 def _tell(suite: Suite, markdown: Path | None, junit: Path | None, as_json: bool) -> None:
@@ -196,7 +198,7 @@ def _show(suite: Suite) -> None:
     for line in suite.lines:
         verdict, *rest = cells(line)
         table.add_row(
-            f"[{colours.get(verdict, 'yellow')}]{verdict}[/]", *(one.replace("[", "\\[") for one in rest)
+            f"[{colours.get(verdict, 'yellow')}]{verdict}[/]", *(cell.replace("[", "\\[") for cell in rest)
         )
         if line.reason:
             say(f"{line.verdict} {line.model} {line.name} {line.metric}: {line.reason}")

@@ -1,11 +1,11 @@
-"""The verb about this machine: `doctor`."""
+"""The verb `doctor`: what on this machine disturbs measurements."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
+from rbserve.cli.options import Json
 from rbserve.progress import say
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ STYLES = {"ok": "green", "noise": "bold yellow", "missing": "cyan", "unknown": "
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what of this machine disturbs a profile, what it lacks, and what to do about it.
+    """Find what disturbs a profile on this machine, what is missing, and what helps.
 
-    Changes nothing, and its exit code is 0 whatever it finds.
+    Changes nothing; the exit code is 0 whatever is found.
 
     Example: rbserve doctor
     """
@@ -35,12 +35,12 @@ def doctor(as_json: Json = False) -> None:
 
 
 def findings_table(diagnosis: Diagnosis) -> Table:
-    """A row a finding, and below each that disturbs what helps against it."""
+    """One row for each finding: its state, what was seen, and what helps."""
     from rich.markup import escape
     from rich.table import Table
 
     pinned = "" if diagnosis.core is None else f", profiles are pinned to core {diagnosis.core}"
-    noisy = sum(one.state == "noise" for one in diagnosis.findings)
+    noisy = sum(finding.state == "noise" for finding in diagnosis.findings)
     table = Table(
         title=f"{escape(diagnosis.cpu)}{pinned}",
         caption=f"{noisy} source(s) of noise" if noisy else "no source of noise found",
@@ -51,7 +51,7 @@ def findings_table(diagnosis: Diagnosis) -> Table:
     )
     for name in ("", "looked at", "seen", "what helps"):
         table.add_column(name)
-    for one in diagnosis.findings:
-        state = f"[{STYLES[one.state]}]{one.state}[/]"
-        table.add_row(state, one.name, escape(one.seen), escape(one.remedy))
+    for finding in diagnosis.findings:
+        state = f"[{STYLES[finding.state]}]{finding.state}[/]"
+        table.add_row(state, finding.name, escape(finding.seen), escape(finding.remedy))
     return table

@@ -1,4 +1,4 @@
-"""The verbs about a model's items: `items add` and `items retire`."""
+"""The verbs `items add` and `items retire`: a trained model's items, without training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
-from rbserve.cli.options import DatasetName, dataset_name, words
+from rbserve.cli.options import DatasetName, Json, dataset_name, words
 from rbserve.core.errors import UsageError
 from rbserve.progress import say
 
@@ -18,30 +17,30 @@ if TYPE_CHECKING:
     from rbserve.pipeline.catalogue import Changed
 
 Model = Annotated[str, typer.Argument(metavar="ARTEFACT", help="An artefact's directory, or a zoo row.")]
-IdColumn = Annotated[str, typer.Option("--id", help="Column of the item's id (default item_id).")]
+IdColumn = Annotated[str, typer.Option("--id", help="Column of the item's id.")]
 Delimiter = Annotated[
-    str | None, typer.Option(help="Between columns (default: a comma or a tab, as the header has).")
+    str | None, typer.Option(help="Character between columns (default a comma or a tab, as in the header).")
 ]
 
 items = typer.Typer(
-    no_args_is_help=True, help="Add items to a trained model without training, or retire some."
+    name="items", no_args_is_help=True, help="Add items to a trained model without training, or retire some."
 )
 
 
 @items.command()
 def add(
     model: Model,
-    file: Annotated[Path, typer.Option("--items", help="A table of new items: CSV, TSV or Parquet.")],
+    file: Annotated[Path, typer.Option("--items", help="Table of new items: CSV, TSV or Parquet.")],
     item: IdColumn = "item_id",
-    text: Annotated[str, typer.Option(help="Column of the item's text (default title).")] = "title",
+    text: Annotated[str, typer.Option(help="Column of the item's text.")] = "title",
     delimiter: Delimiter = None,
     dataset: DatasetName = None,
     as_json: Json = False,
 ) -> None:
-    """Add items to a model that makes them of their texts: rows -text, -emb, zeroshot-, text-, sid-, seq-sid.
+    """Add items to a model that represents items by their texts: rows -text, -emb, zeroshot-, text-, sid-, seq-sid.
 
-    The artefact is replaced as a whole; its scores of other items stay what they were. A server takes it up when it
-    is told to reload (SIGHUP, or POST /v1/admin/reload).
+    The artefact is replaced as a whole; its scores of other items do not change. A server loads it on SIGHUP, or on
+    POST /v1/admin/reload.
 
     Example: rbserve items add artifacts/shop/gdcn-text --items new.csv --id sku --text name
     """
@@ -53,16 +52,16 @@ def add(
 @items.command()
 def retire(
     model: Model,
-    file: Annotated[Path | None, typer.Option("--items", help="A table with the ids to retire.")] = None,
+    file: Annotated[Path | None, typer.Option("--items", help="Table with the ids to retire.")] = None,
     ids: Annotated[str | None, typer.Option(help="Comma-separated ids to retire.")] = None,
     item: IdColumn = "item_id",
     delimiter: Delimiter = None,
     dataset: DatasetName = None,
     as_json: Json = False,
 ) -> None:
-    """Retire items of any model: no candidates any more, and never recommended. Histories may still have them.
+    """Retire items of any model: they are no candidates any more, and never recommended.
 
-    `items add` takes a retired item back.
+    Histories may still have them. `items add` takes a retired item back.
 
     Example: rbserve items retire artifacts/shop/gdcn --ids A17,A23
     """

@@ -1,4 +1,4 @@
-"""The verbs about a server that runs: `load` and `verify`."""
+"""The verb `load`: latency of a server under a load that does not wait for it."""
 
 from __future__ import annotations
 
@@ -7,118 +7,68 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
-from rbserve.cli.options import (
-    MODEL,
-    SLATE,
-    Model,
-    Trained,
-    dataset_name,
-    model_name,
-    only,
-    only_count,
-    words,
-)
+from rbserve.cli.options import MODEL, SLATE, Json, Url, only, only_count, words
+from rbserve.cli.records import FromRecord
 from rbserve.core.errors import RbserveError
-from rbserve.core.tasks import TASKS
+from rbserve.profilers.client.plan import LoadPlan
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from rbserve.profilers.client.load import Load, Times
-    from rbserve.profilers.client.verify import Verified
-
-Url = Annotated[str, typer.Option(help="Where the server listens, such as http://127.0.0.1:8000.")]
 
 
 def load(
+    *,
     url: Url,
-    rate: Annotated[float, typer.Option(help="Requests a second, at the times of a Poisson process.")],
-    duration: Annotated[float, typer.Option(help="Seconds that are counted.")] = 10.0,
-    warm_up: Annotated[float, typer.Option(help="Seconds before them that are not.")] = 1.0,
+    plan: Annotated[LoadPlan, FromRecord(LoadPlan, flags={"seconds": "--duration"})],
     slate: Annotated[
-        list[str] | None, typer.Option(*SLATE, help="Candidates a request, 100; or items asked for, 10.")
+        list[str] | None,
+        typer.Option(
+            *SLATE,
+            help="Candidates per request (default 100), or items to ask for where a model ranks (default 10).",
+        ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(*MODEL, help="Which of the server's models; its only one.")
+        list[str] | None, typer.Option(*MODEL, help="Which of the server's models (default its only one).")
     ] = None,
-    deadline: Annotated[
-        float | None, typer.Option(help="Milliseconds after which an answer is no goodput.")
-    ] = None,
-    connections: Annotated[int, typer.Option(help="Requests under way at once, at most.", min=1)] = 256,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Draws times and requests.")] = 2024,
     as_json: Json = False,
 ) -> None:
-    """Offer a server a load that does not wait for it, and measure latency from each request's own time.
+    """Measure a server's latency under a load that does not wait for it.
 
-    Requests are those of test users, at random times.
+    Requests of test users are sent at random times, whether or not the server keeps up. Latency counts from these
+    times.
 
     Example: rbserve load --url http://127.0.0.1:8000 --rate 200 --duration 30 --slate 100
     """
     from rbserve.pipeline import serving
-    from rbserve.profilers.client.load import LoadPlan
 
-    plan = LoadPlan(rate, duration, warm_up, connections, timeout, deadline, seed)
     served = None if model is None else only(words(model), "--model")
-    found = serving.load(url, served, only_count(slate, "--slate"), plan)
+    result = serving.load(url, served, only_count(slate, "--slate"), plan)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        _show(found)
-    if found.latency_ms is None:
-        raise RbserveError(f"none of {found.sent:,} requests was answered with success: {_outcomes(found)}")
-    if found.void is not None:
-        raise RbserveError(f"void: {found.void}")
+        _show(result)
+    if result.latency_ms is None:
+        raise RbserveError(f"none of {result.sent:,} requests was answered with success: {_outcomes(result)}")
+    if result.void is not None:
+        raise RbserveError(f"void: {result.void}")
 
 
-def verify(
-    model: Model,
-    url: Url,
-    dataset: Trained = None,
-    slate: Annotated[
-        list[str] | None, typer.Option(*SLATE, help="Candidates a request, 1; or items asked for, 10.")
-    ] = None,
-    overhead: Annotated[
-        float | None, typer.Option(help="Milliseconds that HTTP may add to p50: 0.25.")
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(help="Rounds of 200 calls of the model itself and of the server.")
-    ] = 10,
-    as_json: Json = False,
-) -> None:
-    """Hold a server against the model itself: the same scores, and p50 no more than the published overhead above it.
-
-    Example: rbserve verify --model dnn --url http://127.0.0.1:8000 --slate 1
-    """
-    from rbserve.home.target import resolve
-    from rbserve.pipeline import serving
-
-    name, size = model_name(model), only_count(slate, "--slate")
-    data = None if dataset is None else dataset_name(dataset)
-    found = serving.verify(resolve(name, data), url, size, overhead, rounds)
-    if as_json:
-        print_json(found)
-    else:
-        print(_verified(found))
-    if found.verdict != "OK":
-        raise RbserveError(_fault(found), _remedy(found))
-
-
-def _show(found: Load) -> None:
+def _show(result: Load) -> None:
     from rbserve.cli.console import show
 
     print(
-        f"{found.asked_per_s:.1f} requests a second for {found.seconds:g} s to {found.url}: "
-        f"goodput {found.goodput_per_s:.1f} a second; {_outcomes(found)}"
+        f"{result.asked_per_s:.1f} requests a second for {result.seconds:g} s to {result.url}: "
+        f"goodput {result.goodput_per_s:.1f} a second; {_outcomes(result)}"
     )
-    show(times_table(found))
-    if found.waited:
-        print(f"{found.waited:,} requests found every connection busy and waited; latency includes it")
+    show(times_table(result))
+    if result.waited:
+        print(f"{result.waited:,} requests result every connection busy and waited; latency includes it")
 
 
-def times_table(found: Load) -> Table:
-    """A line for each thing that was timed."""
+def times_table(result: Load) -> Table:
+    """Percentiles of latency, refusals and the generator's own lag, in milliseconds."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -126,10 +76,10 @@ def times_table(found: Load) -> Table:
     for name in ("requests", "p50", "p90", "p99", "max"):
         table.add_column(name, justify="right")
     rows = {
-        "latency, from the request's time": found.latency_ms,
-        "the same from when it was sent": found.service_ms,
-        "refusals (429, 503)": found.refusal_ms,
-        "lag of this generator": found.lag_ms,
+        "latency, from the request's time": result.latency_ms,
+        "latency, from when it was sent": result.service_ms,
+        "refusals (429, 503)": result.refusal_ms,
+        "lag of this generator": result.lag_ms,
     }
     for name, times in rows.items():
         if times is not None:
@@ -139,38 +89,10 @@ def times_table(found: Load) -> Table:
 
 def _cells(times: Times) -> list[str]:
     figures = (times.p50, times.p90, times.p99, times.max)
-    return ["–" if one is None else f"{one:.3g}" for one in figures]
+    return ["–" if figure is None else f"{figure:.3g}" for figure in figures]
 
 
-def _outcomes(found: Load) -> str:
-    """How many requests ended how."""
-    answers = [f"{number:,} answered {status}" for status, number in found.answers.items()]
-    return ", ".join([*answers, *(f"{number:,} {how}" for how, number in found.failures.items())])
-
-
-def _verified(found: Verified) -> str:
-    low, high = found.overhead_ci95
-    same = "other items" if found.difference is None else f"scores differ by at most {found.difference:.1g}"
-    size = next(task.size_name for task in TASKS.values() if task.path == found.path)
-    return (
-        f"{found.model} {found.variant}, {size} {found.slate}: {same} in {found.compared} requests\n"
-        f"p50 {found.in_process_ms:.3f} ms in process, {found.served_ms:.3f} ms served; "
-        f"HTTP adds {found.overhead_ms:.3f} ms [{low:.3f}, {high:.3f}] in {found.rounds} rounds, "
-        f"{found.limit_ms:g} allowed: {found.verdict}"
-    )
-
-
-def _fault(found: Verified) -> str:
-    return {
-        "OTHER SCORES": f"{found.url} does not answer as {found.model} {found.variant} does",
-        "SLOWER": f"{found.url} adds more than {found.limit_ms:g} ms to {found.model}",
-        "INCONCLUSIVE": f"whether {found.url} adds more than {found.limit_ms:g} ms cannot be told",
-    }[found.verdict]
-
-
-def _remedy(found: Verified) -> str | None:
-    return {
-        "OTHER SCORES": "serve the artefact that --model and --dataset name",
-        "SLOWER": "is the server busy with other requests? --overhead sets another limit",
-        "INCONCLUSIVE": "--rounds 40 measures longer",
-    }[found.verdict]
+def _outcomes(result: Load) -> str:
+    """Requests by how they ended."""
+    answers = [f"{number:,} answered {status}" for status, number in result.answers.items()]
+    return ", ".join([*answers, *(f"{number:,} {how}" for how, number in result.failures.items())])

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError
-from rbserve.home.paths import DEFAULT_DATASET
+from rbserve.core.names import DEFAULT_DATASET
+from rbserve.core.options import option_fields
+from rbserve.core.settings import Settings
+from rbserve.runs.plan import Plan
 
 if TYPE_CHECKING:
     from rbserve.home.target import ModelName
@@ -26,15 +30,9 @@ VARIANT = ("--variant", "--variants")
 SLATE = ("--slate", "--slates")
 METRIC = ("--metric", "--metrics")
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Model = Annotated[
     list[str], typer.Option(*MODEL, help="A zoo row (see rbserve models) or an artefact's directory.")
-]
-Trained = Annotated[
-    list[str] | None,
-    typer.Option(
-        *DATASET,
-        help=f"The data set that a row is trained on; the only one, or {DEFAULT_DATASET}, when left out.",
-    ),
 ]
 Models = Annotated[
     list[str] | None,
@@ -45,50 +43,76 @@ Models = Annotated[
     ),
 ]  # fmt: skip
 Many = Annotated[list[str] | None, typer.Option("--models", hidden=True)]
+Trained = Annotated[
+    list[str] | None,
+    typer.Option(
+        *DATASET,
+        help=f"Data set that a zoo row was trained on (default the only one, or {DEFAULT_DATASET}).",
+    ),
+]
 DatasetName = Annotated[
     list[str] | None,
-    typer.Option(*DATASET, help=f"A data set (see rbserve datasets); {DEFAULT_DATASET}."),
+    typer.Option(*DATASET, help=f"Data set (see rbserve datasets; default {DEFAULT_DATASET})."),
 ]
 DatasetNames = Annotated[
     list[str] | None,
-    typer.Option(*DATASET, help=f"Data sets (see rbserve datasets), comma-separated; {DEFAULT_DATASET}."),
-]  # fmt: skip
+    typer.Option(
+        *DATASET, help=f"Data sets, comma-separated (see rbserve datasets; default {DEFAULT_DATASET})."
+    ),
+]
+Weights = Annotated[
+    Literal["learnt", "random"],
+    typer.Option(
+        help="random: the model at its true size, nothing learnt or downloaded, to measure its latency alone."
+    ),
+]
+Url = Annotated[str, typer.Option(help="Address of the server, such as http://127.0.0.1:8000.")]
+Runs = Annotated[Path | None, typer.Option(help="Folder of run files (default runs/).")]
 
-# Of those that train.
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the model's config.")
+# Of commands that measure.
+_plan = option_fields(Plan)
+Slates = Annotated[
+    list[str] | None,
+    typer.Option(*SLATE, help=_plan["slates"].help(_plan["slates"].default), rich_help_panel="Measuring"),
 ]
-Out = Annotated[Path | None, typer.Option(help="Directory of the artefact.")]
-Epochs = Annotated[int | None, typer.Option(help="At most this many epochs.")]
-EpochRows = Annotated[int | None, typer.Option(help="Validate after so many rows, instead of all of them.")]
-Batch = Annotated[int | None, typer.Option(help="Rows an update.")]
-MicroBatch = Annotated[
-    int | None, typer.Option(help="Rows of a batch that are computed at once; fewer take less memory.")
+Scope = Annotated[
+    Literal["forward", "end_to_end", "both"] | None,
+    typer.Option(help=_plan["scope"].help(_plan["scope"].default), rich_help_panel="Measuring"),
 ]
-LearningRate = Annotated[float | None, typer.Option(help="Adam's learning rate.")]
-Patience = Annotated[int | None, typer.Option(help="Epochs without a better validation metric.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, or bf16: products in 16 bits, weights in 32.")]
-Schedule = Annotated[
-    str | None, typer.Option(help="Learning rate: constant, or cosine: falling to 0 over all --epochs.")
+
+# Of commands that train.
+Training = Annotated[
+    dict[str, Any],
+    FromRecord(Settings, panel="Training (rbserve models show MODEL: the defaults of a model)"),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed training.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change an option of the model's config (see rbserve models show MODEL); may be repeated.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Directory of the artefact (default artifacts/DATASET/MODEL).")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped or killed.")]
 
 
 def given(**values: object) -> dict[str, object]:
-    """The options that were given: those that are not None."""
+    """The options that the user gave: those that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def options(pairs: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE words as a mapping."""
-    found: dict[str, str] = {}
+def config_changes(pairs: list[str] | None) -> dict[str, str]:
+    """The changes of --set NAME=VALUE as a mapping."""
+    changes: dict[str, str] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--set takes KEY=VALUE, not {pair}", "for example --set dim=32")
-        found[key.strip()] = value.strip()
-    return found
+            raise UsageError(f"--set takes NAME=VALUE, not {pair}", "for example --set dim=32")
+        changes[key.strip()] = value.strip()
+    return changes
 
 
 def words(values: str | Iterable[str] | None) -> list[str]:
@@ -98,20 +122,20 @@ def words(values: str | Iterable[str] | None) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def counts(values: str | Iterable[str], what: str = "slates", example: str = "1,100") -> list[int]:
-    """Comma-separated positive integers, sorted, each once."""
+def counts(values: str | Iterable[str], name: str = "slates", example: str = "1,100") -> list[int]:
+    """The comma-separated positive integers of the option --NAME, sorted, each once."""
     parts = words(values)
     numbers = sorted({int(part) for part in parts if part.isdecimal() and part.isascii()})
     if not numbers or numbers[0] < 1 or not all(part.isdecimal() and part.isascii() for part in parts):
         raise UsageError(
-            f"{what} must be whole numbers, not {', '.join(parts) or 'nothing'}",
-            f"for example --{what} {example}",
+            f"{name} must be whole numbers, not {', '.join(parts) or 'nothing'}",
+            f"for example --{name} {example}",
         )
     return numbers
 
 
 def only(values: Sequence[Value], option: str) -> Value:
-    """The one value of an option of a command that works on one; UsageError for a list."""
+    """The value of an option that takes a single one; UsageError for a list."""
     if len(values) != 1:
         listed = ", ".join(map(str, values)) or "nothing"
         raise UsageError(f"{option} takes one here, not {listed}", "run the command once for each")
@@ -119,13 +143,13 @@ def only(values: Sequence[Value], option: str) -> Value:
 
 
 def only_count(values: list[str] | None, option: str) -> int | None:
-    """The one positive integer of an option, if it was given."""
+    """The positive integer of an option that takes a single one; None where it was not given."""
     name = option.removeprefix("--")
     return None if values is None else only(counts(values, name, "100"), option)
 
 
 def dataset_names(values: list[str] | None) -> list[str]:
-    """The data sets that were named, or the one that commands take unasked."""
+    """The data sets of --dataset, or the default one."""
     if values is None:
         return [DEFAULT_DATASET]
     names = words(values)
@@ -135,12 +159,12 @@ def dataset_names(values: list[str] | None) -> list[str]:
 
 
 def dataset_name(values: list[str] | None) -> str:
-    """The one data set of a command that works on one."""
+    """The data set of a command that takes a single one."""
     return only(dataset_names(values), "--dataset")
 
 
 def model_names(values: Iterable[str] | None) -> list[ModelName]:
-    """The models that were named, each once: rows, groups of rows, students, directories. UsageError for none."""
+    """The models of --model, each once: rows, groups of rows, students, directories. UsageError for no model."""
     from rbserve.home.target import parse_models
 
     names = parse_models(values or [])
@@ -150,5 +174,5 @@ def model_names(values: Iterable[str] | None) -> list[ModelName]:
 
 
 def model_name(values: Iterable[str]) -> ModelName:
-    """The model of a command that works on one."""
+    """The model of a command that takes a single one."""
     return only(model_names(values), "--model")

@@ -1,15 +1,13 @@
-"""The verb about what to serve: `recommend`."""
+"""The verb `recommend`: the variant to serve under a latency objective."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
-from rbserve.cli.options import DATASET, METRIC, SLATE, only, only_count, words
+from rbserve.cli.options import DATASET, METRIC, SLATE, Json, Runs, only, only_count, words
 from rbserve.core.errors import RbserveError
 from rbserve.core.tasks import TASKS
 from rbserve.progress import say
@@ -21,25 +19,40 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    slo: Annotated[str, typer.Option(help="Limits of a call's time, such as 'p99<20ms' or 'p50<2ms,p99<20ms'.")],
+    slo: Annotated[
+        str, typer.Option(help="Limits of a call's time, such as 'p99<20ms' or 'p50<2ms,p99<20ms'.")
+    ],
     slate: Annotated[
         list[str] | None,
-        typer.Option(*SLATE, help="Candidates per call, or items asked for where a model ranks all."),
+        typer.Option(
+            *SLATE,
+            help="Candidates per call, or items to ask for where a model ranks (default the only one measured).",
+        ),
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option(*DATASET, help="A data set with runs.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
+    ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(*METRIC, help="What accuracy is: auc, gauc, ndcg@10, ….")
+        list[str] | None,
+        typer.Option(
+            *METRIC, help="Metric of accuracy: auc, gauc, ndcg@10, … (default the task's headline)."
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="ctr or seqrec, where a data set has runs of both; they are never compared.")
+        str | None,
+        typer.Option(help="ctr or seqrec, where a data set has runs of both; the two are never compared."),
     ] = None,
-    scope: Annotated[str | None, typer.Option(help="forward or end_to_end.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the runs with so many threads.", min=1)] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Scope of the runs: forward or end_to_end (default the only one).")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the runs (default the only number measured).", min=1)
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Least probability of meeting the limits.")] = 0.95,
-    runs: Annotated[Path | None, typer.Option(help="Folder of run files; runs/ when left out.")] = None,
+    runs: Runs = None,
     as_json: Json = False,
-) -> None:  # fmt: skip
-    """Name the most accurate variant that meets a latency objective, how sure that is, and why not another.
+) -> None:
+    """Name the most accurate variant that meets a latency objective, and why the others do not.
 
     Example: rbserve recommend --slo "p99<20ms" --slate 100 --dataset ml-100k
     """
@@ -87,7 +100,7 @@ def _show(answer: Recommendation) -> None:
 
 
 def _remarks(answer: Recommendation) -> list[str]:
-    """How sure the choice is, and what it rests on."""
+    """Remarks on the choice: its probability, faster variants, models without a run."""
     lines = []
     if answer.most_accurate_probability is not None and len(answer.meets) > 1:
         lines.append(
@@ -107,54 +120,58 @@ def _remarks(answer: Recommendation) -> list[str]:
 
 
 def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
-    """Variants with their accuracy, the limited statistics, and why they were refused."""
+    """Variants with their accuracy, the statistics that are limited, and why they were refused."""
     from rich.markup import escape
     from rich.table import Table
 
-    statistics = [one.partition("<")[0] for one in answer.objectives]
+    statistics = [objective.partition("<")[0] for objective in answer.objectives]
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("model", "variant"):
         table.add_column(name, no_wrap=True)
     for name in (
         answer.metric_title,
         "p50 ms",
-        *(f"{one} ms" for one in statistics if one != "p50"),
+        *(f"{name} ms" for name in statistics if name != "p50"),
         "P(meets)",
     ):
         table.add_column(name, justify="right", no_wrap=True)
-    why = any(one.refused for one in rows)
+    why = any(row.refused for row in rows)
     if why:
         table.add_column("why")
-    for one in rows:
+    for row in rows:
         measured = [
             _figure(check.measured_ms)
-            for check, name in zip(one.checks, statistics, strict=False)
+            for check, name in zip(row.checks, statistics, strict=False)
             if name != "p50"
         ] or ["–"] * sum(name != "p50" for name in statistics)
         table.add_row(
-            escape(one.model),
-            one.variant + " ⚠" * bool(one.inconclusive or one.warnings),
-            "–" if one.accuracy is None else f"{one.accuracy:.4f}",
-            f"{one.p50_ms:.3g}",
+            escape(row.model),
+            row.variant + " ⚠" * bool(row.inconclusive or row.warnings),
+            "–" if row.accuracy is None else f"{row.accuracy:.4f}",
+            f"{row.p50_ms:.3g}",
             *measured,
-            "–" if one.probability is None else _share(one.probability),
-            *([escape(one.refused or "")] if why else []),
+            "–" if row.probability is None else _share(row.probability),
+            *([escape(row.refused or "")] if why else []),
         )
     return table
 
 
-def _accuracy(one: Candidate, title: str) -> str:
-    interval = f" [{one.accuracy_ci95[0]:.4f}, {one.accuracy_ci95[1]:.4f}]" if one.accuracy_ci95 else ""
-    return f"{title} {one.accuracy:.4f}{interval}"
+def _accuracy(candidate: Candidate, title: str) -> str:
+    interval = (
+        f" [{candidate.accuracy_ci95[0]:.4f}, {candidate.accuracy_ci95[1]:.4f}]"
+        if candidate.accuracy_ci95
+        else ""
+    )
+    return f"{title} {candidate.accuracy:.4f}{interval}"
 
 
-def _meeting(one: Candidate) -> str:
+def _meeting(candidate: Candidate) -> str:
     measured = ", ".join(
         f"{check.objective.partition('<')[0]} {_figure(check.measured_ms)}{_interval(check)} ms"
-        for check in one.checks
+        for check in candidate.checks
     )
-    limits = ", ".join(check.objective for check in one.checks)
-    return f"{measured}; meets {limits} with probability {_share(one.probability or 0.0)}"
+    limits = ", ".join(check.objective for check in candidate.checks)
+    return f"{measured}; meets {limits} with probability {_share(candidate.probability or 0.0)}"
 
 
 def _interval(check: Check) -> str:
@@ -175,9 +192,9 @@ def _where(answer: Recommendation) -> str:
 
 
 def _nearest(answer: Recommendation) -> str | None:
-    """The variant that comes closest."""
-    near = [one for one in answer.refused if one.checks]
+    """The refused variant that is most likely to meet the limits."""
+    near = [candidate for candidate in answer.refused if candidate.checks]
     if not near:
         return None
-    best = max(near, key=lambda one: (one.probability or 0.0, -one.p50_ms))
+    best = max(near, key=lambda candidate: (candidate.probability or 0.0, -candidate.p50_ms))
     return f"the nearest is {best.label}: {best.refused}"

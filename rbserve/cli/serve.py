@@ -1,9 +1,9 @@
-"""The verb that serves: `serve`, and what it says of a precision that it chose."""
+"""The verb `serve`: models over HTTP, and the choice of a precision."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,10 +18,12 @@ from rbserve.cli.options import (
     only_count,
     words,
 )
+from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import BY_PRECISION, DEFAULT_SERVED, check_variants
 from rbserve.progress import say
+from rbserve.server.options import Limits, ServerOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,9 +33,16 @@ if TYPE_CHECKING:
     from rbserve.profilers.choose.choice import Choice, Option
 
 AUTO = "auto"
+SERVER_FIELDS = (
+    "host", "port", "workers", "admin", "log", "read_timeout_s", "drain_timeout_s", "max_connections",
+)  # fmt: skip
+LIMIT_FIELDS = ("max_waiting", "deadline_ms", "unknown_history")
+VARIANTS = "What is served"
+SERVER = "Server"
 
 
 def serve(
+    *,
     model: Annotated[
         list[str],
         typer.Option(
@@ -48,92 +57,69 @@ def serve(
     ] = False,
     variant: Annotated[
         list[str] | None,
-        typer.Option(*VARIANT, help="onnx-fp32 (the default), onnx-int8, openvino-bf16, torch-fp32 …"),
+        typer.Option(
+            *VARIANT,
+            rich_help_panel=VARIANTS,
+            help=f"Variant: onnx-fp32, onnx-int8, openvino-bf16, torch-fp32, … (default {DEFAULT_SERVED}).",
+        ),
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="auto: the fastest variant that holds the accuracy of fp32; or fp32, bf16, int8, int4."
+            rich_help_panel=VARIANTS,
+            help="auto: the fastest variant that holds the accuracy of fp32; or fp32, bf16, int8, int4.",
         ),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Of --precision auto: AUC or nDCG@10 that may be lost; 0.002.")
+        float | None,
+        typer.Option(
+            rich_help_panel=VARIANTS, help="AUC or nDCG@10 that --precision auto may lose (default 0.002)."
+        ),
     ] = None,
     slate: Annotated[
         list[str] | None,
         typer.Option(
             *SLATE,
-            help="Of --precision auto: candidates a call, 100, of a language model 20; or items asked for, 10.",
+            rich_help_panel=VARIANTS,
+            help="Candidates per call that --precision auto is chosen for (default 100; 20 for a language model), or "
+            "items to ask for where a model ranks (default 10).",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
-    ] = 8000,
-    threads: Annotated[int, typer.Option(help="Threads a scoring call uses.", min=1)] = 1,
-    workers: Annotated[
-        int, typer.Option(help="Processes behind the port, each with the models in its memory.", min=1)
+    threads: Annotated[
+        int, typer.Option(help="Threads of a scoring call.", min=1, rich_help_panel=SERVER)
     ] = 1,
     user_cache: Annotated[
-        int, typer.Option(help="MB in which a language model keeps what it read of its last users.", min=0)
-    ] = 256,
-    queue: Annotated[
-        int, typer.Option(help="Requests that may wait for the model; more are refused at once (503).", min=1)
-    ] = 64,
-    deadline: Annotated[
-        float | None,
+        int,
         typer.Option(
-            help="Milliseconds after which a request that waits is not computed (504), if it names none."
+            help="MB in which a language model keeps what it read of its last users.",
+            min=0,
+            rich_help_panel=SERVER,
         ),
-    ] = None,
+    ] = 256,
+    options: Annotated[dict[str, Any], FromRecord(ServerOptions, SERVER_FIELDS, SERVER)],
+    limits: Annotated[Limits, FromRecord(Limits, LIMIT_FIELDS, SERVER, {"max_waiting": "--queue"})],
     api_keys: Annotated[
         Path | None,
         typer.Option(
-            help="A file of API keys, one a line; else those in RBSERVE_API_KEYS. Without any, all may ask."
+            rich_help_panel=SERVER,
+            help="File of API keys, one a line (default the keys in RBSERVE_API_KEYS; without any, every request is "
+            "answered).",
         ),
     ] = None,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="POST /v1/admin/reload takes up new versions, as SIGHUP does.")
-    ] = False,
-    unknown_history: Annotated[
-        Literal["refuse", "skip"],
-        typer.Option(
-            help="Ids in a history that the model does not know: refuse the request (422), or skip them and list "
-            "them in the answer. A request's own field unknown_history goes before (default refuse)."
-        ),
-    ] = "refuse",
-    read_timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="Time in which a client must send a request, head and body (408 after that), or read an answer.",
-        ),
-    ] = 20.0,
-    drain_timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", help="Time in which the server ends after SIGTERM, finished requests or not."
-        ),
-    ] = 30.0,
-    max_connections: Annotated[
-        int, typer.Option(help="Open connections of each worker; one more is refused (503).", min=1)
-    ] = 1000,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
-            help="An origin whose pages may ask from a browser, such as https://shop.example, or *; "
-            "more than once: several (default none).",
+            rich_help_panel=SERVER,
+            help="Origin whose pages may send requests from a browser, such as https://shop.example, or *; may be "
+            "repeated (default none).",
         ),
     ] = None,
-    log: Annotated[
-        str,
-        typer.Option(help="errors; requests: a JSON line for each; items: with what was asked about, too."),
-    ] = "errors",
 ) -> None:
-    """Serve scores, or recommendations where the model ranks the catalogue, over HTTP; SIGTERM drains.
+    """Serve models over HTTP: scores, or recommendations where a model ranks the catalogue.
 
-    Takes the artefact alone, not its data set, and trains nothing unless --make says so.
+    Needs the artefact alone, not its data set, and trains nothing without --make. SIGTERM finishes the requests under
+    way, then ends the server.
 
     Examples: rbserve serve --model gdcn --variant onnx-int8 --port 8000; rbserve serve --model gdcn --precision auto
     """
@@ -141,22 +127,13 @@ def serve(
     from rbserve.pipeline.home import Home
     from rbserve.server.http.cors import check_origins
     from rbserve.server.http.keys import read_keys
-    from rbserve.server.logs import LEVELS
-    from rbserve.server.process.options import ServerOptions
-    from rbserve.server.schema import Limits
 
-    if deadline is not None and not 0 < deadline < float("inf"):
-        raise UsageError(f"--deadline must be above 0, not {deadline:g}")
-    for name, seconds in (("--read-timeout", read_timeout), ("--drain-timeout", drain_timeout)):
-        if not 1 <= seconds < float("inf"):
-            raise UsageError(f"{name} must be 1 second or more, not {seconds:g}")
-    if log not in LEVELS:
-        raise unknown_name("log", log, LEVELS)
-    options = ServerOptions(
-        host, port, workers, read_keys(api_keys), admin, log,
-        drain_timeout, read_timeout, max_connections, check_origins(cors_origin or ()),
-    )  # fmt: skip
-    wanted = _wanted(only(words(variant), "--variant") if variant else None, precision)
+    for name in ("read_timeout_s", "drain_timeout_s"):
+        if options.get(name, 1) < 1:
+            flag = f"--{name.removesuffix('_s').replace('_', '-')}"
+            raise UsageError(f"{flag} must be 1 second or more, not {options[name]:g}")
+    server = ServerOptions(**options, keys=read_keys(api_keys), origins=check_origins(cors_origin or ()))
+    wanted = _variant(only(words(variant), "--variant") if variant else None, precision)
     names, data = model_names(model), None if dataset is None else dataset_name(dataset)
     size = only_count(slate, "--slate")
     if wanted is None:
@@ -167,13 +144,12 @@ def serve(
     else:
         served = dict.fromkeys(names, wanted)
     Home().serve(
-        served, data, threads=threads, user_cache_mb=user_cache, make=make, options=options,
-        limits=Limits(max_waiting=queue, deadline_ms=deadline, unknown_history=unknown_history),
-    )  # fmt: skip
+        served, data, threads=threads, user_cache_mb=user_cache, make=make, options=server, limits=limits
+    )
 
 
-def _wanted(variant: str | None, precision: str | None) -> str | None:
-    """The variant that was asked for; None where it is to be chosen."""
+def _variant(variant: str | None, precision: str | None) -> str | None:
+    """The variant of --variant or --precision; None for --precision auto, which chooses it."""
     check_variants([] if variant is None else [variant])
     if precision is None:
         return variant or DEFAULT_SERVED
@@ -194,7 +170,7 @@ def _chosen(
     tolerance: float | None,
     make: bool,
 ) -> tuple[Artifact, str]:
-    """Chooses, and says what was refused and why."""
+    """Chooses the variant of a model, and shows which variants were refused and why."""
     from rbserve.cli.console import show
     from rbserve.pipeline.home import Home
 
@@ -203,9 +179,9 @@ def _chosen(
     )
     print(_title(choice))
     show(choice_table(choice))
-    disturbed = [one for one in choice.options if one.disturbed]
-    for one in disturbed:
-        say(f"warning: the p50 of {one.variant} was disturbed: {'; '.join(one.disturbed)}")
+    disturbed = [option for option in choice.options if option.disturbed]
+    for option in disturbed:
+        say(f"warning: the p50 of {option.variant} was disturbed: {'; '.join(option.disturbed)}")
     if disturbed:
         say(
             f"hint: rbserve profile --model {artifact.path} --slates {choice.question.slate} measures longer; "
@@ -215,16 +191,16 @@ def _chosen(
 
 
 def _title(choice: Choice) -> str:
-    """What was asked, and where the figures come from."""
-    asked = choice.question
-    size = f"{TASKS[choice.task].size_name} {asked.slate}, {asked.threads} thread{'s' * (asked.threads > 1)}"
-    most = f"at most {asked.tolerance:g} {choice.metric.upper()} lost against {choice.reference}"
+    """The size and tolerance of the choice, and where its figures come from."""
+    question = choice.question
+    size = f"{TASKS[choice.task].size_name} {question.slate}, {question.threads} thread{'s' * (question.threads > 1)}"
+    most = f"at most {question.tolerance:g} {choice.metric.upper()} lost against {choice.reference}"
     source = "measured for this choice" if choice.measured else f"from run {choice.run}"
     return f"{choice.model} on {choice.dataset}, {size}, {most}; {source}"
 
 
 def choice_table(choice: Choice) -> Table:
-    """Every variant with its p50, what it loses, and what became of it."""
+    """Every variant with its p50, its change of accuracy, and whether it is refused, allowed or chosen."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -233,26 +209,26 @@ def choice_table(choice: Choice) -> Table:
     for name in ("p50 ms", f"{choice.metric.upper()} change [95%]"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for one in choice.options:
-        p50 = "–" if one.p50_ms is None else f"{one.p50_ms:.3g}"
-        table.add_row(one.variant, p50, _change(one, choice), escape(_outcome(one, choice)))
+    for option in choice.options:
+        p50 = "–" if option.p50_ms is None else f"{option.p50_ms:.3g}"
+        table.add_row(option.variant, p50, _change(option, choice), escape(_outcome(option, choice)))
     return table
 
 
-def _change(one: Option, choice: Choice) -> str:
-    """What the variant's accuracy is above the reference's: the loss, turned around."""
-    if one.loss is None:
+def _change(option: Option, choice: Choice) -> str:
+    """The variant's accuracy minus the reference's, with its interval."""
+    if option.loss is None:
         return "–"
-    if one.variant == choice.reference:
+    if option.variant == choice.reference:
         return "reference"
-    if one.loss.same:
+    if option.loss.same:
         return f"0, the same {'ranks' if TASKS[choice.task].ranks else 'scores'}"
-    low, high = one.loss.ci95
-    change, least, most = (round(-loss, 5) + 0.0 for loss in (one.loss.change, high, low))  # no -0
+    low, high = option.loss.ci95
+    change, least, most = (round(-loss, 5) + 0.0 for loss in (option.loss.change, high, low))  # no -0
     return f"{change:+.5f} [{least:+.5f}, {most:+.5f}]"
 
 
-def _outcome(one: Option, choice: Choice) -> str:
-    if one.refused is not None:
-        return f"refused: {one.refused}"
-    return "chosen: the fastest that is allowed" if one.variant == choice.chosen else "allowed, slower"
+def _outcome(option: Option, choice: Choice) -> str:
+    if option.refused is not None:
+        return f"refused: {option.refused}"
+    return "chosen: the fastest that is allowed" if option.variant == choice.chosen else "allowed, slower"

@@ -1,14 +1,17 @@
-"""The verb about semantic identifiers: `sids`."""
+"""The verb `sids`: semantic identifiers of a data set's items."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.data import Json
-from rbserve.cli.options import DatasetName, dataset_name
+from rbserve.cli.options import DatasetName, Json, Resume, dataset_name
+from rbserve.cli.records import FromRecord
+from rbserve.core.settings import SID_SETTINGS, Settings
+from rbserve.models.rqvae_config import RqVaeConfig
 from rbserve.progress import say
 
 if TYPE_CHECKING:
@@ -18,38 +21,36 @@ if TYPE_CHECKING:
     from rbserve.data.semantic_ids import SemanticIds
 
 
-def sids(
-    dataset: DatasetName = None,
-    encoder: Annotated[str | None, typer.Option(help="What makes vectors of texts; minilm-l6.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean or last.")] = None,
-    levels: Annotated[int | None, typer.Option(help="Codes of a path; 4.")] = None,
-    codes: Annotated[int | None, typer.Option(help="Codes to choose from at a level; 256.")] = None,
-    balance: Annotated[
-        Literal["none", "last", "all"] | None, typer.Option(help="Levels that training spreads evenly.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and order; 2024.", min=0)] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most this many epochs.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Items an update.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
-    sample: Annotated[int, typer.Option(help="Items to show with their neighbours.", min=0)] = 5,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make them anew.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue where a stopped run was.")] = False,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Give every item a semantic identifier, a path of codes that similar items share the beginning of.
+CONFIG_FIELDS = ("encoder", "pooling", "levels", "codes", "balance")
+TRAINING_FIELDS = ("seed", "epochs", "batch", "lr")
 
-    Shows what the codes are worth, and for a few items those that share 3, 2 and 1 of their codes.
+
+def sids(
+    *,
+    dataset: DatasetName = None,
+    config: Annotated[dict[str, Any], FromRecord(RqVaeConfig, CONFIG_FIELDS)],
+    settings: Annotated[
+        dict[str, Any], FromRecord(Settings, TRAINING_FIELDS, "Training", defaults=asdict(SID_SETTINGS))
+    ],
+    sample: Annotated[int, typer.Option(help="Items to show with their neighbours.", min=0)] = 5,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the identifiers anew where there are some.")
+    ] = False,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Give every item a semantic identifier, for models that read or generate them.
+
+    An identifier is a path of codes, whose beginning similar items share.
+
+    Shows how well the codes are used, and for a few items those that share 3, 2 and 1 of their codes.
 
     Example: rbserve sids --dataset microlens --sample 10
     """
     from rbserve.cli.console import show
     from rbserve.pipeline import semantic_ids
 
-    options = {"encoder": encoder, "pooling": pooling, "levels": levels, "codes": codes, "balance": balance}
-    settings = {"seed": seed, "epochs": epochs, "batch": batch, "lr": lr}
-    made, data = semantic_ids.semantic_ids(
-        dataset_name(dataset), _given(options), _given(settings), rebuild, resume
-    )
+    made, data = semantic_ids.semantic_ids(dataset_name(dataset), config, settings, rebuild, resume)
     rows = neighbours(made, data, sample)
     if as_json:
         print_json({"path": str(made.path), "manifest": made.manifest, "sample": rows})
@@ -64,7 +65,7 @@ def sids(
 
 
 def neighbours(sids: SemanticIds, dataset: Dataset, sample: int, most: int = 3) -> list[dict[str, Any]]:
-    """Some items, drawn with a fixed seed, and at most so many that share all codes but one, but two, …"""
+    """Items drawn with a fixed seed; for each, at most `most` that share all codes but one, all but two, …"""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -75,14 +76,14 @@ def neighbours(sids: SemanticIds, dataset: Dataset, sample: int, most: int = 3) 
         for length in range(sids.levels - 1, 0, -1):
             near = sids.sharing(item, length)
             shown = np.sort(rng.permutation(near)[:most])
-            shared.append({"codes": length, "items": len(near), "texts": [texts[one] for one in shown]})
+            shared.append({"codes": length, "items": len(near), "texts": [texts[row] for row in shown]})
         path = sids.codes[item].tolist()
         rows.append({"item": dataset.items.ids[item], "path": path, "text": texts[item], "shared": shared})
     return rows
 
 
 def levels_table(sids: SemanticIds) -> Table:
-    """What the codes of each level are worth."""
+    """How well the codes of each level are used."""
     from rich.table import Table
 
     config, report = sids.manifest.config, sids.manifest.report
@@ -109,7 +110,7 @@ def levels_table(sids: SemanticIds) -> Table:
 
 
 def neighbours_table(row: dict[str, Any]) -> Table:
-    """One item and its path; below, for so many shared codes, how many items share them, and some of these."""
+    """An item and its path; below, by the number of shared codes, how many items share them and some of these."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -125,7 +126,3 @@ def neighbours_table(row: dict[str, Any]) -> Table:
             label = f"{shared['codes']} codes: {shared['items']:,}" if line == 0 else ""
             table.add_row(label, escape(text) or "(no text)")
     return table
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

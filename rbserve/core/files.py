@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from rbserve.core.errors import RbserveError, UsageError
 
@@ -174,6 +173,8 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
 
     What a killed process has left there under that name is removed first.
     """
+    import psutil  # here, as rbserve --help reads this module
+
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{name}.*.scratch"):
         process = left.name.removeprefix(f".{name}.").split(".")[0]

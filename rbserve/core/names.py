@@ -1,8 +1,11 @@
-"""Which names may become a directory below another: of data sets, artefacts, reports, benches."""
+"""Names of data sets, artefacts, reports and benches: which may become a directory, and the default data set."""
 
 from __future__ import annotations
 
 from rbserve.core.errors import UsageError
+
+DEFAULT_DATASET = "ml-100k"
+"""The data set of a command without --dataset."""
 
 LONGEST = 200
 """Bytes; file systems take 255, and temporary files put something before and behind the name."""

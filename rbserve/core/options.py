@@ -29,7 +29,9 @@ Natural = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Rate = Annotated[float, Meta(ge=0.0, lt=1.0)]
 Name = Annotated[str, Meta(min_length=1)]
+Widths = Annotated[tuple[Count, ...], Meta(min_length=1, examples=["512,256"])]
 
 REQUIRED = msgspec.NODEFAULT
 """The default of a field that has none."""
@@ -66,7 +68,7 @@ class OptionField(NamedTuple):
         """The values that the field takes, in words: an integer of at least 1."""
         if get_origin(self.type) is Literal:
             return f"one of: {', '.join(map(str, get_args(self.type)))}"
-        if get_origin(self.type) is tuple:
+        if get_origin(self.type) in (tuple, list):
             return f"one or more integers of at least 1, such as {self.example}"
         words = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
         noun = words.get(self.type, "another kind of value")
@@ -108,11 +110,11 @@ _FIELDS: dict[type[Any], dict[str, OptionField]] = {}
 
 
 def option_fields(record: type[Any]) -> dict[str, OptionField]:
-    """The fields of a record's class by name, in the order in which they are written."""
+    """The fields of a record's class in the order in which they are written, by the names that documents have."""
     if record not in _FIELDS:
         hints = get_type_hints(record, include_extras=True)
         _FIELDS[record] = {
-            name: _option_field(name, hints[name], default) for name, default in _defaults(record)
+            key: _option_field(name, hints[name], default) for key, name, default in _defaults(record)
         }
     return _FIELDS[record]
 
@@ -120,15 +122,13 @@ def option_fields(record: type[Any]) -> dict[str, OptionField]:
 def check(record: Any) -> None:
     """Checks every value of a record and stores it as its field does; UsageError for the first that is not taken."""
     store = msgspec.structs.force_setattr if isinstance(record, msgspec.Struct) else object.__setattr__
-    for name, field in option_fields(type(record)).items():
-        store(record, name, field.value_of(getattr(record, name)))
+    for field in option_fields(type(record)).values():
+        store(record, field.name, field.value_of(getattr(record, field.name)))
 
 
 def from_mapping(record: type[Record], values: Mapping[str, Any]) -> Record:
     """The record with `values`, and defaults for the rest; UsageError for an unknown name or a wrong value."""
-    for name in values:
-        _require_known(name, record)
-    return record(**values)
+    return record(**{_field(record, name).name: value for name, value in values.items()})
 
 
 def with_options(record: Record, changes: Mapping[str, Any]) -> Record:
@@ -136,11 +136,10 @@ def with_options(record: Record, changes: Mapping[str, Any]) -> Record:
 
     Raises UsageError for an unknown name and for a value of the wrong type or out of range.
     """
-    fields = option_fields(type(record))
     values = {}
     for name, value in changes.items():
-        _require_known(name, type(record))
-        values[name] = fields[name].parse(value) if isinstance(value, str) else value
+        field = _field(type(record), name)
+        values[field.name] = field.parse(value) if isinstance(value, str) else value
     replace: Any = msgspec.structs.replace if isinstance(record, msgspec.Struct) else dataclasses.replace
     replaced: Record = replace(record, **values)
     return replaced
@@ -148,9 +147,9 @@ def with_options(record: Record, changes: Mapping[str, Any]) -> Record:
 
 def default_text(value: object) -> str:
     """A default as the command line takes it: 512,256 or true; empty for None and for a field without one."""
-    if value is None or value is REQUIRED or value in ((), frozenset(), {}):
+    if value is None or value is REQUIRED or value in ((), [], {}, frozenset()):
         return ""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))
     return (
         str(value).lower()
@@ -161,20 +160,23 @@ def default_text(value: object) -> str:
     )
 
 
-def _require_known(name: str, record: type[Any]) -> None:
+def _field(record: type[Any], name: str) -> OptionField:
     fields = option_fields(record)
     if name not in fields:
         raise unknown_name("option", name, fields)
+    return fields[name]
 
 
-def _defaults(record: type[Any]) -> Iterator[tuple[str, Any]]:
+def _defaults(record: type[Any]) -> Iterator[tuple[str, str, Any]]:
+    """Of each field its name in documents, its name and its default."""
     missing = (dataclasses.MISSING, msgspec.NODEFAULT)
     fields: Any = msgspec.structs.fields if issubclass(record, msgspec.Struct) else dataclasses.fields
     for field in fields(record):
+        key = getattr(field, "encode_name", field.name)
         if field.default_factory not in missing:
-            yield field.name, field.default_factory()
+            yield key, field.name, field.default_factory()
         else:
-            yield field.name, REQUIRED if field.default in missing else field.default
+            yield key, field.name, REQUIRED if field.default in missing else field.default
 
 
 def _option_field(name: str, hint: Any, default: Any) -> OptionField:

@@ -45,6 +45,10 @@ class Settings(Options):
     ] = 0
 
 
+SID_SETTINGS = Settings(batch=1_024, micro_batch=1_024, lr=1e-3, epochs=100, patience=100)
+"""How semantic identifiers are fitted unless an option says otherwise."""
+
+
 @dataclass(frozen=True)
 class Teaching(Options):
     """How much a student learns from its teacher. Rows of users that the teacher does not score keep their labels."""

@@ -1,33 +1,35 @@
-"""The vocabulary of the whole project: what a model is called, and what scoring looks like.
+"""The vocabulary of the whole project: rows of the zoo, and the interfaces of scorers and rankers.
 
 Array shapes use one legend everywhere: T items of history, N candidates (a *slate*), k results.
-Items are int32 rows of the artefact's item table, never raw ids.
+Items are int32 rows of the artefact's item table, never raw ids. Nothing here imports NumPy: the command line reads
+these names to print its help.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 from rbserve.core.tasks import TaskName
 
 Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
 ItemForm = Literal["id", "text", "embedding", "semantic_id"]
 
-Items = NDArray[np.int32]
-Scores = NDArray[np.float32]
-Vectors = NDArray[np.float32]
+Items: TypeAlias = "NDArray[np.int32]"
+Scores: TypeAlias = "NDArray[np.float32]"
+Vectors: TypeAlias = "NDArray[np.float32]"
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps at most, and a line that says how it goes."""
 
 
 def no_progress(done: int, total: int, line: str) -> None:
-    """Shows nothing."""
+    """A progress that shows nothing."""
     del done, total, line
 
 
@@ -36,7 +38,7 @@ Observe = Callable[[str], None]
 
 
 def no_observer(stage: str) -> None:
-    """Watches nothing."""
+    """An observer that does nothing."""
     del stage
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.tasks import CTR
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "rbserve.runtimes"
 WEIGHTS = "weights"
@@ -138,6 +140,8 @@ def variants() -> dict[str, Variant]:
 @cache
 def plug_ins() -> dict[str, ModuleType]:
     """The runtimes that other packages add, by name."""
+    from importlib.metadata import entry_points  # here, as rbserve --help reads this module
+
     return {entry.name: _loaded(entry) for entry in entry_points(group=GROUP)}
 
 

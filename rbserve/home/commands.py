@@ -22,7 +22,8 @@ from rbserve.home.target import artifact_name, making_command, model_path, names
 from rbserve.models.configs import EndpointConfig, config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.runs.changes import NO_CHANGE, all_changes, changed, options_text
-from rbserve.runs.measurement import WARM, Measurement, Plan
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.plan import WARM, Plan
 
 SECONDS, ENDPOINT_SECONDS = 10.0, 60.0  # of timed calls a process and slate, unless --seconds says otherwise
 

@@ -12,8 +12,6 @@ from rbserve.core.files import home
 from rbserve.core.names import plain_name
 from rbserve.data.artifact import Artifact, open_artifact
 
-DEFAULT_DATASET = "ml-100k"
-
 
 def dataset_path(name: str) -> Path:
     """The directory of a data set."""

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from rbserve.core.distillation import FROM
 from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.types import ModelSpec
 from rbserve.core.variants import check_precisions, possible_variants, precisions_of
 from rbserve.data.artifact import Artifact, open_artifact
-from rbserve.home.paths import DEFAULT_DATASET, artifact_path, is_there, places
+from rbserve.home.paths import artifact_path, is_there, places
 from rbserve.models.configs import EndpointConfig, LanguageConfig
 from rbserve.models.zoo import find_model, is_group, select_models
 from rbserve.progress import say

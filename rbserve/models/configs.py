@@ -14,11 +14,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.options import Amount, Count, Name, Natural, Options, Positive, from_mapping
-
-Rate = Annotated[float, Meta(ge=0.0, lt=1.0)]
-Widths = Annotated[tuple[Count, ...], Meta(min_length=1, examples=["512,256"])]
-Pooling = Literal["mean", "last"]
+from rbserve.core.options import Amount, Count, Name, Natural, Options, Positive, Rate, Widths, from_mapping
+from rbserve.models.rqvae_config import Pooling
 
 
 @dataclass(frozen=True)
@@ -256,34 +253,6 @@ class SidSasRecConfig(GeneratedItems, SasRecConfig):
 
 
 @dataclass(frozen=True)
-class RqVaeConfig(ModelConfig):
-    """An RQ-VAE that turns items' vectors into semantic identifiers (section 4.3; TIGER, Rajput et al. 2023)."""
-
-    encoder: Annotated[
-        Name, Meta(description="Language model that makes the items' vectors: a name of rbserve backbones.")
-    ] = "minilm-l6"
-    pooling: Annotated[
-        Pooling, Meta(description="An item's vector is the mean over its text's tokens, or the last token's.")
-    ] = "mean"
-    levels: Annotated[Count, Meta(description="Codes of an item's semantic identifier, a codebook each.")] = 4
-    codes: Annotated[Count, Meta(description="Codes to choose from at each level.")] = 256
-    hidden: Annotated[
-        Widths, Meta(description="Widths of the encoder's hidden layers; the decoder has them in reverse.")
-    ] = (512, 256, 128)
-    dim: Annotated[Count, Meta(description="Width of a code's vector.")] = 32
-    commitment: Annotated[
-        Positive, Meta(description="Weight of the loss that draws the encoder to its codes.")
-    ] = 0.25
-    revive_after: Annotated[
-        Count, Meta(description="Training batches after which an unused code moves to where items are.")
-    ] = 10
-    balance: Annotated[
-        Literal["none", "last", "all"],
-        Meta(description="Levels whose codes share the items of a training batch evenly."),
-    ] = "none"
-
-
-@dataclass(frozen=True)
 class LanguageConfig(ModelConfig):
     """A language model that is asked whether the user is interested in a candidate (section 3.1).
 
@@ -437,8 +406,8 @@ def kind_of(config: ModelConfig) -> str:
     return next(kind for kind, cls in CONFIGS.items() if cls is type(config))
 
 
-def config_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """Every option of `config` by name, ready for JSON."""
+def config_to_dict(config: Options) -> dict[str, Any]:
+    """Every option of a record that is a dataclass by name, ready for JSON."""
     return dataclasses.asdict(config)
 
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from rbserve.models.configs import RqVaeConfig
+from rbserve.models.rqvae_config import RqVaeConfig
 
 KMEANS_ROUNDS = 20
 SINKHORN_ROUNDS = 50

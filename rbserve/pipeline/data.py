@@ -40,7 +40,7 @@ def prepare(
     """
     with needs_extra("train", "preparing data"):
         from rbserve.train.datasets import sources
-        from rbserve.train.datasets.source import Reading
+        from rbserve.train.datasets.options import Reading
         from rbserve.train.protocol.splitting import Texts
         from rbserve.train.protocol.title_words import read_vocabulary
 

@@ -22,10 +22,11 @@ import msgspec
 
 from rbserve.core.files import at_home
 from rbserve.core.files import home as current_home
+from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.variants import DEFAULT_SERVED
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset
-from rbserve.home.paths import DEFAULT_DATASET, runs_path
+from rbserve.home.paths import runs_path
 from rbserve.home.target import ModelName, model_path, resolve
 from rbserve.models.zoo import find_model, with_backbone
 from rbserve.pipeline import choosing, data, exporting, items, profiling, reporting, serving, training
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
     from rbserve.profilers.gate.config import GateConfig
     from rbserve.profilers.gate.rounds import Outcome
     from rbserve.profilers.gate.sides import Scope
-    from rbserve.runs.measurement import Measurement, Plan
-    from rbserve.server.process.options import ServerOptions
-    from rbserve.server.schema import Limits
-    from rbserve.train.datasets.source import Reading
-    from rbserve.train.protocol.sampling import Protocol
+    from rbserve.runs.measurement import Measurement
+    from rbserve.runs.plan import Plan
+    from rbserve.server.options import Limits, ServerOptions
+    from rbserve.train.datasets.options import Reading
+    from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import Texts
 
 MB = 1_000_000
@@ -304,8 +305,7 @@ class Home:
         `dataset` is that of the rows among the models; without it, ml-100k or the only one that a row is trained on.
         Variants that are not exported yet are exported first; `make` trains models that are missing.
         """
-        from rbserve.server.process.options import ServerOptions
-        from rbserve.server.schema import Limits
+        from rbserve.server.options import Limits, ServerOptions
         from rbserve.server.scoring.reload import Opening, ServedVariant
         from rbserve.server.serve import serve
 

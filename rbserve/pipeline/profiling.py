@@ -21,7 +21,8 @@ from rbserve.runtimes import memory
 from rbserve.runtimes.opening import unavailable
 
 if TYPE_CHECKING:
-    from rbserve.runs.measurement import Measurement, Plan
+    from rbserve.runs.measurement import Measurement
+    from rbserve.runs.plan import Plan
 
 
 ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money

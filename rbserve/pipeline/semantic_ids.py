@@ -29,7 +29,7 @@ def semantic_ids(
     """
     from rbserve.core.settings import Settings
     from rbserve.data.semantic_ids import SEED, check_made_with, find_semantic_ids, sids_path
-    from rbserve.models.configs import RqVaeConfig
+    from rbserve.models.rqvae_config import RqVaeConfig
 
     options, settings = options or {}, settings or {}
     config = RqVaeConfig(**options)

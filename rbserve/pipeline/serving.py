@@ -23,7 +23,8 @@ from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
-    from rbserve.profilers.client.load import Load, LoadPlan
+    from rbserve.profilers.client.load import Load
+    from rbserve.profilers.client.plan import LoadPlan
     from rbserve.profilers.client.verify import Verified
     from rbserve.runs.measurement import Measurement, Result
     from rbserve.server.schema import Measured, Profiled

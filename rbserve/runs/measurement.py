@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from rbserve.core.distillation import Distillation
-from rbserve.core.errors import unknown_name
 from rbserve.core.variants import CPU, device_of
 from rbserve.machine.environment import Environment
+from rbserve.runs.plan import Plan
 from rbserve.runs.provenance import GitState
 from rbserve.runs.roofline import Cost, Roofline
 from rbserve.runs.samples import Samples
@@ -23,46 +23,9 @@ from rbserve.stats.metrics import Rows
 from rbserve.stats.scaling import Growth
 
 SCHEMA = 1
-SCOPES = ("forward", "end_to_end")
-WARM = "warm"
 DEPTH = 50  # how long a list the target of a sequence is looked for in
 
 Accuracy = dict[str, float | tuple[float, float] | None]
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """How latency was sampled, and on whom accuracy was judged.
-
-    Each variant, scope and slate is timed in `processes` fresh processes, `runs` calls in each or as many as `seconds`
-    have room for. `scope` is forward (rows of the item table in, scores or rows out), end_to_end (raw ids in, scores or
-    raw ids out) or both. A slate is a number of candidates; for a model that ranks the catalogue, the length k of its
-    list, from which `exclude_seen` leaves out the items of the history. `warm` adds a scope of that name: forward, of a
-    language model that remembers what it read of the user at an earlier request.
-
-    Accuracy is that of all test users, or of `test_users` of them, drawn by the seed. With a budget the whole profile
-    takes `budget_s` seconds; `runs_of` then has the runs of each variant, in the place of `runs`, and `processes` is 0
-    until they are planned. `cost` asks for each variant's operations and bytes.
-    """
-
-    processes: int
-    runs: int
-    seconds: float
-    slates: list[int]
-    threads: int
-    scope: str
-    seed: int
-    exclude_seen: bool = False
-    test_users: int = 0
-    budget_s: float | None = None
-    runs_of: dict[str, int] = {}
-    cost: bool = False
-    warm: bool = False
-
-    @property
-    def scopes(self) -> tuple[str, ...]:
-        """The scopes to measure, one by one."""
-        scopes = SCOPES if self.scope == "both" else (self.scope,)
-        return (*scopes, WARM) if self.warm else scopes
 
 
 class Predictions(msgspec.Struct, frozen=True):
@@ -247,9 +210,3 @@ def key_here(measurement: Measurement, machine: Environment) -> str:
     device = device_of(result.variant for result in measurement.results)
     machine = msgspec.structs.replace(machine, device=device)
     return comparability_key(machine, measurement.plan.threads, measurement.dataset_fingerprint)
-
-
-def check_scope(scope: str) -> None:
-    """Raises UsageError for what is no scope of a plan."""
-    if scope not in (*SCOPES, "both"):
-        raise unknown_name("scope", scope, (*SCOPES, "both"))

@@ -9,7 +9,8 @@ import msgspec
 
 from rbserve.core.files import write_bytes
 from rbserve.core.manifest import read_manifest
-from rbserve.runs.measurement import SCHEMA, WARM, Measurement, Result
+from rbserve.runs.measurement import SCHEMA, Measurement, Result
+from rbserve.runs.plan import WARM
 from rbserve.runs.samples import Samples
 from rbserve.runs.summary import Shape, latency, samples_by_shape
 

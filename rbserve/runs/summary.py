@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rbserve.runs.measurement import WARM, Accuracy, Latency, Measurement, Result
+from rbserve.runs.measurement import Accuracy, Latency, Measurement, Result
+from rbserve.runs.plan import WARM
 from rbserve.runs.roofline import roofline
 from rbserve.runs.samples import Samples
 from rbserve.runs.stability import inconclusive

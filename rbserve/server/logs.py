@@ -13,15 +13,13 @@ import sys
 import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 from starlette.types import Scope
 
 from rbserve.core.files import optional_write
-
-Level = Literal["errors", "requests", "items"]
-LEVELS: tuple[Level, ...] = get_args(Level)
+from rbserve.server.options import Level
 
 HEADER = b"x-request-id"
 USABLE = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch

@@ -17,7 +17,8 @@ from rbserve.core.wire import (
     RecommendResponse,
     ScoreResponse,
 )
-from rbserve.server.schema import TYPES, Health, Limits, ModelsResponse, RecommendRequest, ScoreRequest
+from rbserve.server.options import Limits
+from rbserve.server.schema import TYPES, Health, ModelsResponse, RecommendRequest, ScoreRequest
 
 REF = "#/components/schemas/{name}"
 

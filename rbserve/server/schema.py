@@ -1,4 +1,4 @@
-"""The types of requests and responses, and their limits.
+"""The types of requests and responses.
 
 The Structs validate requests, and openapi.py makes the API document of them, so that it cannot drift from what the
 server accepts.
@@ -6,8 +6,7 @@ server accepts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -15,32 +14,11 @@ from msgspec import UNSET, Meta, UnsetType
 from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.wire import RecommendResponse, ScoreResponse
+from rbserve.server.options import UnknownHistory
 
 NUMBERS = 'An id is a string; the number 50 is the id "50".'
 
-UnknownHistory = Literal["refuse", "skip"]
-"""What to do with ids of a history that the model's item table does not have."""
 UNKNOWN_HISTORY = " or ".join(get_args(UnknownHistory))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest request: items of a history, candidates, items to recommend, users of a list, characters of a new
-    item's text, and bytes of a body.
-
-    `max_waiting` requests may wait for a model, each for `deadline_ms` milliseconds unless it names a deadline.
-    `unknown_history` holds for requests that do not say what to do with unknown ids.
-    """
-
-    max_history: int = 1_000
-    max_candidates: int = 1_000
-    max_k: int = 1_000
-    max_users: int = 100
-    max_text: int = 2_000
-    max_body_bytes: int = 1 << 20
-    max_waiting: int = 64
-    deadline_ms: float | None = None
-    unknown_history: UnknownHistory = "refuse"
 
 
 ItemId = str | int | float

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from rbserve.core.errors import UsageError
+from rbserve.server.options import ServerOptions
 from rbserve.server.process.draining import DrainingServer
-from rbserve.server.process.options import ServerOptions
 from rbserve.server.process.sockets import announce, describe, is_loopback, listen, say_reloaded
 from rbserve.server.process.supervisor import supervise
 from rbserve.server.scoring.models import Models

@@ -135,7 +135,7 @@ def prepared() -> tuple[Any, Any]:
     from rbserve.train.datasets import synthetic
     from rbserve.train.fit import train
     from rbserve.train.loop import Settings
-    from rbserve.train.protocol.sampling import Protocol
+    from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import EventsInMemory, write_splits
     from rbserve.train.protocol.tally import Tally
 

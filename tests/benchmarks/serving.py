@@ -34,7 +34,8 @@ from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.home.target import resolve
 from rbserve.pipeline import data, training
-from rbserve.profilers.client.load import Load, LoadPlan, run_load
+from rbserve.profilers.client.load import Load, run_load
+from rbserve.profilers.client.plan import LoadPlan
 from rbserve.profilers.client.verify import Wire
 from rbserve.profilers.timing.latency import time_calls
 from rbserve.profilers.timing.requests import Requests, bodies, draw

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from entry_point import run_here
 
 from rbserve.cli import app
 from rbserve.data import assets
@@ -144,10 +145,7 @@ def test_a_wrong_argument_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["rbserve", *words])
-    with pytest.raises(SystemExit) as left:
-        app.main()
-    assert left.value.code in (1, 2)
+    assert run_here(monkeypatch, *words) in (1, 2)
     said = capsys.readouterr()
     assert said.out == ""
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
@@ -174,10 +172,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(
     own = tmp_path / "own files"
     own.mkdir()
     (own / "thesis").write_text("years of work")
-    monkeypatch.setattr(sys, "argv", ["rbserve", *words, str(own)])
-    with pytest.raises(SystemExit) as left:
-        app.main()
-    assert left.value.code == 2
+    assert run_here(monkeypatch, *words, str(own)) == 2
     assert f"{own} is there and was not made by rbserve" in capsys.readouterr().err
     assert (own / "thesis").read_text() == "years of work"
 
@@ -195,7 +190,7 @@ def _command(text: str) -> list[str]:
     """The words of a command as far as they are options with values, or names of commands."""
     words = [word.strip(".,") for word in shlex.split(text.replace("'", "").replace('"', ""))]
     taken, rest = words[:1], words[1:]
-    if taken[0] in ("datasets", "items", "prepare") and rest and not rest[0].startswith("-"):
+    if taken[0] in ("datasets", "items", "models", "prepare") and rest and not rest[0].startswith("-"):
         taken.append(rest.pop(0))
     while rest and rest[0].startswith("-"):
         values = 0 if _is_flag(taken[0], rest[0]) else 1

@@ -6,17 +6,15 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from entry_point import rbserve
+from entry_point import rbserve, run_here
 from small import train_small
 from small_backbone import make_backbone
 
-from rbserve.cli import app
 from rbserve.core.options import with_options
 from rbserve.data.artifact import open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
@@ -64,10 +62,7 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     monkeypatch.chdir(home)
 
     def run(*words: str) -> tuple[object, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["rbserve", *words])
-        with pytest.raises(SystemExit) as left:
-            app.main()
-        return left.value.code, capsys.readouterr().err.strip().splitlines()
+        return run_here(monkeypatch, *words), capsys.readouterr().err.strip().splitlines()
 
     return run
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from entry_point import run_here
 
-from rbserve.cli import app
 from rbserve.core.errors import UsageError
 from rbserve.core.names import plain_name
 from rbserve.core.types import ModelSpec
@@ -22,11 +21,8 @@ Calls = list[tuple[Any, ...]]
 
 
 def run(*words: str, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
-    """Runs the command line in this process."""
-    monkeypatch.setattr(sys, "argv", ["rbserve", *words])
-    with pytest.raises(SystemExit) as left:
-        app.main()
-    assert left.value.code == code
+    """Runs the command line in this process and expects an exit code."""
+    assert run_here(monkeypatch, *words) == code
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from entry_point import rbserve
+from entry_point import rbserve, run_here
 from small_backbone import make_backbone
 
-from rbserve.cli import app
 from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import Dataset
 
@@ -41,11 +39,9 @@ def run(
 
     def run(recipe: str, backbone: object, *words: str, code: int) -> list[str]:
         line = ["train", "--model", recipe, "--backbone", str(backbone), "--dataset", "planted", *words]
-        monkeypatch.setattr(sys, "argv", ["rbserve", *line])
-        with pytest.raises(SystemExit) as left:
-            app.main()
+        left = run_here(monkeypatch, *line)
         said = capsys.readouterr().err.strip().splitlines()
-        assert left.value.code == code, said
+        assert left == code, said
         if code:
             assert [line.split(":")[0] for line in said[-2:]] == ["error", "hint"]
             assert not (tmp_path / "artifacts").exists() or not any((tmp_path / "artifacts").rglob("*.json"))

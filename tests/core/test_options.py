@@ -26,7 +26,8 @@ from rbserve.core.options import (
     with_options,
 )
 from rbserve.core.settings import Settings, Teaching
-from rbserve.models.configs import CONFIGS, RqVaeConfig
+from rbserve.models.configs import CONFIGS
+from rbserve.models.rqvae_config import RqVaeConfig
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from rbserve.data.semantic_ids import (
     sids_path,
     write_semantic_ids,
 )
-from rbserve.models.configs import RqVaeConfig
+from rbserve.models.rqvae_config import RqVaeConfig
 
 REPORT = SidReport(levels=[], collision_rate=0.1, moved=3, moved_earlier=0, epochs=2, best_epoch=1)
 ITEMS = 82

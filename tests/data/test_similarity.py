@@ -11,7 +11,8 @@ from small_dataset import build
 
 from rbserve.data.dataset import Dataset, ItemTable
 from rbserve.data.similarity import USERS, data_sketch, is_copy
-from rbserve.train.protocol.sampling import Interactions, Protocol
+from rbserve.train.protocol.options import Protocol
+from rbserve.train.protocol.sampling import Interactions
 
 N_USERS, N_ITEMS, EACH = 300, 200, 50
 TABLE = ItemTable([f"i{item}" for item in range(N_ITEMS)], ["words"] * N_ITEMS)

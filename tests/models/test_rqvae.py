@@ -8,8 +8,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from rbserve.models.configs import RqVaeConfig
 from rbserve.models.rqvae import RqVae, balanced, kmeans, nearest
+from rbserve.models.rqvae_config import RqVaeConfig
 
 CONFIG = RqVaeConfig(levels=3, codes=7, hidden=(16,), dim=5, revive_after=2)
 

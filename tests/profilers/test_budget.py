@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbserve.core.errors import UsageError
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.profilers.baselines import Baselines
@@ -24,7 +23,6 @@ from rbserve.profilers.measure.budget import (
     PROCESSES,
     RUNS,
     Pace,
-    check_budget,
     schedule,
 )
 from rbserve.profilers.measure.harness import default_plan, profile
@@ -87,12 +85,6 @@ def test_more_time_buys_processes_and_then_runs() -> None:
 
 def test_the_number_of_processes_can_be_fixed() -> None:
     assert schedule({"only": Pace(1, 0.01)}, 1e6, processes=2) == (2, {"only": MOST_RUNS}, pytest.approx(22))
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_a_budget_that_is_none_is_refused(seconds: float) -> None:
-    with pytest.raises(UsageError, match="--budget takes seconds above 0"):
-        check_budget(seconds)
 
 
 class Workers:

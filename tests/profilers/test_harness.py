@@ -23,7 +23,8 @@ from rbserve.profilers.measure import harness
 from rbserve.profilers.measure.harness import default_plan, profile, run_job
 from rbserve.profilers.measure.worker import Job, Report, peak_rss_bytes
 from rbserve.runs.changes import changed
-from rbserve.runs.measurement import DEPTH, Measurement, Plan
+from rbserve.runs.measurement import DEPTH, Measurement
+from rbserve.runs.plan import Plan
 from rbserve.runs.run_file import public
 from rbserve.runtimes.evaluate import rank_rows, score_rows
 from rbserve.runtimes.opening import open_ranker, open_scorer

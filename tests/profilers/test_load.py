@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.profilers.client.load import LoadPlan, Times, _void, arrivals, run_load
+from rbserve.profilers.client.load import Times, _void, arrivals, run_load
+from rbserve.profilers.client.plan import LoadPlan
 
 # The scripted server may be stopped with a connection that it has accepted and not yet met.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -25,7 +25,8 @@ from rbserve.profilers.report.chart_data import chart_sections
 from rbserve.profilers.report.label_layout import Box
 from rbserve.profilers.report.plot import chart_panel, column_panels, draw, picture
 from rbserve.profilers.report.render import answers, collect, render
-from rbserve.runs.measurement import Plan, Predictions
+from rbserve.runs.measurement import Predictions
+from rbserve.runs.plan import Plan
 from rbserve.runs.run_file import write_measurement
 
 FILES = {"table.md", "table.csv", "paper.csv", "pareto.png", "pareto.svg", "report.html", "report.json"}

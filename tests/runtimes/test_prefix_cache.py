@@ -23,7 +23,7 @@ from rbserve.models.zoo import find_model
 from rbserve.profilers.compare.figures import columns, point_record
 from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.measure.harness import default_plan, profile
-from rbserve.runs.measurement import Plan
+from rbserve.runs.plan import Plan
 from rbserve.runs.roofline import Cost
 from rbserve.runs.summary import summarise
 from rbserve.runtimes.contents import artifact_prompts

@@ -28,8 +28,8 @@ from rbserve.data.artifact import (
     write_manifest,
 )
 from rbserve.data.dataset import ItemTable, write_items
+from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service

@@ -18,12 +18,13 @@ from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.profilers.client.load import LoadPlan, run_load
+from rbserve.profilers.client.load import run_load
+from rbserve.profilers.client.plan import LoadPlan
 from rbserve.profilers.client.verify import verify
 from rbserve.profilers.timing.requests import bodies, draw
 from rbserve.runtimes.opening import open_ranker, open_scorer
+from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service

@@ -13,8 +13,8 @@ import pytest
 
 from rbserve.core.types import Items, Scores
 from rbserve.server.logs import JsonFormatter, Log, request_id
+from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Scoring

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact, open_artifact, write_manifest
+from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service

@@ -21,8 +21,8 @@ from rbserve.core.types import Items, Scores
 from rbserve.server.http.admission import AdmissionProtocol
 from rbserve.server.http.keys import read_keys
 from rbserve.server.openapi import openapi
+from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Scoring

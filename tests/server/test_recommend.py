@@ -14,7 +14,7 @@ from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import SEQREC
 from rbserve.core.types import Items, Scores
 from rbserve.server.openapi import openapi
-from rbserve.server.schema import Limits
+from rbserve.server.options import Limits
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranked, Ranking, Top
 

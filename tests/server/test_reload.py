@@ -22,8 +22,8 @@ from rbserve.data.artifact import ITEMS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import ItemTable, write_items
 from rbserve.data.golden import Check, write_checks
 from rbserve.runtimes.opening import open_scorer
+from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, Reloader, ServedVariant
 from rbserve.server.telemetry import Telemetry

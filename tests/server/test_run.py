@@ -15,8 +15,8 @@ from serving import serving
 
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.artifact import Artifact
+from rbserve.server.options import ServerOptions
 from rbserve.server.process.draining import DrainingServer
-from rbserve.server.process.options import ServerOptions
 from rbserve.server.process.sockets import listen
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, ServedVariant

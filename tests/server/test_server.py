@@ -17,7 +17,7 @@ from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.server.openapi import openapi
-from rbserve.server.schema import Limits
+from rbserve.server.options import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Scoring

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rbserve.train.datasets.source import Reading
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.sources import find_source
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.tally import Tally

@@ -12,7 +12,7 @@ import pytest
 import raw_layouts as raw
 
 from rbserve.core.errors import DataError, UsageError
-from rbserve.train.datasets.source import Reading
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.sources import find_source, protocol_of
 
 INTERNAL = (

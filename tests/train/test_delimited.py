@@ -24,10 +24,10 @@ from rbserve.train.datasets.delimited import (
     EVENTS,
     ITEMS,
     DelimitedFile,
-    Dialect,
     csv_records,
     delimiter_of,
 )
+from rbserve.train.datasets.options import Dialect
 from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL
 from rbserve.train.datasets.record_lines import LONGEST_RECORD
 from rbserve.train.protocol.tally import Tally

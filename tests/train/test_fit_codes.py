@@ -19,7 +19,8 @@ from rbserve.core.errors import DataError, Interrupted, RbserveError, UsageError
 from rbserve.core.settings import Settings
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.semantic_ids import FILES, SidReport, find_semantic_ids, sids_path
-from rbserve.models.configs import RqVaeConfig, SidSasRecConfig
+from rbserve.models.configs import SidSasRecConfig
+from rbserve.models.rqvae_config import RqVaeConfig
 from rbserve.train.encoders import embed
 from rbserve.train.semantic_ids.assign_codes import Paths
 from rbserve.train.semantic_ids.fit_codes import (
@@ -146,7 +147,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_identifiers_are_made_once_and_then_reused(
     dataset: Dataset, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbserve.train.semantic_ids.fit_codes.SETTINGS", SETTINGS)
+    monkeypatch.setattr("rbserve.train.semantic_ids.fit_codes.SID_SETTINGS", SETTINGS)
     config = SidSasRecConfig(levels=2, codes=16, pooling="last")
     made = ensure_semantic_ids(dataset, config)
     again = ensure_semantic_ids(dataset, config)

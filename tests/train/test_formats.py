@@ -18,12 +18,12 @@ import raw_layouts as raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.errors import DataError, UsageError
+from rbserve.core.errors import DataError
 from rbserve.core.ids import id_text
 from rbserve.data.dataset import SPLITS
-from rbserve.train.datasets.formats import check_format, find_format, open_table
+from rbserve.train.datasets.formats import find_format, open_table
 from rbserve.train.datasets.item_file import read_ids, read_items
-from rbserve.train.datasets.source import Reading
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.sources import find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS
 from rbserve.train.protocol.sampling import GIVEN
@@ -292,13 +292,10 @@ def test_a_folder_that_is_no_plain_table_is_named(inside: str, message: str, tmp
         open_table(tmp_path / "table")
 
 
-def test_the_format_can_be_said_and_must_be_known(tmp_path: Path) -> None:
+def test_a_format_that_is_given_is_not_looked_for(tmp_path: Path) -> None:
     odd = raw.put(tmp_path, "odd.json", "user_id,item_id\n")
     assert find_format(odd) == "json"
-    assert open_table(odd, check_format("csv")).format == "csv"
-    assert check_format("auto") is check_format(None) is None
-    with pytest.raises(UsageError, match="--format takes auto, csv, json, parquet, not xml"):
-        check_format("xml")
+    assert open_table(odd, "csv").format == "csv"
 
 
 def test_a_rating_that_means_none_is_left_out_and_counted(tmp_path: Path) -> None:

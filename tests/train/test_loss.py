@@ -12,8 +12,8 @@ import raw_layouts as raw
 from rbserve.core.errors import DataError
 from rbserve.data.dataset import Dataset
 from rbserve.train.datasets.loss import MOST_LOST, check_loss
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
-from rbserve.train.datasets.source import Reading
 from rbserve.train.datasets.sources import find_source, prepare, protocol_of
 from rbserve.train.protocol.tally import Tally
 

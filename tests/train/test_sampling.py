@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rbserve.core.errors import DataError
 from rbserve.data.dataset import NEVER, SPLITS
 from rbserve.train.protocol import sampling
-from rbserve.train.protocol.sampling import GIVEN, SAMPLED, Interactions, Protocol
+from rbserve.train.protocol.options import Protocol
+from rbserve.train.protocol.sampling import GIVEN, SAMPLED, Interactions
 
 REPEATED = "repeated item of a user"
 KINDS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,8 @@ from raw_layouts import LAYOUTS, Event, load
 
 from rbserve.core.errors import DataError, RbserveError, UsageError
 from rbserve.data.dataset import SPLITS, open_dataset
-from rbserve.train.datasets.source import NEITHER, Reading
+from rbserve.train.datasets.options import Reading
+from rbserve.train.datasets.source import NEITHER
 from rbserve.train.datasets.sources import SOURCES, find_source, prepare, protocol_of
 from rbserve.train.datasets.workspace import PROBLEMS, Workspace
 from rbserve.train.protocol.sampling import GIVEN

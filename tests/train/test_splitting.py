@@ -22,7 +22,8 @@ from rbserve.core import files
 from rbserve.core.errors import DataError, UsageError
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
 from rbserve.train.protocol import sampling, splitting
-from rbserve.train.protocol.sampling import GIVEN, Interactions, Protocol
+from rbserve.train.protocol.options import Protocol
+from rbserve.train.protocol.sampling import GIVEN, Interactions
 from rbserve.train.protocol.splitting import EventsInMemory, Texts, write_splits
 from rbserve.train.protocol.tally import Tally
 

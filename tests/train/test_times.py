@@ -9,7 +9,7 @@ import pytest
 import raw_layouts as raw
 
 from rbserve.core.errors import DataError
-from rbserve.train.datasets.source import Reading
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.datasets.workspace import PROBLEMS
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, json_records, locate
-from rbserve.train.datasets.source import NEITHER, Reading, Source, rating_label, whole_number
+from rbserve.train.datasets.source import NEITHER, Source, rating_label, whole_number
 from rbserve.train.datasets.workspace import Workspace
 
 

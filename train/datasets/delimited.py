@@ -19,17 +19,17 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from rbserve.core.errors import DataError, UsageError
+from rbserve.core.errors import DataError
 from rbserve.train.datasets.columns import column_places
-from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, check_encoding, open_utf8
+from rbserve.train.datasets.options import Dialect, Quotes
+from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, open_utf8
 from rbserve.train.datasets.record_lines import (
     BYTE_ORDER_MARK,
     LONGEST_RECORD,
@@ -42,28 +42,9 @@ from rbserve.train.datasets.record_lines import (
 )
 from rbserve.train.protocol.tally import Tally
 
-Quotes = Literal["auto", "csv", "literal"]
-
 CHUNK = 1 << 20  # bytes read at a time, then to the end of the line
 SHOWN = 80  # characters of a line in an error message
 QUOTE, NEWLINE, RETURN = b'"\n\r'
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a delimited file is written; without an encoding it is UTF-8, or what its byte order mark says."""
-
-    delimiter: str = ","
-    quotes: Quotes = "auto"
-    encoding: str | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
-            raise UsageError(
-                f"--delimiter takes one character, not {self.delimiter!r}", "for example --delimiter ';'"
-            )
-        if self.encoding:
-            check_encoding(self.encoding)
 
 
 COMMAS, PLAIN_TABS = Dialect(",", "csv"), Dialect("\t", "literal")

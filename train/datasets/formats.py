@@ -11,14 +11,12 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 
-from rbserve.core.errors import DataError, UsageError
+from rbserve.core.errors import DataError
+from rbserve.train.datasets.options import Format
 
-Format = Literal["csv", "json", "parquet"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", "")
 """The suffixes of tables in a folder, in the order of the search; the empty one is that of a folder of parts."""
 
@@ -164,13 +162,3 @@ def _first_bytes(path: Path) -> bytes:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror or error}"
         raise DataError(message, "it must be a file that you may read") from None
-
-
-def check_format(name: str | None) -> Format | None:
-    """The format of this name, None for "auto"; UsageError for an unknown one."""
-    for known in FORMATS:
-        if name == known:
-            return known
-    if name in (None, "auto"):
-        return None
-    raise UsageError(f"--format takes auto, {', '.join(FORMATS)}, not {name}", "for example --format csv")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbserve.train.datasets.delimited import csv_records
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
+from rbserve.train.datasets.source import NEITHER, Source, in_file_order, rating_label
 from rbserve.train.datasets.workspace import Workspace
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, json_records, locate
-from rbserve.train.datasets.source import Reading, Source
+from rbserve.train.datasets.source import Source
 from rbserve.train.datasets.workspace import Workspace
 
 DATE = "'%a %b %d %H:%M:%S %z %Y'"  # Fri Sep 08 10:44:24 -0700 2017

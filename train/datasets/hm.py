@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbserve.train.datasets.delimited import csv_records
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import Reading, Source
+from rbserve.train.datasets.source import Source
 from rbserve.train.datasets.workspace import Workspace
 
 

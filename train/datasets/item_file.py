@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rbserve.core.ids import id_text
-from rbserve.train.datasets.delimited import Quotes, csv_records, find_dialect
-from rbserve.train.datasets.formats import Format, open_table
+from rbserve.train.datasets.delimited import csv_records, find_dialect
+from rbserve.train.datasets.formats import open_table
+from rbserve.train.datasets.options import Format, Quotes
 from rbserve.train.datasets.parquet import text_batches
 from rbserve.train.datasets.reading import items, json_records
 from rbserve.train.protocol.tally import Tally

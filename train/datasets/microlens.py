@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rbserve.core.errors import DataError
 from rbserve.train.datasets.delimited import COMMAS, PLAIN_TABS, DelimitedFile, csv_records
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import Reading, Source, whole_number
+from rbserve.train.datasets.source import Source, whole_number
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.tally import Tally
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rbserve.core.errors import DataError
 from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import Reading, Source
+from rbserve.train.datasets.source import Source
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.sampling import GIVEN
 

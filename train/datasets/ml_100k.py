@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rbserve.data.assets import fetch
 from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import NEITHER, Reading, Source, rating_label, whole_number
+from rbserve.train.datasets.source import NEITHER, Source, rating_label, whole_number
 from rbserve.train.datasets.workspace import Workspace
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
-from rbserve.core.errors import DataError, UsageError
+from rbserve.core.errors import DataError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -64,17 +64,6 @@ def open_utf8(path: Path, encoding: str | None = None) -> Iterator[BinaryIO]:
         raise DataError(
             f"cannot read {path}: {error.strerror or error}", "it must be a file that you may read"
         ) from None
-
-
-def check_encoding(name: str) -> str:
-    """The name, where Python can decode it; `UsageError` for any other."""
-    try:
-        io.TextIOWrapper(io.BytesIO(), encoding=name)
-    except (LookupError, ValueError):
-        raise UsageError(
-            f"unknown encoding: {name}", "for example --encoding gbk, cp1252, latin-1 or utf-16"
-        ) from None
-    return name
 
 
 def estimate_rows(path: Path, at_most: int = 0) -> int:

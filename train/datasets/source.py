@@ -1,4 +1,4 @@
-"""Data sources, and the options with which their raw files are read."""
+"""Data sources, and the SQL that they share."""
 
 from __future__ import annotations
 
@@ -7,51 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rbserve.core.errors import UsageError
 from rbserve.data.dataset import ItemTable
-from rbserve.train.datasets.delimited import Dialect, Quotes
-from rbserve.train.datasets.formats import Format
+from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How raw rows are read: rating bounds, and for a user's own tables their files, format and columns.
-
-    A rating of `rating_none` means that there is none. A column that is None does not exist: without a time column,
-    rows are in time order; with neither a label nor a rating column, every row is a like.
-    """
-
-    like_from: float = 4.0
-    dislike_to: float = 2.0
-    rating_none: float | None = None
-    interactions: Path | None = None
-    items: Path | None = None
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str | None = None
-    label: str | None = None
-    rating: str | None = None
-    item_key: str | None = None
-    text: str = "title"
-    delimiter: str | None = None
-    format: Format | None = None
-    histories: Path | None = None
-    histories_items: str = "history"
-    quotes: Quotes = "auto"
-    encoding: str | None = None
-    allow_loss: bool = False
-
-    def __post_init__(self) -> None:
-        Dialect(self.delimiter or ",", self.quotes, self.encoding)  # checks the options before any work
-        if not self.dislike_to < self.like_from:
-            raise UsageError(
-                f"dislikes go up to {self.dislike_to:g}, likes start at {self.like_from:g}: they overlap",
-                "--dislike-to below --like-from",
-            )
-
 
 Load = Callable[[Path, Workspace, Reading], None]
 

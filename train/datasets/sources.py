@@ -21,10 +21,11 @@ from rbserve.train.datasets import (
     synthetic,
     tables,
 )
-from rbserve.train.datasets.source import Reading, Source
+from rbserve.train.datasets.options import Reading
+from rbserve.train.datasets.source import Source
 from rbserve.train.datasets.workspace import Workspace
-from rbserve.train.protocol.sampling import Protocol
-from rbserve.train.protocol.splitting import TEXTS, Catalogue, EventsInMemory, Texts, write_splits
+from rbserve.train.protocol.options import Catalogue, Protocol
+from rbserve.train.protocol.splitting import TEXTS, EventsInMemory, Texts, write_splits
 from rbserve.train.protocol.tally import Tally
 
 SOURCES: dict[str, Source] = {

@@ -13,7 +13,8 @@ from rbserve.core.errors import DataError, UsageError
 from rbserve.train.datasets.delimited import find_dialect
 from rbserve.train.datasets.formats import Table, locate_table, open_table
 from rbserve.train.datasets.item_file import read_items
-from rbserve.train.datasets.source import NEITHER, Reading, Source, in_file_order, rating_label
+from rbserve.train.datasets.options import Reading
+from rbserve.train.datasets.source import NEITHER, Source, in_file_order, rating_label
 from rbserve.train.datasets.times import time_sql
 from rbserve.train.datasets.workspace import Workspace
 

@@ -28,7 +28,7 @@ from rbserve.core.ids import id_sql
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
-from rbserve.train.datasets.delimited import COMMAS, EVENTS, SHOWN, DelimitedFile, Dialect
+from rbserve.train.datasets.delimited import COMMAS, EVENTS, SHOWN, DelimitedFile
 from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.datasets.loss import (
     ITEM_LOSSES,
@@ -40,6 +40,7 @@ from rbserve.train.datasets.loss import (
     check_loss,
     counted,
 )
+from rbserve.train.datasets.options import Dialect
 from rbserve.train.protocol.sampling import GIVEN, Interactions
 from rbserve.train.protocol.splitting import PIECE
 from rbserve.train.protocol.tally import Tally

@@ -40,36 +40,10 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import slices
 from rbserve.data.dataset import NEVER, SPLITS, CtrSplit, SeqSplit, Split
+from rbserve.train.protocol.options import Protocol
 
 GIVEN = 2  # label of an event that is history only: liked before the observation began
 SAMPLED = -1  # candidate of a row whose random item is yet to be drawn
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The protocol's numbers. The paper's sizes; a smaller data set keeps their proportions.
-
-    `negatives` 0 means the users' own dislikes. `given_history`: only GIVEN events are history, as in MIND,
-    whose impressions come with one. `max_rows` raw rows are read, 0 for all.
-    """
-
-    seed: int = 2024
-    history: int = 20
-    min_history: int = 0
-    held_out: int = 0
-    negatives: int = 0
-    rows_per_label: int = 10
-    given_history: bool = False
-    ctr_test_rows: int = 20_000
-    ctr_finetune_rows: int = 100_000
-    seqrec_test_rows: int = 5_000
-    seqrec_finetune_rows: int = 40_000
-    valid_users: float = 0.1
-    max_rows: int = 0
-
-    def most_rows(self, label: int) -> int:
-        """How many click-prediction rows of a label a user can give."""
-        return (self.held_out if label else self.negatives) or self.rows_per_label
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ holds a piece of about a million events, and a few bytes for each user and item.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
@@ -24,17 +26,16 @@ from rbserve.core.types import Items, Progress, no_progress
 from rbserve.data.columns import ColumnWriter, Ragged, open_column
 from rbserve.data.dataset import SPLITS, Dataset, ItemTable, open_dataset
 from rbserve.data.dataset_writer import DatasetWriter
-from rbserve.models.words import MAX_WORDS
 from rbserve.train.protocol import sampling
+from rbserve.train.protocol.options import Catalogue, Protocol, WordLimits
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally
 from rbserve.train.protocol.title_words import Vocabulary, tokenize_items
 
 PIECE = 1 << 20  # events read at a time
-Catalogue = Literal["used", "seen", "all"]
 
 
-class Events(Protocol):
+class Events(typing.Protocol):
     """The events of a source: whole users in the order of their numbers, with the ids and texts behind the numbers."""
 
     @property
@@ -66,13 +67,10 @@ class Events(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """How item texts become word numbers: at most `max_words` a text; words that occur in `min_count` texts
-    of the training rows' items, unless a vocabulary is given."""
+class Texts(WordLimits):
+    """How item texts become word numbers. Without a `vocabulary`, words of the training rows' items are learnt."""
 
-    vocabulary: Vocabulary | None = None
-    min_count: int = 2
-    max_words: int = MAX_WORDS
+    vocabulary: Annotated[Vocabulary | None, Meta(description="Words and their numbers.")] = None
 
 
 TEXTS = Texts()
@@ -82,7 +80,7 @@ def write_splits(
     path: Path,
     source: str,
     events: Events,
-    protocol: sampling.Protocol,
+    protocol: Protocol,
     tally: Tally,
     *,
     texts: Texts = TEXTS,
@@ -139,7 +137,7 @@ class EventStore:
 
     @classmethod
     def write(
-        cls, folder: Path, events: Events, protocol: sampling.Protocol, tally: Tally, progress: Progress
+        cls, folder: Path, events: Events, protocol: Protocol, tally: Tally, progress: Progress
     ) -> EventStore:
         """The first pass: cleans, orders, stores and counts the events."""
         store = cls(folder, events.users, events.items)
@@ -171,7 +169,7 @@ class EventStore:
         }
         return store
 
-    def _count(self, events: Interactions, protocol: sampling.Protocol, tally: Tally) -> None:
+    def _count(self, events: Interactions, protocol: Protocol, tally: Tally) -> None:
         """Counts the events and rows of these users, and marks their items as seen."""
         _add_at(self.offsets[1:], events.users)
         _add_at(self.ctr_rows, sampling.ctr_rows(events, protocol, tally.dropped).users)
@@ -246,7 +244,7 @@ def _write_rows(
     store: EventStore,
     ctr: NDArray[np.int8],
     seqrec: NDArray[np.int8],
-    protocol: sampling.Protocol,
+    protocol: Protocol,
     tally: Tally,
     progress: Progress,
 ) -> None:

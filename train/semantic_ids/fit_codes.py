@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rbserve.core.errors import DataError, Interrupted
+from rbserve.core.settings import SID_SETTINGS, Settings
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.dataset import Dataset
 from rbserve.data.semantic_ids import (
-    SEED,
     Coded,
     LevelReport,
     SemanticIds,
@@ -32,9 +32,10 @@ from rbserve.data.semantic_ids import (
     sids_path,
     write_semantic_ids,
 )
-from rbserve.models.configs import RqVaeConfig, config_to_dict
+from rbserve.models.configs import config_to_dict
 from rbserve.models.rqvae import RqVae
-from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit, require_finite
+from rbserve.models.rqvae_config import RqVaeConfig
+from rbserve.train.loop import Checkpoint, Rows, State, fit, require_finite
 from rbserve.train.semantic_ids.assign_codes import (
     Paths,
     check_room,
@@ -47,7 +48,6 @@ from rbserve.train.semantic_ids.assign_codes import (
 from rbserve.train.tensors import save_tensors
 
 Vectors = NDArray[np.float32]
-SETTINGS = Settings(batch=1_024, micro_batch=1_024, lr=1e-3, epochs=100, patience=100, seed=SEED)
 BATCH = 8_192
 VALIDATION_ROWS = 4_096
 ROWS_A_CLUSTER = 64
@@ -67,7 +67,7 @@ def ensure_semantic_ids(dataset: Dataset, config: Coded, progress: Progress = no
 def make_semantic_ids(
     dataset: Dataset,
     config: RqVaeConfig,
-    settings: Settings = SETTINGS,
+    settings: Settings = SID_SETTINGS,
     resume: bool = False,
     progress: Progress = no_progress,
 ) -> SemanticIds:
@@ -96,7 +96,7 @@ def make_semantic_ids(
 
 def settings_with(changes: Mapping[str, Any]) -> Settings:
     """The default settings with changes; all `epochs` are run, and a batch is one micro batch."""
-    changed = dataclasses.replace(SETTINGS, **changes)
+    changed = dataclasses.replace(SID_SETTINGS, **changes)
     return dataclasses.replace(changed, micro_batch=changed.batch, patience=changed.epochs)
 
 

@@ -19,7 +19,7 @@ import uvicorn
 from rbserve.server.http.admission import AdmissionProtocol
 from rbserve.server.http.connections import BoundedProtocol, Bounds
 from rbserve.server.logs import Log, uvicorn_logging
-from rbserve.server.process.options import ServerOptions
+from rbserve.server.options import ServerOptions
 from rbserve.server.process.sockets import BACKLOG, allowed_connections, at_terminal, say
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models

@@ -24,7 +24,7 @@ from time import monotonic
 from types import FrameType
 
 from rbserve.core.errors import RbserveError
-from rbserve.server.process.options import ServerOptions
+from rbserve.server.options import ServerOptions
 from rbserve.server.process.sockets import announce, at_terminal, listen, say, say_reloaded
 from rbserve.server.process.worker import ToWorker, run_worker
 from rbserve.server.scoring.reload import Opening

@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from rbserve.core.errors import RbserveError
+from rbserve.server.options import ServerOptions
 from rbserve.server.process.draining import DrainingServer
-from rbserve.server.process.options import ServerOptions
 from rbserve.server.process.sockets import describe
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, Reloader

@@ -37,6 +37,7 @@ from rbserve.server.http.requests import (
 )
 from rbserve.server.logs import Log
 from rbserve.server.openapi import FREE
+from rbserve.server.options import Limits
 from rbserve.server.routes.early_refusals import EarlyRefusals
 from rbserve.server.routes.errors import (
     answer_http_exception,
@@ -45,7 +46,6 @@ from rbserve.server.routes.errors import (
     unauthorized,
 )
 from rbserve.server.routes.handlers import Handlers, Reload
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.telemetry import Observed, Observer
 

@@ -15,12 +15,12 @@ from rbserve.server.http.requests import (
     RequestError,
 )
 from rbserve.server.logs import HEADER
+from rbserve.server.options import Limits
 from rbserve.server.routes import oip
 from rbserve.server.routes.answering import (
     require_room,
 )
 from rbserve.server.routes.errors import refuse_with
-from rbserve.server.schema import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.telemetry import Observer

@@ -34,6 +34,7 @@ from rbserve.server.http.requests import (
 )
 from rbserve.server.logs import QUERY, Log, LoggedQuery
 from rbserve.server.openapi import openapi
+from rbserve.server.options import Limits
 from rbserve.server.routes import oip
 from rbserve.server.routes.answering import (
     ModelQuery,
@@ -47,7 +48,6 @@ from rbserve.server.routes.errors import unknown_model
 from rbserve.server.schema import (
     Health,
     ItemId,
-    Limits,
     ModelInfo,
     ModelsResponse,
     NewItem,

@@ -41,6 +41,7 @@ from rbserve.server.http.requests import (
     quote,
     read_body,
 )
+from rbserve.server.options import Limits, UnknownHistory
 from rbserve.server.routes.answering import (
     ModelQuery,
     answer_queries,
@@ -49,7 +50,7 @@ from rbserve.server.routes.answering import (
     item_rows,
 )
 from rbserve.server.routes.tensors import InputTensor, Tensor, invalid, packed, split_body, tensor_values
-from rbserve.server.schema import UNKNOWN_HISTORY, Limits, UnknownHistory
+from rbserve.server.schema import UNKNOWN_HISTORY
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Top

@@ -20,7 +20,8 @@ from rbserve.runtimes.contents import artifact_tokenizer
 from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.runtimes.texts import text_scorer
-from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
+from rbserve.server.options import Limits
+from rbserve.server.schema import NOT_PROFILED, Profiled
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranking, Scoring

@@ -26,7 +26,8 @@ from rbserve.data.artifact import DatasetReference
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks
 from rbserve.runtimes.language import PrefixCache
-from rbserve.server.schema import NOT_PROFILED, Limits, Profiled
+from rbserve.server.options import Limits
+from rbserve.server.schema import NOT_PROFILED, Profiled
 from rbserve.server.scoring.work import Query, Work, some_rows
 from rbserve.server.telemetry import Stopwatch, Telemetry
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
 from rbserve.runtimes.evaluate import recommend, without_seen
 from rbserve.runtimes.language import LanguageScorer, PrefixCache
 from rbserve.runtimes.texts import Mixed, TextScorer
-from rbserve.server.schema import Limits
+from rbserve.server.options import Limits
 
 Query = TypeVar("Query")
 Answer_co = TypeVar("Answer_co", covariant=True)
 
-Slate = Items | Mixed
+Slate: TypeAlias = "Items | Mixed"
 """Candidates: rows of the item table, int32[N], or rows and texts of items that are not in it."""
 
 

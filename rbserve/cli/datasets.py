@@ -1,0 +1,62 @@
+"""The verbs `datasets` and `datasets show`: which data sets there are, and what a prepared one holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rbserve.cli.console import print_json
+from rbserve.cli.options import Json
+
+datasets = typer.Typer(name="datasets", invoke_without_command=True, no_args_is_help=False)
+
+
+@datasets.callback()
+def list_datasets(context: typer.Context, as_json: Json = False) -> None:
+    """List the data sets; `show NAME` inspects a prepared one.
+
+    Says where each comes from, and whether it is prepared.
+
+    Example: rbserve datasets
+    """
+    if context.invoked_subcommand:
+        return
+    from rbserve.pipeline.data import dataset_rows
+
+    rows = dataset_rows()
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    from rbserve.cli.console import show
+
+    table = Table("data set", "prepared", "about", "to be brought (--raw)", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(
+            str(row["name"]), "yes" if row["prepared"] else "no", str(row["about"]), str(row["needs"] or "–")
+        )
+    show(table)
+
+
+@datasets.command("show")
+def show_dataset(
+    name: Annotated[str, typer.Argument(help="A prepared data set, or its directory.")], as_json: Json = False
+) -> None:
+    """Inspect a prepared data set: sizes, what was dropped and why, leakage checks, the paper's Table 2.
+
+    Exit code 1 when a leakage check fails.
+
+    Example: rbserve datasets show ml-100k
+    """
+    from rbserve.cli.console import show_integrity
+    from rbserve.pipeline import data
+
+    report = data.inspect_dataset(name)
+    if as_json:
+        print_json(report)
+    else:
+        show_integrity(report)
+    if not report.ok:
+        raise typer.Exit(1)
