@@ -12,9 +12,9 @@ NO_JSON = (ValueError, RecursionError)  # what msgspec raises: malformed or of a
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the endpoint said: the text, and the likeliest first tokens with their log-probabilities, if it gave any.
+    """The text of an answer and the likeliest first tokens with their log-probabilities, None if it has none.
 
-    `finish` is why it ended there ("stop", "length"), where it says so.
+    `finish` is the reason for the answer's end ("stop", "length"), None if the endpoint gives none.
     """
 
     text: str
@@ -23,7 +23,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Reading(NamedTuple):
-    """A click probability; `hard`: from the text, for want of log-probabilities; `clear`: yes or no was found."""
+    """The click probability of an answer; `hard`: read from its text, without log-probabilities; `clear`: yes or no."""
 
     score: float
     hard: bool
@@ -52,7 +52,7 @@ def read(answer: Answer) -> Reading:
 
 
 def _is(word: str, token: str) -> bool:
-    """Some servers give a tokenizer's own marks of a space, ▁ or Ġ."""
+    """Whether a token is the word; some servers keep a tokenizer's mark of a space, ▁ or Ġ."""
     return token.strip(" \t\r\n▁Ġ").lower() == word
 
 
@@ -97,13 +97,13 @@ def decode_answer(content: bytes) -> Answer:
 
 
 def error_message(content: bytes) -> str:
-    """What a server says of a failure: OpenAI's error.message or one of its likes, else the text itself."""
+    """The message of a failure: `error.message`, `error`, `message` or `detail` of its JSON, else its text."""
     text = content.decode(errors="replace")
     try:
-        found = msgspec.json.decode(content)
+        message = msgspec.json.decode(content)
     except NO_JSON:
         return text
     for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-    return found if isinstance(found, str) else text
+        if isinstance(message, dict) and name in message:
+            message = message[name]
+    return message if isinstance(message, str) else text

@@ -1,8 +1,7 @@
-"""What an item of groups B and C is made of, as the finished vector that the exported graph looks up.
+"""Finished item vectors of groups B and C: of an artefact's own items, and of texts that its item table lacks.
 
-The vectors of an artefact's items, and of texts that its table does not have: one function each, in NumPy, from the
-weights' file. Words need no torch; texts of group C go through the language model that made the others' vectors, which
-whoever opens the content brings along (`Encode`).
+Everything is NumPy over the weights file, without torch. Texts of group C need the language model that made the vectors
+of the table; the caller passes it as `Encode`.
 Shapes: K items at hand, d the width of an item vector, D that of a language model's.
 """
 
@@ -32,7 +31,7 @@ SAME_ENCODER = 1e-2
 
 
 class ItemContent(Protocol):
-    """Makes finished item vectors of an artefact."""
+    """The source of an artefact's finished item vectors."""
 
     def of_rows(self, rows: Items) -> Vectors:
         """Vectors float32[K, d] of items int32[K] of the table."""
@@ -48,12 +47,12 @@ class ItemContent(Protocol):
 
 
 def config_class(artifact: Artifact) -> type[ModelConfig]:
-    """The config class of an artefact; that of no model in particular for a kind that is unknown here."""
+    """The config class of an artefact; ModelConfig if this version does not know the artefact's kind."""
     return CONFIGS.get(artifact.manifest.config_kind, ModelConfig)
 
 
 def content_kind(artifact: Artifact) -> type[WordContent] | type[VectorContent] | None:
-    """What an artefact's items are made of: words, vectors, or neither."""
+    """The class of an artefact's item content: words (group B), vectors (group C), or None for other groups."""
     config = config_class(artifact)
     if issubclass(config, TextItems):
         return WordContent
@@ -61,7 +60,7 @@ def content_kind(artifact: Artifact) -> type[WordContent] | type[VectorContent] 
 
 
 def open_content(artifact: Artifact, encode: Encode) -> ItemContent | None:
-    """The content of an artefact of group B or C; None of another. `encode` is called for texts of group C alone.
+    """The item content of an artefact of group B or C, None for other groups; `encode` is used by group C alone.
 
     Raises UsageError without the safetensors library, ArtifactError for a damaged file.
     """
@@ -80,9 +79,9 @@ class WordContent:
         self._values, self._offsets = tensors["values"], tensors["offsets"]
         table = pq.read_table(artifact.file(WORDS))
         self._number = {word: number for number, word in enumerate(table["word"].to_pylist())}
-        said = (table.schema.metadata or {}).get(WORD_LIMIT.encode())
+        word_limit = (table.schema.metadata or {}).get(WORD_LIMIT.encode())
         longest = int(np.diff(self._offsets).max(initial=0))
-        self._limit = int(said) if said else max(MAX_WORDS, longest)
+        self._limit = int(word_limit) if word_limit else max(MAX_WORDS, longest)
 
     def words(self, text: str) -> Items:
         """The numbers int32[W] of a text's known words."""
@@ -155,9 +154,9 @@ class VectorContent:
         return projected
 
     def _require_same_encoder(self) -> None:
-        """ArtifactError where the language model here makes another vector of an item's text than training had.
+        """ArtifactError if the language model here gives an item's text another vector than it had in training.
 
-        Vectors that training has changed (`vectors` tuned) cannot tell.
+        Not checked where training changed the vectors (`vectors` tuned).
         """
         config = self._artifact.manifest.config
         if self._same_encoder or config.get("vectors") == "tuned":

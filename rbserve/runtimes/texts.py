@@ -1,7 +1,7 @@
 """Scoring with items that a model's table does not have, given by their texts, as candidates or in a history.
 
-Language models that read texts take their tokens. Models of groups B and C take the finished vectors of words or of a
-frozen language model (`runtimes/item_vectors.py`), and the graph looks those up in a table that comes with the call.
+A language model takes the tokens of a text. A model of group B or C takes a finished item vector
+(`runtimes/item_vectors.py`); its graph looks the vector up in a table that is an input of the call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbserve.runtimes.item_vectors import ItemContent
 from rbserve.runtimes.language import LanguageScorer
 
 Mixed = list[int | str]
-"""Items in their order: rows of the table, and texts of others."""
+"""Items in order: a number is a row of the item table, a string the text of an item that has no row."""
 KEPT_TEXTS = 10_000
 
 
@@ -42,7 +42,7 @@ class VectorScorer(Protocol):
 
 
 class LanguageTexts:
-    """Groups D to F, of which those read texts that have a tokeniser for them."""
+    """Texts for language models (groups D to F): each text is tokenized in the request."""
 
     def __init__(self, scorer: LanguageScorer, tokenizer: ItemTokenizer) -> None:
         self._scorer, self._tokenizer = scorer, tokenizer
@@ -59,7 +59,10 @@ class LanguageTexts:
 
 
 class VectorTexts:
-    """Groups B and C. The content is opened for the first text; the last KEPT_TEXTS vectors of texts are kept."""
+    """Texts for groups B and C: each text becomes an item vector.
+
+    The item content is opened for the first text. The vectors of the KEPT_TEXTS texts used last stay in memory.
+    """
 
     def __init__(self, scorer: VectorScorer, open_content: Callable[[], ItemContent]) -> None:
         self._scorer, self._open = scorer, open_content
@@ -84,16 +87,16 @@ class VectorTexts:
             self._kept.update(zip(new, content.of_texts(new), strict=True))
         rows = np.array([item for item in items if not isinstance(item, str)], np.int32)
         known = iter(content.of_rows(rows))
-        found = np.stack([self._kept[item] if isinstance(item, str) else next(known) for item in items])
+        vectors = np.stack([self._kept[item] if isinstance(item, str) else next(known) for item in items])
         for text in texts:
             self._kept.move_to_end(text)
         while len(self._kept) > KEPT_TEXTS:
             self._kept.popitem(last=False)
-        return found
+        return vectors
 
 
 def mixed(rows: Items, texts: Sequence[str | None]) -> Mixed:
-    """Rows int32[K] with texts between them; `texts` has None where a row stands."""
+    """Rows and texts as one list of K items; `texts` has a text, or None at the place of the next of the rows."""
     row = iter(rows.tolist())
     return [next(row) if text is None else text for text in texts]
 
@@ -101,10 +104,10 @@ def mixed(rows: Items, texts: Sequence[str | None]) -> Mixed:
 def text_scorer(
     scorer: Scorer, tokenizer: Callable[[], ItemTokenizer], open_content: Callable[[], ItemContent] | None
 ) -> TextScorer | str:
-    """What reads texts for a scorer, or why nothing does.
+    """A scorer that takes texts of items, on top of `scorer`; the reason if the model reads no texts.
 
-    `tokenizer` is asked for a language model, and raises UsageError where that reads no texts; `open_content` is None
-    for other models that read none.
+    `tokenizer` makes the tokenizer of a language model; it raises UsageError for a model that reads no texts.
+    `open_content` opens the item content of groups B and C; it is None for every other model.
     """
     from rbserve.core.errors import UsageError
 
