@@ -16,7 +16,8 @@ import pytest
 
 import rbserve
 from rbserve.core.files import home as current_home
-from rbserve.runs.measurement import Measurement, read_measurement
+from rbserve.runs.measurement import Measurement
+from rbserve.runs.run_file import read_measurement
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(

@@ -14,7 +14,7 @@ import msgspec
 
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import REFERENCE, find_variant
-from rbserve.profilers.compare.points import Lesson, Point
+from rbserve.profilers.compare.points import Point, TeacherComparison
 from rbserve.profilers.compare.wording import (
     DASH,
     interval_text,
@@ -97,7 +97,7 @@ def _warm(read: Callable[[Latency], Any]) -> Callable[[Point], Any]:
     return lambda point: read(point.result.warm_ms) if point.result.warm_ms else None
 
 
-def _lesson(read: Callable[[Lesson], Any]) -> Callable[[Point], Any]:
+def _lesson(read: Callable[[TeacherComparison], Any]) -> Callable[[Point], Any]:
     """Reads a figure of a student beside its teacher; None where the model was not distilled."""
     return lambda point: read(point.lesson) if point.lesson else None
 

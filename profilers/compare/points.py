@@ -17,7 +17,7 @@ from rbserve.stats.intervals import Interval
 INCONCLUSIVE = "INCONCLUSIVE"
 
 
-class Lesson(msgspec.Struct, frozen=True):
+class TeacherComparison(msgspec.Struct, frozen=True):
     """A distilled model's point beside its teacher's at the same slate.
 
     `kept` is the student's accuracy divided by the teacher's, with an interval from resamples of the same users;
@@ -55,7 +55,7 @@ class Point(msgspec.Struct, frozen=True, eq=False):
     dominated_by: str | None = None
     domination_certain: bool | None = None
     front_probability: float | None = None
-    lesson: Lesson | None = None
+    lesson: TeacherComparison | None = None
 
     @property
     def id(self) -> str:

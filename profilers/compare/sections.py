@@ -30,7 +30,7 @@ from rbserve.runs.summary import by_scope
 from rbserve.stats.metrics import metric_title
 
 
-class Source(msgspec.Struct, frozen=True):
+class RunSource(msgspec.Struct, frozen=True):
     """The run file that a model's points come from, and the command that measures them again.
 
     `random`: the model's weights are random, for its latency alone. `left_out` has each variant that was not measured
@@ -67,7 +67,7 @@ class Section(msgspec.Struct, frozen=True):
     baselines: dict[str, dict[str, float]]
     paper_column: str
     paper: list[PaperRow]
-    sources: list[Source]
+    sources: list[RunSource]
     notes: list[str]
     exclude_seen: bool
     paper_cautions: list[str]
@@ -198,8 +198,8 @@ def aside(run: Measurement, shared: Measurement) -> str | None:
     return f"judged on other test rows ({users:,} users) than the others ({others:,})"
 
 
-def _source(measurement: Measurement) -> Source:
-    return Source(
+def _source(measurement: Measurement) -> RunSource:
+    return RunSource(
         model=measurement.model,
         name=display_name(measurement),
         changed=changed(measurement),

@@ -8,7 +8,7 @@ import msgspec
 
 from rbserve.core.distillation import Distillation
 from rbserve.profilers.compare.paper import printed_rows
-from rbserve.profilers.compare.points import Lesson, Point
+from rbserve.profilers.compare.points import Point, TeacherComparison
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of
 from rbserve.stats.intervals import Interval
 from rbserve.stats.metrics import METRICS
@@ -23,16 +23,18 @@ def with_lessons(points: Sequence[Point], metric: str, evidence: Evidence) -> li
     ]
 
 
-def _lesson(student: Point, points: Sequence[Point], metric: str, evidence: Evidence) -> Lesson | None:
+def _lesson(
+    student: Point, points: Sequence[Point], metric: str, evidence: Evidence
+) -> TeacherComparison | None:
     """A point beside its teacher's among the points of its section; None where its model was not distilled."""
     record = student.run.distilled
     if record is None:
         return None
     teachers = [point for point in points if point.slate == student.slate and _taught(point, record)]
     if not teachers:
-        return Lesson(record.teacher, absent=_why_no_teacher(student, points, record))
+        return TeacherComparison(record.teacher, absent=_why_no_teacher(student, points, record))
     teacher = min(teachers, key=lambda point: (point.variant != record.variant, point.p50_ms))
-    lesson = Lesson(
+    lesson = TeacherComparison(
         teacher=record.teacher,
         variant=teacher.variant,
         speedup=teacher.p50_ms / student.p50_ms,

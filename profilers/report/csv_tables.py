@@ -12,7 +12,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.profilers.compare.figures import FIGURES
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
-from rbserve.profilers.report.paper_tables import Cell, PaperTable, Row
+from rbserve.profilers.report.paper_tables import PaperCell, PaperTable, PaperTableRow
 from rbserve.stats.metrics import METRICS
 
 NESTED = {"accuracy", "stages", "lesson", "paper"}
@@ -52,7 +52,7 @@ def _accuracy_name(key: str, task: str) -> str:
     return f"candidates_{key}" if shared and not TASKS[task].ranks else key
 
 
-def _paper_row(table: PaperTable, row: Row, cell: Cell) -> dict[str, str]:
+def _paper_row(table: PaperTable, row: PaperTableRow, cell: PaperCell) -> dict[str, str]:
     ours, speed = cell.ours, cell.speed
     low, high = (ours and ours.ci95) or (None, None)
     fields: dict[str, object] = {

@@ -10,7 +10,7 @@ from rbserve.profilers.compare import overall
 from rbserve.profilers.compare.figures import columns
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.wording import number_text
-from rbserve.profilers.report.paper_tables import PaperTable, Row
+from rbserve.profilers.report.paper_tables import PaperTable, PaperTableRow
 from rbserve.profilers.report.tables import (
     OVERALL_HEADS,
     Book,
@@ -104,7 +104,7 @@ def _paper(table: PaperTable) -> Iterator[str]:
     yield from _list(table.notes)
 
 
-def _paper_cells(row: Row) -> list[str]:
+def _paper_cells(row: PaperTableRow) -> list[str]:
     cells = [
         (f"{ours_text(cell)} ({printed})" if (printed := printed_text(cell)) else ours_text(cell))
         + "".join(f"; {marked_text(ours)}" for ours in cell.also)

@@ -22,7 +22,7 @@ from rbserve.profilers.compare.wording import DASH, accuracy_text, listing, p50_
 from rbserve.profilers.report import tables
 from rbserve.profilers.report.chart import SIZES, lay_out
 from rbserve.profilers.report.chart_data import ChartSection, chart_sections
-from rbserve.profilers.report.paper_tables import Cell, Row
+from rbserve.profilers.report.paper_tables import PaperCell, PaperTableRow
 from rbserve.profilers.report.tables import Book
 from rbserve.stats.metrics import metric_title
 
@@ -159,14 +159,14 @@ def _baselines_text(section: Section, answer: Answer) -> str:
     return ", ".join(f"{title} {value:.4f}" for title, value in answer.better_baselines.items()) or "none"
 
 
-def _paper_groups(rows: list[Row]) -> Iterator[tuple[str, str, list[tuple[int, Row]]]]:
+def _paper_groups(rows: list[PaperTableRow]) -> Iterator[tuple[str, str, list[tuple[int, PaperTableRow]]]]:
     """The groups of one of the paper's tables: letter, form of the items, rows with their numbers."""
     for letter, members in groupby(enumerate(rows), key=lambda pair: pair[1].group):
         numbered = list(members)
         yield letter, numbered[0][1].item_form.replace("_", " "), numbered
 
 
-def _title_of_cell(cell: Cell) -> str:
+def _title_of_cell(cell: PaperCell) -> str:
     """What a pointer reads on a cell of the paper's tables."""
     if not cell.ours:
         return cell.command or ""
@@ -174,7 +174,7 @@ def _title_of_cell(cell: Cell) -> str:
     return f"{cell.ours.variant}{interval}, run {cell.ours.run}"
 
 
-def _title_of_speed(row: Row) -> str:
+def _title_of_speed(row: PaperTableRow) -> str:
     """What a pointer reads on a latency of the paper's tables."""
     speed = row.speed
     return f"{speed.cpu}, scope {speed.scope}, threads: {speed.threads}, run {speed.run}" if speed else ""

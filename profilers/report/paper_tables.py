@@ -30,10 +30,10 @@ LATENCY_ONLY = "latency only (random weights); "
 
 
 class Ours(msgspec.Struct, frozen=True):
-    """The accuracy of one variant in one of our runs, on so many test rows, and what measures it again.
+    """The accuracy of a variant in one of our runs on `rows` test rows, and the command that measures it again.
 
-    `changed` are the options of the row's config that were not the row's, none where the run file is too old to say
-    (`config_known`); `test_users` is 0, or how many were drawn.
+    `changed` has the options of the config that differ from the row's; it is empty where the run file is too old to
+    have the config (`config_known`). `test_users` is the number of test users drawn at random, 0 where all were judged.
     """
 
     accuracy: float
@@ -53,7 +53,7 @@ class Ours(msgspec.Struct, frozen=True):
 
     @property
     def marks(self) -> list[str]:
-        """In what this is not the row as the paper has it: "changed: vectors=tuned", "500 test users"."""
+        """How the measured model differs from the paper's row: "changed: vectors=tuned", "500 test users"."""
         return [
             *([f"changed: {options_text(self.changed)}"] if self.changed else []),
             *([f"{self.users:,} test users"] if self.test_users else []),
@@ -79,11 +79,11 @@ class Speed(msgspec.Struct, frozen=True):
     command: str
 
 
-class Cell(msgspec.Struct, frozen=True):
-    """A row on a data set. Without `ours`, `absent` says why, and `command` what would measure it, if anything would.
+class PaperCell(msgspec.Struct, frozen=True):
+    """A row on a data set. Without `ours`, `absent` says why, and `command` would measure it, if any command would.
 
-    `ours` is of the row's own config where that was run; `also` are the runs with other options, and those are never
-    taken for it unmarked. `difference` is ours less the paper's, at its four digits.
+    `ours` is of the row's own config where that was run, else marked with its changed options; `also` has the runs with
+    other options. `difference` is ours less the paper's, at its four digits.
     """
 
     dataset: str
@@ -96,14 +96,14 @@ class Cell(msgspec.Struct, frozen=True):
     command: str | None
 
 
-class Row(msgspec.Struct, frozen=True):
-    """A row of the paper. `speed` is that of its first data set that has one."""
+class PaperTableRow(msgspec.Struct, frozen=True):
+    """A row of the paper; `speed` is that of the first of its data sets that was timed."""
 
     group: str
     item_form: str
     model: str
     paper_name: str
-    cells: list[Cell]
+    cells: list[PaperCell]
     speed: Speed | None
     paper_latency_ms: float | None
 
@@ -116,7 +116,7 @@ class PaperTable(msgspec.Struct, frozen=True):
     task: str
     metric: str
     datasets: list[str]
-    rows: list[Row]
+    rows: list[PaperTableRow]
     notes: list[str]
 
     @property
@@ -130,7 +130,7 @@ def _call(task: Task) -> str:
 
 
 class Absence(msgspec.Struct, frozen=True):
-    """Why a cell has no accuracy, and the command that gives it one, where there is one."""
+    """Why a cell has no accuracy, and the command that would measure it, if any would."""
 
     reason: str
     command: str | None = None
@@ -138,8 +138,8 @@ class Absence(msgspec.Struct, frozen=True):
 
 def paper_tables(measurements: Sequence[Measurement]) -> list[PaperTable]:
     """The tables whose task has a run."""
-    runs = [part for one in measurements for part in by_scope(one)]
-    tasks = {one.task for one in runs}
+    runs = [part for measurement in measurements for part in by_scope(measurement)]
+    tasks = {run.task for run in runs}
     return [_table(number, runs) for number, (_, task) in TABLES.items() if task in tasks]
 
 
@@ -162,9 +162,9 @@ def _table(number: str, runs: Sequence[Measurement]) -> PaperTable:
     groups = list(dict.fromkeys(row.group for row in printed))
     printed.sort(key=lambda row: groups.index(row.group))
     names = {row.model for row in printed}
-    runs = [one for one in runs if one.model in names]
-    datasets = [*PAPER_COLUMNS, *sorted({one.dataset for one in runs} - {*PAPER_COLUMNS})]
-    rows = [_row(row, task, datasets, [one for one in runs if one.model == row.model]) for row in printed]
+    runs = [run for run in runs if run.model in names]
+    datasets = [*PAPER_COLUMNS, *sorted({run.dataset for run in runs} - {*PAPER_COLUMNS})]
+    rows = [_row(row, task, datasets, [run for run in runs if run.model == row.model]) for row in printed]
     return PaperTable(
         table=number,
         title=title,
@@ -176,9 +176,11 @@ def _table(number: str, runs: Sequence[Measurement]) -> PaperTable:
     )
 
 
-def _row(printed: PrintedRow, task: str, datasets: Sequence[str], runs: Sequence[Measurement]) -> Row:
+def _row(
+    printed: PrintedRow, task: str, datasets: Sequence[str], runs: Sequence[Measurement]
+) -> PaperTableRow:
     cells = [_cell(printed, task, dataset, runs) for dataset in datasets]
-    return Row(
+    return PaperTableRow(
         group=printed.group,
         item_form=find_model(printed.model).item_form,
         model=printed.model,
@@ -189,43 +191,45 @@ def _row(printed: PrintedRow, task: str, datasets: Sequence[str], runs: Sequence
     )
 
 
-def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measurement]) -> Cell:
-    newest = sorted((one for one in runs if one.dataset == dataset), key=_standing, reverse=True)
-    judged = [made for one in newest if (made := _ours(one, TASKS[task].metric))]
-    ours = judged[0] if judged else None
-    known = [ours.changed] if ours else []
+def _cell(printed: PrintedRow, task: str, dataset: str, runs: Sequence[Measurement]) -> PaperCell:
+    newest = sorted((run for run in runs if run.dataset == dataset), key=_standing, reverse=True)
+    judged = [ours for run in newest if (ours := _ours(run, TASKS[task].metric))]
+    best = judged[0] if judged else None
+    known = [best.changed] if best else []
     also = []
-    for one in judged[1:]:
-        if one.changed not in [*known, {}]:
-            known.append(one.changed)
-            also.append(one)
+    for other in judged[1:]:
+        if other.changed not in [*known, {}]:
+            known.append(other.changed)
+            also.append(other)
     model_alone = sorted(
-        newest, key=lambda one: one.plan.scope != "forward"
+        newest, key=lambda run: run.plan.scope != "forward"
     )  # as the paper times it; else any
     paper = printed.figures.get(dataset)
-    drawn = any(one.random for one in newest)
-    learnt = {one.dataset for one in runs if not one.random}
-    absence = None if ours else why_absent(find_model(printed.model), dataset, learnt)
-    return Cell(
+    random = any(run.random for run in newest)
+    measured = {run.dataset for run in runs if not run.random}
+    absence = None if best else why_absent(find_model(printed.model), dataset, measured)
+    return PaperCell(
         dataset=dataset,
-        ours=ours,
+        ours=best,
         also=also,
         paper=paper,
-        difference=round(round(ours.accuracy, 4) - paper, 4) if ours and paper is not None else None,
-        speed=next(filter(None, (_speed(one, TASKS[task].default_sizes[0]) for one in model_alone)), None),
-        absent=f"{LATENCY_ONLY * drawn}{absence.reason}" if absence else None,
+        difference=round(round(best.accuracy, 4) - paper, 4) if best and paper is not None else None,
+        speed=next(filter(None, (_speed(run, TASKS[task].default_sizes[0]) for run in model_alone)), None),
+        absent=f"{LATENCY_ONLY * random}{absence.reason}" if absence else None,
         command=absence.command if absence else None,
     )
 
 
 def _standing(run: Measurement) -> tuple[bool, bool, str, str]:
-    """The row as it is before the row with other options, all test users before some; then the newest."""
+    """Sorts runs: the row's own config before changed options, all test users before a part, then by age."""
     return (not changed(run), not run.plan.test_users, run.created, run.id)
 
 
 def _ours(run: Measurement, metric: str) -> Ours | None:
-    """The accuracy of the best-liked variant that has one: a run may have been timed and not judged."""
-    judged = [(one, value) for one in run.results if isinstance(value := one.accuracy.get(metric), float)]
+    """The accuracy of the first variant of FP32 that has one, else of another; None where the run was only timed."""
+    judged = [
+        (result, value) for result in run.results if isinstance(value := result.accuracy.get(metric), float)
+    ]
     if not judged:
         return None
     best, value = min(judged, key=lambda pair: [*FP32, pair[0].variant].index(pair[0].variant))
@@ -249,10 +253,10 @@ def _ours(run: Measurement, metric: str) -> Ours | None:
 
 
 def _speed(run: Measurement, slate: int) -> Speed | None:
-    timed: list[Result] = [one for one in run.results if one.slate == slate]
+    timed: list[Result] = [result for result in run.results if result.slate == slate]
     if not timed:
         return None
-    fastest = min(timed, key=lambda one: one.latency_ms.p50)
+    fastest = min(timed, key=lambda result: result.latency_ms.p50)
     return Speed(
         dataset=run.dataset,
         run=run.id,
@@ -260,7 +264,7 @@ def _speed(run: Measurement, slate: int) -> Speed | None:
         slate=slate,
         threads=fastest.threads,
         cpu=run.environment.cpu,
-        reference_ms=next((one.latency_ms.p50 for one in timed if one.variant == REFERENCE), None),
+        reference_ms=next((result.latency_ms.p50 for result in timed if result.variant == REFERENCE), None),
         fastest_ms=fastest.latency_ms.p50,
         fastest=fastest.variant,
         n=fastest.n,
@@ -274,8 +278,8 @@ def _speed(run: Measurement, slate: int) -> Speed | None:
 # ---- Words ----
 
 
-def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
-    """What a reader of a table has to know."""
+def _notes(task: str, rows: Sequence[PaperTableRow]) -> Iterator[str]:
+    """Sentences below a table: how much of it is measured, of which variants, and in what the runs differ."""
     cells = [cell for row in rows for cell in row.cells]
     measured = [(row.model, cell.dataset, cell.ours) for row in rows for cell in row.cells if cell.ours]
     yield f"{len(measured)} of {len(cells)} cells are measured; the others say why they are not."
@@ -319,9 +323,11 @@ def _notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
             yield f"{name}: these runs saw different versions of the data; compare within a section above."
 
 
-def _latency_notes(task: str, rows: Sequence[Row]) -> Iterator[str]:
+def _latency_notes(task: str, rows: Sequence[PaperTableRow]) -> Iterator[str]:
     speeds = [row.speed for row in rows if row.speed]
-    where = dict.fromkeys(f"{one.cpu}, {one.threads} thread{'s' * (one.threads > 1)}" for one in speeds)
+    where = dict.fromkeys(
+        f"{speed.cpu}, {speed.threads} thread{'s' * (speed.threads > 1)}" for speed in speeds
+    )
     call = f"{_call(TASKS[task])}, a {'list' if TASKS[task].ranks else 'candidate'} a call"
     if speeds:
         yield (

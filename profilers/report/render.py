@@ -59,27 +59,27 @@ SCHEMA = 1
 def collect(runs: Path) -> list[Measurement]:
     """The newest measurement of every model, changed config, data set, scope and threads in runs/*.json, a scope each.
 
-    One of random weights stands in for a model that was not measured with its own, one of some test users for a model
-    that was not judged on all.
-    Raises DataError for a file that is not a run of this version, and where there is none.
+    A run of random weights is taken only for a model that has no run of trained weights; a run of a part of the test
+    users only for a model that has no run of all. Raises DataError where there is no run, and for a file that is none.
     """
     newest: dict[tuple[str, str, str, int], Measurement] = {}
-    for one in (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path))):
-        key = (one.dataset, display_name(one), one.plan.scope, one.plan.threads)
-        known = newest.get(key)
-        if known is None or _standing(known) < _standing(one):
-            newest[key] = one
+    scopes = (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path)))
+    for run in scopes:
+        key = (run.dataset, display_name(run), run.plan.scope, run.plan.threads)
+        if key not in newest or _standing(newest[key]) < _standing(run):
+            newest[key] = run
     if not newest:
         raise DataError(f"no runs in {runs}", "rbserve profile --model gdcn")
     return [newest[key] for key in sorted(newest)]
 
 
-def _standing(measurement: Measurement) -> tuple[bool, bool, str, str]:
-    return (not measurement.random, not measurement.plan.test_users, measurement.created, measurement.id)
+def _standing(run: Measurement) -> tuple[bool, bool, str, str]:
+    """Sorts the runs of one key: trained before random weights, all test users before a part, then by age."""
+    return (not run.random, not run.plan.test_users, run.created, run.id)
 
 
 def with_sketch(run: Measurement, folder: Path) -> Measurement:
-    """A run of before data sketches were kept gets that of the data set in `folder`, if it is still the same data."""
+    """The run with the sketch of the data set in `folder`, where its file has none and the data are still the same."""
     if run.data_sketch or not folder.is_dir():
         return run
     try:
@@ -103,7 +103,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
         ],
         overalls=overalls(parts, evidence),
         printed=paper_tables(measurements),
-        created=max(one.created for one in measurements),
+        created=max(run.created for run in measurements),
     )
     report = document(book)
     with replacing_directory(folder) as partial:
@@ -154,55 +154,71 @@ def _metric_titles(section: Section) -> dict[str, str]:
 
 
 def absent(section: Section) -> Iterator[str]:
-    """What was not measured, each with its reason."""
-    variants = dict.fromkeys(point.variant for point in section.points)
-    for source in section.sources:
-        there = {point.variant for point in section.points if point.name == source.name}
-        missing = [one for one in variants if one not in there]
-        if missing:
-            reasons = {one: source.left_out.get(one, f"not in run {source.run}") for one in missing}
-            for reason in dict.fromkeys(reasons.values()):
-                those = [one for one in missing if reasons[one] == reason]
-                yield f"{source.name} {listing(those)}: {reason}."
+    """Sentences that say what was not measured, and why."""
+    yield from _absent_variants(section)
     for name, q in (("p90", 0.90), ("p99", 0.99)):
-        lacking = [
+        uncertified = [
             f"{point.label} {section.slate_name} {point.slate} ({point.result.n})"
             for point in section.points
             if getattr(point.result.latency_ms, name) is None
         ]
-        if lacking:
-            yield f"{name} of {listing(lacking)}: fewer than the {runs_needed(q)} timed calls that certify it."
-    drawn = [source.name for source in section.sources if source.random]
-    if drawn:
-        yield f"Accuracy of {listing(drawn)}: random weights, of the true shape for its latency alone."
-    lacking = [p.label for p in section.points if p.value(section.metric) is None and p.name not in drawn]
-    if lacking:
-        yield f"{section.metric_label} of {listing(lacking)}: not defined on these test rows, or not measured."
-    undrawn = dict.fromkeys(
-        p.name for p in section.points if p.on_front is not None and p.front_probability is None
-    )
-    if undrawn:
-        yield (
-            f"P(front) of {listing([*undrawn])}: not all runs of that {section.slate_name} kept their raw samples and "
-            "scores."
-        )
-    unprinted = {one.model for one in section.points if one.paper is None or one.paper.latency_ms is None}
+        if uncertified:
+            yield f"{name} of {listing(uncertified)}: fewer than the {runs_needed(q)} timed calls that certify it."
+    yield from _absent_accuracies(section)
+    unprinted = {point.model for point in section.points if not point.paper or point.paper.latency_ms is None}
     if unprinted:
         yield f"Paper's figures of {listing(sorted(unprinted))}: the paper prints none, or no latency."
     if section.environment.governor is None:
         yield "CPU frequency governor: this machine does not tell it."
     if section.environment.energy_absent:
         yield f"Energy: {section.environment.energy_absent}."
-    alone = sorted({point.name for point in section.points if point.processes == 1})
-    if alone:
+    single = sorted({point.name for point in section.points if point.processes == 1})
+    if single:
         yield (
-            f"Spread between processes of {listing(alone)}: one process was timed, so the intervals of its times and "
+            f"Spread between processes of {listing(single)}: one process was timed, so the intervals of its times and "
             "P(front) are too sure."
         )
 
 
+def _absent_variants(section: Section) -> Iterator[str]:
+    """The variants that were measured of other models of the section, and not of this one."""
+    variants = dict.fromkeys(point.variant for point in section.points)
+    for source in section.sources:
+        measured = {point.variant for point in section.points if point.name == source.name}
+        missing: dict[str, list[str]] = {}
+        for variant in variants:
+            if variant not in measured:
+                reason = source.left_out.get(variant, f"not in run {source.run}")
+                missing.setdefault(reason, []).append(variant)
+        yield from (f"{source.name} {listing(names)}: {reason}." for reason, names in missing.items())
+
+
+def _absent_accuracies(section: Section) -> Iterator[str]:
+    """The models whose accuracy was not measured, and those whose place on the front has no resamples."""
+    random = [source.name for source in section.sources if source.random]
+    if random:
+        yield f"Accuracy of {listing(random)}: random weights, of the true shape for its latency alone."
+    unjudged = [
+        point.label
+        for point in section.points
+        if point.value(section.metric) is None and point.name not in random
+    ]
+    if unjudged:
+        yield f"{section.metric_label} of {listing(unjudged)}: not defined on these test rows, or not measured."
+    undrawn = dict.fromkeys(
+        point.name
+        for point in section.points
+        if point.on_front is not None and point.front_probability is None
+    )
+    if undrawn:
+        yield (
+            f"P(front) of {listing([*undrawn])}: not all runs of that {section.slate_name} kept their raw samples and "
+            "scores."
+        )
+
+
 def method(section: Section) -> Iterator[str]:
-    """How the figures were made."""
+    """Sentences that say on which machine, in how many calls and on which test rows the figures were measured."""
     points, machine = section.points, section.environment
     isa = ", ".join(machine.isa) or "no instruction set told"
     yield f"Machine: {machine.cpu} ({isa}), {machine.cores} cores, {machine.memory_mb:,} MB, kernel {machine.kernel}."

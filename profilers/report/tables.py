@@ -16,7 +16,7 @@ from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.students import paper_claim
 from rbserve.profilers.compare.wording import DASH, interval_text, number_text, share_text, significant
-from rbserve.profilers.report.paper_tables import Cell, Ours, PaperTable, Row
+from rbserve.profilers.report.paper_tables import Ours, PaperCell, PaperTable, PaperTableRow
 from rbserve.runs.changes import options_text
 from rbserve.runs.summary import STAGES_OFF
 from rbserve.stats.metrics import metric_title
@@ -93,7 +93,7 @@ def paper_table_title(table: PaperTable) -> str:
     return f"{table.title}, {table.metric}: ours (the paper's)"
 
 
-def ours_text(cell: Cell) -> str:
+def ours_text(cell: PaperCell) -> str:
     """Our figure and in what it is not the row's, or why there is none."""
     return marked_text(cell.ours) if cell.ours else f"absent: {cell.absent}"
 
@@ -103,14 +103,14 @@ def marked_text(ours: Ours) -> str:
     return ", ".join([f"{ours.accuracy:.4f}", *ours.marks])
 
 
-def printed_text(cell: Cell) -> str:
+def printed_text(cell: PaperCell) -> str:
     """The paper's figure, and ours less it: "paper 0.7421, +0.0465"; nothing where it prints none."""
     if cell.paper is None:
         return ""
     return f"paper {cell.paper:.4f}" + ("" if cell.difference is None else f", {cell.difference:+.4f}")
 
 
-def speed_text(row: Row) -> str:
+def speed_text(row: PaperTableRow) -> str:
     """The reference's latency and the fastest variant's: "0.811 → 0.143 onnx-int8 (ml-100k)"."""
     speed = row.speed
     if speed is None:

@@ -50,7 +50,7 @@ def show_dataset(
 
     Example: rbserve datasets show ml-100k
     """
-    from rbserve.cli.console import show_integrity
+    from rbserve.cli.integrity_tables import show_integrity
     from rbserve.pipeline import data
 
     report = data.inspect_dataset(name)

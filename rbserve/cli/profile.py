@@ -98,7 +98,8 @@ def _document(measurement: Measurement, as_json: bool) -> object:
     from rbserve.runs.run_file import public
 
     if not as_json:
-        from rbserve.cli.console import results_table, show
+        from rbserve.cli.console import show
+        from rbserve.cli.profile_table import results_table
 
         show(results_table(measurement))
     return public(measurement)

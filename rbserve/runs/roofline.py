@@ -13,13 +13,13 @@ import numpy as np
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What the first `calls` requests of a slate took, summed, and what the machine has to give.
+    """Operations and bytes of the first `calls` requests of a slate, summed, and the machine's speed at each.
 
     `flops` are those of matrix products, two a multiplication and addition, by the kind of number they are made with
-    (fp32, bf16, int8); `peak_gflops` is what the same cores do of each in one large product, null where nothing at
-    hand makes such. Bytes are what each operator reads and writes, whatever a cache makes of it: `weight_bytes` of the
-    model's weights, `activation_bytes` of the rest. `bandwidth_gbs` is the speed of going through as many bytes as a
-    call has. `operators_ns` is time by type of operator, of one that ran often its median time as often.
+    (fp32, bf16, int8); `peak_gflops` is the speed of the same cores at one large product of each kind, null where it
+    cannot be measured. Bytes are what each operator reads and writes, whether or not a cache has it: `weight_bytes` of
+    the model's weights, `activation_bytes` of the rest. `bandwidth_gbs` is the speed of reading as many bytes as a call
+    has. `operators_ns` is time by type of operator: the median time of its runs times their number.
     """
 
     variant: str

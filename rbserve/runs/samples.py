@@ -8,16 +8,16 @@ from rbserve.machine.noise import Noise
 
 
 class Samples(msgspec.Struct, frozen=True):
-    """What one fresh process saw of one variant and slate. Times are nanoseconds, in order.
+    """The times of one variant, scope and slate in one fresh process, in nanoseconds, in the order of the calls.
 
-    `load_ns` is opening the artefact's variant, `first_call_ns` the first call of this shape, `warmup_ns`
-    the calls between it and the first timed run. `peak_rss_bytes` is the process's peak so far, `loaded_rss_bytes`
-    what it held once the model was loaded. `overhead_ns` is the median of an empty call in the same loop, `settled`
-    whether the warm-up ended without a trend, `noise` what disturbed the timed runs; null in files of versions that did
-    not look.
+    `load_ns` is the time to open the artefact's variant, `first_call_ns` that of the first call of this shape,
+    `warmup_ns` those of the calls between it and the first timed run, `runs_ns` those of the timed runs.
+    `peak_rss_bytes` is the process's peak memory so far, `loaded_rss_bytes` its memory once the model was loaded.
+    `overhead_ns` is the median of an empty call in the same loop, `settled` whether the warm-up ended without a trend,
+    `noise` what disturbed the timed runs; null in files of versions that did not measure them.
 
-    `stages_ns` is time summed by stage over observed calls, `observed_ns` that of each of them. They are no part of the
-    runs; each was made beside an unobserved one of the same request, `unobserved_ns`, of so many `history_lengths`.
+    Observed calls are no part of the runs: `stages_ns` has their time by stage, summed, `observed_ns` the time of each.
+    Beside each, the same request was called unobserved in `unobserved_ns`, with a history of `history_lengths` items.
     """
 
     variant: str

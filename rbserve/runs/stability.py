@@ -1,7 +1,7 @@
-"""Whether a variant's latency is settled, or INCONCLUSIVE and why.
+"""Whether a variant's latency is stable, or INCONCLUSIVE and why.
 
 Every reason is a fact about the machine while the calls were timed, or about the order of the times; the limits are
-below. None of them corrects a figure: the samples stay as they are, and the label stands beside them.
+constants below. No reason corrects a figure: the samples stay as they are, and the label stands beside them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ SPREAD = 1.5  # slowest process's median over the fastest's
 
 
 def inconclusive(samples: Sequence[Samples]) -> list[str]:
-    """The reasons why the processes' samples of one variant, scope and slate settle nothing; empty: it is stable."""
-    return [*_disturbed([one.noise for one in samples if one.noise], samples[0].threads), *_unsteady(samples)]
+    """Why the latency of one variant, scope and slate settles nothing, from its processes' samples; empty if stable."""
+    noises = [process.noise for process in samples if process.noise]
+    return [*_disturbances(noises, samples[0].threads), *_instabilities(samples)]
 
 
 def has_trend(times: ArrayLike) -> bool:
@@ -39,10 +40,10 @@ def has_trend(times: ArrayLike) -> bool:
     return bool(abs(rises) - 1 > 1.96 * deviation) if n > 1 else False
 
 
-def _disturbed(noises: Sequence[Noise], threads: int) -> Iterator[str]:
-    """What the machine did to the timed calls of all processes together.
+def _disturbances(noises: Sequence[Noise], threads: int) -> Iterator[str]:
+    """What the machine did to the timed calls of all processes together: load, steal time, throttling, frequency.
 
-    No share passes 1: run files from before waits were bounded sum those of all threads, and steal time comes in ticks.
+    Shares are bounded by 1: old run files have the sum of all threads' waits, and steal time comes in ticks.
     """
     wall_ns = sum(noise.wall_ns for noise in noises) * threads
     waited = sum(min(noise.waited_ns or 0, noise.wall_ns * threads) for noise in noises)
@@ -59,12 +60,13 @@ def _disturbed(noises: Sequence[Noise], threads: int) -> Iterator[str]:
         yield f"frequency changed: from {min(mhz):.0f} to {max(mhz):.0f} MHz"
 
 
-def _unsteady(samples: Sequence[Samples]) -> Iterator[str]:
-    """What the times themselves say."""
-    unsettled = sum(one.settled is False for one in samples)
+def _instabilities(samples: Sequence[Samples]) -> Iterator[str]:
+    """A trend that the warm-up did not end, a drift of p50 from process to process, processes that disagree."""
+    unsettled = sum(process.settled is False for process in samples)
     if 2 * unsettled > len(samples):
         yield f"warm-up reached its bound with a trend in {unsettled} of {len(samples)} processes"
-    medians = [float(np.median(one.runs_ns)) for one in sorted(samples, key=lambda one: one.process)]
+    ordered = sorted(samples, key=lambda process: process.process)
+    medians = [float(np.median(process.runs_ns)) for process in ordered]
     change = medians[-1] / medians[0] - 1
     if abs(change) > DRIFT and has_trend(medians):
         yield f"drift between rounds: p50 {change:+.0%} from the first of {len(medians)} to the last"

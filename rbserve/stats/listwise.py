@@ -13,16 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 def ranks_in_lists(items: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
     """1-based place [B] of the targets [B] in lists of items [B, k], best first; 0 where absent.
 
-    Of an item that is there twice the first place counts; -1 stands for no item and is nobody's target.
+    An item that is listed twice has its first place; -1 stands for no item and is never a target.
     """
     items, targets = np.asarray(items), np.asarray(targets)
     if items.ndim != 2 or targets.shape != items.shape[:1]:
         raise ValueError(f"items [B, k] and targets [B] expected, got {items.shape} and {targets.shape}")
     if (targets < 0).any():
         raise ValueError("targets must be items, 0 or more")
-    found = items == targets[:, None]
-    before = np.count_nonzero(np.logical_and.accumulate(~found, axis=1), axis=1)
-    return np.where(found.any(axis=1), before + 1, 0).astype(np.int64)
+    matches = items == targets[:, None]
+    before = np.count_nonzero(np.logical_and.accumulate(~matches, axis=1), axis=1)
+    return np.where(matches.any(axis=1), before + 1, 0).astype(np.int64)
 
 
 def gains_at_k(ranks: ArrayLike, k: int) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""How a call's time grows with what it is asked, as an exponent: 1 is in proportion, more is faster than that.
+"""How a call's time grows with the size of its request, as an exponent: 1 is in proportion, more is faster than that.
 
 An exponent is the slope of log time over log size. It is called super-linear only when its 95% interval lies above 1.
-A fixed part of the time flattens it: a model that takes 1 ms whatever it is asked has an exponent near 0.
+A fixed part of the time flattens it: a model that takes 1 ms whatever the request has an exponent near 0.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Growth(msgspec.Struct, frozen=True):
         """Whether time certainly grows faster than size."""
         return self.ci95[0] > 1
 
-    def warning(self, what: str) -> str:
-        """A line for readers, where growth with `what` is super-linear."""
+    def warning(self, size: str) -> str:
+        """A sentence about growth that is super-linear in a size, "slate" or "history"."""
         low, high = self.ci95
         return (
-            f"time grows faster than the {what}, as its power {self.exponent:.2f} [{low:.2f}, {high:.2f}] "
+            f"time grows faster than the {size}, as its power {self.exponent:.2f} [{low:.2f}, {high:.2f}] "
             f"from {self.smallest} to {self.largest}"
         )
 
@@ -89,11 +89,11 @@ Points = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 def _redrawn(points: Points, rng: np.random.Generator) -> Points:
     chosen = [points[process] for process in rng.integers(len(points), size=len(points))]
     calls = [rng.integers(len(x), size=len(x)) for x, _ in chosen]
-    return [(x[some], y[some]) for (x, y), some in zip(chosen, calls, strict=True)]
+    return [(x[call], y[call]) for (x, y), call in zip(chosen, calls, strict=True)]
 
 
 def _slope(points: Points) -> float:
-    """Of all points together; nan where they stand above one another."""
+    """Slope of the least-squares line through all points; nan where they share one x."""
     x, y = (np.concatenate(part) for part in zip(*points, strict=True))
     x = x - x.mean()
     spread = float(x @ x)

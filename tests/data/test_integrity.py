@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from small_dataset import build
 
-from rbserve.cli.console import integrity_tables
+from rbserve.cli.integrity_tables import integrity_tables
 from rbserve.core.errors import DataError
 from rbserve.core.files import digest
 from rbserve.data import columns

@@ -21,7 +21,7 @@ from artificial import measurement, result, sampled
 from numpy.typing import NDArray
 from rich.console import Console
 
-from rbserve.cli.console import results_table
+from rbserve.cli.profile_table import results_table
 from rbserve.profilers.compare.figures import FIGURES, PLACES, Figure, point_record
 from rbserve.profilers.compare.points import points_of
 from rbserve.profilers.compare.uncertainty import Evidence

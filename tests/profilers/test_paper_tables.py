@@ -16,7 +16,13 @@ from artificial import measurement, ranking, result
 
 from rbserve.models.zoo import MODELS, find_model
 from rbserve.profilers.compare.paper import PAPER_COLUMNS, printed_rows
-from rbserve.profilers.report.paper_tables import Cell, PaperTable, Row, paper_tables, why_absent
+from rbserve.profilers.report.paper_tables import (
+    PaperCell,
+    PaperTable,
+    PaperTableRow,
+    paper_tables,
+    why_absent,
+)
 from rbserve.profilers.report.render import render
 from rbserve.profilers.report.tables import speed_text
 
@@ -27,13 +33,13 @@ def run(model: str = "dnn", auc: float = 0.75, **changes: Any) -> Any:
     return msgspec.structs.replace(measurement(model, lines, dataset="microlens"), **changes)
 
 
-def row_of(tables: list[PaperTable], model: str) -> Row:
+def row_of(tables: list[PaperTable], model: str) -> PaperTableRow:
     """The one row of a model."""
     (found,) = [row for table in tables for row in table.rows if row.model == model]
     return found
 
 
-def cell_of(tables: list[PaperTable], model: str, dataset: str) -> Cell:
+def cell_of(tables: list[PaperTable], model: str, dataset: str) -> PaperCell:
     """The one cell of a model and data set."""
     (found,) = [cell for cell in row_of(tables, model).cells if cell.dataset == dataset]
     return found

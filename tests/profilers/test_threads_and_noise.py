@@ -15,7 +15,7 @@ import pytest
 from artificial import measurement, result
 from entry_point import rbserve
 
-from rbserve.cli.console import results_table
+from rbserve.cli.profile_table import results_table
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.profilers.compare.sections import sections

@@ -12,7 +12,7 @@ from artificial import measurement, result
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.profilers.compare.sections import sections
-from rbserve.profilers.report.paper_tables import Cell, paper_tables
+from rbserve.profilers.report.paper_tables import PaperCell, paper_tables
 from rbserve.profilers.report.render import collect, render
 from rbserve.profilers.report.tables import ours_text
 from rbserve.runs.changes import changed, display_name
@@ -30,7 +30,7 @@ def run(auc: float = 0.75, day: int = 1, model: str = "dnn-emb", **options: Any)
     return msgspec.json.decode(msgspec.json.encode(made), type=Measurement)
 
 
-def cell(runs: list[Measurement]) -> Cell:
+def cell(runs: list[Measurement]) -> PaperCell:
     (found,) = [
         one
         for table in paper_tables(runs)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rbserve.cli.console import _captions
+from rbserve.cli.profile_table import captions
 from rbserve.data.dataset import Dataset
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.report.render import collect, render, with_sketch
@@ -59,9 +59,9 @@ def test_a_profile_names_the_form_of_its_baseline_and_the_variants_that_are_no_b
     assert form in ("last likes", "all likes")
     best = msgspec.structs.replace(measured, baselines={"popularity": {"auc": 0.9999}})
     variants = ", ".join(dict.fromkeys(result.variant for result in measured.results))
-    assert f"baseline popularity ({form}): AUC 0.9999; no better: {variants}" in [*_captions(best)]
+    assert f"baseline popularity ({form}): AUC 0.9999; no better: {variants}" in [*captions(best)]
     worst = msgspec.structs.replace(measured, baselines={"popularity": {"auc": 0.0001}})
-    assert f"baseline popularity ({form}): AUC 0.0001" in [*_captions(worst)]
+    assert f"baseline popularity ({form}): AUC 0.0001" in [*captions(worst)]
 
 
 @pytest.mark.parametrize("path", sorted(FROZEN.glob("run-*.json")), ids=lambda path: path.stem)
