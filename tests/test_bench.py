@@ -355,7 +355,7 @@ def test_a_variant_whose_process_dies_costs_its_cell_nothing_else_and_is_measure
     )
     monkeypatch.setattr(profiling, "profile", lambda *_: run)
     (home / "runs").mkdir()
-    (home / "runs" / "one.json").touch()
+    (home / "runs" / f"{run.id}.json").touch()
     variants = ["onnx-fp32", "onnx-int8"]
     cell = Cell("profile", "planted", "dnn", variants, plan=measured.plan)
     outcome = work.work(cell, "x")
