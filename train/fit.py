@@ -34,7 +34,7 @@ from rbserve.data.artifact import (
 )
 from rbserve.data.dataset import Dataset, Split, write_items
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
-from rbserve.train.distill.lesson import Lesson
+from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.tasks import ctr, endpoint, language, next_item, seq
 from rbserve.train.tasks.language import LanguageTask
@@ -51,7 +51,7 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
-    lesson: Lesson | None = None,
+    lesson: TrainingLesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
     """Trains a zoo row and writes its artefact at `path`, atomically; an earlier artefact there is replaced.
@@ -106,7 +106,7 @@ class SavedTask(TrainingTask, Protocol):
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
-def _maker(spec: ModelSpec, lesson: Lesson | None, start: WarmStart | None) -> Maker:
+def _maker(spec: ModelSpec, lesson: TrainingLesson | None, start: WarmStart | None) -> Maker:
     if lesson is not None:
         return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
@@ -203,7 +203,11 @@ def _prompt_fits(spec: ModelSpec, dataset: Dataset, task: SavedTask) -> dict[str
 
 
 def _identity(
-    spec: ModelSpec, dataset: Dataset, settings: Settings, lesson: Lesson | None, start: WarmStart | None
+    spec: ModelSpec,
+    dataset: Dataset,
+    settings: Settings,
+    lesson: TrainingLesson | None,
+    start: WarmStart | None,
 ) -> dict[str, object]:
     """What a run must have in common with a checkpoint to be resumed from it."""
     return {
@@ -218,7 +222,7 @@ def _identity(
 
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
-    task: SavedTask, prompts: dict[str, PromptFit], lesson: Lesson | None, start: WarmStart | None,
+    task: SavedTask, prompts: dict[str, PromptFit], lesson: TrainingLesson | None, start: WarmStart | None,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         if spec.random:

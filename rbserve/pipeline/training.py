@@ -22,7 +22,7 @@ from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from rbserve.core.types import ModelSpec
-    from rbserve.train.distill.lesson import Lesson
+    from rbserve.train.distill.lesson import TrainingLesson
 
 
 LESS_MEMORY = (
@@ -145,7 +145,7 @@ def _fit(
     path: Path,
     settings: Settings,
     resume: bool,
-    lesson: Lesson | None = None,
+    lesson: TrainingLesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
     """Trains a row into an artefact at `path`, and says how good it is."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, json_records, locate
-from rbserve.train.datasets.source import NEITHER, Source, rating_label, whole_number
+from rbserve.train.datasets.source import NEITHER, DataSource, rating_label, whole_number
 from rbserve.train.datasets.workspace import Workspace
 
 
@@ -30,7 +30,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     )
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="Amazon CDs and Vinyl 2018: ratings of titled products",
     load=load,
     needs="CDs_and_Vinyl.json.gz and meta_CDs_and_Vinyl.json.gz of Amazon Review Data 2018",

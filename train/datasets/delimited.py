@@ -33,8 +33,8 @@ from rbserve.train.datasets.raw_file import LONGEST_LINE, LOST_LETTERS, NUL, ope
 from rbserve.train.datasets.record_lines import (
     BYTE_ORDER_MARK,
     LONGEST_RECORD,
+    ChunkLines,
     Chunks,
-    Lines,
     OpenRecordError,
     is_blank,
     quoted_record,
@@ -128,7 +128,7 @@ class DelimitedFile:
 
     def _skip_header(self, text: Chunks) -> list[str]:
         while chunk := text.next():
-            lines = Lines(chunk, text.line)
+            lines = ChunkLines(chunk, text.line)
             while lines.place < len(lines.texts):
                 if is_blank(lines.texts[lines.place]):
                     lines.skip(1)
@@ -144,7 +144,7 @@ class DelimitedFile:
 
     def _parse(self, text: Chunks, chunk: bytes, most: int) -> tuple[list[list[str]], int]:
         """The records of the chunk and their number; a record that continues behind the chunk is put back."""
-        lines = Lines(chunk, text.line)
+        lines = ChunkLines(chunk, text.line)
         rows: list[list[str]] = []
         count = 0
         while lines.place < len(lines.texts) and (not self._max_rows or count < most):
@@ -160,7 +160,7 @@ class DelimitedFile:
         text.push_back(lines)
         return rows, count
 
-    def _record(self, lines: Lines, at_end: bool, width: int) -> tuple[list[str], int]:
+    def _record(self, lines: ChunkLines, at_end: bool, width: int) -> tuple[list[str], int]:
         """The fields of the next record and its number of lines, 0 if it continues behind the last line."""
         line = lines.texts[lines.place]
         delimiter = self.dialect.delimiter
@@ -180,7 +180,7 @@ class DelimitedFile:
             self._check_lines(lines, used, width)
         return fields, used
 
-    def _stray(self, lines: Lines, at_end: bool, width: int) -> tuple[list[str], int]:
+    def _stray(self, lines: ChunkLines, at_end: bool, width: int) -> tuple[list[str], int]:
         """Reads a record with text behind a closing quotation mark: with \\" as a quotation mark, or unquoted."""
         line = lines.texts[lines.place]
         where = f"line {lines.number}: {line[:SHOWN].rstrip()}"
@@ -203,7 +203,7 @@ class DelimitedFile:
             self.tally.mend("row with a stray quotation mark, read as it stands", where)
         return fields, 1
 
-    def _check_lines(self, lines: Lines, used: int, width: int) -> None:
+    def _check_lines(self, lines: ChunkLines, used: int, width: int) -> None:
         """Counts a record over several lines; refuses one whose further lines are records by themselves."""
         further = lines.texts[lines.place + 1 : lines.place + used]
         alike = sum(line.count(self.dialect.delimiter) == width - 1 for line in further)
@@ -219,7 +219,7 @@ class DelimitedFile:
         )
         self.tally.repaired[self._several_lines] += 1
 
-    def _check(self, fields: list[str], lines: Lines, used: int) -> list[str]:
+    def _check(self, fields: list[str], lines: ChunkLines, used: int) -> list[str]:
         """The fields; none if the record is dropped, which is counted."""
         first = lines.texts[lines.place]
         where = f"line {lines.number}: {first[:SHOWN].rstrip()}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from rbserve.train.datasets.delimited import csv_records
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import NEITHER, Source, in_file_order, rating_label
+from rbserve.train.datasets.source import NEITHER, DataSource, in_file_order, rating_label
 from rbserve.train.datasets.workspace import Workspace
 
 
@@ -29,7 +29,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     )
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="goodbooks-10k: ratings of titled books, in time order",
     load=load,
     needs="books.csv and ratings.csv of the goodbooks-10k repository",

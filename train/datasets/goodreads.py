@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, json_records, locate
-from rbserve.train.datasets.source import Source
+from rbserve.train.datasets.source import DataSource
 from rbserve.train.datasets.workspace import Workspace
 
 DATE = "'%a %b %d %H:%M:%S %z %Y'"  # Fri Sep 08 10:44:24 -0700 2017
@@ -32,7 +32,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     )
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="Goodreads: books read and unread, titled works",
     load=load,
     needs="goodreads_book_works.json.gz and goodreads_interactions_dedup.json.gz of the UCSD Book Graph",

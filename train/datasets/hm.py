@@ -11,7 +11,7 @@ from pathlib import Path
 from rbserve.train.datasets.delimited import csv_records
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import Source
+from rbserve.train.datasets.source import DataSource
 from rbserve.train.datasets.workspace import Workspace
 
 
@@ -30,7 +30,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     )
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="H&M: fashion purchases, described articles",
     load=load,
     needs="articles.csv and transactions_train.csv of Kaggle's h-and-m-personalized-fashion-recommendations",

@@ -13,7 +13,7 @@ from rbserve.core.errors import DataError
 from rbserve.train.datasets.delimited import COMMAS, PLAIN_TABS, DelimitedFile, csv_records
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import Source, whole_number
+from rbserve.train.datasets.source import DataSource, whole_number
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.tally import Tally
 
@@ -68,7 +68,7 @@ def _add_pairs(path: Path, work: Workspace) -> None:
     )
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="MicroLens-50K: watched short videos, titled",
     load=load,
     needs="MicroLens-50k_pairs.tsv (or .csv) and MicroLens-50k_titles.csv of MicroLens",

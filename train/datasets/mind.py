@@ -15,7 +15,7 @@ from rbserve.core.errors import DataError
 from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import Source
+from rbserve.train.datasets.source import DataSource
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.sampling import GIVEN
 
@@ -82,7 +82,7 @@ def _unpack(raw: Path, temporary: Path) -> Path:
     return target
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="MIND: clicks on titled news, with impressions",
     load=load,
     needs="MINDsmall_train.zip (or large), or its news.tsv and behaviors.tsv",

@@ -12,7 +12,7 @@ from rbserve.data.assets import fetch
 from rbserve.train.datasets.delimited import PLAIN_TABS, csv_records
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import NEITHER, Source, rating_label, whole_number
+from rbserve.train.datasets.source import NEITHER, DataSource, rating_label, whole_number
 from rbserve.train.datasets.workspace import Workspace
 
 
@@ -33,7 +33,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     )
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="MovieLens-100K: 943 users, 1,682 movies, 100,000 ratings (fetched)",
     load=load,
     fetch=lambda: fetch("ml-100k"),

@@ -70,13 +70,13 @@ class Chunks:
         chunk, self._rest = self._rest + part, b""
         return chunk
 
-    def push_back(self, lines: Lines) -> None:
+    def push_back(self, lines: ChunkLines) -> None:
         """Puts the lines that were not used back, for the next chunk."""
         self._rest = lines.rest()
         self.line = lines.number - 1
 
 
-class Lines:
+class ChunkLines:
     """The lines of a chunk as text with their ends; `place` is the next one's, `number` its number in the file.
 
     A lone carriage return, which the csv module would take for the end of a row, is replaced by NUL, which no line

@@ -17,7 +17,7 @@ Load = Callable[[Path, Workspace, Reading], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A data source: what `rbserve prepare` can make a data set of.
 
     `load` reads a folder's files into a workspace; `defaults` are values of the protocol that differ from the usual

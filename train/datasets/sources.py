@@ -22,13 +22,13 @@ from rbserve.train.datasets import (
     tables,
 )
 from rbserve.train.datasets.options import Reading
-from rbserve.train.datasets.source import Source
+from rbserve.train.datasets.source import DataSource
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.options import Catalogue, Protocol
 from rbserve.train.protocol.splitting import TEXTS, EventsInMemory, Texts, write_splits
 from rbserve.train.protocol.tally import Tally
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, DataSource] = {
     "ml-100k": ml_100k.SOURCE,
     "synthetic": synthetic.SOURCE,
     "mind": mind.SOURCE,
@@ -45,7 +45,7 @@ MEMORY = 2 << 30
 READING = Reading()
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> DataSource:
     """The source of this name; UsageError with the nearest name if there is none."""
     if name not in SOURCES:
         raise unknown_name("data set", name, SOURCES)
@@ -53,7 +53,7 @@ def find_source(name: str) -> Source:
 
 
 def protocol_of(
-    source: Source, chosen: Mapping[str, Any] | None = None, reading: Reading = READING
+    source: DataSource, chosen: Mapping[str, Any] | None = None, reading: Reading = READING
 ) -> Protocol:
     """The protocol of a source, with the chosen values instead of its own.
 

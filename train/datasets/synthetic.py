@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbserve.data.dataset import ItemTable
-from rbserve.train.datasets.source import Source
+from rbserve.train.datasets.source import DataSource
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally
 
@@ -81,7 +81,7 @@ def _make(tally: Tally) -> tuple[Interactions, ItemTable]:
     return read(Planted(), tally.dropped)
 
 
-SOURCE = Source(
+SOURCE = DataSource(
     about="planted topics and tastes: chance is AUC 0.5, the ceiling 0.9 (made)",
     make=_make,
 )

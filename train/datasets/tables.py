@@ -14,7 +14,7 @@ from rbserve.train.datasets.delimited import find_dialect
 from rbserve.train.datasets.formats import Table, locate_table, open_table
 from rbserve.train.datasets.item_file import read_items
 from rbserve.train.datasets.options import Reading
-from rbserve.train.datasets.source import NEITHER, Source, in_file_order, rating_label
+from rbserve.train.datasets.source import NEITHER, DataSource, in_file_order, rating_label
 from rbserve.train.datasets.times import time_sql
 from rbserve.train.datasets.workspace import Workspace
 
@@ -73,8 +73,8 @@ def _events(table: Table, columns: dict[str, str], work: Workspace, reading: Rea
     return f"select * from {work.join_parts(table.parts, relation)}"
 
 
-def _source(kind: str) -> Source:
-    return Source(
+def _source(kind: str) -> DataSource:
+    return DataSource(
         about=f"your own {kind}: an interactions and an items table, columns named by options",
         load=load,
         needs="--interactions and --items, or a folder (--raw) with interactions.* and items.*",

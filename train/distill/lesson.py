@@ -41,7 +41,7 @@ Labels = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingLesson:
     """The rows with soft labels that a student learns, and the record of them for its manifest."""
 
     rows: SoftRows
@@ -58,7 +58,7 @@ def prepare_lesson(
     variant: str | None = None,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
-) -> Lesson:
+) -> TrainingLesson:
     """Lets the teacher score training users, saves the scores below `folder`, and makes soft labels of them.
 
     Raises UsageError for a teacher of other data, for a variant that it does not have, and for a teacher that is no
@@ -103,7 +103,7 @@ def prepare_lesson(
         alpha=teaching.alpha,
         teacher_users=teaching.teacher_users,
     )
-    return Lesson(_soft_rows(slates, parts, record), record)
+    return TrainingLesson(_soft_rows(slates, parts, record), record)
 
 
 @dataclass(frozen=True)

@@ -205,12 +205,11 @@ def users_begin(split: CtrSplit) -> NDArray[np.int64]:
 def load(
     folder: Path, answers: Sequence[int], precision: torch.dtype | None = torch.float32
 ) -> LanguageModel:
-    """The language model of a directory with those rows of its head that the answers' tokens have.
+    """The language model of a directory, with a head for the tokens `answers` only.
 
-    Without a precision it has the shape that the directory's config says, and no weights (device "meta").
-
-    One without a head for words (an encoder of sentences) has the rows of its word embeddings for one.
-    Raises AssetError where it cannot be loaded, or is of an architecture that is not supported.
+    With precision None it has the shape of the directory's config and no weights (device "meta"). A model without a
+    head for words, such as a sentence encoder, uses its word embeddings as the head. Raises AssetError if it cannot be
+    loaded or its architecture is not supported.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
@@ -230,12 +229,12 @@ def load(
         if precision is None:
             with torch.device("meta"):
                 whole = kinds[reads].from_config(config)
-            headed = reads != "encoder" or any("MaskedLM" in one for one in config.architectures or [])
+            headed = reads != "encoder" or any("MaskedLM" in name for name in config.architectures or [])
         else:
-            whole, found = kinds[reads].from_pretrained(
+            whole, report = kinds[reads].from_pretrained(
                 folder, config=config, local_files_only=True, dtype=precision, output_loading_info=True
             )
-            headed = all(key.startswith(f"{whole.base_model_prefix}.") for key in found["missing_keys"])
+            headed = all(key.startswith(f"{whole.base_model_prefix}.") for key in report["missing_keys"])
     base = whole.base_model
     words = whole.get_output_embeddings() if headed else base.get_input_embeddings()
     head = _answers(words, answers)
@@ -245,7 +244,7 @@ def load(
             head.weight *= config.d_model**-0.5
     bare(base)
     as_decoder(base.config)
-    for module in base.modules():  # BERT's attention notes it when it is made
+    for module in base.modules():  # BERT's attention copies it when it is created
         if hasattr(module, "is_decoder") and config.model_type == "bert":
             module.is_decoder = True
     return LanguageModel(base.eval(), head, _transform(whole) if reads == "encoder" and headed else None)
