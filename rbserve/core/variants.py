@@ -4,7 +4,8 @@ A variant is a row of `VARIANTS`. Its `runtime` names the module that opens it, 
 other module spells a variant's name or asks which one it has: it reads a field of the row.
 
 Another package adds a runtime without a change here: an entry point of the group `rbserve.runtimes`, named like the
-runtime, that names a module with `VARIANTS` (rows like those below), `open` and `unavailable` (`runtimes/opening.py`).
+runtime, that names a module with `VARIANTS` (rows like those below), `open`, `unavailable` and `HINT`
+(`runtimes/opening.py: Runtime`). It loads the trained weights or the files of an exported variant of ours.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Variant(NamedTuple):
     `loaded_from`: the exported variant whose files it is loaded from (its own name where it is exported itself),
     WEIGHTS for the trained weights, NOTHING where no file is loaded. `kinds` and `tasks` say which models have it; no
     tasks are all. `bytes_per_weight` is what a weight takes in memory at most, and `copies` how many copies of the
-    weights there are at the worst moment of loading. `tolerance` is how far scores may differ from those that were
-    written down at export.
+    weights there are at the worst moment of loading. `tolerance` is how far scores on another processor, whose kernels
+    round otherwise, may differ from those that were written down at export.
 
     `usual`: exported and measured where nobody names variants. `automatic`: may be chosen by `--precision auto`.
     `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money. `device` is what it

@@ -20,8 +20,6 @@ from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items, Scores
 
 SCHEMA = 1
-COARSE_TOLERANCE = 0.03
-"""How far scores below fp32 may differ on another processor, whose kernels round otherwise."""
 ENOUGH = 0.8
 """Of a list's items so many must come again: near the end of it, another processor's rounding may change places."""
 

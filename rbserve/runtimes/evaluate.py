@@ -32,7 +32,7 @@ def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
 
 
 def recommend(ranker: Ranker, history: Items, k: int, exclude_seen: bool = False) -> tuple[Items, Scores]:
-    """The k best items int32[<=k] for history int32[T] and their scores, without the history's if asked to."""
+    """The k best items int32[<=k] for history int32[T] and their scores; `exclude_seen` leaves out the history's."""
     if not exclude_seen:
         return ranker.top_k(history, k)
     return without_seen(history, k, *ranker.top_k(history, k + len(history)))

@@ -47,7 +47,7 @@ class LanguageCall(Protocol):
         ...
 
     def joined(self, cache: Any, more: Any) -> Any:
-        """The cache of some tokens and of those that followed."""
+        """The cache of tokens, extended by that of those that follow them."""
         ...
 
 
@@ -64,7 +64,7 @@ class LanguageScorer:
         return self._kept
 
     def remembering(self, limit: int) -> LanguageScorer:
-        """The same model, but it keeps up to `limit` bytes of what it reads of users."""
+        """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
         return LanguageScorer(self._call, self._prompts, PrefixCache(limit))
 
     def score(self, history: Items, candidates: Items) -> Scores:
@@ -72,8 +72,8 @@ class LanguageScorer:
         return self.score_staged(history, candidates, no_observer)
 
     def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
-        """The same; `observe` hears the name of each stage as it ends."""
-        return self._score(history, [self.tokens(one) for one in candidates.tolist()], observe)
+        """As `score`; `observe` hears the name of each stage as it ends."""
+        return self._score(history, [self.tokens(candidate) for candidate in candidates.tolist()], observe)
 
     def score_tokens(
         self,
@@ -114,7 +114,7 @@ class LanguageScorer:
         if past is not None:
             past = self._call.head_of(past, read)
             observe("user cache")
-        found: list[Scores] = []
+        answers: list[Scores] = []
         groups = [*_groups(suffixes, len(prefix) - read, CALL_TOKENS)]
         for place, group in enumerate(groups):
             packed = pack(prefix, group, pieces, read)
@@ -122,7 +122,7 @@ class LanguageScorer:
             new = len(prefix) - read
             cached = new > 0 and (self._kept is not None or place + 1 < len(groups))
             odds, present = self._call(packed, past, cached=cached)
-            found.append(odds[:, : len(group)])
+            answers.append(odds[:, : len(group)])
             if cached:
                 fresh = self._call.head_of(present, new)
                 past = fresh if past is None else self._call.joined(past, fresh)
@@ -130,7 +130,7 @@ class LanguageScorer:
                     self._kept.keep(prefix, past)
             observe("prefill" if new else "candidates")
             read = len(prefix)
-        together: Scores = np.concatenate(found, axis=1)[0]
+        together: Scores = np.concatenate(answers, axis=1)[0]
         return together
 
     def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
@@ -143,10 +143,10 @@ class LanguageScorer:
         longest = len(prefix) + max(map(len, suffixes), default=1)
         at_once = max(1, ROWS_TOKENS // longest)
         for begin in range(0, len(suffixes), at_once):
-            some = by_length[begin : begin + at_once]
-            padded = pad([pack(prefix, [suffixes[one]], self._prompts.pieces) for one in some.tolist()])
+            rows = by_length[begin : begin + at_once]
+            padded = pad([pack(prefix, [suffixes[row]], self._prompts.pieces) for row in rows.tolist()])
             observe("prompt")
-            odds[some] = self._call(padded, None, cached=False)[0][:, 0]
+            odds[rows] = self._call(padded, None, cached=False)[0][:, 0]
             observe("candidates")
         return odds
 
@@ -200,9 +200,9 @@ class PrefixCache:
                 known, cache = self._entries[key]
                 most = min(len(known), len(tokens))
                 differ = np.flatnonzero(known[length:most] != tokens[length:most])
-                found = length + int(differ[0]) if len(differ) else most
-                self.tokens_found += found
-                return found, cache
+                shared = length + int(differ[0]) if len(differ) else most
+                self.tokens_found += shared
+                return shared, cache
         return 0, None
 
     def keep(self, tokens: Tokens, cache: Any) -> None:
@@ -246,7 +246,7 @@ class LanguageStepper:
         """Logits float32[B, V] after questions int64[B, P], and what the beams know."""
         logits, cache = self._call(pack_questions(prompts, self._causal), None, cached=True)
         nothing = np.zeros((len(prompts), 1, 0), bool)
-        return logits[:, 0], BeamPasts(cache, nothing, asked=prompts.shape[1], depth=0)
+        return logits[:, 0], BeamPasts(cache, nothing, question=prompts.shape[1], depth=0)
 
     def step(self, tokens: Items, parents: Items, beams: BeamPasts) -> tuple[Scores, BeamPasts]:
         """Logits float32[B, W, V] after tokens int32[B, W] that continue beams `parents`, and what they know then."""
@@ -254,26 +254,26 @@ class LanguageStepper:
         ancestors = beams.ancestors[np.arange(rows)[:, None], parents]
         itself = np.broadcast_to(np.eye(width, dtype=bool), (rows, width, width))
         known = np.concatenate((ancestors, itself), axis=2)
-        mask = np.concatenate((np.ones((rows, width, beams.asked), bool), known), axis=2)
-        positions = np.full((rows, width), beams.asked + beams.depth)
+        mask = np.concatenate((np.ones((rows, width, beams.question), bool), known), axis=2)
+        positions = np.full((rows, width), beams.question + beams.depth)
         read = np.tile(np.arange(width), (rows, 1))
         packed = Packed(tokens.astype(np.int64) + self._first_new, positions, mask, read)
         logits, more = self._call(packed, beams.cache, cached=True)
-        return logits, BeamPasts(self._call.joined(beams.cache, more), known, beams.asked, beams.depth + 1)
+        return logits, BeamPasts(self._call.joined(beams.cache, more), known, beams.question, beams.depth + 1)
 
 
 class BeamPasts(NamedTuple):
-    """What W beams of B users have read: the cache of `asked` tokens and of all beams' own, `depth` levels of them.
+    """What W beams of B users have read: the cache of the `question`'s tokens and of their own, `depth` levels.
 
     `ancestors` bool[B, W, S] says which of the S own places are on a beam's path.
     """
 
     cache: Any
     ancestors: NDArray[np.bool_]
-    asked: int
+    question: int
     depth: int
 
 
 def packed_questions(prompts: Prompts) -> Callable[[Items], Packed]:
-    """What a ScoringRanker asks TorchBestItems or OnnxBestItems: the questions of histories int32[B, T]."""
+    """Makes the input of a language model that ranks: the questions of histories int32[B, T]."""
     return lambda histories: pack_questions(prompts.questions(histories), prompts.pieces.causal)

@@ -45,7 +45,7 @@ def over_graphs(artifact: Artifact, variant: Variant, opening: Opening, user_cac
 
 
 def graphs_of(artifact: Artifact, variant: Variant) -> list[Path]:
-    """The graphs of a variant, in the order in which they run, once all its files are found to be whole."""
+    """The graphs of a variant, in the order in which they run, after verifying all its files."""
     record = artifact.exported(variant.name)
     assert record is not None
     files = {name: artifact.file(name) for name in record.files}
@@ -99,12 +99,12 @@ class OnnxScorer:
         Only where the graph `takes_vectors`.
         """
         rows = np.arange(len(history) + len(candidates), dtype=np.int32)
-        asked = {
+        arrays = {
             "history": rows[: len(history)],
             "candidates": rows[len(history) :],
             ITEM_TABLE: np.concatenate([history, candidates]),
         }
-        scores: Scores = self._session.run(None, asked)[0]
+        scores: Scores = self._session.run(None, arrays)[0]
         return scores
 
 
@@ -114,8 +114,8 @@ class OnnxItemScores:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {"histories": asked, "k": np.array([k], np.int64)})
+    def __call__(self, inputs: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {"histories": inputs, "k": np.array([k], np.int64)})
         return items, scores
 
 
@@ -145,8 +145,8 @@ class OnnxBestItems:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {**asked.arrays, "k": np.array([k], np.int64)})
+    def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:
+        items, scores = self._session.run(None, {**inputs.arrays, "k": np.array([k], np.int64)})
         return items, scores
 
 
@@ -155,7 +155,7 @@ class OnnxLanguageCall:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        shapes = {one.name: one.shape for one in session.get_inputs()}
+        shapes = {given.name: given.shape for given in session.get_inputs()}
         self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
 
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
@@ -174,5 +174,5 @@ class OnnxLanguageCall:
         return np.ascontiguousarray(cache[..., :length, :])
 
     def joined(self, cache: Any, more: Any) -> Any:
-        """The cache of some tokens and of those that followed."""
+        """The cache of tokens, extended by that of those that follow them."""
         return np.concatenate((cache, more), axis=-2)

@@ -2,7 +2,7 @@
 
 A ranker that scores (SASRec) multiplies the user's vector with all item vectors and takes the top k. One that
 generates (SID-SASRec) writes semantic identifiers by beam search, and knows no more items than it has beams.
-Here are the runtimes' differences and nothing else; torch is imported by those who bring a torch model.
+The parts that differ from runtime to runtime are in `runtimes/onnx.py` and `runtimes/torch_models.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Cache = tuple[Any, Any]  # a user's prompt, shared by all beams; what each beam 
 class ItemScores(Protocol):
     """A model with a head for the catalogue, in one of the runtimes."""
 
-    def __call__(self, asked: Any, k: int) -> tuple[Items, Scores]:
+    def __call__(self, inputs: Any, k: int) -> tuple[Items, Scores]:
         """The best min(k, n_items) items int32[B, k] for histories int32[B, T] or their prompts, and their scores."""
         ...
 
@@ -45,7 +45,7 @@ class ScoringRanker:
         prompts: Callable[[Items], Any] | None = None,
         retired: Collection[int] = (),
     ) -> None:
-        """`prompts` makes what the model is asked of histories int32[B, T]; else it takes them as they are.
+        """`prompts` makes the model's input of histories int32[B, T]; without it the histories are the input.
 
         `retired` items are left out of every ranking.
         """
@@ -57,24 +57,24 @@ class ScoringRanker:
         return self.top_k_staged(history, k, no_observer)
 
     def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
-        """The same; `observe` hears of the prompt, where there is one, and of the model's part."""
+        """As `top_k`; `observe` hears each of two stages as it ends: the prompt, if there is one, and the model."""
         items, scores = self._ranked(history[None], k, observe)
         return items[0], scores[0]
 
     def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        """The same for B users, int32[B, T]; -1 in places past the catalogue."""
+        """`top_k` for the histories int32[B, T] of B users; -1 in places past the catalogue."""
         return _widened(*self._ranked(histories, k, no_observer), k)
 
     def _ranked(self, histories: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
-        asked: Any = histories[:, -self._max_history :]
+        inputs: Any = histories[:, -self._max_history :]
         if self._prompts:
-            asked = self._prompts(asked)
+            inputs = self._prompts(inputs)
             observe("prompt")
-        found = self._best(asked, k + len(self._retired))
+        best = self._best(inputs, k + len(self._retired))
         if len(self._retired):
-            found = self._available(*found, k)
+            best = self._available(*best, k)
         observe("forward")
-        return found
+        return best
 
     def _available(self, items: Items, scores: Scores, k: int) -> tuple[Items, Scores]:
         """The first k of items and scores [B, n] that are not retired; every row has as many."""
@@ -108,15 +108,15 @@ class GeneratingRanker:
         return self.top_k_staged(history, k, no_observer)
 
     def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
-        """The same; `observe` hears the name of each stage of the decoding as it ends."""
+        """As `top_k`; `observe` hears the name of each stage of the decoding as it ends."""
         items, scores = self._search(history[None], k, observe)
-        found = items[0] >= 0
-        best = items[0][found], scores[0][found]
+        listed = items[0] >= 0
+        best = items[0][listed], scores[0][listed]
         observe("rank")
         return best
 
     def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        """The same for B users, int32[B, T]; behind the items, -1 for beams that ended in none, and past them."""
+        """`top_k` for the histories int32[B, T] of B users; behind the items, -1 for each beam that ended in none."""
         return _widened(*self._search(histories, k, no_observer), k)
 
     def _search(self, histories: Items, k: int, observe: Observe) -> tuple[Items, Scores]:

@@ -23,7 +23,7 @@ KEPT_TEXTS = 10_000
 
 
 class TextScorer(Protocol):
-    """Scores users and slates some of whose items are texts."""
+    """Scores users and slates in which items may be given by their texts."""
 
     def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
         """Click probabilities float32[N]. Raises UsageError or ArtifactError where texts cannot be read here."""

@@ -53,9 +53,9 @@ class TorchItemScores:
 
         self._torch, self._model = torch, model
 
-    def __call__(self, asked: Items, k: int) -> tuple[Items, Scores]:
+    def __call__(self, inputs: Items, k: int) -> tuple[Items, Scores]:
         with self._torch.inference_mode():
-            items, scores = self._model.top_k(_on_device(self._torch, self._model, asked), k)
+            items, scores = self._model.top_k(_on_device(self._torch, self._model, inputs), k)
             return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
 
 
@@ -100,9 +100,9 @@ class TorchBestItems:
         self._torch, self._model = torch, ItemScores(model)
         self._device = next(model.parameters()).device
 
-    def __call__(self, asked: Packed, k: int) -> tuple[Items, Scores]:
+    def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:
         arrays = {
-            name: self._torch.from_numpy(array).to(self._device) for name, array in asked.arrays.items()
+            name: self._torch.from_numpy(array).to(self._device) for name, array in inputs.arrays.items()
         }
         with self._torch.inference_mode():
             scores = self._model(**arrays)
@@ -133,7 +133,7 @@ class TorchLanguageCall:
         return cache[..., :length, :].contiguous()  # a view would keep the rest alive
 
     def joined(self, cache: Any, more: Any) -> Any:
-        """The cache of some tokens and of those that followed."""
+        """The cache of tokens, extended by that of those that follow them."""
         return self._torch.cat((cache, more), dim=-2)
 
 
@@ -150,11 +150,13 @@ class ProtocolScorer:
 
     def score(self, history: Items, candidates: Items) -> Scores:
         """Click probabilities float32[N]."""
-        return np.array([self._score_one(history, one) for one in candidates.tolist()], np.float32)
+        return np.array(
+            [self._score_one(history, candidate) for candidate in candidates.tolist()], np.float32
+        )
 
     def _score_one(self, history: Items, candidate: int) -> float:
         packed = pack(self._prompts.prefix(history), [self._prompts.suffix(candidate)], self._prompts.pieces)
-        tokens, positions, mask, read = (self._torch.from_numpy(one) for one in packed.arrays.values())
+        tokens, positions, mask, read = (self._torch.from_numpy(array) for array in packed.arrays.values())
         language = self._model.language
         with self._torch.inference_mode():
             hidden = language.hidden(tokens, positions, mask)[0]
