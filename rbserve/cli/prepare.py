@@ -30,6 +30,7 @@ TABLE_FIELDS = (
     "interactions", "items", "user", "item", "time", "label", "rating", "item_key", "text", "delimiter",
     "histories", "histories_items", "quotes", "encoding", "allow_loss",
 )  # fmt: skip
+SHARES = {"valid_users": {"ge": 0.01, "le": 0.9}}
 FLAGS = {
     "ctr_test_rows": "--ctr-test",
     "ctr_finetune_rows": "--ctr-finetune",
@@ -60,7 +61,12 @@ def prepare(
             help="Negative items of a user: the own dislikes (native), or N random ones (default native).",
         ),
     ] = None,
-    protocol: Annotated[dict[str, Any], FromRecord(Protocol, PROTOCOL_FIELDS, PROTOCOL, FLAGS)],
+    protocol: Annotated[
+        dict[str, Any],
+        FromRecord(
+            Protocol, PROTOCOL_FIELDS, PROTOCOL, FLAGS, limits={"valid_users": {"ge": 0.01, "le": 0.9}}
+        ),
+    ],
     catalogue: Annotated[
         Catalogue,
         typer.Option(

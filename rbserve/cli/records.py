@@ -30,7 +30,8 @@ class FromRecord:
     """The fields of a record that are options of a command: those that `fields` names, or all of them.
 
     `panel` is their heading in --help. `flags` has the names of options that are not called like their field:
-    {"max_waiting": "--queue"}. `defaults` has the values that --help shows where the command's are not the record's.
+    {"max_waiting": "--queue"}. `defaults` has the values that --help shows where the command's are not the record's,
+    `limits` those limits (ge, le) that are narrower for the command: {"read_timeout_s": {"ge": 1.0}}.
     """
 
     record: type[Any]
@@ -38,6 +39,7 @@ class FromRecord:
     panel: str | None = None
     flags: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def options(self) -> Iterator[tuple[str, OptionField]]:
         """The flag and the field of each option."""
@@ -65,11 +67,12 @@ class FromRecord:
         is_switch = option.type is bool
         declared = f"{flag}/--no-{flag.removeprefix('--')}" if is_switch and default else flag
         shown = None if is_switch and not default else default
+        limits = {**option.limits, **self.limits.get(option.name, {})} if option.type in (int, float) else {}
         info = typer.Option(
             declared,
             help=option.help(shown),
-            min=option.limits.get("ge") if option.type in (int, float) else None,
-            max=option.limits.get("le") if option.type in (int, float) else None,
+            min=limits.get("ge"),
+            max=limits.get("le"),
             rich_help_panel=self.panel,
             show_default=False,
         )

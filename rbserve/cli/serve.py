@@ -36,6 +36,7 @@ AUTO = "auto"
 SERVER_FIELDS = (
     "host", "port", "workers", "admin", "log", "read_timeout_s", "drain_timeout_s", "max_connections",
 )  # fmt: skip
+TIMEOUTS = {"read_timeout_s": {"ge": 1.0}, "drain_timeout_s": {"ge": 1.0}}
 LIMIT_FIELDS = ("max_waiting", "deadline_ms", "unknown_history")
 VARIANTS = "What is served"
 SERVER = "Server"
@@ -96,7 +97,7 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = 256,
-    options: Annotated[dict[str, Any], FromRecord(ServerOptions, SERVER_FIELDS, SERVER)],
+    options: Annotated[dict[str, Any], FromRecord(ServerOptions, SERVER_FIELDS, SERVER, limits=TIMEOUTS)],
     limits: Annotated[Limits, FromRecord(Limits, LIMIT_FIELDS, SERVER, {"max_waiting": "--queue"})],
     api_keys: Annotated[
         Path | None,
@@ -128,10 +129,6 @@ def serve(
     from rbserve.server.http.cors import check_origins
     from rbserve.server.http.keys import read_keys
 
-    for name in ("read_timeout_s", "drain_timeout_s"):
-        if options.get(name, 1) < 1:
-            flag = f"--{name.removesuffix('_s').replace('_', '-')}"
-            raise UsageError(f"{flag} must be 1 second or more, not {options[name]:g}")
     server = ServerOptions(**options, keys=read_keys(api_keys), origins=check_origins(cors_origin or ()))
     wanted = _variant(only(words(variant), "--variant") if variant else None, precision)
     names, data = model_names(model), None if dataset is None else dataset_name(dataset)

@@ -59,7 +59,7 @@ class Oven(Options):
 def bake(
     *,
     oven: Annotated[Oven, FromRecord(Oven, flags={"minutes": "--time"})],
-    other: Annotated[dict[str, Any], FromRecord(Settings, ("lr",))],
+    other: Annotated[dict[str, Any], FromRecord(Settings, ("lr", "epochs"), limits={"epochs": {"ge": 3}})],
     dish: str = "pie",
 ) -> object:
     """Bake a dish."""
@@ -104,7 +104,11 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(words: tuple[
         _parse(*words)
 
 
-@pytest.mark.parametrize("words", [(), ("--heat", "9", "--time", "0"), ("--heat", "hot")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--heat", "9", "--time", "0"), ("--heat", "9", "--epochs", "2"), ("--heat", "hot")],
+    ids=" ".join,
+)
 def test_a_missing_option_and_a_wrong_number_are_mistakes_of_usage(words: tuple[str, ...]) -> None:
     with pytest.raises(typer.exceptions.TyperException) as wrong:
         _parse(*words)

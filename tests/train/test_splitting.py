@@ -494,24 +494,22 @@ def test_a_failure_in_the_middle_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("when", ["pieces", "item_texts", "user_ids", "too few", "a bad option", "progress"])
+@pytest.mark.parametrize("when", ["pieces", "item_texts", "user_ids", "too few", "progress"])
 def test_a_failure_leaves_the_data_set_that_was_there(when: str, tmp_path: Path) -> None:
     held = EventsInMemory(_raw(7), _table())
     old = write_splits(tmp_path / "made", "made", held, Protocol(), Tally())
     before = {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()}
-    protocol, texts = Protocol(seed=1), Texts()
+    protocol = Protocol(seed=1)
     events: splitting.Events = Failing(held, 7, 4, when)
     if when == "too few":
         events = EventsInMemory(held.events.take(held.events.users < 3), _table())
-    if when == "a bad option":
-        texts = Texts(max_words=0)
 
     def progress(done: int, total: int, line: str) -> None:
         if when == "progress" and "chosen users" in line:
             raise StoppedError
 
     with pytest.raises((StoppedError, DataError, UsageError)):
-        write_splits(tmp_path / "made", "made", events, protocol, Tally(), texts=texts, progress=progress)
+        write_splits(tmp_path / "made", "made", events, protocol, Tally(), progress=progress)
     assert list(tmp_path.iterdir()) == [old.path]
     assert {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()} == before
     assert open_dataset(old.path).fingerprint == old.fingerprint

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from rbserve.core.options import Count, Natural, Options
+from rbserve.core.options import Count, Natural, Options, Share
 from rbserve.models.words import MAX_WORDS
 
 Catalogue = Literal["used", "seen", "all"]
@@ -35,9 +35,7 @@ class Protocol(Options):
     ctr_finetune_rows: Annotated[Count, Meta(description="Finetune rows of click prediction.")] = 100_000
     seqrec_test_rows: Annotated[Count, Meta(description="Test sequences.")] = 5_000
     seqrec_finetune_rows: Annotated[Count, Meta(description="Finetune sequences.")] = 40_000
-    valid_users: Annotated[
-        float, Meta(ge=0.01, le=0.9, description="Share of the finetune users that validate.")
-    ] = 0.1
+    valid_users: Annotated[Share, Meta(description="Share of the finetune users that validate.")] = 0.1
     max_rows: Annotated[Natural, Meta(description="Raw rows to read; 0 reads all.")] = 0
 
     def most_rows(self, label: int) -> int:
