@@ -39,8 +39,9 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     if reading.time is None:
         relation, time = in_file_order(relation), "position"
     else:
-        relation = work.table("interactions", relation, interactions)
-        time = time_sql(work, relation, reading.time, interactions)
+        table = work.table("interactions", relation, interactions)
+        time = time_sql(work, table, reading.time, interactions)
+        relation = f"select * from {table}"
     label = "1"
     if reading.label:
         label = LABEL.format('"label"')
