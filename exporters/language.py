@@ -30,7 +30,7 @@ from rbserve.exporters.parity import reference_variant
 from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
 from rbserve.models.drivers import GROUPED, architecture_of, grouped_attention
-from rbserve.models.lm import Answers, ClickModel, ItemScores, LanguageModel, empty_past
+from rbserve.models.lm import Answers, ClickModel, ItemScoreHead, LanguageModel, empty_past
 from rbserve.runtimes.torch import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def write_graph(
     graph = trace_graph(model, config, items)
     wrapper = (
         "language." if items else "model."
-    )  # before the names of saved weights in ItemScores and Answers
+    )  # before the names of saved weights in ItemScoreHead and Answers
     fill(graph, weights, lambda name: name.removeprefix(wrapper), data_file(path), bits, plan)
     save(graph, path, origin)
 
@@ -114,7 +114,7 @@ def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
         uncached = {name: axes for name, axes in INPUTS.items() if name != "past"}
         own_mask = mask[:, :, : tokens.size(1)]
         if items:
-            whole = ItemScores(cast(LanguageModel, model))
+            whole = ItemScoreHead(cast(LanguageModel, model))
             inputs = (tokens, positions, own_mask, read[:, :1])
             graph = trace_without_weights(whole, inputs, uncached, {ALL_SCORES: {0: "B"}})
             append_top_k(graph, items)

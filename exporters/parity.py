@@ -15,7 +15,7 @@ from rbserve.core.variants import HALF_REFERENCE, REFERENCE
 from rbserve.data.artifact import Artifact, Parity
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
-from rbserve.data.golden import Check
+from rbserve.data.golden import GoldenAnswer
 from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.memory import shortage
 from rbserve.runtimes.onnx import exported_ranker, exported_scorer
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
     """How far exported graphs are from the reference, and some of their answers to check a copy of them with."""
 
     parity: Parity
-    checks: list[Check]
+    checks: list[GoldenAnswer]
 
 
 class Reference(Protocol):
@@ -85,7 +85,7 @@ class ScoreReference:
         labels = np.zeros_like(self._rows.labels) if self._artifact.is_random else self._rows.labels
         slate = self._rows.candidates[:CHECKS]
         histories = [self._rows.histories[row] for row in range(len(slate))]
-        checks = [Check.of(history, slate, scorer.score(history, slate)) for history in histories]
+        checks = [GoldenAnswer.of(history, slate, scorer.score(history, slate)) for history in histories]
         return Comparison(compare(self._scores, scores, labels), checks)
 
     def is_equal(self, parity: Parity) -> bool:
@@ -135,9 +135,9 @@ class ListReference:
         checks = [self._check(row, *exported) for row in range(min(CHECKS, len(self._rows)))]
         return Comparison(parity, checks)
 
-    def _check(self, row: int, items: Items, scores: Scores) -> Check:
+    def _check(self, row: int, items: Items, scores: Scores) -> GoldenAnswer:
         listed = items[row] >= 0
-        return Check.of(self._rows.histories[row], items[row, listed], scores[row, listed])
+        return GoldenAnswer.of(self._rows.histories[row], items[row, listed], scores[row, listed])
 
     def is_equal(self, parity: Parity) -> bool:
         """Whether all lists have the same items and no score differs by more than SCORE_TOLERANCE."""

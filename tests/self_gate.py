@@ -30,7 +30,7 @@ from rbserve.profilers.gate.sides import Pair, Scope
 from rbserve.profilers.gate.verdict import EXIT_CODES, Verdict
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 SLOWED = (sys.executable, str(Path(__file__).parent / "benchmarks/gate_curve.py"), "worker", "slowed")
 CONFIG = """\

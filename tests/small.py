@@ -10,7 +10,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 
 def train_small(

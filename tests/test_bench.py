@@ -23,7 +23,7 @@ from entry_point import rbserve
 
 from rbserve.bench import matrix, schedule, work
 from rbserve.bench.display import TimeLeft
-from rbserve.bench.estimate import Estimate
+from rbserve.bench.estimate import TimeEstimate
 from rbserve.bench.executor import LocalExecutor, only_bench
 from rbserve.bench.journal import SCHEMA, Journal, Outcome
 from rbserve.bench.matrix import Cell, Node
@@ -439,9 +439,9 @@ def test_a_torn_outcome_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_time_left_counts_unknown_cells_like_those_that_have_ended() -> None:
-    allowed = Estimate(99.0, "the plan's seconds, without accuracy", bound=True)
+    allowed = TimeEstimate(99.0, "the plan's seconds, without accuracy", bound=True)
     assert str(TimeLeft({"profile.a.x": allowed}, jobs=1)) == "about 0:01:39 left"
-    clock = TimeLeft({"build.a.x": Estimate(None, "not known"), "build.a.y": allowed}, jobs=1)
+    clock = TimeLeft({"build.a.x": TimeEstimate(None, "not known"), "build.a.y": allowed}, jobs=1)
     assert str(clock) == "at least 0:01:39 left"
     cell = Cell("build", "a", "x")
     clock.start(cell)

@@ -11,8 +11,8 @@ import yaml
 from entry_point import rbserve
 from prometheus_client import CollectorRegistry, generate_latest
 
-from rbserve.server.openapi import FREE
-from rbserve.server.telemetry import Telemetry, WorkerMemory
+from rbserve.server.api.openapi import FREE
+from rbserve.server.observe.telemetry import Telemetry, WorkerMemory
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT = (DOCS / "serving.md").read_text()

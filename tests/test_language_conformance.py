@@ -47,7 +47,7 @@ from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.openvino import without_bf16
 from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 from rbserve.train.tasks.language import load, make
 from rbserve.train.tasks.next_item import NextItemTask
 from rbserve.train.tasks.next_item import make as make_next_item

@@ -18,14 +18,14 @@ from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.zoo import find_model
-from rbserve.profilers.baselines import baselines
+from rbserve.runs.baselines import baselines
 from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.evaluate import rank_rows, score_rows
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.stats.pairwise import auc
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 CODES = {"levels": "2", "codes": "16"}
 

@@ -21,7 +21,7 @@ from rbserve.runtimes.opening import open_ranker
 from rbserve.runtimes.openvino import without_bf16
 from rbserve.runtimes.torch import load_model
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 SMALL = {"layers": "2", "dim": "16", "heads": "2"}
 

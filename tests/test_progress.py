@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rbserve import progress
-from rbserve.bench.display import Lines, TimeLeft
-from rbserve.bench.estimate import Estimate
+from rbserve.bench.display import BenchLines, TimeLeft
+from rbserve.bench.estimate import TimeEstimate
 from rbserve.bench.matrix import Cell
 from rbserve.core.errors import UsageError
 from rbserve.data.dataset import Dataset
@@ -135,7 +135,7 @@ def test_what_goes_elsewhere_writes_no_lines(capsys: pytest.CaptureFixture[str])
 
 def test_a_bench_says_of_each_cell_at_work_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     cell = Cell("build", "shop", "dnn")
-    lines = Lines(TimeLeft({cell.id: Estimate(60.0, "a guess")}, 1), every_s=0.001)
+    lines = BenchLines(TimeLeft({cell.id: TimeEstimate(60.0, "a guess")}, 1), every_s=0.001)
     lines.started(cell)
     lines.moved(cell, 20, 600, "steps at most, epoch 2")
     seen = ""

@@ -118,7 +118,7 @@ def test_a_ranker_names_the_best_items_of_the_catalogue(notebook: dict[str, Any]
 
 def test_a_client_is_answered_as_the_scorer_answers(notebook: dict[str, Any]) -> None:
     code = (
-        "import rbserve; from rbserve.server.options import ServerOptions; "
+        "import rbserve; from rbserve.server.api.options import ServerOptions; "
         f"rbserve.Home({str(Path('shop').absolute())!r}).serve({{'dnn': 'onnx-int8'}}, options=ServerOptions(port=0))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

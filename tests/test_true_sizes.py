@@ -37,7 +37,7 @@ from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.openvino import without_bf16
 from rbserve.train.encoders.backbone import _at_most, load_tokenizer, locate_shape, precision
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 TINY = {
     "hidden_size": 32,

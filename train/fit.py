@@ -35,12 +35,12 @@ from rbserve.data.artifact import (
 from rbserve.data.dataset import Dataset, Split, write_items
 from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train.distill.lesson import TrainingLesson
-from rbserve.train.loop import Checkpoint, Settings, State, TrainingTask, fit
+from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
+from rbserve.train.fitting.tensors import save_drawn, save_tensors
 from rbserve.train.tasks import ctr, endpoint, language, next_item, seq
 from rbserve.train.tasks.language import LanguageTask
 from rbserve.train.tasks.next_item import NextItemTask
-from rbserve.train.tensors import save_drawn, save_tensors
-from rbserve.train.warm_start import WarmStart, continue_identifiers
+from rbserve.train.tasks.warm_start import WarmStart, continue_identifiers
 
 
 def train(

@@ -26,9 +26,9 @@ from rbserve.home.commands import (
     why_absent,
 )
 from rbserve.machine.environment import environment
-from rbserve.profilers.baselines import forms_of
 from rbserve.profilers.compare.sections import aside, comparable, difference, shared_rows
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, run_times
+from rbserve.runs.baselines import forms_of
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, Result, baseline_title, key_here
 from rbserve.runs.summary import by_scope
@@ -63,7 +63,7 @@ class Objective(msgspec.Struct, frozen=True):
         return "median" if self.fraction == 0.5 else self.fraction
 
 
-class Check(msgspec.Struct, frozen=True):
+class ObjectiveCheck(msgspec.Struct, frozen=True):
     """An objective and the `n` timed calls of a variant, of which `over` reach the limit.
 
     `runs_needed` calls certify the percentile (0 for the mean); with fewer, `measured_ms` is null. `ci95_ms` is the
@@ -98,7 +98,7 @@ class Candidate(msgspec.Struct, frozen=True):
     accuracy: float | None
     accuracy_ci95: Interval | None
     p50_ms: float
-    checks: list[Check]
+    checks: list[ObjectiveCheck]
     probability: float | None
     refused: str | None
     serve: str | None
@@ -402,7 +402,7 @@ def _absence(run: Measurement) -> str | None:
     return f"{reason}; {making} makes it" if making else reason
 
 
-def _check(objective: Objective, times: Sequence[Draws], between_processes: float) -> Check:
+def _check(objective: Objective, times: Sequence[Draws], between_processes: float) -> ObjectiveCheck:
     runs = np.concatenate(times)
     q, drawn = objective.fraction, objective.drawn_as
     need = 0 if q is None else runs_needed(q)
@@ -415,7 +415,7 @@ def _check(objective: Objective, times: Sequence[Draws], between_processes: floa
         measured = float(np.median(runs))
     else:
         measured = certified_percentile(runs, q)
-    return Check(
+    return ObjectiveCheck(
         objective=objective.text,
         measured_ms=measured,
         n=len(runs),
@@ -444,7 +444,7 @@ def _refusal(
     run: Measurement,
     accuracy: float | None,
     metric: str,
-    checks: Sequence[Check],
+    checks: Sequence[ObjectiveCheck],
     probability: float | None,
     confidence: float,
     apart: str | None,
@@ -476,7 +476,7 @@ def _refusal(
     return None
 
 
-def _measured(check: Check) -> str:
+def _measured(check: ObjectiveCheck) -> str:
     if check.measured_ms is None:
         return ""
     interval = f" [{check.ci95_ms[0]:.3g}, {check.ci95_ms[1]:.3g}]" if check.ci95_ms else ""

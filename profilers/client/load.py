@@ -40,7 +40,7 @@ LATE_MS, LATE_SHARE = 1.0, 0.1
 Seconds = NDArray[np.float64]
 
 
-class Times(msgspec.Struct, frozen=True):
+class RequestTimes(msgspec.Struct, frozen=True):
     """Milliseconds of n requests. A percentile is null where they are too few to certify it."""
 
     n: int
@@ -65,10 +65,10 @@ class Load(msgspec.Struct, frozen=True):
     answers: dict[str, int]
     failures: dict[str, int]
     goodput_per_s: float
-    latency_ms: Times | None
-    service_ms: Times | None
-    refusal_ms: Times | None
-    lag_ms: Times
+    latency_ms: RequestTimes | None
+    service_ms: RequestTimes | None
+    refusal_ms: RequestTimes | None
+    lag_ms: RequestTimes
     waited: int
     void: str | None
 
@@ -336,7 +336,7 @@ def summarise(url: str, plan: LoadPlan, ran: Generator) -> Load:
     )
 
 
-def _void(lag: Times, met: Times | None) -> str | None:
+def _void(lag: RequestTimes, met: RequestTimes | None) -> str | None:
     late = lag.max if lag.p99 is None else lag.p99
     if met is None or late <= LATE_MS or late <= LATE_SHARE * met.p50:
         return None
@@ -346,11 +346,11 @@ def _void(lag: Times, met: Times | None) -> str | None:
     )
 
 
-def _times(seconds: Seconds) -> Times | None:
+def _times(seconds: Seconds) -> RequestTimes | None:
     if not len(seconds):
         return None
     ms = seconds * 1000
-    return Times(
+    return RequestTimes(
         n=len(ms),
         p50=float(np.median(ms)),
         p90=certified_percentile(ms, 0.90),

@@ -20,7 +20,7 @@ TOLERANCE = 0.005  # accuracy a user is taken to give up for speed
 SETTLED = 0.975  # share of resamples in which the faster of two is faster, or the more accurate more accurate
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ServeAnswer(msgspec.Struct, frozen=True):
     """Which point of a slate to serve: its id and label, its figures in a sentence, and how sure that is.
 
     `models` is how many models were measured and judged at the slate, of `models_in_section`. Where there is a single
@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True):
         return f"{self.models} of {self.models_in_section}"
 
 
-def answers(section: Section, evidence: Evidence | None = None) -> list[Answer]:
+def answers(section: Section, evidence: Evidence | None = None) -> list[ServeAnswer]:
     """The fastest point within TOLERANCE of the best accuracy, for each slate at which an accuracy was measured.
 
     How sure a difference is comes from the draws of `evidence`, which P(front) is computed from as well.
@@ -103,7 +103,7 @@ def _judged(section: Section, slate: int) -> list[Point]:
     ]
 
 
-def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointDraws) -> Answer:
+def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointDraws) -> ServeAnswer:
     best = max(points, key=lambda point: (_printed(point, section), -point.p50_ms, point.id))
     enough = _printed(best, section) - TOLERANCE
     near = [point for point in points if (point.value(section.metric) or 0.0) >= enough]
@@ -111,7 +111,7 @@ def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointD
     models = len({point.name for point in points})
     in_section = len({point.name for point in section.points})
     better = _better_baselines(section, pick)
-    return Answer(
+    return ServeAnswer(
         slate=slate,
         question=_question(section, slate, pick, models, in_section),
         point=pick.id,

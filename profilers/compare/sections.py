@@ -17,12 +17,12 @@ from rbserve.core.tasks import TASKS
 from rbserve.data.similarity import is_copy
 from rbserve.home.commands import command
 from rbserve.machine.environment import Environment
-from rbserve.profilers.baselines import forms_of
 from rbserve.profilers.compare.front import Front, place_points
 from rbserve.profilers.compare.paper import PaperRow, paper_cautions, paper_rows
 from rbserve.profilers.compare.points import Point, points_of
 from rbserve.profilers.compare.students import with_lessons
 from rbserve.profilers.compare.uncertainty import Evidence
+from rbserve.runs.baselines import forms_of
 from rbserve.runs.changes import changed, display_name
 from rbserve.runs.measurement import Measurement, baseline_title
 from rbserve.runs.plan import WARM

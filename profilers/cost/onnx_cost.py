@@ -39,7 +39,7 @@ ITEM_BYTES = {
 }  # fmt: skip
 
 
-class Node(msgspec.Struct, frozen=True):
+class ProfiledNode(msgspec.Struct, frozen=True):
     """A node of onnxruntime's profile; sizes are bytes, `parameter_size` those of constant inputs.
 
     The right side of a product that onnxruntime packed when it loaded the graph is not among the inputs.
@@ -60,7 +60,7 @@ class _Event(msgspec.Struct, frozen=True):
     name: str = ""
     ts: int = 0
     dur: int = 0
-    args: Node = Node()
+    args: ProfiledNode = ProfiledNode()
 
 
 def look_into(
@@ -93,7 +93,7 @@ def _clock(session: Any) -> Clock:
     )
 
 
-def _nodes(session: Any) -> Iterator[tuple[int, int, Node]]:
+def _nodes(session: Any) -> Iterator[tuple[int, int, ProfiledNode]]:
     """Each node that ran: its start by `_clock` and its duration, nanoseconds, and the node."""
     start = session.get_profiling_start_time_ns()
     profile = Path(session.end_profiling()).read_bytes()
@@ -102,7 +102,7 @@ def _nodes(session: Any) -> Iterator[tuple[int, int, Node]]:
             yield start + event.ts * 1000, event.dur * 1000, event.args
 
 
-def node_cost(node: Node, ns: int = 0, bits: int = 8) -> Spent:
+def node_cost(node: ProfiledNode, ns: int = 0, bits: int = 8) -> Spent:
     """The operations and bytes of a node that took `ns`; `bits`: of a weight of MatMulNBits."""
     name = node.op_name
     if name in CONTROL:
@@ -125,7 +125,7 @@ def node_cost(node: Node, ns: int = 0, bits: int = 8) -> Spent:
     return Spent(flops, constant, activation + written, Counter({name: ns}))
 
 
-def _product(node: Node) -> tuple[int, int, int]:
+def _product(node: ProfiledNode) -> tuple[int, int, int]:
     """The inner length of a product, its columns, and its operations (two for a multiplication and addition)."""
     left, result = _shape(node.input_type_shape[0]), _shape(node.output_type_shape[0])
     transposed = len(left) > 1 and len(result) > 1 and left[-2] != result[-2]
@@ -133,7 +133,7 @@ def _product(node: Node) -> tuple[int, int, int]:
     return inner, result[-1], 2 * inner * math.prod(result)
 
 
-def _has_right_side(node: Node, inner: int, columns: int) -> bool:
+def _has_right_side(node: ProfiledNode, inner: int, columns: int) -> bool:
     """Whether the second input is the right side, not what follows it where that was packed."""
     second = _shape(node.input_type_shape[1]) if len(node.input_type_shape) > 1 else []
     if node.op_name == "MatMulNBits":

@@ -51,7 +51,7 @@ NO_SPREAD = (
 )
 
 
-class Outcome(NamedTuple):
+class GateOutcome(NamedTuple):
     """The suite, and the samples behind it."""
 
     suite: Suite
@@ -65,7 +65,7 @@ def check(
     scope: Scope = EVERYTHING,
     progress: Progress = no_progress,
     clock: Callable[[], float] = time.monotonic,
-) -> Outcome:
+) -> GateOutcome:
     """Measures the pairs within the budget of seconds, and judges every metric of every pair."""
     begin = clock()
     _check_scope(scope)
@@ -81,7 +81,7 @@ def check(
         gate = _Gate(contenders, config, scope, begin + config.budget, progress, clock)
         rounds = gate.run()
         lines += gate.lines()
-    return Outcome(suite_of(lines, config, environment(), rounds, clock() - begin), contenders)
+    return GateOutcome(suite_of(lines, config, environment(), rounds, clock() - begin), contenders)
 
 
 def _check_scope(scope: Scope) -> None:

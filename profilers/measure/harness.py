@@ -32,12 +32,12 @@ from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
 from rbserve.data.similarity import data_sketch
 from rbserve.home.commands import option_of
 from rbserve.machine.environment import allowed_cores, environment
-from rbserve.profilers.baselines import baselines
 from rbserve.profilers.cost.call_cost import LOOKS_INTO
 from rbserve.profilers.measure.budget import PILOT_RUNS, Pace, schedule
 from rbserve.profilers.measure.worker import Job, Report
 from rbserve.profilers.timing.requests import draw
 from rbserve.runs import roofline
+from rbserve.runs.baselines import baselines
 from rbserve.runs.measurement import DEPTH, SCHEMA, Measurement, Predictions, comparability_key
 from rbserve.runs.plan import Plan, check_scope
 from rbserve.runs.provenance import command_line, git_state

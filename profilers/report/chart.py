@@ -15,7 +15,7 @@ import msgspec
 from rbserve.profilers.compare.paper import PaperRow
 from rbserve.profilers.report.axes import TEXT, Axis, accuracy_axis, latency_axis, text_width
 from rbserve.profilers.report.chart_data import ChartPoint, ChartSection, folded
-from rbserve.profilers.report.label_layout import Box, Label, Place, place
+from rbserve.profilers.report.label_layout import Box, Label, LabelPlace, place
 from rbserve.runs.measurement import baseline_title
 
 BOLD = 13.0  # pixels, the size of a name on the front
@@ -146,7 +146,7 @@ class Spot(NamedTuple):
         width = max(text_width(line, BOLD if bold else TEXT, bold) for line in lines)
         return Label(self.x, self.y, width + 6, LINE * len(lines) + 2, angle, patience)
 
-    def placed(self, where: Place) -> PlacedName:
+    def placed(self, where: LabelPlace) -> PlacedName:
         """The name in the rectangle that was found for it."""
         left, top, right, _ = where.box
         x, y = round((left + right) / 2, 1), round(top + 1 + LINE / 2, 1)

@@ -53,7 +53,7 @@ class Label(NamedTuple):
     patience: float
 
 
-class Place(NamedTuple):
+class LabelPlace(NamedTuple):
     """A label's rectangle, and its leader line (x, y of both ends), None for a label that touches its point."""
 
     box: Box
@@ -62,7 +62,7 @@ class Place(NamedTuple):
 
 def place(
     labels: Sequence[Label], markers: Sequence[Box], lines: Sequence[Box], bounds: Box
-) -> list[Place | None]:
+) -> list[LabelPlace | None]:
     """A place for each label, in order of priority, or None where there is no room for it."""
     search = _Search(markers, lines, bounds)
     return [search.place(label) for label in labels]
@@ -75,7 +75,7 @@ class _Search:
         self._markers, self._lines, self._bounds = _rows(markers), _rows(lines), bounds
         self._names, self._leaders = _rows([]), _rows([])
 
-    def place(self, label: Label) -> Place | None:
+    def place(self, label: Label) -> LabelPlace | None:
         """The cheapest free place, which later labels will respect."""
         boxes, leaders, costs = self._free(label)
         costs = costs + self._clutter(label, boxes, leaders)
@@ -85,10 +85,10 @@ class _Search:
         self._names = np.vstack([self._names, boxes[best]])
         box = Box(*map(float, boxes[best]))
         if not _is_drawn(leaders[best : best + 1])[0]:
-            return Place(box, None)
+            return LabelPlace(box, None)
         self._leaders = np.vstack([self._leaders, leaders[best]])
         x, y, end_x, end_y = map(float, leaders[best])
-        return Place(box, (x, y, end_x, end_y))
+        return LabelPlace(box, (x, y, end_x, end_y))
 
     def _free(self, label: Label) -> tuple[Floats, Floats, Floats]:
         """Rectangles, leader lines and costs of the candidates that keep the promises of the module's docstring."""

@@ -14,7 +14,7 @@ import msgspec
 
 from rbserve.core.errors import UsageError
 from rbserve.core.variants import find_variant
-from rbserve.profilers.compare.answers import TOLERANCE, Answer
+from rbserve.profilers.compare.answers import TOLERANCE, ServeAnswer
 from rbserve.profilers.compare.figures import columns
 from rbserve.profilers.compare.overall import notes as overall_notes
 from rbserve.profilers.compare.sections import Section
@@ -134,7 +134,7 @@ def _sort_key(value: float | str | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.8g}"
 
 
-def _summary_row(section: Section, answer: Answer) -> dict[str, Any]:
+def _summary_row(section: Section, answer: ServeAnswer) -> dict[str, Any]:
     """A line of "Which one to serve": its cells, whether to doubt it, and where it leads."""
     (point,) = [point for point in section.points if point.id == answer.point]
     (front,) = [front for front in section.fronts if front.slate == answer.slate]
@@ -152,7 +152,7 @@ def _summary_row(section: Section, answer: Answer) -> dict[str, Any]:
     return {"section": section, "cells": cells, "doubtful": doubtful}
 
 
-def _baselines_text(section: Section, answer: Answer) -> str:
+def _baselines_text(section: Section, answer: ServeAnswer) -> str:
     """The baselines that a pick does not beat; "none" where it beats all, a dash where there is no baseline."""
     if not any(section.metric in figures for figures in section.baselines.values()):
         return DASH

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import REFERENCE
 from rbserve.profilers.compare import overall
-from rbserve.profilers.compare.answers import Answer
+from rbserve.profilers.compare.answers import ServeAnswer
 from rbserve.profilers.compare.figures import FIGURES
 from rbserve.profilers.compare.front import Front
 from rbserve.profilers.compare.paper import paper_title
@@ -26,7 +26,7 @@ class Chapter(NamedTuple):
     """A section and what the report says of it in words."""
 
     section: Section
-    answers: list[Answer]
+    answers: list[ServeAnswer]
     absent: list[str]
     method: list[str]
 

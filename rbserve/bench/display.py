@@ -14,7 +14,7 @@ from datetime import timedelta
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from rbserve.bench.estimate import Estimate
+from rbserve.bench.estimate import TimeEstimate
 from rbserve.bench.journal import Outcome
 from rbserve.bench.matrix import Cell
 from rbserve.bench.schedule import Watcher
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher]:
+def show_cells(estimates: Mapping[str, TimeEstimate], jobs: int) -> Iterator[Watcher]:
     """Shows the cells of a bench: bars if standard error is a terminal, else lines."""
     clock = TimeLeft(estimates, jobs)
     if not sys.stderr.isatty():
-        with closing(Lines(clock)) as lines:
+        with closing(BenchLines(clock)) as lines:
             yield lines
         return
     from rich import progress
@@ -47,7 +47,7 @@ def show_cells(estimates: Mapping[str, Estimate], jobs: int) -> Iterator[Watcher
 class TimeLeft:
     """The time that a bench still takes: the estimates of its cells, or the mean time of the cells of their step."""
 
-    def __init__(self, estimates: Mapping[str, Estimate], jobs: int) -> None:
+    def __init__(self, estimates: Mapping[str, TimeEstimate], jobs: int) -> None:
         self.total, self.done = len(estimates), 0
         self._left = dict(estimates)
         self._jobs = jobs
@@ -82,7 +82,7 @@ class TimeLeft:
         return f"{'at least' if unknown else 'about'} {in_hours(seconds)} left"
 
 
-class Lines:
+class BenchLines:
     """Writes a line when a cell starts, every few seconds while it runs, and when it ends."""
 
     def __init__(self, clock: TimeLeft, every_s: float | None = None) -> None:

@@ -31,7 +31,7 @@ OPEN_S = 2.0  # of a process of which nothing is known: to start and load
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeEstimate:
     """Seconds of a cell, None where nothing is known, and the `source` of the figure.
 
     `bound`: what the plan allows for its timed calls is in the sum, because nothing like them was measured.
@@ -46,16 +46,16 @@ class Estimate:
     disk: int | None = None
 
 
-def estimate(cell: Cell, journal: Journal) -> Estimate:
+def estimate(cell: Cell, journal: Journal) -> TimeEstimate:
     """What doing a cell takes; nothing where its outcome stands."""
     if journal.standing(cell):
-        return Estimate(0.0, "done")
+        return TimeEstimate(0.0, "done")
     if cell.step == "profile":
         return _profile(cell)
     seconds, source = _as_before(cell) or (_training(cell) if cell.step == "build" else (None, "not known"))
     if cell.step == "prepare":
-        return Estimate(seconds, source)
-    return Estimate(seconds, source, memory=_memory(cell), disk=_disk(cell))
+        return TimeEstimate(seconds, source)
+    return TimeEstimate(seconds, source, memory=_memory(cell), disk=_disk(cell))
 
 
 def _as_before(cell: Cell) -> tuple[float, str] | None:
@@ -105,7 +105,7 @@ def _like(name: str, model: str) -> bool:
     return name == model or (name in kinds and kinds[name] == kinds.get(model))
 
 
-def _profile(cell: Cell) -> Estimate:
+def _profile(cell: Cell) -> TimeEstimate:
     """From the newest run of the model, of its data set if there is one; what that lacks counts with its bound."""
     assert cell.plan is not None
     variants = _variants(cell)
@@ -117,7 +117,7 @@ def _profile(cell: Cell) -> Estimate:
     source = f"run of {run.created[:10]} on {run.dataset}" if run else "the plan's seconds, without accuracy"
     if run and bound:
         source += "; in part the plan's seconds"
-    return Estimate(seconds, source, bound, memory=_memory(cell))
+    return TimeEstimate(seconds, source, bound, memory=_memory(cell))
 
 
 def _variant_seconds(plan: Plan, variant: str, known: list[Result], test_rows: int) -> tuple[float, bool]:

@@ -30,7 +30,7 @@ MADE_ONCE = ("embedding", "semantic_id")  # items whose first model on a data se
 class Cell(msgspec.Struct, frozen=True):
     """One piece of work, in plain data: it can be sent anywhere that sees RBSERVE_HOME.
 
-    No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `train.loop.Settings`
+    No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `Settings`
     that differ from the model's own, `options` those of its config as `--set` takes them, `plan` is that of a latency
     cell, and `quiet` what it must have to itself.
     """

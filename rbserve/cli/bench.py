@@ -39,7 +39,7 @@ from rbserve.runs.plan import Plan
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.bench.estimate import Estimate
+    from rbserve.bench.estimate import TimeEstimate
     from rbserve.bench.journal import Journal
     from rbserve.bench.matrix import Cell, Node
     from rbserve.core.types import ModelSpec
@@ -243,7 +243,7 @@ def _show_plan(nodes: Sequence[Node], journal: Journal, as_json: bool) -> None:
     say(what_it_takes([cost for _, cost in cells]))
 
 
-def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
+def plan_table(cells: Sequence[tuple[Cell, TimeEstimate]]) -> Table:
     """The cells of a matrix with their estimated time, memory and disk."""
     from rich.table import Table
 
@@ -263,7 +263,7 @@ def plan_table(cells: Sequence[tuple[Cell, Estimate]]) -> Table:
     return table
 
 
-def what_it_takes(estimates: Sequence[Estimate]) -> str:
+def what_it_takes(estimates: Sequence[TimeEstimate]) -> str:
     """One line: cells to do, their time one after another, and what is free."""
     import shutil
 

@@ -15,7 +15,7 @@ from rbserve.profilers.client.plan import LoadPlan
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.profilers.client.load import Load, Times
+    from rbserve.profilers.client.load import Load, RequestTimes
 
 
 def load(
@@ -87,7 +87,7 @@ def times_table(result: Load) -> Table:
     return table
 
 
-def _cells(times: Times) -> list[str]:
+def _cells(times: RequestTimes) -> list[str]:
     figures = (times.p50, times.p90, times.p99, times.max)
     return ["–" if figure is None else f"{figure:.3g}" for figure in figures]
 

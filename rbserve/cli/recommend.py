@@ -15,7 +15,7 @@ from rbserve.progress import say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.profilers.choose.recommend import Candidate, Check, Recommendation
+    from rbserve.profilers.choose.recommend import Candidate, ObjectiveCheck, Recommendation
 
 
 def recommend(
@@ -174,7 +174,7 @@ def _meeting(candidate: Candidate) -> str:
     return f"{measured}; meets {limits} with probability {_share(candidate.probability or 0.0)}"
 
 
-def _interval(check: Check) -> str:
+def _interval(check: ObjectiveCheck) -> str:
     return f" [{_figure(check.ci95_ms[0])}, {_figure(check.ci95_ms[1])}]" if check.ci95_ms else ""
 
 

@@ -23,7 +23,7 @@ from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import BY_PRECISION, DEFAULT_SERVED, check_variants
 from rbserve.progress import say
-from rbserve.server.options import Limits, ServerOptions
+from rbserve.server.api.options import Limits, ServerOptions
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -47,7 +47,7 @@ class ModelSpec:
     """One row of the zoo: a recommender of the paper's Tables 3, 4 or 5.
 
     `config` is the frozen config dataclass its model is built from; `needs` names what else the row takes (a
-    backbone, an API), empty for a self-contained row. `training` are the values of `train.loop.Settings` that differ
+    backbone, an API), empty for a self-contained row. `training` are the values of `Settings` that differ
     from its defaults. `weights_of` names the row whose trained weights this one decodes in another way. `random`: its
     weights are to be drawn, for its latency alone.
     """

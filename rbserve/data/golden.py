@@ -24,7 +24,7 @@ ENOUGH = 0.8
 """Of a list's items so many must come again: near the end of it, another processor's rounding may change places."""
 
 
-class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GoldenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A history, the items that were scored or came back as the best, and their scores. Items are rows of the table."""
 
     history: list[int]
@@ -32,7 +32,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores: list[float]
 
     @classmethod
-    def of(cls, history: Items, items: Items, scores: Scores) -> Check:
+    def of(cls, history: Items, items: Items, scores: Scores) -> GoldenAnswer:
         """From arrays int32[T], int32[N] and float32[N]."""
         return cls(history.tolist(), items.tolist(), scores.tolist())
 
@@ -42,10 +42,10 @@ class Checks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     schema: int
     tolerance: float
-    checks: list[Check]
+    checks: list[GoldenAnswer]
 
 
-def write_checks(path: Path, checks: Sequence[Check], tolerance: float) -> None:
+def write_checks(path: Path, checks: Sequence[GoldenAnswer], tolerance: float) -> None:
     """Writes them, atomically."""
     write_bytes(path, msgspec.json.encode(Checks(SCHEMA, tolerance, list(checks))))
 

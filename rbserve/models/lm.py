@@ -142,7 +142,7 @@ class Answers(nn.Module):
         return answers
 
 
-class ItemScores(nn.Module):
+class ItemScoreHead(nn.Module):
     """What a language model with a head for the whole catalogue says of every item."""
 
     def __init__(self, language: LanguageModel) -> None:

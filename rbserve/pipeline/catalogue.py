@@ -34,7 +34,7 @@ from rbserve.data.artifact import (
 )
 from rbserve.data.columns import Ragged, RaggedWriter
 from rbserve.data.dataset import ItemTable, write_items
-from rbserve.data.golden import Check, scored_otherwise, write_checks
+from rbserve.data.golden import GoldenAnswer, scored_otherwise, write_checks
 from rbserve.data.semantic_ids import FOLDER as SIDS
 from rbserve.data.semantic_ids import MANIFEST as SIDS_MANIFEST
 from rbserve.data.semantic_ids import RQVAE, grow_semantic_ids
@@ -318,6 +318,6 @@ def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
     return renewed
 
 
-def _ranked_again(check: Check, ranker: Ranker) -> Check:
+def _ranked_again(check: GoldenAnswer, ranker: Ranker) -> GoldenAnswer:
     history = np.array(check.history, np.int32)
-    return Check.of(history, *ranker.top_k(history, max(len(check.items), 1)))
+    return GoldenAnswer.of(history, *ranker.top_k(history, max(len(check.items), 1)))

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from rbserve.profilers.choose.choice import Choice
     from rbserve.profilers.choose.recommend import Recommendation
     from rbserve.profilers.gate.config import GateConfig
-    from rbserve.profilers.gate.rounds import Outcome
+    from rbserve.profilers.gate.rounds import GateOutcome
     from rbserve.profilers.gate.sides import Scope
     from rbserve.runs.measurement import Measurement
     from rbserve.runs.plan import Plan
-    from rbserve.server.options import Limits, ServerOptions
+    from rbserve.server.api.options import Limits, ServerOptions
     from rbserve.train.datasets.options import Reading
     from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import Texts
@@ -262,7 +262,7 @@ class Home:
         config: GateConfig | None = None,
         scope: Scope | Changes | None = None,
         base_python: Path | None = None,
-    ) -> Outcome:
+    ) -> GateOutcome:
         """Compares models after a change (`head`) with those before it (`base`): p50, peak memory, file size, accuracy.
 
         Each path is an artefact, a run file, or a folder of artefacts, of which `models` selects some. `config` has
@@ -305,7 +305,7 @@ class Home:
         `dataset` is that of the rows among the models; without it, ml-100k or the only one that a row is trained on.
         Variants that are not exported yet are exported first; `make` trains models that are missing.
         """
-        from rbserve.server.options import Limits, ServerOptions
+        from rbserve.server.api.options import Limits, ServerOptions
         from rbserve.server.scoring.reload import Opening, ServedVariant
         from rbserve.server.serve import serve
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rbserve.data.dataset import Dataset
     from rbserve.profilers.choose.recommend import Recommendation
     from rbserve.profilers.gate.config import GateConfig
-    from rbserve.profilers.gate.rounds import Outcome
+    from rbserve.profilers.gate.rounds import GateOutcome
 
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
@@ -48,7 +48,7 @@ def check(
     base_python: Path | None = None,
     config: GateConfig | None = None,
     scope: Mapping[str, Any] | None = None,
-) -> Outcome:
+) -> GateOutcome:
     """Compares the models at `head` with those at `base`; `scope` has fields of the gate's Scope."""
     from rbserve.profilers.gate.config import GateConfig
     from rbserve.profilers.gate.pairs import pairs_of

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rbserve.profilers.client.plan import LoadPlan
     from rbserve.profilers.client.verify import Verified
     from rbserve.runs.measurement import Measurement, Result
-    from rbserve.server.schema import Measured, Profiled
+    from rbserve.server.api.schema import Measured, Profiled
 
 
 def open_for_serving(target: Target, variant: str, make: bool = False) -> Artifact:
@@ -82,7 +82,7 @@ def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
     from rbserve.profilers.choose.choice import earlier_runs_of, runs_of
     from rbserve.runs.measurement import key_here
     from rbserve.runs.run_file import read_measurement
-    from rbserve.server.schema import NOT_PROFILED, Profiled
+    from rbserve.server.api.schema import NOT_PROFILED, Profiled
 
     here = environment()
     disturbed: Profiled | None = None
@@ -105,7 +105,7 @@ def measured(runs: Path, artifact: Artifact, variant: str) -> Profiled:
 
 
 def _figures(run: Measurement, results: Sequence[Result], run_id: str) -> list[Measured]:
-    from rbserve.server.schema import Measured
+    from rbserve.server.api.schema import Measured
 
     metric = TASKS[run.task].metric
     judged = [result.accuracy.get(metric) for result in results]

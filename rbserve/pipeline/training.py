@@ -51,7 +51,7 @@ def train(
     spec = replace(spec, config=with_options(spec.config, options or {}))
     start = None if init is None else _artifact_to_continue(init, spec.random)
     if start is not None:
-        from rbserve.train.warm_start import continued_spec
+        from rbserve.train.tasks.warm_start import continued_spec
 
         spec = continued_spec(spec, start, [*(options or {})])
     chosen = _settings(spec, settings)
@@ -80,7 +80,7 @@ def _artifact_to_continue(path: Path, random: bool) -> Artifact:
     if random:
         raise UsageError("--init and --weights random cannot go together", "leave one of them out")
     with needs_extra("train", "training"):
-        from rbserve.train.warm_start import require_continuable
+        from rbserve.train.tasks.warm_start import require_continuable
     artifact = open_artifact(path)
     require_continuable(artifact)
     return artifact

@@ -14,7 +14,7 @@ from rbserve.data.columns import Ragged
 from rbserve.models.configs import EndpointConfig
 from rbserve.runtimes.contents import artifact_config
 from rbserve.runtimes.endpoint_client import BASE_URL
-from rbserve.runtimes.endpoint_scorer import EndpointScorer, Estimate
+from rbserve.runtimes.endpoint_scorer import CostEstimate, EndpointScorer
 
 HINT = "pip install 'rbserve[api]'"
 
@@ -49,7 +49,7 @@ def open_endpoint(artifact: Artifact) -> EndpointScorer:
     )  # fmt: skip
 
 
-def estimate(artifact: Artifact, histories: Ragged, candidates: Items) -> Estimate:
+def estimate(artifact: Artifact, histories: Ragged, candidates: Items) -> CostEstimate:
     """What asking an endpoint for R (history, candidate) pairs would still take."""
     config = artifact_config(artifact)
     assert isinstance(config, EndpointConfig)

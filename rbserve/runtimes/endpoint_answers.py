@@ -11,7 +11,7 @@ import msgspec
 NO_JSON = (ValueError, RecursionError)  # what msgspec raises: malformed or of another shape; nested too deep
 
 
-class Answer(msgspec.Struct, frozen=True):
+class EndpointAnswer(msgspec.Struct, frozen=True):
     """The text of an answer and the likeliest first tokens with their log-probabilities, None if it has none.
 
     `finish` is the reason for the answer's end ("stop", "length"), None if the endpoint gives none.
@@ -22,7 +22,7 @@ class Answer(msgspec.Struct, frozen=True):
     finish: str | None = None
 
 
-class Reading(NamedTuple):
+class ClickReading(NamedTuple):
     """The click probability of an answer; `hard`: read from its text, without log-probabilities; `clear`: yes or no."""
 
     score: float
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     clear: bool
 
 
-def read(answer: Answer) -> Reading:
+def read(answer: EndpointAnswer) -> ClickReading:
     """P(yes) / (P(yes) + P(no)), the paper's equation 6, each over all ways to write the word with case and spaces.
 
     An unlisted token is no likelier than the least likely listed one, nor than all that the listed ones leave of 1. A
@@ -40,15 +40,15 @@ def read(answer: Answer) -> Reading:
     if answer.logprobs is None:
         begins = re.match(r"\W*(yes|no)\b", answer.text, re.IGNORECASE)
         word = begins[1].lower() if begins else None
-        return Reading({"yes": 1.0, "no": 0.0, None: 0.5}[word], hard=True, clear=word is not None)
+        return ClickReading({"yes": 1.0, "no": 0.0, None: 0.5}[word], hard=True, clear=word is not None)
     probabilities = [(token, math.exp(min(logprob, 0.0))) for token, logprob in answer.logprobs]
     yes, no = (sum(p for token, p in probabilities if _is(word, token)) for word in ("yes", "no"))
     if yes + no == 0:
-        return Reading(0.5, hard=False, clear=False)
+        return ClickReading(0.5, hard=False, clear=False)
     listed = [p for _, p in probabilities]
     unlisted = min(*listed, max(0.0, 1 - sum(listed)))
     yes, no = yes or unlisted, no or unlisted
-    return Reading(yes / (yes + no), hard=False, clear=True)
+    return ClickReading(yes / (yes + no), hard=False, clear=True)
 
 
 def _is(word: str, token: str) -> bool:
@@ -83,17 +83,17 @@ class _Completion(msgspec.Struct):
     choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
 
 
-def decode_answer(content: bytes) -> Answer:
+def decode_answer(content: bytes) -> EndpointAnswer:
     """The answer in a chat completion; one of NO_JSON when it is none."""
     choice = msgspec.json.decode(content, type=_Completion).choices[0]
     text = choice.message.content or ""
     if choice.logprobs is None or not choice.logprobs.content:
-        return Answer(text, None, choice.finish_reason)
+        return EndpointAnswer(text, None, choice.finish_reason)
     place = choice.logprobs.content[0]
     listed = [(other.token, other.logprob) for other in place.top_logprobs or []]
     if all(token != place.token for token, _ in listed):
         listed.append((place.token, place.logprob))
-    return Answer(text, listed, choice.finish_reason)
+    return EndpointAnswer(text, listed, choice.finish_reason)
 
 
 def error_message(content: bytes) -> str:

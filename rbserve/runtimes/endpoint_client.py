@@ -16,7 +16,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
-from rbserve.runtimes.endpoint_answers import NO_JSON, Answer, decode_answer, error_message
+from rbserve.runtimes.endpoint_answers import NO_JSON, EndpointAnswer, decode_answer, error_message
 
 if TYPE_CHECKING:
     import httpx
@@ -82,7 +82,7 @@ class EndpointClient:
         """Closes the connections."""
         self._http.close()
 
-    def ask(self, body: bytes) -> Answer:
+    def ask(self, body: bytes) -> EndpointAnswer:
         """The answer to one request, after as many attempts as it takes.
 
         Raises RbserveError when it is refused, or given up after all retries; Interrupted in a pause that `stop` ends.
@@ -116,7 +116,7 @@ class EndpointClient:
         if self.stop.is_set():
             raise Interrupted("stopped; the answers so far are kept", "the same command continues")
 
-    def _attempt(self, body: bytes) -> Answer:
+    def _attempt(self, body: bytes) -> EndpointAnswer:
         """One request; _TemporaryError for what may go better next time, RbserveError for what will not."""
         import httpx
 

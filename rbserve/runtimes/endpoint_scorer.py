@@ -22,7 +22,7 @@ from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.types import Items, Progress, Scores, no_progress
 from rbserve.data.columns import Ragged
 from rbserve.models.prompts import ANSWER, CANDIDATE, HISTORY, INSTRUCTION, numbered
-from rbserve.runtimes.endpoint_answers import Answer, Reading, read
+from rbserve.runtimes.endpoint_answers import ClickReading, EndpointAnswer, read
 from rbserve.runtimes.endpoint_client import BASE_URL, EndpointClient
 from rbserve.runtimes.endpoint_store import AnswerStore
 
@@ -57,7 +57,7 @@ def approximate_tokens(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What scoring would take: equal prompts are one request, and tokens and cost are of the requests still to make."""
 
     requests: int
@@ -178,7 +178,7 @@ class EndpointScorer:
         usd_per_million_prompt_tokens: float,
         usd_per_million_completion_tokens: float,
         count_tokens: Callable[[str], int] = approximate_tokens,
-    ) -> Estimate:
+    ) -> CostEstimate:
         """What `score_rows` of the same would still take. Asks nothing.
 
         Prompt tokens of a request are count_tokens(system text) + count_tokens(user text) + FRAME_TOKENS; completion
@@ -193,9 +193,9 @@ class EndpointScorer:
         requests = len(missing)
         completion = requests * self._answer_tokens
         millionths = prompt * usd_per_million_prompt_tokens + completion * usd_per_million_completion_tokens
-        return Estimate(requests, len(set(keys)) - requests, prompt, completion, millionths / 1e6)
+        return CostEstimate(requests, len(set(keys)) - requests, prompt, completion, millionths / 1e6)
 
-    def ask(self, history: Items, candidate: int) -> Answer:
+    def ask(self, history: Items, candidate: int) -> EndpointAnswer:
         """One request, made whatever is on disk and kept nowhere: for measuring how long an answer takes.
 
         Raises RbserveError when it is refused, or given up after all retries.
@@ -210,7 +210,7 @@ class EndpointScorer:
         rows = {key: row for row, key in enumerate(keys)}
         return keys, {key: row for key, row in rows.items() if self._answers.find(key) is None}
 
-    def _reading(self, key: str) -> Reading:
+    def _reading(self, key: str) -> ClickReading:
         reading = self._answers.find(key)
         assert reading is not None  # it was asked for
         return reading
@@ -266,7 +266,7 @@ class EndpointScorer:
         finally:
             self._answers.release(key)
 
-    def _check_clear(self, answer: Answer) -> None:
+    def _check_clear(self, answer: EndpointAnswer) -> None:
         """Counts a new answer; UnclearAnswersError where too many are neither yes nor no."""
         with self._lock:
             self._new += 1

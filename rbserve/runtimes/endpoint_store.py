@@ -19,7 +19,7 @@ import msgspec
 
 from rbserve.core.errors import RbserveError
 from rbserve.core.files import require_writable
-from rbserve.runtimes.endpoint_answers import NO_JSON, Answer, Reading, read
+from rbserve.runtimes.endpoint_answers import NO_JSON, ClickReading, EndpointAnswer, read
 
 if TYPE_CHECKING:
     import sqlite3
@@ -42,7 +42,7 @@ class AnswerStore:
         """Opens the database, or imports the file of version 0.1 into a new one; writes nothing without either."""
         self._folder = folder
         self._lock = Lock()
-        self._unclear: dict[str, Reading] = {}
+        self._unclear: dict[str, ClickReading] = {}
         self._database: sqlite3.Connection | None = None
         self._locks = -1
         if (folder / DATABASE).exists() or (folder / OLD_FILE).exists():
@@ -62,14 +62,14 @@ class AnswerStore:
             os.close(self._locks)
         self._database, self._locks = None, -1
 
-    def find(self, key: str) -> Reading | None:
+    def find(self, key: str) -> ClickReading | None:
         """What the answer kept under `key` reads as; None where there is none."""
         if key in self._unclear or self._database is None:
             return self._unclear.get(key)
         rows = self._execute("SELECT answer FROM answers WHERE key = ?", key)
-        return read(msgspec.json.decode(rows[0][0], type=Answer)) if rows else None
+        return read(msgspec.json.decode(rows[0][0], type=EndpointAnswer)) if rows else None
 
-    def add(self, key: str, answer: Answer) -> None:
+    def add(self, key: str, answer: EndpointAnswer) -> None:
         """Keeps an answer; returns when it is on disk. An unclear one is kept in memory."""
         reading = read(answer)
         if reading.clear:
@@ -141,7 +141,7 @@ def _make_table(database: sqlite3.Connection, old: Path) -> None:
 
 class _Line(msgspec.Struct, frozen=True):
     key: str
-    answer: Answer
+    answer: EndpointAnswer
 
 
 def _answers_of_0_1(path: Path) -> Iterator[tuple[str, str]]:
@@ -159,7 +159,7 @@ def _answers_of_0_1(path: Path) -> Iterator[tuple[str, str]]:
                 yield line.key, _text(line.answer)
 
 
-def _text(answer: Answer) -> str:
+def _text(answer: EndpointAnswer) -> str:
     return msgspec.json.encode(answer).decode()
 
 

@@ -95,9 +95,9 @@ class TorchBestItems:
     def __init__(self, model: LanguageModel) -> None:
         import torch
 
-        from rbserve.models.lm import ItemScores
+        from rbserve.models.lm import ItemScoreHead
 
-        self._torch, self._model = torch, ItemScores(model)
+        self._torch, self._model = torch, ItemScoreHead(model)
         self._device = next(model.parameters()).device
 
     def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:

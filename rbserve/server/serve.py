@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 
 from rbserve.core.errors import UsageError
-from rbserve.server.options import ServerOptions
+from rbserve.server.api.options import ServerOptions
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.process.draining import DrainingServer
 from rbserve.server.process.sockets import announce, describe, is_loopback, listen, say_reloaded
 from rbserve.server.process.supervisor import supervise
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, Reloader
-from rbserve.server.telemetry import Telemetry
 
 
 def serve(opening: Opening, options: ServerOptions) -> None:

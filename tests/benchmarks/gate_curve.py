@@ -134,7 +134,7 @@ def prepared() -> tuple[Any, Any]:
     from rbserve.models.zoo import find_model
     from rbserve.train.datasets import synthetic
     from rbserve.train.fit import train
-    from rbserve.train.loop import Settings
+    from rbserve.train.fitting.loop import Settings
     from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import EventsInMemory, write_splits
     from rbserve.train.protocol.tally import Tally

@@ -13,9 +13,9 @@ import numpy as np
 from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import open_dataset
 from rbserve.home.paths import artifact_path, dataset_path
-from rbserve.profilers.baselines import baselines
+from rbserve.runs.baselines import baselines
 from rbserve.stats.pairwise import auc
-from rbserve.train.loop import Settings, epoch_order
+from rbserve.train.fitting.loop import Settings, epoch_order
 from rbserve.train.tasks.language import users_begin
 
 

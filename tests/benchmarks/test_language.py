@@ -27,8 +27,8 @@ from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.onnx import OnnxLanguageCall
 from rbserve.runtimes.session import open_session
 from rbserve.runtimes.torch_models import TorchLanguageCall
+from rbserve.train.fitting.tensors import save_tensors
 from rbserve.train.tasks.language import NO, YES, load, pieces, single_tokens
-from rbserve.train.tensors import save_tensors
 
 SLATE, HISTORY, ITEM_TOKENS = 20, 20, 9
 SHAPE = {

@@ -15,7 +15,7 @@ from rbserve.exporters.export import export
 from rbserve.models.zoo import find_model
 from rbserve.runtimes.opening import open_scorer
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 
 @pytest.fixture(scope="module")

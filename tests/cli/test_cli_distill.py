@@ -20,7 +20,7 @@ from rbserve.data.artifact import open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 from rbserve.train.tasks import language
 
 Here = Callable[..., tuple[object, list[str]]]

@@ -25,7 +25,7 @@ from rbserve.pipeline.profiling import ENDPOINT_PLAN
 from rbserve.profilers.client.plan import LoadPlan
 from rbserve.profilers.gate.config import GateConfig, Tolerance
 from rbserve.runs.plan import Plan
-from rbserve.server.options import Limits, ServerOptions
+from rbserve.server.api.options import Limits, ServerOptions
 from rbserve.train.datasets.options import Reading
 from rbserve.train.protocol.options import Protocol, WordLimits
 

@@ -11,11 +11,18 @@ import pytest
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
-from rbserve.data.golden import Check, Checks, ranked_otherwise, read_checks, scored_otherwise, write_checks
+from rbserve.data.golden import (
+    Checks,
+    GoldenAnswer,
+    ranked_otherwise,
+    read_checks,
+    scored_otherwise,
+    write_checks,
+)
 from rbserve.runtimes.opening import open_scorer
 
-SCORED = Checks(1, 1e-3, [Check([1, 2], [3, 4], [0.5, 0.25]), Check([], [3], [0.125])])
-RANKED = Checks(1, 1e-3, [Check([1], [*range(10)], [float(20 - one) for one in range(10)])])
+SCORED = Checks(1, 1e-3, [GoldenAnswer([1, 2], [3, 4], [0.5, 0.25]), GoldenAnswer([], [3], [0.125])])
+RANKED = Checks(1, 1e-3, [GoldenAnswer([1], [*range(10)], [float(20 - one) for one in range(10)])])
 
 
 def test_they_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from rbserve.models.zoo import find_model
 from rbserve.runtimes.onnx import OnnxScorer
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.runtimes.session import open_session
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 NARROW = {"dim": "16", "hidden": "64,32", "second_hidden": "64,32"}
 SMALL = {"layers": "2", "dim": "16", "heads": "2"}

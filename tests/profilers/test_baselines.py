@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
-from rbserve.profilers.baselines import ALL_LIKES, LAST_LIKES, baselines, popularity_ranks
+from rbserve.runs.baselines import ALL_LIKES, LAST_LIKES, baselines, popularity_ranks
 
 COUNTS = st.lists(st.integers(0, 3), min_size=6, max_size=6)
 ITEM = st.integers(0, 5)

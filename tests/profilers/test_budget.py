@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.profilers.baselines import Baselines
 from rbserve.profilers.measure import harness
 from rbserve.profilers.measure.budget import (
     FEWEST_PROCESSES,
@@ -27,6 +26,7 @@ from rbserve.profilers.measure.budget import (
 )
 from rbserve.profilers.measure.harness import default_plan, profile
 from rbserve.profilers.measure.worker import Job, Report
+from rbserve.runs.baselines import Baselines
 from rbserve.runs.samples import Samples
 
 paces = st.dictionaries(

@@ -113,7 +113,7 @@ def test_a_product_has_two_operations_a_multiplication_and_the_bytes_of_its_tens
 
 
 def test_of_a_table_only_the_rows_that_are_looked_up_are_read() -> None:
-    node = onnx_cost.Node(
+    node = onnx_cost.ProfiledNode(
         "Gather", [{"float": [1000, 64]}, {"int64": [5]}], [{"float": [5, 64]}], "256000", "40", "1280"
     )
     spent = onnx_cost.node_cost(node)

@@ -37,7 +37,7 @@ SHORT = msgspec.structs.replace(default_plan("seqrec"), processes=1, runs=5, sla
 def ranked(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A tiny SASRec of the planted data, trained for a moment and exported."""
     from rbserve.train.fit import train
-    from rbserve.train.loop import Settings
+    from rbserve.train.fitting.loop import Settings
 
     spec = dataclasses.replace(find_model("sasrec-3l"), config=SasRecConfig(layers=1, dim=8, heads=2))
     path = tmp_path_factory.mktemp("ranked") / "sasrec"

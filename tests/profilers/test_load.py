@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.profilers.client.load import Times, _void, arrivals, run_load
+from rbserve.profilers.client.load import RequestTimes, _void, arrivals, run_load
 from rbserve.profilers.client.plan import LoadPlan
 
 # The scripted server may be stopped with a connection that it has accepted and not yet met.
@@ -199,8 +199,10 @@ def test_plans_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
 
 
 def test_a_generator_that_lags_makes_its_figures_void() -> None:
-    met = Times(100, p50=5.0, p90=6.0, p99=7.0, max=9.0)
-    assert _void(Times(100, 0.1, 0.2, 0.9, 3.0), met) is None, "less than a millisecond"
-    assert _void(Times(100, 0.1, 0.2, 2.0, 3.0), met) is not None
-    assert _void(Times(100, 0.1, 0.2, 2.0, 3.0), Times(100, 50.0, 60.0, 70.0, 90.0)) is None, "a 25th of it"
-    assert _void(Times(3, 0.1, None, None, 3.0), met) is not None, "of few requests the latest counts"
+    met = RequestTimes(100, p50=5.0, p90=6.0, p99=7.0, max=9.0)
+    assert _void(RequestTimes(100, 0.1, 0.2, 0.9, 3.0), met) is None, "less than a millisecond"
+    assert _void(RequestTimes(100, 0.1, 0.2, 2.0, 3.0), met) is not None
+    assert _void(RequestTimes(100, 0.1, 0.2, 2.0, 3.0), RequestTimes(100, 50.0, 60.0, 70.0, 90.0)) is None, (
+        "a 25th of it"
+    )
+    assert _void(RequestTimes(3, 0.1, None, None, 3.0), met) is not None, "of few requests the latest counts"

@@ -34,20 +34,20 @@ from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.report.tables import marked_name
 from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import opening
-from rbserve.runtimes.endpoint_answers import Answer, read
+from rbserve.runtimes.endpoint_answers import EndpointAnswer, read
 from rbserve.runtimes.endpoint_scorer import (
     FRAME_TOKENS,
     INSTRUCTION,
     MOST_UNCLEAR,
+    CostEstimate,
     EndpointScorer,
-    Estimate,
     UnclearAnswersError,
     approximate_tokens,
     messages,
     question,
 )
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 TEXTS = [f"film {row}" for row in range(40)]
 KEY = "sk-secret-0123456789"
@@ -235,14 +235,18 @@ def test_the_prompt_has_the_last_20_items_or_none() -> None:
     ],
 )
 def test_the_score_is_the_share_of_yes(probabilities: dict[str, float], score: float) -> None:
-    reading = read(Answer("Yes", [(token, float(np.log(p))) for token, p in probabilities.items()]))
+    reading = read(EndpointAnswer("Yes", [(token, float(np.log(p))) for token, p in probabilities.items()]))
     assert reading.score == pytest.approx(score)
     assert (reading.hard, reading.clear) == (False, True)
 
 
 def test_log_probabilities_without_either_word_say_nothing() -> None:
-    assert read(Answer("Maybe", [("Maybe", -0.1), ("Yesterday", -3.0)])) == (0.5, False, False)
-    assert read(Answer("Maybe", [("Maybe", 0.0), ("Yes", -9999.0), ("No", -9999.0)])) == (0.5, False, False)
+    assert read(EndpointAnswer("Maybe", [("Maybe", -0.1), ("Yesterday", -3.0)])) == (0.5, False, False)
+    assert read(EndpointAnswer("Maybe", [("Maybe", 0.0), ("Yes", -9999.0), ("No", -9999.0)])) == (
+        0.5,
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_log_probabilities_without_either_word_say_nothing() -> None:
     ],
 )
 def test_without_log_probabilities_the_text_decides(text: str, score: float) -> None:
-    assert read(Answer(text, None)) == (score, True, score != 0.5)
+    assert read(EndpointAnswer(text, None)) == (score, True, score != 0.5)
 
 
 # Asking
@@ -717,7 +721,7 @@ def test_answers_that_can_only_be_read_are_read(
     scorer = open_scorer()
     np.testing.assert_allclose(scorer.score_rows(*rows(2)), 0.75)
     with pytest.raises(RbserveError, match="readonly"):
-        scorer._answers.add("0" * 64, Answer("Yes", None))
+        scorer._answers.add("0" * 64, EndpointAnswer("Yes", None))
     assert len(endpoint.asked) == 2
 
 
@@ -780,7 +784,7 @@ def test_an_estimate_counts_what_is_still_to_be_asked(endpoint: Endpoint, open_s
     candidates = np.array([1, 2, 2, 3], np.int32)
     prompt = FRAME_TOKENS + len(INSTRUCTION) + len(question([], "film 1"))
     found = scorer.estimate(histories, candidates, 0.5, 1.5, count_tokens=len)
-    assert found == Estimate(3, 0, 3 * prompt, 3, pytest.approx(3 * (prompt * 0.5 + 1.5) / 1e6))
+    assert found == CostEstimate(3, 0, 3 * prompt, 3, pytest.approx(3 * (prompt * 0.5 + 1.5) / 1e6))
     assert endpoint.asked == []
     one_row = Ragged(histories.values, histories.offsets[:2])
     scorer.score_rows(one_row, candidates[:1])

@@ -34,7 +34,7 @@ from rbserve.runtimes.session import open_session
 from rbserve.runtimes.torch import load_model
 from rbserve.runtimes.torch_models import ProtocolScorer
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 Tokens = NDArray[np.int64]
 

@@ -28,7 +28,7 @@ from rbserve.data.artifact import (
     write_manifest,
 )
 from rbserve.data.dataset import ItemTable, write_items
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service

@@ -14,7 +14,7 @@ import pytest
 
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import MAX_BATCH, ExpiredError, Service
 from rbserve.server.scoring.work import Ranked, Ranking, Top

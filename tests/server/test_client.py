@@ -23,7 +23,7 @@ from rbserve.profilers.client.plan import LoadPlan
 from rbserve.profilers.client.verify import verify
 from rbserve.profilers.timing.requests import bodies, draw
 from rbserve.runtimes.opening import open_ranker, open_scorer
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service

@@ -14,9 +14,9 @@ import pytest
 
 from rbserve.core.errors import UsageError
 from rbserve.core.types import Items, Scores
+from rbserve.server.api.options import Limits
 from rbserve.server.http.cors import check_origins
 from rbserve.server.http.keys import read_keys
-from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service

@@ -37,7 +37,7 @@ from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.runtimes.torch import load_model
 from rbserve.train.encoders.embed import embed_texts
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 NEW = [("fresh0", "topic2word1"), ("fresh1", "topic0word3 topic1word2"), ("fresh2", "nothing known here")]
 SMALL = {"layers": "2", "dim": "16", "heads": "2"}

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service

@@ -12,9 +12,9 @@ from rbserve.client import Client, ServerError
 from rbserve.core.errors import UsageError
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
+from rbserve.server.api.openapi import FREE, openapi
+from rbserve.server.api.options import Limits
 from rbserve.server.http.keys import read_keys
-from rbserve.server.openapi import FREE, openapi
-from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service

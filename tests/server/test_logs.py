@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from rbserve.core.types import Items, Scores
-from rbserve.server.logs import JsonFormatter, Log, request_id
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
+from rbserve.server.observe.logs import JsonFormatter, Log, request_id
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service

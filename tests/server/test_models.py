@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact, open_artifact, write_manifest
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Scoring
-from rbserve.server.telemetry import Telemetry
 
 Services = list[Service[Any, Any]]
 

@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
+from rbserve.server.api.openapi import openapi
+from rbserve.server.api.options import Limits
 from rbserve.server.http.admission import AdmissionProtocol
 from rbserve.server.http.keys import read_keys
-from rbserve.server.openapi import openapi
-from rbserve.server.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service

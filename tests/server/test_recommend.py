@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import SEQREC
 from rbserve.core.types import Items, Scores
-from rbserve.server.openapi import openapi
-from rbserve.server.options import Limits
+from rbserve.server.api.openapi import openapi
+from rbserve.server.api.options import Limits
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranked, Ranking, Top
 

@@ -20,13 +20,13 @@ from rbserve.core.files import digest
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import ITEMS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import ItemTable, write_items
-from rbserve.data.golden import Check, write_checks
+from rbserve.data.golden import GoldenAnswer, write_checks
 from rbserve.runtimes.opening import open_scorer
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, Reloader, ServedVariant
-from rbserve.server.telemetry import Telemetry
 
 BODY = {"history": ["i1", "i2"], "candidates": ["i3", "i4"]}
 Replace = Callable[..., Artifact]
@@ -52,7 +52,7 @@ def replace(served: Artifact) -> Replace:
         files = served.manifest.files
         if check is not None:
             name = "onnx/fp32.checks.json"
-            write_checks(served.path / name, [Check([1, 2], [3], [check])], 1e-3)
+            write_checks(served.path / name, [GoldenAnswer([1, 2], [3], [check])], 1e-3)
             record = msgspec.structs.replace(record, checks=name)
             files = files | {name: digest(served.path / name)}
         files = files | {name: digest(served.path / name) for name in (ITEMS, "onnx/fp32.onnx")}

@@ -15,12 +15,12 @@ from serving import serving
 
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.artifact import Artifact
-from rbserve.server.options import ServerOptions
+from rbserve.server.api.options import ServerOptions
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.process.draining import DrainingServer
 from rbserve.server.process.sockets import listen
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, ServedVariant
-from rbserve.server.telemetry import Telemetry
 
 # Slow for a history of two items, and slow enough otherwise that warm-up chooses the scoring thread.
 SLOW = """

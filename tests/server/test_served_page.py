@@ -12,10 +12,10 @@ from browser import needs_browser
 from test_client import listening
 
 from rbserve.data.artifact import Artifact
-from rbserve.server.schema import Measured, Profiled
+from rbserve.server.api.schema import Measured, Profiled
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service
-from rbserve.server.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

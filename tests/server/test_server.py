@@ -16,8 +16,8 @@ from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
-from rbserve.server.openapi import openapi
-from rbserve.server.options import Limits
+from rbserve.server.api.openapi import openapi
+from rbserve.server.api.options import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Scoring

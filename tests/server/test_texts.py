@@ -20,13 +20,13 @@ from rbserve.models.zoo import find_model
 from rbserve.pipeline.items import serving_encoder
 from rbserve.runtimes import texts as texts_module
 from rbserve.runtimes.texts import VectorTexts, text_scorer
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 Ask = Callable[..., httpx.Response]
 

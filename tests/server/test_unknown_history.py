@@ -13,8 +13,8 @@ from serving import serving
 
 from rbserve.client import Client, ServerError
 from rbserve.data.artifact import Artifact
+from rbserve.server.api.options import Limits
 from rbserve.server.http.requests import RequestError
-from rbserve.server.options import Limits
 from rbserve.server.routes.answering import history_rows
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service

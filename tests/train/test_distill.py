@@ -30,7 +30,7 @@ from rbserve.train.distill import teacher as teaching_module
 from rbserve.train.distill.lesson import calibrate, prepare_lesson
 from rbserve.train.distill.teacher import PIECE, describe_work, draw_slates, score_slates
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 from rbserve.train.tasks.ctr import CtrTask, make
 
 SEED = 2024

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact
 from rbserve.data.dataset import Dataset
-from rbserve.train.loop import Checkpoint, Rows, Settings, State, fit
+from rbserve.train.fitting.loop import Checkpoint, Rows, Settings, State, fit
 
 ROOT = Path(__file__).resolve().parents[2]
 

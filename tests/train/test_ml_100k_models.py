@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from rbserve.data.artifact import WEIGHTS
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model, models
-from rbserve.profilers.baselines import baselines
+from rbserve.runs.baselines import baselines
 from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 from rbserve.train.datasets.sources import prepare
 from rbserve.train.fit import train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 

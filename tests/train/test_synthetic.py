@@ -6,7 +6,7 @@ import numpy as np
 from conformance import CEILING_AUC
 
 from rbserve.data.dataset import Dataset
-from rbserve.profilers.baselines import baselines
+from rbserve.runs.baselines import baselines
 from rbserve.stats.pairwise import auc
 
 TOPICS = 4

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rbserve.core.errors import RbserveError
-from rbserve.train.tensors import save_drawn, save_tensors
+from rbserve.train.fitting.tensors import save_drawn, save_tensors
 
 TENSORS = {
     "flags": torch.tensor([True, False, True]),

@@ -27,11 +27,11 @@ from rbserve.pipeline.home import Home
 from rbserve.runtimes.torch import load_model
 from rbserve.train.datasets import synthetic
 from rbserve.train.fit import _maker, train
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 from rbserve.train.protocol.options import Protocol
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally
-from rbserve.train.warm_start import (
+from rbserve.train.tasks.warm_start import (
     WarmStart,
     continue_identifiers,
     continued_spec,

@@ -15,7 +15,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model
 from rbserve.train import fit
-from rbserve.train.loop import Settings
+from rbserve.train.fitting.loop import Settings
 
 
 @pytest.fixture

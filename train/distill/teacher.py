@@ -25,7 +25,7 @@ from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.opening import open_scorer
-from rbserve.train.loop import Rows
+from rbserve.train.fitting.loop import Rows
 from rbserve.train.tasks.language import users_begin
 
 PIECE = 32

@@ -35,7 +35,8 @@ from rbserve.data.semantic_ids import (
 from rbserve.models.configs import config_to_dict
 from rbserve.models.rqvae import RqVae
 from rbserve.models.rqvae_config import RqVaeConfig
-from rbserve.train.loop import Checkpoint, Rows, State, fit, require_finite
+from rbserve.train.fitting.loop import Checkpoint, Rows, State, fit, require_finite
+from rbserve.train.fitting.tensors import save_tensors
 from rbserve.train.semantic_ids.assign_codes import (
     Paths,
     check_room,
@@ -45,7 +46,6 @@ from rbserve.train.semantic_ids.assign_codes import (
     prefixes,
     shared_paths,
 )
-from rbserve.train.tensors import save_tensors
 
 Vectors = NDArray[np.float32]
 BATCH = 8_192

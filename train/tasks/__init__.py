@@ -1,5 +1,4 @@
 """Training tasks, one per file: each has training rows, a loss and a validation metric.
 
-Imports `train.encoders`, `train.semantic_ids`, `train.warm_start` and the training loop. Imported by `train.fit` and
-`train.distill`.
+Imports `train.encoders`, `train.semantic_ids` and the training loop. Imported by `train.fit` and `train.distill`.
 """

@@ -28,7 +28,7 @@ from rbserve.models.ctr import CtrModel, build
 from rbserve.models.items import IdItems, VectorItems, WordItems
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.embed import item_vectors
-from rbserve.train.loop import Rows, require_finite
+from rbserve.train.fitting.loop import Rows, require_finite
 
 VALIDATION_BATCH = 8_192
 

@@ -12,7 +12,7 @@ from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import EndpointConfig
 from rbserve.runtimes.endpoint_client import checked_url
-from rbserve.train.loop import Rows
+from rbserve.train.fitting.loop import Rows
 from rbserve.train.tasks.language import check_texts
 
 

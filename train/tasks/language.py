@@ -44,10 +44,10 @@ from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, locate_shape, precision
-from rbserve.train.loop import Rows, require_finite
+from rbserve.train.fitting.loop import Rows, require_finite
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 from rbserve.train.tasks.ctr import trained_items
-from rbserve.train.warm_start import WarmStart
+from rbserve.train.tasks.warm_start import WarmStart
 
 MAX_HISTORY = 20
 VALIDATION_ROWS = 2_000

@@ -32,7 +32,7 @@ from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtimes.torch_models import TorchBestItems, TorchLanguageCall
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.encoders.backbone import load_tokenizer
-from rbserve.train.loop import Rows, require_finite_weights
+from rbserve.train.fitting.loop import Rows, require_finite_weights
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 from rbserve.train.tasks.ctr import trained_items
 from rbserve.train.tasks.language import (
@@ -47,7 +47,7 @@ from rbserve.train.tasks.language import (
 )
 from rbserve.train.tasks.seq import AT
 from rbserve.train.tasks.softmax import softmax_loss
-from rbserve.train.warm_start import WarmStart
+from rbserve.train.tasks.warm_start import WarmStart
 
 VALIDATION_ROWS = 500
 HEAD_STD = 0.02

@@ -28,7 +28,7 @@ from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtimes.torch_models import TorchItemScores, TorchStepper
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
-from rbserve.train.loop import Rows, require_finite_weights
+from rbserve.train.fitting.loop import Rows, require_finite_weights
 from rbserve.train.tasks.softmax import softmax_loss
 
 AT = 10

@@ -1,4 +1,4 @@
 """HTTP itself: bodies, replies, connections, keys, other origins, and refusals before a request is begun.
 
-Imports `schema` and `core`; knows nothing of models.
+Imports `api` and `core`; knows nothing of models.
 """

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rbserve.core.errors import RbserveError
-from rbserve.server.schema import UNKNOWN_HISTORY
+from rbserve.server.api.schema import UNKNOWN_HISTORY
 
 LATE = "rbserve.late"
 """Key of an ASGI scope: the connection's protocol sets it when the body did not arrive in time."""

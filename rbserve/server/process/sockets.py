@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.server.options import ServerOptions
+from rbserve.server.api.options import ServerOptions
 from rbserve.server.scoring.models import Models
 
 BACKLOG = 2048

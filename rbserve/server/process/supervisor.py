@@ -24,11 +24,11 @@ from time import monotonic
 from types import FrameType
 
 from rbserve.core.errors import RbserveError
-from rbserve.server.options import ServerOptions
+from rbserve.server.api.options import ServerOptions
+from rbserve.server.observe.telemetry import SHARED, forget_worker
 from rbserve.server.process.sockets import announce, at_terminal, listen, say, say_reloaded
 from rbserve.server.process.worker import ToWorker, run_worker
 from rbserve.server.scoring.reload import Opening
-from rbserve.server.telemetry import SHARED, forget_worker
 
 SHORT_S, LONGEST_S = 1.0, 30.0
 """Seconds until a worker that died before it was ready is started again: doubled each time, up to the longest."""

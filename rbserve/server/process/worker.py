@@ -11,12 +11,12 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from rbserve.core.errors import RbserveError
-from rbserve.server.options import ServerOptions
+from rbserve.server.api.options import ServerOptions
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.process.draining import DrainingServer
 from rbserve.server.process.sockets import describe
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening, Reloader
-from rbserve.server.telemetry import Telemetry
 
 FromWorker = Literal["ready", "failed", "reload", "prepared"]
 ToWorker = Literal["prepare", "commit", "abandon", "reloaded"]

@@ -20,9 +20,9 @@ from rbserve.core.ids import EDGE, value_text
 from rbserve.core.types import Items
 from rbserve.core.wire import DEADLINE, MIN_DEADLINE_MS
 from rbserve.runtimes.texts import Mixed, mixed
+from rbserve.server.api.options import Limits, UnknownHistory
+from rbserve.server.api.schema import ItemId, NewItem
 from rbserve.server.http.requests import RequestError, check_length, quote
-from rbserve.server.options import Limits, UnknownHistory
-from rbserve.server.schema import ItemId, NewItem
 from rbserve.server.scoring.service import ExpiredError, OverloadedError, Service
 from rbserve.server.scoring.work import Scoring
 

@@ -29,15 +29,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from rbserve.server.api.openapi import FREE
+from rbserve.server.api.options import Limits
 from rbserve.server.http.cors import Cors
 from rbserve.server.http.keys import Authorized, Digests
 from rbserve.server.http.replies import shutting_down
 from rbserve.server.http.requests import (
     RequestError,
 )
-from rbserve.server.logs import Log
-from rbserve.server.openapi import FREE
-from rbserve.server.options import Limits
+from rbserve.server.observe.logs import Log
+from rbserve.server.observe.telemetry import Observed, Observer
 from rbserve.server.routes.early_refusals import EarlyRefusals
 from rbserve.server.routes.errors import (
     answer_http_exception,
@@ -47,7 +48,6 @@ from rbserve.server.routes.errors import (
 )
 from rbserve.server.routes.handlers import Handlers, Reload
 from rbserve.server.scoring.models import Models
-from rbserve.server.telemetry import Observed, Observer
 
 
 def build_app(

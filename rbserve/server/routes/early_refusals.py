@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbserve.core.tasks import TASKS
+from rbserve.server.api.options import Limits
 from rbserve.server.http.keys import Digests, may_ask
 from rbserve.server.http.requests import (
     Headers,
     RequestError,
 )
-from rbserve.server.logs import HEADER
-from rbserve.server.options import Limits
+from rbserve.server.observe.logs import HEADER
+from rbserve.server.observe.telemetry import Observer
 from rbserve.server.routes import oip
 from rbserve.server.routes.answering import (
     require_room,
@@ -23,7 +24,6 @@ from rbserve.server.routes.answering import (
 from rbserve.server.routes.errors import refuse_with
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.telemetry import Observer
 
 
 class EarlyRefusals:

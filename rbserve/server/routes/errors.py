@@ -11,7 +11,7 @@ from rbserve.server.http.requests import (
     RequestError,
     quote,
 )
-from rbserve.server.logs import CODE
+from rbserve.server.observe.logs import CODE
 from rbserve.server.routes import oip
 from rbserve.server.scoring.models import Models
 

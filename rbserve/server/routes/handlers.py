@@ -24,6 +24,17 @@ from rbserve.core.wire import (
     ScoredItem,
     ScoreResponse,
 )
+from rbserve.server.api.openapi import openapi
+from rbserve.server.api.options import Limits
+from rbserve.server.api.schema import (
+    Health,
+    ItemId,
+    ModelInfo,
+    ModelsResponse,
+    NewItem,
+    RecommendRequest,
+    ScoreRequest,
+)
 from rbserve.server.http.requests import (
     RequestError,
     check_length,
@@ -32,9 +43,7 @@ from rbserve.server.http.requests import (
     parse,
     read_json,
 )
-from rbserve.server.logs import QUERY, Log, LoggedQuery
-from rbserve.server.openapi import openapi
-from rbserve.server.options import Limits
+from rbserve.server.observe.logs import QUERY, Log, LoggedQuery
 from rbserve.server.routes import oip
 from rbserve.server.routes.answering import (
     ModelQuery,
@@ -45,15 +54,6 @@ from rbserve.server.routes.answering import (
     item_rows,
 )
 from rbserve.server.routes.errors import unknown_model
-from rbserve.server.schema import (
-    Health,
-    ItemId,
-    ModelInfo,
-    ModelsResponse,
-    NewItem,
-    RecommendRequest,
-    ScoreRequest,
-)
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranked, Slate, Top

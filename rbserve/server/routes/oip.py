@@ -32,6 +32,8 @@ from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.types import Items
 from rbserve.core.version import __version__
 from rbserve.core.wire import OIP_JSON_BYTES, OIP_PREFIX
+from rbserve.server.api.options import Limits, UnknownHistory
+from rbserve.server.api.schema import UNKNOWN_HISTORY
 from rbserve.server.http.requests import (
     RequestError,
     check_length,
@@ -41,7 +43,6 @@ from rbserve.server.http.requests import (
     quote,
     read_body,
 )
-from rbserve.server.options import Limits, UnknownHistory
 from rbserve.server.routes.answering import (
     ModelQuery,
     answer_queries,
@@ -50,7 +51,6 @@ from rbserve.server.routes.answering import (
     item_rows,
 )
 from rbserve.server.routes.tensors import InputTensor, Tensor, invalid, packed, split_body, tensor_values
-from rbserve.server.schema import UNKNOWN_HISTORY
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Top

@@ -1,4 +1,4 @@
 """Models that answer: their queue and scoring thread, and new versions taking the place of old ones.
 
-Imports `runtimes`, `schema` and `telemetry`; knows nothing of HTTP.
+Imports `runtimes`, `api` and `observe`; knows nothing of HTTP.
 """

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rbserve.core.tasks import Task
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.scoring.service import STATUSES, Service
-from rbserve.server.telemetry import Telemetry
 
 
 class Models:

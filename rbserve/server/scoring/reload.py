@@ -20,12 +20,12 @@ from rbserve.runtimes.contents import artifact_tokenizer
 from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.runtimes.texts import text_scorer
-from rbserve.server.options import Limits
-from rbserve.server.schema import NOT_PROFILED, Profiled
+from rbserve.server.api.options import Limits
+from rbserve.server.api.schema import NOT_PROFILED, Profiled
+from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranking, Scoring
-from rbserve.server.telemetry import Telemetry
 
 VERSION_DIGITS = 12
 NO_SERVICES: Mapping[str, Service[Any, Any]] = {}

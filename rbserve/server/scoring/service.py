@@ -26,10 +26,10 @@ from rbserve.data.artifact import DatasetReference
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks
 from rbserve.runtimes.language import PrefixCache
-from rbserve.server.options import Limits
-from rbserve.server.schema import NOT_PROFILED, Profiled
+from rbserve.server.api.options import Limits
+from rbserve.server.api.schema import NOT_PROFILED, Profiled
+from rbserve.server.observe.telemetry import Stopwatch, Telemetry
 from rbserve.server.scoring.work import Query, Work, some_rows
-from rbserve.server.telemetry import Stopwatch, Telemetry
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3

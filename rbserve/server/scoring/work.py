@@ -19,7 +19,7 @@ from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
 from rbserve.runtimes.evaluate import recommend, without_seen
 from rbserve.runtimes.language import LanguageScorer, PrefixCache
 from rbserve.runtimes.texts import Mixed, TextScorer
-from rbserve.server.options import Limits
+from rbserve.server.api.options import Limits
 
 Query = TypeVar("Query")
 Answer_co = TypeVar("Answer_co", covariant=True)

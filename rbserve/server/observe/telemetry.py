@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbserve.core.tasks import CTR, SEQREC, Task
-from rbserve.server.logs import CODE, Log, request_id
+from rbserve.server.observe.logs import CODE, Log, request_id
 
 # A table lookup scores in microseconds and a language model in seconds.
 BUCKETS_S = (

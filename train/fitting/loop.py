@@ -37,7 +37,7 @@ from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.files import replacing
 from rbserve.core.settings import Settings as Settings
 from rbserve.core.types import Progress, no_progress
-from rbserve.train.tensors import save_tensors
+from rbserve.train.fitting.tensors import save_tensors
 
 Rows = NDArray[np.int64]
 EXTRA_COPIES = 4  # of the trained weights: gradient, two moments, the best weights

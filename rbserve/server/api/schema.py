@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.wire import RecommendResponse, ScoreResponse
-from rbserve.server.options import UnknownHistory
+from rbserve.server.api.options import UnknownHistory
 
 NUMBERS = 'An id is a string; the number 50 is the id "50".'
 

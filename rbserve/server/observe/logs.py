@@ -19,7 +19,7 @@ import msgspec
 from starlette.types import Scope
 
 from rbserve.core.files import optional_write
-from rbserve.server.options import Level
+from rbserve.server.api.options import Level
 
 HEADER = b"x-request-id"
 USABLE = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch

@@ -17,8 +17,8 @@ from rbserve.core.wire import (
     RecommendResponse,
     ScoreResponse,
 )
-from rbserve.server.options import Limits
-from rbserve.server.schema import TYPES, Health, ModelsResponse, RecommendRequest, ScoreRequest
+from rbserve.server.api.options import Limits
+from rbserve.server.api.schema import TYPES, Health, ModelsResponse, RecommendRequest, ScoreRequest
 
 REF = "#/components/schemas/{name}"
 
