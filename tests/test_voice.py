@@ -69,4 +69,4 @@ def test_a_file_that_a_link_shows_twice_is_counted_once(tmp_path: Path) -> None:
     (tmp_path / "rbserve" / "train").symlink_to(tmp_path / "train")
     assert product_files(tmp_path) == [tmp_path / "train" / "loop.py"]
     places, _ = count_voice(tmp_path)
-    assert places["one"] == ["train/fitting/loop.py:2 one"]
+    assert places["one"] == ["train/loop.py:2 one"]
