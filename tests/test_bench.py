@@ -183,7 +183,7 @@ MISTAKES = [
     (("--models", "A", "--variants", "onnx-int9"), "unknown variant: onnx-int9", "did you mean onnx-int"),
     (("--models", "A", "--slates", "0"), "slates must be whole numbers, not 0", "--slates 1,100"),
     (("--models", "G", "--top", "ten"), "top must be whole numbers, not ten", "--top"),
-    (("--models", "A", "--scope", "forwards"), "unknown scope: forwards", "forward"),
+    (("--models", "A", "--scope", "forwards"), "'forwards' is not one of 'forward'", "--help"),
     (("--models", "A", "--out", "../x"), "--out takes a plain name", "--out"),
     (("--models", "A", "--jobs", "0"), "--jobs", "--help"),
     (("--models", "A", "--quiet", "core", "--threads", "999"), "999 of", "--quiet machine"),

@@ -19,7 +19,7 @@ from rbserve.data import assets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What may stand behind the name of the program in a sentence.
-PROSE = ("and", "or", "has", "is", "reads", "run")
+PROSE = ("and", "are", "or", "has", "is", "reads", "run")
 URL = ("--url", "http://127.0.0.1:9")
 
 WRONG = [

@@ -15,13 +15,14 @@ SERVE = """
 import sys
 from pathlib import Path
 from rbserve.core.errors import RbserveError
-from rbserve.server import run
+from rbserve.server.api.options import ServerOptions
 from rbserve.server.scoring import reload
 from rbserve.server.scoring.reload import ServedVariant, Opening
+from rbserve.server.serve import serve
 {before}
 opening = Opening([ServedVariant(Path(one), "onnx-fp32") for one in {paths!r}])
 try:
-    run.serve(opening, run.ServerOptions(**{options!r}))
+    serve(opening, ServerOptions(**{options!r}))
 except RbserveError as error:
     print(error.message, "/", error.hint, file=sys.stderr)
     sys.exit(error.exit_code)
