@@ -1,4 +1,6 @@
 """The instrument: latency, accuracy, comparison and reports.
 
-Imports `home`, `runtimes` and what lies below them; knows nothing of training or export.
+It knows nothing of training or export.
+
+Imports `core`, `machine` and `profilers.measure`. Imported by `cli`.
 """

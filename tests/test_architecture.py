@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import grimp
@@ -49,10 +50,47 @@ def test_the_contracts_see_every_file() -> None:
     assert modules == {name.removesuffix(".__init__") for name in expected}
 
 
-def test_each_room_says_who_may_import_it() -> None:
+def _room(module: str) -> str:
+    """The folder that a module lies in; a file beside the rooms, such as client.py, is a room of its own."""
+    name = module.removeprefix("rbserve").removeprefix(".")
+    is_folder = (ROOT / "rbserve" / name.replace(".", "/")).is_dir()
+    return name if is_folder or "." not in name else name.rpartition(".")[0]
+
+
+def _room_imports() -> set[tuple[str, str]]:
+    """(importer, imported) of every pair of rooms between whose modules there is an import."""
+    graph = grimp.build_graph("rbserve", cache_dir=None)
+    pairs = {
+        (_room(module), _room(target))
+        for module in graph.modules
+        for target in graph.find_modules_directly_imported_by(module)
+    }
+    return {(importer, imported) for importer, imported in pairs if importer != imported and imported}
+
+
+def _sentence(verb: str, rooms: set[str]) -> str:
+    listed = [f"`{room}`" for room in sorted(rooms)]
+    if len(listed) > 1:
+        listed = [", ".join(listed[:-1]) + " and " + listed[-1]]
+    return f"{verb} {listed[0] if listed else 'no other room'}."
+
+
+def room_sentences(room: str) -> str:
+    """The end of a room's docstring, made from the imports that are there."""
+    pairs = _room_imports()
+    imported = {target for importer, target in pairs if importer == room}
+    importers = {importer or "rbserve" for importer, target in pairs if target == room}
+    return f"{_sentence('Imports', imported)} {_sentence('Imported by', importers)}"
+
+
+def test_each_room_says_what_it_imports_and_what_imports_it() -> None:
     for file in _files():
         if file.name == "__init__.py" and file.parent != ROOT / "rbserve":
-            assert "mport" in (ast.get_docstring(ast.parse(file.read_text())) or ""), file
+            room = _room("rbserve." + ".".join(file.parent.relative_to(ROOT).parts).removeprefix("rbserve."))
+            docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+            assert docstring.endswith(textwrap.fill(room_sentences(room), 118)), (
+                f"{file}: {room_sentences(room)}"
+            )
 
 
 def test_data_and_what_lies_below_it_need_few_packages() -> None:

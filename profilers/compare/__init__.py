@@ -1,4 +1,5 @@
 """Runs side by side: comparable points, the front, students, the paper.
 
-Reads run files alone: imports no room of `profilers` that measures.
+Imports `core`, `data`, `home`, `machine`, `runs` and `stats`. Imported by `cli`, `profilers.choose` and
+`profilers.report`.
 """

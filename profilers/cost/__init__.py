@@ -1,4 +1,4 @@
 """What a call costs in operations and bytes, and the most that this machine does of either.
 
-Imports `timing`.
+Imports `core`, `data`, `profilers.timing`, `runs` and `runtimes`. Imported by `profilers.measure`.
 """

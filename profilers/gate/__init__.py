@@ -1,4 +1,4 @@
 """The regression gate: base against head, estimates, verdicts.
 
-Imports `measure`.
+Imports `core`, `data`, `machine`, `profilers.measure`, `runs` and `stats`. Imported by `cli` and `pipeline`.
 """

@@ -1,4 +1,5 @@
 """The only timing loop, and what one timed call is.
 
-Imports `runtimes` and what lies below it.
+Imports `core`, `data`, `runs` and `runtimes`. Imported by `bench`, `pipeline`, `profilers.client`, `profilers.cost`
+and `profilers.measure`.
 """

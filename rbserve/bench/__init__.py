@@ -1,4 +1,5 @@
 """The matrix models x data sets x variants, cell by cell: resumable, and on whatever engine runs the cells.
 
-Imports everything but `cli`.
+Imports `core`, `data`, `home`, `machine`, `models`, `pipeline`, `profilers.measure`, `profilers.timing`, `progress`,
+`runs`, `runtimes` and `train`. Imported by `cli`.
 """

@@ -120,7 +120,7 @@ def option_fields(record: type[Any]) -> dict[str, OptionField]:
 
 
 def check(record: Any) -> None:
-    """Checks every value of a record and stores it as its field does; UsageError for the first that is not taken."""
+    """Checks every value of a record and stores it as its field does; UsageError for the first invalid one."""
     store = msgspec.structs.force_setattr if isinstance(record, msgspec.Struct) else object.__setattr__
     for field in option_fields(type(record)).values():
         store(record, field.name, field.value_of(getattr(record, field.name)))

@@ -1,4 +1,4 @@
-"""The two tasks of the RecBench paper (section 2) as a table: everything that differs between them and is a fact.
+"""The two tasks of the RecBench paper (section 2) as a table: all facts that differ between them.
 
 Manifests, run files and zoo rows name a task by its `name`; look it up with `TASKS[name]`. No other module compares
 the name of a task: code that does one thing for a model that scores candidates and another for a model that ranks the

@@ -37,10 +37,10 @@ class Variant(NamedTuple):
     `loaded_from`: the exported variant whose files it is loaded from (its own name where it is exported itself),
     WEIGHTS for the trained weights, NOTHING where no file is loaded. `kinds` and `tasks` say which models have it; no
     tasks are all. `bytes_per_weight` is what a weight takes in memory at most, and `copies` how many copies of the
-    weights there are at the worst moment of loading. `tolerance` is how far scores on another processor, whose kernels
+    weights are in memory at the peak of loading. `tolerance` is how far scores on another processor, whose kernels
     round otherwise, may differ from those that were written down at export.
 
-    `usual`: exported and measured where nobody names variants. `automatic`: may be chosen by `--precision auto`.
+    `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by `--precision auto`.
     `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money. `device` is what it
     computes on, and `libraries` are the packages whose versions decide its figures, beyond `core/libraries.py`.
 
@@ -121,7 +121,7 @@ PRECISIONS = tuple(row.precision for row in VARIANTS if row.exported)
 USUAL_EXPORTS = tuple(row.name for row in VARIANTS if row.exported and row.usual)
 USUAL_PRECISIONS = tuple(row.precision for row in VARIANTS if row.exported and row.usual)
 FP32 = tuple(row.name for row in VARIANTS if row.precision == "fp32")
-"""Whose accuracy is the model's: of several, the first."""
+"""The variants in fp32: the accuracy of the first that was measured counts as the model's."""
 BY_PRECISION = {row.precision: row.name for row in VARIANTS if row.named_by_precision}
 """What `rbserve serve --precision` serves."""
 

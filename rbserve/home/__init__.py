@@ -1,4 +1,5 @@
 """The home directory: its paths, what --model means (`target.py`), and the commands that reports print.
 
-Imports `core`, `data`, `models`, `runs` and `progress`; whoever makes, measures or serves a model imports it.
+Imports `core`, `data`, `models`, `progress` and `runs`. Imported by `bench`, `cli`, `pipeline`, `profilers.choose`,
+`profilers.compare`, `profilers.measure` and `profilers.report`.
 """

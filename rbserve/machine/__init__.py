@@ -1,4 +1,5 @@
 """What the operating system tells: processor, limits, memory, and what disturbs a measurement.
 
-Imports `core` alone.
+Imports `core`. Imported by `bench`, `pipeline`, `profilers`, `profilers.choose`, `profilers.compare`,
+`profilers.gate`, `profilers.measure`, `runs`, `runtimes` and `train.distill`.
 """

@@ -1,4 +1,5 @@
 """The recommenders: configs, modules and the zoo table. Models only compute.
 
-Imports `core` and `data`.
+Imports `core` and `data`. Imported by `bench`, `cli`, `exporters`, `home`, `pipeline`, `profilers.report`, `runs`,
+`runtimes`, `train`, `train.encoders`, `train.protocol`, `train.semantic_ids` and `train.tasks`.
 """

@@ -31,7 +31,7 @@ def inconclusive(samples: Sequence[Samples]) -> list[str]:
 def has_trend(times: ArrayLike) -> bool:
     """Whether times [n] rise or fall, by the Mann-Kendall test at 5% (Mann, 1945): no distribution is assumed.
 
-    Of less than 5 times nothing can be said at 5%, so they have none.
+    Fewer than 5 times have no trend: they cannot show one at 5%.
     """
     column = np.asarray(times, np.float64)
     n = len(column)

@@ -1,7 +1,7 @@
 """HTTP requests to an OpenAI-compatible chat endpoint: made again while a failure may pass, else refused with a hint.
 
 The loop of attempts is written here: a pause must end at once when another thread is refused or Ctrl-C is pressed, and
-be as long as the server asks; a retry library says that in no fewer lines (ARCHITECTURE.md, decisions).
+be as long as the server asks; a retry library says that in no fewer lines (docs/decisions.md).
 """
 
 from __future__ import annotations

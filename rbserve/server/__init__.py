@@ -1,4 +1,6 @@
 """The scoring server: HTTP around scorers and rankers.
 
-Imports `runtimes` and what lies below it; knows nothing of training, export or timing.
+It knows nothing of training, export or timing.
+
+Imports `core`, `server.api`, `server.observe`, `server.process` and `server.scoring`. Imported by `pipeline`.
 """

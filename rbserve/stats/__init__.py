@@ -1,4 +1,5 @@
 """Arithmetic on numbers: accuracy metrics, confidence intervals, scaling exponents.
 
-Imports NumPy and no other room.
+Imports `core`. Imported by `cli`, `exporters`, `profilers.choose`, `profilers.client`, `profilers.compare`,
+`profilers.gate`, `profilers.measure`, `profilers.report`, `runs`, `train.distill` and `train.tasks`.
 """

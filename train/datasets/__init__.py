@@ -1,4 +1,4 @@
 """Data sources, one per file, and the readers that turn raw files into events and items.
 
-Imports `train.protocol`. Imported by `pipeline` and, for the names of sources, by `cli`.
+Imports `core`, `data` and `train.protocol`. Imported by `cli` and `pipeline`.
 """

@@ -1,4 +1,5 @@
 """Distillation: a teacher's scores of training users, and the soft labels that a student learns from them.
 
-Imports `train.tasks`. Imported by `train.fit` and `pipeline`.
+Imports `core`, `data`, `machine`, `runtimes`, `stats`, `train.fitting` and `train.tasks`. Imported by `pipeline` and
+`train`.
 """

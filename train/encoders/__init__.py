@@ -1,4 +1,4 @@
 """Frozen language models: located on disk or fetched, run over item texts, their vectors cached.
 
-Imports no other room of `train`. Imported by `train.semantic_ids`, `train.tasks` and `pipeline`.
+Imports `core`, `data`, `models` and `runtimes`. Imported by `pipeline`, `train.semantic_ids` and `train.tasks`.
 """

@@ -1,4 +1,4 @@
 """The one training loop: batches, updates, validation, checkpoints; and files of tensors.
 
-Imports `core`; the tasks give it their batches and losses.
+Imports `core`. Imported by `train`, `train.distill`, `train.semantic_ids` and `train.tasks`.
 """

@@ -1,4 +1,4 @@
 """The paper's protocol: labelled events become user-disjoint splits, in bounded memory.
 
-Imports no other room of `train`. Imported by `train.datasets` and `pipeline`.
+Imports `core`, `data` and `models`. Imported by `cli`, `pipeline` and `train.datasets`.
 """

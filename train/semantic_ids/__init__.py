@@ -1,4 +1,4 @@
 """Semantic identifiers: an RQ-VAE over the items' vectors, and a distinct path of codes for every item.
 
-Imports `train.encoders` and the training loop. Imported by `train.tasks`, `train.tasks.warm_start` and `pipeline`.
+Imports `core`, `data`, `models`, `train.encoders` and `train.fitting`. Imported by `pipeline` and `train.tasks`.
 """

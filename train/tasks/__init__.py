@@ -1,4 +1,5 @@
 """Training tasks, one per file: each has training rows, a loss and a validation metric.
 
-Imports `train.encoders`, `train.semantic_ids` and the training loop. Imported by `train.fit` and `train.distill`.
+Imports `core`, `data`, `models`, `runtimes`, `stats`, `train.encoders`, `train.fitting` and `train.semantic_ids`.
+Imported by `pipeline`, `train` and `train.distill`.
 """

@@ -1,4 +1,5 @@
 """The options of a server, the types of requests, their limits, and the API document made from them.
 
-Imports `core` alone.
+Imports `core`. Imported by `cli`, `pipeline`, `server`, `server.http`, `server.observe`, `server.process`,
+`server.routes` and `server.scoring`.
 """

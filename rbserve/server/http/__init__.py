@@ -1,4 +1,6 @@
 """HTTP itself: bodies, replies, connections, keys, other origins, and refusals before a request is begun.
 
-Imports `api` and `core`; knows nothing of models.
+It knows nothing of models.
+
+Imports `core` and `server.api`. Imported by `cli`, `server.process` and `server.routes`.
 """

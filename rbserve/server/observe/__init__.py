@@ -1,4 +1,4 @@
 """What a server tells about itself: metrics for Prometheus and logs.
 
-Imports `api` and `core`.
+Imports `core` and `server.api`. Imported by `server`, `server.process`, `server.routes` and `server.scoring`.
 """

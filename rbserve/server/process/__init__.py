@@ -1,4 +1,5 @@
 """The server process: how it starts, stops without losing a request, and watches its workers.
 
-Imports `routes`.
+Imports `core`, `server.api`, `server.http`, `server.observe`, `server.routes` and `server.scoring`. Imported by
+`server`.
 """

@@ -1,4 +1,5 @@
 """The routes: rbserve's own API and the Open Inference Protocol.
 
-Imports `http` and `scoring`.
+Imports `core`, `runtimes`, `server.api`, `server.http`, `server.observe` and `server.scoring`. Imported by
+`server.process`.
 """

@@ -1,4 +1,4 @@
-"""Refusals from a request's head, before it is a task: what a full queue costs is then little."""
+"""Refusals from a request's head, before an asyncio task is made for it: a full queue then costs little time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
 """Models that answer: their queue and scoring thread, and new versions taking the place of old ones.
 
-Imports `runtimes`, `api` and `observe`; knows nothing of HTTP.
+It knows nothing of HTTP.
+
+Imports `core`, `data`, `runtimes`, `server.api` and `server.observe`. Imported by `pipeline`, `server`,
+`server.process` and `server.routes`.
 """
