@@ -9,19 +9,19 @@ from voice import COUNTS, LONG, SAME, TWICE, UNDOCUMENTED, count_voice, product_
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {
-    "one": 1066,
-    "found": 298,
-    "asked": 154,
-    "some": 39,
-    "what": 41,
-    "said": 57,
-    "told": 30,
-    "kept": 116,
-    "given": 71,
-    SAME: 22,
-    TWICE: 17,
-    LONG: 10,
-    UNDOCUMENTED: 81,
+    "one": 0,
+    "found": 2,
+    "asked": 9,
+    "some": 0,
+    "what": 1,
+    "said": 0,
+    "told": 0,
+    "kept": 13,
+    "given": 12,
+    SAME: 0,
+    TWICE: 0,
+    LONG: 6,
+    UNDOCUMENTED: 67,
 }
 
 

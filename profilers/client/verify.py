@@ -83,14 +83,14 @@ def verify(
     address = address_of(url)
     wire = Wire(url)
     try:
-        asked: list[tuple[Any, ...]] = [
+        wire_requests: list[tuple[Any, ...]] = [
             (request_bytes(address, path, body),)
             for body in bodies(requests, artifact.items, slate, artifact.name)
         ]
-        difference = _difference(known, wire, asked)
+        difference = _difference(known, wire, wire_requests)
         medians = np.empty((rounds, 2))
         sides: list[tuple[Callable[..., object], Sequence[tuple[Any, ...]]]] = [
-            (known.call, known.requests), (wire.ask, asked),
+            (known.call, known.requests), (wire.ask, wire_requests),
         ]  # fmt: skip
         for number in range(rounds):
             progress(number, rounds, "rounds")
@@ -102,7 +102,8 @@ def verify(
     low, high = student_interval(added)
     return Verified(
         url=url, path=path, model=artifact.name, variant=served.variant, slate=slate,
-        compared=min(COMPARED, len(asked)), difference=difference, in_process_ms=float(np.median(medians[:, 0])),
+        compared=min(COMPARED, len(wire_requests)),
+        difference=difference, in_process_ms=float(np.median(medians[:, 0])),
         served_ms=float(np.median(medians[:, 1])), overhead_ms=float(added.mean()), overhead_ci95=(low, high),
         limit_ms=limit_ms, rounds=rounds, verdict=_verdict(difference, low, high, limit_ms),
     )  # fmt: skip
@@ -121,8 +122,8 @@ def _difference(known: Exercise, wire: Wire, bodies: Sequence[tuple[Any, ...]]) 
     for request, sent in zip(known.requests[:COMPARED], bodies[:COMPARED], strict=False):
         answer: Any = known.call(*request)
         items, scores = answer if isinstance(answer, tuple) else (request[1], answer)
-        found = wire.ask(*sent)
-        entries = found.get("scores") or found.get("items") or []
+        reply = wire.ask(*sent)
+        entries = reply.get("scores") or reply.get("items") or []
         if [entry["item"] for entry in entries] != list(items):
             return None
         if len(items):

@@ -50,8 +50,8 @@ def place_points(
     row = METRICS[points[0].run.task][metric]
     judged = [point for point in points if point.value(metric) is not None and point.aside is None]
     spots = [(point.p50_ms, point.value(metric) or 0.0) for point in judged]
-    kept = nondominated([(ms, float(as_printed(value))) for ms, value in spots], ("lower", row.better))
-    front = [point for point, keep in zip(judged, kept, strict=True) if keep]
+    on_front = nondominated([(ms, float(as_printed(value))) for ms, value in spots], ("lower", row.better))
+    front = [point for point, keep in zip(judged, on_front, strict=True) if keep]
     latency = all_or_none([evidence.latency(point.run, point.variant, slate) for point in judged])
     accuracy = all_or_none([evidence.accuracy(point.run, point.variant, metric) for point in judged])
     shares: dict[str, float | None] = {}

@@ -104,10 +104,10 @@ def _overall(group: Sequence[Section], slate: int, evidence: Evidence) -> Overal
         points=sorted(points, key=lambda point: (point.group, point.name, point.variant)),
         front=front,
         copies={
-            part.dataset: kept
+            part.dataset: twin
             for part in group
-            for kept in datasets
-            if part.dataset not in datasets and frozenset((part.dataset, kept)) in copies
+            for twin in datasets
+            if part.dataset not in datasets and frozenset((part.dataset, twin)) in copies
         },
     )
 

@@ -81,12 +81,12 @@ def paper_claim() -> str:
     """A sentence with the paper's own comparison of such a pair, from its printed figures."""
     rows = {row.model: row for row in printed_rows()}
     student, teacher = rows[PAPER_STUDENT], rows[PAPER_TEACHER]
-    kept = student.figures["overall"] / teacher.figures["overall"]
+    share = student.figures["overall"] / teacher.figures["overall"]
     assert student.latency_ms is not None
     assert teacher.latency_ms is not None
     times = round(teacher.latency_ms / student.latency_ms, -2)
     return (
-        f"The paper: {kept:.0%} of the accuracy, {times:,.0f} times faster ({student.paper_name} beside "
+        f"The paper: {share:.0%} of the accuracy, {times:,.0f} times faster ({student.paper_name} beside "
         f"{teacher.paper_name}, mean AUC of five data sets; its student was not distilled, other data, other machine)."
     )
 

@@ -96,8 +96,8 @@ def main() -> NoReturn:
     except TyperException as error:
         _fail(error.format_message(), "--help shows how", getattr(error, "exit_code", 2))
     except OSError as error:
-        told = file_error(error)
-        _fail(told.message, told.hint, told.exit_code)
+        usage_error = file_error(error)
+        _fail(usage_error.message, usage_error.hint, usage_error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", None, 130)
 

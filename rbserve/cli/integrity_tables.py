@@ -39,9 +39,10 @@ def _summary_table(report: IntegrityReport) -> Table:
         f"{sizes['interactions']:,} interactions of {sizes['users']:,} users with {sizes['items']:,} items "
         f"(of {sizes['items_with_text']:,} that have a text)",
     )
-    given = f"; {sizes['given']:,} are given: history only, no label" if sizes["given"] else ""
+    history_only = f"; {sizes['given']:,} are given: history only, no label" if sizes["given"] else ""
     table.add_row(
-        "labels", f"{sizes['positives']:,} liked, {_percent(report.positive_rate)} of the labelled{given}"
+        "labels",
+        f"{sizes['positives']:,} liked, {_percent(report.positive_rate)} of the labelled{history_only}",
     )
     table.add_row(
         "texts",

@@ -91,5 +91,5 @@ def _show(changed: Changed, as_json: bool) -> None:
         "repeated": changed.repeated,
         **{f"left out, {reason}": count for reason, count in changed.left_out.items()},
     }
-    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing to do"
-    say(f"{changed.model}: {said}; {changed.items:,} items")
+    summary = ", ".join(f"{count:,} {title}" for title, count in counts.items() if count) or "nothing to do"
+    say(f"{changed.model}: {summary}; {changed.items:,} items")

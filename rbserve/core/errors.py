@@ -80,8 +80,8 @@ def memory_told(doing: str, hint: str) -> Iterator[None]:
 def _is_of_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in message for words in _NO_MEMORY)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -78,9 +78,9 @@ def mismatch(path: Path, expected: FileDigest) -> str | None:
     size = path.stat().st_size
     if size != expected.bytes:
         return f"has {size} bytes instead of {expected.bytes}"
-    found = sha256(path)
-    if found != expected.sha256:
-        return f"has sha256 {found[:12]}… instead of {expected.sha256[:12]}…"
+    actual = sha256(path)
+    if actual != expected.sha256:
+        return f"has sha256 {actual[:12]}… instead of {expected.sha256[:12]}…"
     return None
 
 
@@ -116,7 +116,7 @@ def require_replaceable(path: Path, marker: str = "manifest.json") -> None:
 
 
 @contextmanager
-def optional_write(what: str) -> Iterator[None]:
+def optional_write(subject: str) -> Iterator[None]:
     """Writes what only saves later work; where that fails, warns once for each `what`, and the work goes on.
 
     `what` completes "is not kept", such as "the choice of a variant".
@@ -124,9 +124,9 @@ def optional_write(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if what not in _warned:
-            _warned.add(what)
-            print(f"warning: {what} is not kept: {file_error(error).message}", file=sys.stderr, flush=True)
+        if subject not in _warned:
+            _warned.add(subject)
+            print(f"warning: {subject} is not kept: {file_error(error).message}", file=sys.stderr, flush=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

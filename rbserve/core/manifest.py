@@ -25,9 +25,9 @@ def read_manifest(
     """
     try:
         content = file.read_bytes()
-        found = msgspec.json.decode(content, type=_AnyVersion).schema
-        if found != schema:
-            raise error(f"{file} has schema {found}, this rbserve reads {schema}", again)
+        version = msgspec.json.decode(content, type=_AnyVersion).schema
+        if version != schema:
+            raise error(f"{file} has schema {version}, this rbserve reads {schema}", again)
         return msgspec.json.decode(content, type=of)
     except OSError as problem:
         raise error(f"cannot read {kind}, {file}: {problem.strerror}", again) from None

@@ -90,7 +90,7 @@ class Ranker(Protocol):
         ...
 
     def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
-        """The same for B users with histories of one length, int32[B, T]: int32[B, k] and float32[B, k].
+        """The best items of B users with histories of one length, int32[B, T]: int32[B, k] and float32[B, k].
 
         Places that no item takes hold -1, with a score of minus infinity, or that of a generated path which names
         no item. `top_k` is its case of one user, without such places.

@@ -40,9 +40,9 @@ class Variant(NamedTuple):
     weights are in memory at the peak of loading. `tolerance` is how far scores on another processor, whose kernels
     round otherwise, may differ from those that were written down at export.
 
-    `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by `--precision auto`.
-    `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money. `device` is what it
-    computes on, and `libraries` are the packages whose versions decide its figures, beyond `core/libraries.py`.
+    `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by
+    `--precision auto`. `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money.
+    `device` is what it computes on, and `libraries` are the packages whose versions decide its figures, beyond `core/libraries.py`.
 
     `colour` stands on white, `dark_colour` on black; `marker` is one of matplotlib's.
     """

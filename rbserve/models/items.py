@@ -1,4 +1,4 @@
-"""The forms in which a CTR model reads an item: a vector of its own (group A), of its words (B), or of a language model (C).
+"""The forms of an item in a CTR model: a vector of its own (group A), of its words (B), of a language model (C).
 
 An item encoder turns item numbers into vectors. Groups B and C make them of an item's *content*, so they also
 have vectors for items that are not in the table, and for those that training never saw (section 3.1).

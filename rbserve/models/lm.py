@@ -262,6 +262,6 @@ def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
 
 
 def rebuild_click_model(config: Any, weights: Mapping[str, Tensor], yes: int) -> ClickModel:
-    """The same, of a model that says yes or no."""
+    """Rebuilds a model that answers yes or no, from its config and weights."""
     own = {name.removeprefix("language."): value for name, value in weights.items()}
     return ClickModel(rebuild(config, own), yes)

@@ -162,7 +162,7 @@ class Prompts:
         return self.suffix_of(self.items[candidate])
 
     def suffix_of(self, item: NDArray[Any]) -> Tokens:
-        """The same for an item of these tokens, [I], which need not be in the table."""
+        """The suffix of an item of these tokens, [I], which need not be in the table."""
         return np.concatenate((item, self._answer)).astype(np.int64)
 
     def sizes(self, history: Items, candidates: Items) -> tuple[int, int]:

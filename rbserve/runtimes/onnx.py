@@ -155,7 +155,7 @@ class OnnxLanguageCall:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        shapes = {given.name: given.shape for given in session.get_inputs()}
+        shapes = {graph_input.name: graph_input.shape for graph_input in session.get_inputs()}
         self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
 
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:

@@ -91,9 +91,9 @@ def _weights(path: Path, precision: str) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    kept = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return {
-        name: tensor.to(kept) if tensor.is_floating_point() else tensor
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in load_file(path).items()
     }
 

@@ -56,12 +56,12 @@ def openapi(
     ]
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     for task in tasks:
-        asked = components[TYPES[task][0].__name__]["properties"]
-        asked["history"]["maxItems"] = limits.max_history
+        properties = components[TYPES[task][0].__name__]["properties"]
+        properties["history"]["maxItems"] = limits.max_history
         if task.ranks:
-            asked["k"]["maximum"] = limits.max_k
+            properties["k"]["maximum"] = limits.max_k
         else:
-            asked["candidates"]["maxItems"] = limits.max_candidates
+            properties["candidates"]["maxItems"] = limits.max_candidates
     paths = _paths(tasks, limits, admin)
     if keyed:
         refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}

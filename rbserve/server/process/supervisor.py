@@ -49,7 +49,7 @@ def supervise(opening: Opening, options: ServerOptions) -> None:
             ) from None
         os.environ[SHARED] = folder  # before a worker imports what counts
         stack.callback(os.environ.pop, SHARED)
-        listeners = [stack.enter_context(one) for one in _listen(options)]
+        listeners = [stack.enter_context(listener) for listener in _listen(options)]
         Supervisor(opening, options, listeners, folder).run()
 
 

@@ -173,15 +173,17 @@ class ModelRoutes:
         body = bytes(await read_body(request, self._limits.max_body_bytes))
         head, tail = split_body(request, body)
         example = '{"inputs": [{"name": "history", "shape": [1], …}]}; ids are strings'
-        asked = parse(bytearray(head), _decoder, example)
-        wanted = self._wanted_outputs(asked)
-        inputs = self._input_values(asked, tail)
+        body_request = parse(bytearray(head), _decoder, example)
+        wanted = self._wanted_outputs(body_request)
+        inputs = self._input_values(body_request, tail)
         service = self._models[self.name]
         check_length("history", inputs["history"], self._limits.max_history)
-        history, skipped = history_rows(service, inputs["history"], _unknown_history(asked), self._limits)
+        history, skipped = history_rows(
+            service, inputs["history"], _unknown_history(body_request), self._limits
+        )
         outputs = await self._outputs(request, service, history, inputs)
         parameters = {} if skipped is msgspec.UNSET else {"skipped": encode(skipped).decode()}
-        return self._reply(asked, [(output, outputs[output.name]) for output in wanted], parameters)
+        return self._reply(body_request, [(output, outputs[output.name]) for output in wanted], parameters)
 
     async def _outputs(
         self, request: Request, service: Service[Any, Any], history: Items, inputs: dict[str, Any]

@@ -110,20 +110,20 @@ def _holds(shape: list[int], count: int) -> bool:
 
 def _strings(data: memoryview, name: str) -> list[str]:
     """Each with its length before it, in four bytes."""
-    found, at = [], 0
+    texts, at = [], 0
     try:
         while at < len(data):
             (length,) = struct.unpack_from("<I", data, at)
             at += 4
             if at + length > len(data):
                 raise ValueError
-            found.append(str(data[at : at + length], "utf-8"))
+            texts.append(str(data[at : at + length], "utf-8"))
             at += length
     except (struct.error, ValueError):  # a length that is cut off, or leads beyond the end; no UTF-8
         raise invalid(
             f"input {name} is no list of strings: each takes four bytes of length, then UTF-8"
         ) from None
-    return found
+    return texts
 
 
 def _numbers(data: memoryview, name: str) -> list[int]:

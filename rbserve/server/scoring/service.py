@@ -270,10 +270,10 @@ class Service(Generic[Query, Answer]):
 
     def _count_tokens(self, cache: PrefixCache) -> None:
         """Counts the tokens of users' prompts that were found in the cache since the last call, and those read anew."""
-        found, missed = cache.tokens_found, cache.tokens_asked - cache.tokens_found
-        self._counts.prompt_tokens("remembered").inc(found - self._counted_tokens[0])
+        hits, missed = cache.tokens_found, cache.tokens_asked - cache.tokens_found
+        self._counts.prompt_tokens("remembered").inc(hits - self._counted_tokens[0])
         self._counts.prompt_tokens("read").inc(missed - self._counted_tokens[1])
-        self._counted_tokens = found, missed
+        self._counted_tokens = hits, missed
 
     def _seconds(self, history: Items, query: Query) -> float:
         """Seconds of the best of a few runs: the first of a size pays for its buffers."""
