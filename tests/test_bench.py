@@ -301,7 +301,7 @@ def test_latency_has_the_machine_or_its_core_to_itself() -> None:
         assert machine.has_room(profile, [])
         assert not machine.has_room(profile, [build])
     profile = msgspec.structs.replace(profile, quiet="core")
-    with LocalExecutor("x", lock=0, jobs=2, kept=1) as core:
+    with LocalExecutor("x", lock=0, jobs=2, latency_cores=1) as core:
         assert core.has_room(profile, [build, build])
         assert not core.has_room(profile, [profile])
         assert core.has_room(build, [build, profile])

@@ -68,15 +68,17 @@ class LocalExecutor:
     Caches, memory bandwidth and clock are still shared: figures are steadier where a cell has the machine.
     """
 
-    def __init__(self, bench: str, lock: int, jobs: int = 1, most_kept: int = 0) -> None:
+    def __init__(self, bench: str, lock: int, jobs: int = 1, latency_cores: int = 0) -> None:
         cores = allowed_cores()
-        if most_kept and len(cores) <= most_kept:
+        if latency_cores and len(cores) <= latency_cores:
             raise UsageError(
-                f"{most_kept} of {len(cores)} cores for latency leave none for the rest",
+                f"{latency_cores} of {len(cores)} cores for latency leave none for the rest",
                 "--quiet machine, or fewer --threads",
             )
         self._journal, self._lock, self._jobs = Journal(bench), lock, jobs
-        self._kept, self._others = (cores[-most_kept:], cores[:-most_kept]) if most_kept else ([], [])
+        self._kept, self._others = (
+            (cores[-latency_cores:], cores[:-latency_cores]) if latency_cores else ([], [])
+        )
         self._pool = ThreadPoolExecutor(jobs + 1)
         self._workers: set[subprocess.Popen[bytes]] = set()
         self._stopping = False

@@ -42,7 +42,8 @@ class Variant(NamedTuple):
 
     `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by
     `--precision auto`. `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money.
-    `device` is what it computes on, and `libraries` are the packages whose versions decide its figures, beyond `core/libraries.py`.
+    `device` is what it computes on, and `libraries` are the packages whose versions decide its figures, beyond
+    `core/libraries.py`.
 
     `colour` stands on white, `dark_colour` on black; `marker` is one of matplotlib's.
     """
