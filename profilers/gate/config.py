@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError
-from rbserve.core.files import write_bytes
 from rbserve.core.options import Amount, Count, Natural, Positive, check, from_mapping, option_fields
 
 CONFIG_FILE = "rbserve-check.toml"
@@ -79,6 +78,8 @@ class GateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def write_config(path: Path) -> None:
     """Writes the defaults, with what they mean; UsageError when the file is there."""
+    from rbserve.core.files import write_bytes  # here, as rbserve --help reads this module
+
     if path.exists():
         raise UsageError(f"{path} is there already", "remove it to start again from the defaults")
     lines = [

@@ -39,7 +39,6 @@ from rbserve.cli.sids import sids
 from rbserve.cli.train import train
 from rbserve.cli.verify import verify
 from rbserve.core.errors import UNENDING, Interrupted, RbserveError, memory_told
-from rbserve.core.files import file_error
 from rbserve.progress import say
 
 Verb = Callable[..., Any] | typer.Typer
@@ -96,6 +95,8 @@ def main() -> NoReturn:
     except TyperException as error:
         _fail(error.format_message(), "--help shows how", getattr(error, "exit_code", 2))
     except OSError as error:
+        from rbserve.core.files import file_error
+
         usage_error = file_error(error)
         _fail(usage_error.message, usage_error.hint, usage_error.exit_code)
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ from rbserve.cli.console import print_json
 from rbserve.cli.options import METRIC, MODEL, VARIANT, Json, Slates, counts, given, words
 from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError
-from rbserve.core.files import require_writable
 from rbserve.core.options import with_options
 from rbserve.core.variants import check_variants
 from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, read_config, write_config
@@ -99,6 +98,8 @@ def check(
     Examples: rbserve check --base main/artifacts/ml-100k --head artifacts/ml-100k --models dnn,gdcn --markdown gate.md;
     rbserve check --head artifacts/ml-100k/dnn --baseline runs/main.json
     """
+    from rbserve.core.files import require_writable
+
     if init:
         _write_config(config)
         return
