@@ -78,7 +78,7 @@ class GateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def write_config(path: Path) -> None:
     """Writes the defaults, with what they mean; UsageError when the file is there."""
-    from rbserve.core.files import write_bytes  # here, as rbserve --help reads this module
+    from rbserve.core.files import write_bytes  # imported here: the help of commands reads this module
 
     if path.exists():
         raise UsageError(f"{path} is there already", "remove it to start again from the defaults")

@@ -3,8 +3,8 @@
 Data goes to standard output (`--json` where it makes sense), messages and progress to standard error.
 Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted; `check` adds one for each verdict.
 
-Verbs are imported for their options, and import what they work with when they are called: `rbserve --help` must load
-neither NumPy nor pyarrow.
+A verb is the function, or the group of verbs, that has the name of its module. The module is imported when the verb is
+called, and imports what it works with when it runs: `rbserve --help` loads neither NumPy nor pyarrow.
 """
 
 from __future__ import annotations
@@ -12,76 +12,82 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from rbserve.cli.backbones import backbones
-from rbserve.cli.bench import bench
-from rbserve.cli.check import check
-from rbserve.cli.datasets import datasets
-from rbserve.cli.distill import distill
-from rbserve.cli.doctor import doctor
-from rbserve.cli.export import export
-from rbserve.cli.items import items
-from rbserve.cli.load import load
-from rbserve.cli.models import models
-from rbserve.cli.prepare import prepare
-from rbserve.cli.profile import profile
-from rbserve.cli.recommend import recommend
-from rbserve.cli.records import with_records
-from rbserve.cli.report import report
-from rbserve.cli.serve import serve
-from rbserve.cli.sids import sids
-from rbserve.cli.train import train
-from rbserve.cli.verify import verify
 from rbserve.core.errors import UNENDING, Interrupted, RbserveError, memory_told
 from rbserve.progress import say
 
-Verb = Callable[..., Any] | typer.Typer
-
-PANELS: dict[str, tuple[Verb, ...]] = {
-    "Data": (datasets, prepare, sids),
-    "Train": (models, backbones, train, distill, export),
-    "Measure": (doctor, profile, report),
-    "Choose": (recommend,),
-    "Serve": (serve, verify, load, items),
-    "Automate": (bench, check),
+PANELS: dict[str, dict[str, str]] = {
+    "Data": {
+        "datasets": "List the data sets; `show NAME` inspects a prepared one.",
+        "prepare": "Turn raw files into a clean, user-disjointly split data set.",
+        "sids": "Give every item a semantic identifier, for models that read or generate them.",
+    },
+    "Train": {
+        "models": "List the models; `show MODEL` lists the options of one.",
+        "backbones": "List the language models that a recipe takes by name.",
+        "train": "Train a model on a data set.",
+        "distill": "Train a small, fast model on the scores of a slow one.",
+        "export": "Write ONNX files and check that they score like the trained model.",
+    },
+    "Measure": {
+        "doctor": "Find what disturbs a profile on this machine, what is missing, and what helps.",
+        "profile": "Measure latency and accuracy of each variant of a model, making what is missing.",
+        "report": "Draw the accuracy-vs-latency front of the newest profile of every model.",
+    },
+    "Choose": {
+        "recommend": "Name the most accurate variant that meets a latency objective, and why the others do not.",
+    },
+    "Serve": {
+        "serve": "Serve models over HTTP: scores, or recommendations where a model ranks the catalogue.",
+        "verify": "Compare a server with the model itself: scores, and the time that HTTP adds.",
+        "load": "Measure a server's latency under a load that does not wait for it.",
+        "items": "Add items to a trained model without training, or retire some.",
+    },
+    "Automate": {
+        "bench": "Measure many models on many data sets in every variant.",
+        "check": "Fail where a changed model is slower, larger or less accurate than before; for CI.",
+    },
 }
-"""The verbs below what one wants to do, in the order in which one does it."""
+"""The verbs and what they do, below what one wants to do, in the order in which one does it."""
 
 
-class _InOrder(TyperGroup):
-    """Lists commands in the order of PANELS; Typer lists groups of commands behind all others."""
+class VerbGroup(TyperGroup):
+    """Holds summaries of the verbs; the verb that is called is imported."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        order = [_name(verb) for verbs in PANELS.values() for verb in verbs]
-        return sorted(super().list_commands(ctx), key=order.index)
-
-
-def _name(verb: Verb) -> str:
-    return str(verb.info.name) if isinstance(verb, typer.Typer) else verb.__name__
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The name, the command and the arguments of the verb that `args` call."""
+        name, summary, rest = super().resolve_command(ctx, args)
+        return name, summary and load_verb(str(summary.name)), rest
 
 
-app = typer.Typer(
+def load_verb(name: str) -> Any:
+    """The command of a verb, from its module."""
+    from rbserve.cli.records import with_records
+
+    verb = getattr(import_module(f"rbserve.cli.{name}"), name)
+    if not isinstance(verb, typer.Typer):
+        function, verb = verb, typer.Typer(add_completion=False)
+        verb.command(name)(with_records(function))
+    return typer.main.get_command(verb)
+
+
+app = VerbGroup(
     name="rbserve",
-    cls=_InOrder,
+    commands={
+        name: TyperCommand(name, help=summary, rich_help_panel=panel)
+        for panel, verbs in PANELS.items()
+        for name, summary in verbs.items()
+    },
     help="Which recommender should I serve on my CPUs, at what precision, and what accuracy do I give up?",
     epilog="Start with: rbserve profile --model gdcn",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
-
-for panel, verbs in PANELS.items():
-    for verb in verbs:
-        if isinstance(verb, typer.Typer):
-            app.add_typer(verb, rich_help_panel=panel)
-        else:
-            app.command(rich_help_panel=panel)(with_records(verb))
 
 
 def main() -> NoReturn:

@@ -9,7 +9,9 @@ import typer
 from rbserve.cli.console import print_json
 from rbserve.cli.options import Json
 
-datasets = typer.Typer(name="datasets", invoke_without_command=True, no_args_is_help=False)
+datasets = typer.Typer(
+    name="datasets", add_completion=False, invoke_without_command=True, no_args_is_help=False
+)
 
 
 @datasets.callback()

@@ -23,7 +23,10 @@ Delimiter = Annotated[
 ]
 
 items = typer.Typer(
-    name="items", no_args_is_help=True, help="Add items to a trained model without training, or retire some."
+    name="items",
+    add_completion=False,
+    no_args_is_help=True,
+    help="Add items to a trained model without training, or retire some.",
 )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rbserve.core.types import ModelSpec
 
-models = typer.Typer(name="models", invoke_without_command=True, no_args_is_help=False)
+models = typer.Typer(name="models", add_completion=False, invoke_without_command=True, no_args_is_help=False)
 
 
 @models.callback()

@@ -173,7 +173,7 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
 
     What a killed process has left there under that name is removed first.
     """
-    import psutil  # here, as rbserve --help reads this module
+    import psutil  # imported here: the help of commands reads this module
 
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{name}.*.scratch"):

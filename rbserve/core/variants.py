@@ -142,7 +142,7 @@ def variants() -> dict[str, Variant]:
 @cache
 def plug_ins() -> dict[str, ModuleType]:
     """The runtimes that other packages add, by name."""
-    from importlib.metadata import entry_points  # here, as rbserve --help reads this module
+    from importlib.metadata import entry_points  # imported here: the help of commands reads this module
 
     return {entry.name: _loaded(entry) for entry in entry_points(group=GROUP)}
 

@@ -7,11 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from entry_point import run_here
 
 from rbserve.cli import app
@@ -199,12 +199,13 @@ def _command(text: str) -> list[str]:
     return taken
 
 
-def _group() -> Any:
-    return typer.main.get_command(app.app)
+@cache
+def _verbs() -> dict[str, Any]:
+    return {name: app.load_verb(name) for name in app.app.commands}
 
 
 def _is_flag(verb: str, option: str) -> bool:
-    command = _group().commands.get(verb)
+    command = _verbs().get(verb)
     options = [one for one in getattr(command, "params", []) if option in one.opts + one.secondary_opts]
     return bool(options) and options[0].is_flag
 
@@ -212,9 +213,9 @@ def _is_flag(verb: str, option: str) -> bool:
 def assert_parses(words: list[str]) -> None:
     """A command of these words exists, and takes each of the options."""
     command, *rest = words
-    group = _group()
-    assert command in group.commands, words
-    verb = group.commands[command]
+    verbs = _verbs()
+    assert command in verbs, words
+    verb = verbs[command]
     if hasattr(verb, "commands") and rest and not rest[0].startswith("-"):
         assert rest[0] in verb.commands, words
         verb = verb.commands.get(rest[0], verb)
@@ -266,4 +267,4 @@ def test_what_finds_commands_finds_wrong_ones() -> None:
 
 def test_the_entry_point_knows_the_commands_of_this_test() -> None:
     done = subprocess.run([sys.executable, "-m", "rbserve", "--help"], capture_output=True, text=True)
-    assert all(verb in done.stdout for verb in _group().commands)
+    assert all(verb in done.stdout for verb in _verbs())

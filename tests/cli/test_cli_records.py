@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import pytest
@@ -42,7 +43,12 @@ RECORDS = [
     WordLimits,
 ]
 HEAVY = ("numpy", "pyarrow", "torch", "duckdb", "onnxruntime", "starlette", "httptools", "matplotlib")
-VERBS = [verb for verbs in app.PANELS.values() for verb in verbs if not isinstance(verb, typer.Typer)]
+NAMES = [name for verbs in app.PANELS.values() for name in verbs]
+VERBS = [
+    verb
+    for name in NAMES
+    if not isinstance(verb := getattr(import_module(f"rbserve.cli.{name}"), name), typer.Typer)
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +161,13 @@ def test_commands_stand_in_panels_in_the_order_of_the_work(
     assert run_here(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
     assert re.findall(r"─ (\w+) ─", text) == ["Options", *app.PANELS]
-    names = [app._name(verb) for verbs in app.PANELS.values() for verb in verbs]
-    assert re.findall(r"│ ([a-z]+) ", text) == names
+    assert re.findall(r"│ ([a-z]+) ", text) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_summary_of_a_verb_is_the_first_sentence_of_its_help(name: str) -> None:
+    (summary,) = [verbs[name] for verbs in app.PANELS.values() if name in verbs]
+    assert app.load_verb(name).help.split("\n\n")[0].replace("\n", " ") == summary
 
 
 @pytest.mark.parametrize(
