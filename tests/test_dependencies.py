@@ -26,7 +26,6 @@ PLUGINS = {"pytest-timeout": "timeout = ", "pytest-xdist": "-n auto"}
 
 THROUGH_OTHERS = {
     "gguf": "transformers reads GGUF weights with it",
-    "jinja2": "the page of a report is written with it",
     "onnx-ir": "onnxruntime's rounding of weights in blocks imports it",
     "optimum": "gets its work with adopted models",
     "stamina": "a call of an endpoint is repeated with it",
