@@ -101,7 +101,7 @@ def bench(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="NAME=VALUE",
+            metavar="KEY=VALUE",
             rich_help_panel=TRAINING,
             help="Change an option of the config of every model; may be repeated.",
         ),

@@ -56,7 +56,7 @@ def show_model(
 ) -> None:
     """List a model's options with their defaults, limits and meaning: its config, and how it is trained.
 
-    rbserve train --set NAME=VALUE changes the config; the options of training have the same names there.
+    rbserve train --set KEY=VALUE changes the config; the options of training have the same names there.
 
     Example: rbserve models show gdcn
     """
@@ -92,7 +92,7 @@ def options_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 def _titles(spec: ModelSpec) -> tuple[str, str]:
     return (
-        f"{spec.name} ({spec.paper_name}): config, rbserve train --model {spec.name} --set NAME=VALUE",
+        f"{spec.name} ({spec.paper_name}): config, rbserve train --model {spec.name} --set KEY=VALUE",
         f"\n{spec.name}: training, the options of rbserve train",
     )
 

@@ -89,7 +89,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="NAME=VALUE",
+        metavar="KEY=VALUE",
         help="Change an option of the model's config (see rbserve models show MODEL); may be repeated.",
     ),
 ]
@@ -105,12 +105,12 @@ def given(**values: object) -> dict[str, object]:
 
 
 def config_changes(pairs: list[str] | None) -> dict[str, str]:
-    """The changes of --set NAME=VALUE as a mapping."""
+    """The changes of --set KEY=VALUE as a mapping."""
     changes: dict[str, str] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--set takes NAME=VALUE, not {pair}", "for example --set dim=32")
+            raise UsageError(f"--set takes KEY=VALUE, not {pair}", "for example --set dim=32")
         changes[key.strip()] = value.strip()
     return changes
 

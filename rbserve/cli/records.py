@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -68,8 +68,13 @@ class FromRecord:
         declared = f"{flag}/--no-{flag.removeprefix('--')}" if is_switch and default else flag
         shown = None if is_switch and not default else default
         limits = {**option.limits, **self.limits.get(option.name, {})} if option.type in (int, float) else {}
+        choices = (
+            get_args(option.type) if get_origin(option.type) is Literal else ()
+        )  # the record checks them
+        kind = str if choices else option.type
         info = typer.Option(
             declared,
+            metavar=f"<{'|'.join(choices)}>" if choices else None,
             help=option.help(shown),
             min=limits.get("ge"),
             max=limits.get("le"),
@@ -80,7 +85,7 @@ class FromRecord:
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if required else None,
-            annotation=Annotated[option.type if required else option.type | None, info],
+            annotation=Annotated[kind if required else kind | None, info],
         )
 
 

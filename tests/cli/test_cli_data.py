@@ -167,7 +167,12 @@ MISTAKES = [
     (("prepare", "ml-100k", "--memory-limit", "1MB"), 2, "--memory-limit takes a size", "2GB"),
     (("prepare", "ml-100k", "--name", "../x"), 2, "--name takes a plain name", "--name shop"),
     (("prepare", "ml-100k", "--name", ".hidden"), 2, "--name takes a plain name", "--name shop"),
-    (("prepare", "csv", "--format", "xml"), 2, "--format takes auto, csv, json, parquet, not xml", "csv"),
+    (
+        ("prepare", "csv", "--format", "xml"),
+        2,
+        "'xml' is not one of 'auto', 'csv', 'json', 'parquet'",
+        "--help",
+    ),
     (("prepare", "csv", "--delimiter", "ab"), 2, "--delimiter takes one character", "';'"),
     (
         ("prepare", "csv", "--interactions", "none.csv", "--items", "none.csv"),

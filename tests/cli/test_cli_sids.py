@@ -89,7 +89,7 @@ def test_options_that_contradict_what_is_there_are_refused_unless_rebuilt(home: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--levels", "0"), "levels=0"),
+        (("--levels", "0"), "'--levels'"),
         (("--pooling", "first"), "pooling"),
         (("--resume",), "nothing to resume"),
         (("--levels", "1", "--codes", "16"), "1 levels of 16 codes are 16 paths, too few for 82 items"),
