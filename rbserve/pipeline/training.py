@@ -13,8 +13,8 @@ from rbserve.core.files import require_replaceable
 from rbserve.core.options import with_options
 from rbserve.core.settings import Settings, Teaching
 from rbserve.data.artifact import Artifact, TrainingRecord, open_artifact
-from rbserve.data.dataset import Dataset
-from rbserve.home.paths import artifact_path, teachers_path
+from rbserve.data.dataset import Dataset, check_same_data, open_dataset
+from rbserve.home.paths import artifact_path, dataset_path, is_prepared, teachers_path
 from rbserve.home.target import Target, artifact_name
 from rbserve.models.configs import EndpointConfig, kind_of
 from rbserve.pipeline.data import check_dataset, ensure_dataset
@@ -192,9 +192,13 @@ def _how(record: TrainingRecord) -> str:
 def ensure_artifact(target: Target) -> Artifact:
     """The artefact of a model, trained (or packaged with random weights) if it is not there.
 
-    UsageError for a student that is not there: only its user can say how it is taught.
+    Raises UsageError for a student that is not there (only its user can say how it is taught), and for a row whose
+    artefact was made from other data than the data set holds now.
     """
     if target.artifact:
+        if target.model.spec and is_prepared(target.dataset):
+            fingerprint = target.artifact.manifest.dataset.fingerprint
+            check_same_data(target.name, fingerprint, open_dataset(dataset_path(target.dataset)))
         return target.artifact
     model, dataset = target.model, target.dataset
     if model.teacher is not None:
