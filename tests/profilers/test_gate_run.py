@@ -278,9 +278,9 @@ def test_an_unknown_metric_is_refused(planted: Dataset) -> None:
 def test_the_scripted_machine_is_not_the_real_one(
     trained: Artifact, planted: Dataset, tmp_path: Path
 ) -> None:
-    """Real workers, too few rounds to judge by: whatever the times are, every figure is there."""
+    """Real workers: whatever the times are, every figure is there."""
     found = suite(
-        [Pair("dnn", trained, trained)], planted, GateConfig(max_rounds=2, runs=3, seconds=0.01),
+        [Pair("dnn", trained, trained)], planted, GateConfig(max_rounds=6, runs=3, seconds=0.01),
         Scope(["onnx-fp32"], [4]),
     )  # fmt: skip
     assert {line.metric for line in found.lines} == {"p50", "peak_rss", "file_size", "auc"}

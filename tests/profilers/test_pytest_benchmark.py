@@ -237,7 +237,7 @@ def test_a_gates_samples_go_to_pytest_benchmark_and_come_back(
     trained: Artifact, planted: Dataset, tmp_path: Path
 ) -> None:
     outcome = check(
-        [Pair("dnn", trained, trained)], lambda _: planted, GateConfig(max_rounds=2, runs=20, seconds=0.1),
+        [Pair("dnn", trained, trained)], lambda _: planted, GateConfig(max_rounds=6, runs=20, seconds=0.1),
         Scope(["onnx-fp32"], [4], metrics=["p50"]),
     )  # fmt: skip
     head = tmp_path / "gate.json"
@@ -250,7 +250,7 @@ def test_a_gates_samples_go_to_pytest_benchmark_and_come_back(
     assert shown.returncode == 0, shown.stderr
     assert "dnn[onnx-fp32, forward, slate 4]" in shown.stdout
     (line,) = compare([base], [head], GateConfig()).lines
-    assert (line.model, line.rounds) == ("dnn::onnx-fp32[forward-4]", 2)
+    assert (line.model, line.rounds) == ("dnn::onnx-fp32[forward-4]", 6)
     (gated,) = outcome.suite.lines
     assert line.base == pytest.approx(gated.base)
     assert line.head == pytest.approx(gated.head)
