@@ -218,7 +218,7 @@ def test_a_killed_training_resumes_to_the_same_artefact(tmp_path: Path) -> None:
     train = ["train", "--model", "dnn", "--dataset", "synthetic", "--epochs", "3", "--batch", "2000",
              "--set", "hidden=256,256", "--set", "dim=32"]  # fmt: skip
     # A checkpoint at every step, so that a kill at any moment loses little.
-    code = ("import sys; from rbserve.train import loop; loop.Checkpoint.__init__.__defaults__ = (0.0,); "
+    code = ("import sys; from rbserve.train.fitting import loop; loop.Checkpoint.__init__.__defaults__ = (0.0,); "
             "from rbserve.cli.app import main; sys.argv[0] = 'rbserve'; main()")  # fmt: skip
 
     def command(*extra: str) -> list[str]:
