@@ -50,7 +50,7 @@ def latency_axis(latencies: Sequence[float], start: float, end: float) -> Axis:
 def accuracy_axis(accuracies: Sequence[float], start: float, end: float) -> Axis:
     """A linear axis that holds all accuracies, with a tick every 45 pixels or so."""
     low, high = min(accuracies), max(accuracies)
-    margin = 0.06 * (high - low) or 0.01
+    margin = 0.06 * (high - low) if high - low >= 1e-4 else 0.01  # accuracies are printed with four digits
     above = 2 * margin  # where the names of the most accurate points stand
     axis = Axis(round(low - margin, 6), round(high + above, 6), start, end, log=False)
     rough = (axis.high - axis.low) * 45 / abs(start - end)

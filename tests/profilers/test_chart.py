@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from artificial import measurement, profiles, result, sampled
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rbserve.profilers.compare.sections import sections
@@ -169,6 +169,8 @@ def test_ticks_of_latency_have_room_and_every_latency_is_on_its_axis(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@example([0.5, 0.5 + 1e-7])
+@example([0.0, 5e-324])
 def test_ticks_of_accuracy_have_room_and_say_their_value(values: list[float]) -> None:
     axis = accuracy_axis(values, 400, 10)
     assert all(axis.end <= axis.pixel(value) <= axis.start for value in values)
