@@ -173,14 +173,16 @@ def test_a_ranker_recommends_a_new_item_where_its_like_is_recommended(
     old = made[name]
     histories = planted.seqrec("test").histories
     best = [open_ranker(old, "onnx-fp32").top_k(histories[row], 3)[0] for row in range(20)]
-    twins = [(f"twin{item}", old.items.texts[item]) for item in sorted({int(top[0]) for top in best})]
+    twins = [
+        (f"twin{item}", old.items.texts[item]) for item in sorted({int(item) for top in best for item in top})
+    ]
     new = added(copy_of(old, tmp_path), twins)
     assert len(new.sids) == len(new.items)
     assert len(np.unique(new.sids.codes, axis=0)) == len(new.items)
     np.testing.assert_array_equal(new.sids.codes[: len(old.items)], old.sids.codes)
     for variant in ("torch-fp32", "onnx-fp32"):
         ranker = open_ranker(new, variant)
-        found = {int(item) for row in range(20) for item in ranker.top_k(histories[row], 10)[0]}
+        found = {int(item) for row in range(20) for item in ranker.top_k(histories[row], 20)[0]}
         assert found & set(range(len(old.items), len(new.items)))
         assert len(ranker.top_k(np.array([len(old.items)], np.int32), 5)[0])  # in a history
 
