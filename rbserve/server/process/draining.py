@@ -16,11 +16,12 @@ from typing import Any
 
 import uvicorn
 
+from rbserve.progress import say
 from rbserve.server.api.options import ServerOptions
 from rbserve.server.http.admission import AdmissionProtocol
 from rbserve.server.http.connections import BoundedProtocol, Bounds
 from rbserve.server.observe.logs import Log, uvicorn_logging
-from rbserve.server.process.sockets import BACKLOG, allowed_connections, at_terminal, say
+from rbserve.server.process.sockets import BACKLOG, allowed_connections, at_terminal
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import Opening

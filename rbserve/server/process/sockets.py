@@ -7,10 +7,10 @@ import ipaddress
 import os
 import resource
 import socket
-import sys
 from collections.abc import Collection
 
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.progress import say
 from rbserve.server.api.options import ServerOptions
 from rbserve.server.scoring.models import Models
 
@@ -113,8 +113,3 @@ def at_terminal() -> bool:
         return os.isatty(0)
     except OSError:
         return False
-
-
-def say(message: str) -> None:
-    """A line on stderr."""
-    print(message, file=sys.stderr, flush=True)

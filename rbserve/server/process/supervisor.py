@@ -24,9 +24,10 @@ from time import monotonic
 from types import FrameType
 
 from rbserve.core.errors import RbserveError
+from rbserve.progress import say
 from rbserve.server.api.options import ServerOptions
 from rbserve.server.observe.telemetry import SHARED, forget_worker
-from rbserve.server.process.sockets import announce, at_terminal, listen, say, say_reloaded
+from rbserve.server.process.sockets import announce, at_terminal, listen, say_reloaded
 from rbserve.server.process.worker import ToWorker, run_worker
 from rbserve.server.scoring.reload import Opening
 
