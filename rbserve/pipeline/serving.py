@@ -49,7 +49,9 @@ def open_for_serving(target: Target, variant: str, make: bool = False) -> Artifa
 
 def to_serve(target: Target, make: bool = False) -> Artifact:
     """The artefact of a model, which is all that serving takes. UsageError where it is absent and not to be made."""
-    if target.artifact is None and not make:
+    if target.artifact:  # also where its data set has new rows: serving reads the items of the artefact
+        return target.artifact
+    if not make:
         raise target.absence()
     return ensure_artifact(target)
 
