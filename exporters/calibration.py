@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.artifact import Artifact
@@ -94,12 +95,12 @@ def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> l
             ranker.top_k(_shorten(sequences.histories[row], number, rng), TOP)
     else:
         scorer = exported_scorer(artifact, graphs, opening=recorders.__getitem__)
-        scorer.score(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32))
+        scorer.score(slate_request(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32)))
         clicks = dataset.ctr("train")
         for number, row in enumerate(rng.permutation(len(clicks))[:REQUESTS]):
             others = rng.integers(len(artifact.items), size=SLATE - 1, dtype=np.int32)
             history = _shorten(clicks.histories[row], number, rng)
-            scorer.score(history, np.append(clicks.candidates[row], others))
+            scorer.score(slate_request(history, np.append(clicks.candidates[row], others)))
     return [recorder.activations for recorder in recorders.values()]
 
 

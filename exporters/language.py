@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from rbserve.core.requests import slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
@@ -88,7 +89,7 @@ def _answer_requests(artifact: Artifact, model: nn.Module, dataset: Dataset) -> 
     else:
         clicks, scorer = dataset.ctr("train"), torch_scorer(artifact, model)
         for row in rng.permutation(len(clicks))[:PLANNED]:
-            scorer.score(clicks.histories[row], clicks.candidates[row : row + 1])
+            scorer.score(slate_request(clicks.histories[row], clicks.candidates[row : row + 1]))
 
 
 def write_graph(

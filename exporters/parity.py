@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scores
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
@@ -85,7 +86,10 @@ class ScoreReference:
         labels = np.zeros_like(self._rows.labels) if self._artifact.is_random else self._rows.labels
         slate = self._rows.candidates[:CHECKS]
         histories = [self._rows.histories[row] for row in range(len(slate))]
-        checks = [GoldenAnswer.of(history, slate, scorer.score(history, slate)) for history in histories]
+        checks = [
+            GoldenAnswer.of(history, slate, scorer.score(slate_request(history, slate)))
+            for history in histories
+        ]
         return Comparison(compare(self._scores, scores, labels), checks)
 
     def is_equal(self, parity: Parity) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Scorer
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset
@@ -34,15 +35,15 @@ def check_a_slate_scores_like_its_candidates_one_by_one(
     histories = dataset.ctr("test").histories
     for row, size in enumerate((2, 3, 20)):
         candidates = np.random.default_rng(row).permutation(80)[:size].astype(np.int32)
-        single = [scorer.score(histories[row], candidates[i : i + 1]) for i in range(size)]
-        slate = scorer.score(histories[row], candidates)
+        single = [scorer.score(slate_request(histories[row], candidates[i : i + 1])) for i in range(size)]
+        slate = scorer.score(slate_request(histories[row], candidates))
         np.testing.assert_allclose(slate, np.concatenate(single), atol=tolerance, rtol=0)
 
 
 def check_empty_history_and_empty_slate_are_legal(scorer: Scorer) -> None:
     nothing = np.empty(0, np.int32)
-    assert scorer.score(nothing, nothing).shape == (0,)
-    newcomer = scorer.score(nothing, np.arange(3, dtype=np.int32))
+    assert scorer.score(slate_request(nothing, nothing)).shape == (0,)
+    newcomer = scorer.score(slate_request(nothing, np.arange(3, dtype=np.int32)))
     assert newcomer.shape == (3,)
     assert newcomer.dtype == np.float32
     assert np.isfinite(newcomer).all()
@@ -58,7 +59,7 @@ def check_items_that_training_never_saw_score_alike(
     assert len(unseen) >= 2, "the planted data set has items that training does not"
     history = np.array(train.histories[len(train) - 1])
     for variant in variants or artifact.variants:
-        scores = open_scorer(artifact, variant).score(history, unseen)
+        scores = open_scorer(artifact, variant).score(slate_request(history, unseen))
         np.testing.assert_allclose(scores, scores[0], atol=1e-6, rtol=0)
 
 
@@ -68,7 +69,7 @@ def check_new_items_score_by_their_content(artifact: Artifact, dataset: Dataset)
     train = dataset.ctr("train")
     history = np.array(train.histories[len(train) - 1])
     for variant in artifact.variants:
-        one, other = open_scorer(artifact, variant).score(history, unseen)
+        one, other = open_scorer(artifact, variant).score(slate_request(history, unseen))
         assert abs(one - other) > 1e-3
 
 

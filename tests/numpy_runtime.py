@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import Request, slate_of
 from rbserve.core.tasks import CTR
-from rbserve.core.types import Items, Ranker, Scorer, Scores
+from rbserve.core.types import Ranker, Scorer, Scores
 from rbserve.core.variants import GROUP, WEIGHTS, Variant
 from rbserve.data.artifact import WEIGHTS as WEIGHTS_FILE
 from rbserve.data.artifact import Artifact
@@ -50,8 +51,9 @@ class NumpyDnn:
         self._layers = [(weights[name], weights[name.replace("weight", "bias")]) for name in rest]
         self._output = (weights["output.weight"], weights["output.bias"])
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
+        history, candidates = slate_of(request)
         user = self._items[history].sum(axis=0) / max(len(history), 1)
         hidden = np.maximum(user @ self._left.T + self._items[candidates] @ self._right.T + self._bias, 0)
         for weight, bias in self._layers:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from entry_point import rbserve
 
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import open_artifact
 from rbserve.profilers.report.render import collect, render
 from rbserve.runtimes.evaluate import recommend
@@ -69,7 +70,7 @@ def test_every_variant_scores_and_ranks_as_it_did(answer: dict[str, Any]) -> Non
     history = np.array([artifact.items.index[item] for item in request["history"]], np.int32)
     if "candidates" in request:
         candidates = np.array([artifact.items.index[item] for item in request["candidates"]], np.int32)
-        scores = open_scorer(artifact, variant).score(history, candidates)
+        scores = open_scorer(artifact, variant).score(slate_request(history, candidates))
         expected = answer["response"]["scores"]
     else:
         ranker = open_ranker(artifact, variant)

@@ -28,6 +28,7 @@ from transformers import (
 
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
+from rbserve.core.requests import slate_request
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset, open_dataset
@@ -99,7 +100,9 @@ def artifact(
 def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) -> None:
     check_a_loaded_copy_scores_the_same(artifact, planted, tmp_path / "copy")
     new = np.array([planted.items.index["new0"], planted.items.index["new1"]], np.int32)
-    one, other = open_scorer(artifact, "torch-fp32").score(planted.ctr("test").histories[0], new)
+    one, other = open_scorer(artifact, "torch-fp32").score(
+        slate_request(planted.ctr("test").histories[0], new)
+    )
     if artifact.manifest.item_form == "id":
         check_items_that_training_never_saw_score_alike(artifact, planted, ["torch-fp32", "onnx-fp32"])
     else:
@@ -129,7 +132,10 @@ def test_the_fp32_graph_scores_alike_in_bf16(artifact: Artifact, planted: Datase
     again, slate = coarse.remembering(1 << 20), np.arange(5, dtype=np.int32)
     for _ in range(2):
         np.testing.assert_allclose(
-            again.score(test.histories[0], slate), coarse.score(test.histories[0], slate), atol=0.02, rtol=0
+            again.score(slate_request(test.histories[0], slate)),
+            coarse.score(slate_request(test.histories[0], slate)),
+            atol=0.02,
+            rtol=0,
         )
     checks = artifact.checks("openvino-bf16")
     assert checks is not None
@@ -143,10 +149,12 @@ def test_candidates_of_several_calls_score_like_those_of_one(
     history, candidates = planted.ctr("test").histories[0], np.arange(12, dtype=np.int32)
     for variant in ("torch-fp32", "onnx-fp32"):
         scorer = open_scorer(artifact, variant)
-        together = scorer.score(history, candidates)
+        together = scorer.score(slate_request(history, candidates))
         with monkeypatch.context() as patch:
             patch.setattr(language, "CALL_TOKENS", 40)
-            np.testing.assert_allclose(scorer.score(history, candidates), together, atol=1e-5, rtol=0)
+            np.testing.assert_allclose(
+                scorer.score(slate_request(history, candidates)), together, atol=1e-5, rtol=0
+            )
 
 
 def test_a_row_is_profiled_without_torch(artifact: Artifact, planted: Dataset) -> None:
@@ -219,7 +227,7 @@ def test_zero_shot_is_the_softmax_over_yes_and_no_of_the_whole_model(
         for word in ("Yes", "yes", "YES", "No", "no", "NO")
     ]  # fmt: skip
     yes, no = (float(sum(chances[token] for token in set().union(*some))) for some in (ways[:3], ways[3:]))
-    found = open_scorer(artifact, "torch-fp32").score(history, candidate)
+    found = open_scorer(artifact, "torch-fp32").score(slate_request(history, candidate))
     assert found[0] == pytest.approx(yes / (yes + no), abs=1e-5)
     assert 0 < found[0] < 1
 
@@ -419,7 +427,7 @@ def test_a_text_scores_like_the_item_it_is_the_text_of(artifact: Artifact, plant
     assert isinstance(scorer, LanguageScorer)
     texts = [*planted.items.texts[:3], "topic1word3 topic2word1", " ".join(planted.items.texts)]
     scores = scorer.score_tokens(history, [tokenizer.tokens(text) for text in texts])
-    known = scorer.score(history, np.arange(3, dtype=np.int32))
+    known = scorer.score(slate_request(history, np.arange(3, dtype=np.int32)))
     longest = len(tokenizer.tokens(texts[-1]))
     assert longest == item_limit(prompts.pieces.max_tokens) > prompts.items.lengths.max()
     assert len(prompts.prefix(history, longest)) + len(prompts.suffix_of(tokenizer.tokens(texts[-1]))) <= 256

@@ -15,6 +15,7 @@ from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.models.zoo import find_model
@@ -78,7 +79,10 @@ def test_an_encoder_learns_with_a_history_that_sees_the_candidate(judged: Datase
     scorer = open_scorer(artifact, "torch-fp32")
     scores = score_rows(scorer, test.histories, test.candidates)
     assert auc(test.labels, scores) > 0.75
-    alone = [float(scorer.score(test.histories[row], test.candidates[row : row + 1])[0]) for row in range(20)]
+    alone = [
+        float(scorer.score(slate_request(test.histories[row], test.candidates[row : row + 1]))[0])
+        for row in range(20)
+    ]
     np.testing.assert_allclose(alone, scores[:20], atol=1e-5, rtol=0)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import rbserve
 from rbserve.core.files import home as current_home
+from rbserve.core.requests import slate_request
 from rbserve.runs.measurement import Measurement
 from rbserve.runs.run_file import read_measurement
 
@@ -135,5 +136,5 @@ def test_a_client_is_answered_as_the_scorer_answers(notebook: dict[str, Any]) ->
         finally:
             server.terminate()
             server.stderr.read()
-    scores = notebook["scorer"].score(notebook["history"], notebook["candidates"])
+    scores = notebook["scorer"].score(slate_request(notebook["history"], notebook["candidates"]))
     np.testing.assert_allclose(answers, scores, rtol=1e-6)

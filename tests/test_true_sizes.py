@@ -19,6 +19,7 @@ from small_backbone import make_backbone
 
 from rbserve.core.errors import RbserveError
 from rbserve.core.options import with_options
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import WEIGHTS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import Dataset
 from rbserve.exporters import language, quantize, weights
@@ -159,7 +160,10 @@ def test_random_weights_are_written_in_16_bits_and_read_in_32(drawn: Artifact) -
     count = parameters(drawn.path / WEIGHTS)
     assert (drawn.path / WEIGHTS).stat().st_size == pytest.approx(2 * count, rel=0.01)
     history, candidates = np.arange(3, dtype=np.int32), np.arange(4, dtype=np.int32)
-    whole, half = (open_scorer(drawn, one).score(history, candidates) for one in ("torch-fp32", "torch-bf16"))
+    whole, half = (
+        open_scorer(drawn, one).score(slate_request(history, candidates))
+        for one in ("torch-fp32", "torch-bf16")
+    )
     np.testing.assert_allclose(half, whole, atol=0.02)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedRanker, StagedScorer
 from rbserve.data.dataset import ItemTable
 from rbserve.profilers.timing.latency import Request
@@ -39,24 +40,26 @@ def pair_wise(
     scorer: Scorer, histories: Sequence[Items], slates: Sequence[Items], items: ItemTable | None = None
 ) -> Exercise:
     """Scoring a slate: rows of the item table in, or, end to end, raw ids that are looked up in `items`."""
-    requests = list(zip(histories, slates, strict=True))
     call = scorer.score_anew if isinstance(scorer, EndpointScorer) else scorer.score
     staged = scorer.score_staged if isinstance(scorer, StagedScorer) else partial(_one_stage, call)
     if items is None:
-        return Exercise(call, [*requests], staged)
+        return Exercise(
+            call, [(slate_request(*pair),) for pair in zip(histories, slates, strict=True)], staged
+        )
 
     def score(history: list[str], candidates: list[str]) -> Scores:
-        return call(items.lookup(history), items.lookup(candidates))
+        return call(slate_request(items.lookup(history), items.lookup(candidates)))
 
     def observed(history: list[str], candidates: list[str], observe: Observe) -> Scores:
-        rows = items.lookup(history), items.lookup(candidates)
+        request = slate_request(items.lookup(history), items.lookup(candidates))
         observe("lookup")
-        scores: Scores = staged(*rows, observe)
+        scores: Scores = staged(request, observe)
         return scores
 
-    return Exercise(
-        score, [(items.names(history), items.names(slate)) for history, slate in requests], observed
-    )
+    named = [
+        (items.names(history), items.names(slate)) for history, slate in zip(histories, slates, strict=True)
+    ]
+    return Exercise(score, [*named], observed)
 
 
 def list_wise(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+from rbserve.core.requests import Request
 from rbserve.core.tasks import TaskName
 
 Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
@@ -68,12 +69,13 @@ class ModelSpec:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Pair-wise recommendation: how likely does one user click each of N candidates?"""
+    """Pair-wise recommendation: how well does each of N candidates suit a user, or a query?"""
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        """Click probability, float32[N], of each of candidates int32[N] given history int32[T], oldest first.
+    def score(self, request: Request) -> Scores:
+        """A score float32[N] for each candidate of a request, higher is better.
 
-        An empty history and an empty slate are legal.
+        A zoo row takes `slate_request(history, candidates)` and gives click probabilities; an empty history and an
+        empty slate are legal. An adopted model takes the tensors of its signature.
         """
         ...
 
@@ -102,7 +104,7 @@ class Ranker(Protocol):
 class StagedScorer(Scorer, Protocol):
     """A scorer whose calls have stages, and tell where the time goes."""
 
-    def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
+    def score_staged(self, request: Request, observe: Observe) -> Scores:
         """As `score`; calls observe(name) at the end of each stage.
 
         prompt: tokens laid out; prefill: the history with the candidates that fit behind it; candidates: the others;

@@ -27,18 +27,26 @@ NOTHING = "nothing"
 UNKNOWN = "unknown"
 CPU = "cpu"
 
-ModelKind = Literal["recommender", "language", "endpoint"]
-"""A model over rows of the item table, a language model that reads prompts, a model that answers from elsewhere."""
+ModelKind = Literal["recommender", "language", "endpoint", "graph", "library", "program", "callable"]
+"""A model over rows of the item table, a language model that reads prompts, a model that answers from elsewhere.
+
+Of models that were made elsewhere and adopted: an ONNX graph, a model of another library that is also converted to
+ONNX, a program of torch.export, a Python callable."""
+
+
+TRAINED: tuple[ModelKind, ...] = ("recommender", "language")
+CONVERTED: tuple[ModelKind, ...] = ("graph", "library", "program")
+"""The kinds of adopted models that have an ONNX graph."""
 
 
 class Variant(NamedTuple):
     """One way to run a model.
 
     `loaded_from`: the exported variant whose files it is loaded from (its own name where it is exported itself),
-    WEIGHTS for the trained weights, NOTHING where no file is loaded. `kinds` and `tasks` say which models have it; no
-    tasks are all. `bytes_per_weight` is what a weight takes in memory at most, and `copies` how many copies of the
-    weights are in memory at the peak of loading. `tolerance` is how far scores on another processor, whose kernels
-    round otherwise, may differ from those that were written down at export.
+    WEIGHTS for the trained weights (of an adopted model: the files that it came as), NOTHING where no file is loaded.
+    `kinds` and `tasks` say which models have it; no tasks are all. `bytes_per_weight` is what a weight takes in memory
+    at most, and `copies` how many copies of the weights are in memory at the peak of loading. `tolerance` is how far
+    scores on another processor, whose kernels round otherwise, may differ from those that were written down at export.
 
     `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by
     `--precision auto`. `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money.
@@ -52,7 +60,7 @@ class Variant(NamedTuple):
     runtime: str
     precision: str
     loaded_from: str
-    kinds: tuple[ModelKind, ...] = ("recommender", "language")
+    kinds: tuple[ModelKind, ...] = TRAINED
     tasks: tuple[str, ...] = ()
     bytes_per_weight: float = 4.0
     copies: int = 1
@@ -81,16 +89,16 @@ class Variant(NamedTuple):
 # colour-blind readers (Okabe and Ito), and each variant has a marker of its own as well.
 VARIANTS = (
     Variant(
-        "torch-fp32", "torch", "fp32", WEIGHTS, usual=True, automatic=True,
+        "torch-fp32", "torch", "fp32", WEIGHTS, (*TRAINED, "program"), usual=True, automatic=True,
         colour="#d55e00", dark_colour="#ff8f4d", marker="o",
     ),
     Variant(
-        "onnx-fp32", "onnx", "fp32", "onnx-fp32", tolerance=1e-3,
+        "onnx-fp32", "onnx", "fp32", "onnx-fp32", (*TRAINED, *CONVERTED), tolerance=1e-3,
         usual=True, automatic=True, named_by_precision=True,
         colour="#0072b2", dark_colour="#56b4e9", marker="s",
     ),
     Variant(
-        "onnx-int8", "onnx", "int8", "onnx-int8", bytes_per_weight=1.125,
+        "onnx-int8", "onnx", "int8", "onnx-int8", (*TRAINED, *CONVERTED), bytes_per_weight=1.125,
         usual=True, automatic=True, named_by_precision=True,
         colour="#00805d", dark_colour="#2fcf9f", marker="^",
     ),
@@ -107,6 +115,11 @@ VARIANTS = (
     Variant("torch-bf16", "torch", "bf16", WEIGHTS, ("language",), bytes_per_weight=2.0),
     # Asks a language model the paper's way: to compare with, not to serve.
     Variant("torch-recbench", "torch", "recbench", WEIGHTS, ("language",), (CTR.name,)),
+    Variant(
+        "onnx-fp16", "onnx", "fp16", "onnx-fp16", CONVERTED, bytes_per_weight=2.0,
+        automatic=True, named_by_precision=True,
+        colour="#6a51a3", dark_colour="#b9a7e6", marker="h",
+    ),
     Variant("endpoint", "endpoint", UNKNOWN, NOTHING, ("endpoint",), bytes_per_weight=0.0, usual=True, paid=True),
 )  # fmt: skip
 
@@ -177,9 +190,8 @@ def exported_variant(precision: str) -> str:
     return EXPORTABLE[PRECISIONS.index(precision)]
 
 
-def possible_variants(task: str, is_language_model: bool, is_endpoint: bool) -> list[str]:
+def possible_variants(task: str, kind: ModelKind) -> list[str]:
     """Every variant that a model of a kind can be scored with, before there is an artefact of it."""
-    kind: ModelKind = "endpoint" if is_endpoint else "language" if is_language_model else "recommender"
     return [row.name for row in variants().values() if row.fits(task, kind)]
 
 

@@ -30,7 +30,8 @@ from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
-from rbserve.core.variants import NOTHING, find_variant, possible_variants
+from rbserve.core.requests import ZOO_SIGNATURE, Signature
+from rbserve.core.variants import NOTHING, ModelKind, find_variant, possible_variants
 from rbserve.core.variants import WEIGHTS as OF_WEIGHTS
 from rbserve.data.dataset import ItemTable, read_items
 from rbserve.data.golden import Checks, read_checks
@@ -165,6 +166,26 @@ class DatasetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
 
 
+class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that was made elsewhere, as `rbserve adopt` found it.
+
+    `kind` says what it runs as (`core.variants.ModelKind`), `format` what it was given as: onnx, lightgbm, xgboost,
+    catboost, sklearn, transformers, torch-export, python. `source` is the name of the file or the text that named it,
+    `files` are the members that its reference is loaded from. `signature` has its tensors, `guessed` a line for each
+    thing that was not said and had to be guessed. `requests` is the request set that it is judged on. `callable` is
+    the `module:factory` of a Python model, which is the user's own code.
+    """
+
+    kind: ModelKind
+    format: str
+    source: str
+    signature: Signature
+    requests: DatasetReference
+    files: list[str] = []
+    guessed: list[str] = []
+    callable: str | None = None
+
+
 class CatalogueChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the item table differs from the data set's: its first `trained` rows are those, then `added` ones follow.
 
@@ -180,7 +201,8 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an artefact says of itself. `config_kind` names the config class that `config` belongs to.
 
     `prompts` says by split what a language model's prompts have no room for, `catalogue` what became of the items
-    since the training.
+    since the training. `adopted` is there where the model was made elsewhere; its `dataset` is then the request set, or
+    the prepared data set whose test rows the requests are.
     """
 
     schema: int
@@ -197,6 +219,7 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variants: dict[str, VariantRecord] = {}
     prompts: dict[str, PromptFit] = {}
     catalogue: CatalogueChanges | None = None
+    adopted: Adopted | None = None
 
 
 @dataclass(frozen=True)
@@ -234,10 +257,27 @@ class Artifact:
 
     @property
     def _possible(self) -> list[str]:
-        return possible_variants(self.manifest.task, self.is_language_model, self.is_endpoint)
+        return possible_variants(self.manifest.task, self.kind)
 
     def _has_files(self, variant: str) -> bool:
         return find_variant(variant).loaded_from in (OF_WEIGHTS, NOTHING, *self.manifest.variants)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model is, as far as its variants depend on it."""
+        if self.manifest.adopted:
+            return self.manifest.adopted.kind
+        return "endpoint" if self.is_endpoint else "language" if self.is_language_model else "recommender"
+
+    @property
+    def signature(self) -> Signature:
+        """The tensors that the model takes and gives, of a model that scores candidates."""
+        return self.manifest.adopted.signature if self.manifest.adopted else ZOO_SIGNATURE
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether the model was made elsewhere: it takes the tensors of its own signature, not items of a table."""
+        return self.manifest.adopted is not None
 
     @property
     def is_language_model(self) -> bool:
@@ -315,7 +355,7 @@ class Artifact:
     def variant_files(self, variant: str) -> list[str]:
         """The members that hold a variant's weights; none where it is not exported."""
         if find_variant(variant).loaded_from == OF_WEIGHTS:
-            return [WEIGHTS]
+            return self.manifest.adopted.files if self.manifest.adopted else [WEIGHTS]
         record = self.exported(variant)
         return record.files if record else []
 

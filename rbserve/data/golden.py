@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import write_bytes
 from rbserve.core.manifest import read_manifest
+from rbserve.core.requests import Request, slate_request
 from rbserve.core.types import Items, Scores
 
 SCHEMA = 1
@@ -57,11 +58,11 @@ def read_checks(path: Path) -> Checks:
     )
 
 
-def scored_otherwise(checks: Checks, score: Callable[[Items, Items], Scores]) -> str | None:
+def scored_otherwise(checks: Checks, score: Callable[[Request], Scores]) -> str | None:
     """How a pair-wise model answers otherwise than it did, if it does."""
     for check in checks.checks:
         before = np.array(check.scores)
-        now = score(np.array(check.history, np.int32), np.array(check.items, np.int32))
+        now = score(slate_request(np.array(check.history, np.int32), np.array(check.items, np.int32)))
         if (difference := _differs(now, before, checks.tolerance)) is not None:
             return difference
     return None

@@ -14,7 +14,7 @@ from rbserve.core.distillation import FROM
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.types import ModelSpec
-from rbserve.core.variants import check_precisions, possible_variants, precisions_of
+from rbserve.core.variants import ModelKind, check_precisions, possible_variants, precisions_of
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.home.paths import artifact_path, is_there, places
 from rbserve.models.configs import EndpointConfig, LanguageConfig
@@ -93,7 +93,10 @@ class Target:
         """Every variant that the model can have, exported or not."""
         if self.artifact:
             return self.artifact.can_have
-        return possible_variants(self.task, self.is_language_model, self.is_endpoint)
+        kind: ModelKind = (
+            "endpoint" if self.is_endpoint else "language" if self.is_language_model else "recommender"
+        )
+        return possible_variants(self.task, kind)
 
     @property
     def how_to_make(self) -> str:

@@ -340,9 +340,10 @@ def _values(options: object) -> dict[str, Any]:
 def open_scorer(
     path: str | Path, variant: str = DEFAULT_SERVED, threads: int = 1, user_cache_mb: int = 0
 ) -> Scorer:
-    """The scorer of a variant of the artefact at `path`: `score(history int32[T], candidates int32[N]) -> float32[N]`.
+    """The scorer of a variant of the artefact at `path`: `score(request) -> float32[N]`, a score a candidate.
 
-    Items are rows of the artefact's item table; `open_artifact(path).items.lookup(ids)` gives them. Computes on
+    A zoo row's request is {"history": int32[T], "candidates": int32[N]}, rows of the artefact's item table, which
+    `open_artifact(path).items.lookup(ids)` gives; an adopted model takes the tensors of its signature. Computes on
     `threads` threads. A language model keeps up to `user_cache_mb` of what it read of its last users' histories.
     Raises ArtifactError for a missing or damaged file, UsageError for an unknown variant or a model that ranks items.
     """

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.core.requests import Request, slate_of
 from rbserve.core.types import Items, Progress, Scores, no_progress
 from rbserve.data.columns import Ragged
 from rbserve.models.prompts import ANSWER, CANDIDATE, HISTORY, INSTRUCTION, numbered
@@ -144,15 +145,17 @@ class EndpointScorer:
         """Requests made again after a failure in passing."""
         return self._client.retries
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]; raises as `score_rows`."""
+        history, candidates = slate_of(request)
         histories = Ragged(
             np.tile(history, len(candidates)), np.arange(len(candidates) + 1, dtype=np.int64) * len(history)
         )
         return self.score_rows(histories, candidates)
 
-    def score_anew(self, history: Items, candidates: Items) -> Scores:
+    def score_anew(self, request: Request) -> Scores:
         """Click probabilities float32[N], every candidate asked for whatever is on disk: for measuring latency."""
+        history, candidates = slate_of(request)
         return np.array([read(self.ask(history, item)).score for item in candidates.tolist()], np.float32)
 
     def score_rows(self, histories: Ragged, candidates: Items, progress: Progress = no_progress) -> Scores:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.data.columns import Ragged, runs
 
@@ -27,7 +28,7 @@ def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
         return scorer.score_rows(histories, candidates)
     scores = np.empty(len(candidates), np.float32)
     for begin, end in pairwise(runs(histories).tolist()):
-        scores[begin:end] = scorer.score(histories[begin], candidates[begin:end])
+        scores[begin:end] = scorer.score(slate_request(histories[begin], candidates[begin:end]))
     return scores
 
 

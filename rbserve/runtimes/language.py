@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import CANDIDATES, HISTORY, Request
 from rbserve.core.types import Items, Observe, Scores, no_observer
 from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
 
@@ -67,13 +68,14 @@ class LanguageScorer:
         """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
         return LanguageScorer(self._call, self._prompts, PrefixCache(limit))
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
-        return self.score_staged(history, candidates, no_observer)
+        return self.score_staged(request, no_observer)
 
-    def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
+    def score_staged(self, request: Request, observe: Observe) -> Scores:
         """As `score`; `observe` hears the name of each stage as it ends."""
-        return self._score(history, [self.tokens(candidate) for candidate in candidates.tolist()], observe)
+        candidates = [self.tokens(candidate) for candidate in request[CANDIDATES].tolist()]
+        return self._score(request[HISTORY], candidates, observe)
 
     def score_tokens(
         self,

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from rbserve.core.requests import Request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
 from rbserve.core.variants import Variant
 from rbserve.data.artifact import Artifact
 from rbserve.models.prompts import Packed
+from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.ranking import Cache, Logits
 from rbserve.runtimes.session import Session, open_session
@@ -76,21 +78,25 @@ def exported_scorer(
 ) -> Scorer:
     """The scorer of a pair-wise artefact over its exported graph."""
     (session,) = map(opening or opening_of(artifact), graphs)
+    if artifact.is_adopted:
+        signature = artifact.signature
+        names = [output.name for output in signature.outputs]
+        return AdoptedScorer(partial(session.run, names), signature)
     if artifact.is_language_model:
         return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
     return OnnxScorer(session)
 
 
 class OnnxScorer:
-    """Scores with an exported graph: history int32[T], candidates int32[N] -> scores float32[N]."""
+    """Scores with an exported graph of a zoo row."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.takes_vectors = any(value.name == ITEM_TABLE for value in session.get_overridable_initializers())
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
-        scores: Scores = self._session.run(None, {"history": history, "candidates": candidates})[0]
+        scores: Scores = self._session.run(None, request)[0]
         return scores
 
     def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:

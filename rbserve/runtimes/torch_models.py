@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rbserve.core.requests import Request, slate_of
 from rbserve.core.types import Items, Scores, Vectors
 from rbserve.models.prompts import Packed, Prompts, pack
 from rbserve.runtimes.ranking import Cache, Logits
@@ -26,11 +27,12 @@ class TorchScorer:
         self._inference_mode = torch.inference_mode
         self._from_numpy = torch.from_numpy
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]. The arrays are copied: torch wraps no read-only map of a file."""
+        history, candidates = map(np.array, slate_of(request))
         with self._inference_mode():
             scores: Scores = self._model.score(
-                self._from_numpy(np.array(history)), self._from_numpy(np.array(candidates))
+                self._from_numpy(history), self._from_numpy(candidates)
             ).numpy()
         return scores
 
@@ -148,8 +150,9 @@ class ProtocolScorer:
 
         self._torch, self._model, self._prompts = torch, model, prompts
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
+        history, candidates = slate_of(request)
         return np.array(
             [self._score_one(history, candidate) for candidate in candidates.tolist()], np.float32
         )

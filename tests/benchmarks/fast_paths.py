@@ -23,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 from rbserve.core.files import write_bytes
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
@@ -68,12 +69,12 @@ def measure(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) -
             requests(artifact, dataset, options.requests + 1, slate)
         ):
             few = candidates[: options.protocol_candidates]
-            taken, expected = timed(lambda: papers.score(history, few))  # noqa: B023
+            taken, expected = timed(lambda: papers.score(slate_request(history, few)))  # noqa: B023
             prefix, suffixes = prompts.sizes(history, candidates)
             for key, scorer in scorers.items():
                 if key[1] == "warm":
-                    scorer.score(history, candidates[:1])
-                spent, found = timed(lambda: scorer.score(history, candidates))  # noqa: B023
+                    scorer.score(slate_request(history, candidates[:1]))
+                spent, found = timed(lambda: scorer.score(slate_request(history, candidates)))  # noqa: B023
                 apart[key] = max(
                     apart[key], float(np.abs(log_odds(found[: len(few)]) - log_odds(expected)).max())
                 )

@@ -32,6 +32,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import Request, slate_of
 from rbserve.core.types import Items, Scores
 
 HERE = Path(__file__).resolve()
@@ -75,9 +76,9 @@ class Slowed:
     def __init__(self, scorer: Any, share: float) -> None:
         self._score, self._factor = scorer.score, 1 + share
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         start = time.perf_counter_ns()
-        scores: Scores = self._score(history, candidates)
+        scores: Scores = self._score(request)
         end = start + (time.perf_counter_ns() - start) * self._factor
         while time.perf_counter_ns() < end:
             pass
@@ -90,9 +91,10 @@ class Noisy:
     def __init__(self, scorer: Any, amplitude: float, seed: int) -> None:
         self._score, self._amplitude, self._seed = scorer.score, amplitude, seed
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
+        history, candidates = slate_of(request)
         noise = np.array([noise_of(history, int(one), self._seed) for one in candidates])
-        return with_noise(self._score(history, candidates), self._amplitude * noise)
+        return with_noise(self._score(request), self._amplitude * noise)
 
 
 def noise_of(history: Items, candidate: int, seed: int) -> float:

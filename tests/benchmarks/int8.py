@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from old_int8 import with_old_int8
 
 from rbserve.core.files import write_bytes
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
@@ -101,8 +102,10 @@ def moved(artifact: Artifact, dataset: Dataset, users: int = 40) -> float:
         for _ in range(users):
             history = histories[int(rng.integers(len(histories)))]
             slate = rng.integers(len(artifact.items), size=20, dtype=np.int32)
-            alone = np.concatenate([scorer.score(history, slate[place : place + 1]) for place in range(20)])
-            worst = max(worst, float(np.abs(scorer.score(history, slate) - alone).max()))
+            alone = np.concatenate(
+                [scorer.score(slate_request(history, slate[place : place + 1])) for place in range(20)]
+            )
+            worst = max(worst, float(np.abs(scorer.score(slate_request(history, slate)) - alone).max()))
         return worst
     ranker = open_ranker(artifact, "onnx-int8")
     histories = rng.integers(len(artifact.items), size=(users, 10), dtype=np.int32)

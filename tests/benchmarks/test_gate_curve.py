@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gate_curve import LOSS, Noisy, Slowed, Trial, amplitude, executor, left, noise_of, summarise, with_noise
 
-from rbserve.core.types import Items, Scores
+from rbserve.core.requests import Request, slate_of, slate_request
+from rbserve.core.types import Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import allowed_cores
@@ -21,8 +22,8 @@ from rbserve.stats.pairwise import auc
 class Half:
     """Every item is as likely as not."""
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        del history
+    def score(self, request: Request) -> Scores:
+        _, candidates = slate_of(request)
         return np.full(len(candidates), 0.5, np.float32)
 
 
@@ -35,19 +36,19 @@ def test_a_slowed_scorer_spins_for_its_share_of_the_call(monkeypatch: pytest.Mon
     clock = iter([1000, 1100, 1104, 1105, 9999])
     monkeypatch.setattr(gate_curve.time, "perf_counter_ns", lambda: next(clock))
     history = candidates = np.array([1, 2], np.int32)
-    assert Slowed(Half(), 0.05).score(history, candidates).tolist() == [0.5, 0.5]
+    assert Slowed(Half(), 0.05).score(slate_request(history, candidates)).tolist() == [0.5, 0.5]
     assert next(clock) == 9999  # a call of 100 ns ended when 105 had passed
 
 
 def test_noise_belongs_to_a_pair_and_not_to_the_slate_or_the_call() -> None:
     history, candidates = np.array([3, 4], np.int32), np.arange(5, dtype=np.int32)
     noisy = Noisy(Half(), 0.5, seed=1)
-    whole = noisy.score(history, candidates)
+    whole = noisy.score(slate_request(history, candidates))
     assert len({*whole.tolist()}) == 5
     assert np.array_equal(
-        whole, np.concatenate([noisy.score(history, candidates[i : i + 1]) for i in range(5)])
+        whole, np.concatenate([noisy.score(slate_request(history, candidates[i : i + 1])) for i in range(5)])
     )
-    assert not np.array_equal(whole, Noisy(Half(), 0.5, seed=2).score(history, candidates))
+    assert not np.array_equal(whole, Noisy(Half(), 0.5, seed=2).score(slate_request(history, candidates)))
     scores = np.array([0.1, 0.5, 0.9], np.float32)
     np.testing.assert_allclose(with_noise(scores, np.zeros(3)), scores, rtol=1e-6)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
@@ -38,6 +39,6 @@ def test_score(
 
     def call() -> None:
         row = next(turn) % 64
-        scorer.score(histories[row], candidates[row])
+        scorer.score(slate_request(histories[row], candidates[row]))
 
     benchmark(call)

@@ -68,19 +68,26 @@ def test_every_runtime_is_a_module_that_opens_and_says_why_it_cannot() -> None:
 def test_which_models_have_which_variants() -> None:
     exported = ["onnx-fp32", "onnx-int8"]
     language = ["torch-fp32", *exported, "onnx-int4", "openvino-bf16", "torch-bf16"]
-    assert possible_variants(CTR.name, False, False) == ["torch-fp32", *exported]
-    assert possible_variants(SEQREC.name, True, False) == language
-    assert possible_variants(CTR.name, True, False) == [*language, "torch-recbench"]
-    assert possible_variants(CTR.name, False, True) == ["endpoint"]
+    assert possible_variants(CTR.name, "recommender") == ["torch-fp32", *exported]
+    assert possible_variants(SEQREC.name, "language") == language
+    assert possible_variants(CTR.name, "language") == [*language, "torch-recbench"]
+    assert possible_variants(CTR.name, "endpoint") == ["endpoint"]
+
+
+def test_an_adopted_model_has_what_it_came_as_and_the_graph_that_it_was_converted_to() -> None:
+    graphs = ["onnx-fp32", "onnx-int8", "onnx-fp16"]
+    assert possible_variants(CTR.name, "graph") == graphs
+    assert possible_variants(CTR.name, "program") == ["torch-fp32", *graphs]
 
 
 def test_variants_are_exported_loaded_and_named_by_their_rows() -> None:
-    assert EXPORTABLE == ("onnx-fp32", "onnx-int8", "onnx-int4")
+    assert EXPORTABLE == ("onnx-fp32", "onnx-int8", "onnx-int4", "onnx-fp16")
     assert exports_of(["torch-fp32", "openvino-bf16", "onnx-int8", "onnx-fp32"]) == ["onnx-fp32", "onnx-int8"]
     assert precisions_of(["torch-fp32", "onnx-int4"]) == ["int4"]
     assert FP32 == ("torch-fp32", "onnx-fp32")
     assert BY_PRECISION == {
-        "fp32": "onnx-fp32", "int8": "onnx-int8", "int4": "onnx-int4", "bf16": "openvino-bf16"
+        "fp32": "onnx-fp32", "int8": "onnx-int8", "int4": "onnx-int4", "bf16": "openvino-bf16",
+        "fp16": "onnx-fp16",
     }  # fmt: skip
 
 

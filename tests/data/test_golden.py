@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rbserve.core.errors import ArtifactError
+from rbserve.core.requests import Request
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.golden import (
@@ -56,11 +57,11 @@ def test_they_do_not_make_another_model_of_an_artefact(trained: Artifact) -> Non
     assert bare.model_digest == trained.model_digest
 
 
-def scores_of(*slates: list[float]) -> Callable[[Items, Items], Scores]:
+def scores_of(*slates: list[float]) -> Callable[[Request], Scores]:
     left = iter(slates)
 
-    def score(history: Items, items: Items) -> Scores:
-        del history, items
+    def score(request: Request) -> Scores:
+        del request
         return np.array(next(left), np.float32)
 
     return score

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
 from rbserve.core.options import with_options
+from rbserve.core.requests import slate_request
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, open_dataset
@@ -94,7 +95,9 @@ def test_a_session_without_any_option_scores_what_is_served(trained: Artifact, p
     bare = InferenceSession(path, providers=["CPUExecutionProvider"])
     history, slate = planted.ctr("test").histories[0], np.arange(20, dtype=np.int32)
     (scores,) = bare.run(None, {"history": history, "candidates": slate})
-    np.testing.assert_array_equal(scores, open_scorer(trained, "onnx-int8").score(history, slate))
+    np.testing.assert_array_equal(
+        scores, open_scorer(trained, "onnx-int8").score(slate_request(history, slate))
+    )
     weights = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
     largest = [int(np.abs(weight.astype(int)).max()) for weight in weights if weight.dtype == np.int8]
     assert largest

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rbserve.core.requests import Request, slate_of, slate_request
 from rbserve.core.types import Items, Observe, Scores, StagedRanker, StagedScorer
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import ItemTable
@@ -71,10 +72,11 @@ def spin(milliseconds: float) -> None:
 class SpinningScorer:
     """A scorer whose stages take 1, 4 and 2 ms."""
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        return self.score_staged(history, candidates, str)
+    def score(self, request: Request) -> Scores:
+        return self.score_staged(request, str)
 
-    def score_staged(self, history: Items, candidates: Items, observe: Observe) -> Scores:
+    def score_staged(self, request: Request, observe: Observe) -> Scores:
+        history, candidates = slate_of(request)
         assert len(history)
         for stage, taken in (("prompt", 1), ("prefill", 4), ("candidates", 2)):
             spin(taken)
@@ -161,9 +163,9 @@ def test_a_language_model_tells_prompt_prefill_and_the_candidates_that_did_not_f
     assert isinstance(scorer, StagedScorer)
     heard: list[str] = []
     slate = np.arange(candidates, dtype=np.int32)
-    scores = scorer.score_staged(np.array([3], np.int32), slate, heard.append)
+    scores = scorer.score_staged(slate_request(np.array([3], np.int32), slate), heard.append)
     assert heard == stages
-    np.testing.assert_array_equal(scores, scorer.score(np.array([3], np.int32), slate))
+    np.testing.assert_array_equal(scores, scorer.score(slate_request(np.array([3], np.int32), slate)))
 
 
 def test_a_ranker_that_asks_a_prompt_tells_of_it_and_one_that_generates_nothing_says_so() -> None:

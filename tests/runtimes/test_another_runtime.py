@@ -19,6 +19,7 @@ from entry_point import rbserve
 
 from rbserve.core import variants
 from rbserve.core.errors import UsageError
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.runtimes.opening import open_scorer
@@ -72,7 +73,10 @@ def test_it_scores_like_the_reference(trained: Artifact) -> None:
     history, candidates = np.arange(5, dtype=np.int32), np.arange(40, dtype=np.int32)
     assert VARIANT in trained.can_open
     assert VARIANT not in trained.variants, "what nobody named is measured only where the row says so"
-    scores = [open_scorer(trained, name).score(history, candidates) for name in (VARIANT, "torch-fp32")]
+    scores = [
+        open_scorer(trained, name).score(slate_request(history, candidates))
+        for name in (VARIANT, "torch-fp32")
+    ]
     np.testing.assert_allclose(*scores, atol=1e-6)
 
 

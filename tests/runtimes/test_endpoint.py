@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from rbserve.core.errors import Interrupted, RbserveError, UsageError
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Scorer
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
@@ -170,7 +171,7 @@ def open_scorer(endpoint: Endpoint, tmp_path: Path, pauses: list[float]) -> Iter
 
 def one(scorer: EndpointScorer) -> float:
     """The score of any one row."""
-    return float(scorer.score(HISTORY, np.array([7], np.int32))[0])
+    return float(scorer.score(slate_request(HISTORY, np.array([7], np.int32)))[0])
 
 
 def kept_answers(folder: Path) -> dict[str, str]:
@@ -302,7 +303,7 @@ def test_scores_stand_in_the_order_of_the_candidates(endpoint: Endpoint, open_sc
 
     endpoint.usual = by_candidate
     candidates = np.array([9, 5, 30, 5], np.int32)
-    scores = open_scorer().score(HISTORY, candidates)
+    scores = open_scorer().score(slate_request(HISTORY, candidates))
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, candidates / 100, rtol=1e-5)
     assert len(endpoint.asked) == 3  # equal prompts are asked once
@@ -310,8 +311,8 @@ def test_scores_stand_in_the_order_of_the_candidates(endpoint: Endpoint, open_sc
 
 def test_an_empty_history_and_an_empty_slate_are_legal(endpoint: Endpoint, open_scorer: Open) -> None:
     scorer, none = open_scorer(), np.array([], np.int32)
-    assert scorer.score(none, np.array([1], np.int32)).shape == (1,)
-    empty = scorer.score(HISTORY, none)
+    assert scorer.score(slate_request(none, np.array([1], np.int32))).shape == (1,)
+    empty = scorer.score(slate_request(HISTORY, none))
     assert (empty.shape, empty.dtype) == ((0,), np.float32)
     assert len(endpoint.asked) == 1
 
@@ -618,7 +619,9 @@ def test_answers_that_version_0_1_kept_are_not_asked_for_again(
     before = (tmp_path / "answers" / "answers.jsonl").read_bytes()
     for _ in range(2):
         scorer = open_scorer(base_url="http://127.0.0.1:1/v1", max_retries=0)
-        np.testing.assert_allclose(scorer.score(HISTORY, np.array([7, 8], np.int32)), [0.75, 1.0])
+        np.testing.assert_allclose(
+            scorer.score(slate_request(HISTORY, np.array([7, 8], np.int32))), [0.75, 1.0]
+        )
         assert scorer.hard_answers == 1
     assert endpoint.asked == []
     assert (tmp_path / "answers" / "answers.jsonl").read_bytes() == before

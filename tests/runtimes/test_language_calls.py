@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Scores
 from rbserve.data.columns import Ragged
 from rbserve.models.prompts import Packed, Pieces, Prompts
@@ -48,7 +49,9 @@ def prompts() -> Prompts:
 def test_rows_of_like_length_are_read_together(prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "ROWS_TOKENS", 4 * 31)
     call = FirstToken()
-    scores = LanguageScorer(call, prompts).score(np.empty(0, np.int32), np.arange(8, dtype=np.int32))
+    scores = LanguageScorer(call, prompts).score(
+        slate_request(np.empty(0, np.int32), np.arange(8, dtype=np.int32))
+    )
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.arange(8))), rtol=1e-6)
     assert sum(rows * length for rows, length in call.shapes) <= 4 * 5 + 4 * 31
     assert len(call.shapes) == 2
@@ -56,5 +59,7 @@ def test_rows_of_like_length_are_read_together(prompts: Prompts, monkeypatch: py
 
 def test_an_empty_slate_asks_nothing(prompts: Prompts) -> None:
     call = FirstToken()
-    assert LanguageScorer(call, prompts).score(np.empty(0, np.int32), np.empty(0, np.int32)).shape == (0,)
+    assert LanguageScorer(call, prompts).score(
+        slate_request(np.empty(0, np.int32), np.empty(0, np.int32))
+    ).shape == (0,)
     assert call.shapes == []

@@ -16,6 +16,7 @@ from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
@@ -117,7 +118,10 @@ def test_a_known_user_scores_the_same(model: Artifact, planted: Dataset) -> None
     history = planted.ctr("test").histories[0]
     for asked in (history, history[:-1], history, history[1:], planted.ctr("test").histories[9], history):
         np.testing.assert_allclose(
-            warm.score(asked, candidates), cold.score(asked, candidates), atol=1e-5, rtol=0
+            warm.score(slate_request(asked, candidates)),
+            cold.score(slate_request(asked, candidates)),
+            atol=1e-5,
+            rtol=0,
         )
     assert 0.3 < kept.tokens_found / kept.tokens_asked < 1.0
 
@@ -126,10 +130,10 @@ def test_users_asked_at_once_get_their_own_scores(model: Artifact, planted: Data
     warm, cold = scorer_of(model, PrefixCache(1 << 17)), scorer_of(model, None)
     histories = [planted.ctr("test").histories[row] for row in range(0, 60, 4)]
     candidates = np.arange(6, dtype=np.int32)
-    expected = [cold.score(history, candidates) for history in histories]
+    expected = [cold.score(slate_request(history, candidates)) for history in histories]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            found = list(pool.map(lambda history: warm.score(history, candidates), histories))
+            found = list(pool.map(lambda history: warm.score(slate_request(history, candidates)), histories))
             np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
@@ -140,8 +144,8 @@ def test_the_papers_way_scores_the_same(model: Artifact, planted: Dataset) -> No
     assert isinstance(papers, ProtocolScorer)
     assert load_model(model, "torch-recbench")
     for row in (0, 7):
-        found = papers.score(test.histories[row], candidates)
-        ours = open_scorer(model, "onnx-fp32").score(test.histories[row], candidates)
+        found = papers.score(slate_request(test.histories[row], candidates))
+        ours = open_scorer(model, "onnx-fp32").score(slate_request(test.histories[row], candidates))
         np.testing.assert_allclose(found, ours, atol=1e-5, rtol=0)
 
 

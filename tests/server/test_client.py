@@ -15,7 +15,8 @@ import uvicorn
 
 from rbserve.client import Client, ServedModel, ServerError
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.types import Items, Scores
+from rbserve.core.requests import Request, slate_request
+from rbserve.core.types import Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.profilers.client.load import run_load
@@ -55,7 +56,9 @@ def test_a_client_gets_what_the_model_says(artifact: Artifact, listwise: Artifac
         assert client.ready()
         assert client.models() == [ServedModel("toy", "onnx-fp32", "ctr", "tiny", "f" * 64, 50)]
         found = client.score(["i1", "i2"], ["i3", "i4"])
-        np.testing.assert_allclose(found, scorer.score(history, np.array([3, 4], np.int32)), atol=1e-7)
+        np.testing.assert_allclose(
+            found, scorer.score(slate_request(history, np.array([3, 4], np.int32))), atol=1e-7
+        )
         with pytest.raises(ServerError, match="history has items that data set tiny does not") as refused:
             client.score(["nobody"], ["i3"])
         assert (refused.value.status, refused.value.code) == (422, "unknown_items")
@@ -123,8 +126,8 @@ def test_a_server_whose_scores_are_others_is_found_out(trained: Artifact, plante
     honest = service.work.scorer
 
     class Off:
-        def score(self, history: Items, candidates: Items) -> Scores:
-            return honest.score(history, candidates) + np.float32(1e-4)
+        def score(self, request: Request) -> Scores:
+            return honest.score(request) + np.float32(1e-4)
 
     service.work.scorer = Off()
     with listening(service) as url:

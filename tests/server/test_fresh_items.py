@@ -23,6 +23,7 @@ from torch.nn.functional import embedding_bag
 from rbserve.client import Client, ServerError
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.options import with_options
+from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.golden import ranked_otherwise
@@ -109,8 +110,10 @@ def test_scores_of_the_other_items_stay_what_they_were(
     assert new.model_digest != old.model_digest
     history, candidates = planted.ctr("test").histories[0], np.arange(len(old.items), dtype=np.int32)
     for variant in old.variants:
-        before = open_scorer(old, variant).score(history, candidates)
-        np.testing.assert_array_equal(open_scorer(new, variant).score(history, candidates), before)
+        before = open_scorer(old, variant).score(slate_request(history, candidates))
+        np.testing.assert_array_equal(
+            open_scorer(new, variant).score(slate_request(history, candidates)), before
+        )
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -129,9 +132,11 @@ def test_an_item_with_the_text_of_another_scores_like_it_as_candidate_and_in_a_h
     for variant in old.variants:
         scorer = open_scorer(new, variant)
         history = np.array([1, 2, 3], np.int32)
-        scores = scorer.score(history, np.array([twin, row, 7], np.int32))
+        scores = scorer.score(slate_request(history, np.array([twin, row, 7], np.int32)))
         assert scores[1] == pytest.approx(scores[0], abs=1e-6)
-        one, other = (scorer.score(np.array([1, 2, last], np.int32), history) for last in (twin, row))
+        one, other = (
+            scorer.score(slate_request(np.array([1, 2, last], np.int32), history)) for last in (twin, row)
+        )
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -163,7 +168,9 @@ def test_new_rows_score_as_torch_scores_their_texts(
             expected = model.score_vectors(vectors(known), vectors(texts)).numpy()
             history = np.arange(3, dtype=np.int32)
     for variant in ("torch-fp32", "onnx-fp32"):
-        np.testing.assert_allclose(open_scorer(new, variant).score(history, rows), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            open_scorer(new, variant).score(slate_request(history, rows)), expected, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", RANKS)
@@ -382,7 +389,7 @@ def test_a_server_takes_new_items_up_without_losing_a_request(
         def ask() -> None:
             with Client(server.url) as other:
                 while not stop.is_set():
-                    other.score(ids[:3], ids[3:6])
+                    other.score(slate_request(ids[:3], ids[3:6]))
                     answered[0] += 1
 
         asking = threading.Thread(target=ask, daemon=True)

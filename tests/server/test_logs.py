@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rbserve.core.requests import Request
 from rbserve.core.types import Items, Scores
 from rbserve.server.api.options import Limits
 from rbserve.server.observe.logs import JsonFormatter, Log, request_id
@@ -25,8 +26,8 @@ BODY = {"history": ["i1"], "candidates": ["i2", "i3"]}
 class Broken:
     """A model that fails."""
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        del history, candidates
+    def score(self, request: Request) -> Scores:
+        del request
         raise ZeroDivisionError("of the model")
 
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.types import Items, Scores
+from rbserve.core.requests import Request, slate_of
+from rbserve.core.types import Scores
 from rbserve.data.artifact import Artifact, open_artifact, write_manifest
 from rbserve.server.api.options import Limits
 from rbserve.server.observe.telemetry import Telemetry
@@ -47,8 +48,8 @@ def services(
     honest = opened[1].work.scorer
 
     class Negated:
-        def score(self, history: Items, candidates: Items) -> Scores:
-            return -honest.score(history, candidates)
+        def score(self, request: Request) -> Scores:
+            return -honest.score(request)
 
     opened[1].work = Scoring(Negated(), artifact.items)
     for one in opened:
@@ -156,8 +157,8 @@ def test_a_model_that_is_busy_keeps_no_other_waiting(services: Services) -> None
     toy, other = services[0], services[1]
 
     class Stuck:
-        def score(self, history: Items, candidates: Items) -> Scores:
-            del history
+        def score(self, request: Request) -> Scores:
+            _, candidates = slate_of(request)
             entered.set()
             assert gate.wait(10)
             return np.zeros(len(candidates), np.float32)

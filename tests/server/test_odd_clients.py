@@ -34,7 +34,8 @@ STUCK = """
 import time
 import numpy as np
 class Stuck:
-    def score(self, history, candidates):
+    def score(self, request):
+        history, candidates = slate_of(request)
         time.sleep(0.002)
         if len(history) == 2:
             print("scoring", flush=True)

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
+from rbserve.core.requests import Request, slate_of
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.server.api.openapi import openapi
@@ -38,8 +39,8 @@ class Gated:
     def __init__(self) -> None:
         self.entered, self.gate, self.calls = threading.Event(), threading.Event(), 0
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        del history
+    def score(self, request: Request) -> Scores:
+        _, candidates = slate_of(request)
         self.calls += 1
         self.entered.set()
         assert self.gate.wait(10)

@@ -17,7 +17,8 @@ from versions import scale_embeddings
 
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest
-from rbserve.core.types import Items, Scores
+from rbserve.core.requests import Request, slate_request
+from rbserve.core.types import Scores
 from rbserve.data.artifact import ITEMS, Artifact, open_artifact, write_manifest
 from rbserve.data.dataset import ItemTable, write_items
 from rbserve.data.golden import GoldenAnswer, write_checks
@@ -73,7 +74,7 @@ def opened(served: Artifact) -> tuple[Models, Reloader]:
 
 def of(artifact: Artifact, history: list[str], candidates: list[str]) -> Scores:
     rows = artifact.items.lookup
-    return open_scorer(artifact, "onnx-fp32").score(rows(history), rows(candidates))
+    return open_scorer(artifact, "onnx-fp32").score(slate_request(rows(history), rows(candidates)))
 
 
 def client(models: Models, reloader: Reloader | None = None) -> httpx.AsyncClient:
@@ -227,10 +228,10 @@ def test_a_request_that_came_before_is_answered_by_what_was_served_then(
     inner = old.work.scorer
 
     class Gated:
-        def score(self, history: Items, candidates: Items) -> Scores:
+        def score(self, request: Request) -> Scores:
             entered.set()
             assert gate.wait(10)
-            scores: Scores = inner.score(history, candidates)
+            scores: Scores = inner.score(request)
             return scores
 
     old.work.scorer, old.inline_size = Gated(), 0

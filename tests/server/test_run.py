@@ -27,7 +27,8 @@ SLOW = """
 import time
 import numpy as np
 class Slow:
-    def score(self, history, candidates):
+    def score(self, request):
+        history, candidates = slate_of(request)
         time.sleep(0.002)
         if len(history) == 2:
             print("scoring", flush=True)

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.errors import ArtifactError
+from rbserve.core.requests import Request, slate_of
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
@@ -56,8 +57,8 @@ class GatedScorer:
         self.entered = threading.Event()
         self.gate = threading.Event()
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        del history
+    def score(self, request: Request) -> Scores:
+        _, candidates = slate_of(request)
         self.entered.set()
         assert self.gate.wait(10)
         return np.zeros(len(candidates), np.float32)
@@ -69,8 +70,8 @@ class OddScorer:
     def __init__(self, answer: Callable[[Items], Scores]) -> None:
         self._answer = answer
 
-    def score(self, history: Items, candidates: Items) -> Scores:
-        del history
+    def score(self, request: Request) -> Scores:
+        _, candidates = slate_of(request)
         return self._answer(candidates)
 
 

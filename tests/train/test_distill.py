@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from rbserve.core.distillation import check_student, check_teacher
 from rbserve.core.errors import Interrupted, UsageError
 from rbserve.core.options import with_options
+from rbserve.core.requests import Request
 from rbserve.core.settings import Teaching
-from rbserve.core.types import Items, ModelSpec, Scorer, Scores
+from rbserve.core.types import ModelSpec, Scorer, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
@@ -115,11 +116,11 @@ class Stopping:
     def __init__(self, scorer: Scorer, calls: int) -> None:
         self._scorer, self.left = scorer, calls
 
-    def score(self, history: Items, candidates: Items) -> Scores:
+    def score(self, request: Request) -> Scores:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
-        return self._scorer.score(history, candidates)
+        return self._scorer.score(request)
 
 
 def test_stopped_scoring_goes_on_to_the_same_bytes(
@@ -316,8 +317,8 @@ def test_a_teacher_that_knows_no_better_than_chance_is_refused(
     trained: Artifact, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Contrary:
-        def score(self, history: Items, candidates: Items) -> Scores:
-            return 1 - open_scorer(trained, "onnx-fp32").score(history, candidates)
+        def score(self, request: Request) -> Scores:
+            return 1 - open_scorer(trained, "onnx-fp32").score(request)
 
     monkeypatch.setattr(teaching_module, "open_scorer", lambda *_: Contrary())
     with pytest.raises(UsageError, match="nothing to teach"):

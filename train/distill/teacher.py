@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import optional_write, replacing
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Items, Progress, Scores, no_progress
 from rbserve.core.variants import DEFAULT_SERVED, REFERENCE
 from rbserve.data.artifact import Artifact
@@ -136,7 +137,7 @@ def score_slates(
                 scorer = scorer or open_scorer(teacher, variant, threads)
                 parts = []
                 for place in places:
-                    parts.append(scorer.score(slates.history(place), slates.candidates(place)))
+                    parts.append(scorer.score(slate_request(slates.history(place), slates.candidates(place))))
                     progress(ends[place], ends[-1], line)
                 scores = np.concatenate(parts)
                 _write(file, scores)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from rbserve.core.requests import slate_request
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, no_observer
 from rbserve.data.dataset import ItemTable
@@ -89,9 +90,9 @@ class Scoring:
             assert not isinstance(self.texts, str)
             scores = self.texts.score([*history], [*candidates], observe)
         elif self._staged is not None:
-            scores = self._staged(history, candidates, observe)
+            scores = self._staged(slate_request(history, candidates), observe)
         else:
-            scores = self.scorer.score(history, candidates)
+            scores = self.scorer.score(slate_request(history, candidates))
         if scores.shape != (len(candidates),):
             raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
         return _require_finite(scores)

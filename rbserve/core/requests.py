@@ -1,0 +1,93 @@
+"""What a model is asked: named arrays (`Request`), and the record of which arrays it takes (`Signature`).
+
+Every model that scores candidates is called with a request. A zoo row takes `history` int32[T] and `candidates`
+int32[N], rows of its item table (`slate_request`). An adopted model takes the tensors of its own signature.
+
+Dimensions are numbers or symbols. SLATE, "N", counts the candidates of a request; any other symbol, such as "T", is a
+length that differs from request to request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Request: TypeAlias = "Mapping[str, NDArray[Any]]"
+"""Arrays by the name of the tensor that they are."""
+
+SLATE = "N"
+TEXT = "str"
+"""The dtype of texts: in NumPy, arrays of objects that are strings."""
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", TEXT)
+
+Dimension = int | str
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor that goes into a model or comes out of it.
+
+    `dtype` is one of DTYPES. `dims` are its dimensions; a tensor with SLATE among them has a row for each candidate,
+    any other has the same values for the whole request. `columns` are those of the request table that an input is
+    filled from: one column, as it is; several, side by side along the last dimension.
+    """
+
+    name: str
+    dtype: str
+    dims: list[Dimension]
+    columns: list[str] = []
+
+    @property
+    def per_candidate(self) -> bool:
+        """Whether the tensor has a row for each candidate."""
+        return SLATE in self.dims
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(map(str, self.dims))}]"
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tensors of a model.
+
+    `score` names the output that has the scores; `score_column` is the column of that output where it has several (the
+    probability of class 1). `fixed_slate`: the graph takes exactly so many candidates a call; None: any number.
+    """
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    score: str
+    score_column: int | None = None
+    fixed_slate: int | None = None
+
+    def input(self, name: str) -> TensorSpec:
+        """The input of a name; KeyError for none."""
+        return {spec.name: spec for spec in self.inputs}[name]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a request table that the inputs are filled from, each once."""
+        return list(dict.fromkeys(column for spec in self.inputs for column in spec.columns))
+
+
+HISTORY, CANDIDATES = "history", "candidates"
+ZOO_SIGNATURE = Signature(
+    inputs=[TensorSpec(HISTORY, "int32", ["T"]), TensorSpec(CANDIDATES, "int32", [SLATE])],
+    outputs=[TensorSpec("scores", "float32", [SLATE])],
+    score="scores",
+)
+"""What every zoo row that scores candidates takes and gives."""
+
+
+def slate_request(history: NDArray[np.int32], candidates: NDArray[np.int32]) -> Request:
+    """The request of a zoo row: history int32[T], oldest first, and candidates int32[N], rows of the item table."""
+    return {HISTORY: history, CANDIDATES: candidates}
+
+
+def slate_of(request: Request) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The history int32[T] and the candidates int32[N] of a zoo row's request."""
+    return request[HISTORY], request[CANDIDATES]

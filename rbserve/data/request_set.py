@@ -1,0 +1,225 @@
+"""A request set: the requests of a user's own table, as named columns, which an adopted model is judged and timed on.
+
+    data/<name>/
+      manifest.json          kind "requests": columns, counts, where it was read from, file digests, fingerprint
+      offsets.npy            int64[R + 1]: request r has the rows offsets[r]:offsets[r + 1], one a candidate
+      label.npy              float32[rows], where the table has labels
+      user.npy               int32[rows]: the number of the row's user; of its request where the table has no users
+      columns/<number>.npy   a column of numbers, values in the order of the rows (or of the requests)
+      columns/<number>.offsets.npy   of texts and of lists: where each value begins; texts are UTF-8 bytes
+
+Columns are memory-mapped: a set of ten million rows costs what the requests that are made cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.errors import DataError, UsageError
+from rbserve.core.files import FileDigest, mismatch
+from rbserve.core.manifest import read_manifest
+from rbserve.core.requests import SLATE, TEXT, Request, Signature, TensorSpec
+from rbserve.data.columns import open_column
+
+SCHEMA = 1
+KIND = "requests"
+Scope = Literal["candidate", "request"]
+
+
+class ColumnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A column: values of `dtype` (of `core.requests.DTYPES`), one for each candidate or for each request.
+
+    `width` is how many values each has: None of a single one, a number of a list that always has so many, -1 of lists
+    of different lengths. `file` is the number in its file names.
+    """
+
+    dtype: str
+    scope: Scope
+    width: int | None
+    file: int
+
+
+class RequestSetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a request set says of itself.
+
+    `source` is the table's file name. `labels`: "binary" where all are 0 or 1, "graded" for others, None without
+    labels. `skipped` counts by reason the rows that could not be read. `fingerprint` is a digest of the content.
+    `data_set` is the name and fingerprint of the prepared data set whose test rows these are, empty where they are of
+    none.
+    """
+
+    schema: int
+    kind: str
+    name: str
+    source: str
+    requests: int
+    rows: int
+    labels: Literal["binary", "graded"] | None
+    columns: dict[str, ColumnRecord]
+    skipped: dict[str, int]
+    fingerprint: str
+    files: dict[str, FileDigest]
+    data_set: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of a column; `offsets` int64 where they are texts (UTF-8 bytes) or lists of different lengths."""
+
+    record: ColumnRecord
+    values: NDArray[Any]
+    offsets: NDArray[np.int64] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The values of some rows (or requests): [n], or [n, width]; texts as objects. ValueError for ragged lists."""
+        record = self.record
+        if record.dtype == TEXT:
+            return np.array([self.text(row) for row in rows.tolist()], object)
+        if record.width is None:
+            return self.values[rows]
+        if record.width >= 0:
+            return self.values.reshape(-1, record.width)[rows]
+        raise ValueError("lists of different lengths")
+
+    def text(self, row: int) -> str:
+        """The text of one row."""
+        assert self.offsets is not None
+        return self.values[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
+
+    def one(self, row: int) -> NDArray[Any]:
+        """The value of one row (or request): of a list its items, else an array without dimensions."""
+        if self.record.width == -1 and self.record.dtype != TEXT:
+            assert self.offsets is not None
+            return self.values[self.offsets[row] : self.offsets[row + 1]]
+        return self.take(np.array([row]))[0:1].reshape(self._shape)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return () if self.record.width is None else (self.record.width,)
+
+
+@dataclass(frozen=True)
+class RequestSet:
+    """R requests of a table, on disk; every file is checked against the manifest when it is first used."""
+
+    path: Path
+    manifest: RequestSetManifest
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of its content, which binds it to what was made or measured with it."""
+        return self.manifest.fingerprint
+
+    def __len__(self) -> int:
+        return self.manifest.requests
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where the rows of each request begin, and the end of the last one: int64[R + 1]."""
+        return open_column(self.file("offsets.npy"))
+
+    @cached_property
+    def labels(self) -> NDArray[np.float32] | None:
+        """The label float32[rows] of each candidate, or None."""
+        return open_column(self.file("label.npy")) if self.manifest.labels else None
+
+    @cached_property
+    def users(self) -> NDArray[np.int32]:
+        """The user int32[rows] of each row; its request where the table names no users."""
+        return open_column(self.file("user.npy"))
+
+    def column(self, name: str) -> Column:
+        """A column by its name; UsageError for none."""
+        known = self._columns
+        if name not in known:
+            raise UsageError(
+                f"{self.manifest.source} has no column {name}", f"its columns: {', '.join(known)}"
+            )
+        return known[name]
+
+    @cached_property
+    def _columns(self) -> Mapping[str, Column]:
+        return {name: self._open(record) for name, record in self.manifest.columns.items()}
+
+    def _open(self, record: ColumnRecord) -> Column:
+        has_offsets = record.dtype == TEXT or record.width == -1
+        offsets = open_column(self.file(f"columns/{record.file}.offsets.npy")) if has_offsets else None
+        return Column(record, open_column(self.file(f"columns/{record.file}.npy")), offsets)
+
+    def request(self, signature: Signature, number: int) -> Request:
+        """The tensors of one request as it stands in the table."""
+        begin, end = self.offsets[number : number + 2].tolist()
+        return self.request_of(signature, np.arange(begin, end), number)
+
+    def request_of(self, signature: Signature, rows: NDArray[np.int64], number: int) -> Request:
+        """The tensors of a request with the candidates of any rows int64[N]; all else is that of request `number`."""
+        return {spec.name: self._tensor(spec, rows, number) for spec in signature.inputs}
+
+    def _tensor(self, spec: TensorSpec, rows: NDArray[np.int64], number: int) -> NDArray[Any]:
+        return tensor_of(spec, [self._values(spec, name, rows, number) for name in spec.columns], len(rows))
+
+    def _values(self, spec: TensorSpec, name: str, rows: NDArray[np.int64], number: int) -> NDArray[Any]:
+        column = self.column(name)
+        if column.record.scope == "request":
+            return column.one(number)
+        if not spec.per_candidate:  # the same for all candidates: the first one's
+            return column.one(int(self.offsets[number]))
+        return column.take(rows)
+
+    def file(self, name: str) -> Path:
+        """A file of the manifest, once it is found to be what the manifest says; DataError when it is not."""
+        path = self.path / name
+        expected = self.manifest.files.get(name)
+        reason = mismatch(path, expected) if expected else "is not in the manifest"
+        if reason:
+            raise DataError(
+                f"request set {self.name} is damaged: {path} {reason}", "rbserve adopt makes it anew"
+            )
+        return path
+
+
+def tensor_of(spec: TensorSpec, values: Sequence[NDArray[Any]], slate: int) -> NDArray[Any]:
+    """An input tensor of the values of its columns: [N] or [N, w] of candidates, [] or [w] of the whole request.
+
+    Several columns stand side by side. A value of the request is repeated where the tensor has a row for each
+    candidate. Raises ValueError where the values do not fill the dimensions of the spec.
+    """
+    if spec.per_candidate:
+        values = [_repeated(array, slate) for array in values]
+    if len(values) > 1:
+        scalar = 1 if spec.per_candidate else 0
+        values = [
+            np.concatenate([each[..., None] if each.ndim == scalar else each for each in values], axis=-1)
+        ]
+    array = values[0].astype(object if spec.dtype == TEXT else spec.dtype, copy=False)
+    shape = [slate if size == SLATE else size if isinstance(size, int) else -1 for size in spec.dims]
+    return np.ascontiguousarray(array.reshape(shape))
+
+
+def _repeated(array: NDArray[Any], slate: int) -> NDArray[Any]:
+    """Values of candidates as they are; a value of the request once for each of `slate` candidates."""
+    return array if array.shape[:1] == (slate,) else np.broadcast_to(array, (slate, *array.shape))
+
+
+def open_request_set(path: Path) -> RequestSet:
+    """Opens a request set; DataError when it is absent, unreadable or of another version."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise DataError(f"no request set at {path}", "rbserve adopt makes one of its --requests")
+    manifest = read_manifest(
+        file, RequestSetManifest, SCHEMA, "the manifest of a request set", "rbserve adopt makes it anew"
+    )
+    return RequestSet(path, manifest)
