@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 
 from rbserve.client import Client, address_of, request_bytes
+from rbserve.core.requests import slate_request
 from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.home.target import resolve
@@ -125,7 +126,10 @@ class Asked:
         """As the model takes them."""
         requests = self.requests
         assert requests.candidates is not None
-        return [(requests.histories[row], requests.candidates[row]) for row in range(len(requests.histories))]
+        return [
+            (slate_request(requests.histories[row], requests.candidates[row]),)
+            for row in range(len(requests.histories))
+        ]
 
 
 def prepared(model: str, dataset: str, slate: int) -> Asked:

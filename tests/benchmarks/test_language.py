@@ -18,6 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from small_backbone import make_backbone
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from rbserve.core.requests import slate_request
 from rbserve.core.types import Scores
 from rbserve.data.columns import Ragged
 from rbserve.exporters.language import write_graph
@@ -102,5 +103,5 @@ def test_a_slate(
             save_tensors(weights, model.state_dict())
             write_graph(model, model.language.config, weights, graph, {})
             call = OnnxLanguageCall(open_session(graph, threads=1))
-        found = benchmark(LanguageScorer(call, prompts).score, HISTORIES, CANDIDATES)
+        found = benchmark(LanguageScorer(call, prompts).score, slate_request(HISTORIES, CANDIDATES))
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)

@@ -33,6 +33,7 @@ HALF = HEAD + BODY[:10]
 STUCK = """
 import time
 import numpy as np
+from rbserve.core.requests import slate_of
 class Stuck:
     def score(self, request):
         history, candidates = slate_of(request)

@@ -26,6 +26,7 @@ from rbserve.server.scoring.reload import Opening, ServedVariant
 SLOW = """
 import time
 import numpy as np
+from rbserve.core.requests import slate_of
 class Slow:
     def score(self, request):
         history, candidates = slate_of(request)
@@ -135,7 +136,12 @@ def test_requests_are_logged_where_that_is_asked_for(artifact: Artifact) -> None
 
 
 def test_a_failure_is_logged_on_stderr(artifact: Artifact) -> None:
-    broken = SLOW + "Slow.score = lambda self, h, c: np.zeros(len(c), np.float32) / (len(h) != 2)\n"
+    broken = SLOW + (
+        "def score(self, request):\n"
+        "    history, candidates = slate_of(request)\n"
+        "    return np.zeros(len(candidates), np.float32) / (len(history) != 2)\n"
+        "Slow.score = score\n"
+    )
     with serving(artifact, before=broken) as server:
         assert score(server.url, ["i1", "i2"]).status_code == 500
         code, _, err = server.stop()
@@ -154,7 +160,7 @@ def test_a_port_in_use_is_one_line_and_a_hint(artifact: Artifact) -> None:
 
 
 def test_a_model_that_cannot_score_is_one_line_and_a_hint(artifact: Artifact) -> None:
-    broken = SLOW + "Slow.score = lambda self, h, c: 1 / 0\n"
+    broken = SLOW + "Slow.score = lambda self, request: 1 / 0\n"
     with serving(artifact, before=broken) as server:
         assert server.end() == (1, "", "")
     assert server.announcement.startswith("toy onnx-fp32 cannot score: division by zero / ")
