@@ -57,7 +57,7 @@ def fine_tuned(
     return train(spec, dataset, folder / spec.name, Settings(**settings))
 
 
-@pytest.mark.parametrize("recipe", ["text", "p5", "sid"])
+@pytest.mark.parametrize("recipe", ["text", pytest.param("p5", marks=pytest.mark.slow), "sid"])
 def test_a_pair_wise_row_learns_what_is_liked(
     recipe: str, llama: Path, judged: Dataset, tmp_path: Path
 ) -> None:
@@ -69,6 +69,7 @@ def test_a_pair_wise_row_learns_what_is_liked(
     assert auc(test.labels, scores) > 0.75
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_with_a_history_that_sees_the_candidate(judged: Dataset, tmp_path: Path) -> None:
     """What each prompt says depends on all of it, and each is read alone: in training, and when it scores."""
     backbone = make_backbone("sentence-bert", tmp_path / "bert")

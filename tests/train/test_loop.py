@@ -276,7 +276,9 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("recipe", "batch"), [("text", 9), ("seq-p5", 33)])
+@pytest.mark.parametrize(
+    ("recipe", "batch"), [pytest.param("text", 9, marks=pytest.mark.slow), ("seq-p5", 33)]
+)
 def test_two_processes_train_adapters_like_accumulated_gradients_on_one(
     recipe: str, batch: int, planted: Dataset, tmp_path: Path
 ) -> None:
