@@ -1,0 +1,32 @@
+"""An adopted graph is scored through the one call path, on the requests of its table."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from adopted import SIGNATURE, SLATE_SIZE, adopted_graph, expected_scores, small_requests
+
+from rbserve.data.artifact import open_artifact
+from rbserve.data.request_set import RequestSet
+from rbserve.runtimes.opening import open_scorer
+
+
+@pytest.fixture(scope="module")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> RequestSet:
+    """A small request set on disk."""
+    return small_requests(tmp_path_factory.mktemp("data") / "clicks")
+
+
+def test_an_adopted_graph_scores_the_requests_of_its_table(requests: RequestSet, tmp_path: Path) -> None:
+    scorer = open_scorer(open_artifact(adopted_graph(tmp_path / "logistic", requests).path), "onnx-fp32")
+    likes, ages = (np.asarray(requests.column(name).values) for name in ("likes", "age"))
+    for number in (0, 7, 59):
+        begin = number * SLATE_SIZE
+        expected = expected_scores(likes[begin : begin + SLATE_SIZE], np.repeat(ages[number], SLATE_SIZE))
+        assert scorer.score(requests.request(SIGNATURE, number)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_resampled_slate_keeps_the_values_of_its_request(requests: RequestSet) -> None:
+    request = requests.request_of(SIGNATURE, np.array([0, 299]), 3)
+    likes, ages = (np.asarray(requests.column(name).values) for name in ("likes", "age"))
+    assert request["features"].tolist() == [[likes[0], ages[3]], [likes[299], ages[3]]]
