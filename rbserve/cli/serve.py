@@ -56,6 +56,10 @@ def serve(
         bool,
         typer.Option("--make", help="Train a row that is not trained yet, and prepare its data set, first."),
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Serve models that run your own Python code (MODULE:FACTORY)."),
+    ] = False,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,7 +145,14 @@ def serve(
     else:
         served = dict.fromkeys(names, wanted)
     Home().serve(
-        served, data, threads=threads, user_cache_mb=user_cache, make=make, options=server, limits=limits
+        served,
+        data,
+        threads=threads,
+        user_cache_mb=user_cache,
+        make=make,
+        trust=trust,
+        options=server,
+        limits=limits,
     )
 
 

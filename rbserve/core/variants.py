@@ -50,6 +50,8 @@ class Variant(NamedTuple):
 
     `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by
     `--precision auto`. `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money.
+    `runs_own_code`: opening it runs Python code of the user's, outside the artefact, so that it is only served where
+    the user says so.
     `device` is what it computes on, and `libraries` are the packages whose versions decide its figures, beyond
     `core/libraries.py`.
 
@@ -69,6 +71,7 @@ class Variant(NamedTuple):
     automatic: bool = False
     named_by_precision: bool = False
     paid: bool = False
+    runs_own_code: bool = False
     device: str = CPU
     libraries: tuple[str, ...] = ()
     colour: str = "#7a5195"
@@ -121,6 +124,9 @@ VARIANTS = (
         colour="#6a51a3", dark_colour="#b9a7e6", marker="h",
     ),
     Variant("endpoint", "endpoint", UNKNOWN, NOTHING, ("endpoint",), bytes_per_weight=0.0, usual=True, paid=True),
+    Variant(
+        "python", "python", UNKNOWN, NOTHING, ("callable",), bytes_per_weight=0.0, usual=True, runs_own_code=True
+    ),
 )  # fmt: skip
 
 REFERENCE = "torch-fp32"

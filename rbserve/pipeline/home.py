@@ -299,18 +299,20 @@ class Home:
         threads: int = 1,
         user_cache_mb: int = 256,
         make: bool = False,
+        trust: bool = False,
     ) -> None:
         """Serves variants of models, {"gdcn": "onnx-int8"}, over HTTP until SIGTERM or SIGINT.
 
         `dataset` is that of the rows among the models; without it, ml-100k or the only one that a row is trained on.
-        Variants that are not exported yet are exported first; `make` trains models that are missing.
+        Variants that are not exported yet are exported first; `make` trains models that are missing. Models that run
+        Python code of the user's are served with `trust` alone.
         """
         from rbserve.server.api.options import Limits, ServerOptions
         from rbserve.server.scoring.reload import Opening, ServedVariant
         from rbserve.server.serve import serve
 
         served = [
-            (serving.open_for_serving(resolve(model, dataset), variant, make), variant)
+            (serving.open_for_serving(resolve(model, dataset), variant, make, trust), variant)
             for model, variant in models.items()
         ]
         opening = Opening(

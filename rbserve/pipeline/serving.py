@@ -30,21 +30,33 @@ if TYPE_CHECKING:
     from rbserve.server.api.schema import Measured, Profiled
 
 
-def open_for_serving(target: Target, variant: str, make: bool = False) -> Artifact:
+def open_for_serving(target: Target, variant: str, make: bool = False, trust: bool = False) -> Artifact:
     """The artefact with the variant to serve, which is exported if it is missing.
 
     Exporting takes the data set that the artefact was made from. `make` also prepares the data set and trains the model
-    if they are missing.
+    if they are missing. A variant that runs the user's own code is a UsageError without `trust`.
     """
     if make:
         target.check_variants([variant])
     artifact = to_serve(target, make)
+    require_trust(artifact, variant, trust)
     if variant in artifact.can_open:
         return artifact
     if variant not in artifact.can_have:
         raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
     data_of(artifact, f"{variant} of {artifact.name} is not exported yet; exporting it", make)
     return ensure_exported(artifact, [variant])
+
+
+def require_trust(artifact: Artifact, variant: str, trust: bool) -> None:
+    """UsageError for a variant that runs the user's own Python code, unless the user trusts it with the server."""
+    if find_variant(variant).runs_own_code and variant in artifact.can_open and not trust:
+        adopted = artifact.manifest.adopted
+        code = adopted.callable if adopted else None
+        raise UsageError(
+            f"{artifact.name} runs Python code outside its artefact, {code}, for every request",
+            "serve it with --trust if that code is yours",
+        )
 
 
 def to_serve(target: Target, make: bool = False) -> Artifact:

@@ -23,8 +23,8 @@ from rbserve.core.variants import (
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PRODUCT = ("rbserve", "train", "exporters", "profilers")
-# A runtime and a kind of config have the same name as this variant.
-ALSO_OTHER_NAMES = {"endpoint"}
+# A runtime and a kind of config, or a format and a library, have the same name as these variants.
+ALSO_OTHER_NAMES = {"endpoint", "python"}
 
 
 def spelled(tree: ast.AST) -> list[str]:
