@@ -5,15 +5,16 @@
       offsets.npy            int64[R + 1]: request r has the rows offsets[r]:offsets[r + 1], one a candidate
       label.npy              float32[rows], where the table has labels
       user.npy               int32[rows]: the number of the row's user; of its request where the table has no users
-      columns/<number>.npy   a column of numbers, values in the order of the rows (or of the requests)
-      columns/<number>.offsets.npy   of texts and of lists: where each value begins; texts are UTF-8 bytes
+      columns/<number>.npy   a column's values in the order of the rows (or of the requests); texts are UTF-8 bytes
+      columns/<number>.offsets.npy   int64, of texts and of lists of different lengths: where each value begins
+      columns/<number>.lists.npy     int64, of lists of texts: where each list begins among the texts
 
 Columns are memory-mapped: a set of ten million rows costs what the requests that are made cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +52,8 @@ class RequestSetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """What a request set says of itself.
 
     `source` is the table's file name. `labels`: "binary" where all are 0 or 1, "graded" for others, None without
-    labels. `skipped` counts by reason the rows that could not be read. `fingerprint` is a digest of the content.
+    labels. `skipped` counts by reason the rows that could not be read, `missing` by column the numbers that are not
+    there. `notes` are sentences on how the table was understood. `fingerprint` is a digest of the content.
     `data_set` is the name and fingerprint of the prepared data set whose test rows these are, empty where they are of
     none.
     """
@@ -68,42 +70,67 @@ class RequestSetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     fingerprint: str
     files: dict[str, FileDigest]
     data_set: tuple[str, str] | None = None
+    missing: dict[str, int] = {}
+    notes: list[str] = []
 
 
 @dataclass(frozen=True)
 class Column:
-    """The values of a column; `offsets` int64 where they are texts (UTF-8 bytes) or lists of different lengths."""
+    """The values of a column.
+
+    `texts` int64 are where each text begins in the UTF-8 bytes that `values` then are, `lists` int64 where each list
+    begins among the values, where lists have different lengths.
+    """
 
     record: ColumnRecord
     values: NDArray[Any]
-    offsets: NDArray[np.int64] | None = None
+    texts: NDArray[np.int64] | None = None
+    lists: NDArray[np.int64] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The values of some rows (or requests): [n], or [n, width]; texts as objects. ValueError for ragged lists."""
-        record = self.record
-        if record.dtype == TEXT:
-            return np.array([self.text(row) for row in rows.tolist()], object)
-        if record.width is None:
-            return self.values[rows]
-        if record.width >= 0:
-            return self.values.reshape(-1, record.width)[rows]
-        raise ValueError("lists of different lengths")
-
-    def text(self, row: int) -> str:
-        """The text of one row."""
-        assert self.offsets is not None
-        return self.values[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
+        width = self.record.width
+        if width == -1:
+            raise ValueError("lists of different lengths")
+        if width is None:
+            return self._values(rows)
+        places = rows[:, None] * width + np.arange(width)
+        return self._values(places.ravel()).reshape(len(rows), width)
 
     def one(self, row: int) -> NDArray[Any]:
         """The value of one row (or request): of a list its items, else an array without dimensions."""
-        if self.record.width == -1 and self.record.dtype != TEXT:
-            assert self.offsets is not None
-            return self.values[self.offsets[row] : self.offsets[row + 1]]
+        if self.lists is not None:
+            begin, end = self.lists[row : row + 2].tolist()
+            return self.values[begin:end] if self.texts is None else self._values(np.arange(begin, end))
         return self.take(np.array([row]))[0:1].reshape(self._shape)
+
+    def _values(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        if self.texts is None:
+            return self.values[places]
+        return np.array([self._text(place) for place in places.tolist()], object)
+
+    def _text(self, place: int) -> str:
+        assert self.texts is not None
+        return self.values[self.texts[place] : self.texts[place + 1]].tobytes().decode()
 
     @property
     def _shape(self) -> tuple[int, ...]:
         return () if self.record.width is None else (self.record.width,)
+
+
+def column_files(record: ColumnRecord) -> dict[str, str]:
+    """The files of a column in the folder of its request set, by what they hold: values, texts, lists."""
+    names = {"values": f"columns/{record.file}.npy"}
+    if record.dtype == TEXT:
+        names["texts"] = f"columns/{record.file}.offsets.npy"
+    if record.width == -1:
+        names["lists"] = f"columns/{record.file}.{'lists' if record.dtype == TEXT else 'offsets'}.npy"
+    return names
+
+
+def read_column(record: ColumnRecord, path_of: Callable[[str], Path]) -> Column:
+    """A column as memory maps; `path_of` is the path of a file of its request set."""
+    return Column(record, **{part: open_column(path_of(name)) for part, name in column_files(record).items()})
 
 
 @dataclass(frozen=True)
@@ -152,12 +179,7 @@ class RequestSet:
 
     @cached_property
     def _columns(self) -> Mapping[str, Column]:
-        return {name: self._open(record) for name, record in self.manifest.columns.items()}
-
-    def _open(self, record: ColumnRecord) -> Column:
-        has_offsets = record.dtype == TEXT or record.width == -1
-        offsets = open_column(self.file(f"columns/{record.file}.offsets.npy")) if has_offsets else None
-        return Column(record, open_column(self.file(f"columns/{record.file}.npy")), offsets)
+        return {name: read_column(record, self.file) for name, record in self.manifest.columns.items()}
 
     def request(self, signature: Signature, number: int) -> Request:
         """The tensors of one request as it stands in the table."""

@@ -10,8 +10,9 @@ import pytest
 import raw_layouts as raw
 
 from rbserve.core.errors import DataError
+from rbserve.core.loss import MOST_LOST
 from rbserve.data.dataset import Dataset
-from rbserve.train.datasets.loss import MOST_LOST, check_loss
+from rbserve.train.datasets.loss import check_loss
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
 from rbserve.train.datasets.sources import find_source, prepare, protocol_of

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from rbserve.core.errors import DataError
+from rbserve.core.loss import is_too_much, loss_error
 from rbserve.train.datasets.raw_file import LOST_LETTERS, NUL
 from rbserve.train.protocol.tally import Tally
 
 _FIRST_NOUN = re.compile(r"^((?:item )?(?:row|record|text)|item|line|rating)\b")
-MOST_LOST = 0.05  # share of a table's rows
 NO_TIME, NO_LABEL = "row whose time is none", "row whose label is none"
 NO_TEXT = "item without text or not in the item file"
 TITLES = {
@@ -49,14 +48,14 @@ def check_loss(
     example: Callable[[str], str],
     advice: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raises `DataError` if more than `MOST_LOST` of the rows `read` of a table were lost for the given reasons.
+    """Raises `DataError` if too many (`core.loss`) of the rows `read` of a table were lost for the given reasons.
 
     `example` returns a row that was lost for a reason, or an empty text; `advice` says what the user can do about a
     reason, beside `ADVICE`.
     """
     counts = {reason: tally.dropped[reason] + tally.repaired[reason] for reason in reasons}
     lost = sum(counts.values())
-    if not read or lost <= MOST_LOST * read:
+    if not is_too_much(lost, read):
         return
     ordered = [reason for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count]
     causes = [
@@ -64,10 +63,7 @@ def check_loss(
         for reason in ordered
     ]
     remedies = [*advice_for(ordered[0], advice), "--allow-loss goes on without these rows"]
-    raise DataError(
-        f"{table}: {lost:,} of {read:,} rows ({lost / read:.1%}) would be lost: {'; '.join(causes)}",
-        "; ".join(remedies),
-    )
+    raise loss_error(table, lost, read, causes, "; ".join(remedies))
 
 
 def counted(count: int, reason: str) -> str:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import UNENDING, DataError, RbserveError, UsageError
 from rbserve.core.ids import id_sql
+from rbserve.core.loss import is_too_much
 from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
@@ -32,7 +33,6 @@ from rbserve.train.datasets.delimited import COMMAS, EVENTS, SHOWN, DelimitedFil
 from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.datasets.loss import (
     ITEM_LOSSES,
-    MOST_LOST,
     NO_LABEL,
     NO_TEXT,
     NO_TIME,
@@ -272,7 +272,7 @@ class Workspace:
             to {_literal(sorted_events)} (format parquet, compression zstd)""")
         item = self._one("select min(item_id) from raw_item")[0]
         self.rows = pq.read_metadata(sorted_events).num_rows
-        if total - self.rows > MOST_LOST * total:
+        if is_too_much(total - self.rows, total):
             self._look_at_lost_items()
         for table in ("raw_event", "raw_item"):
             self._database.execute(f"drop table {table}")
