@@ -56,7 +56,7 @@ def write_requests(
     users: NDArray[np.int32] | None = None,
     data_set: tuple[str, str] | None = None,
 ) -> RequestSet:
-    """Writes a request set of columns of numbers or of texts (dtype object), of candidates and of whole requests."""
+    """Writes a request set of columns of numbers, of lists of so many (2 dimensions) or of texts (dtype object)."""
     (path / "columns").mkdir(parents=True)
     arrays: dict[str, NDArray[Any]] = {"offsets.npy": offsets}
     arrays["user.npy"] = users if users is not None else _request_of_row(offsets)
@@ -66,8 +66,9 @@ def write_requests(
     for scope, values in (("candidate", candidate), ("request", request or {})):
         for name, array in values.items():
             number, is_text = len(columns), array.dtype == object
-            columns[name] = ColumnRecord(TEXT if is_text else str(array.dtype), scope, None, number)  # type: ignore[arg-type]
-            arrays |= _text_files(number, array) if is_text else {f"columns/{number}.npy": array}
+            width = array.shape[1] if array.ndim == 2 else None
+            columns[name] = ColumnRecord(TEXT if is_text else str(array.dtype), scope, width, number)  # type: ignore[arg-type]
+            arrays |= _text_files(number, array) if is_text else {f"columns/{number}.npy": array.ravel()}
     for name, array in arrays.items():
         np.save(path / name, array, allow_pickle=False)
     files = {name: digest(path / name) for name in arrays}

@@ -191,7 +191,15 @@ class RequestSet:
         return {spec.name: self._tensor(spec, rows, number) for spec in signature.inputs}
 
     def _tensor(self, spec: TensorSpec, rows: NDArray[np.int64], number: int) -> NDArray[Any]:
-        return tensor_of(spec, [self._values(spec, name, rows, number) for name in spec.columns], len(rows))
+        values = [self._filling(spec, name, rows, number) for name in spec.columns]
+        return tensor_of(spec, values, len(rows))
+
+    def _filling(self, spec: TensorSpec, name: str, rows: NDArray[np.int64], number: int) -> NDArray[Any]:
+        """The values of a column for a tensor: one of the request once for each candidate, where that has rows."""
+        values = self._values(spec, name, rows, number)
+        if spec.per_candidate and self.column(name).record.scope == "request":
+            return np.broadcast_to(values, (len(rows), *values.shape))
+        return values
 
     def _values(self, spec: TensorSpec, name: str, rows: NDArray[np.int64], number: int) -> NDArray[Any]:
         column = self.column(name)
@@ -227,8 +235,11 @@ def tensor_of(spec: TensorSpec, values: Sequence[NDArray[Any]], slate: int) -> N
             np.concatenate([each[..., None] if each.ndim == scalar else each for each in values], axis=-1)
         ]
     array = values[0].astype(object if spec.dtype == TEXT else spec.dtype, copy=False)
-    shape = [slate if size == SLATE else size if isinstance(size, int) else -1 for size in spec.dims]
-    return np.ascontiguousarray(array.reshape(shape))
+    others = [size if isinstance(size, int) else -1 for size in spec.dims if size != SLATE]
+    if not spec.per_candidate:
+        return np.ascontiguousarray(array.reshape(others))
+    rows = array.reshape(slate, *others)
+    return np.ascontiguousarray(np.moveaxis(rows, 0, spec.dims.index(SLATE)))
 
 
 def _repeated(array: NDArray[Any], slate: int) -> NDArray[Any]:

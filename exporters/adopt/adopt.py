@@ -1,0 +1,115 @@
+"""Adopts a model that was made elsewhere: converts it, tries it on its requests, and writes the artefact.
+
+`pipeline/adopting.py` calls `adopt` with the request set that it made of the user's table. `formats.py` finds the
+converter; the artefact is written beside its place and renamed when all is well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from rbserve.core.adoption import AdoptOptions
+from rbserve.core.files import digest, replacing_directory
+from rbserve.core.libraries import library_versions
+from rbserve.core.tasks import CTR, Task
+from rbserve.core.variants import DEFAULT_SERVED
+from rbserve.data.artifact import (
+    SCHEMA,
+    Adopted,
+    Artifact,
+    ArtifactManifest,
+    DatasetReference,
+    Parity,
+    TrainingRecord,
+    VariantRecord,
+    open_artifact,
+    write_manifest,
+)
+from rbserve.data.request_set import RequestSet
+from rbserve.exporters.adopt.check import check_scores
+from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.adopt.formats import Format, find_format
+from rbserve.exporters.adopt.onnx_file import GRAPH
+from rbserve.runtimes.opening import open_scorer
+
+GROUP, CONFIG_KIND = "X", "adopted"
+UNCOMPARED = Parity(rows=0, max_abs=0.0, mean_abs=0.0, auc_reference=None, auc=None, auc_difference=None)
+"""Of a graph that was not converted: it is itself what other variants are compared with."""
+
+
+def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) -> Artifact:
+    """Makes an artefact at `path` of a model that a file, a directory or a text such as `module:factory` names.
+
+    The model is tried on some of its requests (`check_scores`). Raises UsageError in one line, and leaves nothing
+    behind, where it cannot be read, does not fit the columns of the requests, or does not give each candidate a score.
+    """
+    row = find_format(source)
+    with replacing_directory(path) as folder:
+        converted = row.convert(source, requests.manifest.columns, options, folder)
+        artifact = _package(folder, path.name, source, row, _in_place(converted, folder), requests)
+        scorer = open_scorer(artifact, artifact.variants[0])
+        _note(artifact, check_scores(scorer, converted.signature, requests))
+    return open_artifact(path)
+
+
+def _in_place(converted: Converted, folder: Path) -> Converted:
+    """The graph at its place in an artefact, beside its weights; a converter may write them anywhere in the folder."""
+    if converted.graph is None or converted.graph == folder / GRAPH:
+        return converted
+    graph = folder / GRAPH
+    graph.parent.mkdir(exist_ok=True)
+    data = [file.rename(graph.parent / file.relative_to(converted.graph.parent)) for file in converted.data]
+    return converted._replace(graph=converted.graph.rename(graph), data=data)
+
+
+def _package(
+    folder: Path, name: str, source: str, row: Format, converted: Converted, requests: RequestSet
+) -> Artifact:
+    """Writes the manifest of an artefact whose files stand in `folder`."""
+    graph, data, files = (
+        [file.relative_to(folder).as_posix() for file in group]
+        for group in ([converted.graph] if converted.graph else [], converted.data, converted.files)
+    )
+    own, data_set = (requests.name, requests.fingerprint), requests.manifest.data_set
+    task = task_of(requests)
+    manifest = ArtifactManifest(
+        schema=SCHEMA,
+        name=name,
+        group=GROUP,
+        task=task.name,
+        item_form=row.item_form,
+        config_kind=CONFIG_KIND,
+        config={},
+        dataset=DatasetReference(*(data_set or own)),
+        training=TrainingRecord(0, {}, 0, 0, task.metric, None, 0.0),
+        libraries=library_versions(),
+        files={file: digest(folder / file) for file in (*graph, *data, *files)},
+        variants={DEFAULT_SERVED: VariantRecord(graph[0], UNCOMPARED, data_files=data)} if graph else {},
+        adopted=Adopted(
+            converted.kind,
+            converted.format,
+            Path(source).name if converted.callable is None else source,
+            converted.signature,
+            DatasetReference(*own),
+            files,
+            list(converted.guessed),
+            converted.callable,
+        ),
+    )
+    write_manifest(folder, manifest)
+    return Artifact(folder, manifest)
+
+
+def task_of(requests: RequestSet) -> Task:  # noqa: ARG001
+    """The task of a model that is judged on requests: by their labels; without any, click prediction."""
+    return CTR
+
+
+def _note(artifact: Artifact, notes: list[str]) -> None:
+    """Adds lines to what an artefact says was found out about the model."""
+    adopted = artifact.manifest.adopted
+    if notes and adopted is not None:
+        adopted = msgspec.structs.replace(adopted, guessed=[*adopted.guessed, *notes])
+        write_manifest(artifact.path, msgspec.structs.replace(artifact.manifest, adopted=adopted))

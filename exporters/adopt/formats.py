@@ -1,0 +1,54 @@
+"""The formats of models that can be adopted, and how each is recognised."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from rbserve.core.adoption import AdoptOptions
+from rbserve.core.errors import UsageError
+from rbserve.data.request_set import ColumnRecord
+from rbserve.exporters.adopt.converted import Converted
+
+Convert = Callable[[str, Mapping[str, ColumnRecord], AdoptOptions, Path], Converted]
+
+
+class Format(NamedTuple):
+    """A kind of model: the module of this folder that converts it, and whether a file or a text names one.
+
+    The module has `convert(source, columns, options, folder) -> Converted`, which puts the model's files into `folder`,
+    and raises UsageError in one line. `item_form` is what its artefacts say of their items.
+    """
+
+    title: str
+    module: str
+    recognises: Callable[[str], bool]
+    item_form: str = "features"
+
+    @property
+    def convert(self) -> Convert:
+        """The function that converts a model; its module, with the libraries that it needs, is imported here."""
+        convert: Convert = importlib.import_module(f"{__package__}.{self.module}").convert
+        return convert
+
+
+def _is_onnx(source: str) -> bool:
+    path = Path(source)
+    return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
+
+
+FORMATS = (Format("an ONNX file", "onnx_file", _is_onnx),)
+"""Every format; the first that recognises a source converts it."""
+
+
+def find_format(source: str) -> Format:
+    """The format of a model; UsageError for a file that is not there, or of no format that is known."""
+    for row in FORMATS:
+        if row.recognises(source):
+            return row
+    known = ", ".join(row.title for row in FORMATS)
+    if not Path(source).exists():
+        raise UsageError(f"there is no file {source}", f"what can be adopted: {known}")
+    raise UsageError(f"{source} is no model that can be adopted", f"what can be adopted: {known}")
