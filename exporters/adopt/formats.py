@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,14 @@ def _is_onnx(source: str) -> bool:
     return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
 
 
-FORMATS = (Format("an ONNX file", "onnx_file", _is_onnx),)
+def _is_callable(source: str) -> bool:
+    return re.fullmatch(r"[\w.]+:\w+", source) is not None and not Path(source).exists()
+
+
+FORMATS = (
+    Format("an ONNX file", "onnx_file", _is_onnx),
+    Format("a Python callable module:factory", "callable", _is_callable),
+)
 """Every format; the first that recognises a source converts it."""
 
 
