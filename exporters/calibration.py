@@ -141,6 +141,11 @@ class ActivationRecorder:
         inputs: Sequence[Any] = self._session.get_inputs()
         return inputs
 
+    def get_outputs(self) -> Sequence[Any]:
+        """The outputs of the original graph."""
+        outputs: Sequence[Any] = self._session.get_outputs()[: len(self._outputs)]
+        return outputs
+
     def get_overridable_initializers(self) -> Sequence[Any]:
         """The inputs of the graph that have a default."""
         defaults: Sequence[Any] = self._session.get_overridable_initializers()

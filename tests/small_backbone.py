@@ -25,7 +25,7 @@ def make_backbone(name: str, folder: Path) -> Path:
     torch.manual_seed(3)
     architecture = name.removeprefix("sentence-")
     encoder = architecture in MASKED
-    tokenizer = _word_pieces() if encoder else _byte_pairs(ending=name == "t5")
+    tokenizer = word_pieces() if encoder else _byte_pairs(ending=name == "t5")
     config = _CONFIGS[architecture](tokenizer.get_vocab_size())
     kind: Any = _KINDS.get(name, tf.AutoModelForCausalLM)
     model = kind.from_config(config)
@@ -48,14 +48,17 @@ def make_backbone(name: str, folder: Path) -> Path:
     return folder
 
 
-def _word_pieces() -> Tokenizer:
+def word_pieces(pairs: bool = False) -> Tokenizer:
+    """A tokenizer trained on TEXTS; with `pairs` it reads two texts as one, [CLS] A [SEP] B [SEP]."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]  # MPNet's padding is 1
     tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1" if pairs else None,
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer

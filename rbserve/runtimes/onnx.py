@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rbserve.models.prompts import Packed
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.ranking import Cache, Logits
+from rbserve.runtimes.reranker import open_reranker
 from rbserve.runtimes.session import Session, open_session
 
 ITEM_TABLE = "model.item_embedding.weight"
@@ -78,13 +79,22 @@ def exported_scorer(
 ) -> Scorer:
     """The scorer of a pair-wise artefact over its exported graph."""
     (session,) = map(opening or opening_of(artifact), graphs)
-    if artifact.is_adopted:
-        signature = artifact.signature
-        names = [output.name for output in signature.outputs]
-        return AdoptedScorer(partial(session.run, names), signature)
+    if artifact.manifest.adopted:
+        return GRAPH_SCORERS.get(artifact.manifest.adopted.format, _graph_scorer)(artifact, session)
     if artifact.is_language_model:
         return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
     return OnnxScorer(session)
+
+
+def _graph_scorer(artifact: Artifact, session: Session) -> Scorer:
+    """The scorer of an adopted model whose graph takes the tensors of its signature."""
+    signature = artifact.signature
+    names = [output.name for output in signature.outputs]
+    return AdoptedScorer(partial(session.run, names), signature)
+
+
+GRAPH_SCORERS: Mapping[str, Callable[[Artifact, Session], Scorer]] = {"transformers": open_reranker}
+"""What scores with the graph of an adopted model, by the format of models whose graphs take something else."""
 
 
 class OnnxScorer:

@@ -70,7 +70,7 @@ class OpenVinoSession:
     """A compiled model of OpenVINO as a `Session`."""
 
     class Input(NamedTuple):
-        """What goes in; of an unknown size None."""
+        """What goes in or comes out; of an unknown size None."""
 
         name: str
         shape: list[int | None]
@@ -78,17 +78,24 @@ class OpenVinoSession:
     def __init__(self, compiled: Any) -> None:
         self._request, self._lock = compiled.create_infer_request(), Lock()
         self._names = [output.any_name for output in compiled.outputs]
-        self._inputs = [
-            self.Input(
-                given.any_name,
-                [size.get_length() if size.is_static else None for size in given.partial_shape],
-            )
-            for given in compiled.inputs
-        ]
+        self._inputs, self._outputs = (
+            [
+                self.Input(
+                    tensor.any_name,
+                    [size.get_length() if size.is_static else None for size in tensor.partial_shape],
+                )
+                for tensor in tensors
+            ]
+            for tensors in (compiled.inputs, compiled.outputs)
+        )
 
     def get_inputs(self) -> list[Input]:
         """What goes in."""
         return self._inputs
+
+    def get_outputs(self) -> list[Input]:
+        """What comes out."""
+        return self._outputs
 
     def get_overridable_initializers(self) -> list[Input]:
         """Nothing: OpenVINO takes defaults for constants."""

@@ -27,6 +27,10 @@ class Session(Protocol):
         """What goes in: each has a name, and a shape whose unknown sizes are no numbers."""
         ...
 
+    def get_outputs(self) -> Sequence[Any]:
+        """What comes out: each has a name."""
+        ...
+
     def get_overridable_initializers(self) -> Sequence[Any]:
         """What may go in, and has a default: each has a name."""
         ...

@@ -1,0 +1,248 @@
+"""Rerankers of transformers as ONNX: cross-encoders, sequence classifiers and bi-encoders, with their tokenizers.
+
+The graph takes tokens. The tokenizer is written as transformers sets it up, cutting and padding included, so that
+scoring needs neither transformers nor torch. Weights are read from safetensors, and no code of a model's own is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbserve.core.adoption import AdoptOptions
+from rbserve.core.errors import AssetError, UsageError
+from rbserve.core.requests import TEXT
+from rbserve.data.request_set import ColumnRecord, Scope
+from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.graph import data_file, save
+from rbserve.runtimes.reranker import DOCUMENT, QUERY, rerank_signature
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+FORMAT = "transformers"
+GRAPH = "fp32.onnx"
+WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What is taken of a model on the hub: no weights that are pickled, no code."""
+COLUMN_NAMES: Mapping[str, Sequence[str]] = {
+    QUERY: ("query", "question"),
+    DOCUMENT: ("document", "passage", "text", "title"),
+}
+"""Columns that are taken for an input where they are there and nobody says which is."""
+SCOPES: Mapping[str, Scope] = {QUERY: "request", DOCUMENT: "candidate"}
+OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")
+"""Architectures that number the positions of a text's tokens from pad_token_id + 1."""
+
+Columns = Mapping[str, ColumnRecord]
+
+
+def convert(source: Path | str, columns: Columns, options: AdoptOptions, folder: Path) -> Converted:
+    """The graph and the tokenizer of a reranker, written into `folder`; `source` is a directory or an id of the hub.
+
+    Raises UsageError for a model that is no reranker or cannot be read safely, and where nobody says which columns have
+    the texts; AssetError where the hub cannot be reached.
+    """
+    guessed: list[str] = []
+    texts = text_columns(columns, options, guessed)
+    model = model_folder(source)
+    _require_libraries()
+    from rbserve.exporters.adopt import encoders
+
+    config = encoders.load_config(model)
+    tokenizer = encoders.load_tokenizer(model)
+    tensors = tokenizer.model_input_names
+    if is_sentence_encoder(model) or encoders.task_of(config) != encoders.PAIRS:
+        graph = _vectors(model, tensors, guessed)
+    else:
+        graph = _pair_scores(model, config, tensors, guessed)
+    path = folder / GRAPH
+    save(graph, path, {})
+    limit = _most_tokens(model, tokenizer, config)
+    write_tokenizer(tokenizer, folder / encoders.TOKENIZER, limit)
+    guessed.append(f"texts are cut after {limit} tokens")
+    return Converted(
+        kind="graph", format=FORMAT, signature=rerank_signature(**texts), guessed=guessed, graph=path,
+        data=[file for file in [data_file(path)] if file.exists()], files=[folder / encoders.TOKENIZER],
+    )  # fmt: skip
+
+
+def text_columns(columns: Columns, options: AdoptOptions, guessed: list[str]) -> dict[str, str]:
+    """The column of each of QUERY and DOCUMENT: that of `--map`, of a usual name, or the only one with such texts.
+
+    Adds a line to `guessed` for each column that nobody named. Raises UsageError where it cannot be told.
+    """
+    given = options.columns_of
+    if unknown := [name for name in given if name not in COLUMN_NAMES]:
+        raise UsageError(f"--map {unknown[0]}: a reranker's inputs are {QUERY} and {DOCUMENT}")
+    texts = [name for name, record in columns.items() if record.dtype == TEXT and record.width is None]
+    chosen = {name: _given_column(name, listed, columns, texts) for name, listed in given.items()}
+    for name in (QUERY, DOCUMENT):
+        if name not in chosen:
+            free = [column for column in texts if column not in chosen.values()]
+            chosen[name] = _guessed_column(name, free, columns)
+            if chosen[name] != name:
+                guessed.append(f"{name} is column {chosen[name]} (--map {name}=COLUMN)")
+    return {name: chosen[name] for name in COLUMN_NAMES}
+
+
+def _given_column(name: str, listed: Sequence[str], columns: Columns, texts: Sequence[str]) -> str:
+    if len(listed) != 1:
+        raise UsageError(f"--map {name}={','.join(listed)}: {name} is one text, and takes one column")
+    if listed[0] not in texts:
+        found = f"is {columns[listed[0]].dtype}" if listed[0] in columns else "is not in the requests"
+        raise UsageError(
+            f"--map {name}={listed[0]}: column {listed[0]} {found}, and {name} is a text",
+            f"columns of texts: {', '.join(texts) or 'none'}",
+        )
+    return listed[0]
+
+
+def _guessed_column(name: str, texts: Sequence[str], columns: Columns) -> str:
+    """The column of `texts` that an input is, by its name or because no other has texts of its scope."""
+    named = [column for column in COLUMN_NAMES[name] if column in texts]
+    alike = [column for column in texts if columns[column].scope == SCOPES[name]]
+    if named or len(alike) == 1:
+        return (named or alike)[0]
+    raise UsageError(
+        f"which column has the {name}? columns of texts: {', '.join(texts) or 'none'}", f"--map {name}=COLUMN"
+    )
+
+
+def model_folder(source: Path | str) -> Path:
+    """The directory of a model, fetched from the hub where `source` is none. Its weights are safetensors.
+
+    Raises AssetError where the hub has no such model or cannot be reached, UsageError for a directory without config
+    or with other weights.
+    """
+    folder = Path(source) if Path(source).is_dir() else _from_hub(str(source))
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{source} has no config.json", "give a directory that save_pretrained wrote")
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{source} has no *.safetensors: weights in other formats are not read",
+            "model.save_pretrained(DIR) of a recent transformers writes safetensors",
+        )
+    return folder
+
+
+def _from_hub(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ModuleNotFoundError:
+        raise UsageError(f"{hub_id} is no directory", "for the hub: pip install huggingface-hub") from None
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[*WANTED_FILES]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AssetError(
+            f"{hub_id} is no directory, and cannot be had from the hub: {reason}",
+            "give a directory with config.json, *.safetensors and tokenizer.json",
+        ) from None
+
+
+def _require_libraries() -> None:
+    """Raises UsageError where what exports a model is not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("optimum", "torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"adopting a model of the hub needs {', '.join(missing)}", "pip install 'rbserve[train,export]'"
+        )
+
+
+def is_sentence_encoder(folder: Path) -> bool:
+    """Whether a directory is a bi-encoder of sentence-transformers: it says how tokens become a vector."""
+    return (folder / "1_Pooling" / "config.json").is_file()
+
+
+def _pair_scores(folder: Path, config: Any, tensors: Sequence[str], guessed: list[str]) -> ModelProto:
+    """The graph of a sequence classifier with one or two labels."""
+    from rbserve.exporters.adopt import encoders
+
+    if config.num_labels not in (1, 2):
+        raise UsageError(
+            f"{folder} tells {config.num_labels} labels apart; a reranker has one, or two of which the second is "
+            "relevant"
+        )
+    model = encoders.load(folder, encoders.PAIRS)
+    _require_weights(folder, model)
+    guessed.append(
+        "it is a cross-encoder: the score is "
+        + ("the sigmoid of its logit" if config.num_labels == 1 else f"the chance of {config.id2label[1]}")
+    )
+    return encoders.trace_scores(model, config.num_labels, tensors)
+
+
+def _require_weights(folder: Path, model: Any) -> None:
+    """Raises UsageError where the files have no weights of the head: transformers would draw them at random."""
+    from safetensors import safe_open
+
+    stored: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            stored.update(weights.keys())
+    base = f"{model.base_model_prefix}."
+    for name, _ in model.named_parameters():
+        if not name.startswith(base) and name not in stored:
+            raise UsageError(f"{folder} has no weights of {name}: its head was never trained")
+
+
+def _vectors(folder: Path, tensors: Sequence[str], guessed: list[str]) -> ModelProto:
+    """The graph of an encoder whose vectors are compared."""
+    from rbserve.exporters.adopt import encoders
+
+    first_token = _reads_first_token(folder)
+    pooling = "the first token's" if first_token else "the mean of the tokens'"
+    guessed.append(f"it is a bi-encoder: the score is the cosine of two vectors, each {pooling}")
+    prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
+    if named := [name for name, text in prompts.items() if text]:
+        guessed.append(f"its prompts are not put before texts: {', '.join(named)}")
+    return encoders.trace_vectors(encoders.load(folder, encoders.VECTORISING), first_token, tensors)
+
+
+def _reads_first_token(folder: Path) -> bool:
+    """How sentence-transformers makes a vector of the tokens': of the first one, or their mean (also unsaid).
+
+    Raises UsageError for other ways, and for layers that follow.
+    """
+    if any(folder.glob("*_Dense")):
+        raise UsageError(f"{folder} has a dense layer behind its pooling, which is not exported")
+    pooling = _read_json(folder / "1_Pooling" / "config.json")
+    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
+    if pooling and modes not in (["pooling_mode_mean_tokens"], ["pooling_mode_cls_token"]):
+        raise UsageError(
+            f"{folder} pools by {', '.join(modes) or 'nothing'}; the mean of the tokens and the first one are known"
+        )
+    return modes == ["pooling_mode_cls_token"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is no such file."""
+    try:
+        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON object: {error}") from None
+
+
+def write_tokenizer(tokenizer: Any, path: Path, limit: int) -> None:
+    """Writes a tokenizer of transformers, as it pads texts and cuts them after `limit` tokens."""
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(limit, strategy="longest_first", direction=tokenizer.truncation_side)
+    backend.enable_padding(
+        direction=tokenizer.padding_side, pad_id=tokenizer.pad_token_id,
+        pad_type_id=tokenizer.pad_token_type_id, pad_token=tokenizer.pad_token,
+    )  # fmt: skip
+    backend.save(str(path))
+
+
+def _most_tokens(folder: Path, tokenizer: Any, config: Any) -> int:
+    """Tokens of a text at most: of sentence-transformers, of the tokenizer, and as many as have a position."""
+    positions = config.max_position_embeddings
+    if config.model_type in OFFSET_POSITIONS:
+        positions -= config.pad_token_id + 1
+    said = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    return int(min(filter(None, (said, tokenizer.model_max_length, positions))))

@@ -1,0 +1,261 @@
+"""Rerankers of transformers become graphs over tokens: equal to transformers in tokens and scores, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+from rbserve.core.adoption import AdoptOptions
+from rbserve.core.errors import RbserveError
+from rbserve.core.types import StagedScorer
+from rbserve.data.request_set import ColumnRecord
+from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.adopt.encoders import ARCHITECTURES
+from rbserve.exporters.adopt.reranker import convert
+from rbserve.runtimes.reranker import SCORERS, TokenGraph, open_tokenizer
+from rbserve.runtimes.session import open_session
+from tests.small_reranker import POSITIONS, TRICKY_TEXTS, make_reranker
+
+COLUMNS = {
+    "query": ColumnRecord("str", "request", None, 0),
+    "document": ColumnRecord("str", "candidate", None, 1),
+    "likes": ColumnRecord("int64", "candidate", None, 2),
+}
+QUERIES = ["topic1word3", "", "topic2word1 " * 100, "日本 🦊"]
+
+
+def adopt(
+    source: Path, folder: Path, columns: dict[str, ColumnRecord] | None = None, **options: Any
+) -> Converted:
+    folder.mkdir(exist_ok=True)
+    return convert(source, columns or COLUMNS, AdoptOptions(**options), folder)
+
+
+def opened(converted: Converted, most_tokens: int = 256) -> StagedScorer:
+    """The scorer of what a converter made."""
+    assert converted.graph
+    session = open_session(converted.graph, threads=1)
+    (output,) = session.get_outputs()
+    (tokenizer,) = converted.files
+    return SCORERS[output.name](TokenGraph(session, open_tokenizer(tokenizer), most_tokens))
+
+
+def request_of(query: str, documents: list[str]) -> dict[str, Any]:
+    return {"query": np.array(query, object), "document": np.array(documents, object)}
+
+
+def pair_scores(source: Path, query: str, documents: list[str]) -> Any:
+    """What transformers answers, all texts padded together."""
+    model = tf.AutoModelForSequenceClassification.from_pretrained(source).eval()
+    tokenizer = tf.AutoTokenizer.from_pretrained(source)
+    tokens = tokenizer(
+        [query] * len(documents), documents, truncation=True, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = model(**tokens).logits
+    return (logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(-1)[:, 1]).numpy()
+
+
+def cosines(source: Path, query: str, documents: list[str], first_token: bool = False) -> Any:
+    model = tf.AutoModel.from_pretrained(source).eval()
+    tokenizer = tf.AutoTokenizer.from_pretrained(source)
+    vectors = []
+    for text in (query, *documents):  # one by one: no padding at all
+        tokens = tokenizer(text, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**tokens).last_hidden_state[0]
+        vectors.append(states[0] if first_token else states.mean(0))
+    return torch.cosine_similarity(vectors[0][None], torch.stack(vectors[1:])).numpy()
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_cross_encoder_scores_tricky_texts_as_transformers_does(
+    tmp_path: Path, labels: int, query: str
+) -> None:
+    source = make_reranker(tmp_path / "model", labels)
+    scores = opened(adopt(source, tmp_path / "out")).score(request_of(query, TRICKY_TEXTS))
+    expected = pair_scores(source, query, TRICKY_TEXTS)
+    assert np.abs(scores - expected).max() < 1e-5
+    assert np.ptp(expected) > 3e-3, "a model that scores all texts alike proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [*((name, True) for name in ARCHITECTURES if name != "bert"), ("mpnet", False), ("xlm-roberta", False)],
+)
+def test_every_architecture_scores_as_in_transformers(tmp_path: Path, architecture: str, head: bool) -> None:
+    source = make_reranker(tmp_path / "model", architecture=architecture, head=head)
+    documents = [text for text in TRICKY_TEXTS if text.strip()]
+    scores = opened(adopt(source, tmp_path / "out")).score(request_of("topic1word3", documents))
+    expected = (pair_scores if head else cosines)(source, "topic1word3", documents)
+    assert np.abs(scores - expected).max() < 1e-5
+    assert np.ptp(expected) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+def test_a_bi_encoder_compares_the_vectors_that_its_pooling_makes(tmp_path: Path, mode: str) -> None:
+    source = make_reranker(tmp_path / "model", head=False)
+    pooling = {
+        f"pooling_mode_{name}": name.startswith(mode) for name in ("mean_tokens", "cls_token", "max_tokens")
+    }
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | pooling))
+    scores = opened(adopt(source, tmp_path / "out")).score(request_of("topic1word3", TRICKY_TEXTS))
+    expected = cosines(source, "topic1word3", TRICKY_TEXTS, first_token=mode == "cls")
+    assert np.abs(scores - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["cross-encoder", "bi-encoder"])
+def test_scores_do_not_depend_on_how_a_slate_is_divided_into_calls(tmp_path: Path, head: bool) -> None:
+    converted = adopt(make_reranker(tmp_path / "model", head=head), tmp_path / "out")
+    documents = [f"topic{number % 4}word{number % 7} " * (number * 5 % 13) for number in range(50)]
+    request = request_of("topic1word1", documents)
+    whole, parted = (opened(converted, most_tokens).score(request) for most_tokens in (10**6, 40))
+    alone = [opened(converted).score(request_of("topic1word1", [text]))[0] for text in documents]
+    assert np.abs(whole - parted).max() < 1e-6
+    assert np.abs(whole - alone).max() < 1e-6
+
+
+def test_an_empty_slate_has_no_scores(tmp_path: Path) -> None:
+    for head in (True, False):
+        converted = adopt(make_reranker(tmp_path / f"model{head}", head=head), tmp_path / f"out{head}")
+        assert opened(converted).score(request_of("topic1word1", [])).shape == (0,)
+
+
+def test_texts_have_the_tokens_that_transformers_makes(tmp_path: Path) -> None:
+    source = make_reranker(tmp_path / "model")
+    ours = open_tokenizer(adopt(source, tmp_path / "out").files[0])
+    theirs = tf.AutoTokenizer.from_pretrained(source)
+    for query in QUERIES:
+        pairs = [query] * len(TRICKY_TEXTS), TRICKY_TEXTS
+        expected = theirs(*pairs, truncation=True, padding=True)
+        encodings = ours.encode_batch([*zip(*pairs, strict=True)])
+        assert [encoding.ids for encoding in encodings] == expected["input_ids"]
+        assert [encoding.type_ids for encoding in encodings] == expected["token_type_ids"]
+        assert [encoding.attention_mask for encoding in encodings] == expected["attention_mask"]
+        assert max(map(len, encodings)) == POSITIONS
+
+
+def test_stages_are_tokens_and_forward(tmp_path: Path) -> None:
+    scorer, stages = opened(adopt(make_reranker(tmp_path / "model"), tmp_path / "out")), []
+    scorer.score_staged(request_of("topic1word1", ["topic1word2"]), stages.append)
+    assert stages == ["tokens", "forward"]
+
+
+def test_columns_are_named_guessed_and_told(tmp_path: Path) -> None:
+    source = make_reranker(tmp_path / "model")
+    named = adopt(source, tmp_path / "a")
+    assert named.signature.columns == ["query", "document"]
+    assert not any("column" in line for line in named.guessed)
+    columns = {"asked": COLUMNS["query"], "title": COLUMNS["document"], "note": COLUMNS["document"]}
+    guessed = adopt(source, tmp_path / "b", columns)
+    assert guessed.signature.columns == ["asked", "title"]
+    assert "query is column asked (--map query=COLUMN)" in guessed.guessed
+    mapped = adopt(source, tmp_path / "c", columns, map=("document=note",))
+    assert mapped.signature.columns == ["asked", "note"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "message"),
+    [
+        ({"likes": COLUMNS["likes"]}, (), "which column has the query"),
+        ({"a": COLUMNS["document"], "b": COLUMNS["document"], "query": COLUMNS["query"]}, (), "has the document"),
+        (COLUMNS, ("document=likes",), "column likes is int64"),
+        (COLUMNS, ("document=titel",), "column titel is not in the requests"),
+        (COLUMNS, ("document=query,document",), "takes one column"),
+        (COLUMNS, ("features=likes",), "a reranker's inputs are query and document"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_told_are_refused(
+    tmp_path: Path, columns: dict[str, ColumnRecord], given: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(RbserveError, match=message):
+        adopt(make_reranker(tmp_path / "model"), tmp_path / "out", columns, map=given)
+
+
+def _without_config(source: Path) -> None:
+    (source / "config.json").unlink()
+
+
+def _with_pickled_weights(source: Path) -> None:
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+
+
+def _with_damaged_weights(source: Path) -> None:
+    (source / "model.safetensors").write_bytes(b"no tensors")
+
+
+def _without_tokenizer(source: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).unlink()
+
+
+def _with_max_pooling(source: Path) -> None:
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+
+
+def _with_dense_layer(source: Path) -> None:
+    _with_max_pooling(source)
+    (source / "2_Dense").mkdir()
+
+
+def _with_code(source: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (source / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_config, "has no config.json"),
+        (_with_pickled_weights, r"no \*.safetensors"),
+        (_with_damaged_weights, "transformers cannot load"),
+        (_without_tokenizer, "has no tokenizer.json"),
+        (_with_max_pooling, "pools by pooling_mode_max_tokens"),
+        (_with_dense_layer, "dense layer"),
+        (_with_code, "contains custom code"),
+    ],
+)
+def test_directories_that_cannot_be_adopted_are_refused_in_one_line(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
+    source = make_reranker(tmp_path / "model")
+    damage(source)
+    with pytest.raises(RbserveError, match=message) as refusal:
+        adopt(source, tmp_path / "out")
+    assert "\n" not in refusal.value.message
+
+
+def test_models_that_are_no_rerankers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RbserveError, match="tells 3 labels apart"):
+        adopt(make_reranker(tmp_path / "three", labels=3), tmp_path / "a")
+    causal = tmp_path / "causal"
+    tf.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20).save_pretrained(causal)
+    shutil.copy(tmp_path / "three" / "model.safetensors", causal)
+    with pytest.raises(RbserveError, match="a gpt2 model cannot be adopted as a reranker"):
+        adopt(causal, tmp_path / "b")
+
+
+def test_a_head_that_was_never_trained_is_refused(tmp_path: Path) -> None:
+    source = make_reranker(tmp_path / "model", head=False)
+    config = json.loads((source / "config.json").read_text())
+    config["architectures"] = ["BertForSequenceClassification"]
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RbserveError, match="no weights of classifier"):
+        adopt(source, tmp_path / "out")
+
+
+def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RbserveError, match="some/reranker is no directory, and cannot be had from the hub"):
+        convert("some/reranker", COLUMNS, AdoptOptions(), tmp_path)
