@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rbserve.core.files import digest
-from rbserve.core.types import Items, Scores
+from rbserve.core.types import Scores
 from rbserve.data.artifact import (
     ITEMS,
     SCHEMA,
@@ -33,7 +33,7 @@ from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Ranked, Top
+from rbserve.server.scoring.work import Ranked, Slate, Top
 
 Ask = Callable[..., httpx.Response]
 Connect = Callable[[], httpx.AsyncClient]
@@ -62,7 +62,7 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def service(artifact: Artifact, limits: Limits) -> Iterator[Service[Items, Scores]]:
+def service(artifact: Artifact, limits: Limits) -> Iterator[Service[Slate, Scores]]:
     """The artefact's service, warm."""
     opened = open_service(artifact, "onnx-fp32", threads=1)
     opened.warm_up(limits)
@@ -80,7 +80,7 @@ def ranking(listwise: Artifact, limits: Limits) -> Iterator[Service[Top, Ranked]
 
 
 @pytest.fixture
-def models(service: Service[Items, Scores]) -> Models:
+def models(service: Service[Slate, Scores]) -> Models:
     """That one service."""
     return Models([service])
 

@@ -60,23 +60,23 @@ def service(listwise: Artifact) -> Iterator[RankingService]:
 
 def watched(service: RankingService, bad: int = -1, max_history: int = 30) -> Watched:
     found = Watched(service.work.ranker, bad, max_history)  # type: ignore[attr-defined]
-    service.work = Ranking(found, max_history)
+    service.work = Ranking(found, service.items, max_history)
     return found
 
 
-def asked(*histories: list[int], top: Top | None = None) -> list[tuple[Items, Top]]:
-    return [(np.array(one, np.int32), top or Top(3)) for one in histories]
+def asked(*histories: list[int], k: int = 3, exclude_seen: bool = False) -> list[Top]:
+    return [Top(np.array(history, np.int32), k, exclude_seen) for history in histories]
 
 
 def together(
-    service: RankingService, ranker: Watched, requests: list[tuple[Items, Top]], deadline: float | None = None
+    service: RankingService, ranker: Watched, requests: list[Top], deadline: float | None = None
 ) -> list[Any]:
     """All answers, errors among them: the first request is computed while the others come."""
 
     async def everything() -> list[Any]:
         tasks = []
-        for history, top in requests:
-            tasks.append(service.answer_later(history, top, 10_000, deadline))
+        for request in requests:
+            tasks.append(service.answer_later(request, 10_000, deadline))
             if len(tasks) == 1:
                 await asyncio.to_thread(ranker.entered.wait, 10)
         while service.waiting < len(requests):
@@ -87,8 +87,8 @@ def together(
     return asyncio.run(everything())
 
 
-def check_same(service: RankingService, request: tuple[Items, Top], found: Ranked) -> None:
-    alone = service.work(*request)
+def check_same(service: RankingService, request: Top, found: Ranked) -> None:
+    alone = service.work(request)
     np.testing.assert_array_equal(found.items, alone.items)
     np.testing.assert_allclose(found.scores, alone.scores, atol=1e-6, rtol=1e-6)
 
@@ -105,7 +105,7 @@ def test_those_that_wait_are_one_call_and_get_what_each_would_get(service: Ranki
 def test_ten_thousand_requests_of_all_kinds_are_answered_each_with_its_own(service: RankingService) -> None:
     ranker, rng = watched(service, max_history=4), random.Random(0)
     requests = [
-        (np.array(rng.choices(range(50), k=rng.randrange(8)), np.int32), Top(rng.randint(1, 60), rng.random() < 0.3))
+        Top(np.array(rng.choices(range(50), k=rng.randrange(8)), np.int32), rng.randint(1, 60), rng.random() < 0.3)
         for _ in range(10_000)
     ]  # fmt: skip
     answers = together(service, ranker, requests)
@@ -113,7 +113,7 @@ def test_ten_thousand_requests_of_all_kinds_are_answered_each_with_its_own(servi
     assert sum(ranker.calls) == len(requests)
     assert len(ranker.calls) < len(requests) / 8
     for request, found in zip(requests, answers, strict=True):
-        check_same(service, (request[0], request[1]), found)
+        check_same(service, request, found)
 
 
 def test_one_that_fails_is_no_harm_to_the_others(service: RankingService) -> None:
@@ -129,11 +129,11 @@ def test_those_that_came_too_late_are_not_among_them(service: RankingService) ->
 
     async def everything() -> list[Any]:
         loop = asyncio.get_running_loop()
-        first = service.answer_later(*asked([1])[0], 100)
+        first = service.answer_later(asked([1])[0], 100)
         await asyncio.to_thread(ranker.entered.wait, 10)
         soon = perf_counter() + 0.02
-        late = service.answer_later(*asked([2])[0], 100, soon)
-        patient = service.answer_later(*asked([3])[0], 100)
+        late = service.answer_later(asked([2])[0], 100, soon)
+        patient = service.answer_later(asked([3])[0], 100)
         loop.call_later(0.1, ranker.gate.set)
         return await asyncio.gather(first, late, patient, return_exceptions=True)
 

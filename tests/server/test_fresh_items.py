@@ -389,7 +389,7 @@ def test_a_server_takes_new_items_up_without_losing_a_request(
         def ask() -> None:
             with Client(server.url) as other:
                 while not stop.is_set():
-                    other.score(slate_request(ids[:3], ids[3:6]))
+                    other.score(ids[:3], ids[3:6])
                     answered[0] += 1
 
         asking = threading.Thread(target=ask, daemon=True)

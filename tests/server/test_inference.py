@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbserve.core.types import Items, Scores
+from rbserve.core.types import Scores
 from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Ranked, Top
+from rbserve.server.scoring.work import Ranked, Slate, Top
 
 Ask = Callable[..., httpx.Response]
 SCORE, RANK = "/v2/models/toy/infer", "/v2/models/rank/infer"
@@ -101,7 +101,7 @@ def test_a_ranking_is_that_of_our_own_route(ask_ranking: Ask) -> None:
     in_binary=st.booleans(), out_binary=st.booleans(),
 )  # fmt: skip
 def test_binary_tensors_say_what_json_says(
-    warm: Service[Items, Scores], history: list[str], candidates: list[str], in_binary: bool, out_binary: bool
+    warm: Service[Slate, Scores], history: list[str], candidates: list[str], in_binary: bool, out_binary: bool
 ) -> None:
     request = scored(history, candidates, parameters={"binary_data_output": out_binary})
     options: dict[str, Any] = {"json": request}
@@ -121,7 +121,9 @@ def test_binary_tensors_say_what_json_says(
     else:
         found = np.array(answer.json()["outputs"][0]["data"], np.float32)
     items = warm.items
-    np.testing.assert_allclose(found, warm.work(items.lookup(history), items.lookup(candidates)), rtol=1e-6)
+    np.testing.assert_allclose(
+        found, warm.work(Slate(items.lookup(history), items.lookup(candidates))), rtol=1e-6
+    )
 
 
 def test_items_come_back_in_binary_and_only_what_is_asked_for(ask_ranking: Ask) -> None:
@@ -243,7 +245,7 @@ def test_what_tritons_tools_ask_for_is_told(ask: Ask, ask_ranking: Ask) -> None:
 
 @pytest.mark.parametrize("inline_size", [0, 40], ids=["thread", "loop"])
 def test_statistics_count_what_was_answered(
-    ask: Ask, service: Service[Items, Scores], inline_size: int
+    ask: Ask, service: Service[Slate, Scores], inline_size: int
 ) -> None:
     service.inline_size = inline_size
     (before,) = ask("GET", "/v2/models/stats").json()["model_stats"]

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rbserve.core.requests import Request, slate_of
 from rbserve.core.tasks import CTR
-from rbserve.core.types import Items, Scores
+from rbserve.core.types import Scores
 from rbserve.server.api.openapi import openapi
 from rbserve.server.api.options import Limits
 from rbserve.server.http.admission import AdmissionProtocol
@@ -26,10 +26,10 @@ from rbserve.server.http.keys import read_keys
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Scoring
+from rbserve.server.scoring.work import Scoring, Slate
 
 Connect = Callable[[], httpx.AsyncClient]
-ScoreService = Service[Items, Scores]
+ScoreService = Service[Slate, Scores]
 BODY = {"history": [], "candidates": ["i1"]}
 
 
@@ -284,7 +284,7 @@ async def wired(
 async def busy(service: ScoreService, scorer: Gated, number: int) -> None:
     """That many requests wait for the model."""
     for _ in range(number):
-        service.answer_later(np.empty(0, np.int32), np.zeros(1, np.int32), number)
+        service.answer_later(Slate(np.empty(0, np.int32), np.zeros(1, np.int32)), number)
     await asyncio.to_thread(scorer.entered.wait, 10)
 
 

@@ -42,7 +42,7 @@ def asked(history: list[str], **options: Any) -> dict[str, Any]:
 
 def everything(service: RankingService, history: list[str]) -> list[tuple[str, float]]:
     """The whole catalogue, as the model ranks it."""
-    items, scores = service.work(service.items.lookup(history), Top(len(service.items)))
+    items, scores = service.work(Top(service.items.lookup(history), len(service.items)))
     return list(zip(service.items.names(items), scores.tolist(), strict=True))
 
 
@@ -121,7 +121,7 @@ def test_the_path_of_the_other_task_says_which_one_this_model_has(ask: Ask, ask_
 def test_a_failing_model_gives_a_500_and_does_not_pass_the_warm_up(
     ask_ranking: Ask, ranking: RankingService, limits: Limits, answer: Callable[[int], tuple[Items, Scores]]
 ) -> None:
-    ranking.work = Ranking(OddRanker(answer))
+    ranking.work = Ranking(OddRanker(answer), ranking.items)
     assert ask_ranking("POST", "/v1/recommend", **asked(["i1"])).json()["error"]["code"] == "internal_error"
     with pytest.raises(ArtifactError, match="rank onnx-fp32 cannot score: "):
         ranking.warm_up(limits)
@@ -138,7 +138,7 @@ def test_warm_up_finds_how_many_items_are_found_fast_enough_to_stay_on_the_loop(
         now += 1e-4 * k
         return np.zeros(k, np.int32), np.zeros(k, np.float32)
 
-    ranking.work, ranking.inline_size = Ranking(OddRanker(slowly)), 0
+    ranking.work, ranking.inline_size = Ranking(OddRanker(slowly), ranking.items), 0
     ranking.warm_up(limits)
     assert ranking.inline_size == 8
 

@@ -127,11 +127,11 @@ def history_rows(
 
 
 class ModelQuery(NamedTuple):
-    """A user's history, int32[T] or rows and texts, and the query for one model: candidates, or how many items."""
+    """A query for one model. `has_texts`: the model has to read texts first, which takes long."""
 
     service: Service[Any, Any]
-    history: Any  # Items | Mixed
     query: Any
+    has_texts: bool = False
 
 
 async def answer_queries(request: Request, limits: Limits, queries: Sequence[ModelQuery]) -> list[Any]:
@@ -149,14 +149,13 @@ async def answer_queries(request: Request, limits: Limits, queries: Sequence[Mod
 
 
 async def _answer(request: Request, limits: Limits, model_query: ModelQuery, deadline: float | None) -> Any:
-    service, history, query = model_query
-    has_texts = isinstance(history, list) or isinstance(query, list)  # a language model may have to read them
-    at_once = None if has_texts else service.answer_now(history, query)
+    service, query, has_texts = model_query
+    at_once = None if has_texts else service.answer_now(query)
     if at_once is not None:
         return at_once
     refused = service.telemetry.refused
     try:
-        later = service.answer_later(history, query, limits.max_waiting, deadline)
+        later = service.answer_later(query, limits.max_waiting, deadline)
         return await _wait_while_connected(request, later)
     except OverloadedError as error:
         raise _overloaded(service, error) from None

@@ -56,7 +56,7 @@ from rbserve.server.routes.answering import (
 from rbserve.server.routes.errors import unknown_model
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Ranked, Slate, Top
+from rbserve.server.scoring.work import ItemList, Ranked, Slate, Top
 
 
 class Handlers:
@@ -121,10 +121,10 @@ class Handlers:
             scored = [*map(ScoredItem, names, scores.tolist())]
             return ScoreResponse(service.model, service.variant, scored, skipped)
 
-        slate = self._slate(service, body.candidates)
-        return _Prepared(body, ModelQuery(service, history, slate), len(names), reply)
+        slate = Slate(history, self._candidates(service, body.candidates))
+        return _Prepared(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
 
-    def _slate(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> Slate:
+    def _candidates(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> ItemList:
         """Candidates as the model takes them."""
         known = [item for item in candidates if not isinstance(item, NewItem)]
         return add_texts(service, item_rows(service, "candidates", known), candidates, (), self._limits)
@@ -145,7 +145,7 @@ class Handlers:
             best = [RecommendedItem(item, score) for item, score in named]
             return RecommendResponse(service.model, service.variant, best, skipped)
 
-        query = ModelQuery(service, history, Top(body.k, body.exclude_seen))
+        query = ModelQuery(service, Top(history, body.k, body.exclude_seen))
         return _Prepared(body, query, body.k, reply)
 
     async def _answer_each(

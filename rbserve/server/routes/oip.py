@@ -53,7 +53,7 @@ from rbserve.server.routes.answering import (
 from rbserve.server.routes.tensors import InputTensor, Tensor, invalid, packed, split_body, tensor_values
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Top
+from rbserve.server.scoring.work import Slate, Top
 
 VERSION = "1"
 
@@ -193,13 +193,14 @@ class ModelRoutes:
         if not service.work.task.ranks:
             check_candidates(inputs["candidates"], limits)
             candidates = item_rows(service, "candidates", inputs["candidates"])
-            (scores,) = await answer_queries(request, limits, [ModelQuery(service, history, candidates)])
+            query = ModelQuery(service, Slate(history, candidates))
+            (scores,) = await answer_queries(request, limits, [query])
             return {"scores": scores}
         (k,) = inputs["k"]
         if not 1 <= k <= limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {k}, and must lie between 1 and {limits.max_k}")
         ((items, scores),) = await answer_queries(
-            request, limits, [ModelQuery(service, history, Top(int(k)))]
+            request, limits, [ModelQuery(service, Top(history, int(k)))]
         )
         return {"items": service.items.names(items), "scores": scores}
 

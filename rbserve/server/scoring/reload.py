@@ -124,14 +124,14 @@ def open_service(
     work: Scoring | Ranking
     if TASKS[artifact.manifest.task].ranks:
         longest = artifact.manifest.config.get("max_history")
-        work = Ranking(open_ranker(artifact, variant, threads), longest)
+        work = Ranking(open_ranker(artifact, variant, threads), artifact.items, longest)
     else:
         scorer = open_scorer(artifact, variant, threads, user_cache)
         content = partial(_open_content, artifact, encode) if content_kind(artifact) else None
         texts = text_scorer(scorer, partial(artifact_tokenizer, artifact), content)
         work = Scoring(scorer, artifact.items, texts=texts)
     return Service(
-        work, artifact.items, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
+        work, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
         version=artifact.model_digest[:VERSION_DIGITS], manifest=sha256(artifact.path / "manifest.json"),
     )  # fmt: skip
 

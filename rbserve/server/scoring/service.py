@@ -1,4 +1,4 @@
-"""The model behind the server: its item table, its queue, and where it computes.
+"""The model behind the server: its queue, and where it computes.
 
 Computing on the event loop blocks every other request, health checks among them; computing on a thread costs a
 hand-over. A model of 40 us answered in p50 0.27 to 0.36 ms on the loop and 0.38 to 0.51 ms through a thread
@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
 from rbserve.core.errors import ArtifactError
-from rbserve.core.types import Items, no_observer
+from rbserve.core.types import no_observer
 from rbserve.data.artifact import DatasetReference
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks
@@ -29,7 +29,7 @@ from rbserve.runtimes.language import PrefixCache
 from rbserve.server.api.options import Limits
 from rbserve.server.api.schema import NOT_PROFILED, Profiled
 from rbserve.server.observe.telemetry import Stopwatch, Telemetry
-from rbserve.server.scoring.work import Query, Work, some_rows
+from rbserve.server.scoring.work import Query, Work
 
 INLINE_S = 0.001
 WARM_UP_RUNS = 3
@@ -58,7 +58,6 @@ class ExpiredError(Exception):
 class _Waiting(NamedTuple, Generic[Query, Answer]):
     """A request in the queue of the scoring thread; times are those of `perf_counter`."""
 
-    history: Items
     query: Query
     arrived: float
     deadline: float | None
@@ -75,7 +74,6 @@ class Service(Generic[Query, Answer]):
     """
 
     work: Work[Query, Answer]
-    items: ItemTable
     model: str
     variant: str
     dataset: DatasetReference
@@ -98,6 +96,11 @@ class Service(Generic[Query, Answer]):
         self._scoring = Lock()  # a model need not be thread-safe: the loop and the thread take turns
 
     @property
+    def items(self) -> ItemTable:
+        """The items that the model knows."""
+        return self.work.items
+
+    @property
     def status(self) -> str:
         """One of STATUSES."""
         return "ready" if self.warm else "warming"
@@ -110,12 +113,11 @@ class Service(Generic[Query, Answer]):
         """
         difference = None
         try:
-            self._answer(some_rows(self.items, 0), self.work.example(1))
+            self._answer(self.work.example(1, 0))
             if checks is not None:
                 difference = self.work.self_check(checks)
-            history = some_rows(self.items, limits.max_history)
             for size in _doubling(self.work.largest(limits)):
-                if self._seconds(history, self.work.example(size)) >= INLINE_S:
+                if self._seconds(self.work.example(size, limits.max_history)) >= INLINE_S:
                     break
                 self.inline_size = size
         except Exception as error:  # whatever a runtime raises, the artefact is what is wrong
@@ -130,19 +132,19 @@ class Service(Generic[Query, Answer]):
             )
         self.warm = True
 
-    def answer_now(self, history: Items, query: Query) -> Answer | None:
-        """The answer for history int32[T], computed on this thread; None where that takes long or the model is busy."""
+    def answer_now(self, query: Query) -> Answer | None:
+        """The answer to a query, computed on this thread; None where that takes long or the model is busy."""
         if self.work.size(query) > self.inline_size or not self._scoring.acquire(blocking=False):
             return None
         try:
-            return self._answer(history, query)
+            return self._answer(query)
         finally:
             self._scoring.release()
 
     def answer_later(
-        self, history: Items, query: Query, max_waiting: int, deadline: float | None = None
+        self, query: Query, max_waiting: int, deadline: float | None = None
     ) -> asyncio.Future[Answer]:
-        """A future of the answer for history int32[T], computed by the scoring thread in its turn.
+        """A future of the answer to a query, computed by the scoring thread in its turn.
 
         `deadline` is a time of `perf_counter`. To be called on an event loop. Raises OverloadedError where there is no
         room for the request; the future has an ExpiredError when its turn comes after the deadline. A future that is
@@ -154,7 +156,7 @@ class Service(Generic[Query, Answer]):
         self._counts.waiting.inc()
         future: Future[Answer] = Future()
         future.add_done_callback(self._release_place)
-        self._queue.append(_Waiting(history, query, arrived, deadline, future))
+        self._queue.append(_Waiting(query, arrived, deadline, future))
         self._thread.submit(self._take_turn)
         return asyncio.wrap_future(future)
 
@@ -205,7 +207,7 @@ class Service(Generic[Query, Answer]):
         with self._queueing:
             while self._queue and (not batch or (batch_key is not None and len(batch) < MAX_BATCH)):
                 request = self._queue.popleft()
-                key = self.work.batch_key(request.history, request.query)
+                key = self.work.batch_key(request.query)
                 if batch and key != batch_key:
                     skipped.append(request)
                 elif request.future.set_running_or_notify_cancel() and self._is_in_time(request):
@@ -228,7 +230,7 @@ class Service(Generic[Query, Answer]):
         self._counts.batch.observe(len(batch))
         alone = len(batch) == 1
         try:
-            answers: Sequence[Answer] = [self._answer(*batch[0][:2])] if alone else self._answer_batch(batch)
+            answers: Sequence[Answer] = [self._answer(batch[0].query)] if alone else self._answer_batch(batch)
         except Exception as error:  # noqa: BLE001  (it is raised where the answer is awaited)
             for request in batch:
                 if alone:
@@ -252,15 +254,15 @@ class Service(Generic[Query, Answer]):
 
     def _answer_batch(self, batch: list[_Waiting[Query, Answer]]) -> Sequence[Answer]:
         started = perf_counter()
-        answers = self.work.answer_batch([(request.history, request.query) for request in batch])
+        answers = self.work.answer_batch([request.query for request in batch])
         self._counts.scoring_seconds.observe(perf_counter() - started)
         self._counts.items.inc(sum(self.work.size(request.query) for request in batch))
         return answers
 
-    def _answer(self, history: Items, query: Query) -> Answer:
+    def _answer(self, query: Query) -> Answer:
         started = perf_counter()
         self._watch.start()
-        answer = self.work(history, query, self._watch if self.warm else no_observer)
+        answer = self.work(query, self._watch if self.warm else no_observer)
         if self.warm:
             self._counts.scoring_seconds.observe(perf_counter() - started)
             self._counts.items.inc(self.work.size(query))
@@ -275,12 +277,12 @@ class Service(Generic[Query, Answer]):
         self._counts.prompt_tokens("read").inc(missed - self._counted_tokens[1])
         self._counted_tokens = hits, missed
 
-    def _seconds(self, history: Items, query: Query) -> float:
+    def _seconds(self, query: Query) -> float:
         """Seconds of the best of a few runs: the first of a size pays for its buffers."""
         best = float("inf")
         for _ in range(WARM_UP_RUNS):
             started = perf_counter()
-            self._answer(history, query)
+            self._answer(query)
             best = min(best, perf_counter() - started)
         return best
 

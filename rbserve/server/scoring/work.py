@@ -1,7 +1,7 @@
 """What a model does for one request: scores a slate (`Scoring`), or ranks its catalogue (`Ranking`).
 
-A history, and what is asked about it (the query), go in; scores, or items and scores, come out. Nothing here waits,
-counts or knows of other requests.
+A query goes in: a history with its candidates (`Slate`), or a history and how many items to rank (`Top`). Scores, or
+items and scores, come out. Nothing here waits, counts or knows of other requests.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rbserve.server.api.options import Limits
 Query = TypeVar("Query")
 Answer_co = TypeVar("Answer_co", covariant=True)
 
-Slate: TypeAlias = "Items | Mixed"
-"""Candidates: rows of the item table, int32[N], or rows and texts of items that are not in it."""
+ItemList: TypeAlias = "Items | Mixed"
+"""Rows of the item table, int32[K], or rows and texts of items that are not in it."""
 
 
 class Work(Protocol[Query, Answer_co]):
@@ -36,28 +36,33 @@ class Work(Protocol[Query, Answer_co]):
     def task(self) -> Task: ...
 
     @property
+    def items(self) -> ItemTable:
+        """The items that the model knows."""
+        ...
+
+    @property
     def prefix_cache(self) -> PrefixCache | None:
         """The cache of users' prompts, of a language model that has one."""
         ...
 
-    def __call__(self, history: Items, query: Query, observe: Observe = no_observer, /) -> Answer_co:
-        """The answer for history int32[T]; calls `observe(stage)` after each stage of a model that has stages."""
+    def __call__(self, query: Query, observe: Observe = no_observer, /) -> Answer_co:
+        """The answer to a query; calls `observe(stage)` after each stage of a model that has stages."""
         ...
 
-    def batch_key(self, history: Items, query: Query, /) -> Hashable:
-        """Requests of one key can be answered by one call; None: the request takes a call of its own."""
+    def batch_key(self, query: Query, /) -> Hashable:
+        """Queries of one key can be answered by one call; None: the query takes a call of its own."""
         ...
 
-    def answer_batch(self, requests: Sequence[tuple[Items, Query]], /) -> Sequence[Answer_co]:
-        """The answers to requests of one batch key: those that each would get alone."""
+    def answer_batch(self, queries: Sequence[Query], /) -> Sequence[Answer_co]:
+        """The answers to queries of one batch key: those that each would get alone."""
         ...
 
     def size(self, query: Query, /) -> int:
         """Candidates, or items of the list: what the time of an answer grows with."""
         ...
 
-    def example(self, size: int) -> Query:
-        """Some query of that size, for the warm-up."""
+    def example(self, size: int, length: int) -> Query:
+        """Some query of that size for a history of `length` items, for the warm-up."""
         ...
 
     def largest(self, limits: Limits) -> int:
@@ -67,6 +72,18 @@ class Work(Protocol[Query, Answer_co]):
     def self_check(self, checks: Checks, /) -> str | None:
         """How the model's answers differ from those it gave when it was exported; None where they do not."""
         ...
+
+
+class Slate(NamedTuple):
+    """A query for the scores of N candidates for the user of a history of T items."""
+
+    history: ItemList
+    candidates: ItemList
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether it has texts of items that are not in the item table."""
+        return isinstance(self.history, list) or isinstance(self.candidates, list)
 
 
 @dataclass
@@ -85,7 +102,8 @@ class Scoring:
         self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
         self.prefix_cache = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
 
-    def __call__(self, history: Slate, candidates: Slate, observe: Observe = no_observer) -> Scores:
+    def __call__(self, query: Slate, observe: Observe = no_observer) -> Scores:
+        history, candidates = query
         if isinstance(history, list) or isinstance(candidates, list):
             assert not isinstance(self.texts, str)
             scores = self.texts.score([*history], [*candidates], observe)
@@ -97,17 +115,17 @@ class Scoring:
             raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
         return _require_finite(scores)
 
-    def batch_key(self, history: Slate, candidates: Slate) -> None:
-        del history, candidates
+    def batch_key(self, query: Slate) -> None:
+        del query
 
-    def answer_batch(self, requests: Sequence[tuple[Slate, Slate]]) -> list[Scores]:
-        return [self(history, candidates) for history, candidates in requests]
+    def answer_batch(self, queries: Sequence[Slate]) -> list[Scores]:
+        return [self(query) for query in queries]
 
-    def size(self, candidates: Slate) -> int:
-        return len(candidates)
+    def size(self, query: Slate) -> int:
+        return len(query.candidates)
 
-    def example(self, size: int) -> Items:
-        return some_rows(self.items, size)
+    def example(self, size: int, length: int) -> Slate:
+        return Slate(some_rows(self.items, length), some_rows(self.items, size))
 
     def largest(self, limits: Limits) -> int:
         return limits.max_candidates
@@ -117,8 +135,9 @@ class Scoring:
 
 
 class Top(NamedTuple):
-    """A query for the `k` best items of the catalogue, without those of the history if `exclude_seen`."""
+    """A query for the `k` best items of the catalogue for history int32[T], without its items if `exclude_seen`."""
 
+    history: Items
     k: int
     exclude_seen: bool = False
 
@@ -135,47 +154,47 @@ class Ranking:
     """A list-wise model: the answer is the k best items. It reads the last `max_history` items of a history, or all."""
 
     ranker: Ranker
+    items: ItemTable
     max_history: int | None = None
     task: Task = SEQREC
     prefix_cache: PrefixCache | None = None
 
-    def __call__(self, history: Items, query: Top, observe: Observe = no_observer) -> Ranked:
+    def __call__(self, query: Top, observe: Observe = no_observer) -> Ranked:
         del observe
-        items, scores = recommend(self.ranker, history, query.k, query.exclude_seen)
+        items, scores = recommend(self.ranker, query.history, query.k, query.exclude_seen)
         if items.shape != scores.shape or len(items) > query.k:
             raise ValueError(f"items of shape {items.shape}, scores of shape {scores.shape} for k {query.k}")
         return Ranked(items, _require_finite(scores))
 
-    def batch_key(self, history: Items, query: Top) -> Hashable:
-        del query
-        return len(self._read(history))
+    def batch_key(self, query: Top) -> Hashable:
+        return len(self._read(query))
 
-    def answer_batch(self, requests: Sequence[tuple[Items, Top]]) -> list[Ranked]:
-        longest = max(_list_length(history, query) for history, query in requests)
-        histories = np.stack([self._read(history) for history, _ in requests])
+    def answer_batch(self, queries: Sequence[Top]) -> list[Ranked]:
+        longest = max(map(_list_length, queries))
+        histories = np.stack([self._read(query) for query in queries])
         ranked = zip(*self.ranker.top_k_batch(histories, longest), strict=True)
         return [
-            self._own_list(history, query, items, scores)
-            for (history, query), (items, scores) in zip(requests, ranked, strict=True)
+            self._own_list(query, items, scores)
+            for query, (items, scores) in zip(queries, ranked, strict=True)
         ]
 
-    def _own_list(self, history: Items, query: Top, items: Items, scores: Scores) -> Ranked:
-        """The part of a batch's longer list (-1: no item) that a request would get alone."""
-        places = np.flatnonzero(items >= 0)[: _list_length(history, query)]
+    def _own_list(self, query: Top, items: Items, scores: Scores) -> Ranked:
+        """The part of a batch's longer list (-1: no item) that a query would get alone."""
+        places = np.flatnonzero(items >= 0)[: _list_length(query)]
         items, scores = items[places], scores[places]
         if query.exclude_seen:
-            items, scores = without_seen(history, query.k, items, scores)
+            items, scores = without_seen(query.history, query.k, items, scores)
         return Ranked(items, _require_finite(scores))
 
-    def _read(self, history: Items) -> Items:
+    def _read(self, query: Top) -> Items:
         """The part of a history that the model reads."""
-        return history if self.max_history is None else history[-self.max_history :]
+        return query.history if self.max_history is None else query.history[-self.max_history :]
 
     def size(self, query: Top) -> int:
         return query.k
 
-    def example(self, size: int) -> Top:
-        return Top(size)
+    def example(self, size: int, length: int) -> Top:
+        return Top(some_rows(self.items, length), size)
 
     def largest(self, limits: Limits) -> int:
         return limits.max_k
@@ -184,9 +203,9 @@ class Ranking:
         return ranked_otherwise(checks, self.ranker.top_k)
 
 
-def _list_length(history: Items, query: Top) -> int:
+def _list_length(query: Top) -> int:
     """How many items to rank so that k are left once those of the history are taken out."""
-    return query.k + query.exclude_seen * len(history)
+    return query.k + query.exclude_seen * len(query.history)
 
 
 def _require_finite(scores: Scores) -> Scores:
