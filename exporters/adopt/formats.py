@@ -40,12 +40,17 @@ def _is_onnx(source: str) -> bool:
     return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
 
 
+def _is_program(source: str) -> bool:
+    return Path(source).suffix == ".pt2"
+
+
 def _is_callable(source: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", source) is not None and not Path(source).exists()
 
 
 FORMATS = (
     Format("an ONNX file", "onnx_file", _is_onnx),
+    Format("a torch.export file (.pt2)", "program", _is_program),
     Format("a Python callable module:factory", "callable", _is_callable),
 )
 """Every format; the first that recognises a source converts it."""

@@ -237,7 +237,7 @@ def tensor_of(spec: TensorSpec, values: Sequence[NDArray[Any]], slate: int) -> N
     array = values[0].astype(object if spec.dtype == TEXT else spec.dtype, copy=False)
     others = [size if isinstance(size, int) else -1 for size in spec.dims if size != SLATE]
     if not spec.per_candidate:
-        return np.ascontiguousarray(array.reshape(others))
+        return np.ascontiguousarray(array).reshape(others)  # in this order: a scalar stays one
     rows = array.reshape(slate, *others)
     return np.ascontiguousarray(np.moveaxis(rows, 0, spec.dims.index(SLATE)))
 

@@ -1,4 +1,4 @@
-"""The runtime torch: the trained module in eager mode, in the precision that a variant asks for."""
+"""The runtime torch: the trained module in eager mode, in the precision that a variant asks for; adopted programs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import REFERENCE, Variant, find_variant
 from rbserve.data.artifact import BACKBONE, WEIGHTS, Artifact
 from rbserve.models.configs import LanguageConfig
+from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.program import load_program, program_function
 from rbserve.runtimes.torch_models import (
     ProtocolScorer,
     TorchBestItems,
@@ -36,10 +38,13 @@ def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: AR
 
 
 def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) -> Scorer | Ranker:
-    """The scorer or ranker of the trained module, and torch's threads set."""
+    """The scorer or ranker of the trained module, or of an adopted program, and torch's threads set."""
     import torch
 
     torch.set_num_threads(threads)
+    if artifact.is_adopted:
+        (name,) = artifact.variant_files(variant.name)
+        return AdoptedScorer(program_function(load_program(artifact.file(name))), artifact.signature)
     model = load_model(artifact, variant.name)
     if TASKS[artifact.manifest.task].ranks:
         return torch_ranker(artifact, model)

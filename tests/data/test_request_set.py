@@ -51,3 +51,8 @@ def test_texts_stay_texts() -> None:
 def test_values_that_do_not_fill_the_dimensions_are_an_error() -> None:
     with pytest.raises(ValueError, match="reshape"):
         tensor_of(TensorSpec("x", "float32", [SLATE, 3], ["likes"]), [LIKES], 2)
+
+
+def test_a_value_of_the_request_stays_a_scalar() -> None:
+    tensor = tensor_of(TensorSpec("age", "float32", [], ["age"]), [np.array(7.0)], 3)
+    assert (tensor.shape, tensor.tolist()) == ((), 7.0)
