@@ -23,9 +23,10 @@ from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.variants import FP32, device_of, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
+from rbserve.data.request_set import RequestSet
 from rbserve.machine.environment import environment
 from rbserve.profilers.compare.uncertainty import Evidence, interval_of
-from rbserve.profilers.measure.harness import test_rows
+from rbserve.profilers.measure.test_rows import open_test_rows
 from rbserve.runs.measurement import Measurement, Result, comparability_key
 from rbserve.runs.plan import Plan
 from rbserve.runs.run_file import read_measurement
@@ -193,10 +194,10 @@ def unusable(artifact: Artifact, variants: Sequence[str]) -> dict[str, str]:
 # ---- Where the figures come from ----
 
 
-def plan_of(artifact: Artifact, dataset: Dataset, question: Question) -> Plan:
+def plan_of(artifact: Artifact, data: Dataset | RequestSet, question: Question) -> Plan:
     """A short profile at the question's size: so many test users as have about `ROWS` rows, at most a few seconds."""
     plan = Plan(PROCESSES, RUNS, SECONDS, [question.slate], question.threads, SCOPE, seed=2024)
-    rows = test_rows(artifact, dataset, plan)
+    rows = open_test_rows(artifact, data, plan)
     if len(rows) <= ROWS:
         return plan
     users = len(np.unique(rows.users))

@@ -20,7 +20,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.profilers.measure.harness import test_split
+from rbserve.profilers.measure.test_rows import test_split
 from rbserve.profilers.timing.calls import Exercise, list_wise, pair_wise
 from rbserve.profilers.timing.latency import time_calls
 from rbserve.profilers.timing.requests import Requests, bodies, draw

@@ -37,11 +37,10 @@ from rbserve.profilers.measure.harness import (
     check_plan,
     default_plan,
     file_bytes,
-    test_rows,
-    unanswered,
-    write_inputs,
 )
-from rbserve.profilers.measure.worker import Job, Report
+from rbserve.profilers.measure.inputs import Report
+from rbserve.profilers.measure.test_rows import open_test_rows
+from rbserve.profilers.measure.worker import Job
 from rbserve.runs.measurement import Measurement, Predictions, comparability_key
 from rbserve.runs.plan import Plan
 from rbserve.runs.samples import Samples
@@ -250,9 +249,9 @@ def _prepare(
         dataset = dataset_of(artifacts[0])
         for artifact in artifacts:
             check_plan(artifact, dataset, plan, variants)
-        test = test_rows(artifacts[0], dataset, plan)
-        write_inputs(inputs, dataset, test, plan)
-        rows.append(unanswered(test))
+        test = open_test_rows(artifacts[0], dataset, plan)
+        test.write(inputs, plan)
+        rows.append(test.unanswered)
         keys.append(comparability_key(environment(device_of(variants)), plan.threads, dataset.fingerprint))
     first = rows[0]
     if any(

@@ -18,27 +18,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from rbserve.core.errors import DataError, RbserveError, UsageError, unknown_name
+from rbserve.core.errors import RbserveError, UsageError, unknown_name
 from rbserve.core.files import sha256
 from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.core.variants import device_of, find_variant
 from rbserve.data.artifact import Artifact
-from rbserve.data.columns import Ragged
-from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data
-from rbserve.data.similarity import data_sketch
+from rbserve.data.dataset import Dataset
+from rbserve.data.request_set import RequestSet
 from rbserve.home.commands import option_of
 from rbserve.machine.environment import allowed_cores, environment
 from rbserve.profilers.cost.call_cost import LOOKS_INTO
 from rbserve.profilers.measure.budget import PILOT_RUNS, Pace, schedule
-from rbserve.profilers.measure.worker import Job, Report
-from rbserve.profilers.timing.requests import draw
+from rbserve.profilers.measure.inputs import Report
+from rbserve.profilers.measure.test_rows import TestRows, check_data, open_test_rows
+from rbserve.profilers.measure.worker import Job
 from rbserve.runs import roofline
-from rbserve.runs.baselines import baselines
-from rbserve.runs.measurement import DEPTH, SCHEMA, Measurement, Predictions, comparability_key
+from rbserve.runs.measurement import SCHEMA, Measurement, Predictions, comparability_key
 from rbserve.runs.plan import Plan, check_scope
 from rbserve.runs.provenance import command_line, git_state
 from rbserve.runs.summary import summarise
@@ -56,7 +53,7 @@ def default_plan(task: str = CTR.name, budget_s: float | None = None) -> Plan:
 
 def profile(
     artifact: Artifact,
-    dataset: Dataset,
+    data: Dataset | RequestSet,
     plan: Plan,
     variants: Sequence[str] | None = None,
     progress: Progress = no_progress,
@@ -73,12 +70,12 @@ def profile(
     """
     started = time.monotonic()
     variants = list(variants or artifact.variants)
-    check_plan(artifact, dataset, plan, variants)
-    test = test_rows(artifact, dataset, plan)
+    check_plan(artifact, data, plan, variants)
+    test = open_test_rows(artifact, data, plan)
     with tempfile.TemporaryDirectory(prefix="rbserve-profile-") as folder:
         inputs = Path(folder) / "inputs.npz"
-        write_inputs(inputs, dataset, test, plan)
-        processes = Processes(artifact, inputs, variants, progress)
+        test.write(inputs, plan)
+        processes = Processes(artifact, inputs, variants, progress, test.labelled)
         if plan.budget_s is None:
             reports = processes.run(plan)
             costs = processes.costs(plan) if plan.cost else []
@@ -89,26 +86,26 @@ def profile(
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
     digest = sha256(artifact.path / "manifest.json")
-    known = baselines(dataset, test, plan.exclude_seen)
+    known = test.baselines(plan.exclude_seen)
     measurement = Measurement(
         schema=SCHEMA,
-        id=f"{now:%Y%m%dT%H%M%SZ}-{dataset.name}-{artifact.name}-{digest[:8]}",
+        id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}",
         created=now.isoformat(),
         model=artifact.name,
         group=manifest.group,
         task=manifest.task,
         item_form=manifest.item_form,
-        dataset=dataset.name,
-        dataset_fingerprint=dataset.fingerprint,
+        dataset=test.dataset,
+        dataset_fingerprint=test.fingerprint,
         artifact_digest=digest,
-        comparability_key=comparability_key(machine, plan.threads, dataset.fingerprint),
+        comparability_key=comparability_key(machine, plan.threads, test.fingerprint),
         environment=machine,
         plan=plan,
         file_bytes={variant: file_bytes(artifact, variant) for variant in variants},
         variant_warnings=_warnings(artifact, variants, processes.unseen, _stopped(reports)),
         baselines=known.figures,
         baseline_forms=known.forms,
-        data_sketch=data_sketch(dataset),
+        data_sketch=test.sketch(),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
         random=artifact.is_random,
@@ -128,9 +125,9 @@ def profile(
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 
 
-def check_plan(artifact: Artifact, dataset: Dataset, plan: Plan, variants: list[str]) -> None:
+def check_plan(artifact: Artifact, data: Dataset | RequestSet, plan: Plan, variants: list[str]) -> None:
     """Raises UsageError for a plan that cannot be carried out with this artefact and data."""
-    check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
+    check_data(artifact, data)
     for variant in variants:
         if variant not in artifact.can_open:
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
@@ -205,29 +202,14 @@ def file_bytes(artifact: Artifact, variant: str) -> int:
     return sum(artifact.manifest.files[name].bytes for name in artifact.variant_files(variant))
 
 
-def test_rows(artifact: Artifact, dataset: Dataset, plan: Plan) -> CtrSplit | SeqSplit:
-    """The test rows, of all users or of those that the plan draws."""
-    split = test_split(artifact, dataset)
-    users = np.unique(split.users)
-    if not 0 < plan.test_users < len(users):
-        return split
-    drawn = np.random.default_rng(plan.seed).choice(users, plan.test_users, replace=False)
-    return split.take(np.flatnonzero(np.isin(split.users, drawn)))
-
-
-def test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
-    """All test rows of an artefact's task; DataError where there are none."""
-    split = dataset.rows(artifact.manifest.task, "test")
-    if not len(split):
-        raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
-    return split
-
-
 class Processes:
     """The worker processes of one profile. A variant whose process dies is `failed`, and is not started again."""
 
-    def __init__(self, artifact: Artifact, inputs: Path, variants: Sequence[str], progress: Progress) -> None:
+    def __init__(
+        self, artifact: Artifact, inputs: Path, variants: Sequence[str], progress: Progress, labelled: bool
+    ) -> None:
         self._artifact, self._inputs, self._progress = artifact, inputs, progress
+        self._is_judged = labelled and not artifact.is_random
         self._variants = [*variants]
         self._errors: dict[str, RbserveError] = {}
         self.unseen: dict[str, str] = {}
@@ -256,7 +238,7 @@ class Processes:
             started = time.monotonic()
             for variant in self.left if process % 2 == 0 else self.left[::-1]:
                 self._say(made, total, f"{variant}, process {process + 1}/{plan.processes}")
-                judged = judge and process == 0 and not self._artifact.is_random
+                judged = judge and process == 0 and self._is_judged
                 if report := self._start(plan, variant, process=process, accuracy=judged):
                     reports[variant].append(report)
                 made += 1
@@ -280,7 +262,7 @@ class Processes:
         for variant in self._variants:
             self._say(len(judged), len(self._variants), f"{variant}, pilot")
             started = time.monotonic()
-            report = self._start(pilot, variant, accuracy=not self._artifact.is_random)
+            report = self._start(pilot, variant, accuracy=self._is_judged)
             if report is None:
                 continue
             runs = [sample.runs_ns for sample in report.samples]
@@ -318,7 +300,7 @@ class Processes:
                 self.unseen[variant] = f"the operators of {runtime} are not looked into"
                 continue
             try:
-                costs += run_job(_job(self._artifact, plan, variant, self._inputs, cost=True)).costs
+                costs += run_job(self._job(plan, variant, cost=True)).costs
             except RbserveError as error:
                 self.unseen[variant] = error.message
         peaks: dict[str, float] = {}
@@ -335,31 +317,30 @@ class Processes:
     def _start(self, plan: Plan, variant: str, **changes: Any) -> Report | None:
         """The report of a process; None where it dies, and the variant then is `failed`."""
         try:
-            return run_job(_job(self._artifact, plan, variant, self._inputs, **changes))
+            return run_job(self._job(plan, variant, **changes))
         except RbserveError as error:
             self._errors[variant] = error
             return None
 
+    def _job(self, plan: Plan, variant: str, **changes: Any) -> Job:
+        job = Job(
+            artifact=str(self._artifact.path),
+            variant=variant,
+            inputs=str(self._inputs),
+            slates=plan.slates,
+            threads=plan.threads,
+            runs=plan.runs_of.get(variant, plan.runs),
+            seconds=plan.seconds,
+            scopes=[*plan.scopes],
+            exclude_seen=plan.exclude_seen,
+            process=0,
+            cores=allowed_cores()[-plan.threads :],
+            accuracy=False,
+        )
+        return msgspec.structs.replace(job, **changes)
+
     def _say(self, done: int, total: int, description: str) -> None:
         self._progress(done, total, f"processes, {description}")
-
-
-def _job(artifact: Artifact, plan: Plan, variant: str, inputs: Path, **changes: Any) -> Job:
-    job = Job(
-        artifact=str(artifact.path),
-        variant=variant,
-        inputs=str(inputs),
-        slates=plan.slates,
-        threads=plan.threads,
-        runs=plan.runs_of.get(variant, plan.runs),
-        seconds=plan.seconds,
-        scopes=[*plan.scopes],
-        exclude_seen=plan.exclude_seen,
-        process=0,
-        cores=allowed_cores()[-plan.threads :],
-        accuracy=False,
-    )
-    return msgspec.structs.replace(job, **changes)
 
 
 def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:
@@ -380,27 +361,10 @@ def run_job(job: Job, worker: Sequence[str] = WORKER) -> Report:
     return report
 
 
-def write_inputs(path: Path, dataset: Dataset, test: CtrSplit | SeqSplit, plan: Plan) -> None:
-    """Real requests, drawn once by the plan's seed: the same for every variant, scope and process."""
-    rng = np.random.default_rng(plan.seed)
-    arrays = _ragged("test", test.histories)
-    arrays["test_items"] = test.items
-    for slate in plan.slates:
-        drawn = draw(rng, test, slate, len(dataset.items))
-        arrays |= _ragged(f"slate{slate}", drawn.histories)
-        if drawn.candidates is not None:
-            arrays[f"slate{slate}_items"] = drawn.candidates
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def _ragged(name: str, histories: Ragged) -> dict[str, NDArray[Any]]:
-    return {f"{name}_values": histories.values, f"{name}_offsets": histories.offsets}
-
-
-def _predictions(test: CtrSplit | SeqSplit, reports: list[tuple[str, Report]]) -> Predictions:
+def _predictions(test: TestRows, reports: list[tuple[str, Report]]) -> Predictions:
     """The test rows with each variant's answers, from the reports of the first round's processes."""
     return msgspec.structs.replace(
-        unanswered(test),
+        test.unanswered,
         scores={variant: report.scores for variant, report in reports if report.scores},
         hard={variant: report.hard for variant, report in reports if report.hard},
         unclear={variant: report.unclear for variant, report in reports if report.unclear},
@@ -409,11 +373,3 @@ def _predictions(test: CtrSplit | SeqSplit, reports: list[tuple[str, Report]]) -
             variant: report.illegal_share for variant, report in reports if report.illegal_share is not None
         },
     )
-
-
-def unanswered(test: CtrSplit | SeqSplit) -> Predictions:
-    """The users and the labels (of pairs) or targets (of sequences) of test rows, without any variant's answers."""
-    users = test.users.tolist()
-    if isinstance(test, SeqSplit):
-        return Predictions(users, labels=[], scores={}, targets=test.targets.tolist(), depth=DEPTH)
-    return Predictions(users, test.labels.tolist(), scores={})

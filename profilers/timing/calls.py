@@ -4,27 +4,31 @@
 |---|---|---|
 | ctr | rows of history and candidates -> scores | raw ids -> scores |
 | seqrec | rows of history, k -> rows and scores | raw ids, k -> raw ids and scores |
+| an adopted model | its tensors -> scores | Python values by column -> scores |
 
 Scope `warm` is forward of a language model that has read the user's history at an earlier request.
 
 The server makes the same calls of the same `Scorer` or `Ranker`. Each can also be made with an observer of its stages:
-`lookup` of the raw ids and their `names` are told here, what lies between by the model, or is its `forward`.
+`lookup` of the raw ids and their `names`, and the `tensors` of an adopted model, are told here, what lies between by
+the model, or is its `forward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from rbserve.core.requests import slate_request
+from rbserve.core.requests import Request as Tensors
+from rbserve.core.requests import Signature, slate_request
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedRanker, StagedScorer
 from rbserve.data.dataset import ItemTable
+from rbserve.data.request_set import tensors_of
 from rbserve.profilers.timing.latency import Request
 from rbserve.runtimes.endpoint_scorer import EndpointScorer
 from rbserve.runtimes.evaluate import recommend, without_seen
 
-Call = Callable[..., object]
+Call = Callable[..., Any]
 Ranked = tuple[Items, Scores]
 
 
@@ -41,7 +45,7 @@ def pair_wise(
 ) -> Exercise:
     """Scoring a slate: rows of the item table in, or, end to end, raw ids that are looked up in `items`."""
     call = scorer.score_anew if isinstance(scorer, EndpointScorer) else scorer.score
-    staged = scorer.score_staged if isinstance(scorer, StagedScorer) else partial(_one_stage, call)
+    staged = _staged(scorer, call)
     if items is None:
         return Exercise(
             call, [(slate_request(*pair),) for pair in zip(histories, slates, strict=True)], staged
@@ -60,6 +64,29 @@ def pair_wise(
         (items.names(history), items.names(slate)) for history, slate in zip(histories, slates, strict=True)
     ]
     return Exercise(score, [*named], observed)
+
+
+def adopted(scorer: Scorer, requests: Sequence[Tensors]) -> Exercise:
+    """Scoring requests of an adopted model: the tensors of its signature in."""
+    return Exercise(scorer.score, [(request,) for request in requests], _staged(scorer, scorer.score))
+
+
+def adopted_end_to_end(
+    scorer: Scorer, signature: Signature, requests: Sequence[tuple[Mapping[str, Any], int]]
+) -> Exercise:
+    """Scoring requests of an adopted model, from Python values by column, as JSON has them, and the slate's size."""
+    staged = _staged(scorer, scorer.score)
+
+    def score(values: Mapping[str, Any], slate: int) -> Scores:
+        return scorer.score(tensors_of(signature, values, slate))
+
+    def observed(values: Mapping[str, Any], slate: int, observe: Observe) -> Scores:
+        request = tensors_of(signature, values, slate)
+        observe("tensors")
+        scores: Scores = staged(request, observe)
+        return scores
+
+    return Exercise(score, [*requests], observed)
 
 
 def list_wise(
@@ -84,6 +111,11 @@ def list_wise(
         return names, scores
 
     return Exercise(recommended, [(items.names(history), k) for history in histories], observed)
+
+
+def _staged(scorer: Scorer, call: Call) -> Call:
+    """A scorer's call with an observer as its last argument."""
+    return scorer.score_staged if isinstance(scorer, StagedScorer) else partial(_one_stage, call)
 
 
 def _recommend_staged(ranker: Ranker, exclude_seen: bool, history: Items, k: int, observe: Observe) -> Ranked:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged
@@ -32,6 +33,38 @@ def draw(rng: np.random.Generator, test: CtrSplit | SeqSplit, slate: int, catalo
     if isinstance(test, SeqSplit):
         return Requests(histories, None)
     return Requests(histories, _slates(rng, test.candidates[rows], slate, catalogue))
+
+
+class RowRequests(NamedTuple):
+    """R requests of a request set: their numbers int64[R], and the rows int64[R, slate] of their candidates."""
+
+    requests: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
+def draw_rows(
+    rng: np.random.Generator, offsets: NDArray[np.int64], slate: int, among: NDArray[np.int64] | None = None
+) -> RowRequests:
+    """At most 256 requests of a request set with `slate` candidates each, drawn from all requests or `among` some.
+
+    A request keeps its own candidates, or as many of them as the slate holds, in their order; what the slate lacks is
+    drawn from all rows of the table.
+    """
+    numbers = np.arange(len(offsets) - 1) if among is None else among
+    numbers = numbers[offsets[numbers] < offsets[numbers + 1]]
+    drawn = rng.choice(numbers, size=min(REQUESTS, len(numbers)), replace=False)
+    total = int(offsets[-1])
+    rows = [
+        _slate_rows(rng, int(offsets[number]), int(offsets[number + 1]), slate, total) for number in drawn
+    ]
+    return RowRequests(drawn, np.stack(rows))
+
+
+def _slate_rows(rng: np.random.Generator, begin: int, end: int, slate: int, total: int) -> NDArray[np.int64]:
+    own = np.arange(begin, end)
+    if len(own) > slate:
+        return np.sort(rng.choice(own, slate, replace=False))
+    return np.concatenate([own, rng.integers(total, size=slate - len(own))])
 
 
 def bodies(requests: Requests, items: ItemTable, k: int, model: str) -> list[bytes]:

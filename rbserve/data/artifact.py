@@ -240,6 +240,11 @@ class Artifact:
         return [*usual, *self.manifest.variants]
 
     @property
+    def usual_variants(self) -> list[str]:
+        """What is exported and measured where nobody names variants."""
+        return [name for name in self._possible if find_variant(name).usual]
+
+    @property
     def can_open(self) -> list[str]:
         """`variants`, and those that are loaded from the same files."""
         there = (name for name in self._possible if self._has_files(name))

@@ -34,6 +34,7 @@ from rbserve.core.manifest import read_manifest
 from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged, open_column
+from rbserve.data.request_set import is_request_set
 
 SCHEMA = 2
 Split = Literal["train", "valid", "test"]
@@ -238,6 +239,11 @@ def open_dataset(path: Path) -> Dataset:
     again = f"rbserve prepare {path.name}"
     if not file.is_file():
         raise DataError(f"no data set at {path}", again)
+    if is_request_set(path):
+        raise DataError(
+            f"{path.name} has requests for adopted models, and no items to train on",
+            "--dataset takes a prepared data set: rbserve datasets lists them",
+        )
     manifest = read_manifest(file, DatasetManifest, SCHEMA, "a data set manifest", f"{again} makes it anew")
     return Dataset(path, manifest)
 

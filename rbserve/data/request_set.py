@@ -35,6 +35,10 @@ KIND = "requests"
 Scope = Literal["candidate", "request"]
 
 
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
 class ColumnRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A column: values of `dtype` (of `core.requests.DTYPES`), one for each candidate or for each request.
 
@@ -190,6 +194,14 @@ class RequestSet:
         """The tensors of a request with the candidates of any rows int64[N]; all else is that of request `number`."""
         return {spec.name: self._tensor(spec, rows, number) for spec in signature.inputs}
 
+    def values_of(self, signature: Signature, rows: NDArray[np.int64], number: int) -> dict[str, Any]:
+        """The values of each column of a signature, as JSON has them: lists of candidates, values of the request."""
+        return {
+            name: self._values(spec, name, rows, number).tolist()
+            for spec in signature.inputs
+            for name in spec.columns
+        }
+
     def _tensor(self, spec: TensorSpec, rows: NDArray[np.int64], number: int) -> NDArray[Any]:
         values = [self._filling(spec, name, rows, number) for name in spec.columns]
         return tensor_of(spec, values, len(rows))
@@ -242,9 +254,33 @@ def tensor_of(spec: TensorSpec, values: Sequence[NDArray[Any]], slate: int) -> N
     return np.ascontiguousarray(np.moveaxis(rows, 0, spec.dims.index(SLATE)))
 
 
+def tensors_of(signature: Signature, values: Mapping[str, Any], slate: int) -> Request:
+    """The tensors of a request from Python values by column: of candidates a list with `slate` values, or one value
+    of the whole request.
+
+    Raises KeyError for a column that is not there, ValueError or TypeError for values that do not fit the tensors.
+    """
+    return {
+        spec.name: tensor_of(spec, [_array(values[name], spec) for name in spec.columns], slate)
+        for spec in signature.inputs
+    }
+
+
+def _array(values: Any, spec: TensorSpec) -> NDArray[Any]:
+    return np.array(values, object if spec.dtype == TEXT else spec.dtype)
+
+
 def _repeated(array: NDArray[Any], slate: int) -> NDArray[Any]:
     """Values of candidates as they are; a value of the request once for each of `slate` candidates."""
     return array if array.shape[:1] == (slate,) else np.broadcast_to(array, (slate, *array.shape))
+
+
+def is_request_set(path: Path) -> bool:
+    """Whether a directory below data/ is a request set, and no prepared data set."""
+    try:
+        return msgspec.json.decode((path / "manifest.json").read_bytes(), type=_Kind).kind == KIND
+    except (OSError, msgspec.MsgspecError):  # opening it says what is wrong with it
+        return False
 
 
 def open_request_set(path: Path) -> RequestSet:

@@ -62,7 +62,7 @@ def option_of(artifact: Artifact) -> str:
     """The value of `--model` that finds an artefact again: its name where it is in the usual place, else its path."""
     name = artifact_name(artifact.name, artifact.is_random)
     usual = artifact_path(name, artifact.manifest.dataset.name)
-    is_known = artifact.manifest.training.distilled or _find_row(artifact.name)
+    is_known = artifact.manifest.training.distilled or artifact.is_adopted or _find_row(artifact.name)
     if artifact.path.absolute() == usual.absolute() and is_known:
         return artifact.name
     path = artifact.path.as_posix()

@@ -77,9 +77,9 @@ def places(model: str = "*", dataset: str = "*") -> list[Place]:
     return sorted(Place(*file.parent.parts[-2:]) for file in files if not _is_hidden(file))
 
 
-def readable_artifacts(dataset: str = "*") -> Iterator[Artifact]:
-    """The artefacts below the home directory, of one data set or of all; unreadable ones are left out."""
-    for place in places(dataset=dataset):
+def readable_artifacts(dataset: str = "*", model: str = "*") -> Iterator[Artifact]:
+    """The artefacts below the home directory, of one name or data set or of all; unreadable ones are left out."""
+    for place in places(model, dataset):
         try:
             yield open_artifact(place.path)
         except ArtifactError:

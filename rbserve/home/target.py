@@ -1,7 +1,8 @@
 """What `--model` means: the one place that reads a model's name.
 
-A name is a row of the zoo (gdcn), a student (gdcn-emb-from-text-minilm-l6) or the directory of an artefact. `resolve`
-makes it a `Target`, which everything else takes: the row, the directory of the artefact, what the model can do.
+A name is a row of the zoo (gdcn), a student (gdcn-emb-from-text-minilm-l6), a model that was adopted under that name or
+the directory of an artefact. `resolve` makes it a `Target`, which everything else takes: the row, the directory of the
+artefact, what the model can do.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.types import ModelSpec
 from rbserve.core.variants import ModelKind, check_precisions, possible_variants, precisions_of
 from rbserve.data.artifact import Artifact, open_artifact
-from rbserve.home.paths import artifact_path, is_there, places
+from rbserve.home.paths import Place, artifact_path, is_there, places, readable_artifacts
 from rbserve.models.configs import EndpointConfig, LanguageConfig
 from rbserve.models.zoo import find_model, is_group, select_models
 from rbserve.progress import say
@@ -27,21 +28,23 @@ MOST_NAMED = 8  # artefacts that an error lists
 
 @dataclass(frozen=True)
 class ModelName:
-    """A value of --model. `spec` is the row that the model is trained as, and None for the directory of an artefact.
+    """A value of --model. `spec` is the row that the model is trained as, None where it is found as an artefact alone.
 
-    `teacher` is the model that taught a student, and None for all others.
+    `teacher` is the model that taught a student, and None for all others. `adopted`: the name is that of adopted
+    artefacts below the home directory; without it, a model without a row is the directory of an artefact.
     """
 
     text: str
     spec: ModelSpec | None = field(hash=False)
     teacher: str | None = None
+    adopted: bool = False
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def datasets(self) -> list[str]:
-        """The data sets that the model is trained on, sorted."""
+        """The data sets that the model is trained on, or request sets that it is adopted with, sorted."""
         return [place.dataset for place in places(self.text)]
 
 
@@ -145,6 +148,8 @@ def parse_model(model: str | Path | ModelName) -> ModelName:
         return model
     if isinstance(model, Path) or names_directory(model):
         return ModelName(str(model), None)
+    if is_adopted(model):
+        return ModelName(model, None, adopted=True)
     student, separator, teacher = model.partition(FROM)
     return ModelName(model, find_model(student), teacher if separator else None)
 
@@ -162,7 +167,7 @@ def _parse_list(value: str) -> list[ModelName]:
     if names_directory(value) and Path(value).is_dir():  # a comma may be part of its name
         return [parse_model(value)]
     parts = [part.strip() for part in value.split(",") if part.strip()]
-    others = [part for part in parts if names_directory(part) or is_student(part)]
+    others = [part for part in parts if names_directory(part) or is_adopted(part) or is_student(part)]
     rows = [part for part in parts if part not in others]
     if len(rows) == 1 and not is_group(rows[0]):
         specs = [find_model(rows[0])]
@@ -179,6 +184,20 @@ def names_directory(name: str) -> bool:
 def is_student(name: str) -> bool:
     """Whether an artefact's name is a student's."""
     return FROM in name
+
+
+def is_adopted(name: str) -> bool:
+    """Whether models were adopted under this name."""
+    return name != "*" and any(artifact.is_adopted for artifact in readable_artifacts(model=name))
+
+
+def check_free_name(name: str) -> None:
+    """Raises UsageError for a name that no adopted model may have: that of a row, a group or a student."""
+    if is_group(name) or is_student(name) or _is_row(name):
+        raise UsageError(
+            f"{name} is a model of rbserve's own, or a group of them",
+            "--name takes another name, such as my-ranker",
+        )
 
 
 def artifact_name(model: str, random: bool = False) -> str:
@@ -206,11 +225,15 @@ def resolve(
 ) -> Target:
     """The model that a name means on a data set. Opens its artefact if there is one; makes nothing.
 
-    Without a data set, it is ml-100k where the model is trained on it, else the only one that it is trained on.
+    Without a data set, it is ml-100k where the model is trained on it, else the only one that it is trained on. An
+    adopted model that is not on ml-100k is on the only one also where ml-100k is named: commands name it by default.
     `random` selects the artefact with random weights. Raises UsageError for an unknown name and where several data
     sets could be meant, ArtifactError for a directory without an artefact.
     """
     name = parse_model(model)
+    if name.adopted:
+        place = _adopted_place(name, dataset)
+        return Target(name, place.dataset, place.path, False, open_artifact(place.path), dataset is not None)
     if name.spec is None:
         opened = open_artifact(Path(name.text))
         return Target(name, opened.manifest.dataset.name, opened.path, opened.is_random, opened)
@@ -234,3 +257,30 @@ def _trained_dataset(model: ModelName) -> str:
         also = f"; it is also trained on {', '.join(others)} (--dataset)" if others else ""
         say(f"{model} on {chosen}{also}")
     return chosen
+
+
+def _adopted_place(model: ModelName, dataset: str | None) -> Place:
+    """Where the artefact of an adopted model is, on a data set or the only one that it is on."""
+    known = places(model.text)
+    chosen = [place for place in known if dataset in (None, place.dataset)]
+    if not chosen and dataset == DEFAULT_DATASET:
+        chosen = known
+    names = [place.dataset for place in known]
+    if not chosen:
+        raise UsageError(
+            f"{model} is not adopted on {dataset}; it is on {', '.join(names)}", f"--dataset {names[0]}"
+        )
+    if len(chosen) > 1:
+        raise UsageError(
+            f"{model} is adopted on several data sets: {', '.join(names)}",
+            f"for example --dataset {names[0]}",
+        )
+    return chosen[0]
+
+
+def _is_row(name: str) -> bool:
+    try:
+        find_model(name)
+    except UsageError:
+        return False
+    return True

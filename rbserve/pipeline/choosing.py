@@ -78,13 +78,13 @@ def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) 
     """The choice by a run file, else by a short profile made now."""
     from rbserve.profilers.choose import choice as auto
     from rbserve.profilers.measure.harness import profile as measure
-    from rbserve.profilers.measure.harness import test_rows
+    from rbserve.profilers.measure.test_rows import open_test_rows
 
     variants = [variant for variant in auto.candidates(artifact) if variant not in refused]
     auto.check_reference(artifact.name, variants, refused)
     data = data_of(artifact, f"choosing a variant of {artifact.name}")
     plan = auto.plan_of(artifact, data, question)
-    rows = test_rows(artifact, data, plan)
+    rows = open_test_rows(artifact, data, plan)
     users = len({*rows.users.tolist()})
     run = auto.known_run(auto.runs_of(artifact, runs_path()), question, variants, users)
     if run is not None:

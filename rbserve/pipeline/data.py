@@ -11,7 +11,9 @@ from rbserve.core.errors import DataError, Interrupted, UsageError, needs_extra,
 from rbserve.core.files import require_replaceable
 from rbserve.core.names import plain_name
 from rbserve.core.tasks import TASKS
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
 from rbserve.home.paths import dataset_path, is_prepared, is_there, outdated_artifacts, prepared_datasets
 from rbserve.home.target import names_directory
 from rbserve.progress import progress_bar, say
@@ -126,7 +128,7 @@ def dataset_rows() -> list[dict[str, object]]:
         {
             "name": path.name,
             "prepared": True,
-            "about": f"your own, {_origin(path)}",
+            "about": _about(path),
             "needs": "",
             "own": False,
         }
@@ -136,12 +138,21 @@ def dataset_rows() -> list[dict[str, object]]:
     return rows
 
 
-def _origin(path: Path) -> str:
-    """The source of a data set for a listing; an unreadable data set must not hide the others."""
+def _about(path: Path) -> str:
+    """What a data set or a request set is, for a listing; an unreadable one must not hide the others."""
     try:
-        return f"from {open_dataset(path).manifest.source}"
+        if is_request_set(path):
+            return describe_requests(open_request_set(path))
+        return f"your own, from {open_dataset(path).manifest.source}"
     except DataError as error:
         return f"not readable: {error.message}"
+
+
+def describe_requests(requests: RequestSet) -> str:
+    """A line with the source, the size and the labels of a request set."""
+    manifest = requests.manifest
+    labels = f"{manifest.labels} labels" if manifest.labels else "no labels"
+    return f"requests from {manifest.source}: {manifest.requests:,} of {manifest.rows:,} candidates, {labels}"
 
 
 def inspect_dataset(name: str) -> IntegrityReport:
@@ -171,6 +182,13 @@ def check_dataset(name: str) -> None:
         if error.hint and error.hint.startswith("known"):
             error.hint += f"; rbserve prepare csv --name {name} makes one of your own tables"
         raise error
+
+
+def rows_of(artifact: Artifact) -> Dataset | RequestSet:
+    """What an artefact is judged on: the requests that it was adopted with, or its data set, prepared if missing."""
+    if artifact.manifest.adopted:
+        return open_request_set(dataset_path(artifact.manifest.adopted.requests.name))
+    return ensure_dataset(artifact.manifest.dataset.name)
 
 
 def ensure_dataset(name: str) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rbserve.core.errors import memory_told, needs_extra
-from rbserve.core.variants import USUAL_EXPORTS, exported_variant, exports_of, precisions_of
+from rbserve.core.variants import exported_variant, exports_of, precisions_of
 from rbserve.data.artifact import Artifact, Parity
 from rbserve.home.target import Target
 from rbserve.pipeline.data import ensure_dataset
@@ -49,7 +49,8 @@ def _cost(parity: Parity) -> str:
     return ""
 
 
-def ensure_exported(artifact: Artifact, variants: Sequence[str] = USUAL_EXPORTS) -> Artifact:
-    """The artefact with the files of these variants: missing ones are exported."""
-    missing = [name for name in exports_of(variants) if name not in artifact.manifest.variants]
+def ensure_exported(artifact: Artifact, variants: Sequence[str] | None = None) -> Artifact:
+    """The artefact with the files of these variants, or of the usual ones: missing ones are exported."""
+    wanted = exports_of(artifact.usual_variants if variants is None else variants)
+    missing = [name for name in wanted if name not in artifact.manifest.variants]
     return export(artifact, precisions_of(missing)) if missing else artifact

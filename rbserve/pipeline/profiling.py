@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rbserve.core.errors import UsageError
 from rbserve.core.files import require_writable
 from rbserve.core.tasks import TASKS
-from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.home.paths import runs_path
 from rbserve.home.target import Target
-from rbserve.pipeline.data import ensure_dataset
+from rbserve.pipeline.data import rows_of
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
@@ -47,9 +47,9 @@ def profile(
     else:
         chosen, left_out = _to_measure(artifact, variants)
         artifact = ensure_exported(artifact, chosen)
-    data = ensure_dataset(artifact.manifest.dataset.name)
+    data = rows_of(artifact)
     require_writable(runs_path())
-    if artifact.is_endpoint:
+    if isinstance(data, Dataset) and artifact.is_endpoint:
         _say_what_it_takes(artifact, data, plan)
     with progress_bar(f"profile {artifact.name}") as progress:
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
@@ -88,7 +88,7 @@ def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[s
     """The variants to measure, and the reasons why others are left out; named variants are never left out."""
     if named:
         return list(named), {}
-    chosen = list(dict.fromkeys([REFERENCE, *USUAL_EXPORTS, *artifact.manifest.variants]))
+    chosen = list(dict.fromkeys([*artifact.usual_variants, *artifact.manifest.variants]))
     left_out = {name: reason for name in chosen if (reason := memory.shortage(artifact, name))}
     if REFERENCE in left_out and HALF_REFERENCE in artifact.can_open:
         chosen.append(HALF_REFERENCE)
@@ -99,11 +99,11 @@ def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[s
 
 
 def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
-    from rbserve.profilers.measure.harness import test_rows
+    from rbserve.profilers.measure.test_rows import DatasetRows
     from rbserve.profilers.timing.latency import PAID_WARMUP_CALLS, most_calls
     from rbserve.runtimes.endpoint import estimate
 
-    rows = test_rows(artifact, data, plan)
+    rows = DatasetRows(artifact, data, plan).split
     assert isinstance(rows, CtrSplit)
     taken = estimate(artifact, rows.histories, rows.candidates)
     calls = plan.processes * len(plan.scopes) * most_calls(plan.runs, PAID_WARMUP_CALLS)

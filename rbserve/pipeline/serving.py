@@ -14,10 +14,11 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
+from rbserve.data.request_set import RequestSet
 from rbserve.home.commands import remaking_command, serving_options
 from rbserve.home.paths import is_prepared
 from rbserve.home.target import Target
-from rbserve.pipeline.data import ensure_dataset
+from rbserve.pipeline.data import ensure_dataset, rows_of
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
@@ -68,16 +69,20 @@ def to_serve(target: Target, make: bool = False) -> Artifact:
     return ensure_artifact(target)
 
 
-def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset:
-    """The data set that an artefact was made from. UsageError where it is not there any more; `doing` needs it."""
-    made_from = artifact.manifest.dataset
+def data_of(artifact: Artifact, doing: str, make: bool = False) -> Dataset | RequestSet:
+    """The data set that an artefact was made from, or the requests that it was adopted with.
+
+    UsageError where they are not there any more; `doing` needs them.
+    """
+    adopted = artifact.manifest.adopted
+    made_from = adopted.requests if adopted else artifact.manifest.dataset
     if exported := [*artifact.manifest.variants]:
         hint = f"rbserve serve {serving_options(artifact)} --variant {exported[0]} takes the artefact alone"
     else:
         hint = f"train it again: {remaking_command(artifact)}"
     if not make and not is_prepared(made_from.name):
         raise UsageError(f"{doing} takes data set {made_from.name}, which is not there", hint)
-    data = ensure_dataset(made_from.name)
+    data = rows_of(artifact)
     if data.fingerprint != made_from.fingerprint:
         raise UsageError(
             f"{doing} takes the data that it was made from ({made_from.fingerprint[:12]}), and data set {data.name} "
@@ -166,6 +171,8 @@ def verify(target: Target, url: str, slate: int | None, overhead_ms: float | Non
             "rbserve profile tells beforehand how many requests it makes",
         )
     data = data_of(artifact, "verifying asks for test users, and that")
+    if isinstance(data, RequestSet):
+        raise UsageError(f"{artifact.name} was adopted: its server is not compared with it yet")
     size = slate or TASKS[artifact.manifest.task].default_sizes[0]
     limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
     with progress_bar(f"verify {artifact.name}") as progress:

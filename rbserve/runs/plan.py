@@ -10,7 +10,8 @@ from msgspec import Meta
 from rbserve.core.errors import unknown_name
 from rbserve.core.options import Amount, Count, Natural, Positive, check
 
-SCOPES = ("forward", "end_to_end")
+FORWARD, END_TO_END = "forward", "end_to_end"
+SCOPES = (FORWARD, END_TO_END)
 WARM = "warm"
 
 

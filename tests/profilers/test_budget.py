@@ -25,7 +25,9 @@ from rbserve.profilers.measure.budget import (
     schedule,
 )
 from rbserve.profilers.measure.harness import default_plan, profile
-from rbserve.profilers.measure.worker import Job, Report
+from rbserve.profilers.measure.inputs import Report
+from rbserve.profilers.measure.test_rows import DatasetRows
+from rbserve.profilers.measure.worker import Job
 from rbserve.runs.baselines import Baselines
 from rbserve.runs.samples import Samples
 
@@ -109,10 +111,11 @@ class Workers:
 
 def budgeted(trained: Artifact, planted: Dataset, seconds: float) -> harness.Measurement:
     plan = msgspec.structs.replace(default_plan(budget_s=seconds), slates=[1])
-    split = planted.ctr("test").take(np.arange(3))
+    rows = DatasetRows(trained, planted, plan)
+    rows.split = rows.split.take(np.arange(3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness, "test_rows", lambda *_: split)
-        patch.setattr(harness, "baselines", lambda *_: Baselines({}, {}))
+        patch.setattr(harness, "open_test_rows", lambda *_: rows)
+        patch.setattr(rows, "baselines", lambda *_: Baselines({}, {}))
         return profile(trained, planted, plan, ["onnx-fp32", "onnx-int8"])
 
 

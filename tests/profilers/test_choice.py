@@ -37,7 +37,7 @@ from rbserve.profilers.choose.choice import (
     unusable,
     users_needed,
 )
-from rbserve.profilers.measure.harness import test_rows as rows_of
+from rbserve.profilers.measure.test_rows import open_test_rows as rows_of
 from rbserve.runs.measurement import Measurement, Predictions
 from rbserve.runs.run_file import write_measurement
 

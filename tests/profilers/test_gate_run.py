@@ -18,7 +18,8 @@ from rbserve.profilers.gate.config import GateConfig
 from rbserve.profilers.gate.rounds import check
 from rbserve.profilers.gate.sides import Pair, Scope
 from rbserve.profilers.gate.verdict import Line, Suite, Verdict
-from rbserve.profilers.measure.worker import Job, Report
+from rbserve.profilers.measure.inputs import Report
+from rbserve.profilers.measure.worker import Job
 from rbserve.runs.measurement import Measurement
 from rbserve.runs.samples import Samples
 

@@ -21,7 +21,8 @@ from rbserve.models.configs import SasRecConfig
 from rbserve.models.zoo import find_model
 from rbserve.profilers.measure import harness
 from rbserve.profilers.measure.harness import default_plan, profile, run_job
-from rbserve.profilers.measure.worker import Job, Report, peak_rss_bytes
+from rbserve.profilers.measure.inputs import Report
+from rbserve.profilers.measure.worker import Job, peak_rss_bytes
 from rbserve.runs.changes import changed
 from rbserve.runs.measurement import DEPTH, Measurement
 from rbserve.runs.plan import Plan

@@ -1,0 +1,209 @@
+"""What a worker reads of the file that the harness wrote: the requests to time and the rows to judge.
+
+`Inputs` has an implementation for each kind of test rows (`test_rows.py`). Both give exercises of a slate and the
+report on the rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
+from rbserve.data.artifact import Artifact
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import ItemTable
+from rbserve.data.request_set import open_request_set
+from rbserve.profilers.timing.calls import Exercise, adopted, adopted_end_to_end, list_wise, pair_wise
+from rbserve.runs.measurement import DEPTH
+from rbserve.runs.plan import END_TO_END
+from rbserve.runs.roofline import Cost
+from rbserve.runs.samples import Samples
+from rbserve.runtimes.endpoint_scorer import EndpointScorer, UnclearAnswersError
+from rbserve.runtimes.evaluate import rank_rows, score_rows
+from rbserve.stats.listwise import ranks_in_lists
+
+Model = Scorer | Ranker
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one process measured, or the error that kept it from measuring.
+
+    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`;
+    judging them took `accuracy_s` seconds. Of an endpoint's answers, `hard` had no log-probabilities and `unclear` were
+    neither yes nor no; after too many of these judging was `stopped`, for this reason.
+    """
+
+    samples: list[Samples] = []
+    costs: list[Cost] = []
+    scores: list[float] = []
+    ranks: list[int] = []
+    illegal_share: float | None = None
+    accuracy_s: float = 0.0
+    hard: int = 0
+    unclear: int = 0
+    stopped: str | None = None
+    error: str | None = None
+    hint: str | None = None
+
+
+class Inputs(Protocol):
+    """The requests of every slate, and the test rows."""
+
+    def prepare(self, scope: str) -> int:
+        """Loads what calls of a scope need beside the model; nanoseconds."""
+        ...
+
+    def exercise(self, model: Model, slate: int, scope: str) -> Exercise:
+        """The calls of a slate's requests in a scope."""
+        ...
+
+    def lengths(self, slate: int) -> list[int]:
+        """The length of the history, or of the longest input of the whole request, of each of a slate's requests."""
+        ...
+
+    def judge(self, model: Model) -> Report:
+        """The answers to the test rows."""
+        ...
+
+
+def open_inputs(path: str, artifact: Artifact, exclude_seen: bool = False) -> Inputs:
+    """The inputs in an .npz file that the test rows of an artefact wrote."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    if artifact.is_adopted:
+        return RequestInputs(arrays, artifact)
+    return DatasetInputs(arrays, artifact, exclude_seen)
+
+
+class DatasetInputs:
+    """Histories and items of a prepared data set, for a model over rows of its item table."""
+
+    def __init__(self, arrays: Arrays, artifact: Artifact, exclude_seen: bool) -> None:
+        self._arrays, self._artifact, self._exclude_seen = arrays, artifact, exclude_seen
+
+    def prepare(self, scope: str) -> int:
+        """Opens the item table, ready to look ids up in, where a scope begins with raw ids; nanoseconds."""
+        if scope != END_TO_END:
+            return 0
+        start = time.perf_counter_ns()
+        items = self._artifact.items
+        assert len(items.index) == len(items)
+        return time.perf_counter_ns() - start
+
+    def exercise(self, model: Model, slate: int, scope: str) -> Exercise:
+        """Scoring a slate of candidates, or ranking the catalogue."""
+        items: ItemTable | None = self._artifact.items if scope == END_TO_END else None
+        histories = self._requests(slate)
+        if isinstance(model, Scorer):
+            return pair_wise(model, histories, [*self._items(f"slate{slate}")], items)
+        return list_wise(model, histories, slate, self._exclude_seen, items)
+
+    def lengths(self, slate: int) -> list[int]:
+        """How many items the history of each request has."""
+        return [len(history) for history in self._requests(slate)]
+
+    def judge(self, model: Model) -> Report:
+        """The scores of the test rows, or the ranks of their targets."""
+        return self._scored(model) if isinstance(model, Scorer) else self._ranked(model)
+
+    def _scored(self, model: Scorer) -> Report:
+        """The scores; or, where an endpoint's answers are unclear, the reason why there are none."""
+        endpoint = model if isinstance(model, EndpointScorer) else None
+        try:
+            scores = score_rows(model, self._histories("test"), self._items("test"))
+        except UnclearAnswersError as error:
+            return Report(stopped=error.message)
+        return Report(
+            scores=scores.tolist(),
+            hard=endpoint.hard_answers if endpoint else 0,
+            unclear=endpoint.unclear if endpoint else 0,
+        )
+
+    def _ranked(self, ranker: Ranker) -> Report:
+        """The rank of each test row's target in a list of DEPTH items of the whole catalogue."""
+        tally = _PathTally(ranker)
+        lists = rank_rows(tally, self._histories("test"), DEPTH, exclude_seen=self._exclude_seen)
+        ranks = ranks_in_lists(lists, self._items("test"))
+        illegal = (
+            tally.illegal / tally.paths if isinstance(ranker, StagedRanker) and ranker.generates else None
+        )
+        return Report(ranks=ranks.tolist(), illegal_share=illegal)
+
+    def _histories(self, name: str) -> Ragged:
+        """The histories of the test rows ("test") or of a slate's requests ("slate8")."""
+        return Ragged(self._arrays[f"{name}_values"], self._arrays[f"{name}_offsets"])
+
+    def _requests(self, slate: int) -> list[Items]:
+        histories = self._histories(f"slate{slate}")
+        return [histories[row] for row in range(len(histories))]
+
+    def _items(self, name: str) -> Items:
+        """Candidates of a slate's requests int32[R, N], or candidates or targets of the test rows int32[R]."""
+        items: Items = self._arrays[f"{name}_items"]
+        return items
+
+
+class RequestInputs:
+    """Requests of a request set, for an adopted model; the file has row numbers, the columns are memory-mapped."""
+
+    def __init__(self, arrays: Arrays, artifact: Artifact) -> None:
+        self._arrays, self._signature = arrays, artifact.signature
+        self._set = open_request_set(Path(str(arrays["request_set"])))
+
+    def prepare(self, scope: str) -> int:  # noqa: ARG002
+        """Nothing is looked up."""
+        return 0
+
+    def exercise(self, model: Model, slate: int, scope: str) -> Exercise:
+        """Scoring the tensors of requests, or, end to end, the values of their columns."""
+        assert isinstance(model, Scorer)
+        drawn = self._drawn(slate)
+        if scope == END_TO_END:
+            values = [(self._set.values_of(self._signature, rows, number), slate) for number, rows in drawn]
+            return adopted_end_to_end(model, self._signature, values)
+        return adopted(model, [self._set.request_of(self._signature, rows, number) for number, rows in drawn])
+
+    def lengths(self, slate: int) -> list[int]:
+        """The size of the longest input of each whole request; 0 where all inputs are of candidates."""
+        specs = [spec for spec in self._signature.inputs if not spec.per_candidate]
+        requests = (
+            self._set.request_of(self._signature, rows, number) for number, rows in self._drawn(slate)
+        )
+        return [max((request[spec.name].size for spec in specs), default=0) for request in requests]
+
+    def judge(self, model: Model) -> Report:
+        """The scores of the rows of all requests, or of those that the harness drew, in the order of the table."""
+        assert isinstance(model, Scorer)
+        numbers = self._arrays["test"].tolist() if "test" in self._arrays else range(len(self._set))
+        scores: list[float] = []
+        for number in numbers:
+            scores += model.score(self._set.request(self._signature, number)).tolist()
+        return Report(scores=scores)
+
+    def _drawn(self, slate: int) -> list[tuple[int, NDArray[np.int64]]]:
+        """The number of each of a slate's requests, and the rows int64[slate] of its candidates."""
+        numbers, rows = self._arrays[f"slate{slate}_requests"], self._arrays[f"slate{slate}_rows"]
+        return [*zip(numbers.tolist(), rows, strict=True)]
+
+
+class _PathTally:
+    """A ranker that counts the generated paths, and those that name no item."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self._ranker = ranker
+        self.top_k = ranker.top_k
+        self.paths, self.illegal = 0, 0
+
+    def top_k_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        items, scores = self._ranker.top_k_batch(histories, k)
+        self.paths += int((scores > -np.inf).sum())
+        self.illegal += int(((scores > -np.inf) & (items < 0)).sum())
+        return items, scores
