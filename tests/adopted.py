@@ -171,7 +171,9 @@ def adopted_graph(path: Path, requests: RequestSet, signature: Signature = SIGNA
         libraries={},
         files={"onnx/fp32.onnx": digest(path / "onnx" / "fp32.onnx")},
         variants={"onnx-fp32": VariantRecord("onnx/fp32.onnx", parity)},
-        adopted=Adopted("graph", "onnx", "logistic.onnx", signature, reference),
+        adopted=Adopted(
+            "graph", "onnx", "logistic.onnx", signature, reference, features=requests.features(signature)
+        ),
     )
     write_manifest(path, manifest)
     return Artifact(path, manifest)

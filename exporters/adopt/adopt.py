@@ -96,6 +96,7 @@ def _package(
             files,
             list(converted.guessed),
             converted.callable,
+            requests.features(converted.signature),
         ),
     )
     write_manifest(folder, manifest)

@@ -10,7 +10,7 @@ length that differs from request to request.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -72,6 +72,20 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def columns(self) -> list[str]:
         """The columns of a request table that the inputs are filled from, each once."""
         return list(dict.fromkeys(column for spec in self.inputs for column in spec.columns))
+
+
+class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A column of a request table as a model's requests have it: a named feature.
+
+    `dtype` is one of DTYPES. `scope`: a value for each candidate, or one for the whole request. `width` is how many
+    values each has: None of a single one, -1 of a list of any length. `missing`: the table lacks some of its numbers,
+    which are NaN.
+    """
+
+    dtype: str
+    scope: Literal["candidate", "request"]
+    width: int | None = None
+    missing: bool = False
 
 
 HISTORY, CANDIDATES = "history", "candidates"

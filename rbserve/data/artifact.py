@@ -30,7 +30,7 @@ from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
-from rbserve.core.requests import ZOO_SIGNATURE, Signature
+from rbserve.core.requests import ZOO_SIGNATURE, FeatureSpec, Signature
 from rbserve.core.variants import NOTHING, ModelKind, find_variant, possible_variants
 from rbserve.core.variants import WEIGHTS as OF_WEIGHTS
 from rbserve.data.dataset import ItemTable, read_items
@@ -173,7 +173,8 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     catboost, sklearn, transformers, torch-export, python. `source` is the name of the file or the text that named it,
     `files` are the members that its reference is loaded from. `signature` has its tensors, `guessed` a line for each
     thing that was not said and had to be guessed. `requests` is the request set that it is judged on. `callable` is
-    the `module:factory` of a Python model, which is the user's own code.
+    the `module:factory` of a Python model, which is the user's own code. `features` are the columns that fill the
+    inputs, by which a server is asked.
     """
 
     kind: ModelKind
@@ -184,6 +185,7 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: list[str] = []
     guessed: list[str] = []
     callable: str | None = None
+    features: dict[str, FeatureSpec] = {}
 
 
 class CatalogueChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

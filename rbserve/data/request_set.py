@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import DataError, UsageError
 from rbserve.core.files import FileDigest, mismatch
 from rbserve.core.manifest import read_manifest
-from rbserve.core.requests import SLATE, TEXT, Request, Signature, TensorSpec
+from rbserve.core.requests import SLATE, TEXT, FeatureSpec, Request, Signature, TensorSpec
 from rbserve.data.columns import open_column
 
 SCHEMA = 1
@@ -184,6 +184,15 @@ class RequestSet:
     @cached_property
     def _columns(self) -> Mapping[str, Column]:
         return {name: read_column(record, self.file) for name, record in self.manifest.columns.items()}
+
+    def features(self, signature: Signature) -> dict[str, FeatureSpec]:
+        """The columns that fill the inputs of a model, as its named features."""
+        return {name: self._feature(name) for name in signature.columns}
+
+    def _feature(self, name: str) -> FeatureSpec:
+        record = self.column(name).record
+        missing = bool(self.manifest.missing.get(name))
+        return FeatureSpec(record.dtype, record.scope, record.width, missing)
 
     def request(self, signature: Signature, number: int) -> Request:
         """The tensors of one request as it stands in the table."""

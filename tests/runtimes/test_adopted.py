@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from adopted import SIGNATURE, SLATE_SIZE, adopted_graph, expected_scores, small_requests
 
+from rbserve.core.requests import FeatureSpec
 from rbserve.data.artifact import open_artifact
 from rbserve.data.request_set import RequestSet
 from rbserve.runtimes.opening import open_scorer
@@ -30,3 +31,11 @@ def test_a_resampled_slate_keeps_the_values_of_its_request(requests: RequestSet)
     request = requests.request_of(SIGNATURE, np.array([0, 299]), 3)
     likes, ages = (np.asarray(requests.column(name).values) for name in ("likes", "age"))
     assert request["features"].tolist() == [[likes[0], ages[3]], [likes[299], ages[3]]]
+
+
+def test_an_adopted_artefact_says_which_columns_fill_its_inputs(requests: RequestSet, tmp_path: Path) -> None:
+    adopted = open_artifact(adopted_graph(tmp_path / "logistic", requests).path).manifest.adopted
+    assert adopted
+    assert adopted.features == {
+        "likes": FeatureSpec("float32", "candidate"), "age": FeatureSpec("float32", "request"),
+    }  # fmt: skip
