@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 import transformers as tf
-
-from tests.small_backbone import word_pieces
+from small_backbone import word_pieces
 
 TRICKY_TEXTS = [
     "topic1word2 topic2word3",

@@ -28,7 +28,6 @@ THROUGH_OTHERS = {
     "gguf": "transformers reads GGUF weights with it",
     "onnx-ir": "onnxruntime's rounding of weights in blocks imports it",
     "onnxscript": "torch's exporter of programs imports it",
-    "optimum": "gets its work with adopted models",
     "setuptools": "the wheel is built with it, without an environment of its own",
 }
 UNDECLARED = {

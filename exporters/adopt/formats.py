@@ -44,11 +44,24 @@ def _is_program(source: str) -> bool:
     return Path(source).suffix == ".pt2"
 
 
+def _is_transformers(source: str) -> bool:
+    path = Path(source)
+    has_suffix = re.search(r"\.[a-z]\w*$", source) is not None
+    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not path.exists() and not has_suffix
+    return (path / "config.json").is_file() or is_hub_id
+
+
 def _is_callable(source: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", source) is not None and not Path(source).exists()
 
 
 FORMATS = (
+    Format(
+        "a directory of transformers or an id of the Hugging Face hub",
+        "reranker",
+        _is_transformers,
+        item_form="text",
+    ),
     Format("an ONNX file", "onnx_file", _is_onnx),
     Format("a torch.export file (.pt2)", "program", _is_program),
     Format("a Python callable module:factory", "callable", _is_callable),

@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import AssetError, UsageError
-from rbserve.core.requests import TEXT
-from rbserve.data.request_set import ColumnRecord, Scope
+from rbserve.core.requests import TEXT, Signature
+from rbserve.data.request_set import Scope
+from rbserve.exporters.adopt.columns import Columns, fill_inputs
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.graph import data_file, save
-from rbserve.runtimes.reranker import DOCUMENT, QUERY, rerank_signature
+from rbserve.runtimes.reranker import DOCUMENT, QUERY, RERANK_SIGNATURE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -35,8 +38,6 @@ SCOPES: Mapping[str, Scope] = {QUERY: "request", DOCUMENT: "candidate"}
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")
 """Architectures that number the positions of a text's tokens from pad_token_id + 1."""
 
-Columns = Mapping[str, ColumnRecord]
-
 
 def convert(source: Path | str, columns: Columns, options: AdoptOptions, folder: Path) -> Converted:
     """The graph and the tokenizer of a reranker, written into `folder`; `source` is a directory or an id of the hub.
@@ -45,7 +46,7 @@ def convert(source: Path | str, columns: Columns, options: AdoptOptions, folder:
     the texts; AssetError where the hub cannot be reached.
     """
     guessed: list[str] = []
-    texts = text_columns(columns, options, guessed)
+    signature = text_columns(columns, options, guessed)
     model = model_folder(source)
     _require_libraries()
     from rbserve.exporters.adopt import encoders
@@ -61,53 +62,37 @@ def convert(source: Path | str, columns: Columns, options: AdoptOptions, folder:
     save(graph, path, {})
     limit = _most_tokens(model, tokenizer, config)
     write_tokenizer(tokenizer, folder / encoders.TOKENIZER, limit)
-    guessed.append(f"texts are cut after {limit} tokens")
+    guessed.append(f"Texts are cut after {limit} tokens.")
     return Converted(
-        kind="graph", format=FORMAT, signature=rerank_signature(**texts), guessed=guessed, graph=path,
+        kind="graph", format=FORMAT, signature=signature, guessed=guessed, graph=path,
         data=[file for file in [data_file(path)] if file.exists()], files=[folder / encoders.TOKENIZER],
     )  # fmt: skip
 
 
-def text_columns(columns: Columns, options: AdoptOptions, guessed: list[str]) -> dict[str, str]:
-    """The column of each of QUERY and DOCUMENT: that of `--map`, of a usual name, or the only one with such texts.
+def text_columns(columns: Columns, options: AdoptOptions, guessed: list[str]) -> Signature:
+    """The signature of a reranker with the columns of its texts: those of `--map`, of usual names, or the only ones.
 
     Adds a line to `guessed` for each column that nobody named. Raises UsageError where it cannot be told.
     """
-    given = options.columns_of
-    if unknown := [name for name in given if name not in COLUMN_NAMES]:
-        raise UsageError(f"--map {unknown[0]}: a reranker's inputs are {QUERY} and {DOCUMENT}")
-    texts = [name for name, record in columns.items() if record.dtype == TEXT and record.width is None]
-    chosen = {name: _given_column(name, listed, columns, texts) for name, listed in given.items()}
-    for name in (QUERY, DOCUMENT):
-        if name not in chosen:
-            free = [column for column in texts if column not in chosen.values()]
-            chosen[name] = _guessed_column(name, free, columns)
-            if chosen[name] != name:
-                guessed.append(f"{name} is column {chosen[name]} (--map {name}=COLUMN)")
-    return {name: chosen[name] for name in COLUMN_NAMES}
+    inputs, given = RERANK_SIGNATURE.inputs, options.columns_of
+    chosen = dict(given)
+    for spec in inputs:
+        taken = {column for listed in chosen.values() for column in listed}
+        name = _likely_column(spec.name, {name: columns[name] for name in columns if name not in taken})
+        if spec.name not in given and name is not None:
+            chosen[spec.name] = [name]
+            if name != spec.name:
+                guessed.append(f"The column {name} fills the input {spec.name} (--map {spec.name}=COLUMN).")
+    filled = fill_inputs(inputs, columns, chosen, (), guessed)
+    return msgspec.structs.replace(RERANK_SIGNATURE, inputs=filled)
 
 
-def _given_column(name: str, listed: Sequence[str], columns: Columns, texts: Sequence[str]) -> str:
-    if len(listed) != 1:
-        raise UsageError(f"--map {name}={','.join(listed)}: {name} is one text, and takes one column")
-    if listed[0] not in texts:
-        found = f"is {columns[listed[0]].dtype}" if listed[0] in columns else "is not in the requests"
-        raise UsageError(
-            f"--map {name}={listed[0]}: column {listed[0]} {found}, and {name} is a text",
-            f"columns of texts: {', '.join(texts) or 'none'}",
-        )
-    return listed[0]
-
-
-def _guessed_column(name: str, texts: Sequence[str], columns: Columns) -> str:
-    """The column of `texts` that an input is, by its name or because no other has texts of its scope."""
+def _likely_column(name: str, columns: Columns) -> str | None:
+    """The column of texts that an input is, by its name or because no other has texts of its scope; None in doubt."""
+    texts = {column: record for column, record in columns.items() if record.dtype == TEXT}
     named = [column for column in COLUMN_NAMES[name] if column in texts]
-    alike = [column for column in texts if columns[column].scope == SCOPES[name]]
-    if named or len(alike) == 1:
-        return (named or alike)[0]
-    raise UsageError(
-        f"which column has the {name}? columns of texts: {', '.join(texts) or 'none'}", f"--map {name}=COLUMN"
-    )
+    alike = [column for column, record in texts.items() if record.scope == SCOPES[name]]
+    return (named or alike)[0] if named or len(alike) == 1 else None
 
 
 def model_folder(source: Path | str) -> Path:
@@ -171,8 +156,12 @@ def _pair_scores(folder: Path, config: Any, tensors: Sequence[str], guessed: lis
     model = encoders.load(folder, encoders.PAIRS)
     _require_weights(folder, model)
     guessed.append(
-        "it is a cross-encoder: the score is "
-        + ("the sigmoid of its logit" if config.num_labels == 1 else f"the chance of {config.id2label[1]}")
+        "It is a cross-encoder: a score is the "
+        + (
+            "sigmoid of its logit."
+            if config.num_labels == 1
+            else f"chance of its label {config.id2label[1]}."
+        )
     )
     return encoders.trace_scores(model, config.num_labels, tensors)
 
@@ -197,10 +186,10 @@ def _vectors(folder: Path, tensors: Sequence[str], guessed: list[str]) -> ModelP
 
     first_token = _reads_first_token(folder)
     pooling = "the first token's" if first_token else "the mean of the tokens'"
-    guessed.append(f"it is a bi-encoder: the score is the cosine of two vectors, each {pooling}")
+    guessed.append(f"It is a bi-encoder: a score is the cosine of two vectors, each {pooling}.")
     prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
     if named := [name for name, text in prompts.items() if text]:
-        guessed.append(f"its prompts are not put before texts: {', '.join(named)}")
+        guessed.append(f"Its prompts are not put before texts: {', '.join(named)}.")
     return encoders.trace_vectors(encoders.load(folder, encoders.VECTORISING), first_token, tensors)
 
 

@@ -38,13 +38,12 @@ Texts = Sequence[tuple[str, str | None]]
 """Pairs of a query and a document, or texts and None."""
 
 
-def rerank_signature(query: str, document: str) -> Signature:
-    """The signature of a reranker whose texts stand in these columns of a request table."""
-    return Signature(
-        inputs=[TensorSpec(QUERY, TEXT, [], [query]), TensorSpec(DOCUMENT, TEXT, [SLATE], [document])],
-        outputs=[TensorSpec(SCORES, "float32", [SLATE])],
-        score=SCORES,
-    )
+RERANK_SIGNATURE = Signature(
+    inputs=[TensorSpec(QUERY, TEXT, []), TensorSpec(DOCUMENT, TEXT, [SLATE])],
+    outputs=[TensorSpec(SCORES, "float32", [SLATE])],
+    score=SCORES,
+)
+"""What a reranker takes and gives; an adopted one has the columns of its texts as well."""
 
 
 class TokenGraph:

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from adopted import write_requests
+from small_reranker import POSITIONS, TRICKY_TEXTS, make_reranker
 
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import RbserveError
 from rbserve.core.types import StagedScorer
 from rbserve.data.request_set import ColumnRecord
+from rbserve.exporters.adopt.adopt import adopt as adopt_model
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.encoders import ARCHITECTURES
 from rbserve.exporters.adopt.reranker import convert
+from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.reranker import SCORERS, TokenGraph, open_tokenizer
 from rbserve.runtimes.session import open_session
-from tests.small_reranker import POSITIONS, TRICKY_TEXTS, make_reranker
 
 COLUMNS = {
     "query": ColumnRecord("str", "request", None, 0),
@@ -154,11 +157,11 @@ def test_columns_are_named_guessed_and_told(tmp_path: Path) -> None:
     source = make_reranker(tmp_path / "model")
     named = adopt(source, tmp_path / "a")
     assert named.signature.columns == ["query", "document"]
-    assert not any("column" in line for line in named.guessed)
+    assert not any("fills" in line for line in named.guessed)
     columns = {"asked": COLUMNS["query"], "title": COLUMNS["document"], "note": COLUMNS["document"]}
     guessed = adopt(source, tmp_path / "b", columns)
     assert guessed.signature.columns == ["asked", "title"]
-    assert "query is column asked (--map query=COLUMN)" in guessed.guessed
+    assert "The column asked fills the input query (--map query=COLUMN)." in guessed.guessed
     mapped = adopt(source, tmp_path / "c", columns, map=("document=note",))
     assert mapped.signature.columns == ["asked", "note"]
 
@@ -166,12 +169,12 @@ def test_columns_are_named_guessed_and_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "given", "message"),
     [
-        ({"likes": COLUMNS["likes"]}, (), "which column has the query"),
-        ({"a": COLUMNS["document"], "b": COLUMNS["document"], "query": COLUMNS["query"]}, (), "has the document"),
-        (COLUMNS, ("document=likes",), "column likes is int64"),
-        (COLUMNS, ("document=titel",), "column titel is not in the requests"),
-        (COLUMNS, ("document=query,document",), "takes one column"),
-        (COLUMNS, ("features=likes",), "a reranker's inputs are query and document"),
+        ({"likes": COLUMNS["likes"]}, (), "which columns fill the inputs query, document"),
+        ({"query": COLUMNS["query"]} | dict.fromkeys("ab", COLUMNS["document"]), (), "fill the input document"),
+        (COLUMNS, ("document=likes",), "the column likes has numbers"),
+        (COLUMNS, ("document=titel",), "unknown column of --map document: titel"),
+        (COLUMNS, ("document=query,document",), "takes 1 values, and query, document have 2"),
+        (COLUMNS, ("features=likes",), "unknown input of --map: features"),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_told_are_refused(
@@ -259,3 +262,22 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RbserveError, match="some/reranker is no directory, and cannot be had from the hub"):
         convert("some/reranker", COLUMNS, AdoptOptions(), tmp_path)
+
+
+def test_an_adopted_reranker_is_an_artefact_whose_tokenizer_is_verified(tmp_path: Path) -> None:
+    source, documents = make_reranker(tmp_path / "model"), [*TRICKY_TEXTS[:8]]
+    requests = write_requests(
+        tmp_path / "pairs",
+        {"title": np.array(documents, object)},
+        {"query": np.array(["topic1word3", "topic0word1"], object)},
+        offsets=np.array([0, 3, 8]),
+    )
+    artifact = adopt_model(str(source), requests, AdoptOptions(), tmp_path / "reranker")
+    assert artifact.manifest.item_form == "text"
+    assert (artifact.kind, artifact.signature.columns) == ("graph", ["query", "title"])
+    scores = open_scorer(artifact, "onnx-fp32").score(requests.request(artifact.signature, 1))
+    assert np.abs(scores - pair_scores(source, "topic0word1", documents[3:])).max() < 1e-5
+    (tokenizer,) = artifact.manifest.adopted.files  # type: ignore[union-attr]
+    (artifact.path / tokenizer).write_text("{}")
+    with pytest.raises(RbserveError, match="is damaged"):
+        open_scorer(artifact, "onnx-fp32")
