@@ -96,6 +96,10 @@ VARIANTS = (
         colour="#d55e00", dark_colour="#ff8f4d", marker="o",
     ),
     Variant(
+        "native", "native", "fp32", WEIGHTS, ("library",), tolerance=1e-3, usual=True, automatic=True,
+        colour="#a6761d", dark_colour="#e6b860", marker="X",
+    ),
+    Variant(
         "onnx-fp32", "onnx", "fp32", "onnx-fp32", (*TRAINED, *CONVERTED), tolerance=1e-3,
         usual=True, automatic=True, named_by_precision=True,
         colour="#0072b2", dark_colour="#56b4e9", marker="s",

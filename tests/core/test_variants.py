@@ -23,8 +23,8 @@ from rbserve.core.variants import (
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PRODUCT = ("rbserve", "train", "exporters", "profilers")
-# A runtime and a kind of config, or a format and a library, have the same name as these variants.
-ALSO_OTHER_NAMES = {"endpoint", "python"}
+# A runtime and a kind of config, a format and a library, or a separator, have the same name as these variants.
+ALSO_OTHER_NAMES = {"endpoint", "python", "native"}
 
 
 def spelled(tree: ast.AST) -> list[str]:
@@ -78,13 +78,14 @@ def test_an_adopted_model_has_what_it_came_as_and_the_graph_that_it_was_converte
     graphs = ["onnx-fp32", "onnx-int8", "onnx-fp16"]
     assert possible_variants(CTR.name, "graph") == graphs
     assert possible_variants(CTR.name, "program") == ["torch-fp32", *graphs]
+    assert possible_variants(CTR.name, "library") == ["native", *graphs]
 
 
 def test_variants_are_exported_loaded_and_named_by_their_rows() -> None:
     assert EXPORTABLE == ("onnx-fp32", "onnx-int8", "onnx-int4", "onnx-fp16")
     assert exports_of(["torch-fp32", "openvino-bf16", "onnx-int8", "onnx-fp32"]) == ["onnx-fp32", "onnx-int8"]
     assert precisions_of(["torch-fp32", "onnx-int4"]) == ["int4"]
-    assert FP32 == ("torch-fp32", "onnx-fp32")
+    assert FP32 == ("torch-fp32", "native", "onnx-fp32")
     assert BY_PRECISION == {
         "fp32": "onnx-fp32", "int8": "onnx-int8", "int4": "onnx-int4", "bf16": "openvino-bf16",
         "fp16": "onnx-fp16",

@@ -1,0 +1,228 @@
+"""The runtime native: models of LightGBM, XGBoost, CatBoost and scikit-learn, scored by the library that made them.
+
+A model is a function of its features float32[N, k]. Where a library's call from Python costs more than the trees of one
+candidate, its C interface is called directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.requests import Request, Signature
+from rbserve.core.types import Scorer, Vectors
+from rbserve.core.variants import Variant
+from rbserve.data.artifact import Artifact
+from rbserve.runtimes.adopted import AdoptedScorer
+from rbserve.runtimes.skops_file import load_estimator, prepare_calls
+
+HINT = (
+    "pip install lightgbm, xgboost-cpu, catboost, or scikit-learn and skops: the library that made the model"
+)
+
+Function = Callable[[Vectors], NDArray[Any]]
+"""Features float32[N, k], C-contiguous -> the score [N] of each candidate."""
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+
+
+class Library(NamedTuple):
+    """A library whose models can be adopted: the packages that it needs, how it reads a file, how it scores.
+
+    `load` reads a model's file; `function` makes a function of it that computes on some threads.
+    """
+
+    packages: tuple[str, ...]
+    load: Callable[[Path], Any]
+    function: Callable[[Any, int], Function]
+
+    @property
+    def missing(self) -> str | None:
+        """The first of its packages that is not installed, if any."""
+        return next((name for name in self.packages if find_spec(name) is None), None)
+
+
+def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: ARG001
+    """The package that the artefact's library lacks here."""
+    missing = library_of(artifact).missing
+    return None if missing is None else f"the package {missing} is not installed"
+
+
+def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) -> Scorer:  # noqa: ARG001
+    """The scorer of an adopted model in its own library, its file verified."""
+    assert artifact.manifest.adopted
+    library = library_of(artifact)
+    (name,) = artifact.manifest.adopted.files
+    function = library.function(library.load(artifact.file(name)), threads)
+    features = artifact.signature.inputs[0].name
+
+    def run(request: Request) -> list[NDArray[Any]]:
+        return [function(np.ascontiguousarray(request[features], np.float32))]
+
+    return AdoptedScorer(run, _score_alone(artifact))
+
+
+def library_of(artifact: Artifact) -> Library:
+    """The row of the library that made an adopted model."""
+    assert artifact.manifest.adopted
+    return LIBRARIES[artifact.manifest.adopted.format]
+
+
+def _score_alone(artifact: Artifact) -> Signature:
+    """The signature of a function that gives one number a candidate: of two classes, the probability of class 1."""
+    signature = artifact.signature
+    outputs = [output for output in signature.outputs if output.name == signature.score]
+    return msgspec.structs.replace(signature, outputs=outputs, score_column=None)
+
+
+def load_lightgbm(path: Path) -> Any:
+    """A `lightgbm.Booster` of a text file. ValueError for a file that is cut off, which would end the process.
+
+    Without the sizes of the trees LightGBM reads them one after another. With them it reads them in parallel, where a
+    damaged tree ends the process too.
+    """
+    from lightgbm import Booster
+
+    text = path.read_text()
+    if not all(f"\nend of {section}" in text for section in ("trees", "parameters")):
+        raise ValueError("the file is cut off")
+    return Booster(model_str=re.sub(r"(?m)^tree_sizes=.*\n", "", text, count=1))
+
+
+class LightGbmFunction:
+    """Scores by LightGBM's C interface: of a single row, with all but its values prepared."""
+
+    def __init__(self, booster: Any, threads: int) -> None:
+        from lightgbm.basic import _LIB
+
+        self._booster = booster  # owns the handle
+        self._library = ctypes.CDLL(_LIB._name)
+        self._parameters = f"num_threads={threads}".encode()
+        self._width = booster.num_feature()
+        self._count = _LONG()
+        self._predict_rows = self._library.LGBM_BoosterPredictForMat
+        self._predict_rows.argtypes = [
+            _POINTER, _POINTER, _INT, ctypes.c_int32, ctypes.c_int32, _INT, _INT, _INT, _INT, ctypes.c_char_p,
+            _POINTER, _POINTER,
+        ]  # fmt: skip
+        self._predict_row = self._library.LGBM_BoosterPredictForMatSingleRowFast
+        self._predict_row.argtypes = [_POINTER, _POINTER, _POINTER, _POINTER]
+        self._row_config = _POINTER()
+        self._check(
+            self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
+                booster._handle, 0, 0, _INT(-1), 0, _INT(self._width), self._parameters,
+                ctypes.byref(self._row_config),
+            )
+        )  # fmt: skip
+        weakref.finalize(self, self._library.LGBM_FastConfigFree, self._row_config)
+
+    def __call__(self, features: Vectors) -> NDArray[np.float64]:
+        """What `Booster.predict` gives: float64[N]."""
+        scores = np.empty(len(features))
+        count, values, into = ctypes.byref(self._count), features.ctypes.data, scores.ctypes.data
+        if len(scores) == 1:
+            self._check(self._predict_row(self._row_config, values, count, into))
+        elif len(scores):
+            self._check(
+                self._predict_rows(
+                    self._booster._handle, values, 0, len(scores), self._width, 1, 0, 0, -1, self._parameters,
+                    count, into,
+                )
+            )  # fmt: skip
+        return scores
+
+    def _check(self, code: int) -> None:
+        if code:
+            self._library.LGBM_GetLastError.restype = ctypes.c_char_p
+            raise RuntimeError(self._library.LGBM_GetLastError().decode())
+
+
+def load_xgboost(path: Path) -> Any:
+    """An `xgboost.Booster` of a file in its JSON or UBJSON, which XGBoost tells apart by their content."""
+    from xgboost import Booster, config_context
+
+    booster = Booster()
+    with config_context(verbosity=0):
+        booster.load_model(bytearray(path.read_bytes()))
+    return booster
+
+
+class XgboostFunction:
+    """Scores by XGBoost's C interface, which `Booster.inplace_predict` calls after many questions in Python."""
+
+    _QUESTION = json.dumps(
+        {
+            "type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0, "missing": float("nan"),
+            "strict_shape": False, "cache_id": 0,
+        }
+    ).encode()  # fmt: skip
+
+    def __init__(self, booster: Any, threads: int) -> None:
+        from xgboost.core import _LIB
+
+        booster.set_param({"nthread": threads})
+        self._booster = booster
+        self._library = ctypes.CDLL(_LIB._name)
+        self._width = booster.num_features()
+        self._predict = self._library.XGBoosterPredictFromDense
+        self._predict.argtypes = [
+            _POINTER, ctypes.c_char_p, ctypes.c_char_p, _POINTER, _POINTER, _POINTER, _POINTER
+        ]  # fmt: skip
+
+    def __call__(self, features: Vectors) -> Vectors:
+        """What `Booster.predict` gives: float32[N]."""
+        rows = len(features)
+        if not rows:
+            return np.empty(0, np.float32)
+        array = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f4","version":3}' % (
+            features.ctypes.data, rows, self._width,
+        )  # fmt: skip
+        shape, dimensions, scores = _POINTER(), ctypes.c_uint64(), ctypes.POINTER(ctypes.c_float)()
+        code = self._predict(
+            self._booster.handle, array, self._QUESTION, None, ctypes.byref(shape), ctypes.byref(dimensions),
+            ctypes.byref(scores),
+        )  # fmt: skip
+        if code:
+            self._library.XGBGetLastError.restype = ctypes.c_char_p
+            raise RuntimeError(self._library.XGBGetLastError().decode().splitlines()[0])
+        return np.ctypeslib.as_array(scores, (rows,)).copy()  # the library writes its next answer there
+
+
+def load_catboost(path: Path) -> Any:
+    """A `catboost.CatBoost` of a .cbm or .json file."""
+    from catboost import CatBoost
+
+    return CatBoost().load_model(str(path), format="cbm" if path.read_bytes()[:4] == b"CBM1" else "json")
+
+
+def catboost_function(model: Any, threads: int) -> Function:
+    """Probabilities of class 1 of a classifier, raw scores of all others."""
+    if len(model.classes_):
+        return lambda features: model.predict(features, "Probability", thread_count=threads)[:, 1]
+    return lambda features: model.predict(features, "RawFormulaVal", thread_count=threads)
+
+
+def estimator_function(model: Any, threads: int) -> Function:
+    """Probabilities of class 1 of a classifier of scikit-learn, predictions of a regressor."""
+    prepare_calls(model, threads)
+    if hasattr(model, "predict_proba"):
+        return lambda features: model.predict_proba(features)[:, 1]
+    return lambda features: model.predict(features)
+
+
+LIBRARIES: Mapping[str, Library] = {
+    "lightgbm": Library(("lightgbm",), load_lightgbm, LightGbmFunction),
+    "xgboost": Library(("xgboost",), load_xgboost, XgboostFunction),
+    "catboost": Library(("catboost",), load_catboost, catboost_function),
+    "sklearn": Library(("sklearn", "skops"), load_estimator, estimator_function),
+}
+"""By the format that an adopted model was given as."""
