@@ -5,6 +5,7 @@
         client.recommend(["50", "181"], k=10)           # [("172", 3.1), ...]
         client.recommend(["50", "?"], unknown_history="skip")
         client.skipped                                  # ["?"]
+        client.rerank("noodles", ["a cat", "soup"])     # [(1, 0.93), (0, 0.02)]
 
 A client is for one thread. A request that the server refuses raises ServerError, with the server's message.
 """
@@ -27,10 +28,12 @@ from rbserve.core.wire import (
     DEADLINE,
     RECOMMEND,
     RELOAD,
+    RERANK,
     SCORE,
     ErrorDetail,
     ErrorResponse,
     RecommendResponse,
+    RerankResponse,
     ScoreResponse,
 )
 
@@ -134,6 +137,21 @@ class Client:
         self.skipped = answer.skipped or []
         return [(item.item, item.score) for item in answer.items]
 
+    def rerank(
+        self,
+        query: str | Sequence[str],
+        documents: Sequence[str],
+        top_n: int | None = None,
+        model: str | None = None,
+    ) -> list[tuple[int, float]]:
+        """The places of the `top_n` documents, or of all, with their scores, best first; for models that read texts.
+
+        A model of users takes a list of texts as the query as well: what the user consumed, oldest first.
+        """
+        body = {"query": query if isinstance(query, str) else list(query), "documents": list(documents)}
+        answer = self._post(RERANK, body | _without_none(model=model, top_n=top_n), RerankResponse)
+        return [(result.index, result.relevance_score) for result in answer.results]
+
     def models(self) -> list[ServedModel]:
         """The models that are served."""
         return self._send("GET", "/v1/models", None, _Models).models
@@ -234,7 +252,7 @@ def key_header(api_key: str | None = None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _without_none(**fields: str | None) -> dict[str, str]:
+def _without_none(**fields: str | int | None) -> dict[str, str | int]:
     """The fields of a request that have a value."""
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-SCORE, RECOMMEND, RELOAD = "/v1/score", "/v1/recommend", "/v1/admin/reload"
+SCORE, RECOMMEND, RERANK, RELOAD = "/v1/score", "/v1/recommend", "/v1/rerank", "/v1/admin/reload"
 DEADLINE, MIN_DEADLINE_MS = "X-Deadline-Ms", 1
 OIP_PREFIX = "/v2"
 """Where the routes of the Open Inference Protocol begin."""
@@ -52,6 +52,30 @@ class RecommendResponse(msgspec.Struct, frozen=True):
     variant: str
     items: list[RecommendedItem]
     skipped: Skipped = UNSET
+
+
+class RerankedDocument(msgspec.Struct, frozen=True):
+    """The text of a document."""
+
+    text: str
+
+
+class RerankResult(msgspec.Struct, frozen=True):
+    """A document and how relevant it is to the query."""
+
+    index: Annotated[int, Meta(description="The document's place in the request, from 0.")]
+    relevance_score: Annotated[
+        float, Meta(description="A float32: a probability, or the cosine of two vectors. Larger is better.")
+    ]
+    document: Annotated[RerankedDocument | UnsetType, Meta(description="With return_documents.")] = UNSET
+
+
+class RerankResponse(msgspec.Struct, frozen=True):
+    """The documents, best first; equal scores in the order sent."""
+
+    model: str
+    variant: str
+    results: list[RerankResult]
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

@@ -87,6 +87,9 @@ def check_texts(service: Service[Any, Any]) -> None:
         assert [one["item"] for one in answer.json()["scores"]] == [None, ids[6], "mine"]
         scores = [one["score"] for one in answer.json()["scores"]]
         np.testing.assert_allclose(scores, [one["score"] for one in plain], atol=1e-5)
+    reranked = asked(service, "/v1/rerank", query=texts[1:3], documents=texts[5:8]).json()["results"]
+    by_place = [result["relevance_score"] for result in sorted(reranked, key=lambda result: result["index"])]
+    np.testing.assert_allclose(by_place, [candidate["score"] for candidate in plain], atol=1e-5)
     other = scored_by(service, slate, [{"text": "topic3word1 topic3word2"}]).json()["scores"]
     assert other[0]["score"] != plain[0]["score"]
 
@@ -140,12 +143,16 @@ def test_a_graph_of_an_earlier_version_says_how_to_read_texts(
 def scored_by(
     service: Service[Any, Any], candidates: list[Any], history: list[Any] | None = None, **more: Any
 ) -> httpx.Response:
+    seen = service.items.names(np.array([1, 2], np.int32)) if history is None else history
+    return asked(service, "/v1/score", history=seen, candidates=candidates, **more)
+
+
+def asked(service: Service[Any, Any], path: str, **body: Any) -> httpx.Response:
     app = build_app(Models([service]), Limits(max_text=100))
 
     async def once() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
-            seen = service.items.names(np.array([1, 2], np.int32)) if history is None else history
-            return await http.post("/v1/score", json={"history": seen, "candidates": candidates, **more})
+            return await http.post(path, json=body)
 
     return asyncio.run(once())
 

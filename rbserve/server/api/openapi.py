@@ -13,12 +13,21 @@ from rbserve.core.wire import (
     DEADLINE,
     MIN_DEADLINE_MS,
     RELOAD,
+    RERANK,
     ErrorResponse,
     RecommendResponse,
+    RerankResponse,
     ScoreResponse,
 )
 from rbserve.server.api.options import Limits
-from rbserve.server.api.schema import TYPES, Health, ModelsResponse, RecommendRequest, ScoreRequest
+from rbserve.server.api.schema import (
+    TYPES,
+    Health,
+    ModelsResponse,
+    RecommendRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 
 REF = "#/components/schemas/{name}"
 
@@ -42,14 +51,15 @@ MODEL_ERRORS = {
 
 
 def openapi(
-    limits: Limits, tasks: Collection[Task], keyed: bool = False, admin: bool = False
+    limits: Limits, tasks: Collection[Task], keyed: bool = False, admin: bool = False, reranks: bool = False
 ) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a server with these limits, of models of these tasks.
 
-    It may take API keys, and have the admin route.
+    It may take API keys, have the admin route, and have a model that `reranks` texts.
     """
     types = [
         *dict.fromkeys(kind for task in tasks for kind in TYPES[task]),
+        *([RerankRequest, RerankResponse] if reranks else []),
         ErrorResponse,
         Health,
         ModelsResponse,
@@ -63,6 +73,9 @@ def openapi(
         else:
             properties["candidates"]["maxItems"] = limits.max_candidates
     paths = _paths(tasks, limits, admin)
+    if reranks:
+        components["RerankRequest"]["properties"]["documents"]["maxItems"] = limits.max_candidates
+        paths[RERANK] = {"post": _rerank_operation()}
     if keyed:
         refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
         for path in paths.keys() - set(FREE):
@@ -137,6 +150,14 @@ def _recommend_operation(limits: Limits) -> dict[str, Any]:
     body = _one_or_several("One user's history", RecommendRequest, limits, example)
     answer = _one_or_several("The best items, best first", RecommendResponse, limits)
     return _model_operation("recommend", "Recommend items to one user", body, answer)
+
+
+def _rerank_operation() -> dict[str, Any]:
+    example = {"query": "spicy noodles", "documents": ["cold noodles", {"text": "a cat"}], "top_n": 1}
+    body = _json("A query and documents.", RerankRequest)
+    body["content"]["application/json"]["example"] = example
+    answer = _json("The documents, best first.", RerankResponse)
+    return _model_operation("rerank", "Order documents by their relevance to a query", body, answer)
 
 
 def _one_or_several(

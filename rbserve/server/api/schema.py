@@ -83,6 +83,30 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unknown_history: Unknown = UNSET
 
 
+class RerankDocument(msgspec.Struct, frozen=True):
+    """A document as an object; fields beside its text are not read."""
+
+    text: Annotated[str, Meta(description="Not blank.")]
+
+
+class RerankRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query and the documents to order by their relevance to it."""
+
+    query: Annotated[
+        str | list[str],
+        Meta(
+            description="A text; for models of users a list of texts as well: what the user consumed, oldest first."
+        ),
+    ]
+    documents: Annotated[
+        list[str | RerankDocument],
+        Meta(description="Texts, or objects with a text.", extra_json_schema={"minItems": 1}),
+    ]
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    return_documents: Annotated[bool, Meta(description="Send the texts of the results back.")] = False
+    model: Which = UNSET
+
+
 class Health(msgspec.Struct, frozen=True):
     """The state of the process (live) or of the model in it (ready, warming, draining)."""
 

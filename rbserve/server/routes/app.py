@@ -3,6 +3,7 @@
     POST /v1/score         {"history": [id, ...], "candidates": [id, ...]} -> a score for each candidate
     POST /v1/recommend     {"history": [id, ...], "k": 10, "exclude_seen": false} -> the k best items
                            both take a list of such requests as well, and answer with a list
+    POST /v1/rerank        {"query": text, "documents": [text, ...]} -> their order, of models that read texts
     GET  /v1/models        what is served
     GET  /v1/health/live   200 while the process answers
     GET  /v1/health/ready  200 between warm-up and draining, else 503

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbserve.core.tasks import TASKS
+from rbserve.core.wire import RERANK
 from rbserve.server.api.options import Limits
 from rbserve.server.http.keys import Digests, may_ask
 from rbserve.server.http.requests import (
@@ -22,6 +23,7 @@ from rbserve.server.routes.answering import (
     require_room,
 )
 from rbserve.server.routes.errors import refuse_with
+from rbserve.server.routes.rerank import rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 
@@ -65,6 +67,9 @@ class EarlyRefusals:
         task = self._task.get(path)
         if task is not None:
             able = self._models.of_task(task)
+            return next(iter(able.values())) if len(able) == 1 else None
+        if path == RERANK.encode():
+            able = rerankers(self._models)
             return next(iter(able.values())) if len(able) == 1 else None
         name = self._infer.get(path)
         return self._models[name] if name is not None else None

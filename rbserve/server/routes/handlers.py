@@ -19,6 +19,7 @@ from rbserve.core.types import Scores
 from rbserve.core.wire import (
     OIP_PREFIX,
     RELOAD,
+    RERANK,
     RecommendedItem,
     RecommendResponse,
     ScoredItem,
@@ -54,6 +55,7 @@ from rbserve.server.routes.answering import (
     item_rows,
 )
 from rbserve.server.routes.errors import unknown_model
+from rbserve.server.routes.rerank import RerankRoute, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import ItemList, Ranked, Slate, Top
@@ -70,7 +72,9 @@ class Handlers:
         self._log = log
         page = (Path(__file__).parent / "page.html").read_text()
         self._page = page.replace("{TASKS}", encode(TASKS).decode())
-        self._openapi = encode(openapi(limits, self._tasks, keyed, admin=reload is not None))
+        self._rerank = RerankRoute(models, limits, log)
+        reranks = bool(rerankers(models))
+        self._openapi = encode(openapi(limits, self._tasks, keyed, reload is not None, reranks))
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
@@ -78,6 +82,7 @@ class Handlers:
         return [
             ("POST", CTR.path, self.score if CTR in self._tasks else self.other_task),
             ("POST", SEQREC.path, self.recommend if SEQREC in self._tasks else self.other_task),
+            ("POST", RERANK, self._rerank.rerank),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/health/live", self.live),
             ("GET", "/v1/health/ready", self.ready),

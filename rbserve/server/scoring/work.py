@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -74,6 +74,20 @@ class Work(Protocol[Query, Answer_co]):
         ...
 
 
+@runtime_checkable
+class TextWork(Protocol):
+    """What a model does for a request of texts, where it reads any."""
+
+    @property
+    def no_texts(self) -> str | None:
+        """Why the model reads no texts; None where it does."""
+        ...
+
+    def text_query(self, queries: Sequence[str], documents: Sequence[str], /) -> Any:
+        """The model's query for documents and the texts of a query, oldest first; UsageError for too many of these."""
+        ...
+
+
 class Slate(NamedTuple):
     """A query for the scores of N candidates for the user of a history of T items."""
 
@@ -129,6 +143,13 @@ class Scoring:
 
     def largest(self, limits: Limits) -> int:
         return limits.max_candidates
+
+    @property
+    def no_texts(self) -> str | None:
+        return self.texts if isinstance(self.texts, str) else None
+
+    def text_query(self, queries: Sequence[str], documents: Sequence[str]) -> Slate:
+        return Slate([*queries], [*documents])
 
     def self_check(self, checks: Checks) -> str | None:
         return scored_otherwise(checks, self.scorer.score)
