@@ -12,6 +12,7 @@ from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import UsageError
 from rbserve.data.request_set import ColumnRecord
 from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.adopt.libraries import library_format
 
 Convert = Callable[[str, Mapping[str, ColumnRecord], AdoptOptions, Path], Converted]
 
@@ -44,6 +45,10 @@ def _is_program(source: str) -> bool:
     return Path(source).suffix == ".pt2"
 
 
+def _is_library_model(source: str) -> bool:
+    return library_format(source) is not None
+
+
 def _is_transformers(source: str) -> bool:
     path = Path(source)
     has_suffix = re.search(r"\.[a-z]\w*$", source) is not None
@@ -63,6 +68,7 @@ FORMATS = (
         item_form="text",
     ),
     Format("an ONNX file", "onnx_file", _is_onnx),
+    Format("a model of LightGBM, XGBoost, CatBoost or scikit-learn (skops)", "libraries", _is_library_model),
     Format("a torch.export file (.pt2)", "program", _is_program),
     Format("a Python callable module:factory", "callable", _is_callable),
 )

@@ -13,16 +13,18 @@ import pytest
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.request_set import ColumnRecord
+from rbserve.exporters.adopt.adopt import adopt as adopt_model
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.libraries import convert, library_format
 from rbserve.runtimes import native
+from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.session import open_session
+from tests.adopted import small_requests
 from tests.library_models import (
     CHANCE,
     CLICKS,
     FEATURES,
     GRADES,
-    GROUP,
     LIBRARIES,
     ROWS,
     Saved,
@@ -409,4 +411,23 @@ def test_a_dump_of_lightgbm_is_refused_with_what_to_save(tmp_path: Path) -> None
     assert "save_model('model.txt')" in str(refused(path, tmp_path).hint)
 
 
-assert ROWS % GROUP == 0
+@pytest.mark.parametrize("kind", LIBRARIES)
+def test_an_artefact_is_made_that_has_the_library_and_its_graph(kind: str, tmp_path: Path) -> None:
+    requests, saved = small_requests(tmp_path / "requests"), LIBRARIES[kind](tmp_path)
+    artifact = adopt_model(str(saved.path), requests, AdoptOptions(), tmp_path / "ranker")
+    assert artifact.variants == ["native", "onnx-fp32"]
+    assert artifact.manifest.adopted is not None
+    assert (artifact.kind, artifact.manifest.adopted.guessed) == ("library", [])
+    native_scores, graph_scores = (
+        open_scorer(artifact, variant).score(requests.request(artifact.signature, 0))
+        for variant in artifact.variants
+    )
+    np.testing.assert_allclose(native_scores, graph_scores, rtol=1e-5, atol=2e-6)
+
+
+def test_a_pickle_is_refused_by_adopt_itself(tmp_path: Path) -> None:
+    requests = small_requests(tmp_path / "requests")
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UsageError, match="is a pickle"):
+        adopt_model(str(tmp_path / "model.pkl"), requests, AdoptOptions(), tmp_path / "ranker")
+    assert not (tmp_path / "ranker").exists()
