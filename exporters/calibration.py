@@ -19,7 +19,7 @@ from rbserve.runtimes.onnx import exported_ranker, exported_scorer
 from rbserve.runtimes.session import open_session
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 REQUESTS = 128
 SLATE = 64  # candidates a request: the labelled row's, and others of the catalogue
@@ -70,12 +70,30 @@ Activations = Mapping[str, Activation]
 def weighted_products(graph: GraphProto) -> Iterator[NodeProto]:
     """The nodes of a graph that multiply by a constant matrix: those that int8 rounds.
 
+    A Gemm that scales its terms, transposes its input or adds more than a constant vector is left as it is.
     DCNv2's experts and FinalMLP's heads are stacks of matrices: they stay in fp32 and are 2% of the work.
     """
-    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == tensor.FLOAT}
+    for value in graph.input:  # a constant that a caller may replace
+        constants.pop(value.name, None)
     for node in graph.node:
-        if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices:
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in constants:
+            continue
+        if len(constants[node.input[1]].dims) == 2 and (
+            node.op_type == "MatMul" or _is_plain(node, constants)
+        ):
             yield node
+
+
+def _is_plain(gemm: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
+    """Whether a Gemm is a product by a matrix and the addition of a constant vector of as many outputs, or of none."""
+    options = {attribute.name: attribute.i or attribute.f for attribute in gemm.attribute}
+    if options.get("alpha", 1) != 1 or options.get("beta", 1) != 1 or options.get("transA", 0):
+        return False
+    if len(gemm.input) < 3 or not gemm.input[2]:
+        return True
+    outputs = constants[gemm.input[1]].dims[0 if options.get("transB", 0) else 1]
+    return gemm.input[2] in constants and [*constants[gemm.input[2]].dims] == [outputs]
 
 
 def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> list[Activations]:
@@ -118,8 +136,10 @@ class ActivationRecorder:
 
         model = onnx.load(path, load_external_data=False)
         self._outputs = [output.name for output in model.graph.output]
-        self._inputs = list(dict.fromkeys(node.input[0] for node in weighted_products(model.graph)))
-        self._activations = {name: Activation() for name in self._inputs}
+        inputs = dict.fromkeys(node.input[0] for node in weighted_products(model.graph))
+        self._activations = {name: Activation() for name in inputs}
+        self._fed = inputs.keys() & {value.name for value in model.graph.input}
+        self._inputs = [name for name in inputs if name not in self._fed]
         model.graph.output.extend(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
             for name in self._inputs
@@ -157,4 +177,6 @@ class ActivationRecorder:
         outputs: list[Any] = self._session.run([*names, *self._inputs], arrays)
         for name, values in zip(self._inputs, outputs[len(names) :], strict=True):
             self._activations[name].see(values)
+        for name in self._fed:
+            self._activations[name].see(arrays[name])
         return outputs[: len(names)]

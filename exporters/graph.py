@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.runtimes.session import SESSION_OPTIONS
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto
     from torch import Tensor, nn
 
 OPSET = 18
@@ -102,8 +102,8 @@ def activation_scales(artifact: Artifact, precision: str) -> str | None:
     return {"int8": "token", "int4": "block"}[precision]
 
 
-def save(graph: ModelProto, path: Path, origin: Mapping[str, str]) -> None:
-    """Writes a graph with its origin, and checks the file.
+def save(graph: ModelProto, path: Path, origin: Mapping[str, str], check: bool = True) -> None:
+    """Writes a graph with its origin, and checks the file unless a user's own graph decides what is in it.
 
     Weights of more than LARGEST bytes go into `<path>.data`, since protobuf ends at 2 GiB.
     """
@@ -116,7 +116,24 @@ def save(graph: ModelProto, path: Path, origin: Mapping[str, str]) -> None:
     if large:
         data.unlink(missing_ok=True)  # onnx would append to it
     onnx.save_model(graph, path, save_as_external_data=large, location=data.name, size_threshold=1024)
-    onnx.checker.check_model(path, full_check=True)
+    if check:
+        onnx.checker.check_model(path, full_check=True)
+
+
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and those inside its nodes (branches, loops)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graphs_of(inner)
+
+
+def names_read(graph: GraphProto) -> set[str]:
+    """The names of all tensors that nodes of a graph read, or give back from a branch or a loop."""
+    inner = list(graphs_of(graph))
+    read = {name for each in inner for node in each.node for name in node.input}
+    return read | {output.name for each in inner[1:] for output in each.output}
 
 
 def data_file(path: Path) -> Path:

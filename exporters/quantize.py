@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.calibration import Activation, Activations, weighted_products
-from rbserve.exporters.graph import origin, save
+from rbserve.exporters.graph import OPSET, graphs_of, names_read, origin, save
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 128
 INT8_PRODUCTS = 4  # onnxruntime's accuracy level for products of 8-bit integers
 DOMAIN = "com.microsoft"
+AXES_AS_INPUT = 18  # the opset since which a reduction takes its axes as an input
 SEVEN_BITS = 63
 """The largest weight of 7 bits. On x86 without VNNI the kernel adds two products in 16 bits: 2 x 255 x 63 fits there,
 2 x 255 x 127 does not. 7 bits cost no time, and every session is exact on every processor, whatever its options."""
 LEVELS, ZERO_POINT = 127, 128  # of rows that have a scale of their own
+ONE, MIDDLE, SMALLEST, STEPS, LAST_AXIS = (
+    f"rbserve.{name}" for name in ("one", "middle", "smallest", "steps", "last_axis")
+)
+"""Constants of a rounded graph; no graph of a user has such names."""
 
 Array = NDArray[Any]
 Add = Callable[[str, Array], None]
@@ -43,7 +48,7 @@ def write_int8(artifact: Artifact, fp32: Path, path: Path, activations: Activati
     save(model, path, origin(artifact, "int8"))
 
 
-def quantise_products(graph: GraphProto, activations: Activations) -> None:
+def quantise_products(graph: GraphProto, activations: Activations, opset: int = OPSET) -> None:
     """Replaces `weighted_products` by integer products, in place; an input of several products is rounded once."""
     from onnx import numpy_helper
 
@@ -63,7 +68,7 @@ def quantise_products(graph: GraphProto, activations: Activations) -> None:
         if node.output[0] in products:
             source = node.input[0]
             if source not in rounded:
-                rounded[source], rounding = _round(source, activations[source], add)
+                rounded[source], rounding = _round(source, activations[source], add, opset)
                 nodes.extend(rounding)
             nodes.extend(
                 _product(node, rounded[source], tensors[node.input[1]], biases.get(node.output[0]), add)
@@ -72,7 +77,7 @@ def quantise_products(graph: GraphProto, activations: Activations) -> None:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    used = names_read(graph) | {output.name for output in graph.output}
     unchanged = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend([*unchanged, *added.values()])
@@ -83,14 +88,17 @@ def _biases(
 ) -> dict[str, tuple[NodeProto, str]]:
     """For each MatMul whose output only a bias is added to: the addition and the bias's name, by that output."""
     takers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
-    biases = {}
+    for inner in graphs_of(graph):
+        for node in inner.node:
+            for name in node.input:
+                takers.setdefault(name, []).append(node)
+    biases, outputs = {}, {output.name for output in graph.output}
     for output, product in products.items():
+        if output in outputs:
+            continue
         match takers.get(output, []):
             case [addition] if addition.op_type == "Add" and product.op_type == "MatMul":
-                (other,) = (name for name in addition.input if name != output)
+                other = next((name for name in addition.input if name != output), "")
                 if other in tensors and [*tensors[other].dims] == [tensors[product.input[1]].dims[1]]:
                     biases[output] = addition, other
     return biases
@@ -105,35 +113,46 @@ class Rounded(NamedTuple):
     row_scale: str | None = None
 
 
-def _round(name: str, activation: Activation, add: Add) -> tuple[Rounded, list[NodeProto]]:
+def _round(name: str, activation: Activation, add: Add, opset: int) -> tuple[Rounded, list[NodeProto]]:
     """The nodes that round an activation to uint8. Where its range begins at 0, onnxruntime drops a ReLU before it."""
     from onnx import helper
 
     if not activation.is_even:
-        return Rounded(f"{name}.int8", "one", "zero_point", f"{name}.scale"), round_rows(name, name, add)
+        return Rounded(f"{name}.int8", ONE, MIDDLE, f"{name}.scale"), round_rows(name, name, add, opset)
     add(f"{name}.scale", np.array(activation.step, np.float32))
     add(f"{name}.zero", np.array(activation.zero, np.uint8))
     rounded = Rounded(f"{name}.uint8", f"{name}.scale", f"{name}.zero")
     return rounded, [helper.make_node("QuantizeLinear", [name, rounded.scale, rounded.zero], [rounded.whole])]
 
 
-def round_rows(name: str, prefix: str, add: Add) -> list[NodeProto]:
-    """The nodes that round an activation to `<prefix>.int8`, each row by its own `<prefix>.scale`."""
+def round_rows(name: str, prefix: str, add: Add, opset: int = OPSET) -> list[NodeProto]:
+    """The nodes that round an activation to `<prefix>.int8`, each row by its own `<prefix>.scale`.
+
+    Before opset 18 the axes of a reduction are an attribute.
+    """
     from onnx import helper
 
-    add("smallest", np.array(1e-9, np.float32))
-    add("levels", np.array(LEVELS, np.float32))
-    add("one", np.array(1, np.float32))
-    add("zero_point", np.array(ZERO_POINT, np.uint8))
-    add("last_axis", np.array([-1], np.int64))
+    add(SMALLEST, np.array(1e-9, np.float32))
+    add(STEPS, np.array(LEVELS, np.float32))
+    add(ONE, np.array(1, np.float32))
+    add(MIDDLE, np.array(ZERO_POINT, np.uint8))
+    if opset < AXES_AS_INPUT:
+        largest = helper.make_node(
+            "ReduceMax", [f"{prefix}.abs"], [f"{prefix}.largest"], keepdims=1, axes=[-1]
+        )
+    else:
+        add(LAST_AXIS, np.array([-1], np.int64))
+        largest = helper.make_node(
+            "ReduceMax", [f"{prefix}.abs", LAST_AXIS], [f"{prefix}.largest"], keepdims=1
+        )
     return [
         helper.make_node("Abs", [name], [f"{prefix}.abs"]),
-        helper.make_node("ReduceMax", [f"{prefix}.abs", "last_axis"], [f"{prefix}.largest"], keepdims=1),
-        helper.make_node("Max", [f"{prefix}.largest", "smallest"], [f"{prefix}.above"]),
-        helper.make_node("Div", [f"{prefix}.above", "levels"], [f"{prefix}.scale"]),
-        helper.make_node("Div", ["levels", f"{prefix}.above"], [f"{prefix}.inverse"]),
+        largest,
+        helper.make_node("Max", [f"{prefix}.largest", SMALLEST], [f"{prefix}.above"]),
+        helper.make_node("Div", [f"{prefix}.above", STEPS], [f"{prefix}.scale"]),
+        helper.make_node("Div", [STEPS, f"{prefix}.above"], [f"{prefix}.inverse"]),
         helper.make_node("Mul", [name, f"{prefix}.inverse"], [f"{prefix}.scaled"]),
-        helper.make_node("QuantizeLinear", [f"{prefix}.scaled", "one", "zero_point"], [f"{prefix}.int8"]),
+        helper.make_node("QuantizeLinear", [f"{prefix}.scaled", ONE, MIDDLE], [f"{prefix}.int8"]),
     ]
 
 

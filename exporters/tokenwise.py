@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.exporters.quantize import DOMAIN, LEVELS, SEVEN_BITS, quantise_outputs, round_rows
+from rbserve.exporters.quantize import DOMAIN, LEVELS, MIDDLE, ONE, SEVEN_BITS, quantise_outputs, round_rows
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -157,7 +157,7 @@ class TokenwiseProducts:
         sums = f"{output}.sums"
         return [
             helper.make_node(
-                "MatMulIntegerToFloat", [f"{prefix}.int8", f"{name}.int8", "one", f"{name}.outputs", "zero_point"],
+                "MatMulIntegerToFloat", [f"{prefix}.int8", f"{name}.int8", ONE, f"{name}.outputs", MIDDLE],
                 [sums], domain=DOMAIN, name=f"{product.name}.int8"),
             helper.make_node("Mul", [sums, f"{prefix}.scale"], [output]),
         ]  # fmt: skip

@@ -16,10 +16,11 @@ from rbserve.data.request_set import ColumnRecord
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.signature import guess_signature
 from rbserve.exporters.adopt.slate import UNNAMED
+from rbserve.exporters.graph import graphs_of
 from rbserve.runtimes.session import Session, open_session
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
+    from onnx import ModelProto, TensorProto
 
 GRAPH = "onnx/fp32.onnx"
 """Where the graph of an artefact stands in it."""
@@ -172,15 +173,6 @@ def read_model(file: Path) -> ModelProto:
                 f"{file} does not say what shape its input {value.name} has", "export it with shapes"
             )
     return model
-
-
-def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph, and those inside its nodes (branches, loops)."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from graphs_of(inner)
 
 
 def _tensors_of(model: ModelProto) -> Iterator[TensorProto]:

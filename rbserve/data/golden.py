@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError
 from rbserve.core.files import write_bytes
 from rbserve.core.manifest import read_manifest
-from rbserve.core.requests import Request, slate_request
+from rbserve.core.requests import TEXT, Request, slate_request
 from rbserve.core.types import Items, Scores
 
 SCHEMA = 1
@@ -25,17 +25,58 @@ ENOUGH = 0.8
 """Of a list's items so many must come again: near the end of it, another processor's rounding may change places."""
 
 
-class GoldenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A history, the items that were scored or came back as the best, and their scores. Items are rows of the table."""
+class GoldenTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A tensor of a request, to the bit: little-endian numbers, or texts."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes = b""
+    texts: list[str] = []
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> GoldenTensor:
+        """From an array of numbers, or of objects that are strings."""
+        if array.dtype == object:
+            return cls(TEXT, [*array.shape], texts=array.ravel().tolist())
+        return cls(str(array.dtype), [*array.shape], array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The array that it was made from."""
+        if self.dtype == TEXT:
+            return np.array(self.texts, object).reshape(self.shape)
+        stored = np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<"))
+        return stored.astype(self.dtype).reshape(self.shape)
+
+
+class GoldenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A history, the items that were scored or came back as the best, and their scores. Items are rows of the table.
+
+    Of a model that was made elsewhere, `inputs` has the tensors of the request; there are no history and items.
+    """
 
     history: list[int]
     items: list[int]
     scores: list[float]
+    inputs: dict[str, GoldenTensor] = {}
 
     @classmethod
     def of(cls, history: Items, items: Items, scores: Scores) -> GoldenAnswer:
         """From arrays int32[T], int32[N] and float32[N]."""
         return cls(history.tolist(), items.tolist(), scores.tolist())
+
+    @classmethod
+    def of_request(cls, request: Request, scores: Scores) -> GoldenAnswer:
+        """From the tensors of a request and its scores float32[N]."""
+        inputs = {name: GoldenTensor.of(array) for name, array in request.items()}
+        return cls([], [], scores.tolist(), inputs)
+
+    @property
+    def request(self) -> Request:
+        """The request that a model which scores candidates answered."""
+        if self.inputs:
+            return {name: tensor.array for name, tensor in self.inputs.items()}
+        return slate_request(np.array(self.history, np.int32), np.array(self.items, np.int32))
 
 
 class Checks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,8 +103,7 @@ def scored_otherwise(checks: Checks, score: Callable[[Request], Scores]) -> str 
     """How a pair-wise model answers otherwise than it did, if it does."""
     for check in checks.checks:
         before = np.array(check.scores)
-        now = score(slate_request(np.array(check.history, np.int32), np.array(check.items, np.int32)))
-        if (difference := _differs(now, before, checks.tolerance)) is not None:
+        if (difference := _differs(score(check.request), before, checks.tolerance)) is not None:
             return difference
     return None
 
