@@ -10,7 +10,7 @@ from rbserve.core.files import replacing, scratch
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.core.variants import (
-    REFERENCE,
+    DEFAULT_SERVED,
     USUAL_PRECISIONS,
     check_precisions,
     exported_variant,
@@ -20,11 +20,13 @@ from rbserve.core.variants import (
 from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.data.golden import write_checks
-from rbserve.exporters import language, onnx, parity, sequential
+from rbserve.data.request_set import RequestSet
+from rbserve.exporters import adopted, language, onnx, parity, sequential
 from rbserve.exporters.calibration import Activations, calibrate
 from rbserve.exporters.graph import activation_scales, data_file
 from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
+from rbserve.exporters.request_parity import RequestReference, check_same_requests
 from rbserve.exporters.tokenwise import MOST_ERRORS, plan_within
 from rbserve.runtimes.item_vectors import content_kind
 from rbserve.runtimes.memory import require_memory
@@ -37,11 +39,13 @@ QUANTISERS: dict[str, Quantiser] = {"int8": write_int8}
 
 def export(
     artifact: Artifact,
-    dataset: Dataset,
+    dataset: Dataset | RequestSet,
     precisions: Sequence[str] = USUAL_PRECISIONS,
     progress: Progress = no_progress,
 ) -> Artifact:
     """Writes the ONNX graphs of each precision and records their parity with the reference on test rows.
+
+    Test rows of a model that was made elsewhere are requests of the table that it was adopted with.
 
     Raises ParityError when fp32 differs from the reference by more than rounding (`Reference.is_equal`). An int8 or
     int4 variant that loses more than MOST_LOSS of AUC or nDCG@10 is written with a warning that every table shows.
@@ -58,11 +62,15 @@ def export(
                 f"precisions that it can be exported in: {known}",
             )
         require_memory(artifact, variant)
-    check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
-    reference = parity.reference_of(artifact, dataset)
+    reference = _reference_of(artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
         wanted = list(dict.fromkeys(precisions))
-        if artifact.is_language_model:
+        if isinstance(dataset, RequestSet):
+            graphs = {
+                precision: (files, reference.compare(files))
+                for precision, files in adopted.write_graphs(artifact, dataset, folder, wanted).items()
+            }
+        elif artifact.is_language_model:
             graphs = {
                 precision: _language_graph(artifact, dataset, folder, precision, reference)
                 for precision in _with_progress(wanted, progress)
@@ -77,6 +85,15 @@ def export(
             for precision, (files, comparison) in graphs.items()
         }
     return add_variants(artifact, records)
+
+
+def _reference_of(artifact: Artifact, dataset: Dataset | RequestSet) -> parity.Reference:
+    """The reference's answers; UsageError where the artefact was made from other data, or of other requests."""
+    if isinstance(dataset, RequestSet):
+        check_same_requests(artifact, dataset)
+        return RequestReference(artifact, dataset)
+    check_same_data(artifact.name, artifact.manifest.dataset.fingerprint, dataset)
+    return parity.reference_of(artifact, dataset)
 
 
 def _with_progress(precisions: Sequence[str], progress: Progress) -> Iterator[str]:
@@ -142,27 +159,43 @@ def _admit(
     measured, variant = comparison.parity, exported_variant(precision)
     if precision == "fp32" and not reference.is_equal(measured):
         raise ParityError(
-            f"{artifact.name} {variant} differs from {REFERENCE} on {measured.rows} rows: "
+            f"{artifact.name} {variant} differs from {parity.reference_variant(artifact)} on {measured.rows} rows: "
             f"{reference.describe(measured)}",
             "nothing was written; the exported graph does not compute the model",
         )
-    data = [weights for path in graphs if (weights := data_file(path)).exists()]
-    for path in (*data, *graphs):
-        with replacing(artifact.path / "onnx" / path.name) as partial:
-            path.replace(partial)
+    data = _move_graphs(artifact, graphs)
     file, *step = [f"onnx/{path.name}" for path in graphs]
     checks = f"onnx/{precision}.checks.json"
     write_checks(artifact.path / checks, comparison.checks, find_variant(variant).tolerance)
     return VariantRecord(
         file, measured, _warnings(artifact, precision, measured, reference.loss(measured)),
         step_file=step[0] if step else None,
-        data_files=[f"onnx/{path.name}" for path in data], checks=checks,
+        data_files=data, checks=checks,
         activation_scales=activation_scales(artifact, precision),
     )  # fmt: skip
+
+
+def _move_graphs(artifact: Artifact, graphs: list[Path]) -> list[str]:
+    """Moves graphs, and the files with their large weights, into the artefact; returns the names of the latter.
+
+    A graph that stands there already is that of an adopted model.
+    """
+    if graphs[0].is_relative_to(artifact.path / "onnx"):
+        return artifact.manifest.variants[DEFAULT_SERVED].data_files
+    data = [weights for path in graphs if (weights := data_file(path)).exists()]
+    for path in (*data, *graphs):
+        with replacing(artifact.path / "onnx" / path.name) as partial:
+            path.replace(partial)
+    return [f"onnx/{path.name}" for path in data]
 
 
 def _warnings(artifact: Artifact, precision: str, measured: Parity, loss: float) -> list[str]:
     if precision == "fp32" or artifact.is_random or loss <= MOST_LOSS:
         return []
+    if measured.auc is None and measured.ndcg is None:
+        return [
+            f"{precision} scores correlate with fp32 by {measured.correlation or 0.0:.5f} on {measured.rows} rows: "
+            f"that may cost {loss:.4f} AUC, more than {MOST_LOSS}"
+        ]
     metric = "AUC" if measured.ndcg is None else "nDCG@10"
     return [f"{precision} loses {loss:.4f} {metric} on {measured.rows} rows, more than {MOST_LOSS}"]

@@ -160,7 +160,12 @@ class ListReference:
 
 
 def reference_variant(artifact: Artifact) -> str:
-    """torch-fp32; torch-bf16 for a language model that does not fit into memory in fp32."""
+    """torch-fp32; torch-bf16 for a language model that does not fit into memory in fp32.
+
+    Of a model that was made elsewhere it is that which it came as.
+    """
+    if artifact.is_adopted:
+        return artifact.variants[0]
     if artifact.is_language_model and shortage(artifact, REFERENCE):
         return HALF_REFERENCE
     return REFERENCE

@@ -32,18 +32,20 @@ from rbserve.exporters.adopt.check import check_scores
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.formats import Format, find_format
 from rbserve.exporters.adopt.onnx_file import GRAPH
+from rbserve.exporters.export import export
 from rbserve.runtimes.opening import open_scorer
 
 GROUP, CONFIG_KIND = "X", "adopted"
 UNCOMPARED = Parity(rows=0, max_abs=0.0, mean_abs=0.0, auc_reference=None, auc=None, auc_difference=None)
-"""Of a graph that was not converted: it is itself what other variants are compared with."""
+"""Of a graph before it is compared with its reference."""
 
 
 def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) -> Artifact:
     """Makes an artefact at `path` of a model that a file, a directory or a text such as `module:factory` names.
 
-    The model is tried on some of its requests (`check_scores`). Raises UsageError in one line, and leaves nothing
-    behind, where it cannot be read, does not fit the columns of the requests, or does not give each candidate a score.
+    The model is tried on some of its requests (`check_scores`), and its graph is compared with its reference. Raises
+    UsageError or ParityError in one line, and leaves nothing behind, where the model cannot be read, does not fit the
+    columns of the requests, does not give each candidate a score, or where the graph does not compute the model.
     """
     row = find_format(source)
     with replacing_directory(path) as folder:
@@ -51,6 +53,8 @@ def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) 
         artifact = _package(folder, path.name, source, row, _in_place(converted, folder), requests)
         scorer = open_scorer(artifact, artifact.variants[0])
         _note(artifact, check_scores(scorer, converted.signature, requests))
+        if converted.graph is not None:
+            export(open_artifact(folder), requests, ["fp32"])
     return open_artifact(path)
 
 

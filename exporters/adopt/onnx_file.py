@@ -42,6 +42,11 @@ CAUSES = (
         "export it anew, with an opset that has the operator",
     ),
     (
+        r"Could not find an implementation for (\w+)\((\d+)\)",
+        "it uses the operator {1} of opset {2}, which the installed onnxruntime cannot compute",
+        "export it with an older opset, or install a newer onnxruntime",
+    ),
+    (
         r"Opset (\d+) is under development.* domain (\S+) is till opset (\d+)",
         "its opset {1} of {2} is too new: the installed onnxruntime reads up to {3}",
         "export it with an older opset, or install a newer onnxruntime",
@@ -82,7 +87,7 @@ def graph_signature(
     """The signature of an ONNX graph, and what of it was guessed. `name` is what errors call the graph."""
     session = load(graph, name)
     inputs = [_tensor(value, name) for value in session.get_inputs()]
-    outputs = [_tensor(value, name) for value in session.get_outputs() if value.type in _TENSORS]  # type: ignore[attr-defined]
+    outputs = [_tensor(value, name) for value in session.get_outputs() if value.type in _TENSORS]
     if not inputs:
         raise UsageError(f"{name} has no inputs", "export it with the features of the candidates as inputs")
     if not outputs:

@@ -87,6 +87,26 @@ def _load(path: Path, options: Any) -> Any:
         raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
 
 
+def simplify_graph(source: Path, path: Path) -> None:
+    """Writes a graph as onnxruntime simplifies it: constants are computed, functions and identities are gone.
+
+    Its operators are still those of ONNX. Weights go into `<path>.data`. Raises ArtifactError when the file cannot be
+    loaded.
+    """
+    import onnxruntime
+
+    options = _options(1)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", f"{path.name}.data"
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
+    _load(source, options)
+
+
 def saturates(machine: str, flags: Collection[str]) -> bool:
     """Whether the usual kernel for 8-bit products adds two of them in 16 bits: on x86, unless it tells of VNNI."""
     return machine in ("x86_64", "AMD64") and not {"avx512_vnni", "avx_vnni"} & {*flags}

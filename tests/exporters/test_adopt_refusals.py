@@ -36,7 +36,11 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> RequestSet:
 
 
 def model_of(
-    nodes: list[onnx.NodeProto], inputs: dict[str, Any], outputs: dict[str, Any], **weights: NDArray[Any]
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    opset: int = 17,
+    **weights: NDArray[Any],
 ) -> onnx.ModelProto:
     """A graph of some nodes."""
     graph = helper.make_graph(
@@ -46,7 +50,7 @@ def model_of(
         [helper.make_tensor_value_info(name, *tensor) for name, tensor in outputs.items()],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
 def identity(
@@ -179,6 +183,20 @@ WRONG: dict[str, tuple[Callable[[], onnx.ModelProto], AdoptOptions, str]] = {
         ),
         AdoptOptions(),
         "ranker.onnx: it uses the operator Relo, which opset 17 does not have",
+    ),
+    "an operator without a kernel": (
+        lambda: model_of(
+            [
+                helper.make_node("QuantizeLinear", ["likes", "scale"], ["whole"]),
+                helper.make_node("Cast", ["whole"], ["scores"], to=FLOAT),
+            ],
+            {"likes": (FLOAT, ["N"])},
+            {"scores": (FLOAT, ["N"])},
+            opset=28,
+            scale=np.array(0.1, np.float32),
+        ),
+        AdoptOptions(),
+        "ranker.onnx: it uses the operator QuantizeLinear of opset 28, which the installed onnxruntime cannot compute",
     ),
     "a new opset": (lambda: with_opset(99), AdoptOptions(), "its opset 99 of ai.onnx is too new"),
     "a new format": (lambda: with_ir(99), AdoptOptions(), "its format (IR version 99) is too new"),

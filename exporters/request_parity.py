@@ -1,0 +1,126 @@
+"""Parity of an adopted model: how far an exported graph's scores are from its reference's, on requests of its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.errors import UsageError
+from rbserve.core.requests import Request
+from rbserve.core.types import Scorer, Scores
+from rbserve.data.artifact import Artifact, Parity
+from rbserve.data.golden import GoldenAnswer
+from rbserve.data.request_set import RequestSet
+from rbserve.exporters.parity import (
+    CHECKS,
+    LANGUAGE_ROWS,
+    ROWS,
+    SCORE_TOLERANCE,
+    SEED,
+    Comparison,
+    expected_loss,
+    reference_variant,
+)
+from rbserve.runtimes.onnx import exported_scorer
+from rbserve.runtimes.opening import open_scorer
+from rbserve.stats.pairwise import auc
+
+CHECKED_CANDIDATES = 4  # of each request that is saved with a variant
+
+
+class RequestReference:
+    """The reference's scores of whole requests, drawn by SEED until they have ROWS candidates."""
+
+    def __init__(self, artifact: Artifact, requests: RequestSet) -> None:
+        self._artifact, self._set = artifact, requests
+        self._numbers = draw_requests(requests, ROWS, np.random.default_rng(SEED))
+        self._requests = [requests.request(artifact.signature, number) for number in self._numbers]
+        self._scores = _scores(open_scorer(artifact, reference_variant(artifact)), self._requests)
+
+    def compare(self, graphs: list[Path]) -> Comparison:
+        """Scores the reference's requests with an exported graph; AUC and correlation are over all of them together."""
+        scorer = exported_scorer(self._artifact, graphs)
+        reference, scores = np.concatenate(self._scores), np.concatenate(_scores(scorer, self._requests))
+        difference = np.abs(scores.astype(np.float64) - reference)
+        before, after = (self._auc(each) for each in (reference, scores))
+        parity = Parity(
+            rows=len(scores),
+            max_abs=float(difference.max()),
+            mean_abs=float(difference.mean()),
+            auc_reference=before,
+            auc=after,
+            auc_difference=after - before if before is not None and after is not None else None,
+            correlation=_correlation(reference, scores),
+        )
+        return Comparison(parity, [self._check(scorer, number) for number in self._numbers[:CHECKS]])
+
+    def _auc(self, scores: Scores) -> float | None:
+        """AUC of the scores of all requests; None without labels of both kinds, and of grades."""
+        if self._set.labels is None or self._set.manifest.labels != "binary":
+            return None
+        value = auc(np.concatenate([self._labels(number) for number in self._numbers]), scores)
+        return None if np.isnan(value) else value
+
+    def _labels(self, number: int) -> NDArray[np.float32]:
+        assert self._set.labels is not None
+        return self._set.labels[slice(*self._set.offsets[number : number + 2])]
+
+    def _check(self, scorer: Scorer, number: int) -> GoldenAnswer:
+        begin, end = self._set.offsets[number : number + 2].tolist()
+        rows = np.arange(begin, min(end, begin + CHECKED_CANDIDATES))
+        request = self._set.request_of(self._artifact.signature, rows, number)
+        return GoldenAnswer.of_request(request, scorer.score(request))
+
+    def is_equal(self, parity: Parity) -> bool:
+        """Whether no score differs by more than SCORE_TOLERANCE, relative to the largest one above 1."""
+        return parity.max_abs <= self._tolerance
+
+    @property
+    def _tolerance(self) -> float:
+        largest = max((float(np.abs(scores).max()) for scores in self._scores), default=1.0)
+        return SCORE_TOLERANCE * max(1.0, largest)
+
+    def loss(self, parity: Parity) -> float:
+        """The loss of AUC: measured or, of few candidates and without labels, expected of the correlation."""
+        if parity.auc_difference is None or parity.rows <= LANGUAGE_ROWS:
+            return expected_loss(parity.auc_reference, parity.correlation)
+        return -parity.auc_difference
+
+    def describe(self, parity: Parity) -> str:
+        """The largest difference of two scores."""
+        return f"by {parity.max_abs:.2e}, more than {self._tolerance:.0e}"
+
+
+def check_same_requests(artifact: Artifact, requests: RequestSet) -> None:
+    """UsageError where an artefact was adopted with other requests: its columns may be others too."""
+    adopted = artifact.manifest.adopted
+    if adopted is None or adopted.requests.fingerprint != requests.fingerprint:
+        raise UsageError(
+            f"{artifact.name} was not adopted with the requests {requests.name} of today ({requests.fingerprint[:12]})",
+            "adopt it again with them",
+        )
+
+
+def draw_requests(requests: RequestSet, candidates: int, rng: np.random.Generator) -> list[int]:
+    """Numbers of requests, drawn until they have so many candidates, in the order of the table."""
+    drawn: list[int] = []
+    sizes = np.diff(requests.offsets)
+    for number in rng.permutation(len(requests)):
+        if candidates <= 0:
+            break
+        drawn.append(int(number))
+        candidates -= int(sizes[number])
+    return sorted(drawn)
+
+
+def _scores(scorer: Scorer, requests: list[Request]) -> list[Scores]:
+    return [scorer.score(request) for request in requests]
+
+
+def _correlation(reference: Scores, scores: Scores) -> float | None:
+    """Pearson's correlation of two score vectors; None where one of them is constant."""
+    if len(scores) < 2 or reference.std() == 0 or scores.std() == 0:
+        return None
+    return float(np.corrcoef(reference.astype(np.float64), scores.astype(np.float64))[0, 1])
