@@ -8,6 +8,7 @@ paired bootstrap. Work is cut into blocks, so that memory hardly grows with `res
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,7 +53,7 @@ def gauc_draws(
 
 
 def ratio_draws(
-    sums: NDArray[np.float64], weights: NDArray[np.float64], resamples: int = RESAMPLES, seed: int = 0
+    sums: NDArray[Any], weights: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
     """The sums [U] of the users drawn, divided by their weights [U], in each resample [R]; nan where these are 0."""
     numerators, denominators = [], []

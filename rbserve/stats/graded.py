@@ -11,7 +11,7 @@ without requests the candidates of a user are one list.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +32,7 @@ class RankedLists(NamedTuple):
     @property
     def relevant(self) -> NDArray[np.float64]:
         """How many relevant candidates [Q] each request has."""
-        return np.bincount(self.requests, self.grades > 0)
+        return np.bincount(self.requests, self.grades > 0).astype(np.float64)
 
 
 Values = Callable[..., NDArray[np.float64]]
@@ -104,8 +104,10 @@ def ranked_lists(
 
 def _discounted_gains(lists: RankedLists, k: int) -> NDArray[np.float64]:
     gains = (2.0**lists.grades - 1) / np.log2(lists.ranks + 1) * (lists.ranks <= k)
-    return np.bincount(lists.requests, gains)
+    return np.bincount(lists.requests, gains).astype(np.float64)
 
 
-def _ratios(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(parts, wholes, out=np.full(len(wholes), np.nan), where=wholes > 0)
+def _ratios(parts: NDArray[Any], wholes: NDArray[Any]) -> NDArray[np.float64]:
+    ratios = np.full(len(wholes), np.nan)
+    np.divide(parts, wholes, out=ratios, where=wholes > 0)
+    return ratios

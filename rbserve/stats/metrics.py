@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rbserve.core.tasks import CTR, RERANK, SEQREC
 from rbserve.stats.bootstrap import RESAMPLES, auc_draws, draws_interval, gauc_draws, mean_draws
-from rbserve.stats.graded import graded_draws, graded_mean, mrr_values, ndcg_values, recall_values
+from rbserve.stats.graded import Values, graded_draws, graded_mean, mrr_values, ndcg_values, recall_values
 from rbserve.stats.intervals import Interval
 from rbserve.stats.listwise import gains_at_k, hits_at_k, mrr_at_k, ndcg_at_k, recall_at_k
 from rbserve.stats.pairwise import (
@@ -109,7 +109,7 @@ SEQREC_METRICS: dict[str, Metric] = {
 }
 """What is measured of lists of the catalogue, by name."""
 
-_GRADED = {
+_GRADED: dict[str, tuple[str, Values]] = {
     **{f"ndcg@{k}": (f"nDCG@{k}", partial(ndcg_values, k=k)) for k in (1, 5, 10, 20)},
     "mrr": ("MRR", mrr_values),
     "recall@10": ("recall@10", partial(recall_values, k=10)),
