@@ -78,7 +78,7 @@ SEQREC = Task(
     item_column="target",
 )
 
-RERANK = Task(
+GRADED = Task(
     name="rerank",
     title="ranking of candidates",
     answers="scores candidates",
@@ -101,6 +101,6 @@ HIGHEST_GRADE = 30
 PAPER_TASKS = (CTR, SEQREC)
 """The tasks that a prepared data set has splits for, and that have a path of the API of their own."""
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (*PAPER_TASKS, RERANK)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (*PAPER_TASKS, GRADED)}
 ACCURACIES = tuple(task.metric for task in TASKS.values())
 """The main metric of each task: what validation maximises and what a loss of accuracy is measured in."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rbserve.core.tasks import CTR, RERANK, SEQREC
+from rbserve.core.tasks import CTR, GRADED, SEQREC
 from rbserve.stats.bootstrap import RESAMPLES, auc_draws, draws_interval, gauc_draws, mean_draws
 from rbserve.stats.graded import Values, graded_draws, graded_mean, mrr_values, ndcg_values, recall_values
 from rbserve.stats.intervals import Interval
@@ -116,17 +116,17 @@ _GRADED: dict[str, tuple[str, Values]] = {
 }
 GRADED_METRICS: dict[str, Metric] = {
     name: Metric(
-        f"{title} ({RERANK.ranked_among})",
+        f"{title} ({GRADED.ranked_among})",
         partial(graded_mean, values),
         draws=partial(graded_draws, values),
-        in_tables=name in (RERANK.metric, "mrr"),
+        in_tables=name in (GRADED.metric, "mrr"),
     )
     for name, (title, values) in _GRADED.items()
 }
 """What is measured of candidates with graded labels, by name."""
 
 METRICS: dict[str, dict[str, Metric]] = {
-    CTR.name: CTR_METRICS, SEQREC.name: SEQREC_METRICS, RERANK.name: GRADED_METRICS
+    CTR.name: CTR_METRICS, SEQREC.name: SEQREC_METRICS, GRADED.name: GRADED_METRICS
 }  # fmt: skip
 """The metrics of each task. Two tasks may share a name ("ndcg@10") and not its meaning: their titles differ."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from voice import FOLDERS, product_files
 
-from rbserve.core.tasks import ACCURACIES, CTR, PAPER_TASKS, RERANK, SEQREC, TASKS, Task
+from rbserve.core.tasks import ACCURACIES, CTR, GRADED, PAPER_TASKS, SEQREC, TASKS, Task
 from rbserve.stats.metrics import METRICS, metric_title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,7 +70,7 @@ def test_the_headline_of_a_task_is_a_metric_with_an_interval_that_tables_show(ta
 
 
 def test_no_two_tasks_of_the_paper_share_a_path_a_column_or_a_headline_and_none_a_title() -> None:
-    assert TASKS == {"ctr": CTR, "seqrec": SEQREC, "rerank": RERANK}
+    assert TASKS == {"ctr": CTR, "seqrec": SEQREC, "rerank": GRADED}
     for column in ("path", "size_name", "item_column", "metric", "ranked_among"):
         assert len({getattr(task, column) for task in PAPER_TASKS}) == len(PAPER_TASKS), column
     for column in ("title", "ranked_among", "row_name"):
@@ -79,7 +79,7 @@ def test_no_two_tasks_of_the_paper_share_a_path_a_column_or_a_headline_and_none_
 
 
 def test_a_metric_that_all_tasks_have_is_titled_by_what_it_ranks() -> None:
-    shared = METRICS[CTR.name].keys() & METRICS[SEQREC.name].keys() & METRICS[RERANK.name].keys()
+    shared = METRICS[CTR.name].keys() & METRICS[SEQREC.name].keys() & METRICS[GRADED.name].keys()
     assert shared
     for metric in shared:
         titles = {metric_title(metric, name) for name in TASKS}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from rbserve.core.tasks import RERANK
+from rbserve.core.tasks import GRADED
 from rbserve.runs.measurement import Predictions
 from rbserve.stats import metrics
 
@@ -23,7 +23,7 @@ def measured(
     labels: list[int], scores: list[float], requests: list[int], users: list[int] | None = None
 ) -> dict[str, float]:
     rows = (np.array(labels), np.array(scores), np.array(users or requests), np.array(requests))
-    values = metrics.measure(RERANK.name, rows)
+    values = metrics.measure(GRADED.name, rows)
     return {name: value for name, value in values.items() if isinstance(value, float)}
 
 
@@ -83,9 +83,9 @@ def test_an_interval_of_graded_lists_resamples_users_and_not_requests() -> None:
     labels, scores = rng.integers(0, 4, 2000), rng.normal(size=2000)
     # Requests that are the same ten times over say no more than one of them.
     copies = (np.tile(labels, 10), np.tile(scores, 10), np.tile(requests, 10), np.arange(20_000) // 5)
-    once = metrics.measure(RERANK.name, (labels, scores, requests, requests))["ndcg@10_ci95"]
+    once = metrics.measure(GRADED.name, (labels, scores, requests, requests))["ndcg@10_ci95"]
     assert isinstance(once, tuple)
-    assert metrics.measure(RERANK.name, copies)["ndcg@10_ci95"] == pytest.approx(once)
+    assert metrics.measure(GRADED.name, copies)["ndcg@10_ci95"] == pytest.approx(once)
 
 
 @pytest.mark.parametrize("labels", [[-1, 0], [0.5, 1], [31, 0], [math.nan, 1]])
@@ -98,7 +98,7 @@ def test_predictions_of_graded_rows_are_judged_by_request() -> None:
     predictions = Predictions(
         [7, 7, 7, 7], [2, 0, 0, 1], {"native": [0.9, 0.1, 0.9, 0.1]}, requests=[0, 0, 1, 1]
     )
-    values = metrics.measure(RERANK.name, predictions.judged_rows("native"))
+    values = metrics.measure(GRADED.name, predictions.judged_rows("native"))
     assert values["mrr"] == pytest.approx((1 + 1 / 2) / 2)
 
 
