@@ -33,6 +33,7 @@ PANELS: dict[str, dict[str, str]] = {
         "backbones": "List the language models that a recipe takes by name.",
         "train": "Train a model on a data set.",
         "distill": "Train a small, fast model on the scores of a slow one.",
+        "adopt": "Take in a model that was made elsewhere: ONNX, LightGBM, scikit-learn, a reranker, …",
         "export": "Write ONNX files and check that they score like the trained model.",
     },
     "Measure": {

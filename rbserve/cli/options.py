@@ -32,13 +32,14 @@ METRIC = ("--metric", "--metrics")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Model = Annotated[
-    list[str], typer.Option(*MODEL, help="A zoo row (see rbserve models) or an artefact's directory.")
+    list[str],
+    typer.Option(*MODEL, help="A zoo row (see rbserve models), an adopted model or an artefact's directory."),
 ]
 Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model", "-m",
-        help="Zoo rows (see rbserve models), artefacts' directories, groups or all: gdcn; dnn,gdcn; A,C; A-H. "
+        help="Zoo rows (see rbserve models), adopted models, artefacts' directories, groups or all: gdcn; A,C; A-H. "
         "--models is the same, and prints a list with --json.",
     ),
 ]  # fmt: skip

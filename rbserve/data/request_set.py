@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, UsageError
-from rbserve.core.files import FileDigest, mismatch
+from rbserve.core.files import FileDigest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.requests import SLATE, TEXT, FeatureSpec, Request, Signature, TensorSpec
 from rbserve.data.columns import open_column
@@ -240,6 +240,15 @@ class RequestSet:
                 f"request set {self.name} is damaged: {path} {reason}", "rbserve adopt makes it anew"
             )
         return path
+
+
+def bound_to(requests: RequestSet, data_set: tuple[str, str] | None, name: str | None = None) -> RequestSet:
+    """The request set, its manifest written anew with the data set whose test rows it has, and with another name."""
+    manifest = msgspec.structs.replace(
+        requests.manifest, data_set=data_set, name=requests.name if name is None else name
+    )
+    write_bytes(requests.path / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+    return RequestSet(requests.path, manifest)
 
 
 def tensor_of(spec: TensorSpec, values: Sequence[NDArray[Any]], slate: int) -> NDArray[Any]:

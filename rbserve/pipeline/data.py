@@ -138,6 +138,15 @@ def dataset_rows() -> list[dict[str, object]]:
     return rows
 
 
+def is_source(name: str) -> bool:
+    """Whether rbserve prepares a data set of this name from a source of its own, where the extra for that is there."""
+    try:
+        from rbserve.train.datasets.sources import SOURCES
+    except ModuleNotFoundError:
+        return False
+    return name in SOURCES
+
+
 def _about(path: Path) -> str:
     """What a data set or a request set is, for a listing; an unreadable one must not hide the others."""
     try:

@@ -29,9 +29,20 @@ from rbserve.data.dataset import Dataset
 from rbserve.home.paths import runs_path
 from rbserve.home.target import ModelName, model_path, resolve
 from rbserve.models.zoo import find_model, with_backbone
-from rbserve.pipeline import choosing, data, exporting, items, profiling, reporting, serving, training
+from rbserve.pipeline import (
+    adopting,
+    choosing,
+    data,
+    exporting,
+    items,
+    profiling,
+    reporting,
+    serving,
+    training,
+)
 
 if TYPE_CHECKING:
+    from rbserve.core.adoption import AdoptOptions
     from rbserve.core.settings import Settings, Teaching
     from rbserve.core.types import Ranker, Scorer
     from rbserve.profilers.choose.choice import Choice
@@ -52,7 +63,7 @@ Changes = Mapping[str, Any]
 """Values by the name of a record's field; fields that are not named keep their defaults."""
 
 Model = str | Path | ModelName
-"""A zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6") or the directory of an artefact."""
+"""A zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6"), an adopted model or the directory of an artefact."""
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
@@ -75,8 +86,8 @@ class Home:
 
     Without a path it is RBSERVE_HOME, else the working directory, as for the command line.
 
-    A `model` is a zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6") or the directory of an artefact; a
-    `dataset` is the name of a data set.
+    A `model` is a zoo row ("gdcn"), a student ("gdcn-emb-from-text-minilm-l6"), the name of an adopted model or the
+    directory of an artefact; a `dataset` is the name of a data set.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -186,6 +197,28 @@ class Home:
             resume,
             variant,
             _values(teaching),
+        )
+
+    @_at_home
+    def adopt(
+        self,
+        source: str | Path,
+        requests: Path,
+        *,
+        options: AdoptOptions | Changes | None = None,
+        dataset: str | None = None,
+        name: str | None = None,
+        force: bool = False,
+    ) -> Artifact:
+        """Makes an artefact of a model that was made elsewhere, to be judged and timed on a table of requests.
+
+        `source` is its file or directory, or `module:factory` of a Python callable. `options` says which columns are
+        labels and groups and which fill which input; what is not said is guessed, and told in `manifest.adopted`.
+        `dataset` names the prepared data set whose test rows the requests are; the model then shares the front of its
+        models. `name` is that of the file by default; `force` replaces another model of that name.
+        """
+        return adopting.adopt(
+            str(source), requests, _values(options), dataset=dataset, name=name, force=force
         )
 
     @_at_home
