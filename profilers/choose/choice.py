@@ -219,8 +219,10 @@ def suffices(run: Measurement, question: Question, variants: Sequence[str], leas
     if (run.artifact_digest, run.comparability_key) != (question.artifact_digest, question.comparability_key):
         return False
     timed = {result.variant for result in _timed(run, question.slate) if not result.inconclusive}
-    judged = run.random or ({*variants} <= _said(run).keys() and len({*run.predictions.users}) >= least_users)
-    return {*variants} <= timed and judged and not run.plan.exclude_seen
+    judged = run.unjudged or (
+        {*variants} <= _said(run).keys() and len({*run.predictions.users}) >= least_users
+    )
+    return {*variants} <= timed and bool(judged) and not run.plan.exclude_seen
 
 
 def _timed(run: Measurement, slate: int) -> list[Result]:
@@ -249,7 +251,7 @@ def choose(
     metric, evidence = TASKS[run.task].metric, Evidence()
     options = []
     for variant, result in timed.items():
-        loss = None if run.random else loss_of(run, reference, variant, metric, evidence)
+        loss = None if run.unjudged else loss_of(run, reference, variant, metric, evidence)
         options.append(
             Option(
                 variant,
@@ -310,8 +312,8 @@ def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidenc
 
 def _refusal(run: Measurement, variant: str, loss: Loss | None, tolerance: float, metric: str) -> str | None:
     """Why a variant may not be served in the reference's place; None where it may."""
-    if run.random:
-        return None if variant in FP32 else "the weights are random: there is no accuracy to hold"
+    if run.unjudged:
+        return None if variant in FP32 else f"{run.unjudged}: there is no accuracy to hold"
     if loss is None:
         return f"{metric.upper()} is not defined on these test rows"
     if loss.same:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from rbserve.core.variants import REFERENCE
 from rbserve.profilers.compare.front import as_printed, overlap
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
@@ -149,7 +148,7 @@ def _question(section: Section, slate: int, pick: Point, models: int, in_section
 
 def _figures(section: Section, pick: Point) -> str:
     speed = (
-        f", {significant(pick.speedup)}× as fast as its {REFERENCE}"
+        f", {significant(pick.speedup)}× as fast as its {pick.reference}"
         if pick.speedup and pick.speedup != 1
         else ""
     )

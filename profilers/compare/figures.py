@@ -107,6 +107,11 @@ def _cost(read: Callable[[Roofline], Any]) -> Callable[[Point], Any]:
     return lambda point: read(point.result.cost) if point.result.cost else None
 
 
+def _speedup(adopted: bool) -> Callable[[Point], float | None]:
+    """Reads the speed-up over torch-fp32, or over the other variant that an adopted model came as."""
+    return lambda point: point.speedup if (point.reference != REFERENCE) is adopted else None
+
+
 def _ms_per_candidate(point: Point) -> float | None:
     return None if TASKS[point.run.task].ranks else point.p50_ms / point.slate
 
@@ -155,6 +160,10 @@ _WARM = (
 _COST = (
     "MFLOP, MB: of a call's matrix products, and of all that its operators read and write. % of peak, "
     "% of bandwidth: the part of its time that these would take alone, as fast as this machine does them."
+)
+_ADOPTED = (
+    "× as adopted: p50 of the variant that an adopted model came as (its own library, its ONNX file) divided by this "
+    "one's."
 )
 _STUDENT = (
     "% of its {metric}, × teacher: of a student distilled from a teacher's scores, the share of the teacher's accuracy "
@@ -215,7 +224,9 @@ FIGURES: list[Figure] = [
     Figure("share_of_bandwidth", "% of bandwidth", "", _cost(lambda of: of.share_of_bandwidth), _hundredths,
            "page call", rare=True),
     # speed-up, memory
-    Figure("speedup", f"× {REFERENCE}", "", lambda p: p.speedup, significant, "page summary tip"),
+    Figure("speedup", f"× {REFERENCE}", "", _speedup(adopted=False), significant, "page summary tip"),
+    Figure("adopted_speedup", "× as adopted", "", _speedup(adopted=True), significant, "page summary tip", rare=True,
+           note=_ADOPTED),
     Figure("first_call_ms", "first call", "ms", lambda p: p.result.first_call_ms, significant, "profile page"),
     Figure("load_ms", "load", "ms", lambda p: p.result.load_ms, significant, "profile page"),
     Figure("loaded_rss_mb", "loaded RSS", "MB", lambda p: p.result.loaded_rss_mb, significant, "profile page"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from rbserve.core.tasks import TASKS
-from rbserve.core.variants import REFERENCE
+from rbserve.core.variants import ADOPTED_REFERENCES, REFERENCE
 from rbserve.profilers.compare.paper import PaperRow
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, Result
@@ -37,17 +37,18 @@ class TeacherComparison(msgspec.Struct, frozen=True):
 class Point(msgspec.Struct, frozen=True, eq=False):
     """One variant of one model at one slate; two points are equal only when they are the same object.
 
-    `name` is the model and what was changed of its row's config. The other fields come from comparing the point with
-    others of its section, and are None before: `speedup` is the p50 of the model's REFERENCE variant divided by this
-    one's. `on_front` stays None where the accuracy is unknown. `dominated_by` is the id of the most accurate point on
-    the front that is no slower; `domination_certain` says that its intervals clear this point's in both directions.
-    `front_probability` is the share of resamples in which the point is on the front. `aside` says why the accuracy may
-    not be compared with that of other points. `paper` is what the paper prints for the model.
+    `name` is the model and what was changed of its row's config. `speedup` is the p50 of the model's `reference`
+    variant divided by this one's. The other fields come from comparing the point with others of its section, and are
+    None before. `on_front` stays None where the accuracy is unknown. `dominated_by` is the id of the most accurate
+    point on the front that is no slower; `domination_certain` says that its intervals clear this point's in both
+    directions. `front_probability` is the share of resamples in which the point is on the front. `aside` says why the
+    accuracy may not be compared with that of other points. `paper` is what the paper prints for the model.
     """
 
     name: str
     run: Measurement
     result: Result
+    reference: str = REFERENCE
     speedup: float | None = None
     paper: PaperRow | None = None
     aside: str | None = None
@@ -125,15 +126,22 @@ class Point(msgspec.Struct, frozen=True, eq=False):
 
 def points_of(run: Measurement, paper: PaperRow | None = None, aside: str | None = None) -> list[Point]:
     """The points of a run, one a result, before they are compared with those of other runs."""
-    name = display_name(run)
-    reference = {
+    name, reference = display_name(run), reference_of(run)
+    references_ms = {
         (result.scope, result.slate): result.latency_ms.p50
         for result in run.results
-        if result.variant == REFERENCE
+        if result.variant == reference
     }
     points = []
     for result in run.results:
-        reference_ms = reference.get((result.scope, result.slate))
+        reference_ms = references_ms.get((result.scope, result.slate))
         speedup = reference_ms / result.latency_ms.p50 if reference_ms else None
-        points.append(Point(name, run, result, speedup=speedup, paper=paper, aside=aside))
+        points.append(Point(name, run, result, reference, speedup, paper, aside))
     return points
+
+
+def reference_of(run: Measurement) -> str:
+    """The variant that a run's speed-ups are relative to: torch-fp32, or what an adopted model came as."""
+    measured = {result.variant for result in run.results}
+    known = [variant for variant in ADOPTED_REFERENCES if variant in measured]
+    return known[0] if run.adopted and known else REFERENCE

@@ -121,6 +121,7 @@ def profile(
         artifact=option_of(artifact),
         settings=manifest.training.settings,
         continued=manifest.training.continued.said if manifest.training.continued else "",
+        adopted=manifest.adopted.format if manifest.adopted else "",
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
 

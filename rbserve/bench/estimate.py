@@ -19,9 +19,10 @@ from rbserve.bench.matrix import Cell
 from rbserve.core.errors import RbserveError
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE, USUAL_EXPORTS, exports_of, weights_size
 from rbserve.data.artifact import Artifact
-from rbserve.data.dataset import open_dataset
-from rbserve.home.paths import dataset_path, readable_artifacts, runs_path
+from rbserve.data.request_set import RequestSet
+from rbserve.home.paths import readable_artifacts, runs_path
 from rbserve.models.zoo import BACKBONES, MODELS, find_model
+from rbserve.pipeline.data import open_rows
 from rbserve.profilers.timing.latency import FEWEST, WARMUP_CALLS, WARMUP_NS
 from rbserve.runs.measurement import Result
 from rbserve.runs.plan import Plan
@@ -147,10 +148,14 @@ def _test_rows(cell: Cell) -> int:
     if cell.random:
         return 0
     try:
-        counts = open_dataset(dataset_path(cell.dataset)).manifest.counts
+        data = open_rows(cell.dataset)
     except RbserveError:
         return 0
-    test: dict[str, int] = counts[find_model(cell.model).task]["test"]
+    if isinstance(data, RequestSet):
+        return data.manifest.rows if data.manifest.labels else 0
+    artifact = _artifact(cell)
+    task = artifact.manifest.task if artifact else find_model(cell.model).task
+    test: dict[str, int] = data.manifest.counts[task]["test"]
     share = min(1.0, cell.plan.test_users / test["users"]) if cell.plan.test_users else 1.0
     return round(test["rows"] * share)
 
@@ -182,7 +187,8 @@ def _weights(cell: Cell, variant: str) -> int | None:
 
 
 def _variants(cell: Cell) -> Sequence[str]:
-    return cell.variants or [REFERENCE, *USUAL_EXPORTS]
+    artifact = _artifact(cell)
+    return cell.variants or (artifact.usual_variants if artifact else [REFERENCE, *USUAL_EXPORTS])
 
 
 def _artifact(cell: Cell) -> Artifact | None:

@@ -17,12 +17,12 @@ from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.options import with_options
-from rbserve.core.variants import USUAL_EXPORTS, exports_of
+from rbserve.core.variants import exports_of
 from rbserve.data.artifact import Artifact, open_artifact
-from rbserve.data.dataset import open_dataset
-from rbserve.home.paths import artifact_path, dataset_path, runs_path
+from rbserve.home.paths import artifact_path, runs_path
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
+from rbserve.pipeline.data import open_rows
 from rbserve.runs.measurement import Result
 
 SCHEMA = 1
@@ -117,7 +117,7 @@ def trained_otherwise(cell: Cell) -> bool:
 
 def missing_variants(cell: Cell, artifact: Artifact) -> list[str]:
     """The exported variants that the cell wants, the model can have, and the artefact has not yet."""
-    wanted = exports_of(cell.variants or USUAL_EXPORTS)
+    wanted = exports_of(cell.variants or artifact.usual_variants)
     return [name for name in wanted if name in artifact.can_export and name not in artifact.variants]
 
 
@@ -127,11 +127,11 @@ def _there(cell: Cell, earlier: Outcome | None, fingerprint: str) -> Outcome:
 
 
 def _prepared(cell: Cell, earlier: Outcome | None) -> Outcome:
-    return _there(cell, earlier, open_dataset(dataset_path(cell.dataset)).fingerprint)
+    return _there(cell, earlier, open_rows(cell.dataset).fingerprint)
 
 
 def _built(cell: Cell, earlier: Outcome | None) -> Outcome | None:
-    data, artifact = open_dataset(dataset_path(cell.dataset)), artifact_of(cell)
+    data, artifact = open_rows(cell.dataset), artifact_of(cell)
     if artifact.manifest.dataset.fingerprint != data.fingerprint or missing_variants(cell, artifact):
         return None
     return msgspec.structs.replace(
@@ -143,7 +143,7 @@ def _profiled(cell: Cell, earlier: Outcome | None) -> Outcome | None:
     if earlier is None or not earlier.ok or earlier.cell != cell:
         return None
     digest = sha256(artifact_of(cell).path / "manifest.json")
-    data = open_dataset(dataset_path(cell.dataset))
+    data = open_rows(cell.dataset)
     same = (earlier.artifact_digest, earlier.fingerprint) == (digest, data.fingerprint) and not earlier.failed
     if not same or (earlier.run and not (runs_path() / earlier.run).is_file()):
         return None

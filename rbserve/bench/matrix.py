@@ -16,7 +16,7 @@ import msgspec
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
 from rbserve.core.types import ModelSpec
-from rbserve.home.target import artifact_name
+from rbserve.home.target import Target, artifact_name
 from rbserve.models.configs import EndpointConfig
 from rbserve.pipeline import data, profiling
 from rbserve.profilers.measure.harness import default_plan
@@ -103,6 +103,27 @@ def nodes(
     return [
         msgspec.structs.replace(node, after=[name for name in node.after if name in known]) for node in made
     ]
+
+
+def adopted_nodes(
+    targets: Iterable[Target],
+    plan_of: Callable[[Target], Plan],
+    variants: Sequence[str] = (),
+    quiet: Quiet = "machine",
+) -> list[Node]:
+    """The cells of adopted models, each on the data that it was adopted on: it is exported, then measured."""
+    made: list[Node] = []
+    for target in targets:
+        prepare = Cell("prepare", target.dataset)
+        build = Cell("build", target.dataset, target.model.text, [*variants])
+        profile = msgspec.structs.replace(build, step="profile", plan=plan_of(target), quiet=quiet)
+        made += [Node(prepare), Node(build, [prepare.id]), Node(profile, [build.id])]
+    return made
+
+
+def joined(*parts: Sequence[Node]) -> list[Node]:
+    """The cells of several matrices as one, each cell once."""
+    return list({node.cell.id: node for part in parts for node in part}.values())
 
 
 def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:

@@ -46,11 +46,11 @@ def work(cell: Cell, bench: str, progress: Progress = no_progress) -> Outcome:
 
 
 def _prepare(cell: Cell) -> Outcome:
-    return Outcome(SCHEMA, cell, "done", fingerprint=data.ensure_dataset(cell.dataset).fingerprint)
+    return Outcome(SCHEMA, cell, "done", fingerprint=data.ensure_rows(cell.dataset).fingerprint)
 
 
 def _build(cell: Cell) -> Outcome:
-    """Trains and exports what is missing."""
+    """Trains and exports what is missing; an adopted model is there, and only exported."""
     artifact = _trained(cell)
     artifact, failed = _exported(artifact, missing_variants(cell, artifact))
     return Outcome(
@@ -75,6 +75,8 @@ def _trained(cell: Cell) -> Artifact:
             say(f"the training of {target.path.name} goes on where it was cut off")
         spec = replace(target.spec, random=cell.random)
         return training.train(spec, cell.dataset, cell.training, cell.options, target.path, cut_off)
+    if target.artifact.is_adopted:
+        return target.artifact
     fingerprint = target.artifact.manifest.dataset.fingerprint
     check_same_data(target.name, fingerprint, data.ensure_dataset(cell.dataset))
     return target.artifact

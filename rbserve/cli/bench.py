@@ -120,15 +120,21 @@ def bench(
     from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.bench.options import Overrides, read_overrides
     from rbserve.home.paths import report_path
+    from rbserve.home.target import Target, adopted_targets
     from rbserve.models.zoo import select_models
+    from rbserve.pipeline import profiling
 
     chosen, named = words(variants), dataset_names(datasets)
     check_variants(chosen)
-    matrix.check_datasets(named)
+    adopted = adopted_targets(words(models), named)
+    own = {target.model.text for target in adopted}
+    zoo = ",".join(name for name in words(models) if name not in own)
+    if zoo:
+        matrix.check_datasets(named)
     journal = Journal(plain_name(out, "--out", "for example --out matrix"))
     if report is not None:
         report_path(report)  # a name that it cannot have is refused now, not at the end
-    rows, costly = matrix.without_endpoints(select_models(",".join(models)), words(models))
+    rows, costly = matrix.without_endpoints(select_models(zoo) if zoo or not adopted else [], words(models))
     if costly:
         say(f"{', '.join(costly)}: asks an endpoint, which costs money; --models takes it by its name alone")
     sizes = _sizes(slates, top)
@@ -140,12 +146,20 @@ def bench(
         own = sizes[spec.task] | (exclude_seen if TASKS[spec.task].ranks else {})
         return matrix.plan_of(spec, shared | own | overrides.plan(spec, dataset))
 
+    def plan_of_adopted(target: Target) -> Plan:
+        return profiling.plan_of(target, shared | sizes.get(target.task, sizes[CTR.name]), chosen)
+
     def training_of(spec: ModelSpec, dataset: str) -> dict[str, Any]:
         return settings | overrides.training(spec, dataset)
 
     changed = config_changes(changes)
     matrix.check_options(rows, changed)
-    nodes = matrix.nodes(rows, named, plan_of, chosen, training_of, weights == "random", quiet, changed)
+    nodes = matrix.joined(
+        matrix.nodes(
+            rows, named if rows else [], plan_of, chosen, training_of, weights == "random", quiet, changed
+        ),
+        matrix.adopted_nodes(adopted, plan_of_adopted, chosen, quiet),
+    )
     if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
         say(
             f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"

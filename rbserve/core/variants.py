@@ -135,6 +135,8 @@ VARIANTS = (
 
 REFERENCE = "torch-fp32"
 """What every other variant is held against."""
+ADOPTED_REFERENCES = ("torch-fp32", "native", "python", "onnx-fp32")
+"""Of an adopted model the first of these that it has: what it came as, or, of an ONNX file, its graph."""
 HALF_REFERENCE = "torch-bf16"
 """Stands in for the reference where memory is too small for it."""
 DEFAULT_SERVED = "onnx-fp32"

@@ -83,6 +83,8 @@ def serving_options(artifact: Artifact) -> str:
 def remaking_command(artifact: Artifact) -> str:
     """The command that makes an artefact anew, with the usual settings."""
     taught, dataset = artifact.manifest.training.distilled, artifact.manifest.dataset.name
+    if artifact.manifest.adopted:
+        return f"rbserve adopt {shlex.quote(artifact.manifest.adopted.source)} --requests TABLE"
     if taught:
         return making_command(taught.student, dataset, taught.teacher)
     return making_command(artifact.name, dataset)
@@ -199,6 +201,8 @@ def _profile_makes_it(measurement: Measurement) -> bool:
 def _unmakeable(measurement: Measurement) -> str:
     place = model_option(measurement)
     where = f"the artefact at {place}" if names_directory(place) else "the artefact that was measured"
+    if measurement.adopted:
+        return f"needs {where}: it was adopted, as {measurement.adopted}"
     why = measurement.continued or f"{measurement.model} is no row of this version"
     return f"needs {where}: {why}, and no command trains it again"
 

@@ -243,6 +243,16 @@ def resolve(
     return Target(name, data, path, random, artifact, dataset_given=dataset is not None)
 
 
+def adopted_targets(names: Iterable[str], datasets: Sequence[str]) -> list[Target]:
+    """The adopted models among names, on those of the data sets that they are on, or the only one that each is on."""
+    models = [parse_model(name) for name in names if is_adopted(name)]
+    return [
+        resolve(model, dataset)
+        for model in models
+        for dataset in [name for name in datasets if name in model.datasets] or [DEFAULT_DATASET]
+    ]
+
+
 def _trained_dataset(model: ModelName) -> str:
     """The data set of a model for which none was named; says which it is where there is a choice."""
     datasets = model.datasets or [DEFAULT_DATASET]

@@ -89,7 +89,9 @@ def _choose(artifact: Artifact, question: Question, refused: Mapping[str, str]) 
     run = auto.known_run(auto.runs_of(artifact, runs_path()), question, variants, users)
     if run is not None:
         return auto.choose(run, question, refused)
-    judged = "latency alone" if artifact.is_random else f"latency, and accuracy on {len(rows):,} test rows"
+    judged = "latency alone"
+    if rows.labelled and not artifact.is_random:
+        judged = f"latency, and accuracy on {len(rows):,} test rows"
     say(f"choosing a variant of {artifact.name}: measuring {judged}, of {', '.join(variants)}")
     with progress_bar(f"choose {artifact.name}") as progress:
         run = measure(artifact, data, plan, variants, progress)

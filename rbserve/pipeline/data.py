@@ -200,6 +200,18 @@ def rows_of(artifact: Artifact) -> Dataset | RequestSet:
     return ensure_dataset(artifact.manifest.dataset.name)
 
 
+def ensure_rows(name: str) -> Dataset | RequestSet:
+    """The request set of a name, or the data set, prepared if it is not there."""
+    path = dataset_path(name)
+    return open_request_set(path) if is_request_set(path) else ensure_dataset(name)
+
+
+def open_rows(name: str) -> Dataset | RequestSet:
+    """The request set or the data set of a name; DataError where neither is there."""
+    path = dataset_path(name)
+    return open_request_set(path) if is_request_set(path) else open_dataset(path)
+
+
 def ensure_dataset(name: str) -> Dataset:
     """The data set, prepared if it is not there."""
     path = dataset_path(name)

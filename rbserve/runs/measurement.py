@@ -151,8 +151,9 @@ class Measurement(msgspec.Struct, frozen=True):
     artefact's. `artifact` is what `--model` takes to find the artefact again: its row, or its path as it was given.
     `settings` are those of its training (`core.settings.Settings`), which began with the weights of `continued`, if
     any; `distilled` says whose scores a student learnt from. `baseline_forms` has the form of each baseline in
-    `baselines` that has several; `data_sketch` tells copies of a data set from others (`data.similarity`). Fields that
-    a version did not know are empty in its files.
+    `baselines` that has several; `data_sketch` tells copies of a data set from others (`data.similarity`). `adopted` is
+    what a model that was made elsewhere came as (onnx, lightgbm, …), empty for all others. Fields that a version did
+    not know are empty in its files.
     """
 
     schema: int
@@ -189,6 +190,14 @@ class Measurement(msgspec.Struct, frozen=True):
     baseline_forms: dict[str, str] = {}
     data_sketch: dict[int, int] = {}
     continued: str = ""
+    adopted: str = ""
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why no accuracy could be measured, whatever the variant; None where it could."""
+        if self.random:
+            return "the weights are random"
+        return None if self.predictions.users else "the requests have no labels"
 
 
 def baseline_title(name: str, forms: dict[str, str]) -> str:
