@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rbserve.cli.console import print_json
 from rbserve.cli.options import Json
+
+if TYPE_CHECKING:
+    from rbserve.data.request_set import RequestSet
 
 datasets = typer.Typer(
     name="datasets", add_completion=False, invoke_without_command=True, no_args_is_help=False
@@ -48,13 +51,17 @@ def show_dataset(
 ) -> None:
     """Inspect a prepared data set: sizes, what was dropped and why, leakage checks, the paper's Table 2.
 
-    Exit code 1 when a leakage check fails.
+    Exit code 1 when a leakage check fails. Of a request set: requests, columns, labels, what was left out.
 
     Example: rbserve datasets show ml-100k
     """
     from rbserve.cli.integrity_tables import show_integrity
     from rbserve.pipeline import data
 
+    requests = data.find_requests(name)
+    if requests is not None:
+        _show_requests(requests, as_json)
+        return
     report = data.inspect_dataset(name)
     if as_json:
         print_json(report)
@@ -62,3 +69,14 @@ def show_dataset(
         show_integrity(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _show_requests(requests: RequestSet, as_json: bool) -> None:
+    """Prints what a request set holds."""
+    from rbserve.data.request_table import describe
+
+    if as_json:
+        print_json(requests.manifest)
+        return
+    for line in describe(requests):
+        typer.echo(line)

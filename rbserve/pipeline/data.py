@@ -164,6 +164,12 @@ def describe_requests(requests: RequestSet) -> str:
     return f"requests from {manifest.source}: {manifest.requests:,} of {manifest.rows:,} candidates, {labels}"
 
 
+def find_requests(name: str) -> RequestSet | None:
+    """The request set of a name, or at a directory; None where there is another data set or none."""
+    path = Path(name) if names_directory(name) else dataset_path(name)
+    return open_request_set(path) if is_request_set(path) else None
+
+
 def inspect_dataset(name: str) -> IntegrityReport:
     """Checks the files of a prepared data set, which is named or given by its directory, independently of `prepare`."""
     from rbserve.data.integrity import inspect
