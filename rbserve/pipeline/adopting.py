@@ -18,7 +18,7 @@ from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.request_set import RequestSet, bound_to, is_request_set, open_request_set
 from rbserve.home.paths import artifact_path, dataset_path, is_there, prepared_datasets
 from rbserve.home.target import check_free_name
-from rbserve.pipeline.data import is_source
+from rbserve.pipeline.data import check_dataset, is_source
 from rbserve.progress import progress_bar, say
 
 
@@ -48,7 +48,7 @@ def adopt(
     find_format(source)
     if not table.is_file():
         raise UsageError(f"there is no table {table}", "--requests takes a Parquet, CSV or JSON lines file")
-    data = None if dataset is None else open_dataset(dataset_path(dataset))
+    data = None if dataset is None else _prepared(dataset)
     if data is not None:
         _require_free(artifact_path(called, data.name), source, force)
     advice = memory_told(f"adopting {called}", "fewer rows of the table, or a machine with more memory")
@@ -73,6 +73,12 @@ def default_name(source: str) -> str:
     if path.exists():
         return path.resolve().stem if path.is_file() else path.resolve().name
     return re.split(r"[/:]", source.rstrip("/"))[-1]
+
+
+def _prepared(name: str) -> Dataset:
+    """The prepared data set of a name; UsageError where no data set has it, DataError where it is not prepared."""
+    check_dataset(name)
+    return open_dataset(dataset_path(name))
 
 
 def _require_free(path: Path, source: str, force: bool) -> None:

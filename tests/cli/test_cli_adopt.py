@@ -1,0 +1,202 @@
+"""A model that was made elsewhere, through the real command line: adopted, measured, reported, recommended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from adopted import expected_scores, write_graph
+from entry_point import rbserve
+from sklearn.metrics import roc_auc_score
+
+from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+
+QUERIES, EACH = 60, 4
+SHORT = ["--processes", "2", "--runs", "10", "--slates", "1,8", "--no-cost"]
+
+
+def write_clicks(folder: Path, shift: float = 0.0) -> pa.Table:
+    """clicks.parquet: 60 queries of 30 users with 4 candidates each, in the layout with a row a candidate."""
+    rng = np.random.default_rng(11)
+    rows = QUERIES * EACH
+    likes = rng.normal(size=rows) + shift
+    age = np.repeat(rng.normal(size=QUERIES), EACH)
+    chance = expected_scores(likes.astype(np.float32), age.astype(np.float32))
+    table = pa.table(
+        {
+            "query": np.repeat(np.arange(QUERIES), EACH),
+            "user": np.repeat(np.arange(QUERIES) % 30, EACH),
+            "likes": likes,
+            "age": age,
+            "click": (rng.random(rows) < chance).astype(np.int64),
+        }
+    )
+    pq.write_table(table, folder / "clicks.parquet")
+    return table
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home beside the graph logistic.onnx and the table clicks.parquet, which were adopted in it."""
+    home = tmp_path_factory.mktemp("home")
+    write_graph(home / "logistic.onnx")
+    write_clicks(home)
+    adopt(home)
+    return home
+
+
+def adopt(home: Path, *words: str, model: str = "logistic.onnx", check: int = 0) -> str:
+    """Adopts the graph with the table and returns what is printed, or the messages of an error."""
+    table = ["--requests", "clicks.parquet", "--group", "query", "--label", "click", "--user", "user"]
+    done = rbserve("adopt", model, *table, *words, home=home, check=check)
+    return done.stderr if check else done.stdout
+
+
+def files(home: Path) -> list[str]:
+    """Everything below the data and the artefacts of a home."""
+    found = [*home.glob("data/**/*"), *home.glob("artifacts/**/*")]
+    return sorted(str(path.relative_to(home)) for path in found)
+
+
+def test_adopting_says_what_fills_the_inputs_and_what_was_guessed(home: Path) -> None:
+    printed = adopt(home, "--name", "again")
+    assert "60 requests of 4 to 4 candidates, labels 0 and 1" in printed
+    assert "likes, age" in printed
+    assert "in the table's order" in printed
+    assert [path.name for path in (home / "data").iterdir()] == ["clicks"]
+    document = json.loads(adopt(home, "--name", "again", "--map", "features=likes,age", "--json"))
+    (tensor,) = document["adopted"]["signature"]["inputs"]
+    assert (tensor["columns"], tensor["dims"]) == (["likes", "age"], ["N", 2])
+    shutil.rmtree(home / "artifacts" / "clicks" / "again")
+
+
+def test_a_profile_finds_it_by_name_and_judges_all_its_rows(home: Path) -> None:
+    words = ["profile", "--model", "logistic", "--variants", "onnx-fp32", "--scope", "both", *SHORT, "--json"]
+    run = json.loads(rbserve(*words, home=home).stdout)
+    table = pq.read_table(home / "clicks.parquet")
+    likes, age, click = (table[name].to_numpy() for name in ("likes", "age", "click"))
+    expected = roc_auc_score(click, expected_scores(likes.astype(np.float32), age.astype(np.float32)))
+    assert [result["accuracy"]["auc"] for result in run["results"]] == [pytest.approx(expected)] * 4
+    assert (run["dataset"], run["group"], run["artifact"]) == ("clicks", "X", "logistic")
+    assert {result["scope"] for result in run["results"]} == {"forward", "end_to_end"}
+
+
+def test_a_report_has_a_section_of_its_own_and_a_recommendation_names_it(home: Path) -> None:
+    if not [*(home / "runs").glob("*.json")]:
+        rbserve("profile", "--model", "logistic", "--variants", "onnx-fp32", *SHORT, home=home)
+    folder = Path(json.loads(rbserve("report", "--name", "mine", "--json", home=home).stdout)["folder"])
+    report = json.loads((folder / "report.json").read_text())
+    assert {section["dataset"] for section in report["sections"]} == {"clicks"}
+    assert {point["model"] for section in report["sections"] for point in section["points"]} == {"logistic"}
+    assert "logistic" in (folder / "table.csv").read_text()
+    assert "# needs the artefact that was measured: it was adopted, as onnx" in (
+        folder / "report.html"
+    ).read_text().replace("&#39;", "'")
+    words = ["recommend", "--slo", "mean<10s", "--slate", "8", "--json"]
+    pick = json.loads(rbserve(*words, home=home).stdout)["pick"]
+    assert pick["model"] == "logistic"
+    assert pick["serve"] == "rbserve serve --model logistic --dataset clicks --variant onnx-fp32"
+
+
+def test_a_bench_measures_it_without_training(home: Path) -> None:
+    words = ["bench", "--models", "logistic", "--variants", "onnx-fp32", "--processes", "2", "--runs", "10"]
+    rows = json.loads(rbserve(*words, "--slates", "1", "--json", home=home).stdout)["rows"]
+    assert [(row["dataset"], row["model"], row["status"]) for row in rows] == [
+        ("clicks", "logistic", "measured")
+    ]
+
+
+def test_its_requests_are_listed_and_shown(home: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(rbserve("datasets", "--json", home=home).stdout)}
+    assert rows["clicks"]["about"].startswith("requests from clicks.parquet: 60 of 240 candidates")
+    assert "columns of candidates: " in rbserve("datasets", "show", "clicks", home=home).stdout
+    done = rbserve("train", "--model", "dnn", "--dataset", "clicks", home=home, check=None)
+    assert done.returncode
+    assert "clicks has requests for adopted models, and no items to train on" in done.stderr
+
+
+def test_the_same_table_is_kept_once_and_another_of_its_name_beside_it(tmp_path: Path) -> None:
+    write_graph(tmp_path / "logistic.onnx")
+    write_clicks(tmp_path)
+    adopt(tmp_path)
+    adopt(tmp_path, "--name", "second")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["clicks"]
+    write_clicks(tmp_path, shift=1.0)
+    adopt(tmp_path, "--name", "third")
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert names[0] == "clicks"
+    assert names[1].startswith("clicks-")
+    assert [path.name for path in (tmp_path / "artifacts" / names[1]).iterdir()] == ["third"]
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "said"),
+    [
+        (["--name", "dnn"], "logistic.onnx", "dnn is a model of rbserve's own"),
+        (["--name", "A-H"], "logistic.onnx", "A-H is a model of rbserve's own, or a group of them"),
+        (["--name", "../up"], "logistic.onnx", "--name takes a plain name"),
+        ([], "gone.onnx", "there is no file gone.onnx"),
+        (["--requests", "gone.csv"], "logistic.onnx", "there is no table gone.csv"),
+        (["--dataset", "nowhere"], "logistic.onnx", "unknown data set: nowhere"),
+        (["--map", "features"], "logistic.onnx", "--map features names no input and its columns"),
+        (["--map", "features=likes,gone"], "logistic.onnx", "gone"),
+        (["--name", "logistic"], "other.onnx", "logistic is there, adopted from logistic.onnx"),
+    ],
+)
+def test_what_cannot_be_adopted_is_told_in_a_line_and_leaves_nothing_behind(
+    home: Path, words: list[str], model: str, said: str
+) -> None:
+    shutil.copy(home / "logistic.onnx", home / "other.onnx")
+    before = files(home)
+    messages = adopt(home, *words, model=model, check=2)
+    assert said in messages
+    assert len([line for line in messages.splitlines() if line.startswith("error: ")]) == 1
+    assert files(home) == before
+
+
+def test_another_model_takes_the_name_where_that_is_forced(home: Path) -> None:
+    shutil.copy(home / "logistic.onnx", home / "other.onnx")
+    adopt(home, "--name", "logistic", "--force", model="other.onnx")
+    manifest = json.loads((home / "artifacts/clicks/logistic/manifest.json").read_text())
+    assert manifest["adopted"]["source"] == "other.onnx"
+
+
+def test_on_the_test_rows_of_a_data_set_it_shares_the_front_with_the_models_trained_on_it(
+    trained: Artifact, planted: Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(planted.path, tmp_path / "data" / "planted")
+    shutil.copytree(trained.path, tmp_path / "artifacts" / "planted" / "dnn")
+    write_graph(tmp_path / "counts.onnx")
+    train, test = planted.ctr("train"), planted.ctr("test")
+    likes = np.bincount(train.candidates, train.labels, len(planted.items))
+    rows = pa.table(
+        {
+            "user": np.asarray(test.users),
+            "likes": likes[test.candidates],
+            "length": test.histories.lengths / 100,
+            "label": np.asarray(test.labels),
+        }
+    )
+    pa.csv.write_csv(rows, tmp_path / "rows.csv")
+    words = ["adopt", "counts.onnx", "--requests", "rows.csv", "--label", "label", "--user", "user"]
+    words += ["--map", "features=likes,length", "--dataset", "planted"]
+    rbserve(*words, home=tmp_path)
+    assert (tmp_path / "artifacts/planted/counts/manifest.json").is_file()
+    both = ["--models", "dnn,counts", "--dataset", "planted", "--variants", "onnx-fp32"]
+    rbserve("profile", *both, *SHORT, home=tmp_path)
+    folder = Path(json.loads(rbserve("report", "--name", "front", "--json", home=tmp_path).stdout)["folder"])
+    (section,) = json.loads((folder / "report.json").read_text())["sections"]
+    assert {point["model"] for point in section["points"]} == {"dnn", "counts"}
+    assert all(point["aside"] is None and point["on_front"] is not None for point in section["points"])
+    pa.csv.write_csv(rows.slice(1), tmp_path / "fewer.csv")
+    words[words.index("rows.csv")] = "fewer.csv"
+    refused = rbserve(*words, "--name", "fewer", home=tmp_path, check=2)
+    assert "the requests of fewer.csv are not the test rows of planted" in refused.stderr
+    assert not (tmp_path / "artifacts/planted/fewer").exists()
