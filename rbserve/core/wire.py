@@ -36,6 +36,21 @@ class ScoreResponse(msgspec.Struct, frozen=True):
     skipped: Skipped = UNSET
 
 
+class ScoredCandidate(msgspec.Struct, frozen=True):
+    """One candidate of a request with named features, by its place in the lists, and its score."""
+
+    index: int
+    score: Annotated[float, Meta(description="A float32; higher is better.")]
+
+
+class FeatureScoreResponse(msgspec.Struct, frozen=True):
+    """The candidates' scores, in the order of the features' lists."""
+
+    model: str
+    variant: str
+    scores: list[ScoredCandidate]
+
+
 class RecommendedItem(msgspec.Struct, frozen=True):
     """One recommended item and its score."""
 

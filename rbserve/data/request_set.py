@@ -14,7 +14,7 @@ Columns are memory-mapped: a set of ten million rows costs what the requests tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +193,17 @@ class RequestSet:
         record = self.column(name).record
         missing = bool(self.manifest.missing.get(name))
         return FeatureSpec(record.dtype, record.scope, record.width, missing)
+
+    def named_values(self, names: Iterable[str], rows: NDArray[np.int64], number: int) -> dict[str, Any]:
+        """The columns of request `number` with the candidates of rows int64[N], as values of JSON by their names.
+
+        A column of candidates is a list of a value for each, one of the request its value. NaN stands for no number.
+        """
+        return {name: self._json_values(self.column(name), rows, number) for name in names}
+
+    def _json_values(self, column: Column, rows: NDArray[np.int64], number: int) -> Any:
+        of_request = column.record.scope == "request"
+        return (column.one(number) if of_request else column.take(rows)).tolist()
 
     def request(self, signature: Signature, number: int) -> Request:
         """The tensors of one request as it stands in the table."""

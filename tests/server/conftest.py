@@ -33,7 +33,7 @@ from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Ranked, Slate, Top
+from rbserve.server.scoring.work import Ranked, SlateQuery, Top
 
 Ask = Callable[..., httpx.Response]
 Connect = Callable[[], httpx.AsyncClient]
@@ -62,7 +62,7 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def service(artifact: Artifact, limits: Limits) -> Iterator[Service[Slate, Scores]]:
+def service(artifact: Artifact, limits: Limits) -> Iterator[Service[SlateQuery, Scores]]:
     """The artefact's service, warm."""
     opened = open_service(artifact, "onnx-fp32", threads=1)
     opened.warm_up(limits)
@@ -80,7 +80,7 @@ def ranking(listwise: Artifact, limits: Limits) -> Iterator[Service[Top, Ranked]
 
 
 @pytest.fixture
-def models(service: Service[Slate, Scores]) -> Models:
+def models(service: Service[SlateQuery, Scores]) -> Models:
     """That one service."""
     return Models([service])
 

@@ -20,7 +20,7 @@ from rbserve.server.http.keys import read_keys
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Slate
+from rbserve.server.scoring.work import SlateQuery
 
 Ask = Callable[..., httpx.Response]
 
@@ -71,7 +71,7 @@ def test_other_encodings_are_refused_with_those_that_are_read(ask: Ask, encoding
 
 
 def asked(
-    service: Service[Slate, Scores], origins: Sequence[str], method: str, path: str, **options: Any
+    service: Service[SlateQuery, Scores], origins: Sequence[str], method: str, path: str, **options: Any
 ) -> httpx.Response:
     app = build_app(Models([service]), Limits(), read_keys(None), origins=origins)
 
@@ -90,7 +90,7 @@ PREFLIGHT = {
 
 
 def test_a_page_of_an_origin_that_is_allowed_may_ask(
-    service: Service[Slate, Scores], monkeypatch: pytest.MonkeyPatch
+    service: Service[SlateQuery, Scores], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RBSERVE_API_KEYS", "a-key-that-is-hard-to-guess")
     preflight = asked(service, [SHOP], "OPTIONS", "/v1/score", headers=PREFLIGHT)
@@ -115,7 +115,7 @@ def test_a_page_of_an_origin_that_is_allowed_may_ask(
     ],
 )
 def test_another_origin_method_or_header_is_refused_in_json(
-    service: Service[Slate, Scores], changed: dict[str, str]
+    service: Service[SlateQuery, Scores], changed: dict[str, str]
 ) -> None:
     answer = asked(service, [SHOP], "OPTIONS", "/v1/score", headers=PREFLIGHT | changed)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "cors_refused")
@@ -123,7 +123,7 @@ def test_another_origin_method_or_header_is_refused_in_json(
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_without_the_option_no_page_of_another_origin_may_ask(service: Service[Slate, Scores]) -> None:
+def test_without_the_option_no_page_of_another_origin_may_ask(service: Service[SlateQuery, Scores]) -> None:
     answer = asked(service, (), "POST", "/v1/score", content=BODY, headers={"origin": SHOP})
     assert not any(name.startswith("access-control") for name in answer.headers)
     assert asked(service, (), "OPTIONS", "/v1/score", headers=PREFLIGHT).status_code == 405

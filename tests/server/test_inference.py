@@ -19,7 +19,7 @@ from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Ranked, Slate, Top
+from rbserve.server.scoring.work import Ranked, SlateQuery, Top
 
 Ask = Callable[..., httpx.Response]
 SCORE, RANK = "/v2/models/toy/infer", "/v2/models/rank/infer"
@@ -101,7 +101,11 @@ def test_a_ranking_is_that_of_our_own_route(ask_ranking: Ask) -> None:
     in_binary=st.booleans(), out_binary=st.booleans(),
 )  # fmt: skip
 def test_binary_tensors_say_what_json_says(
-    warm: Service[Slate, Scores], history: list[str], candidates: list[str], in_binary: bool, out_binary: bool
+    warm: Service[SlateQuery, Scores],
+    history: list[str],
+    candidates: list[str],
+    in_binary: bool,
+    out_binary: bool,
 ) -> None:
     request = scored(history, candidates, parameters={"binary_data_output": out_binary})
     options: dict[str, Any] = {"json": request}
@@ -122,7 +126,7 @@ def test_binary_tensors_say_what_json_says(
         found = np.array(answer.json()["outputs"][0]["data"], np.float32)
     items = warm.items
     np.testing.assert_allclose(
-        found, warm.work(Slate(items.lookup(history), items.lookup(candidates))), rtol=1e-6
+        found, warm.work(SlateQuery(items.lookup(history), items.lookup(candidates))), rtol=1e-6
     )
 
 
@@ -245,7 +249,7 @@ def test_what_tritons_tools_ask_for_is_told(ask: Ask, ask_ranking: Ask) -> None:
 
 @pytest.mark.parametrize("inline_size", [0, 40], ids=["thread", "loop"])
 def test_statistics_count_what_was_answered(
-    ask: Ask, service: Service[Slate, Scores], inline_size: int
+    ask: Ask, service: Service[SlateQuery, Scores], inline_size: int
 ) -> None:
     service.inline_size = inline_size
     (before,) = ask("GET", "/v2/models/stats").json()["model_stats"]

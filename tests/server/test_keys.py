@@ -18,7 +18,7 @@ from rbserve.server.http.keys import read_keys
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Slate
+from rbserve.server.scoring.work import SlateQuery
 
 KEY, OTHER = "a-key-that-is-long-enough", "another-key-of-this-server"
 BODY = {"history": [], "candidates": ["i1"]}
@@ -31,7 +31,7 @@ def keys(tmp_path: Path) -> Path:
     return file
 
 
-def ask(service: Service[Slate, Scores], keys: Path, path: str, said: str | None) -> httpx.Response:
+def ask(service: Service[SlateQuery, Scores], keys: Path, path: str, said: str | None) -> httpx.Response:
     app = build_app(Models([service]), Limits(), read_keys(keys))
 
     async def once() -> httpx.Response:
@@ -47,7 +47,7 @@ def ask(service: Service[Slate, Scores], keys: Path, path: str, said: str | None
 @pytest.mark.parametrize("key", [KEY, OTHER])
 @pytest.mark.parametrize("kind", ["Bearer", "bearer"])
 def test_each_key_opens_what_is_closed(
-    service: Service[Slate, Scores], keys: Path, key: str, kind: str
+    service: Service[SlateQuery, Scores], keys: Path, key: str, kind: str
 ) -> None:
     assert ask(service, keys, "/v1/score", f"{kind} {key}").status_code == 200
     assert ask(service, keys, "/v1/models", f"{kind} {key}").status_code == 200
@@ -58,7 +58,9 @@ def test_each_key_opens_what_is_closed(
              "Bearer # of the shop", "Bearer ü"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/models", "/metrics", "/v2", "/v2/models/toy", "/nowhere"])
-def test_nothing_else_does(service: Service[Slate, Scores], keys: Path, said: str | None, path: str) -> None:
+def test_nothing_else_does(
+    service: Service[SlateQuery, Scores], keys: Path, said: str | None, path: str
+) -> None:
     refused = ask(service, keys, path, said)
     assert refused.status_code == 401
     error = refused.json()["error"]
@@ -71,7 +73,7 @@ def test_nothing_else_does(service: Service[Slate, Scores], keys: Path, said: st
 
 
 def test_health_and_the_document_are_open_and_refusals_are_counted(
-    service: Service[Slate, Scores], keys: Path
+    service: Service[SlateQuery, Scores], keys: Path
 ) -> None:
     for path in ("/v1/health/live", "/v1/health/ready", "/openapi.json"):
         assert ask(service, keys, path, None).status_code == 200

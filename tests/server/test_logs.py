@@ -18,7 +18,7 @@ from rbserve.server.observe.logs import JsonFormatter, Log, request_id
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Scoring, Slate
+from rbserve.server.scoring.work import Scoring, SlateQuery
 
 BODY = {"history": ["i1"], "candidates": ["i2", "i3"]}
 
@@ -32,7 +32,7 @@ class Broken:
 
 
 def lines(
-    service: Service[Slate, Scores],
+    service: Service[SlateQuery, Scores],
     capfdbinary: pytest.CaptureFixture[bytes],
     log: Log | None,
     *requests: tuple[str, str, dict[str, Any]],
@@ -50,7 +50,7 @@ def lines(
 
 
 def test_a_line_says_what_was_asked_of_which_model_and_how_it_went(
-    service: Service[Slate, Scores], capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service[SlateQuery, Scores], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     scored, health, refused = lines(
         service, capfdbinary, Log(items=False),
@@ -71,20 +71,20 @@ def test_a_line_says_what_was_asked_of_which_model_and_how_it_went(
 
 
 def test_items_are_in_it_where_that_was_asked_for(
-    service: Service[Slate, Scores], capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service[SlateQuery, Scores], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     (line,) = lines(service, capfdbinary, Log(items=True), ("POST", "/v1/score", {"json": BODY}))
     assert line["items"] == [BODY]
 
 
 def test_nothing_is_written_without_a_log(
-    service: Service[Slate, Scores], capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service[SlateQuery, Scores], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert lines(service, capfdbinary, None, ("POST", "/v1/score", {"json": BODY})) == []
 
 
 def test_a_failure_has_its_traceback_and_the_id_that_the_client_got(
-    service: Service[Slate, Scores], capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service[SlateQuery, Scores], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     service.work = Scoring(Broken(), service.items)
     headers = {"x-request-id": "seven"}
@@ -95,7 +95,7 @@ def test_a_failure_has_its_traceback_and_the_id_that_the_client_got(
     assert line["traceback"].endswith("ZeroDivisionError: of the model\n")
 
 
-def test_every_answer_has_an_id(service: Service[Slate, Scores]) -> None:
+def test_every_answer_has_an_id(service: Service[SlateQuery, Scores]) -> None:
     service.work = Scoring(Broken(), service.items)
     app = build_app(Models([service]), Limits())
 

@@ -26,7 +26,7 @@ from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.reload import open_service
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Scoring, Slate
+from rbserve.server.scoring.work import Scoring, SlateQuery
 
 Services = list[Service[Any, Any]]
 
@@ -102,7 +102,7 @@ def test_requests_of_all_kinds_at_once_get_what_they_asked_for(
             names, given_back = service.items.names(found), body["items"]
         else:
             names, given_back = what, body["scores"]
-            scores = service.work(Slate(rows, service.items.lookup(what)))
+            scores = service.work(SlateQuery(rows, service.items.lookup(what)))
         assert [one["item"] for one in given_back] == names
         np.testing.assert_allclose([one["score"] for one in given_back], scores, atol=1e-6)
 

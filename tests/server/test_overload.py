@@ -26,10 +26,10 @@ from rbserve.server.http.keys import read_keys
 from rbserve.server.routes.app import build_app
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Scoring, Slate
+from rbserve.server.scoring.work import Scoring, SlateQuery
 
 Connect = Callable[[], httpx.AsyncClient]
-ScoreService = Service[Slate, Scores]
+ScoreService = Service[SlateQuery, Scores]
 BODY = {"history": [], "candidates": ["i1"]}
 
 
@@ -284,7 +284,7 @@ async def wired(
 async def busy(service: ScoreService, scorer: Gated, number: int) -> None:
     """That many requests wait for the model."""
     for _ in range(number):
-        service.answer_later(Slate(np.empty(0, np.int32), np.zeros(1, np.int32)), number)
+        service.answer_later(SlateQuery(np.empty(0, np.int32), np.zeros(1, np.int32)), number)
     await asyncio.to_thread(scorer.entered.wait, 10)
 
 

@@ -21,11 +21,11 @@ from rbserve.server.api.openapi import openapi
 from rbserve.server.api.options import Limits
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Scoring, Slate
+from rbserve.server.scoring.work import Scoring, SlateQuery
 
 Ask = Callable[..., httpx.Response]
 Connect = Callable[[], httpx.AsyncClient]
-ScoreService = Service[Slate, Scores]
+ScoreService = Service[SlateQuery, Scores]
 
 
 def slate(history: list[str], candidates: list[str]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def raw(body: bytes, content_type: str = "application/json") -> dict[str, Any]:
 
 
 def expected(service: ScoreService, history: list[str], candidates: list[str]) -> list[float]:
-    scores = service.work(Slate(service.items.lookup(history), service.items.lookup(candidates)))
+    scores = service.work(SlateQuery(service.items.lookup(history), service.items.lookup(candidates)))
     return [float(score) for score in scores]
 
 

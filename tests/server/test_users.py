@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rbserve.core.types import Scores
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Slate
+from rbserve.server.scoring.work import SlateQuery
 
 Ask = Callable[..., httpx.Response]
 
@@ -23,7 +23,7 @@ slates = st.lists(
 
 
 @pytest.fixture(params=[0, 1_000], ids=["thread", "inline"])
-def either_way(request: pytest.FixtureRequest, service: Service[Slate, Scores]) -> None:
+def either_way(request: pytest.FixtureRequest, service: Service[SlateQuery, Scores]) -> None:
     service.inline_size = request.param
 
 
@@ -65,7 +65,7 @@ GOOD = {"history": ["i1"], "candidates": ["i2"]}
     ],
 )  # fmt: skip
 def test_one_that_cannot_be_answered_is_named_and_nothing_is_computed(
-    ask: Ask, service: Service[Slate, Scores], bad: dict[str, Any], code: str, said: str
+    ask: Ask, service: Service[SlateQuery, Scores], bad: dict[str, Any], code: str, said: str
 ) -> None:
     def scored() -> float:
         value = service.telemetry.registry.get_sample_value(

@@ -14,7 +14,9 @@ from rbserve.core.wire import (
     MIN_DEADLINE_MS,
     RELOAD,
     RERANK,
+    SCORE,
     ErrorResponse,
+    FeatureScoreResponse,
     RecommendResponse,
     RerankResponse,
     ScoreResponse,
@@ -22,6 +24,8 @@ from rbserve.core.wire import (
 from rbserve.server.api.options import Limits
 from rbserve.server.api.schema import (
     TYPES,
+    FeatureSchema,
+    FeatureScoreRequest,
     Health,
     ModelsResponse,
     RecommendRequest,
@@ -51,15 +55,22 @@ MODEL_ERRORS = {
 
 
 def openapi(
-    limits: Limits, tasks: Collection[Task], keyed: bool = False, admin: bool = False, reranks: bool = False
+    limits: Limits,
+    tasks: Collection[Task],
+    keyed: bool = False,
+    admin: bool = False,
+    reranks: bool = False,
+    features: Mapping[str, FeatureSchema] | None = None,
 ) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server with these limits, of models of these tasks.
+    """The OpenAPI 3.1 document of a server with these limits, of zoo rows of these tasks.
 
-    It may take API keys, have the admin route, and have a model that `reranks` texts.
+    It may take API keys, have the admin route, have a model that `reranks` texts, and have adopted models, of which
+    `features` has the named features.
     """
     types = [
         *dict.fromkeys(kind for task in tasks for kind in TYPES[task]),
         *([RerankRequest, RerankResponse] if reranks else []),
+        *([FeatureScoreRequest, FeatureScoreResponse] if features else []),
         ErrorResponse,
         Health,
         ModelsResponse,
@@ -76,6 +87,8 @@ def openapi(
     if reranks:
         components["RerankRequest"]["properties"]["documents"]["maxItems"] = limits.max_candidates
         paths[RERANK] = {"post": _rerank_operation()}
+    if features:
+        _add_features(paths, components, limits, features)
     if keyed:
         refused = {"401": _json("No API key, or none of this server's.", ErrorResponse)}
         for path in paths.keys() - set(FREE):
@@ -157,9 +170,33 @@ def _rerank_operation() -> dict[str, Any]:
     body = _json("A query and documents.", RerankRequest)
     body["content"]["application/json"]["example"] = example
     answer = _json("The documents, best first.", RerankResponse)
-    return _model_operation(
-        RERANK.removeprefix("/v1/"), "Order documents by their relevance to a query", body, answer
+    return _model_operation("rerank", "Order documents by their relevance to a query", body, answer)
+
+
+def _add_features(
+    paths: dict[str, Any], components: dict[str, Any], limits: Limits, features: Mapping[str, FeatureSchema]
+) -> None:
+    """Adds requests by named features to the path of scores, with a schema for each adopted model."""
+    schemas = {f"Features.{model}": own.schema for model, own in features.items()}
+    sent = components[FeatureScoreRequest.__name__]["properties"]["features"]
+    sent["anyOf"] = [{"$ref": REF.format(name=name)} for name in schemas]
+    components |= schemas
+    model, own = next(iter(features.items()))
+    example = {"model": model, "features": own.example}
+    operation = _model_operation(
+        "score",
+        "Score candidates by their named features",
+        _one_or_several("The features of one request's candidates", FeatureScoreRequest, limits, example),
+        _one_or_several("One score for each candidate, in order", FeatureScoreResponse, limits),
     )
+    known = paths.setdefault(SCORE, {"post": operation})["post"]
+    if known is not operation:
+        for body, more in (
+            (known["requestBody"], operation["requestBody"]),
+            (known["responses"]["200"], operation["responses"]["200"]),
+        ):
+            schema = body["content"]["application/json"]["schema"]
+            schema["anyOf"] += more["content"]["application/json"]["schema"]["anyOf"]
 
 
 def _one_or_several(

@@ -6,7 +6,7 @@ server accepts.
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -73,6 +73,19 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unknown_history: Unknown = UNSET
 
 
+class FeatureScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One request of a model that was adopted: its candidates as named features."""
+
+    features: Annotated[
+        dict[str, msgspec.Raw],
+        Meta(
+            description="By the columns of the request table that the model was adopted with. A list has a value for "
+            "each candidate, a single value belongs to the whole request. GET /v1/models lists them."
+        ),
+    ]
+    model: Which = UNSET
+
+
 class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user, and how many items to recommend."""
 
@@ -107,6 +120,13 @@ class RerankRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Which = UNSET
 
 
+TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
+    CTR: (ScoreRequest, ScoreResponse),
+    SEQREC: (RecommendRequest, RecommendResponse),
+}
+"""What zoo rows of a task are asked with, and answer."""
+
+
 class Health(msgspec.Struct, frozen=True):
     """The state of the process (live) or of the model in it (ready, warming, draining)."""
 
@@ -139,8 +159,30 @@ class Profiled(msgspec.Struct, frozen=True):
 NOT_PROFILED = Profiled(note="not profiled")
 
 
+class TensorInfo(msgspec.Struct, frozen=True):
+    """A tensor of an adopted model: its datatype and shape in the Open Inference Protocol, where -1 is any length."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class FeatureSchema(NamedTuple):
+    """The named features of an adopted model: their JSON Schema, and those of a request of two candidates."""
+
+    schema: dict[str, Any]
+    example: dict[str, Any]
+
+
+class FeatureInfo(msgspec.Struct, frozen=True):
+    """A named feature of an adopted model, and what to send for it."""
+
+    name: str
+    takes: str
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A served model and the data set its item ids come from."""
+    """A served model and the data set its item ids come from; of an adopted model its features and tensors."""
 
     name: str
     variant: str
@@ -156,15 +198,18 @@ class ModelInfo(msgspec.Struct, frozen=True):
         str | None, Meta(description="Why nothing is measured; null where something is.")
     ]
     examples: Annotated[list[str], Meta(description="Ids of some of its items that may be candidates.")]
+    features: Annotated[
+        list[FeatureInfo] | UnsetType, Meta(description="Of an adopted model: what it is asked by.")
+    ] = UNSET
+    inputs: Annotated[
+        list[TensorInfo] | UnsetType, Meta(description="Of an adopted model: its tensors below /v2.")
+    ] = UNSET
+    example: Annotated[
+        dict[str, Any] | UnsetType, Meta(description="Of an adopted model: features of two candidates.")
+    ] = UNSET
 
 
 class ModelsResponse(msgspec.Struct, frozen=True):
     """Every model this server answers for."""
 
     models: list[ModelInfo]
-
-
-TYPES: dict[Task, tuple[type[msgspec.Struct], ...]] = {
-    CTR: (ScoreRequest, ScoreResponse),
-    SEQREC: (RecommendRequest, RecommendResponse),
-}

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rbserve.core.tasks import CTR, SEQREC, Task
+from rbserve.core.tasks import Task
 from rbserve.server.observe.logs import CODE, Log, request_id
 
 # A table lookup scores in microseconds and a language model in seconds.
@@ -41,10 +41,10 @@ class Telemetry:
         self.request_seconds = self._histogram(
             "request", "From the request's head to the end of the answer.", "route"
         )
-        self.items: dict[Task, Counter] = {
-            CTR: self._counter("candidates_scored", "Candidates the model scored.", "model"),
-            SEQREC: self._counter("recommendations_asked", "Items the model was asked for.", "model"),
-        }
+        self.candidates = self._counter("candidates_scored", "Candidates the model scored.", "model")
+        self.recommendations = self._counter(
+            "recommendations_asked", "Items the model was asked for.", "model"
+        )
         self.scoring_seconds = self._histogram("scoring", "Time in the model, a call a sample.", "model")
         self.stage_seconds = self._histogram(
             "stage", "Parts of a language model's scoring, and encoding an answer.", "model", "stage"
@@ -77,7 +77,7 @@ class Telemetry:
         return ModelTelemetry(
             self.scoring_seconds.labels(model),
             self.queue_seconds.labels(model),
-            self.items[task].labels(model),
+            (self.recommendations if task.ranks else self.candidates).labels(model),
             self.waiting.labels(model),
             self.batch.labels(model),
             lambda stage: self.stage_seconds.labels(model, stage),

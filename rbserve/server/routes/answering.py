@@ -62,6 +62,16 @@ def check_candidates(candidates: Sequence[object], limits: Limits) -> None:
         raise RequestError(422, "empty_candidates", "candidates is empty: name at least one item to score")
 
 
+def check_slate_size(size: int, limits: Limits) -> None:
+    """Raises RequestError for a request of an adopted model with no candidates, or too many."""
+    if size > limits.max_candidates:
+        message = f"the request has {size} candidates, the limit is {limits.max_candidates}"
+        raise RequestError(422, "too_many_candidates", message)
+    if not size:
+        message = "the request has no candidates: send at least one to score"
+        raise RequestError(422, "empty_candidates", message)
+
+
 def _list_ids(ids: Sequence[ItemId]) -> str:
     """The first few distinct ids of a list, for a message."""
     distinct = list(dict.fromkeys(map(value_text, ids)))

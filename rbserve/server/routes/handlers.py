@@ -20,14 +20,17 @@ from rbserve.core.wire import (
     OIP_PREFIX,
     RELOAD,
     RERANK,
+    FeatureScoreResponse,
     RecommendedItem,
     RecommendResponse,
+    ScoredCandidate,
     ScoredItem,
     ScoreResponse,
 )
 from rbserve.server.api.openapi import openapi
 from rbserve.server.api.options import Limits
 from rbserve.server.api.schema import (
+    FeatureScoreRequest,
     Health,
     ItemId,
     ModelInfo,
@@ -55,10 +58,17 @@ from rbserve.server.routes.answering import (
     item_rows,
 )
 from rbserve.server.routes.errors import unknown_model
+from rbserve.server.routes.features import (
+    adopted_info,
+    feature_query,
+    feature_schemas,
+    parse_scores,
+    require_items,
+)
 from rbserve.server.routes.rerank import RerankRoute, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import ItemList, Ranked, Slate, Top
+from rbserve.server.scoring.work import ItemList, Ranked, SlateQuery, Top
 
 
 class Handlers:
@@ -68,13 +78,11 @@ class Handlers:
         self, models: Models, limits: Limits, keyed: bool, reload: Reload | None, log: Log | None
     ) -> None:
         self._models, self._limits, self._reload = models, limits, reload
-        self._tasks = [task for task in TASKS.values() if models.of_task(task)]
-        self._log = log
+        self._tasks = [task for task in (CTR, SEQREC) if models.of_task(task)]
+        self._keyed, self._log = keyed, log
         page = (Path(__file__).parent / "page.html").read_text()
         self._page = page.replace("{TASKS}", encode(TASKS).decode())
         self._rerank = RerankRoute(models, limits, log)
-        reranks = bool(rerankers(models))
-        self._openapi = encode(openapi(limits, self._tasks, keyed, reload is not None, reranks))
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
@@ -111,11 +119,30 @@ class Handlers:
                 yield "POST", f"{path}/infer", model.infer
 
     async def score(self, request: Request) -> Response:
-        """Scores a slate, or one for each of several users."""
-        example = '{"history": ["50"], "candidates": ["172"]}; ids are strings or numbers'
-        return await self._answer_each(request, CTR, _score_request, example, self._prepare_slate)
+        """Scores a slate, or one for each of several users; of an adopted model by named features."""
+        body = await read_json(request, self._limits.max_body_bytes)
+        sent = parse_scores(body, list(self._models.of_task(CTR).values()))
+        return await self._answer_each(request, CTR, sent, self._prepare_scores)
+
+    def _prepare_scores(
+        self, service: Service[Any, Any], body: ScoreRequest | FeatureScoreRequest
+    ) -> _Prepared:
+        if isinstance(body, FeatureScoreRequest):
+            return self._prepare_features(service, body)
+        return self._prepare_slate(service, body)
+
+    def _prepare_features(self, service: Service[Any, Any], body: FeatureScoreRequest) -> _Prepared:
+        query, size = feature_query(service, body, self._limits)
+
+        def reply(scores: Scores) -> FeatureScoreResponse:
+            scored = [ScoredCandidate(index, score) for index, score in enumerate(scores.tolist())]
+            return FeatureScoreResponse(service.model, service.variant, scored)
+
+        return _Prepared(body, ModelQuery(service, query), size, reply)
 
     def _prepare_slate(self, service: Service[Any, Any], body: ScoreRequest) -> _Prepared:
+        require_items(service)
+        check_length("history", body.history, self._limits.max_history)
         check_candidates(body.candidates, self._limits)
         names = [item.name if isinstance(item, NewItem) else value_text(item) for item in body.candidates]
         known = [item for item in body.history if not isinstance(item, NewItem)]
@@ -126,7 +153,7 @@ class Handlers:
             scored = [*map(ScoredItem, names, scores.tolist())]
             return ScoreResponse(service.model, service.variant, scored, skipped)
 
-        slate = Slate(history, self._candidates(service, body.candidates))
+        slate = SlateQuery(history, self._candidates(service, body.candidates))
         return _Prepared(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
 
     def _candidates(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> ItemList:
@@ -137,9 +164,12 @@ class Handlers:
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""
         example = '{"history": ["50"], "k": 10}; ids are strings or numbers'
-        return await self._answer_each(request, SEQREC, _recommend_request, example, self._prepare_top)
+        body = await read_json(request, self._limits.max_body_bytes)
+        sent = parse(body, _recommend_request, example)
+        return await self._answer_each(request, SEQREC, sent, self._prepare_top)
 
     def _prepare_top(self, service: Service[Any, Any], body: RecommendRequest) -> _Prepared:
+        check_length("history", body.history, self._limits.max_history)
         if body.k > self._limits.max_k:
             raise RequestError(422, "k_too_large", f"k is {body.k}, the limit is {self._limits.max_k}")
 
@@ -157,19 +187,16 @@ class Handlers:
         self,
         request: Request,
         task: Task,
-        decoder: msgspec.json.Decoder[Body | list[Body]],
-        example: str,
+        sent: Body | Sequence[Body],
         prepare: Callable[[Service[Any, Any], Body], _Prepared],
     ) -> Response:
         """Answers a request, or a list of them in turn; where one of a list cannot be answered, none is."""
-        sent = parse(await read_json(request, self._limits.max_body_bytes), decoder, example)
         several = isinstance(sent, list)
-        users = sent if isinstance(sent, list) else [sent]
+        users: Sequence[Body] = sent if isinstance(sent, list) else [sent]  # type: ignore[list-item]
         check_length("users", users, self._limits.max_users)
         prepared = []
         for place, body in enumerate(users):
             try:
-                check_length("history", body.history, self._limits.max_history)
                 prepared.append(prepare(self._service(task, body.model), body))
             except RequestError as error:
                 raise error.at_index(place) if several else error from None
@@ -190,7 +217,7 @@ class Handlers:
 
     def _other_task(self, service: Service[Any, Any]) -> RequestError:
         task = service.work.task
-        other = SEQREC if task is CTR else CTR
+        other = CTR if task.ranks else SEQREC
         message = f"{service.model} has no {other.path}: it {task.answers}"
         return RequestError(409, "other_task", message, f"POST {task.path}")
 
@@ -249,18 +276,21 @@ class Handlers:
         return Response(self._page, headers=PAGE_HEADERS, media_type="text/html")
 
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI document."""
+        """The OpenAPI document of the versions that are served now."""
         del request
-        return Response(self._openapi, media_type="application/json")
+        features = feature_schemas(self._models)
+        tasks = [task for task in self._tasks if self._models.of_task(task).keys() - features.keys()]
+        admin, reranks = self._reload is not None, bool(rerankers(self._models))
+        return json_response(openapi(self._limits, tasks, self._keyed, admin, reranks, features))
 
 
 class _Prepared(NamedTuple):
     """A user's request as its model takes it, and how its answer becomes a response. `size`: candidates, or k."""
 
-    request: ScoreRequest | RecommendRequest
+    request: ScoreRequest | FeatureScoreRequest | RecommendRequest
     query: ModelQuery
     size: int
-    reply: Callable[[Any], ScoreResponse | RecommendResponse]
+    reply: Callable[[Any], ScoreResponse | FeatureScoreResponse | RecommendResponse]
 
 
 def _logged(prepared: Sequence[_Prepared], items: bool) -> LoggedQuery:
@@ -278,6 +308,7 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
     return ModelInfo(
         service.model, service.variant, service.version, service.work.task.name, data.name, data.fingerprint,
         len(items), service.profiled.measured, service.profiled.note, [*islice(candidates, EXAMPLES)],
+        **adopted_info(service),
     )  # fmt: skip
 
 
@@ -288,10 +319,7 @@ Reload = Callable[[], Awaitable[str | None]]
 """Replaces the models by their new versions; returns the reason where it did not."""
 
 
-Body = TypeVar("Body", ScoreRequest, RecommendRequest)
-
-
-_score_request = msgspec.json.Decoder(ScoreRequest | list[ScoreRequest])
+Body = TypeVar("Body", ScoreRequest | FeatureScoreRequest, RecommendRequest)
 
 
 _recommend_request = msgspec.json.Decoder(RecommendRequest | list[RecommendRequest])

@@ -9,8 +9,7 @@ and of Triton's extensions those that tell something, which its tools ask for:
     GET  /v2/models/NAME/config, /v2/models/NAME/stats, /v2/models/stats
     POST /v2/repository/index
 
-A model that scores takes history BYTES[T] and candidates BYTES[N] and gives scores FP32[N]; one that ranks takes
-history BYTES[T] and k INT64[1] and gives items BYTES[K] and scores FP32[K]. Ids are strings. Tensors are JSON or, by
+`model_tensors.py` has what each kind of model takes and gives. Ids of items are strings. Tensors are JSON or, by
 the protocol's extension, binary: the JSON has Inference-Header-Content-Length bytes, the tensors follow.
 
 The request parameter unknown_history, "refuse" or "skip", says what becomes of ids in the history that the model does
@@ -21,52 +20,39 @@ An error is {"error": "what, and what to do"}, as the protocol has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbserve.core.tasks import CTR, SEQREC
-from rbserve.core.types import Items
 from rbserve.core.version import __version__
 from rbserve.core.wire import OIP_JSON_BYTES, OIP_PREFIX
 from rbserve.server.api.options import Limits, UnknownHistory
 from rbserve.server.api.schema import UNKNOWN_HISTORY
 from rbserve.server.http.requests import (
-    RequestError,
-    check_length,
     encode,
     json_response,
     parse,
     quote,
     read_body,
 )
-from rbserve.server.routes.answering import (
-    ModelQuery,
-    answer_queries,
-    check_candidates,
-    history_rows,
-    item_rows,
+from rbserve.server.routes.answering import ModelQuery, answer_queries
+from rbserve.server.routes.model_tensors import HISTORY, ModelTensors, tensors_of
+from rbserve.server.routes.tensors import (
+    InputTensor,
+    Tensor,
+    invalid,
+    json_data,
+    packed,
+    shape_of,
+    split_body,
+    tensor_values,
 )
-from rbserve.server.routes.tensors import InputTensor, Tensor, invalid, packed, split_body, tensor_values
 from rbserve.server.scoring.models import Models
-from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Slate, Top
 
 VERSION = "1"
-
-
-HISTORY = Tensor("history", "BYTES", [-1])
-INPUTS = {
-    CTR: [HISTORY, Tensor("candidates", "BYTES", [-1])],
-    SEQREC: [HISTORY, Tensor("k", "INT64", [1])],
-}
-OUTPUTS = {
-    CTR: [Tensor("scores", "FP32", [-1])],
-    SEQREC: [Tensor("items", "BYTES", [-1]), Tensor("scores", "FP32", [-1])],
-}
 
 
 class WantedOutput(msgspec.Struct, frozen=True):
@@ -105,8 +91,25 @@ class ModelRoutes:
 
     def __init__(self, models: Models, name: str, limits: Limits) -> None:
         self._models, self.name, self._limits = models, name, limits
-        task = models[name].work.task
-        self.inputs, self.outputs = INPUTS[task], OUTPUTS[task]
+        self._of_service = tensors_of(models[name], limits)
+
+    @property
+    def _tensors(self) -> ModelTensors:
+        """The tensors of the version that is served now."""
+        service = self._models[self.name]
+        if self._of_service.service is not service:
+            self._of_service = tensors_of(service, self._limits)
+        return self._of_service
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """The model's inputs."""
+        return self._tensors.inputs
+
+    @property
+    def outputs(self) -> Sequence[Tensor]:
+        """The model's outputs."""
+        return self._tensors.outputs
 
     async def metadata(self, request: Request) -> Response:
         """What goes in and what comes out."""
@@ -169,40 +172,17 @@ class ModelRoutes:
         }  # fmt: skip
 
     async def infer(self, request: Request) -> Response:
-        """One user: a slate scored, or the catalogue ranked."""
+        """One request: candidates scored, or the catalogue ranked."""
         body = bytes(await read_body(request, self._limits.max_body_bytes))
         head, tail = split_body(request, body)
-        example = '{"inputs": [{"name": "history", "shape": [1], …}]}; ids are strings'
-        body_request = parse(bytearray(head), _decoder, example)
+        tensors = self._tensors
+        body_request = parse(bytearray(head), _decoder, _example(tensors.inputs[0]))
         wanted = self._wanted_outputs(body_request)
-        inputs = self._input_values(body_request, tail)
-        service = self._models[self.name]
-        check_length("history", inputs["history"], self._limits.max_history)
-        history, skipped = history_rows(
-            service, inputs["history"], _unknown_history(body_request), self._limits
-        )
-        outputs = await self._outputs(request, service, history, inputs)
-        parameters = {} if skipped is msgspec.UNSET else {"skipped": encode(skipped).decode()}
+        values = self._input_values(tensors, body_request, tail)
+        query, parameters = tensors.query(values, _unknown_history(body_request))
+        (answer,) = await answer_queries(request, self._limits, [ModelQuery(tensors.service, query)])
+        outputs = tensors.outputs_of(answer)
         return self._reply(body_request, [(output, outputs[output.name]) for output in wanted], parameters)
-
-    async def _outputs(
-        self, request: Request, service: Service[Any, Any], history: Items, inputs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The outputs by name."""
-        limits = self._limits
-        if not service.work.task.ranks:
-            check_candidates(inputs["candidates"], limits)
-            candidates = item_rows(service, "candidates", inputs["candidates"])
-            query = ModelQuery(service, Slate(history, candidates))
-            (scores,) = await answer_queries(request, limits, [query])
-            return {"scores": scores}
-        (k,) = inputs["k"]
-        if not 1 <= k <= limits.max_k:
-            raise RequestError(422, "k_too_large", f"k is {k}, and must lie between 1 and {limits.max_k}")
-        ((items, scores),) = await answer_queries(
-            request, limits, [ModelQuery(service, Top(history, int(k)))]
-        )
-        return {"items": service.items.names(items), "scores": scores}
 
     def _wanted_outputs(self, asked: InferRequest) -> list[WantedOutput]:
         """The outputs that the request names; all where it names none."""
@@ -214,10 +194,10 @@ class ModelRoutes:
                 )
         return asked.outputs or [WantedOutput(name) for name in known]
 
-    def _input_values(self, asked: InferRequest, tail: memoryview) -> dict[str, Any]:
-        """The values of each input by its name: strings, or numbers."""
+    def _input_values(self, tensors: ModelTensors, asked: InferRequest, tail: memoryview) -> dict[str, Any]:
+        """The values of each input by its name, as the model's tensors read them."""
         values: dict[str, Any] = {}
-        known = {tensor.name: tensor for tensor in self.inputs}
+        known = {tensor.name: tensor for tensor in tensors.inputs}
         for tensor in asked.inputs:
             if tensor.name not in known:
                 raise invalid(f"there is no input {quote(tensor.name)}: {self.name} takes {', '.join(known)}")
@@ -226,10 +206,9 @@ class ModelRoutes:
             expected = known[tensor.name]
             if tensor.datatype != expected.datatype:
                 raise invalid(f"input {tensor.name} is {quote(tensor.datatype)}, not {expected.datatype}")
-            values[tensor.name], tail = tensor_values(tensor, tail)
-            if expected.shape != [-1] and len(values[tensor.name]) != expected.shape[0]:
-                length = len(values[tensor.name])
-                raise invalid(f"input {tensor.name} has {length} values, not {expected.shape[0]}")
+            tensors.check_shape(expected, tensor)
+            own, tail = tensor_values(tensor, tail, flat=len(expected.shape) == 1)
+            values[tensor.name] = tensors.read(expected, tensor, own)
         if missing := known.keys() - values.keys():
             raise invalid(f"input {min(missing)} is missing")
         if len(tail):
@@ -237,7 +216,10 @@ class ModelRoutes:
         return values
 
     def _reply(
-        self, asked: InferRequest, values_of: Sequence[tuple[WantedOutput, Any]], parameters: dict[str, str]
+        self,
+        asked: InferRequest,
+        values_of: Sequence[tuple[WantedOutput, Any]],
+        parameters: Mapping[str, str],
     ) -> Response:
         datatypes = {tensor.name: tensor.datatype for tensor in self.outputs}
         binary_by_default = bool((asked.parameters or {}).get("binary_data_output", False))
@@ -246,13 +228,13 @@ class ModelRoutes:
             output: dict[str, Any] = {
                 "name": wanted.name,
                 "datatype": datatypes[wanted.name],
-                "shape": [len(values)],
+                "shape": shape_of(values),
             }
             if (wanted.parameters or {}).get("binary_data", binary_by_default):
-                blobs.append(packed(values))
+                blobs.append(packed(values, datatypes[wanted.name]))
                 output["parameters"] = {"binary_data_size": len(blobs[-1])}
             else:
-                output["data"] = values if isinstance(values, list) else values.tolist()
+                output["data"] = json_data(values)
             outputs.append(output)
         reply: dict[str, Any] = {
             "model_name": self.name,
@@ -311,5 +293,13 @@ def _unknown_history(asked: InferRequest) -> UnknownHistory | msgspec.UnsetType:
 
 
 def _configured(tensor: Tensor) -> dict[str, Any]:
-    kinds = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
-    return {"name": tensor.name, "data_type": kinds[tensor.datatype], "dims": tensor.shape}
+    kind = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
+    return {"name": tensor.name, "data_type": kind, "dims": tensor.shape}
+
+
+def _example(tensor: Tensor) -> str:
+    shape = [1 if size < 0 else size for size in tensor.shape]
+    return (
+        f'{{"inputs": [{{"name": "{tensor.name}", "shape": {shape}, …}}]}}; '
+        f"{'ids are strings' if tensor == HISTORY else f'it is {tensor.datatype}'}"
+    )

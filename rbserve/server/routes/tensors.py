@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +22,24 @@ from rbserve.server.http.requests import (
 MAX_DIMENSIONS = 8
 
 
-_EXAMPLES = {"BYTES": 'strings, such as ["50", "181"]', "INT64": "whole numbers, such as [10]"}
+class Datatype(NamedTuple):
+    """A datatype of the protocol's: its little-endian NumPy dtype, its types in JSON, and what to send."""
+
+    dtype: str
+    json: tuple[type, ...]
+    example: str
+
+
+_WHOLE = (int,), "whole numbers, such as [10]"
+_FRACTIONS = (float, int), "numbers, such as [0.5]"
+DATATYPES: Mapping[str, Datatype] = {
+    "BYTES": Datatype("O", (str,), 'strings, such as ["50", "181"]'),
+    "BOOL": Datatype("?", (bool,), "truth values, such as [true]"),
+    "UINT8": Datatype("<u1", *_WHOLE), "INT8": Datatype("<i1", *_WHOLE), "INT16": Datatype("<i2", *_WHOLE),
+    "INT32": Datatype("<i4", *_WHOLE), "INT64": Datatype("<i8", *_WHOLE), "FP16": Datatype("<f2", *_FRACTIONS),
+    "FP32": Datatype("<f4", *_FRACTIONS), "FP64": Datatype("<f8", *_FRACTIONS),
+}  # fmt: skip
+_IN_WORDS = {1: "one", 2: "two", 4: "four", 8: "eight"}
 
 
 class Tensor(NamedTuple):
@@ -51,35 +69,38 @@ def split_body(request: Request, body: bytes) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def tensor_values(sent: InputTensor, tail: memoryview) -> tuple[Any, memoryview]:
-    """An input's values, and what of the binary tensors is left."""
+def tensor_values(sent: InputTensor, tail: memoryview, flat: bool) -> tuple[Any, memoryview]:
+    """An input's values, in a flat list or array, and what of the binary tensors is left.
+
+    `flat`: the input has one dimension, which an error may tell.
+    """
     size = (sent.parameters or {}).get("binary_data_size")
-    values: list[Any]
+    datatype = DATATYPES[sent.datatype]
+    values: Any
     if size is None:
         if sent.data is None:
-            raise invalid(f"input {sent.name} has no data: send {_EXAMPLES[sent.datatype]}")
-        values = _flat(sent.data, sent)
-        kind = str if sent.datatype == "BYTES" else int
+            raise invalid(f"input {sent.name} has no data: send {datatype.example}")
+        values = _flat(sent.data, sent, flat)
         for value in values:
-            if type(value) is not kind:
+            if type(value) not in datatype.json:
                 raise invalid(
                     f"input {sent.name} is {sent.datatype}, and has {_shown(value)} among its data: "
-                    f"send {_EXAMPLES[sent.datatype]}"
+                    f"send {datatype.example}"
                 )
     else:
         if not isinstance(size, int) or not 0 <= size <= len(tail):
             raise invalid(f"input {sent.name} has {size} bytes, and {len(tail)} are there")
         own, tail = tail[:size], tail[size:]
-        values = _strings(own, sent.name) if sent.datatype == "BYTES" else _numbers(own, sent.name)
+        values = _strings(own, sent.name) if sent.datatype == "BYTES" else _numbers(own, sent)
     if sent.shape != [len(values)] and not _holds(sent.shape, len(values)):
         raise invalid(
-            f"input {sent.name} has shape {sent.shape[:MAX_DIMENSIONS]} and {len(values)} values: "
-            f"send shape [{len(values)}]"
+            f"input {sent.name} has shape {sent.shape[:MAX_DIMENSIONS]} and {len(values)} values"
+            + (f": send shape [{len(values)}]" if flat else "")
         )
     return values, tail
 
 
-def _flat(data: list[Any], sent: InputTensor) -> list[Any]:
+def _flat(data: list[Any], sent: InputTensor, flat: bool) -> list[Any]:
     """The values of data that are in one list, or nested as the shape has it."""
     if not any(type(part) is list for part in data):
         return data
@@ -87,7 +108,7 @@ def _flat(data: list[Any], sent: InputTensor) -> list[Any]:
         if any(type(part) is not list or len(part) != size for part in data):
             raise invalid(
                 f"input {sent.name} has data that are not nested as its shape {sent.shape[:MAX_DIMENSIONS]} has it: "
-                f"send its N values in one list, with shape [N]"
+                f"send its {'N values in one list, with shape [N]' if flat else 'values in one list'}"
             )
         data = [value for part in data for value in part]
     return data
@@ -104,8 +125,7 @@ def _shown(value: Any) -> str:
 
 def _holds(shape: list[int], count: int) -> bool:
     """Whether a tensor of this shape has so many values, such as [1, N] and [N, 1] of a batch of one."""
-    positive = all(0 <= size <= count for size in shape)
-    return positive and len(shape) <= MAX_DIMENSIONS and math.prod(shape) == count
+    return len(shape) <= MAX_DIMENSIONS and min(shape, default=0) >= 0 and math.prod(shape) == count
 
 
 def _strings(data: memoryview, name: str) -> list[str]:
@@ -126,22 +146,35 @@ def _strings(data: memoryview, name: str) -> list[str]:
     return texts
 
 
-def _numbers(data: memoryview, name: str) -> list[int]:
-    if len(data) % 8:
-        raise invalid(f"input {name} has {len(data)} bytes, and INT64 take eight each")
-    found: NDArray[np.int64] = np.frombuffer(data, "<i8")
-    values: list[int] = found.tolist()
-    return values
+def _numbers(data: memoryview, sent: InputTensor) -> NDArray[Any]:
+    dtype = np.dtype(DATATYPES[sent.datatype].dtype)
+    if len(data) % dtype.itemsize:
+        raise invalid(
+            f"input {sent.name} has {len(data)} bytes, and {sent.datatype} take {_IN_WORDS[dtype.itemsize]} each"
+        )
+    return np.frombuffer(data, dtype).copy()  # where a runtime may read it: at an aligned address
 
 
-def packed(values: Any) -> bytes:
-    """Values as the protocol's bytes."""
-    if isinstance(values, list):
-        encoded = [value.encode() for value in values]
-        return b"".join(struct.pack("<I", len(value)) + value for value in encoded)
-    data: bytes = np.ascontiguousarray(values, "<f4").tobytes()
+def packed(values: Any, datatype: str) -> bytes:
+    """Values of a datatype, in a list or an array, as the protocol's bytes."""
+    array = np.asarray(values, DATATYPES[datatype].dtype)
+    if datatype != "BYTES":
+        return array.tobytes()
+    encoded = [value.encode() for value in array.ravel().tolist()]
+    return b"".join(struct.pack("<I", len(value)) + value for value in encoded)
+
+
+def shape_of(values: Any) -> list[int]:
+    """The shape of values in a list or an array."""
+    return [len(values)] if isinstance(values, list) else [*values.shape]
+
+
+def json_data(values: Any) -> list[Any]:
+    """Values in a list or an array as JSON has them: in one list, the last dimension running fastest."""
+    data: list[Any] = values if isinstance(values, list) else values.ravel().tolist()
     return data
 
 
 def invalid(message: str) -> RequestError:
+    """The refusal of a request that is not of the protocol."""
     return RequestError(400, "invalid_request", message)

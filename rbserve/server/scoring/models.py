@@ -42,16 +42,16 @@ class Models:
         return max((service.status for service in self), key=STATUSES.index)
 
     def of_task(self, task: Task) -> Mapping[str, Service[Any, Any]]:
-        """The services of models of a task, by name."""
-        return self._by_task.get(task, {})
+        """The services of models that are asked at the path of a task, by name."""
+        return self._by_path.get(task.path, {})
 
     def replace(self, services: Sequence[Service[Any, Any]]) -> None:
         """Replaces all services by these, in one step."""
-        by_task: dict[Task, dict[str, Service[Any, Any]]] = {}
+        by_path: dict[str, dict[str, Service[Any, Any]]] = {}
         for service in services:
-            by_task.setdefault(service.work.task, {})[service.model] = service
+            by_path.setdefault(service.work.task.path, {})[service.model] = service
         self._by_name = {service.model: service for service in services}
-        self._by_task = by_task
+        self._by_path = by_path
 
     def close(self) -> None:
         """Cancels the requests that wait in the models' queues."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from rbserve.core.errors import ArtifactError, RbserveError, UsageError
 from rbserve.core.files import sha256
 from rbserve.core.tasks import TASKS
-from rbserve.core.types import Vectors
-from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.core.types import Scorer, Vectors
+from rbserve.data.artifact import Adopted, Artifact, open_artifact
 from rbserve.runtimes.contents import artifact_tokenizer
 from rbserve.runtimes.item_vectors import Encode, ItemContent, content_kind, open_content
 from rbserve.runtimes.opening import open_ranker, open_scorer
@@ -23,9 +23,10 @@ from rbserve.runtimes.texts import text_scorer
 from rbserve.server.api.options import Limits
 from rbserve.server.api.schema import NOT_PROFILED, Profiled
 from rbserve.server.observe.telemetry import Telemetry
+from rbserve.server.scoring.adopted import AdoptedScoring
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import Ranking, Scoring
+from rbserve.server.scoring.work import Ranking, Scoring, Work
 
 VERSION_DIGITS = 12
 NO_SERVICES: Mapping[str, Service[Any, Any]] = {}
@@ -120,9 +121,12 @@ def open_service(
     telemetry: Telemetry | None = None,
     encode: Encode = no_encoder,
 ) -> Service[Any, Any]:
-    """A service of a variant and its item table, not warm yet; `encode` makes vectors of new texts for group C."""
-    work: Scoring | Ranking
-    if TASKS[artifact.manifest.task].ranks:
+    """A service of a variant, not warm yet; `encode` makes vectors of new texts for group C."""
+    work: Work[Any, Any]
+    if artifact.manifest.adopted:
+        scorer = open_scorer(artifact, variant, threads)
+        work = adopted_work(artifact, artifact.manifest.adopted, scorer)
+    elif TASKS[artifact.manifest.task].ranks:
         longest = artifact.manifest.config.get("max_history")
         work = Ranking(open_ranker(artifact, variant, threads), artifact.items, longest)
     else:
@@ -134,6 +138,13 @@ def open_service(
         work, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
         version=artifact.model_digest[:VERSION_DIGITS], manifest=sha256(artifact.path / "manifest.json"),
     )  # fmt: skip
+
+
+def adopted_work(artifact: Artifact, adopted: Adopted, scorer: Scorer) -> AdoptedScoring:
+    """What a model that was made elsewhere does for a request; it is warmed up with one of its stored checks."""
+    stored = filter(None, map(artifact.checks, artifact.manifest.variants))
+    sample = next((check.request for checks in stored for check in checks.checks), None)
+    return AdoptedScoring(scorer, adopted.signature, adopted.features, TASKS[artifact.manifest.task], sample)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -159,7 +170,7 @@ class Reloader:
                 self._models.telemetry, {service.model: service for service in self._models}
             )
             for old, new in zip(self._models, fresh, strict=True):
-                if (old.model, old.work.task) != (new.model, new.work.task):
+                if (old.model, old.work.task, type(old.work)) != (new.model, new.work.task, type(new.work)):
                     raise ArtifactError(
                         f"where {old.model} was there is {new.model} now, another model",
                         "start a server of it",

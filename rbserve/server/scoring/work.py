@@ -1,7 +1,7 @@
 """What a model does for one request: scores a slate (`Scoring`), or ranks its catalogue (`Ranking`).
 
-A query goes in: a history with its candidates (`Slate`), or a history and how many items to rank (`Top`). Scores, or
-items and scores, come out. Nothing here waits, counts or knows of other requests.
+A query goes in: a history with its candidates (`SlateQuery`), or a history and how many items to rank (`Top`). Scores,
+or items and scores, come out. Nothing here waits, counts or knows of other requests.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TextWork(Protocol):
         ...
 
 
-class Slate(NamedTuple):
+class SlateQuery(NamedTuple):
     """A query for the scores of N candidates for the user of a history of T items."""
 
     history: ItemList
@@ -116,7 +116,7 @@ class Scoring:
         self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
         self.prefix_cache = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
 
-    def __call__(self, query: Slate, observe: Observe = no_observer) -> Scores:
+    def __call__(self, query: SlateQuery, observe: Observe = no_observer) -> Scores:
         history, candidates = query
         if isinstance(history, list) or isinstance(candidates, list):
             assert not isinstance(self.texts, str)
@@ -127,19 +127,19 @@ class Scoring:
             scores = self.scorer.score(slate_request(history, candidates))
         if scores.shape != (len(candidates),):
             raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
-        return _require_finite(scores)
+        return require_finite(scores)
 
-    def batch_key(self, query: Slate) -> None:
+    def batch_key(self, query: SlateQuery) -> None:
         del query
 
-    def answer_batch(self, queries: Sequence[Slate]) -> list[Scores]:
+    def answer_batch(self, queries: Sequence[SlateQuery]) -> list[Scores]:
         return [self(query) for query in queries]
 
-    def size(self, query: Slate) -> int:
+    def size(self, query: SlateQuery) -> int:
         return len(query.candidates)
 
-    def example(self, size: int, length: int) -> Slate:
-        return Slate(some_rows(self.items, length), some_rows(self.items, size))
+    def example(self, size: int, length: int) -> SlateQuery:
+        return SlateQuery(some_rows(self.items, length), some_rows(self.items, size))
 
     def largest(self, limits: Limits) -> int:
         return limits.max_candidates
@@ -148,8 +148,8 @@ class Scoring:
     def no_texts(self) -> str | None:
         return self.texts if isinstance(self.texts, str) else None
 
-    def text_query(self, queries: Sequence[str], documents: Sequence[str]) -> Slate:
-        return Slate([*queries], [*documents])
+    def text_query(self, queries: Sequence[str], documents: Sequence[str]) -> SlateQuery:
+        return SlateQuery([*queries], [*documents])
 
     def self_check(self, checks: Checks) -> str | None:
         return scored_otherwise(checks, self.scorer.score)
@@ -185,7 +185,7 @@ class Ranking:
         items, scores = recommend(self.ranker, query.history, query.k, query.exclude_seen)
         if items.shape != scores.shape or len(items) > query.k:
             raise ValueError(f"items of shape {items.shape}, scores of shape {scores.shape} for k {query.k}")
-        return Ranked(items, _require_finite(scores))
+        return Ranked(items, require_finite(scores))
 
     def batch_key(self, query: Top) -> Hashable:
         return len(self._read(query))
@@ -205,7 +205,7 @@ class Ranking:
         items, scores = items[places], scores[places]
         if query.exclude_seen:
             items, scores = without_seen(query.history, query.k, items, scores)
-        return Ranked(items, _require_finite(scores))
+        return Ranked(items, require_finite(scores))
 
     def _read(self, query: Top) -> Items:
         """The part of a history that the model reads."""
@@ -229,7 +229,7 @@ def _list_length(query: Top) -> int:
     return query.k + query.exclude_seen * len(query.history)
 
 
-def _require_finite(scores: Scores) -> Scores:
+def require_finite(scores: Scores) -> Scores:
     """Raises ValueError for what JSON cannot carry: NaN would reach the client as null."""
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
