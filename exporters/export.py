@@ -10,6 +10,7 @@ from rbserve.core.files import replacing, scratch
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.core.variants import (
+    APPROXIMATED,
     DEFAULT_SERVED,
     USUAL_PRECISIONS,
     check_precisions,
@@ -47,8 +48,9 @@ def export(
 
     Test rows of a model that was made elsewhere are requests of the table that it was adopted with.
 
-    Raises ParityError when fp32 differs from the reference by more than rounding (`Reference.is_equal`). An int8 or
-    int4 variant that loses more than MOST_LOSS of AUC or nDCG@10 is written with a warning that every table shows.
+    Raises ParityError when fp32 differs from the reference by more than rounding (`Reference.is_equal`); of the kinds
+    APPROXIMATED it is written with a warning. An int8 or int4 variant that loses more than MOST_LOSS of AUC or nDCG@10
+    is written with a warning too. Every table shows the warnings.
     """
     if artifact.is_endpoint:
         raise UsageError(f"{artifact.name} is answered by an endpoint: there is nothing to export")
@@ -157,7 +159,7 @@ def _admit(
 ) -> VariantRecord:
     """Moves exported files into the artefact; ParityError for an fp32 graph that differs from the reference."""
     measured, variant = comparison.parity, exported_variant(precision)
-    if precision == "fp32" and not reference.is_equal(measured):
+    if precision == "fp32" and not reference.is_equal(measured) and artifact.kind not in APPROXIMATED:
         raise ParityError(
             f"{artifact.name} {variant} differs from {parity.reference_variant(artifact)} on {measured.rows} rows: "
             f"{reference.describe(measured)}",
@@ -168,7 +170,7 @@ def _admit(
     checks = f"onnx/{precision}.checks.json"
     write_checks(artifact.path / checks, comparison.checks, find_variant(variant).tolerance)
     return VariantRecord(
-        file, measured, _warnings(artifact, precision, measured, reference.loss(measured)),
+        file, measured, _warnings(artifact, precision, measured, reference),
         step_file=step[0] if step else None,
         data_files=data, checks=checks,
         activation_scales=activation_scales(artifact, precision),
@@ -189,8 +191,14 @@ def _move_graphs(artifact: Artifact, graphs: list[Path]) -> list[str]:
     return [f"onnx/{path.name}" for path in data]
 
 
-def _warnings(artifact: Artifact, precision: str, measured: Parity, loss: float) -> list[str]:
-    if precision == "fp32" or artifact.is_random or loss <= MOST_LOSS:
+def _warnings(artifact: Artifact, precision: str, measured: Parity, reference: parity.Reference) -> list[str]:
+    if precision == "fp32":
+        if reference.is_equal(measured):
+            return []
+        compared = f"differs from {parity.reference_variant(artifact)} on {measured.rows} rows"
+        return [f"{precision} {compared}: {reference.describe(measured)}"]
+    loss = reference.loss(measured)
+    if artifact.is_random or loss <= MOST_LOSS:
         return []
     if measured.auc is None and measured.ndcg is None:
         return [

@@ -37,6 +37,9 @@ ONNX, a program of torch.export, a Python callable."""
 TRAINED: tuple[ModelKind, ...] = ("recommender", "language")
 CONVERTED: tuple[ModelKind, ...] = ("graph", "library", "program")
 """The kinds of adopted models that have an ONNX graph."""
+APPROXIMATED: tuple[ModelKind, ...] = ("library",)
+"""The kinds whose graph another project makes. It may score single rows otherwise, at the edges of a tree's branches:
+that is measured and shown as a warning."""
 
 
 class Variant(NamedTuple):

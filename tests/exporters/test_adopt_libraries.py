@@ -13,13 +13,14 @@ import pytest
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.request_set import ColumnRecord
+from rbserve.exporters.adopt import library_graph, library_models
 from rbserve.exporters.adopt.adopt import adopt as adopt_model
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.libraries import convert, library_format
 from rbserve.runtimes import native
 from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.session import open_session
-from tests.adopted import small_requests
+from tests.adopted import small_requests, write_requests
 from tests.library_models import (
     CHANCE,
     CLICKS,
@@ -423,6 +424,33 @@ def test_an_artefact_is_made_that_has_the_library_and_its_graph(kind: str, tmp_p
         for variant in artifact.variants
     )
     np.testing.assert_allclose(native_scores, graph_scores, rtol=1e-5, atol=2e-6)
+
+
+def test_a_graph_that_differs_in_single_rows_is_measured_on_the_requests_and_has_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lightgbm as library
+
+    monkeypatch.setattr(library_models, "_below", lambda exact: exact.astype(np.float32))
+    monkeypatch.setattr(library_graph, "MOST_OTHER", 1.0)
+    saved = lightgbm(tmp_path)
+    branches = library.Booster(model_file=saved.path).trees_to_dataframe()
+    edges = branches[branches.split_feature == "likes"].threshold.unique().astype(np.float32)
+    likes = np.resize(edges, 200)
+    labels = (np.arange(200) % 3 == 0).astype(np.float32)
+    requests = write_requests(
+        tmp_path / "edges",
+        {"likes": likes, "age": np.zeros(200, np.float32)},
+        offsets=np.arange(0, 201, 2),
+        labels=labels,
+    )
+    artifact = adopt_model(str(saved.path), requests, AdoptOptions(), tmp_path / "ranker")
+    record = artifact.manifest.variants["onnx-fp32"]
+    (warning,) = record.warnings
+    assert "fp32 differs from native on 200 rows: by" in warning
+    assert record.parity.max_abs > 1e-3
+    assert artifact.manifest.adopted is not None
+    assert "the ONNX graph scores otherwise than the library" in artifact.manifest.adopted.guessed[0]
 
 
 def test_a_pickle_is_refused_by_adopt_itself(tmp_path: Path) -> None:
