@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import UsageError
 from rbserve.core.requests import Request
 from rbserve.core.types import Scorer
 from rbserve.core.variants import DEFAULT_SERVED
@@ -37,48 +37,73 @@ ROUNDING, NEWEST_OPSET = "QuantizeLinear", 27
 Writer = Callable[[Artifact, RequestSet, Path, Path], None]
 
 
+def find_unchanged(artifact: Artifact) -> dict[str, str]:
+    """The precisions that would change nothing in a model, each with the reason; they are not exported."""
+    if DEFAULT_SERVED not in artifact.manifest.variants:
+        return dict.fromkeys(("fp32", *WRITERS), "it has no ONNX graph")
+    with tempfile.TemporaryDirectory(prefix="rbserve-adopt-") as folder:
+        model = _open(_simplified(artifact, Path(folder)))
+        reasons = {precision: reason_of(model) for precision, reason_of in REASONS.items()}
+    return {precision: reason for precision, reason in reasons.items() if reason is not None}
+
+
+def _nothing_for_int8(model: ModelProto) -> str | None:
+    operators = sorted({node.op_type for node in model.graph.node})
+    if opset_of(model) < OLDEST_OPSET:
+        return f"its opset {opset_of(model)} is older than {OLDEST_OPSET}, the first one with integers"
+    if any(weighted_products(model.graph)) or CONVOLUTION in operators:
+        return None
+    return f"it has no products by constant matrices (its operators: {', '.join(operators)})"
+
+
+def _nothing_for_fp16(model: ModelProto) -> str | None:
+    if any(tensor.data_type == tensor.FLOAT for tensor in model.graph.initializer):
+        return None
+    return "it has no weights in 32 bits beside those of trees and linear models of scikit-learn"
+
+
+REASONS: Mapping[str, Callable[[ModelProto], str | None]] = {
+    "int8": _nothing_for_int8,
+    "fp16": _nothing_for_fp16,
+}
+"""Why a precision would change nothing in a graph, None where it changes it."""
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators that a graph uses; 0 where it uses none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
 def write_graphs(
     artifact: Artifact, requests: RequestSet, folder: Path, precisions: Sequence[str]
 ) -> dict[str, list[Path]]:
-    """The graph of each precision: in fp32 as it came, others written into `folder`.
-
-    Raises UsageError, in one line, where a precision would change nothing in the graph.
-    """
-    (source,) = (artifact.file(name) for name in artifact.manifest.variants[DEFAULT_SERVED].graphs)
+    """The graph of each precision: in fp32 as it came, others written into `folder`."""
+    fp32 = artifact.file(artifact.manifest.variants[DEFAULT_SERVED].file)
     graphs = {
-        precision: source if precision == "fp32" else folder / f"{precision}.onnx" for precision in precisions
+        precision: fp32 if precision == "fp32" else folder / f"{precision}.onnx" for precision in precisions
     }
-    simple = folder / "simple.onnx"
     for precision, path in graphs.items():
-        if path != source:
-            if not simple.exists():
-                simplify_graph(source, simple)
-            WRITERS[precision](artifact, requests, simple, path)
+        if precision in WRITERS:
+            WRITERS[precision](artifact, requests, _simplified(artifact, folder), path)
     return {precision: [path] for precision, path in graphs.items()}
+
+
+def _simplified(artifact: Artifact, folder: Path) -> Path:
+    """The fp32 graph as onnxruntime simplifies it, which shows the constants that products are by."""
+    files = [artifact.file(name) for name in artifact.manifest.variants[DEFAULT_SERVED].files]
+    simple = folder / "simple.onnx"
+    if not simple.exists():
+        simplify_graph(files[0], simple)
+    return simple
 
 
 def write_int8(artifact: Artifact, requests: RequestSet, simple: Path, path: Path) -> None:
     """Rounds products by constant matrices as those of the zoo's models; of a graph without any, its convolutions."""
     model = _open(simple)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    operators = sorted({node.op_type for node in model.graph.node})
-    if any(weighted_products(model.graph)) and opset >= OLDEST_OPSET:
-        recorder = ActivationRecorder(simple)
-        _score_some(artifact, requests, exported_scorer(artifact, [simple], opening=lambda _: recorder))
-        quantise_products(model.graph, recorder.activations, opset)
-        if opset > NEWEST_OPSET:
-            for node in model.graph.node:
-                node.domain = DOMAIN if node.op_type == ROUNDING else node.domain
-        if DOMAIN not in {entry.domain for entry in model.opset_import}:
-            model.opset_import.add(domain=DOMAIN, version=1)
-    elif CONVOLUTION in operators and opset >= OLDEST_OPSET:
-        model = _round_convolutions(artifact, requests, simple, path)
+    if any(weighted_products(model.graph)):
+        _round_products(artifact, requests, simple, model)
     else:
-        raise UsageError(
-            f"{artifact.name} has nothing that int8 makes faster: no products by constant matrices "
-            f"(its operators: {', '.join(operators)})",
-            "its fp32 graph is what there is to serve",
-        )
+        model = _round_convolutions(artifact, requests, simple, path)
     _save(artifact, model, path, "int8")
 
 
@@ -87,16 +112,22 @@ def write_fp16(artifact: Artifact, requests: RequestSet, simple: Path, path: Pat
     onnxruntime computes them in 32 bits, which takes longer than fp32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(_open(simple), keep_io_types=True)
-    if not any(tensor.data_type == tensor.FLOAT16 for tensor in model.graph.initializer):
-        raise UsageError(
-            f"{artifact.name} has no weights that fp16 makes smaller",
-            "its fp32 graph is what there is to serve",
-        )
-    _save(artifact, model, path, "fp16")
+    _save(artifact, convert_float_to_float16(_open(simple), keep_io_types=True), path, "fp16")
 
 
 WRITERS: Mapping[str, Writer] = {"int8": write_int8, "fp16": write_fp16}
+
+
+def _round_products(artifact: Artifact, requests: RequestSet, simple: Path, model: ModelProto) -> None:
+    """Rounds the products of a graph in place, by ranges that are recorded on requests."""
+    recorder, opset = ActivationRecorder(simple), opset_of(model)
+    _score_some(artifact, requests, exported_scorer(artifact, [simple], opening=lambda _: recorder))
+    quantise_products(model.graph, recorder.activations, opset)
+    if opset > NEWEST_OPSET:
+        for node in model.graph.node:
+            node.domain = DOMAIN if node.op_type == ROUNDING else node.domain
+    if DOMAIN not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.add(domain=DOMAIN, version=1)
 
 
 def _open(path: Path) -> ModelProto:

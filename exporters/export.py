@@ -59,9 +59,11 @@ def export(
         variant = exported_variant(precision)
         if variant not in artifact.can_export:
             known = ", ".join(precisions_of(artifact.can_export))
+            unchanged = artifact.manifest.adopted.unchanged if artifact.manifest.adopted else {}
+            reason = f": {unchanged[precision]}" if precision in unchanged else ""
             raise UsageError(
-                f"{artifact.name} cannot be exported in {precision}",
-                f"precisions that it can be exported in: {known}",
+                f"{artifact.name} cannot be exported in {precision}{reason}",
+                f"precisions that it can be exported in: {known or 'none'}",
             )
         require_memory(artifact, variant)
     reference = _reference_of(artifact, dataset)

@@ -32,6 +32,7 @@ from rbserve.exporters.adopt.check import check_scores
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.formats import Format, find_format
 from rbserve.exporters.adopt.onnx_file import GRAPH
+from rbserve.exporters.adopted import find_unchanged
 from rbserve.exporters.export import export
 from rbserve.runtimes.opening import open_scorer
 
@@ -52,7 +53,7 @@ def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) 
         converted = row.convert(source, requests.manifest.columns, options, folder)
         artifact = _package(folder, path.name, source, row, _in_place(converted, folder), requests)
         scorer = open_scorer(artifact, artifact.variants[0])
-        _note(artifact, check_scores(scorer, converted.signature, requests))
+        _note(artifact, check_scores(scorer, converted.signature, requests), find_unchanged(artifact))
         if converted.graph is not None:
             export(open_artifact(folder), requests, ["fp32"])
     return open_artifact(path)
@@ -112,9 +113,9 @@ def task_of(requests: RequestSet) -> Task:  # noqa: ARG001
     return CTR
 
 
-def _note(artifact: Artifact, notes: list[str]) -> None:
-    """Adds lines to what an artefact says was found out about the model."""
-    adopted = artifact.manifest.adopted
-    if notes and adopted is not None:
-        adopted = msgspec.structs.replace(adopted, guessed=[*adopted.guessed, *notes])
-        write_manifest(artifact.path, msgspec.structs.replace(artifact.manifest, adopted=adopted))
+def _note(artifact: Artifact, notes: list[str], unchanged: dict[str, str]) -> None:
+    """Adds to an artefact what was found out about the model, and which precisions would change nothing in it."""
+    assert artifact.manifest.adopted is not None
+    guessed = [*artifact.manifest.adopted.guessed, *notes]
+    adopted = msgspec.structs.replace(artifact.manifest.adopted, guessed=guessed, unchanged=unchanged)
+    write_manifest(artifact.path, msgspec.structs.replace(artifact.manifest, adopted=adopted))

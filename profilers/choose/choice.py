@@ -19,7 +19,7 @@ import numpy as np
 
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
-from rbserve.core.tasks import CTR, TASKS
+from rbserve.core.tasks import TASKS
 from rbserve.core.variants import FP32, device_of, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
@@ -33,8 +33,7 @@ from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import memory
 from rbserve.runtimes.opening import unavailable
 from rbserve.stats.intervals import FEWEST_USERS, Interval
-from rbserve.stats.listwise import ndcg_at_k
-from rbserve.stats.pairwise import auc
+from rbserve.stats.metrics import METRICS
 
 SCHEMA = 1
 TOLERANCE = 0.002  # of AUC or nDCG@10, as the warning of an export
@@ -304,10 +303,8 @@ def loss_of(run: Measurement, reference: str, variant: str, metric: str, evidenc
     assert base is not None
     assert head is not None
     interval = interval_of(base - head)
-    if metric == CTR.metric:
-        change = auc(run.predictions.labels, before) - auc(run.predictions.labels, after)
-    else:
-        change = ndcg_at_k(before, 10) - ndcg_at_k(after, 10)
+    compute = METRICS[run.task][metric].compute
+    change = compute(*run.predictions.judged_rows(reference)) - compute(*run.predictions.judged_rows(variant))
     if math.isnan(change) or interval is None:
         return None
     return Loss(change, interval, users)

@@ -75,4 +75,4 @@ def _accuracy_draws(run: Measurement, variant: str, metric: str) -> Draws | None
     if row is None or row.draws is None or variant not in (run.predictions.scores or run.predictions.ranks):
         return None
     seed = zlib.crc32(run.dataset_fingerprint.encode())  # of the data: the same users for every model of it
-    return row.draws(*run.predictions.judged_rows(variant), RESAMPLES, seed)
+    return row.draws(*run.predictions.judged_rows(variant), resamples=RESAMPLES, seed=seed)

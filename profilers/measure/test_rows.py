@@ -172,11 +172,14 @@ class RequestRows:
 
     @property
     def unanswered(self) -> Predictions:
-        """The users and the labels; neither where the table has no labels."""
+        """The users and the labels, of grades with the requests; none where the table has no labels."""
         labels = self._requests.labels
         if labels is None:
             return Predictions([], [], scores={})
-        return Predictions(self.users.tolist(), whole_numbers(labels[self._rows]), scores={})
+        users, whole = self.users.tolist(), whole_numbers(labels[self._rows])
+        if self._requests.manifest.labels == "binary":
+            return Predictions(users, whole, scores={})
+        return Predictions(users, whole, scores={}, requests=self._request_of_row[self._rows].tolist())
 
     def write(self, path: Path, plan: Plan) -> None:
         """Writes the directory of the request set, the numbers of the requests to judge, and of at most 256 requests of
@@ -205,6 +208,11 @@ class RequestRows:
     @cached_property
     def _users(self) -> NDArray[np.int32]:
         return self._data.ctr("test").users if self._data else self._requests.users
+
+    @property
+    def _request_of_row(self) -> NDArray[np.int64]:
+        """The number int64[rows] of the request that each row of the table belongs to."""
+        return np.repeat(np.arange(len(self._requests)), np.diff(self._requests.offsets))
 
     @cached_property
     def _rows(self) -> Rows | slice:

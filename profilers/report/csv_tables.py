@@ -48,7 +48,7 @@ def _point_row(section: Section, point: Point) -> dict[str, str]:
 def _accuracy_name(key: str, task: str) -> str:
     """The column of an accuracy: a ranking of a user's candidates never shares one with a ranking of the catalogue."""
     metric = key.removesuffix("_ci95")
-    shared = all(metric in metrics for metrics in METRICS.values())
+    shared = any(metric in METRICS[name] for name, other in TASKS.items() if other.ranks)
     return f"candidates_{key}" if shared and not TASKS[task].ranks else key
 
 

@@ -1,4 +1,6 @@
-"""The two tasks of the RecBench paper (section 2) as a table: all facts that differ between them.
+"""The tasks as a table: the two of the RecBench paper (section 2), and the ranking of candidates with graded labels.
+
+All facts that differ between them stand here.
 
 Manifests, run files and zoo rows name a task by its `name`; look it up with `TASKS[name]`. No other module compares
 the name of a task: code that does one thing for a model that scores candidates and another for a model that ranks the
@@ -13,7 +15,7 @@ from typing import Literal
 
 from rbserve.core.wire import RECOMMEND, SCORE
 
-TaskName = Literal["ctr", "seqrec"]
+TaskName = Literal["ctr", "seqrec", "rerank"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,29 @@ SEQREC = Task(
     item_column="target",
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (CTR, SEQREC)}
+GRADED = Task(
+    name="rerank",
+    title="ranking of candidates",
+    answers="scores candidates",
+    ranks=False,
+    path=SCORE,
+    size_name="slate",
+    size_unit="candidate",
+    default_sizes=(1, 100),
+    default_scope="forward",
+    metric="ndcg@10",
+    ranked_among="request's candidates",
+    row_name="graded candidates",
+    item_column="candidate",
+)
+"""Requests of a user's own table whose labels are grades: 0 for not relevant, and more."""
+
+HIGHEST_GRADE = 30
+"""Grades are short scales: the gain 2^grade - 1 of a higher one would leave nothing of the others."""
+
+PAPER_TASKS = (CTR, SEQREC)
+"""The tasks that a prepared data set has splits for, and that have a path of the API of their own."""
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (*PAPER_TASKS, GRADED)}
 ACCURACIES = tuple(task.metric for task in TASKS.values())
 """The main metric of each task: what validation maximises and what a loss of accuracy is measured in."""

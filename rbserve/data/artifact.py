@@ -174,7 +174,8 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `files` are the members that its reference is loaded from. `signature` has its tensors, `guessed` a line for each
     thing that was not said and had to be guessed. `requests` is the request set that it is judged on. `callable` is
     the `module:factory` of a Python model, which is the user's own code. `features` are the columns that fill the
-    inputs, by which a server is asked.
+    inputs, by which a server is asked. `unchanged` has the precisions that would change nothing, in which it is not
+    exported therefore, and why.
     """
 
     kind: ModelKind
@@ -186,6 +187,7 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guessed: list[str] = []
     callable: str | None = None
     features: dict[str, FeatureSpec] = {}
+    unchanged: dict[str, str] = {}
 
 
 class CatalogueChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,7 +266,9 @@ class Artifact:
 
     @property
     def _possible(self) -> list[str]:
-        return possible_variants(self.manifest.task, self.kind)
+        unchanged = self.manifest.adopted.unchanged if self.manifest.adopted else {}
+        rows = map(find_variant, possible_variants(self.manifest.task, self.kind))
+        return [row.name for row in rows if not (row.exported and row.precision in unchanged)]
 
     def _has_files(self, variant: str) -> bool:
         return find_variant(variant).loaded_from in (OF_WEIGHTS, NOTHING, *self.manifest.variants)

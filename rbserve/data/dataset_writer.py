@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.files import digest, write_bytes
-from rbserve.core.tasks import CTR, SEQREC, TASKS
+from rbserve.core.tasks import CTR, SEQREC
 from rbserve.data.columns import ColumnWriter, Ragged, RaggedWriter, blocks, open_column
 from rbserve.data.dataset import (
     COLUMNS,
@@ -94,7 +94,7 @@ class DatasetWriter:
     def mark_items(self, into: NDArray[np.bool_], splits: Sequence[Split] = SPLITS) -> None:
         """Sets `into[item]` for every item of the given splits, as candidate, target or in a history."""
         for split in splits:
-            for task in TASKS:
+            for task in COLUMNS:
                 for name in ITEM_COLUMNS:
                     if (self.folder / task / split / f"{name}.npy").is_file():
                         for block in blocks(self.column(f"{task}/{split}", name)):
@@ -170,7 +170,7 @@ class DatasetWriter:
         )
 
     def _counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        counts: dict[str, dict[str, dict[str, int]]] = {task: {} for task in TASKS}
+        counts: dict[str, dict[str, dict[str, int]]] = {task: {} for task in COLUMNS}
         items = pq.read_metadata(self.folder / "items.parquet").num_rows
         for task, of_task in counts.items():
             for split in SPLITS:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
 from rbserve.core.ids import column_text
+from rbserve.core.tasks import HIGHEST_GRADE
 from rbserve.core.types import Progress
 from rbserve.data.columns import open_column
 from rbserve.data.request_layout import RequestLayout
@@ -132,13 +133,13 @@ class RequestReader:
         if name is None:
             return None
         values = numbers(self._cells(batch, name).values, "float64")
-        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0) & (values == np.trunc(values))))
+        bad = np.flatnonzero(~((values >= 0) & (values <= HIGHEST_GRADE) & (values == np.trunc(values))))
         if len(bad):
             value = values[bad[0]]
             problem = "is not there" if np.isnan(value) else f"is {value:g}"
             raise DataError(
                 f"{self._source}: label {name} {problem} in row {rows[bad[0]] + 1:,}",
-                "labels are 0 and 1, or whole grades of 0 and more; without --label only latency is measured",
+                f"labels are 0 and 1, or whole grades to {HIGHEST_GRADE}; without --label only latency is measured",
             )
         return values.astype(np.float32)
 

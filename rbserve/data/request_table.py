@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from rbserve.core.adoption import AdoptOptions
@@ -24,7 +23,7 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.data.columns import blocks, open_column
 from rbserve.data.request_layout import RequestLayout, find_layout
 from rbserve.data.request_rows import WITHOUT_CANDIDATES, RequestReader
-from rbserve.data.request_set import KIND, RequestSet, open_request_set
+from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
 from rbserve.data.request_set_writer import Labels, RequestSetWriter
 from rbserve.data.table_files import open_table
 
@@ -49,16 +48,11 @@ def write_request_set(
 def require_no_data_set(folder: Path) -> None:
     """UsageError where a request set written to `folder` would destroy something that is none."""
     require_replaceable(folder)
-    file = folder / "manifest.json"
-    if file.is_file() and msgspec.json.decode(file.read_bytes(), type=_AnyKind).kind != KIND:
+    if (folder / "manifest.json").is_file() and not is_request_set(folder):
         raise UsageError(
             f"{folder} has a prepared data set, which requests would replace",
             "--name gives them another name",
         )
-
-
-class _AnyKind(msgspec.Struct):
-    kind: str = ""
 
 
 def _write(layout: RequestLayout, folder: Path, name: str, progress: Progress) -> None:

@@ -60,8 +60,12 @@ class RequestTable:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows in pieces of at most PIECE_ROWS; DataError for a damaged file."""
         nested = any(pa.types.is_nested(kind) for kind in self.schema.types)
+        rows = LIST_ROWS if nested else PIECE_ROWS
         with _readable(self.source, "Parquet"), pq.ParquetFile(self.file, buffer_size=1 << 20) as file:
-            yield from file.iter_batches(LIST_ROWS if nested else PIECE_ROWS, use_threads=False)
+            for group in range(
+                file.num_row_groups
+            ):  # a reader of several keeps the memory of each until the end
+                yield from file.iter_batches(rows, row_groups=[group], use_threads=False)
 
 
 def open_table(source: Path, scratch: Path, progress: Progress = no_progress) -> RequestTable:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rbserve.core.errors import DataError, Interrupted, UsageError, needs_extra, unknown_name
 from rbserve.core.files import require_replaceable
 from rbserve.core.names import plain_name
-from rbserve.core.tasks import TASKS
+from rbserve.core.tasks import PAPER_TASKS
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
@@ -103,7 +103,7 @@ def describe_counts(dataset: Dataset) -> str:
     counts = dataset.manifest.counts
     rows = ", ".join(
         f"{sum(split['rows'] for split in counts[task.name].values()):,} {task.row_name}"
-        for task in TASKS.values()
+        for task in PAPER_TASKS
     )
     dropped = sum(count for reason, count in dataset.manifest.dropped.items() if ":" not in reason)
     return f"{counts['items']:,} items; {rows}; {dropped:,} raw rows dropped"

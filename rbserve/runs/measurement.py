@@ -31,7 +31,8 @@ Accuracy = dict[str, float | tuple[float, float] | None]
 class Predictions(msgspec.Struct, frozen=True):
     """The test rows that every variant was judged on, and each variant's answer to each row.
 
-    Of a model that scores candidates: labels, and by variant the score of each row. Of a model that ranks the
+    Of a model that scores candidates: labels, and by variant the score of each row; where labels are grades, `requests`
+    has the number of each row's request. Of a model that ranks the
     catalogue: targets, and by variant the target's 1-based rank in a list of `depth` items, 0 where it is not among
     them; `illegal_share` is the share of a generating variant's paths that lead to no item. For an API endpoint, `hard`
     counts the answers without log-probabilities (scores of 0 or 1) and `unclear` those that are neither yes nor no (a
@@ -47,6 +48,7 @@ class Predictions(msgspec.Struct, frozen=True):
     illegal_share: dict[str, float] = {}
     hard: dict[str, int] = {}
     unclear: dict[str, int] = {}
+    requests: list[int] = []
 
     @property
     def rows_key(self) -> bytes:
@@ -54,11 +56,12 @@ class Predictions(msgspec.Struct, frozen=True):
         return msgspec.json.encode((self.users, self.labels, self.targets))
 
     def judged_rows(self, variant: str) -> Rows:
-        """What the metrics of a variant are computed from: (labels, scores, users), or (target ranks,) of lists."""
+        """What a variant is judged by: (labels, scores, users), behind them requests where there are, or (ranks,)."""
         if variant in self.ranks:
             return (np.asarray(self.ranks[variant], np.int64),)
         scores = np.asarray(self.scores[variant], np.float32)
-        return np.asarray(self.labels, np.int8), scores, np.asarray(self.users, np.int32)
+        rows = np.asarray(self.labels, np.int8), scores, np.asarray(self.users, np.int32)
+        return (*rows, np.asarray(self.requests, np.int32)) if self.requests else rows
 
     def warnings(self, variant: str) -> list[str]:
         """Why an endpoint's accuracy is not to be taken at its value: answers that are unclear, or have no chances."""

@@ -8,6 +8,7 @@ paired bootstrap. Work is cut into blocks, so that memory hardly grows with `res
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,12 +49,18 @@ def gauc_draws(
     """The GAUC [R] of each resample of users, nan where none of a resample's users has both labels."""
     _, aucs, rows = user_auc(labels, scores, users)
     weights = np.where(np.isnan(aucs), 0, rows).astype(np.float64)
-    weighted_aucs = np.nan_to_num(aucs) * weights
-    sums, totals = [], []
-    for counts in _user_counts(len(aucs), len(aucs), resamples, seed):
-        sums.append(weighted_aucs @ counts)
-        totals.append(weights @ counts)
-    return _ratios(sums, totals)
+    return ratio_draws(np.nan_to_num(aucs) * weights, weights, resamples, seed)
+
+
+def ratio_draws(
+    sums: NDArray[Any], weights: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
+) -> NDArray[np.float64]:
+    """The sums [U] of the users drawn, divided by their weights [U], in each resample [R]; nan where these are 0."""
+    numerators, denominators = [], []
+    for counts in _user_counts(len(sums), len(sums), resamples, seed):
+        numerators.append(sums @ counts)
+        denominators.append(weights @ counts)
+    return _ratios(numerators, denominators)
 
 
 def mean_draws(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:

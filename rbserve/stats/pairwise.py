@@ -169,6 +169,12 @@ def checked_rows(
     return y, s, ids
 
 
+def are_probabilities(scores: ArrayLike) -> bool:
+    """Whether all scores [n] lie in [0, 1], but for the rounding error of a float32 softmax."""
+    values = np.asarray(scores, np.float64)
+    return bool((np.abs(values - 0.5) <= 0.5 + _SOFTMAX_SLACK).all())
+
+
 def _probabilities(
     labels: ArrayLike, probabilities: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

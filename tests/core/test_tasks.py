@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from voice import FOLDERS, product_files
 
-from rbserve.core.tasks import ACCURACIES, CTR, SEQREC, TASKS, Task
+from rbserve.core.tasks import ACCURACIES, CTR, GRADED, PAPER_TASKS, SEQREC, TASKS, Task
 from rbserve.stats.metrics import METRICS, metric_title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -69,15 +69,17 @@ def test_the_headline_of_a_task_is_a_metric_with_an_interval_that_tables_show(ta
     assert metric.draws
 
 
-def test_no_two_tasks_share_a_name_a_path_a_column_or_a_headline() -> None:
-    assert TASKS == {"ctr": CTR, "seqrec": SEQREC}
+def test_no_two_tasks_of_the_paper_share_a_path_a_column_or_a_headline_and_none_a_title() -> None:
+    assert TASKS == {"ctr": CTR, "seqrec": SEQREC, "rerank": GRADED}
     for column in ("path", "size_name", "item_column", "metric", "ranked_among"):
+        assert len({getattr(task, column) for task in PAPER_TASKS}) == len(PAPER_TASKS), column
+    for column in ("title", "ranked_among", "row_name"):
         assert len({getattr(task, column) for task in TASKS.values()}) == len(TASKS), column
     assert tuple(task.metric for task in TASKS.values()) == ACCURACIES
 
 
-def test_a_metric_that_both_tasks_have_is_titled_by_what_it_ranks() -> None:
-    shared = METRICS[CTR.name].keys() & METRICS[SEQREC.name].keys()
+def test_a_metric_that_all_tasks_have_is_titled_by_what_it_ranks() -> None:
+    shared = METRICS[CTR.name].keys() & METRICS[SEQREC.name].keys() & METRICS[GRADED.name].keys()
     assert shared
     for metric in shared:
         titles = {metric_title(metric, name) for name in TASKS}

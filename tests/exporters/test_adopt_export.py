@@ -11,6 +11,7 @@ import pytest
 from adopted import adopted_graph, small_requests, write_requests
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from small_reranker import make_reranker
 
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import UsageError
@@ -209,16 +210,17 @@ def trees(path: Path) -> Path:
     [
         (
             "int8",
-            "nothing that int8 makes faster: no products by constant matrices (its operators: TreeEnsembleReg",
+            "trees cannot be exported in int8: it has no products by constant matrices (its operators: TreeEns",
         ),
-        ("fp16", "no weights that fp16 makes smaller"),
-        ("int4", "cannot be exported in int4"),
+        ("fp16", "trees cannot be exported in fp16: it has no weights in 32 bits beside those of trees"),
+        ("int4", "trees cannot be exported in int4"),
     ],
 )
 def test_what_a_precision_does_not_change_is_told(
     precision: str, message: str, requests: RequestSet, tmp_path: Path
 ) -> None:
     artifact = adopt(str(trees(tmp_path / "trees.onnx")), requests, AdoptOptions(), tmp_path / "trees")
+    assert artifact.can_export == ("onnx-fp32",)
     with pytest.raises(UsageError) as refused:
         export(artifact, requests, [precision])
     assert message in refused.value.message
@@ -241,3 +243,45 @@ def test_without_labels_a_loss_is_expected_of_the_correlation(tmp_path: Path) ->
     assert record.parity.auc is None
     assert record.parity.auc_reference is None
     assert record.warnings == []
+
+
+def test_a_model_without_a_graph_is_exported_in_nothing(requests: RequestSet, tmp_path: Path) -> None:
+    """torch.matrix_exp has no operator of ONNX."""
+    torch = pytest.importorskip("torch")
+
+    class Exponential(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def forward(self, features: Any) -> Any:
+            return torch.matrix_exp(features[:, None, :1])[:, 0, 0]
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        Exponential().eval(), (torch.zeros(3, WIDTH),), dynamic_shapes={"features": {0: batch}}
+    )
+    torch.export.save(program, tmp_path / "exponential.pt2")
+    artifact = adopt(str(tmp_path / "exponential.pt2"), requests, AdoptOptions(), tmp_path / "exponential")
+    assert artifact.variants == ["torch-fp32"]
+    assert artifact.can_export == ()
+    with pytest.raises(UsageError, match="cannot be exported in int8: it has no ONNX graph"):
+        export(artifact, requests, ["int8"])
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_reranker_is_exported_by_its_tokens(precision: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    titles = np.array([f"the {word} shoe" for word in ("red", "blue", "red", "green", "old", "new")], object)
+    requests = write_requests(
+        tmp_path / "clicks",
+        {"document": titles},
+        {"query": np.array(["red shoe", "new"], object)},
+        offsets=np.array([0, 3, 6]),
+    )
+    source = make_reranker(tmp_path / "source")
+    artifact = export(
+        adopt(str(source), requests, AdoptOptions(), tmp_path / "reranker"), requests, [precision]
+    )
+    reference, scores = (scores_of(artifact, requests, name) for name in ("onnx-fp32", f"onnx-{precision}"))
+    assert scores == pytest.approx(reference, abs=0.05)
+    assert (scores != reference).any()
+    checks = artifact.checks(f"onnx-{precision}")
+    assert checks is not None
+    assert scored_otherwise(checks, open_scorer(artifact, f"onnx-{precision}").score) is None

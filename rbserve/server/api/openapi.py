@@ -170,7 +170,9 @@ def _rerank_operation() -> dict[str, Any]:
     body = _json("A query and documents.", RerankRequest)
     body["content"]["application/json"]["example"] = example
     answer = _json("The documents, best first.", RerankResponse)
-    return _model_operation("rerank", "Order documents by their relevance to a query", body, answer)
+    return _model_operation(
+        RERANK.removeprefix("/v1/"), "Order documents by their relevance to a query", body, answer
+    )
 
 
 def _add_features(

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbserve.core.tasks import TASKS
+from rbserve.core.tasks import PAPER_TASKS
 from rbserve.core.wire import RERANK
 from rbserve.server.api.options import Limits
 from rbserve.server.http.keys import Digests, may_ask
@@ -41,7 +41,7 @@ class EarlyRefusals:
             for service in models
             for path in oip.model_paths(service.model)
         }
-        self._task = {task.path.encode(): task for task in TASKS.values()}
+        self._task = {task.path.encode(): task for task in PAPER_TASKS}
 
     def __call__(self, method: bytes, path: bytes, headers: Headers) -> Response | None:
         service = self._service(path)
