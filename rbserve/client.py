@@ -5,6 +5,7 @@
         client.recommend(["50", "181"], k=10)           # [("172", 3.1), ...]
         client.recommend(["50", "?"], unknown_history="skip")
         client.skipped                                  # ["?"]
+        client.score_features({"likes": [3, 4], "age": 7})      # of an adopted model: [0.64, 0.58]
         client.rerank("noodles", ["a cat", "soup"])     # [(1, 0.93), (0, 0.02)]
 
 A client is for one thread. A request that the server refuses raises ServerError, with the server's message.
@@ -32,6 +33,7 @@ from rbserve.core.wire import (
     SCORE,
     ErrorDetail,
     ErrorResponse,
+    FeatureScoreResponse,
     RecommendResponse,
     RerankResponse,
     ScoreResponse,
@@ -51,8 +53,25 @@ class ServerError(RbserveError):
         self.status, self.code = status, code
 
 
+class ServedFeature(msgspec.Struct, frozen=True):
+    """A named feature of an adopted model, and what it takes."""
+
+    name: str
+    takes: str
+
+
+class ServedRequests(msgspec.Struct, frozen=True):
+    """The request set that a model was adopted with."""
+
+    name: str
+    fingerprint: str
+
+
 class ServedModel(msgspec.Struct, frozen=True):
-    """A model that a server answers for. `task` is ctr (`Client.score`) or seqrec (`Client.recommend`)."""
+    """A model that a server answers for. `task` is ctr or graded (`Client.score`), or seqrec (`Client.recommend`).
+
+    An adopted model has `features` (`Client.score_features`) and `requests`.
+    """
 
     name: str
     variant: str
@@ -60,6 +79,16 @@ class ServedModel(msgspec.Struct, frozen=True):
     dataset: str
     fingerprint: str
     items: int
+    features: list[ServedFeature] = []
+    requests: ServedRequests | None = None
+
+    def require_requests(self, fingerprint: str, url: str) -> None:
+        """Raises UsageError where the model was adopted with other requests than those of the fingerprint."""
+        if self.requests is None or self.requests.fingerprint != fingerprint:
+            raise UsageError(
+                f"{url} serves {self.name}, which was not adopted with the requests here ({fingerprint[:12]})",
+                "RBSERVE_HOME says where the requests are that it was adopted with",
+            )
 
     def require_data(self, fingerprint: str, url: str) -> None:
         """Raises UsageError where the model belongs to another data set than that of the fingerprint."""
@@ -120,6 +149,15 @@ class Client:
         )
         self.skipped = answer.skipped or []
         return [scored.score for scored in answer.scores]
+
+    def score_features(self, features: Mapping[str, Any], model: str | None = None) -> list[float]:
+        """A score for each candidate of an adopted model, by its named features.
+
+        A list has a value for each candidate; a single value belongs to the whole request. `models()` lists the
+        features. `model` is needed where the server has several that score.
+        """
+        body = {"features": dict(features), **_without_none(model=model)}
+        return [scored.score for scored in self._post(SCORE, body, FeatureScoreResponse).scores]
 
     def recommend(
         self,

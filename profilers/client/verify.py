@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import httptools
 import msgspec
@@ -20,10 +20,11 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.profilers.measure.test_rows import test_split
-from rbserve.profilers.timing.calls import Exercise, list_wise, pair_wise
+from rbserve.data.request_set import RequestSet
+from rbserve.profilers.measure.test_rows import check_same_requests, test_split
+from rbserve.profilers.timing.calls import Exercise, adopted_end_to_end, list_wise, pair_wise
 from rbserve.profilers.timing.latency import time_calls
-from rbserve.profilers.timing.requests import Requests, bodies, draw
+from rbserve.profilers.timing.requests import bodies, draw, draw_rows, feature_bodies
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.intervals import student_interval
 
@@ -58,9 +59,20 @@ class Verified(msgspec.Struct, frozen=True):
     verdict: Verdict
 
 
+class Comparison(NamedTuple):
+    """The same requests of a model in this process, and as JSON for its server.
+
+    `names` are what the server calls the candidates of each request; None where the model itself names its items.
+    """
+
+    known: Exercise
+    bodies: list[bytes]
+    names: Sequence[Sequence[str | int]] | None
+
+
 def verify(
     artifact: Artifact,
-    dataset: Dataset,
+    data: Dataset | RequestSet,
     url: str,
     slate: int,
     limit_ms: float = OVERHEAD_MS,
@@ -78,16 +90,15 @@ def verify(
         served = client.model(artifact.name)
     served.require_data(artifact.manifest.dataset.fingerprint, url)
     path = TASKS[served.task].path
-    requests = draw(np.random.default_rng(seed), test_split(artifact, dataset), slate, len(dataset.items))
-    known = _in_process(artifact, served.variant, requests, slate)
+    comparison = _compare(artifact, data, served.variant, slate, np.random.default_rng(seed))
+    known = comparison.known
     address = address_of(url)
     wire = Wire(url)
     try:
         wire_requests: list[tuple[Any, ...]] = [
-            (request_bytes(address, path, body),)
-            for body in bodies(requests, artifact.items, slate, artifact.name)
+            (request_bytes(address, path, body),) for body in comparison.bodies
         ]
-        difference = _difference(known, wire, wire_requests)
+        difference = _difference(comparison, wire, wire_requests)
         medians = np.empty((rounds, 2))
         sides: list[tuple[Callable[..., object], Sequence[tuple[Any, ...]]]] = [
             (known.call, known.requests), (wire.ask, wire_requests),
@@ -109,22 +120,54 @@ def verify(
     )  # fmt: skip
 
 
-def _in_process(artifact: Artifact, variant: str, requests: Requests, k: int) -> Exercise:
+def _compare(
+    artifact: Artifact, data: Dataset | RequestSet, variant: str, size: int, rng: np.random.Generator
+) -> Comparison:
+    if isinstance(data, RequestSet):
+        return _compare_requests(artifact, data, variant, size, rng)
+    return _compare_rows(artifact, data, variant, size, rng)
+
+
+def _compare_rows(
+    artifact: Artifact, dataset: Dataset, variant: str, k: int, rng: np.random.Generator
+) -> Comparison:
+    """Test rows of a data set: slates of k candidates, or lists of k items."""
+    requests = draw(rng, test_split(artifact, dataset), k, len(dataset.items))
+    sent = bodies(requests, artifact.items, k, artifact.name)
     histories = [requests.histories[row] for row in range(len(requests.histories))]
     if requests.candidates is None:
-        return list_wise(open_ranker(artifact, variant, 1), histories, k, False, artifact.items)
-    return pair_wise(open_scorer(artifact, variant, 1), histories, [*requests.candidates], artifact.items)
+        ranker = open_ranker(artifact, variant, 1)
+        return Comparison(list_wise(ranker, histories, k, False, artifact.items), sent, None)
+    scorer = open_scorer(artifact, variant, 1)
+    known = pair_wise(scorer, histories, [*requests.candidates], artifact.items)
+    return Comparison(known, sent, [candidates for _, candidates in known.requests])
 
 
-def _difference(known: Exercise, wire: Wire, bodies: Sequence[tuple[Any, ...]]) -> float | None:
+def _compare_requests(
+    artifact: Artifact, requests: RequestSet, variant: str, slate: int, rng: np.random.Generator
+) -> Comparison:
+    """Requests of the table that a model was adopted with, of `slate` candidates each."""
+    check_same_requests(artifact, requests)
+    drawn, signature = draw_rows(rng, requests.offsets, slate), artifact.signature
+    values = [
+        (requests.values_of(signature, rows, number), slate)
+        for number, rows in zip(drawn.requests.tolist(), drawn.rows, strict=True)
+    ]
+    known = adopted_end_to_end(open_scorer(artifact, variant, 1), signature, values)
+    sent = feature_bodies(requests, signature.columns, drawn, artifact.name)
+    return Comparison(known, sent, [range(slate)] * len(sent))
+
+
+def _difference(comparison: Comparison, wire: Wire, bodies: Sequence[tuple[Any, ...]]) -> float | None:
     """The largest difference of a score among the first requests; None where items differ."""
     largest = 0.0
-    for request, sent in zip(known.requests[:COMPARED], bodies[:COMPARED], strict=False):
+    known, names = comparison.known, comparison.names
+    for place, (request, sent) in enumerate(zip(known.requests[:COMPARED], bodies, strict=False)):
         answer: Any = known.call(*request)
-        items, scores = answer if isinstance(answer, tuple) else (request[1], answer)
+        items, scores = answer if names is None else (names[place], answer)
         reply = wire.ask(*sent)
         entries = reply.get("scores") or reply.get("items") or []
-        if [entry["item"] for entry in entries] != list(items):
+        if [entry.get("item", entry.get("index")) for entry in entries] != list(items):
             return None
         if len(items):
             largest = max(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, ItemTable, SeqSplit
+from rbserve.data.request_set import RequestSet
 
 REQUESTS = 256  # varied requests a slate
 
@@ -78,6 +80,17 @@ def bodies(requests: Requests, items: ItemTable, k: int, model: str) -> list[byt
             candidates = items.names(requests.candidates[row])
             messages.append({"model": model, "history": history, "candidates": candidates})
     return [msgspec.json.encode(body) for body in messages]
+
+
+def feature_bodies(
+    requests: RequestSet, features: Sequence[str], drawn: RowRequests, model: str
+) -> list[bytes]:
+    """Requests as JSON bodies for POST /v1/score of an adopted model, by the columns that are its named features."""
+    named = (
+        requests.named_values(features, rows, number)
+        for number, rows in zip(drawn.requests.tolist(), drawn.rows, strict=True)
+    )
+    return [msgspec.json.encode({"model": model, "features": values}) for values in named]
 
 
 def _slates(rng: np.random.Generator, candidates: Items, slate: int, catalogue: int) -> Items:

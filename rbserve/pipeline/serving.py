@@ -14,9 +14,9 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
-from rbserve.data.request_set import RequestSet
+from rbserve.data.request_set import RequestSet, open_request_set
 from rbserve.home.commands import remaking_command, serving_options
-from rbserve.home.paths import is_prepared
+from rbserve.home.paths import dataset_path, is_prepared
 from rbserve.home.target import Target
 from rbserve.pipeline.data import ensure_dataset, rows_of
 from rbserve.pipeline.exporting import ensure_exported
@@ -24,6 +24,7 @@ from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    from rbserve.client import ServedModel
     from rbserve.profilers.client.load import Load
     from rbserve.profilers.client.plan import LoadPlan
     from rbserve.profilers.client.verify import Verified
@@ -138,25 +139,52 @@ def _figures(run: Measurement, results: Sequence[Result], run_id: str) -> list[M
 
 
 def load(url: str, model: str | None, slate: int | None, plan: LoadPlan) -> Load:
-    """Offers the server at `url` requests of test users of the data set that its model says it belongs to."""
-    import numpy as np
+    """Offers the server at `url` requests of test users of the data set that its model says it belongs to.
 
+    Of an adopted model they are requests of the table that it was adopted with.
+    """
     from rbserve.client import Client
     from rbserve.profilers.client.load import run_load
-    from rbserve.profilers.timing.requests import bodies, draw
 
     with Client(url) as client:
         served = client.model(model)
-    data = ensure_dataset(served.dataset)
-    served.require_data(data.fingerprint, url)
     task = TASKS[served.task]
     size = slate or task.default_sizes[-1]
-    requests = draw(np.random.default_rng(plan.seed), data.rows(task.name, "test"), size, len(data.items))
+    sent = (
+        _bodies_of_requests(served, url, size, plan.seed)
+        if served.requests
+        else _bodies_of_rows(served, url, size, plan.seed)
+    )
     if find_variant(served.variant).paid:
-        most = len(requests.histories) * size
+        most = len(sent) * size
         say(f"{served.name} is answered by an endpoint: up to {most:,} requests to it are paid for")
     with progress_bar(f"load on {served.name}", bound="about") as progress:
-        return run_load(url, task.path, bodies(requests, data.items, size, served.name), plan, progress)
+        return run_load(url, task.path, sent, plan, progress)
+
+
+def _bodies_of_rows(served: ServedModel, url: str, size: int, seed: int) -> list[bytes]:
+    """Requests of test users, with `size` candidates or for as many items."""
+    import numpy as np
+
+    from rbserve.profilers.timing.requests import bodies, draw
+
+    data = ensure_dataset(served.dataset)
+    served.require_data(data.fingerprint, url)
+    requests = draw(np.random.default_rng(seed), data.rows(served.task, "test"), size, len(data.items))
+    return bodies(requests, data.items, size, served.name)
+
+
+def _bodies_of_requests(served: ServedModel, url: str, size: int, seed: int) -> list[bytes]:
+    """Requests of an adopted model's table, with `size` candidates."""
+    import numpy as np
+
+    from rbserve.profilers.timing.requests import draw_rows, feature_bodies
+
+    assert served.requests
+    requests = open_request_set(dataset_path(served.requests.name))
+    served.require_requests(requests.fingerprint, url)
+    drawn = draw_rows(np.random.default_rng(seed), requests.offsets, size)
+    return feature_bodies(requests, [feature.name for feature in served.features], drawn, served.name)
 
 
 def verify(target: Target, url: str, slate: int | None, overhead_ms: float | None, rounds: int) -> Verified:
@@ -171,8 +199,6 @@ def verify(target: Target, url: str, slate: int | None, overhead_ms: float | Non
             "rbserve profile tells beforehand how many requests it makes",
         )
     data = data_of(artifact, "verifying asks for test users, and that")
-    if isinstance(data, RequestSet):
-        raise UsageError(f"{artifact.name} was adopted: its server is not compared with it yet")
     size = slate or TASKS[artifact.manifest.task].default_sizes[0]
     limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
     with progress_bar(f"verify {artifact.name}") as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -213,7 +214,7 @@ def test_an_answer_that_is_not_finite_fails_and_the_next_one_does_not(
 
     before, work = ranker.work, ranker.work
     assert isinstance(work, AdoptedScoring)
-    ranker.work = AdoptedScoring(Silent(), work.signature, work.features, work.task)
+    ranker.work = replace(work, scorer=Silent())
     body = {"features": sent_features(adopted, 5)}
     assert ask_ranker("POST", "/v1/score", json=body).status_code == 500
     ranker.work = before

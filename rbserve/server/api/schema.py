@@ -174,6 +174,13 @@ class FeatureSchema(NamedTuple):
     example: dict[str, Any]
 
 
+class RequestsInfo(msgspec.Struct, frozen=True):
+    """The request set that a model was adopted with."""
+
+    name: str
+    fingerprint: str
+
+
 class FeatureInfo(msgspec.Struct, frozen=True):
     """A named feature of an adopted model, and what to send for it."""
 
@@ -203,6 +210,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     ] = UNSET
     inputs: Annotated[
         list[TensorInfo] | UnsetType, Meta(description="Of an adopted model: its tensors below /v2.")
+    ] = UNSET
+    requests: Annotated[
+        RequestsInfo | UnsetType,
+        Meta(description="Of an adopted model: the request set it was adopted with."),
     ] = UNSET
     example: Annotated[
         dict[str, Any] | UnsetType, Meta(description="Of an adopted model: features of two candidates.")

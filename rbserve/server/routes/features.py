@@ -18,6 +18,7 @@ from rbserve.server.api.schema import (
     FeatureInfo,
     FeatureSchema,
     FeatureScoreRequest,
+    RequestsInfo,
     ScoreRequest,
     TensorInfo,
 )
@@ -118,5 +119,6 @@ def adopted_info(service: Service[Any, Any]) -> dict[str, Any]:
     return {
         "features": [FeatureInfo(name, feature.description) for name, feature in features],
         "inputs": [TensorInfo(*tensor_of_spec(spec)) for spec in work.signature.inputs],
+        "requests": RequestsInfo(work.requests.name, work.requests.fingerprint),
         "example": work.reader.example(2),
     }

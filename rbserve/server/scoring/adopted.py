@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rbserve.core.requests import SLATE, FeatureSpec, Request, Signature, TensorSpec
 from rbserve.core.tasks import Task
 from rbserve.core.types import Observe, Scorer, Scores, StagedScorer, no_observer
+from rbserve.data.artifact import DatasetReference
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks, scored_otherwise
 from rbserve.runtimes.adopted import AdoptedScorer, slate_size
@@ -39,14 +40,15 @@ Outputs: TypeAlias = "Mapping[str, NDArray[Any]]"
 class AdoptedScoring:
     """A model that was made elsewhere: the query is a request of named arrays, the answer its scores float32[N].
 
-    `features` are the named features by which a client may ask it, `sample` is some request that it can answer, for the
-    warm-up; without one, requests of zeros are made.
+    `features` are the named features by which a client may ask it, `requests` is the request set that it was adopted
+    with, `sample` is some request that it can answer, for the warm-up; without one, a request of zeros is made.
     """
 
     scorer: Scorer
     signature: Signature
     features: Mapping[str, FeatureSpec]
     task: Task
+    requests: DatasetReference
     sample: Request | None = None
     prefix_cache: None = None
 

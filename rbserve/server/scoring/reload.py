@@ -144,7 +144,8 @@ def adopted_work(artifact: Artifact, adopted: Adopted, scorer: Scorer) -> Adopte
     """What a model that was made elsewhere does for a request; it is warmed up with one of its stored checks."""
     stored = filter(None, map(artifact.checks, artifact.manifest.variants))
     sample = next((check.request for checks in stored for check in checks.checks), None)
-    return AdoptedScoring(scorer, adopted.signature, adopted.features, TASKS[artifact.manifest.task], sample)
+    task = TASKS[artifact.manifest.task]
+    return AdoptedScoring(scorer, adopted.signature, adopted.features, task, adopted.requests, sample)
 
 
 def _in_one_line(error: Exception) -> str:
