@@ -60,6 +60,7 @@ def markdown(suite: Suite) -> str:
             "</details>",
             "",
         ]
+    parts += [f"Note: {note}.\n" for note in suite.notes]
     parts.append(_small_print(suite))
     return "\n".join(parts) + "\n"
 

@@ -15,20 +15,11 @@ from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.tasks import ACCURACIES, CTR
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
-from rbserve.data.dataset import Dataset
 from rbserve.machine.environment import environment
+from rbserve.profilers.gate.accuracy import accuracy_loss, figures
 from rbserve.profilers.gate.config import GateConfig, Tolerance
-from rbserve.profilers.gate.sides import (
-    METRICS,
-    Contender,
-    Key,
-    Pair,
-    Scope,
-    accuracy_loss,
-    contenders_of,
-    figures,
-    job_of,
-)
+from rbserve.profilers.gate.contenders import Data, contenders_of
+from rbserve.profilers.gate.sides import METRICS, Contender, Key, Pair, Scope, job_of
 from rbserve.profilers.gate.verdict import (
     FEWEST_PROCESSES,
     FIRST_LOOK,
@@ -60,7 +51,7 @@ class GateOutcome(NamedTuple):
 
 def check(
     pairs: Sequence[Pair],
-    dataset_of: Callable[[Artifact], Dataset],
+    data_of: Callable[[Artifact], Data],
     config: GateConfig,
     scope: Scope = EVERYTHING,
     progress: Progress = no_progress,
@@ -73,15 +64,14 @@ def check(
         lines: list[Line] = []
         contenders: list[Contender] = []
         for number, pair in enumerate(pairs):
-            comparable, missing = contenders_of(
-                pair, dataset_of, config, scope, Path(folder) / f"{number}.npz"
-            )
+            comparable, missing = contenders_of(pair, data_of, config, scope, Path(folder) / f"{number}.npz")
             contenders += comparable
             lines += missing
         gate = _Gate(contenders, config, scope, begin + config.budget, progress, clock)
         rounds = gate.run()
         lines += gate.lines()
-    return GateOutcome(suite_of(lines, config, environment(), rounds, clock() - begin), contenders)
+    notes = dict.fromkeys(contender.note for contender in contenders if contender.note)
+    return GateOutcome(suite_of(lines, config, environment(), rounds, clock() - begin, [*notes]), contenders)
 
 
 def _check_scope(scope: Scope) -> None:
@@ -189,10 +179,8 @@ class _Gate:
         self._progress(
             self._rounds, self._config.max_rounds, f"rounds at most, {contender.model} {contender.variant}"
         )
-        accuracy = "accuracy" in self._scope.metrics
         for side in contender.live if self._rounds % 2 == 0 else contender.live[::-1]:
-            assert side.artifact is not None
-            job = job_of(contender, side.artifact, slates, self._rounds, accuracy)
+            job = job_of(contender, side, slates, self._rounds)
             try:
                 side.reports.append(run_job(job, side.worker))
             except RbserveError as error:

@@ -32,12 +32,13 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rbserve.core.tasks import CTR
 from rbserve.machine.environment import Environment
 from rbserve.profilers.gate.config import GateConfig
-from rbserve.stats.bootstrap import auc_draws
+from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import FEWEST_USERS
 from rbserve.stats.listwise import gains_at_k
-from rbserve.stats.pairwise import auc
+from rbserve.stats.metrics import CTR_METRICS, Metric, Rows
 
 FIRST_LOOK = 6  # rounds; on a machine with two speeds, fewer may agree by chance and look certain
 FEWEST_PROCESSES = 5  # of each side, where they did not run in turn
@@ -170,17 +171,24 @@ def exact(base: float, head: float) -> Estimate:
 
 
 def auc_loss(labels: ArrayLike, users: ArrayLike, base: ArrayLike, head: ArrayLike) -> Estimate:
-    """AUC of base minus that of head on the same rows [n]; the error is a bootstrap's over users, paired.
+    """AUC of base minus that of head on the same rows [n]: `scores_loss` of labels, scores and users."""
+    rows = [(np.asarray(labels), np.asarray(scores), np.asarray(users)) for scores in (base, head)]
+    return scores_loss(CTR_METRICS[CTR.metric], rows[0], rows[1], users)
+
+
+def scores_loss(metric: Metric, base: Rows, head: Rows, users: ArrayLike) -> Estimate:
+    """A metric of base minus that of head on the same rows; the error is a bootstrap's over users [n], paired.
 
     Equal scores lose exactly nothing. Other scores whose resamples show no spread do so only where at least
     FEWEST_USERS lose nothing; else the error is unknown.
     """
+    assert metric.draws is not None
     number = len(np.unique(np.asarray(users)))
-    if np.array_equal(np.asarray(base), np.asarray(head)):
+    if all(np.array_equal(before, after) for before, after in zip(base, head, strict=True)):
         return Estimate(0.0, 0.0, number - 1)
-    drawn = auc_draws(labels, base, users) - auc_draws(labels, head, users)
+    drawn = metric.draws(*base, RESAMPLES, 0) - metric.draws(*head, RESAMPLES, 0)
     drawn = drawn[~np.isnan(drawn)]
-    change = auc(labels, base) - auc(labels, head)
+    change = metric.compute(*base) - metric.compute(*head)
     if math.isnan(change) or len(drawn) < 2:
         return UNKNOWN
     return _loss(change, float(drawn.std(ddof=1)), number - 1, number)
@@ -327,7 +335,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """The result of a gate: its lines, and the worst of their verdicts."""
+    """The result of a gate: its lines, and the worst of their verdicts. `notes` say what is not compared, and why."""
 
     schema: int
     created: str
@@ -338,17 +346,23 @@ class Suite(msgspec.Struct, frozen=True):
     config: GateConfig
     environment: Environment | None
     lines: list[Line]
+    notes: list[str] = []
 
 
 def suite_of(
-    lines: list[Line], config: GateConfig, machine: Environment | None, rounds: int = 0, seconds: float = 0.0
+    lines: list[Line],
+    config: GateConfig,
+    machine: Environment | None,
+    rounds: int = 0,
+    seconds: float = 0.0,
+    notes: Sequence[str] = (),
 ) -> Suite:
     """The suite of all lines, the worst first."""
     verdict = suite_verdict([line.verdict for line in lines])
     order = list(EXIT_CODES)
     created = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     lines = sorted(lines, key=lambda line: order.index(line.verdict))
-    return Suite(1, created, verdict, EXIT_CODES[verdict], rounds, seconds, config, machine, lines)
+    return Suite(1, created, verdict, EXIT_CODES[verdict], rounds, seconds, config, machine, lines, [*notes])
 
 
 def judged(line: Line, decision: Decision, tolerance: float, relative: bool) -> Line:
