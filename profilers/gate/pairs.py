@@ -26,9 +26,7 @@ def pairs_of(
     Of folders, every model of base, or those of `models` (names, groups, "all"). A model that one side lacks is a pair
     with None. `base_python` is the interpreter that measures base. Raises UsageError for paths that hold no models.
     """
-    if base_python and not base_python.is_file():
-        raise UsageError(f"there is no interpreter {base_python}", "--base-python main/.venv/bin/python")
-    worker = (str(base_python), *WORKER[1:]) if base_python else WORKER
+    worker = worker_of(base_python)
     before, after = _models(base), _models(head)
     if SINGLE in before and SINGLE in after:
         if models:
@@ -51,6 +49,13 @@ def pairs_of(
     ]
 
 
+def worker_of(python: Path | None) -> Sequence[str]:
+    """The command that starts a worker with another interpreter, or with this one; UsageError where there is none."""
+    if python and not python.is_file():
+        raise UsageError(f"there is no interpreter {python}", "--base-python main/.venv/bin/python")
+    return (str(python), *WORKER[1:]) if python else WORKER
+
+
 def _models(path: Path) -> Models:
     """A run file or an artefact alone, or the artefacts below a folder by their path there."""
     if path.is_file():
@@ -58,6 +63,11 @@ def _models(path: Path) -> Models:
             raise UsageError(
                 f"{path} is a file of pytest-benchmark, not a model or a run",
                 "rbserve check --pytest-benchmark BASE HEAD judges two such files",
+            )
+        if path.suffix != ".json":
+            raise UsageError(
+                f"{path} is neither an artefact nor a run file",
+                "--requests TABLE compares the files of two models on its requests",
             )
         return {SINGLE: read_measurement(path)}
     if not path.is_dir():

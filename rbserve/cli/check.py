@@ -11,6 +11,7 @@ import typer
 from rbserve.cli.console import print_json
 from rbserve.cli.options import METRIC, MODEL, VARIANT, Json, Slates, counts, given, words
 from rbserve.cli.records import FromRecord
+from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
 from rbserve.core.variants import check_variants
@@ -18,21 +19,28 @@ from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, read_config, 
 from rbserve.progress import say
 
 if TYPE_CHECKING:
+    from rbserve.profilers.gate.rounds import GateOutcome
     from rbserve.profilers.gate.verdict import Suite
 
 FilePath = Path | None
+FILES = "Two model files and a table"
+ADOPT_FIELDS = ("label", "group", "user", "slate_dim", "score")
 OUTPUT = "Output"
 
 
 def check(
     *,
     base: Annotated[
-        FilePath, typer.Option(help="Artefact before the change, or a folder (or home) of several.")
+        FilePath,
+        typer.Option(
+            help="Artefact before the change, or a folder (or home) of several; with --requests a model's file."
+        ),
     ] = None,
     head: Annotated[
         FilePath,
         typer.Option(
-            help="Artefact after the change, or a folder of several; with --baseline also a run file."
+            help="Artefact after the change, or a folder of several; with --baseline also a run file, with --requests "
+            "a model's file."
         ),
     ] = None,
     baseline: Annotated[
@@ -58,6 +66,24 @@ def check(
         typer.Option(*METRIC, help="Metrics, of p50,peak_rss,file_size,accuracy (default all)."),
     ] = None,
     settings: Annotated[dict[str, Any], FromRecord(GateConfig, ("budget",), "Measuring")],
+    requests: Annotated[
+        FilePath,
+        typer.Option(
+            rich_help_panel=FILES,
+            help="Table of requests (Parquet, CSV, JSON lines) on which --base and --head, two models' files as "
+            "rbserve adopt takes them, are compared.",
+        ),
+    ] = None,
+    adoption: Annotated[dict[str, Any], FromRecord(AdoptOptions, ADOPT_FIELDS, FILES)],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="INPUT=COLUMN,…",
+            rich_help_panel=FILES,
+            help="Columns that fill an input, in the order of its last dimension; may be repeated.",
+        ),
+    ] = None,
     base_python: Annotated[
         FilePath,
         typer.Option(
@@ -96,7 +122,8 @@ def check(
     Exit codes: 0 PASS, 3 REGRESSED, 4 INCONCLUSIVE, 5 MISSING (nothing measured), 6 NOT-COMPARABLE.
 
     Examples: rbserve check --base main/artifacts/ml-100k --head artifacts/ml-100k --models dnn,gdcn --markdown gate.md;
-    rbserve check --head artifacts/ml-100k/dnn --baseline runs/main.json
+    rbserve check --head artifacts/ml-100k/dnn --baseline runs/main.json; rbserve check --base a.onnx --head b.onnx
+    --requests r.parquet --label click --group query
     """
     from rbserve.core.files import require_writable
 
@@ -107,10 +134,16 @@ def check(
     gate = with_options(read_config(config), settings)
     for file in filter(None, (markdown, junit, pytest_benchmark_out)):
         require_writable(file.parent)
+    adoption = adoption | given(map=tuple(mapping) if mapping else None)
+    if adoption and requests is None:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in adoption)
+        raise UsageError(
+            f"{flags} without --requests says nothing", "--requests TABLE, with two models' files"
+        )
     if pytest_benchmark:
-        if base or head or baseline or pytest_benchmark_out:
+        if base or head or baseline or requests or pytest_benchmark_out:
             raise UsageError(
-                "--pytest-benchmark takes none of --base, --head, --baseline, --pytest-benchmark-out"
+                "--pytest-benchmark takes none of --base, --head, --baseline, --requests, --pytest-benchmark-out"
             )
         suite = _judge_files(*pytest_benchmark, gate)
     else:
@@ -121,7 +154,14 @@ def check(
             metrics=words(metrics) if metrics else None,
         )
         names = words(models) if models else None
-        suite = _measure(base, head, baseline, names, narrowed, gate, base_python, pytest_benchmark_out)
+        if requests is not None:
+            outcome = _measure_files(
+                base, head, requests, adoption, baseline, names, narrowed, gate, base_python
+            )
+        else:
+            outcome = _measure(base, head, baseline, names, narrowed, gate, base_python)
+        _write_samples(outcome, pytest_benchmark_out)
+        suite = outcome.suite
     _tell(suite, markdown, junit, as_json)
     raise typer.Exit(suite.exit_code)
 
@@ -140,8 +180,7 @@ def _measure(
     scope: Mapping[str, object],
     config: GateConfig,
     base_python: Path | None,
-    samples_to: Path | None,
-) -> Suite:
+) -> GateOutcome:
     from rbserve.pipeline.home import Home
 
     if head is None or (base is None) == (baseline is None):
@@ -155,13 +194,38 @@ def _measure(
         raise UsageError(
             f"--baseline takes a run file, not {baseline}", "rbserve profile writes runs/ID.json"
         )
-    outcome = Home().check(before, head, models, config=config, scope=scope, base_python=base_python)
-    if samples_to:
+    return Home().check(before, head, models, config=config, scope=scope, base_python=base_python)
+
+
+def _measure_files(
+    base: Path | None,
+    head: Path | None,
+    requests: Path,
+    adoption: Mapping[str, object],
+    baseline: Path | None,
+    models: list[str] | None,
+    scope: Mapping[str, object],
+    config: GateConfig,
+    base_python: Path | None,
+) -> GateOutcome:
+    from rbserve.pipeline.home import Home
+
+    if base is None or head is None or baseline or models:
+        raise UsageError(
+            "--requests takes --base and --head, two models' files, and neither --baseline nor --models",
+            "--base a.onnx --head b.onnx --requests r.parquet --label click",
+        )
+    return Home().check_files(
+        str(base), str(head), requests, options=adoption, config=config, scope=scope, base_python=base_python
+    )
+
+
+def _write_samples(outcome: GateOutcome, path: Path | None) -> None:
+    if path:
         from rbserve.profilers.gate.benchmark_file import write
 
-        beside = write(samples_to, outcome.contenders)
-        say(f"samples -> {samples_to}, {beside}")
-    return outcome.suite
+        beside = write(path, outcome.contenders)
+        say(f"samples -> {path}, {beside}")
 
 
 def _judge_files(base: str, head: str, config: GateConfig) -> Suite:
@@ -182,6 +246,8 @@ def _tell(suite: Suite, markdown: Path | None, junit: Path | None, as_json: bool
         print_json(suite)
     else:
         _show(suite)
+    for note in suite.notes:
+        say(f"note: {note}")
     say(findings.headline(suite))
 
 

@@ -31,6 +31,7 @@ from rbserve.home.target import ModelName, model_path, resolve
 from rbserve.models.zoo import find_model, with_backbone
 from rbserve.pipeline import (
     adopting,
+    checking,
     choosing,
     data,
     exporting,
@@ -302,7 +303,29 @@ class Home:
         the tolerances and the time to spend. `suite.exit_code` of the outcome is 0 where nothing regressed.
         `base_python` is an interpreter that measures base, with another rbserve or onnxruntime.
         """
-        return reporting.check(base, head, models, base_python, config, _values(scope))
+        return checking.check(base, head, models, base_python, config, _values(scope))
+
+    @_at_home
+    def check_files(
+        self,
+        base: str | Path,
+        head: str | Path,
+        requests: Path,
+        *,
+        options: AdoptOptions | Changes | None = None,
+        config: GateConfig | None = None,
+        scope: Scope | Changes | None = None,
+        base_python: Path | None = None,
+    ) -> GateOutcome:
+        """Compares two models that were made elsewhere, by their files, on the requests of a table.
+
+        `base` and `head` are what can be adopted: ONNX files, models of other libraries, "module:factory". Both are
+        adopted into a temporary home directory with `options`, which hold for both, and removed. The other arguments
+        are those of `check`.
+        """
+        return checking.check_files(
+            str(base), str(head), requests, _values(options), base_python, config, _values(scope)
+        )
 
     @_at_home
     def choose(

@@ -1,23 +1,18 @@
-"""From run files to a report and a recommendation, and from two versions of a model to a verdict."""
+"""From run files to a report and a recommendation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.core.errors import needs_extra, unknown_name
 from rbserve.core.files import require_replaceable, require_writable
 from rbserve.home.paths import dataset_path, report_path, runs_path
-from rbserve.pipeline.data import ensure_dataset
 from rbserve.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rbserve.data.artifact import Artifact
-    from rbserve.data.dataset import Dataset
     from rbserve.profilers.choose.recommend import Recommendation
-    from rbserve.profilers.gate.config import GateConfig
-    from rbserve.profilers.gate.rounds import GateOutcome
 
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
@@ -39,32 +34,6 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
     ]
     with needs_extra("report", "reporting"), progress_bar(f"report {name}"):
         return render(chosen, folder)
-
-
-def check(
-    base: Path,
-    head: Path,
-    models: Sequence[str] | None = None,
-    base_python: Path | None = None,
-    config: GateConfig | None = None,
-    scope: Mapping[str, Any] | None = None,
-) -> GateOutcome:
-    """Compares the models at `head` with those at `base`; `scope` has fields of the gate's Scope."""
-    from rbserve.profilers.gate.config import GateConfig
-    from rbserve.profilers.gate.pairs import pairs_of
-
-    pairs = pairs_of(base, head, models, base_python)
-    with needs_extra("check", "judging a change"):
-        import scipy.special  # noqa: F401  (missing, it is to be missed before anything is measured)
-
-        from rbserve.profilers.gate.rounds import check as judge
-        from rbserve.profilers.gate.sides import Scope
-
-    def dataset_of(artifact: Artifact) -> Dataset:
-        return ensure_dataset(artifact.manifest.dataset.name)
-
-    with progress_bar("check") as progress:
-        return judge(pairs, dataset_of, config or GateConfig(), Scope(**(scope or {})), progress)
 
 
 def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendation:
