@@ -59,7 +59,7 @@ def check(
 ) -> GateOutcome:
     """Measures the pairs within the budget of seconds, and judges every metric of every pair."""
     begin = clock()
-    _check_scope(scope)
+    check_scope(scope)
     with tempfile.TemporaryDirectory(prefix="rbserve-check-") as folder:
         lines: list[Line] = []
         contenders: list[Contender] = []
@@ -74,7 +74,8 @@ def check(
     return GateOutcome(suite_of(lines, config, environment(), rounds, clock() - begin, [*notes]), contenders)
 
 
-def _check_scope(scope: Scope) -> None:
+def check_scope(scope: Scope) -> None:
+    """Raises UsageError for a metric that the gate does not know, and for none."""
     unknown = set(scope.metrics) - set(METRICS)
     if unknown or not scope.metrics:
         raise UsageError(

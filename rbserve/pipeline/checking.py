@@ -57,6 +57,7 @@ def check_files(
     from rbserve.profilers.gate.pairs import worker_of
     from rbserve.profilers.gate.sides import Pair
 
+    _require_judge(scope or {})
     worker = worker_of(base_python)
     wanted = (scope or {}).get("variants") or ()
     with _adopted(base, head, table, AdoptOptions(**(options or {}))) as (before, after):
@@ -68,16 +69,23 @@ def check_files(
 
 
 def _judge(pairs: Sequence[Pair], config: GateConfig | None, scope: Mapping[str, Any]) -> GateOutcome:
+    _require_judge(scope)
     from rbserve.profilers.gate.config import GateConfig
-
-    with needs_extra("check", "judging a change"):
-        import scipy.special  # noqa: F401  (missing, it is to be missed before anything is measured)
-
-        from rbserve.profilers.gate.rounds import check as judge
-        from rbserve.profilers.gate.sides import Scope
+    from rbserve.profilers.gate.rounds import check as judge
+    from rbserve.profilers.gate.sides import Scope
 
     with progress_bar("check") as progress:
         return judge(pairs, rows_of, config or GateConfig(), Scope(**scope), progress)
+
+
+def _require_judge(scope: Mapping[str, Any]) -> None:
+    """Raises UsageError before anything is measured: for a scope that is unknown, and without the extra check."""
+    with needs_extra("check", "judging a change"):
+        import scipy.special  # noqa: F401
+
+        from rbserve.profilers.gate.rounds import check_scope
+        from rbserve.profilers.gate.sides import Scope
+    check_scope(Scope(**scope))
 
 
 @contextmanager
