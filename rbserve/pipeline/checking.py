@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rbserve.core.errors import UsageError, memory_told, needs_extra
 from rbserve.core.files import at_home, scratch
 from rbserve.data.artifact import Artifact
 from rbserve.home.paths import dataset_path
+from rbserve.pipeline.adopting import default_name
 from rbserve.pipeline.data import rows_of
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.progress import progress_bar
@@ -61,11 +61,15 @@ def check_files(
     worker = worker_of(base_python)
     wanted = (scope or {}).get("variants") or ()
     with _adopted(base, head, table, AdoptOptions(**(options or {}))) as (before, after):
-        before, after = (
-            ensure_exported(artifact, wanted) if wanted else artifact for artifact in (before, after)
-        )
+        before, after = (_with_variants(artifact, wanted) for artifact in (before, after))
         name = before.name if before.name == after.name else f"{before.name} to {after.name}"
         return _judge([Pair(name, before, after, base_worker=worker)], config, scope or {})
+
+
+def _with_variants(artifact: Artifact, wanted: Sequence[str]) -> Artifact:
+    """The artefact with those of the variants exported that such a model can have."""
+    possible = [variant for variant in wanted if variant in artifact.can_have]
+    return ensure_exported(artifact, possible) if possible else artifact
 
 
 def _judge(pairs: Sequence[Pair], config: GateConfig | None, scope: Mapping[str, Any]) -> GateOutcome:
@@ -109,13 +113,7 @@ def _adopted(base: str, head: str, table: Path, options: AdoptOptions) -> Iterat
                 requests = write_request_set(table, dataset_path(REQUESTS), options, REQUESTS, progress)
             with progress_bar("adopt the models"):
                 before, after = (
-                    adopt(source, requests, options, home / side / _name(source))
+                    adopt(source, requests, options, home / side / default_name(source))
                     for side, source in (("base", base), ("head", head))
                 )
         yield before, after
-
-
-def _name(source: str) -> str:
-    """The name of a model's file without its ending, of its directory, or the last word of a text."""
-    path = Path(source)
-    return path.resolve().stem if path.exists() else re.split(r"[/:]", source.rstrip("/"))[-1]
