@@ -22,13 +22,12 @@ from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.data.golden import write_checks
 from rbserve.data.request_set import RequestSet
-from rbserve.exporters import adopted, language, onnx, parity, sequential
+from rbserve.exporters import adopted, parity
 from rbserve.exporters.calibration import Activations, calibrate
 from rbserve.exporters.graph import activation_scales, data_file
 from rbserve.exporters.item_table import declare_table
 from rbserve.exporters.quantize import write_int8
 from rbserve.exporters.request_parity import RequestReference, check_same_requests
-from rbserve.exporters.tokenwise import MOST_ERRORS, plan_within
 from rbserve.runtimes.item_vectors import content_kind
 from rbserve.runtimes.memory import require_memory
 
@@ -115,6 +114,10 @@ def _language_graph(
     int8 rounds as many products by token as possible: the first of MOST_ERRORS whose loss is at most MOST_LOSS, else
     the one with the smallest loss.
     """
+    # Imported here: the graphs of adopted models need no torch.
+    from rbserve.exporters import language
+    from rbserve.exporters.tokenwise import MOST_ERRORS, plan_within
+
     if precision != "int8":
         files = language.write(artifact, folder, precision)
         return files, reference.compare(files)
@@ -133,6 +136,9 @@ def _graphs(
     artifact: Artifact, dataset: Dataset, folder: Path, precisions: Sequence[str]
 ) -> dict[str, list[Path]]:
     """Writes the graphs of each precision; a model's graphs are in the order in which they run."""
+    # Imported here: the graphs of adopted models need no torch.
+    from rbserve.exporters import onnx, sequential
+
     write_fp32 = sequential.write_fp32 if TASKS[artifact.manifest.task].ranks else onnx.write_fp32
     fp32 = write_fp32(artifact, folder)
     graphs = {
