@@ -8,8 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 from adopted import adopted_graph, expected_scores, small_requests, write_requests
+from sklearn.metrics import ndcg_score
 from test_gate_run import CONFIG, Machine
 
+from rbserve.core.tasks import GRADED
 from rbserve.data.artifact import Adopted, Artifact, write_manifest
 from rbserve.data.request_set import RequestSet
 from rbserve.profilers.gate import rounds
@@ -189,3 +191,21 @@ def test_a_named_variant_that_one_format_lacks_is_missing(
     function = as_callable(graph, tmp_path / "function")
     judged = suite(function, graph, requests, Scope(["onnx-fp32"], [1], metrics=["p50"]))
     assert (judged.verdict, judged.lines[0].reason) == (Verdict.MISSING, "base has no onnx-fp32")
+
+
+def test_graded_labels_are_compared_by_the_ranking_of_each_request(machine: Machine, tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    labels = rng.integers(0, 4, 3_000).astype(np.float32)
+    requests = write_requests(
+        tmp_path / "data", {"likes": labels}, {"age": np.zeros(300, np.float32)},
+        offsets=np.arange(0, 3_001, 10), labels=labels,
+    )  # fmt: skip
+    graph = adopted_graph(tmp_path / "model", requests)
+    graph = Artifact(graph.path, msgspec.structs.replace(graph.manifest, task=GRADED.name))
+    machine.scores = {"base": labels.tolist(), "head": (labels + rng.normal(size=3_000)).tolist()}
+    (line,) = suite(graph, graph, requests, ACCURACY).lines
+    assert (line.metric, line.verdict, line.base) == (GRADED.metric, Verdict.REGRESSED, 1.0)
+    gains = ndcg_score(
+        2 ** labels.reshape(300, 10) - 1, np.array(machine.scores["head"]).reshape(300, 10), k=10
+    )
+    assert line.head == pytest.approx(gains)
