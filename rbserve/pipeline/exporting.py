@@ -8,7 +8,7 @@ from rbserve.core.errors import memory_told, needs_extra
 from rbserve.core.variants import exported_variant, exports_of, precisions_of
 from rbserve.data.artifact import Artifact, Parity
 from rbserve.home.target import Target
-from rbserve.pipeline.data import ensure_dataset
+from rbserve.pipeline.data import rows_of
 from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 
@@ -25,7 +25,7 @@ def export(artifact: Artifact, precisions: Sequence[str]) -> Artifact:
     with memory_advice, needs_extra("export", "exporting"):
         from rbserve.exporters.export import export as export_artifact
 
-        data = ensure_dataset(artifact.manifest.dataset.name)
+        data = rows_of(artifact)
         with progress_bar(f"export {artifact.name}") as progress:
             exported = export_artifact(artifact, data, precisions, progress)
     for precision in precisions:
