@@ -27,7 +27,7 @@ QUERY, DOCUMENT = "query", "document"
 SCORES, VECTORS = "scores", "vectors"
 """The output of a cross-encoder's graph, a score for each pair; of a bi-encoder's, a vector of length 1 for each text.
 """
-MOST_TOKENS = 2048
+MOST_TOKENS = 256
 """Tokens of a call at most, padding included; a longer text has a call of its own."""
 FEATURES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """The inputs of a graph, and the attribute of an encoding that has them."""
