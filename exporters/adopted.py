@@ -16,7 +16,14 @@ from rbserve.core.types import Scorer
 from rbserve.core.variants import DEFAULT_SERVED
 from rbserve.data.artifact import Artifact
 from rbserve.data.request_set import RequestSet
-from rbserve.exporters.calibration import REQUESTS, SLATE, ActivationRecorder, weighted_products
+from rbserve.exporters.calibration import (
+    REQUESTS,
+    SLATE,
+    ActivationRecorder,
+    Activations,
+    TokenActivation,
+    weighted_products,
+)
 from rbserve.exporters.graph import origin, save
 from rbserve.exporters.quantize import DOMAIN, quantise_products
 from rbserve.exporters.request_parity import draw_requests
@@ -119,15 +126,23 @@ WRITERS: Mapping[str, Writer] = {"int8": write_int8, "fp16": write_fp16}
 
 
 def _round_products(artifact: Artifact, requests: RequestSet, simple: Path, model: ModelProto) -> None:
-    """Rounds the products of a graph in place, by ranges that are recorded on requests."""
-    recorder, opset = ActivationRecorder(simple), opset_of(model)
-    _score_some(artifact, requests, exported_scorer(artifact, [simple], opening=lambda _: recorder))
-    quantise_products(model.graph, recorder.activations, opset)
+    """Rounds the products of a graph in place."""
+    opset = opset_of(model)
+    quantise_products(model.graph, _activations(artifact, requests, simple, model), opset)
     if opset > NEWEST_OPSET:
         for node in model.graph.node:
             node.domain = DOMAIN if node.op_type == ROUNDING else node.domain
     if DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.add(domain=DOMAIN, version=1)
+
+
+def _activations(artifact: Artifact, requests: RequestSet, simple: Path, model: ModelProto) -> Activations:
+    """The inputs of a graph's products, recorded on requests; of a reranker none is: its tokens have own scales."""
+    if artifact.is_reranker:
+        return {node.input[0]: TokenActivation() for node in weighted_products(model.graph)}
+    recorder = ActivationRecorder(simple)
+    _score_some(artifact, requests, exported_scorer(artifact, [simple], opening=lambda _: recorder))
+    return recorder.activations
 
 
 def _open(path: Path) -> ModelProto:

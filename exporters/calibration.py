@@ -63,6 +63,15 @@ class Activation:
         return (self.high - self.low) / 255 / math.sqrt(12) <= MOST_ERROR * size
 
 
+class TokenActivation(Activation):
+    """The input of a product whose rows are tokens: each has a scale of its own, whatever was recorded."""
+
+    @property
+    def is_even(self) -> bool:
+        """False: a few features of a text encoder are far larger than the others, in some tokens."""
+        return False
+
+
 Activations = Mapping[str, Activation]
 """The recorded inputs of a graph's matrix products, by the name of the input."""
 

@@ -97,6 +97,8 @@ def activation_scales(artifact: Artifact, precision: str) -> str | None:
     """
     if precision == "fp32":
         return None
+    if artifact.is_reranker:
+        return "token"
     if not artifact.is_language_model:
         return "product"
     return {"int8": "token", "int4": "block"}[precision]

@@ -69,6 +69,17 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {spec.name: spec for spec in self.inputs}[name]
 
     @property
+    def text_pair(self) -> tuple[str, str] | None:
+        """The names of the query and of the documents, where the inputs are a text of the request and one of each
+        candidate; None for other inputs."""
+        if any(spec.dtype != TEXT or len(spec.dims) != spec.per_candidate for spec in self.inputs):
+            return None
+        match sorted(self.inputs, key=lambda spec: spec.per_candidate):
+            case [query, document] if document.per_candidate > query.per_candidate:
+                return query.name, document.name
+        return None
+
+    @property
     def columns(self) -> list[str]:
         """The columns of a request table that the inputs are filled from, each once."""
         return list(dict.fromkeys(column for spec in self.inputs for column in spec.columns))

@@ -291,6 +291,11 @@ class Artifact:
         return self.manifest.adopted is not None
 
     @property
+    def is_reranker(self) -> bool:
+        """Whether the model was made elsewhere and its graph reads the tokens of texts."""
+        return self.is_adopted and self.manifest.item_form == "text"
+
+    @property
     def is_language_model(self) -> bool:
         """Whether the model reads prompts."""
         return BACKBONE in self.manifest.files

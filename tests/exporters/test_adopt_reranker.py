@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers as tf
@@ -22,6 +23,7 @@ from rbserve.exporters.adopt.adopt import adopt as adopt_model
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.encoders import ARCHITECTURES
 from rbserve.exporters.adopt.reranker import convert
+from rbserve.exporters.export import export
 from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.reranker import SCORERS, TokenGraph, open_tokenizer
 from rbserve.runtimes.session import open_session
@@ -281,3 +283,32 @@ def test_an_adopted_reranker_is_an_artefact_whose_tokenizer_is_verified(tmp_path
     (artifact.path / tokenizer).write_text("{}")
     with pytest.raises(RbserveError, match="is damaged"):
         open_scorer(artifact, "onnx-fp32")
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["cross-encoder", "bi-encoder"])
+def test_int8_rounds_every_token_by_itself(tmp_path: Path, head: bool) -> None:
+    rng = np.random.default_rng(3)
+    documents = [
+        " ".join(f"topic{rng.integers(4)}word{rng.integers(10)}" for _ in range(1 + row % 9))
+        for row in range(60)
+    ]
+    requests = write_requests(
+        tmp_path / "pairs",
+        {"document": np.array(documents, object)},
+        {"query": np.array([f"topic{number}word1" for number in range(6)], object)},
+        offsets=np.arange(0, 61, 10),
+    )
+    source = make_reranker(tmp_path / "model", head=head)
+    artifact = export(
+        adopt_model(str(source), requests, AdoptOptions(), tmp_path / "reranker"), requests, ["int8"]
+    )
+    record = artifact.manifest.variants["onnx-int8"]
+    assert record.activation_scales == "token"
+    operators = [node.op_type for node in onnx.load(artifact.file(record.file)).graph.node]
+    assert operators.count("ReduceMax") == operators.count("QuantizeLinear") > 4
+    assert record.parity.correlation is not None
+    assert record.parity.correlation > 0.98
+    scorer, request = open_scorer(artifact, "onnx-int8"), requests.request(artifact.signature, 0)
+    together = scorer.score(request)
+    alone = [scorer.score(request | {"document": request["document"][[place]]})[0] for place in range(10)]
+    assert np.abs(together - alone).max() < 1e-5

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.errors import UsageError
 from rbserve.core.requests import SLATE, FeatureSpec, Request, Signature, TensorSpec
 from rbserve.core.tasks import Task
 from rbserve.core.types import Observe, Scorer, Scores, StagedScorer, no_observer
@@ -116,6 +117,19 @@ class AdoptedScoring:
     def largest(self, limits: Limits) -> int:
         """The most candidates of a request."""
         return limits.max_candidates
+
+    @property
+    def no_texts(self) -> str | None:
+        """Why it orders no documents for a query; None where it takes a text of each."""
+        return None if self.signature.text_pair else "it takes other features than a query and documents"
+
+    def text_query(self, queries: Sequence[str], documents: Sequence[str]) -> Request:
+        """A request of one query text and N documents. Raises UsageError for none or several of the first."""
+        if len(queries) != 1:
+            raise UsageError(f"it takes one text as the query, and {len(queries)} are sent", "send a string")
+        assert self.signature.text_pair
+        query, document = self.signature.text_pair
+        return {query: np.array(queries[0], object), document: np.array(documents, object)}
 
     def self_check(self, checks: Checks) -> str | None:
         """How its scores differ from those it gave when it was exported; None where they do not."""
