@@ -1,8 +1,9 @@
-"""The verbs `datasets` and `datasets show`: which data sets there are, and what a prepared one holds."""
+"""The verbs `datasets`, `datasets show` and `datasets export`: which there are, what one holds, its rows as tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +20,7 @@ datasets = typer.Typer(
 
 @datasets.callback()
 def list_datasets(context: typer.Context, as_json: Json = False) -> None:
-    """List the data sets; `show NAME` inspects a prepared one.
+    """List the data sets; `show NAME` inspects a prepared one, `export NAME` writes its rows as tables.
 
     Says where each comes from, and whether it is prepared.
 
@@ -80,3 +81,26 @@ def _show_requests(requests: RequestSet, as_json: bool) -> None:
         return
     for line in describe(requests):
         typer.echo(line)
+
+
+@datasets.command("export")
+def export_tables(
+    name: Annotated[str, typer.Argument(help="A prepared data set, or its directory.")],
+    to: Annotated[Path, typer.Option(help="Folder of the tables: a new or an empty one.")],
+    form: Annotated[
+        Literal["parquet", "csv"], typer.Option("--format", help="Format of the tables (default parquet).")
+    ] = "parquet",
+    as_json: Json = False,
+) -> None:
+    """Write the rows of a data set as tables, for a model that is made elsewhere.
+
+    Writes train, valid and test rows of click prediction, sequences of next-item prediction, and the items. A model
+    whose requests are the test table is adopted with `--dataset NAME`, and shares a front with the zoo's models.
+
+    Example: rbserve datasets export ml-100k --to tables
+    """
+    from rbserve.pipeline.home import Home
+
+    tables = Home().export_dataset(name, to, form)
+    if as_json:
+        print_json([str(table) for table in tables])

@@ -51,6 +51,25 @@ def runs(rows: Ragged) -> NDArray[np.int64]:
     return np.array([*begins, len(rows)], np.int64)
 
 
+def lists_as_before(
+    values: NDArray[Any], begins: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each of R lists, which stand one behind the other, has the items of the list before it: bool[R]."""
+    same = np.concatenate([[False], lengths[1:] == lengths[:-1]])[: len(lengths)]
+    rows = np.flatnonzero(same)
+    places = list_places(begins[rows], lengths[rows])
+    row_of_place = np.repeat(rows, lengths[rows])
+    same[row_of_place[values[places] != values[places - lengths[row_of_place]]]] = False
+    return same
+
+
+def list_places(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """begins[r], begins[r] + 1, …: the place of each item of each list r, in turn."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(begins - (ends - lengths), lengths) + np.arange(total)
+
+
 def slices(values: Items, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Ragged:
     """values[begin[r]:end[r]] for each r, as one ragged array."""
     lengths = end - begin

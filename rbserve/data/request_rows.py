@@ -14,7 +14,7 @@ from rbserve.core.errors import DataError
 from rbserve.core.ids import column_text
 from rbserve.core.tasks import HIGHEST_GRADE
 from rbserve.core.types import Progress
-from rbserve.data.columns import open_column
+from rbserve.data.columns import list_places, lists_as_before, open_column
 from rbserve.data.request_layout import RequestLayout
 from rbserve.data.request_set import read_column
 from rbserve.data.request_set_writer import RequestPiece, numbers
@@ -78,7 +78,8 @@ class RequestReader:
         lengths = np.concatenate([[len(before)], cells.lengths[0]])
         begins = np.cumsum(lengths) - lengths
         self._last_lists[name] = values[int(begins[-1]) :]
-        differing = np.flatnonzero(~starts & ~_as_before(values, begins, lengths)[1:])
+        codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
+        differing = np.flatnonzero(~starts & ~lists_as_before(codes, begins, lengths)[1:])
         if len(differing):
             raise DataError(
                 f"{self._source}: the list in column {name} is another one in row {rows[differing[0]] + 1:,} than in "
@@ -86,7 +87,7 @@ class RequestReader:
                 "lists of candidates have one length: pad them; the list of a request is the same in its rows",
             )
         begin, length = begins[1:][starts], lengths[1:][starts]
-        return Cells(values.take(pa.array(_places(begin, length))), (length,))
+        return Cells(values.take(pa.array(list_places(begin, length))), (length,))
 
     # ---- A row is a request ----
 
@@ -197,21 +198,3 @@ class _Groups:
         order = np.argsort(hashes, kind="stable")
         again = order[1:][hashes[order][1:] == hashes[order][:-1]]
         return int(again.min()) if len(again) else None
-
-
-def _as_before(values: pa.Array, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each list bool[n] has the items of the list before it."""
-    codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
-    same = np.concatenate([[False], lengths[1:] == lengths[:-1]])
-    rows = np.flatnonzero(same)
-    places = _places(begins[rows], lengths[rows])
-    row_of_place = np.repeat(rows, lengths[rows])
-    same[row_of_place[codes[places] != codes[places - lengths[row_of_place]]]] = False
-    return same
-
-
-def _places(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """begins[r], begins[r] + 1, …, one for each item of each list r."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(begins - (ends - lengths), lengths) + np.arange(total)

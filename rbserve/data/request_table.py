@@ -12,7 +12,9 @@ NaN; gaps are counted by column.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,27 +23,34 @@ from rbserve.core.errors import DataError, UsageError
 from rbserve.core.files import replacing_directory, require_replaceable, scratch
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.columns import blocks, open_column
+from rbserve.data.dataset import Dataset
+from rbserve.data.dataset_export import LABEL, REQUEST, USER
+from rbserve.data.dataset_rows import bind_test_rows
 from rbserve.data.request_layout import RequestLayout, find_layout
 from rbserve.data.request_rows import WITHOUT_CANDIDATES, RequestReader
 from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
 from rbserve.data.request_set_writer import Labels, RequestSetWriter
-from rbserve.data.table_files import open_table
+from rbserve.data.table_files import RequestTable, open_table
 
 
 def write_request_set(
-    table: Path, folder: Path, options: AdoptOptions, name: str, progress: Progress = no_progress
-) -> RequestSet:
+    table: Path, folder: Path, options: AdoptOptions, name: str, progress: Progress = no_progress,
+    dataset: Dataset | None = None,
+) -> RequestSet:  # fmt: skip
     """Writes the requests of a table to `folder`, whole or not at all, and opens them.
 
-    A request set that is there is replaced. Raises UsageError for a folder that holds something else, for an option
-    that names no column, and DataError for a table that cannot be read or does not make requests.
+    A request set that is there is replaced. With a data set, the rows must be its test rows of click prediction, as
+    `data/dataset_export.py` writes them; columns that the options do not name have the names of the export.
+
+    Raises UsageError for a folder that holds something else, an option that names no column or rows that are not those
+    of the data set, and DataError for a table that cannot be read or does not make requests.
     """
     require_no_data_set(folder)
     with scratch(folder.parent, folder.name) as temporary:
         opened = open_table(table, temporary, progress)
-        layout = find_layout(opened, options)
+        layout = find_layout(opened, exported_columns(opened, options) if dataset else options)
         with replacing_directory(folder) as partial:
-            _write(layout, partial, name, progress)
+            _write(layout, partial, name, progress, dataset)
     return open_request_set(folder)
 
 
@@ -55,7 +64,17 @@ def require_no_data_set(folder: Path) -> None:
         )
 
 
-def _write(layout: RequestLayout, folder: Path, name: str, progress: Progress) -> None:
+def exported_columns(table: RequestTable, options: AdoptOptions) -> AdoptOptions:
+    """The options with the names of an export for the label, the group and the user, where the table has them."""
+    names = {"label": LABEL, "group": REQUEST, "user": USER}
+    known = {role: name for role, name in names.items() if name in table.schema.names}
+    changes: dict[str, Any] = {role: getattr(options, role) or name for role, name in known.items()}
+    return replace(options, **changes)
+
+
+def _write(
+    layout: RequestLayout, folder: Path, name: str, progress: Progress, dataset: Dataset | None
+) -> None:
     writer = RequestSetWriter(folder, layout.columns, has_labels=layout.label is not None)
     reader = RequestReader(layout, progress)
     try:
@@ -66,10 +85,12 @@ def _write(layout: RequestLayout, folder: Path, name: str, progress: Progress) -
     reader.require_groups_together(folder)
     if not writer.requests:
         raise DataError(f"{layout.table.source} has no request with candidates", "each needs at least one")
+    if dataset:
+        bind_test_rows(layout, folder, dataset)
     skipped = {**layout.table.skipped, **({WITHOUT_CANDIDATES: reader.empty} if reader.empty else {})}
     writer.seal(
         name=name, source=layout.table.source.name, labels=_labels(layout, folder), skipped=skipped,
-        missing=layout.missing, notes=layout.notes, data_set=None,
+        missing=layout.missing, notes=layout.notes, data_set=(dataset.name, dataset.fingerprint) if dataset else None,
     )  # fmt: skip
 
 

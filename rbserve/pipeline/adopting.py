@@ -109,8 +109,7 @@ def _requests_of(table: Path, options: AdoptOptions, data: Dataset | None) -> It
     usual = plain_name(f"{data.name}-{table.stem}" if data else table.stem, "--requests", "rename the file")
     with scratch(home() / "data", usual) as folder:
         with progress_bar(f"read {table.name}", bound="about") as progress:
-            requests = write_request_set(table, folder / usual, options, usual, progress)
-        requests = bound_to(requests, _as_test_rows(requests, data))
+            requests = write_request_set(table, folder / usual, options, usual, progress, data)
         known = _same_content(requests)
         if known is not None:
             yield known
@@ -118,16 +117,6 @@ def _requests_of(table: Path, options: AdoptOptions, data: Dataset | None) -> It
         named = bound_to(requests, requests.manifest.data_set, _free_name(usual, requests.fingerprint))
         yield named
         named.path.rename(dataset_path(named.name))
-
-
-def _as_test_rows(requests: RequestSet, data: Dataset | None) -> tuple[str, str] | None:
-    """The reference to the data set whose test rows the requests are; UsageError where they are not."""
-    if data is None:
-        return None
-    from rbserve.profilers.measure.test_rows import check_test_rows
-
-    check_test_rows(requests, data)
-    return data.name, data.fingerprint
 
 
 def _same_content(requests: RequestSet) -> RequestSet | None:

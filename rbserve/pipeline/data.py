@@ -21,6 +21,7 @@ from rbserve.progress import progress_bar, say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rbserve.data.dataset_export import TableFormat
     from rbserve.data.integrity import IntegrityReport
 
 
@@ -96,6 +97,19 @@ def _unfinished(path: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         there = "the earlier data set is as it was" if path.is_dir() else "nothing was written"
         raise Interrupted(f"stopped; {there}") from None
+
+
+def export_tables(name: str, folder: Path, form: TableFormat) -> list[Path]:
+    """Writes the rows of a prepared data set as flat tables to `folder` and returns their paths."""
+    from rbserve.data.dataset_export import export_dataset
+
+    if not names_directory(name):
+        check_dataset(name)
+    dataset = open_dataset(Path(name) if names_directory(name) else dataset_path(name))
+    with progress_bar(f"export {dataset.name}") as progress:
+        tables = export_dataset(dataset, folder, form, progress)
+    say(f"exported {dataset.name}: {', '.join(path.name for path in tables)} -> {folder}")
+    return tables
 
 
 def describe_counts(dataset: Dataset) -> str:

@@ -136,6 +136,17 @@ class Home:
         )
 
     @_at_home
+    def export_dataset(
+        self, name: str, to: str | Path, format: Literal["parquet", "csv"] = "parquet"
+    ) -> list[Path]:
+        """Writes the rows of a prepared data set as flat tables to the folder `to`, and returns the tables' paths.
+
+        A model that is made elsewhere is then trained and judged on exactly these rows. `to` is a new or an empty
+        folder, or one of an earlier export, which is replaced.
+        """
+        return data.export_tables(name, Path(to), format)
+
+    @_at_home
     def train(
         self,
         model: Model,

@@ -176,17 +176,13 @@ def test_on_the_test_rows_of_a_data_set_it_shares_the_front_with_the_models_trai
     write_graph(tmp_path / "counts.onnx")
     train, test = planted.ctr("train"), planted.ctr("test")
     likes = np.bincount(train.candidates, train.labels, len(planted.items))
-    rows = pa.table(
-        {
-            "user": np.asarray(test.users),
-            "likes": likes[test.candidates],
-            "length": test.histories.lengths / 100,
-            "label": np.asarray(test.labels),
-        }
-    )
-    pa.csv.write_csv(rows, tmp_path / "rows.csv")
-    words = ["adopt", "counts.onnx", "--requests", "rows.csv", "--label", "label", "--user", "user"]
-    words += ["--map", "features=likes,length", "--dataset", "planted"]
+    rbserve("datasets", "export", "planted", "--to", "tables", home=tmp_path)
+    rows = pq.read_table(tmp_path / "tables" / "test.parquet")
+    rows = rows.append_column("likes", pa.array(likes[test.candidates]))
+    rows = rows.append_column("length", pa.array(test.histories.lengths / 100))
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    words = ["adopt", "counts.onnx", "--requests", "rows.parquet", "--map", "features=likes,length"]
+    words += ["--dataset", "planted"]
     rbserve(*words, home=tmp_path)
     assert (tmp_path / "artifacts/planted/counts/manifest.json").is_file()
     both = ["--models", "dnn,counts", "--dataset", "planted", "--variants", "onnx-fp32"]
@@ -195,8 +191,8 @@ def test_on_the_test_rows_of_a_data_set_it_shares_the_front_with_the_models_trai
     (section,) = json.loads((folder / "report.json").read_text())["sections"]
     assert {point["model"] for point in section["points"]} == {"dnn", "counts"}
     assert all(point["aside"] is None and point["on_front"] is not None for point in section["points"])
-    pa.csv.write_csv(rows.slice(1), tmp_path / "fewer.csv")
-    words[words.index("rows.csv")] = "fewer.csv"
+    pq.write_table(rows.slice(1), tmp_path / "fewer.parquet")
+    words[words.index("rows.parquet")] = "fewer.parquet"
     refused = rbserve(*words, "--name", "fewer", home=tmp_path, check=2)
-    assert "the requests of fewer.csv are not the test rows of planted" in refused.stderr
+    assert "fewer.parquet has 1,993 rows, but planted has 1,994 test rows" in refused.stderr
     assert not (tmp_path / "artifacts/planted/fewer").exists()

@@ -393,3 +393,27 @@ def test_show_names_a_damaged_file_and_a_data_set_that_is_not_there(shop: Path, 
     assert "label.npy has 6 bytes instead of" in done.stderr
     _is_one_line_and_a_hint(rbserve("datasets", "show", "shpo", home=tmp_path, check=2), "unknown data set: shpo",
                             "did you mean shop?")  # fmt: skip
+
+
+# ---- datasets export
+
+
+def test_export_writes_the_rows_of_a_data_set_as_tables(shop: Path, tmp_path: Path) -> None:
+    listed = rbserve("datasets", "export", "shop", "--to", str(tmp_path / "tables"), "--json", home=shop)
+    paths = [Path(path) for path in json.loads(listed.stdout)]
+    assert {path.name for path in paths} >= {"train.parquet", "test.parquet", "items.parquet"}
+    assert all(path.is_file() for path in paths)
+    rbserve("datasets", "export", "shop", "--to", str(tmp_path / "tables"), "--format", "csv", home=shop)
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".csv", ".json"}
+
+
+def test_export_refuses_an_unknown_data_set_and_a_folder_of_others(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    refused = rbserve("datasets", "export", "shop", "--to", str(tmp_path / "mine"), home=shop, check=2)
+    assert "was not made by rbserve" in refused.stderr
+    assert (
+        "unknown data set: shpo"
+        in rbserve("datasets", "export", "shpo", "--to", str(tmp_path / "new"), home=shop, check=2).stderr
+    )
+    assert not (tmp_path / "new").exists()
