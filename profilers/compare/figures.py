@@ -8,6 +8,7 @@ An accuracy is not listed: each row of `stats.metrics` is a figure as well (`met
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -276,11 +277,23 @@ def figures_of(task: str) -> list[Figure]:
     return listed
 
 
+def own_figures(points: Sequence[Point]) -> list[Figure]:
+    """A figure for each metric of the user's own that a run of the points has."""
+    names = {name: None for point in points for name in point.own_metrics}
+    shown = "page accuracy profile"
+    return [Figure(name, name, "", partial(_own_metric, name), _four_digits, shown) for name in names]
+
+
+def _own_metric(name: str, point: Point) -> float | None:
+    return point.own_metrics.get(name)
+
+
 def columns(points: Sequence[Point], place: str) -> list[Figure]:
     """The figures that a table of points of one task has as columns in one of PLACES."""
+    listed = [*figures_of(points[0].run.task), *own_figures(points)] if points else []
     return [
         figure
-        for figure in (figures_of(points[0].run.task) if points else [])
+        for figure in listed
         if figure.shown_in(place) and not (figure.rare and all(figure.get(point) is None for point in points))
     ]
 

@@ -84,6 +84,11 @@ class Point(msgspec.Struct, frozen=True, eq=False):
         return self.result.slate
 
     @property
+    def own_metrics(self) -> dict[str, float | None]:
+        """The values of the user's own metrics by their name, `module:function`."""
+        return self.run.own_metrics.get(self.variant, {})
+
+    @property
     def processes(self) -> int:
         """Fresh processes that were timed."""
         return self.result.processes

@@ -41,6 +41,7 @@ def _point_row(section: Section, point: Point) -> dict[str, str]:
     if point.lesson:
         fields |= {f"lesson_{name}": value for name, value in msgspec.structs.asdict(point.lesson).items()}
     fields |= {_accuracy_name(key, section.task): value for key, value in point.result.accuracy.items()}
+    fields |= point.own_metrics
     fields |= {f"stage_{stage}": share for stage, share in (point.result.stages or {}).items()}
     return _row(fields)
 

@@ -55,6 +55,13 @@ def profile(
             help="Threads of a call, each on a core of its own; 1,2 measures with one and with two (default 1)."
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Metrics of your own: functions of (labels, scores, users) that return a number.",
+        ),
+    ] = None,
     plan: Annotated[dict[str, Any], FromRecord(Plan, FIELDS, panel="Measuring", defaults=DEFAULTS)],
     as_json: Json = False,
 ) -> None:
@@ -79,8 +86,9 @@ def profile(
         documents = []
         for count in thread_counts:
             measurement = Home().profile(
-                name, data, plan=whole | {"threads": count}, variants=named, random=weights == "random"
-            )
+                name, data, plan=whole | {"threads": count}, variants=named, random=weights == "random",
+                metrics=words(metric),
+            )  # fmt: skip
             failed.update({f"{name} {variant}": reason for variant, reason in measurement.failed.items()})
             documents.append(_document(measurement, as_json))
         return documents if len(thread_counts) > 1 else documents[0]

@@ -249,14 +249,17 @@ class Home:
         plan: Plan | Changes | None = None,
         variants: Sequence[str] | None = None,
         random: bool = False,
+        metrics: Sequence[str] = (),
     ) -> Measurement:
         """Measures latency and accuracy of a model's variants, and writes them to runs/<id>.json.
 
         What is missing is made: data set, artefact, ONNX files. Without `variants`, those that the model has and that
         fit into memory are measured. `results` of the measurement has an entry a variant, scope and slate; latencies
-        are in milliseconds. `failed` says of variants whose process died why.
+        are in milliseconds. `metrics` names functions of your own, module:function, of (labels, scores, users) that
+        return a number; `own_metrics` of the measurement has their values. `failed` says of variants whose process died
+        why.
         """
-        return profiling.profile(resolve(model, dataset, random), _values(plan), variants)
+        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics)
 
     @_at_home
     def report(self, name: str = "latest", *, datasets: Sequence[str] = (), runs: Path | None = None) -> Path:

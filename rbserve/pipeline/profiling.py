@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.files import require_writable
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
@@ -23,23 +24,30 @@ from rbserve.runtimes.opening import unavailable
 if TYPE_CHECKING:
     from rbserve.runs.measurement import Measurement
     from rbserve.runs.plan import Plan
+    from rbserve.stats.own_metrics import OwnMetrics
 
 
 ENDPOINT_PLAN = {"processes": 1, "runs": 50, "seconds": 60.0, "slates": [1]}  # every timed call costs money
 
 
 def profile(
-    target: Target, settings: Mapping[str, Any] | None = None, variants: Sequence[str] | None = None
+    target: Target,
+    settings: Mapping[str, Any] | None = None,
+    variants: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Measurement:
     """Profiles a model, making what is missing upstream, and writes the measurement to runs/<id>.json.
 
     `settings` changes the default plan of the model's task. Without `variants`, those whose weights do not fit into
-    memory are left out, and torch-bf16 takes the place of torch-fp32.
+    memory are left out, and torch-bf16 takes the place of torch-fp32. `metrics` are of the user's own: module:function.
     """
     from rbserve.profilers.measure.harness import profile as measure
     from rbserve.runs.run_file import write_measurement
+    from rbserve.stats.own_metrics import load_metrics, require_pairs
 
     plan = plan_of(target, settings or {}, variants or ())
+    require_pairs(metrics, TASKS[target.task].ranks)
+    own = load_metrics(metrics)
     artifact = ensure_artifact(target)
     left_out: dict[str, str] = {}
     if artifact.is_endpoint:
@@ -54,6 +62,9 @@ def profile(
     with progress_bar(f"profile {artifact.name}") as progress:
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
     path = write_measurement(runs_path(), measurement)
+    if own:
+        measurement = _with_own_metrics(measurement, own, path)
+        write_measurement(runs_path(), measurement)
     if artifact.is_endpoint and not (measurement.random or measurement.predictions.scores):
         from rbserve.runtimes.endpoint_scorer import UnclearAnswersError
 
@@ -61,6 +72,22 @@ def profile(
         raise UnclearAnswersError(f"{artifact.name}: {'; '.join(reasons)}", f"what was measured is in {path}")
     say(f"profiled {artifact.name} -> {path}")
     return measurement
+
+
+def _with_own_metrics(measurement: Measurement, own: OwnMetrics, path: Path) -> Measurement:
+    """The measurement with the user's own metrics of each variant; where one fails the run is kept without them."""
+    import msgspec
+
+    from rbserve.stats.own_metrics import compute_own
+
+    predictions = measurement.predictions
+    try:
+        values = {
+            variant: compute_own(own, predictions.judged_rows(variant)) for variant in predictions.scores
+        }
+    except RbserveError as error:
+        raise type(error)(error.message, f"what was measured is in {path}; {error.hint}") from None
+    return msgspec.structs.replace(measurement, own_metrics=values)
 
 
 def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:

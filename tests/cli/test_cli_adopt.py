@@ -79,11 +79,16 @@ def test_adopting_says_what_fills_the_inputs_and_what_was_guessed(home: Path) ->
 
 def test_a_profile_finds_it_by_name_and_judges_all_its_rows(home: Path) -> None:
     words = ["profile", "--model", "logistic", "--variants", "onnx-fp32", "--scope", "both", *SHORT, "--json"]
-    run = json.loads(rbserve(*words, home=home).stdout)
+    (home / "shop_metrics.py").write_text(
+        "def mean(labels, scores, users):\n    return scores[labels == 1].mean()\n"
+    )
+    run = json.loads(rbserve(*words, "--metric", "shop_metrics:mean", home=home).stdout)
     table = pq.read_table(home / "clicks.parquet")
     likes, age, click = (table[name].to_numpy() for name in ("likes", "age", "click"))
     expected = roc_auc_score(click, expected_scores(likes.astype(np.float32), age.astype(np.float32)))
     assert [result["accuracy"]["auc"] for result in run["results"]] == [pytest.approx(expected)] * 4
+    mean = expected_scores(likes.astype(np.float32), age.astype(np.float32))[click == 1].mean()
+    assert run["own_metrics"] == {"onnx-fp32": {"shop_metrics:mean": pytest.approx(mean)}}
     assert (run["dataset"], run["group"], run["artifact"]) == ("clicks", "X", "logistic")
     assert {result["scope"] for result in run["results"]} == {"forward", "end_to_end"}
 
