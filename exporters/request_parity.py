@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbserve.core.errors import UsageError
 from rbserve.core.requests import Request
@@ -19,12 +19,14 @@ from rbserve.exporters.parity import (
     ROWS,
     SCORE_TOLERANCE,
     SEED,
+    TOP,
     Comparison,
     expected_loss,
     reference_variant,
 )
 from rbserve.runtimes.onnx import exported_scorer
 from rbserve.runtimes.opening import open_scorer
+from rbserve.stats.graded import graded_mean, ndcg_values
 from rbserve.stats.pairwise import auc
 
 CHECKED_CANDIDATES = 4  # of each request that is saved with a variant
@@ -40,32 +42,41 @@ class RequestReference:
         self._scores = _scores(open_scorer(artifact, reference_variant(artifact)), self._requests)
 
     def compare(self, graphs: list[Path]) -> Comparison:
-        """Scores the reference's requests with an exported graph; AUC and correlation are over all of them together."""
+        """Scores the reference's requests with an exported graph; AUC and correlation are over all of them together.
+
+        Of graded labels nDCG@10 takes the place of AUC.
+        """
         scorer = exported_scorer(self._artifact, graphs)
         reference, scores = np.concatenate(self._scores), np.concatenate(_scores(scorer, self._requests))
         difference = np.abs(scores.astype(np.float64) - reference)
-        before, after = (self._auc(each) for each in (reference, scores))
+        before, after = (self._accuracy(each) for each in (reference, scores))
+        graded = self._set.manifest.labels == "graded"
         parity = Parity(
             rows=len(scores),
             max_abs=float(difference.max()),
             mean_abs=float(difference.mean()),
-            auc_reference=before,
-            auc=after,
-            auc_difference=after - before if before is not None and after is not None else None,
+            auc_reference=None if graded else before,
+            auc=None if graded else after,
+            auc_difference=None if graded or before is None or after is None else after - before,
+            k=TOP if graded else None,
+            ndcg_reference=before if graded else None,
+            ndcg=after if graded else None,
             correlation=_correlation(reference, scores),
         )
         return Comparison(parity, [self._check(scorer, number) for number in self._numbers[:CHECKS]])
 
-    def _auc(self, scores: Scores) -> float | None:
-        """AUC of the scores of all requests; None without labels of both kinds, and of grades."""
-        if self._set.labels is None or self._set.manifest.labels != "binary":
+    def _accuracy(self, scores: Scores) -> float | None:
+        """AUC, or nDCG@10 of graded labels; None without labels, and where no request has those of both kinds."""
+        if self._set.labels is None:
             return None
-        value = auc(np.concatenate([self._labels(number) for number in self._numbers]), scores)
+        bounds = [self._set.offsets[number : number + 2].tolist() for number in self._numbers]
+        labels = np.concatenate([self._set.labels[begin:end] for begin, end in bounds])
+        if self._set.manifest.labels == "graded":
+            lists = np.repeat(np.arange(len(bounds)), [end - begin for begin, end in bounds])
+            value = graded_mean(partial(ndcg_values, k=TOP), labels, scores, lists)
+        else:
+            value = auc(labels, scores)
         return None if np.isnan(value) else value
-
-    def _labels(self, number: int) -> NDArray[np.float32]:
-        assert self._set.labels is not None
-        return self._set.labels[slice(*self._set.offsets[number : number + 2])]
 
     def _check(self, scorer: Scorer, number: int) -> GoldenAnswer:
         begin, end = self._set.offsets[number : number + 2].tolist()
@@ -83,7 +94,9 @@ class RequestReference:
         return SCORE_TOLERANCE * max(1.0, largest)
 
     def loss(self, parity: Parity) -> float:
-        """The loss of AUC: measured or, of few candidates and without labels, expected of the correlation."""
+        """The loss of AUC or nDCG@10: measured or, of few candidates or without labels, expected of the correlation."""
+        if parity.ndcg is not None and parity.rows > LANGUAGE_ROWS:
+            return (parity.ndcg_reference or 0.0) - parity.ndcg
         if parity.auc_difference is None or parity.rows <= LANGUAGE_ROWS:
             return expected_loss(parity.auc_reference, parity.correlation)
         return -parity.auc_difference

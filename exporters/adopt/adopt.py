@@ -13,7 +13,7 @@ import msgspec
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.libraries import library_versions
-from rbserve.core.tasks import CTR, Task
+from rbserve.core.tasks import CTR, GRADED, Task
 from rbserve.core.variants import DEFAULT_SERVED
 from rbserve.data.artifact import (
     SCHEMA,
@@ -108,9 +108,9 @@ def _package(
     return Artifact(folder, manifest)
 
 
-def task_of(requests: RequestSet) -> Task:  # noqa: ARG001
+def task_of(requests: RequestSet) -> Task:
     """The task of a model that is judged on requests: by their labels; without any, click prediction."""
-    return CTR
+    return GRADED if requests.manifest.labels == "graded" else CTR
 
 
 def _note(artifact: Artifact, notes: list[str], unchanged: dict[str, str]) -> None:

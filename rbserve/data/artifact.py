@@ -49,6 +49,7 @@ ENDPOINT = "endpoint"  # the kind of config
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an exported variant's scores differ from the reference's on the same real rows.
 
+    Where labels are grades, nDCG of the candidates of each request takes the place of AUC.
     Of a list-wise model the scores are those of the items that both have among their first `k`, `same_top` is the
     share of rows in which these are the same items, and nDCG takes the place of AUC. `correlation` is that of log-odds.
     """

@@ -45,7 +45,8 @@ def _cost(parity: Parity) -> str:
         return f", AUC {parity.auc_difference:+.5f}"
     if parity.ndcg is not None and parity.ndcg_reference is not None:
         change = parity.ndcg - parity.ndcg_reference
-        return f", nDCG@{parity.k} {change:+.5f}, {parity.same_top:.1%} of the lists the same"
+        same = "" if parity.same_top is None else f", {parity.same_top:.1%} of the lists the same"
+        return f", nDCG@{parity.k} {change:+.5f}{same}"
     return ""
 
 

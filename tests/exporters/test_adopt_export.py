@@ -285,3 +285,22 @@ def test_a_reranker_is_exported_by_its_tokens(precision: str, tmp_path: Path) ->
     checks = artifact.checks(f"onnx-{precision}")
     assert checks is not None
     assert scored_otherwise(checks, open_scorer(artifact, f"onnx-{precision}").score) is None
+
+
+def test_parity_of_graded_labels_is_in_ndcg(tmp_path: Path) -> None:
+    from sklearn.metrics import ndcg_score
+
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(600, WIDTH)).astype(np.float32)
+    grades = rng.integers(4, size=600).astype(np.float32)
+    requests = write_requests(
+        tmp_path / "clicks", {"features": features}, offsets=np.arange(0, 601, 10), labels=grades
+    )
+    artifact = adopt(str(mlp(tmp_path / "mlp.onnx")), requests, AdoptOptions(), tmp_path / "mlp")
+    parity = export(artifact, requests, ["int8"]).manifest.variants["onnx-int8"].parity
+    scores = scores_of(artifact, requests, "onnx-fp32").reshape(60, 10)
+    gains = 2 ** grades.reshape(60, 10) - 1
+    assert artifact.manifest.task == "rerank"
+    assert parity.auc is None
+    assert parity.ndcg_reference == pytest.approx(ndcg_score(gains, scores, k=10))
+    assert parity.ndcg == pytest.approx(parity.ndcg_reference, abs=0.02)
