@@ -58,8 +58,7 @@ def export(
         variant = exported_variant(precision)
         if variant not in artifact.can_export:
             known = ", ".join(precisions_of(artifact.can_export))
-            unchanged = artifact.manifest.adopted.unchanged if artifact.manifest.adopted else {}
-            reason = f": {unchanged[precision]}" if precision in unchanged else ""
+            reason = f": {artifact.unchanged[precision]}" if precision in artifact.unchanged else ""
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}{reason}",
                 f"precisions that it can be exported in: {known or 'none'}",

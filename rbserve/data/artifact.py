@@ -267,9 +267,14 @@ class Artifact:
 
     @property
     def _possible(self) -> list[str]:
-        unchanged = self.manifest.adopted.unchanged if self.manifest.adopted else {}
+        unchanged = self.unchanged
         rows = map(find_variant, possible_variants(self.manifest.task, self.kind))
         return [row.name for row in rows if not (row.exported and row.precision in unchanged)]
+
+    @property
+    def unchanged(self) -> dict[str, str]:
+        """The precisions that would change nothing in the model, and why: it is not exported in them."""
+        return self.manifest.adopted.unchanged if self.manifest.adopted else {}
 
     def _has_files(self, variant: str) -> bool:
         return find_variant(variant).loaded_from in (OF_WEIGHTS, NOTHING, *self.manifest.variants)

@@ -122,9 +122,11 @@ class Target:
                 raise UsageError(f"{self.name} answers from an endpoint; there is nothing to export")
             possible = precisions_of(self.variants)
             if precision not in possible:
+                unchanged = self.artifact.unchanged if self.artifact else {}
+                reason = f": {unchanged[precision]}" if precision in unchanged else ""
                 raise UsageError(
-                    f"{self.name} cannot be exported in {precision}",
-                    f"precisions of a model like it: {', '.join(possible)}",
+                    f"{self.name} cannot be exported in {precision}{reason}",
+                    f"precisions of a model like it: {', '.join(possible) or 'none'}",
                 )
 
     def absence(self) -> UsageError:
