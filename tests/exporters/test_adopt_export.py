@@ -304,3 +304,53 @@ def test_parity_of_graded_labels_is_in_ndcg(tmp_path: Path) -> None:
     assert parity.auc is None
     assert parity.ndcg_reference == pytest.approx(ndcg_score(gains, scores, k=10))
     assert parity.ndcg == pytest.approx(parity.ndcg_reference, abs=0.02)
+
+
+def test_large_weights_in_a_file_of_their_own_are_rounded_too(requests: RequestSet, tmp_path: Path) -> None:
+    file = mlp(tmp_path / "mlp.onnx")
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="mlp.weights", size_threshold=0)
+    artifact = export(
+        adopt(str(file), requests, AdoptOptions(), tmp_path / "mlp"), requests, ["int8", "fp16"]
+    )
+    assert (artifact.path / "onnx" / "mlp.weights").is_file()
+    assert artifact.manifest.variants["onnx-int8"].data_files == []
+    reference = scores_of(artifact, requests, "onnx-fp32")
+    assert scores_of(artifact, requests, "onnx-int8") == pytest.approx(reference, abs=0.03)
+    assert scores_of(artifact, requests, "onnx-fp16") == pytest.approx(reference, abs=0.003)
+
+
+def test_products_that_are_more_than_a_product_stay_as_they_are(requests: RequestSet, tmp_path: Path) -> None:
+    """A scaled Gemm, one with a bias of a row each, weights that only a branch reads: beside one that is rounded."""
+    rng = np.random.default_rng(6)
+    branches = [
+        helper.make_graph(
+            [helper.make_node("MatMul", ["mixed", name], [f"{name}_scores"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_scores", FLOAT, ["N", 1])],
+        )
+        for name in ("usual", "unusual")
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["features", "scaled"], ["first"], alpha=0.5),
+        helper.make_node("Gemm", ["features", "plain", "row"], ["second"]),
+        helper.make_node("MatMul", ["features", "plain"], ["third"]),
+        helper.make_node("Sum", ["first", "second", "third"], ["mixed"]),
+        helper.make_node("ReduceMax", ["features"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "limit"], ["is_usual"]),
+        helper.make_node("If", ["is_usual"], ["scores"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    weights = {
+        "scaled": rng.normal(size=(WIDTH, 8)) / 4, "plain": rng.normal(size=(WIDTH, 8)) / 4,
+        "row": rng.normal(size=(1, 8)), "limit": np.array(1.5),
+        "usual": rng.normal(size=(8, 1)), "unusual": rng.normal(size=(8, 1)),
+    }  # fmt: skip
+    file = save(
+        tmp_path / "mixed.onnx", nodes, {name: array.astype(np.float32) for name, array in weights.items()}
+    )
+    artifact = export(adopt(str(file), requests, AdoptOptions(), tmp_path / "mixed"), requests, ["int8"])
+    operators = [node.op_type for node in onnx.load(artifact.file("onnx/int8.onnx")).graph.node]
+    assert operators.count("Gemm") == 2
+    assert operators.count("MatMulIntegerToFloat") == 1
+    difference = scores_of(artifact, requests, "onnx-int8") - scores_of(artifact, requests, "onnx-fp32")
+    assert 0 < np.abs(difference).max() < 0.3
