@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from adopted_models import adopt_ranker
 from browser import needs_browser
 from test_client import listening
 
@@ -81,6 +83,32 @@ def test_what_is_served_is_shown_and_can_be_tried(
         assert page.locator("#answer td").count() == 6
         assert wrong == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+
+
+def test_an_adopted_model_is_tried_by_its_features(
+    browser: Browser, services: list[Service[Any, Any]], tmp_path: Path
+) -> None:
+    ranker, _ = adopt_ranker(tmp_path)
+    services.append(open_service(ranker, "onnx-fp32", 1, 0, services[0].telemetry))
+    with listening(*services) as url, shown(browser, url) as (page, wrong):
+        page.wait_for_selector("#models tr:nth-child(3)")
+        assert page.is_hidden("#features")
+        page.select_option("#model", "ranker")
+        assert [page.is_hidden(f"#{field}") for field in ("history", "candidates", "k", "features")] == [
+            True, True, True, False,
+        ]  # fmt: skip
+        page.click("button")
+        page.wait_for_selector("#answer table")
+        assert page.locator("#answer td").all_inner_texts()[::2] == ["0", "1"]
+        page.fill("#features", "{")
+        page.click("button")
+        page.locator("#answer .error", has_text="the features are no JSON").wait_for()
+        page.fill("#features", '{"age": 1}')
+        page.click("button")
+        page.locator("#answer .error", has_text="feature likes is missing").wait_for()
+        page.select_option("#model", "toy")
+        assert page.is_visible("#history")
+    assert [line for line in wrong if "422" not in line] == []
 
 
 def test_what_is_wrong_is_told_and_text_stays_text(

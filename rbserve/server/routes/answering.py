@@ -79,6 +79,13 @@ def _list_ids(ids: Sequence[ItemId]) -> str:
     return ", ".join(map(quote, distinct[:MAX_LISTED_IDS])) + (f" and {more} more" if more > 0 else "")
 
 
+def known_ids(sent: Sequence[ItemId | NewItem]) -> Sequence[ItemId]:
+    """The ids among what was sent, without new items that are given by their texts."""
+    if NewItem not in {*map(type, sent)}:
+        return sent  # type: ignore[return-value]
+    return [item for item in sent if not isinstance(item, NewItem)]
+
+
 class KnownHistory(NamedTuple):
     """A history as rows int32[T] of the item table; the ids that were skipped, or UNSET where none may be."""
 
@@ -98,9 +105,9 @@ def add_texts(
     `rows` are those of the ids that were not `skipped`. Raises RequestError for a text that is blank or too long, and
     for a model that reads no texts.
     """
-    texts = [item.text for item in sent if isinstance(item, NewItem)]
-    if not texts:
+    if NewItem not in {*map(type, sent)}:
         return rows
+    texts = [item.text for item in sent if isinstance(item, NewItem)]
     if not all(text.strip(EDGE) for text in texts):
         message = "a new item has no text, which is all that a model could score it by"
         raise RequestError(422, "empty_text", message, "send its text, or leave it out")

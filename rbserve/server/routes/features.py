@@ -7,7 +7,7 @@ A server may have zoo rows beside adopted models: which of the two forms a body 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -50,12 +50,12 @@ class _HasFeatures(msgspec.Struct):
 _form = msgspec.json.Decoder(_HasFeatures | list[_HasFeatures])
 
 
-def parse_scores(body: bytearray, services: Sequence[Service[Any, Any]]) -> ScoreBodies:
+def parse_scores(body: bytearray, services: Collection[Service[Any, Any]]) -> ScoreBodies:
     """A request for scores, or a list of them, all in one of the two forms. Raises RequestError for any other body."""
-    adopted = [service.work for service in services if isinstance(service.work, AdoptedScoring)]
     try:
         return parse(body, _by_items, ITEMS_EXAMPLE)
     except RequestError:
+        adopted = [service.work for service in services if isinstance(service.work, AdoptedScoring)]
         if not (len(adopted) == len(services) or _has_features(body)):
             raise
     return parse(body, _by_features, features_example(adopted[0]) if adopted else ITEMS_EXAMPLE)

@@ -56,6 +56,7 @@ from rbserve.server.routes.answering import (
     check_candidates,
     history_rows,
     item_rows,
+    known_ids,
 )
 from rbserve.server.routes.errors import unknown_model
 from rbserve.server.routes.features import (
@@ -86,11 +87,17 @@ class Handlers:
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
-        """Method, path and handler of every route."""
+        """Method, path and handler of every route, the frequent ones first: Starlette tries them one by one."""
+        models = [oip.ModelRoutes(self._models, service.model, self._limits) for service in self._models]
         return [
             ("POST", CTR.path, self.score if CTR in self._tasks else self.other_task),
             ("POST", SEQREC.path, self.recommend if SEQREC in self._tasks else self.other_task),
             ("POST", RERANK, self._rerank.rerank),
+            *(
+                ("POST", f"{path}/infer", model.infer)
+                for model in models
+                for path in oip.model_paths(model.name)
+            ),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/health/live", self.live),
             ("GET", "/v1/health/ready", self.ready),
@@ -98,15 +105,14 @@ class Handlers:
             ("GET", "/openapi.json", self.openapi),
             ("GET", "/", self.page),
             *([("POST", RELOAD, self.reload)] if self._reload else []),
-            *self._oip_table(),
+            *self._oip_table(models),
         ]
 
-    def _oip_table(self) -> Iterator[tuple[str, str, Handler]]:
-        """Method, path and handler of every route of the Open Inference Protocol."""
+    def _oip_table(self, models: Sequence[oip.ModelRoutes]) -> Iterator[tuple[str, str, Handler]]:
+        """Method, path and handler of every other route of the Open Inference Protocol."""
         yield "GET", OIP_PREFIX, oip.server
         yield "GET", f"{OIP_PREFIX}/health/live", self.live
         yield "GET", f"{OIP_PREFIX}/health/ready", self.ready
-        models = [oip.ModelRoutes(self._models, service.model, self._limits) for service in self._models]
         repository = oip.RepositoryRoutes(self._models, models)
         yield "POST", f"{OIP_PREFIX}/repository/index", repository.index
         yield "GET", f"{OIP_PREFIX}/models/stats", repository.stats
@@ -116,12 +122,11 @@ class Handlers:
                 yield "GET", f"{path}/ready", model.ready
                 yield "GET", f"{path}/config", model.config
                 yield "GET", f"{path}/stats", model.stats
-                yield "POST", f"{path}/infer", model.infer
 
     async def score(self, request: Request) -> Response:
         """Scores a slate, or one for each of several users; of an adopted model by named features."""
         body = await read_json(request, self._limits.max_body_bytes)
-        sent = parse_scores(body, list(self._models.of_task(CTR).values()))
+        sent = parse_scores(body, self._models.of_task(CTR).values())
         return await self._answer_each(request, CTR, sent, self._prepare_scores)
 
     def _prepare_scores(
@@ -145,8 +150,9 @@ class Handlers:
         check_length("history", body.history, self._limits.max_history)
         check_candidates(body.candidates, self._limits)
         names = [item.name if isinstance(item, NewItem) else value_text(item) for item in body.candidates]
-        known = [item for item in body.history if not isinstance(item, NewItem)]
-        known_rows, skipped = history_rows(service, known, body.unknown_history, self._limits)
+        known_rows, skipped = history_rows(
+            service, known_ids(body.history), body.unknown_history, self._limits
+        )
         history = add_texts(service, known_rows, body.history, skipped or (), self._limits)
 
         def reply(scores: Scores) -> ScoreResponse:
@@ -158,8 +164,8 @@ class Handlers:
 
     def _candidates(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> ItemList:
         """Candidates as the model takes them."""
-        known = [item for item in candidates if not isinstance(item, NewItem)]
-        return add_texts(service, item_rows(service, "candidates", known), candidates, (), self._limits)
+        rows = item_rows(service, "candidates", known_ids(candidates))
+        return add_texts(service, rows, candidates, (), self._limits)
 
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""

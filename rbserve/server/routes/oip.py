@@ -86,30 +86,36 @@ def model_name(path: str) -> str | None:
     return None if begin else rest.partition("/")[0] or None
 
 
+class _Interface:
+    """The tensors of a version of a model, and what every request needs of them.
+
+    `inputs` are by name, `outputs` are the datatypes by name; `example` is a body, for an error.
+    """
+
+    def __init__(self, tensors: ModelTensors) -> None:
+        self.tensors = tensors
+        self.inputs = {tensor.name: tensor for tensor in tensors.inputs}
+        self.outputs = {tensor.name: tensor.datatype for tensor in tensors.outputs}
+        first = tensors.inputs[0]
+        shape = [1 if size < 0 else size for size in first.shape]
+        kind = "ids are strings" if first == HISTORY else f"it is {first.datatype}"
+        self.example = f'{{"inputs": [{{"name": "{first.name}", "shape": {shape}, …}}]}}; {kind}'
+
+
 class ModelRoutes:
     """The routes of one model."""
 
     def __init__(self, models: Models, name: str, limits: Limits) -> None:
         self._models, self.name, self._limits = models, name, limits
-        self._of_service = tensors_of(models[name], limits)
+        self._known = _Interface(tensors_of(models[name], limits))
 
     @property
-    def _tensors(self) -> ModelTensors:
-        """The tensors of the version that is served now."""
+    def _interface(self) -> _Interface:
+        """That of the version which is served now."""
         service = self._models[self.name]
-        if self._of_service.service is not service:
-            self._of_service = tensors_of(service, self._limits)
-        return self._of_service
-
-    @property
-    def inputs(self) -> Sequence[Tensor]:
-        """The model's inputs."""
-        return self._tensors.inputs
-
-    @property
-    def outputs(self) -> Sequence[Tensor]:
-        """The model's outputs."""
-        return self._tensors.outputs
+        if self._known.tensors.service is not service:
+            self._known = _Interface(tensors_of(service, self._limits))
+        return self._known
 
     async def metadata(self, request: Request) -> Response:
         """What goes in and what comes out."""
@@ -117,8 +123,8 @@ class ModelRoutes:
         service = self._models[self.name]
         return json_response({
             "name": service.model, "versions": [VERSION], "platform": f"rbserve_{service.variant}",
-            "inputs": [tensor._asdict() for tensor in self.inputs],
-            "outputs": [tensor._asdict() for tensor in self.outputs],
+            "inputs": [tensor._asdict() for tensor in self._interface.tensors.inputs],
+            "outputs": [tensor._asdict() for tensor in self._interface.tensors.outputs],
         })  # fmt: skip
 
     async def ready(self, request: Request) -> Response:
@@ -132,8 +138,8 @@ class ModelRoutes:
         del request
         return json_response({
             "name": self.name, "platform": "rbserve", "backend": "", "max_batch_size": 0,
-            "input": [_configured(tensor) for tensor in self.inputs],
-            "output": [_configured(tensor) for tensor in self.outputs],
+            "input": [_configured(tensor) for tensor in self._interface.tensors.inputs],
+            "output": [_configured(tensor) for tensor in self._interface.tensors.outputs],
         })  # fmt: skip
 
     async def stats(self, request: Request) -> Response:
@@ -175,18 +181,19 @@ class ModelRoutes:
         """One request: candidates scored, or the catalogue ranked."""
         body = bytes(await read_body(request, self._limits.max_body_bytes))
         head, tail = split_body(request, body)
-        tensors = self._tensors
-        body_request = parse(bytearray(head), _decoder, _example(tensors.inputs[0]))
-        wanted = self._wanted_outputs(body_request)
-        values = self._input_values(tensors, body_request, tail)
+        interface = self._interface
+        tensors = interface.tensors
+        body_request = parse(bytearray(head), _decoder, interface.example)
+        wanted = self._wanted_outputs(interface.outputs, body_request)
+        values = self._input_values(interface, body_request, tail)
         query, parameters = tensors.query(values, _unknown_history(body_request))
         (answer,) = await answer_queries(request, self._limits, [ModelQuery(tensors.service, query)])
         outputs = tensors.outputs_of(answer)
-        return self._reply(body_request, [(output, outputs[output.name]) for output in wanted], parameters)
+        chosen = [(output, interface.outputs[output.name], outputs[output.name]) for output in wanted]
+        return self._reply(body_request, chosen, parameters)
 
-    def _wanted_outputs(self, asked: InferRequest) -> list[WantedOutput]:
+    def _wanted_outputs(self, known: Mapping[str, str], asked: InferRequest) -> list[WantedOutput]:
         """The outputs that the request names; all where it names none."""
-        known = [tensor.name for tensor in self.outputs]
         for output in asked.outputs or ():
             if output.name not in known:
                 raise invalid(
@@ -194,10 +201,10 @@ class ModelRoutes:
                 )
         return asked.outputs or [WantedOutput(name) for name in known]
 
-    def _input_values(self, tensors: ModelTensors, asked: InferRequest, tail: memoryview) -> dict[str, Any]:
+    def _input_values(self, interface: _Interface, asked: InferRequest, tail: memoryview) -> dict[str, Any]:
         """The values of each input by its name, as the model's tensors read them."""
         values: dict[str, Any] = {}
-        known = {tensor.name: tensor for tensor in tensors.inputs}
+        tensors, known = interface.tensors, interface.inputs
         for tensor in asked.inputs:
             if tensor.name not in known:
                 raise invalid(f"there is no input {quote(tensor.name)}: {self.name} takes {', '.join(known)}")
@@ -218,20 +225,20 @@ class ModelRoutes:
     def _reply(
         self,
         asked: InferRequest,
-        values_of: Sequence[tuple[WantedOutput, Any]],
+        chosen: Sequence[tuple[WantedOutput, str, Any]],
         parameters: Mapping[str, str],
     ) -> Response:
-        datatypes = {tensor.name: tensor.datatype for tensor in self.outputs}
+        """The reply with the chosen outputs, their datatypes and values."""
         binary_by_default = bool((asked.parameters or {}).get("binary_data_output", False))
         outputs, blobs = [], []
-        for wanted, values in values_of:
+        for wanted, datatype, values in chosen:
             output: dict[str, Any] = {
                 "name": wanted.name,
-                "datatype": datatypes[wanted.name],
+                "datatype": datatype,
                 "shape": shape_of(values),
             }
             if (wanted.parameters or {}).get("binary_data", binary_by_default):
-                blobs.append(packed(values, datatypes[wanted.name]))
+                blobs.append(packed(values, datatype))
                 output["parameters"] = {"binary_data_size": len(blobs[-1])}
             else:
                 output["data"] = json_data(values)
@@ -295,11 +302,3 @@ def _unknown_history(asked: InferRequest) -> UnknownHistory | msgspec.UnsetType:
 def _configured(tensor: Tensor) -> dict[str, Any]:
     kind = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
     return {"name": tensor.name, "data_type": kind, "dims": tensor.shape}
-
-
-def _example(tensor: Tensor) -> str:
-    shape = [1 if size < 0 else size for size in tensor.shape]
-    return (
-        f'{{"inputs": [{{"name": "{tensor.name}", "shape": {shape}, …}}]}}; '
-        f"{'ids are strings' if tensor == HISTORY else f'it is {tensor.datatype}'}"
-    )

@@ -26,15 +26,15 @@ class Datatype(NamedTuple):
     """A datatype of the protocol's: its little-endian NumPy dtype, its types in JSON, and what to send."""
 
     dtype: str
-    json: tuple[type, ...]
+    json: frozenset[type]
     example: str
 
 
-_WHOLE = (int,), "whole numbers, such as [10]"
-_FRACTIONS = (float, int), "numbers, such as [0.5]"
+_WHOLE = frozenset((int,)), "whole numbers, such as [10]"
+_FRACTIONS = frozenset((float, int)), "numbers, such as [0.5]"
 DATATYPES: Mapping[str, Datatype] = {
-    "BYTES": Datatype("O", (str,), 'strings, such as ["50", "181"]'),
-    "BOOL": Datatype("?", (bool,), "truth values, such as [true]"),
+    "BYTES": Datatype("O", frozenset((str,)), 'strings, such as ["50", "181"]'),
+    "BOOL": Datatype("?", frozenset((bool,)), "truth values, such as [true]"),
     "UINT8": Datatype("<u1", *_WHOLE), "INT8": Datatype("<i1", *_WHOLE), "INT16": Datatype("<i2", *_WHOLE),
     "INT32": Datatype("<i4", *_WHOLE), "INT64": Datatype("<i8", *_WHOLE), "FP16": Datatype("<f2", *_FRACTIONS),
     "FP32": Datatype("<f4", *_FRACTIONS), "FP64": Datatype("<f8", *_FRACTIONS),
@@ -81,12 +81,12 @@ def tensor_values(sent: InputTensor, tail: memoryview, flat: bool) -> tuple[Any,
         if sent.data is None:
             raise invalid(f"input {sent.name} has no data: send {datatype.example}")
         values = _flat(sent.data, sent, flat)
-        for value in values:
-            if type(value) not in datatype.json:
-                raise invalid(
-                    f"input {sent.name} is {sent.datatype}, and has {_shown(value)} among its data: "
-                    f"send {datatype.example}"
-                )
+        if not {*map(type, values)} <= datatype.json:
+            wrong = next(value for value in values if type(value) not in datatype.json)
+            raise invalid(
+                f"input {sent.name} is {sent.datatype}, and has {_shown(wrong)} among its data: "
+                f"send {datatype.example}"
+            )
     else:
         if not isinstance(size, int) or not 0 <= size <= len(tail):
             raise invalid(f"input {sent.name} has {size} bytes, and {len(tail)} are there")
@@ -102,7 +102,7 @@ def tensor_values(sent: InputTensor, tail: memoryview, flat: bool) -> tuple[Any,
 
 def _flat(data: list[Any], sent: InputTensor, flat: bool) -> list[Any]:
     """The values of data that are in one list, or nested as the shape has it."""
-    if not any(type(part) is list for part in data):
+    if list not in {*map(type, data)}:
         return data
     for size in sent.shape[1:MAX_DIMENSIONS]:
         if any(type(part) is not list or len(part) != size for part in data):
