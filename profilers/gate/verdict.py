@@ -186,7 +186,9 @@ def scores_loss(metric: Metric, base: Rows, head: Rows, users: ArrayLike) -> Est
     number = len(np.unique(np.asarray(users)))
     if all(np.array_equal(before, after) for before, after in zip(base, head, strict=True)):
         return Estimate(0.0, 0.0, number - 1)
-    drawn = metric.draws(*base, RESAMPLES, 0) - metric.draws(*head, RESAMPLES, 0)
+    drawn = metric.draws(*base, resamples=RESAMPLES, seed=0) - metric.draws(
+        *head, resamples=RESAMPLES, seed=0
+    )
     drawn = drawn[~np.isnan(drawn)]
     change = metric.compute(*base) - metric.compute(*head)
     if math.isnan(change) or len(drawn) < 2:

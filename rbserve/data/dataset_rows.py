@@ -54,8 +54,8 @@ def _check_rows(
         "user": (_texts(layout, folder, layout.user or USER, rows), _user_ids(dataset, test.users)),
         "label": ([*map(str, labels.tolist())], [*map(str, test.labels.tolist())]),
     }
-    for kind, (given, expected) in pairs.items():
-        for row, value, other in zip(rows.tolist(), given, expected, strict=True):
+    for kind, (values, expected) in pairs.items():
+        for row, value, other in zip(rows.tolist(), values, expected, strict=True):
             if value not in (other, id_text(other)):
                 raise UsageError(
                     f"{layout.table.source} has {kind} {value} in row {row + 1:,}, but test row {row + 1:,} of "

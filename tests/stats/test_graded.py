@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from rbserve.core.tasks import GRADED
+from rbserve.profilers.gate.verdict import scores_loss
 from rbserve.runs.measurement import Predictions
 from rbserve.stats import metrics
 
@@ -108,3 +109,16 @@ def test_scores_that_are_no_probabilities_have_no_logloss_and_no_f1(scores: list
     assert math.isnan(values["logloss"])
     assert math.isnan(values["f1"])
     assert not math.isnan(values["auc"])
+
+
+@pytest.mark.parametrize("with_requests", [True, False])
+def test_the_gate_compares_graded_lists_with_requests_and_without(with_requests: bool) -> None:
+    rng = np.random.default_rng(5)
+    requests = np.repeat(np.arange(200), 6)
+    grades = rng.integers(0, 5, 1200)
+    good, bad = grades + rng.normal(size=1200), rng.normal(size=1200)
+    rows = [(grades, scores, requests // 2, *([requests] if with_requests else [])) for scores in (good, bad)]
+    loss = scores_loss(metrics.GRADED_METRICS["ndcg@10"], rows[0], rows[1], requests // 2)
+    base, head = (metrics.GRADED_METRICS["ndcg@10"].compute(*each) for each in rows)
+    assert loss.change == pytest.approx(base - head)
+    assert 0 < loss.error < loss.change / 5
