@@ -15,8 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import UsageError
-from rbserve.runtimes.native import LIBRARIES, Function
-from rbserve.runtimes.skops_file import histogram_trees
+from rbserve.runtimes.native import (
+    Function,
+    LightGbmFunction,
+    XgboostFunction,
+    lightgbm_text,
+    load_catboost,
+    open_catboost,
+    open_sklearn,
+)
+from rbserve.runtimes.skops_file import histogram_trees, load_estimator
 
 FEATURES = "features"
 ONE_SCORE = (
@@ -39,7 +47,9 @@ class LibraryModel(NamedTuple):
 
 def read_lightgbm(path: Path) -> LibraryModel:
     """A booster; UsageError for several classes, and for categories that the file numbers by their order in pandas."""
-    booster = LIBRARIES["lightgbm"].load(path)
+    from lightgbm import Booster
+
+    booster = Booster(model_str=lightgbm_text(path))
     if booster.num_model_per_iteration() > 1:
         raise _several_classes(path, booster.num_model_per_iteration())
     if any(booster.pandas_categorical or []):
@@ -47,7 +57,7 @@ def read_lightgbm(path: Path) -> LibraryModel:
     return LibraryModel(
         booster.num_feature(),
         _own_names(booster.feature_name(), r"Column_\d+"),
-        LIBRARIES["lightgbm"].function(booster, 1),
+        LightGbmFunction(path, 1),
         lambda: _lightgbm_graph(booster),
     )
 
@@ -75,7 +85,7 @@ def _below(exact: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def read_xgboost(path: Path) -> LibraryModel:
     """A booster; UsageError for several classes or targets, categorical features, and linear boosters."""
-    booster = LIBRARIES["xgboost"].load(path)
+    booster = _load_xgboost(path)
     learner = json.loads(booster.save_config())["learner"]
     shape = learner["learner_model_param"]
     outputs = max(int(shape["num_class"]), int(shape.get("num_target", 1)))
@@ -88,9 +98,19 @@ def read_xgboost(path: Path) -> LibraryModel:
     return LibraryModel(
         booster.num_features(),
         _own_names(booster.feature_names, r"f\d+"),
-        LIBRARIES["xgboost"].function(booster, 1),
+        XgboostFunction(path, 1),
         lambda: _xgboost_graph(booster),
     )
+
+
+def _load_xgboost(path: Path) -> Any:
+    """The booster of a file in XGBoost's JSON or UBJSON, which the library tells apart by their content."""
+    from xgboost import Booster, config_context
+
+    booster = Booster()
+    with config_context(verbosity=0):
+        booster.load_model(bytearray(path.read_bytes()))
+    return booster
 
 
 # The converter knows some objectives by other names: those with the same scores.
@@ -121,7 +141,7 @@ def _xgboost_graph(booster: Any) -> Any:
 
 def read_catboost(path: Path) -> LibraryModel:
     """A model; UsageError for several classes, and for features that are no numbers."""
-    model = LIBRARIES["catboost"].load(path)
+    model = load_catboost(path)
     if len(model.classes_) > 2:
         raise _several_classes(path, len(model.classes_))
     names = model.feature_names_
@@ -141,7 +161,7 @@ def read_catboost(path: Path) -> LibraryModel:
     return LibraryModel(
         len(names),
         _own_names(names, r"\d+"),
-        LIBRARIES["catboost"].function(model, 1),
+        open_catboost(path, 1),
         lambda: _catboost_graph(model),
     )
 
@@ -157,7 +177,7 @@ def _catboost_graph(model: Any) -> Any:
 
 def read_sklearn(path: Path) -> LibraryModel:
     """A classifier or regressor; UsageError for several classes or targets, and for what predicts no scores."""
-    model = LIBRARIES["sklearn"].load(path)
+    model = load_estimator(path)
     classifies = hasattr(model, "predict_proba")
     if not classifies and getattr(model, "_estimator_type", _estimator_type(model)) != "regressor":
         name = type(model).__name__
@@ -170,7 +190,7 @@ def read_sklearn(path: Path) -> LibraryModel:
     return LibraryModel(
         model.n_features_in_,
         None if names is None else [str(name) for name in names],
-        LIBRARIES["sklearn"].function(model, 1),
+        open_sklearn(path, 1),
         lambda: _sklearn_graph(model, classifies),
     )
 

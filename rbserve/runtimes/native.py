@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.errors import ArtifactError
 from rbserve.core.requests import Request, Signature
 from rbserve.core.types import Scorer, Vectors
 from rbserve.core.variants import Variant
@@ -36,14 +37,13 @@ _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 
 
 class Library(NamedTuple):
-    """A library whose models can be adopted: the packages that it needs, how it reads a file, how it scores.
+    """A library whose models can be adopted: the packages that it needs, and how a model's file becomes a function.
 
-    `load` reads a model's file; `function` makes a function of it that computes on some threads.
+    `open` reads a file and returns a function of features that computes on so many threads.
     """
 
     packages: tuple[str, ...]
-    load: Callable[[Path], Any]
-    function: Callable[[Any, int], Function]
+    open: Callable[[Path, int], Function]
 
     @property
     def missing(self) -> str | None:
@@ -62,7 +62,7 @@ def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) ->
     assert artifact.manifest.adopted
     library = library_of(artifact)
     (name,) = artifact.manifest.adopted.files
-    function = library.function(library.load(artifact.file(name)), threads)
+    function = library.open(artifact.file(name), threads)
     features = artifact.signature.inputs[0].name
 
     def run(request: Request) -> list[NDArray[Any]]:
@@ -84,46 +84,59 @@ def _score_alone(artifact: Artifact) -> Signature:
     return msgspec.structs.replace(signature, outputs=outputs, score_column=None)
 
 
-def load_lightgbm(path: Path) -> Any:
-    """A `lightgbm.Booster` of a text file. ValueError for a file that is cut off, which would end the process.
+def shared_library(package: str) -> ctypes.CDLL:
+    """The C library in an installed package, without importing the package: that takes seconds and a hundred MB."""
+    spec = find_spec(package)
+    assert spec is not None
+    folders = map(Path, spec.submodule_search_locations or ())
+    name = f"lib*{package}"
+    files = (file for folder in folders for end in ("so", "dylib") for file in folder.rglob(f"{name}.{end}"))
+    path = next(files, None)
+    if path is None:
+        raise ArtifactError(
+            f"the package {package} has no {name}.so", f"pip install --force-reinstall {package}"
+        )
+    return ctypes.CDLL(str(path))
 
-    Without the sizes of the trees LightGBM reads them one after another. With them it reads them in parallel, where a
-    damaged tree ends the process too.
+
+def lightgbm_text(path: Path) -> str:
+    """The content of a text file of LightGBM. ValueError for a file that is cut off, which would end the process.
+
+    The sizes of the trees are left out: with them LightGBM reads trees in parallel, where a damaged one ends the
+    process too.
     """
-    from lightgbm import Booster
-
     text = path.read_text()
     if not all(f"\nend of {section}" in text for section in ("trees", "parameters")):
         raise ValueError("the file is cut off")
-    return Booster(model_str=re.sub(r"(?m)^tree_sizes=.*\n", "", text, count=1))
+    return re.sub(r"(?m)^tree_sizes=.*\n", "", text, count=1)
 
 
 class LightGbmFunction:
     """Scores by LightGBM's C interface: of a single row, with all but its values prepared."""
 
-    def __init__(self, booster: Any, threads: int) -> None:
-        from lightgbm.basic import _LIB
-
-        self._booster = booster  # owns the handle
-        self._library = ctypes.CDLL(_LIB._name)
-        self._parameters = f"num_threads={threads}".encode()
-        self._width = booster.num_feature()
-        self._count = _LONG()
-        self._predict_rows = self._library.LGBM_BoosterPredictForMat
+    def __init__(self, path: Path, threads: int) -> None:
+        self._library = library = shared_library("lightgbm")
+        library.LGBM_GetLastError.restype = ctypes.c_char_p
+        self._booster, self._row_config, self._count, width = _POINTER(), _POINTER(), _LONG(), _INT()
+        text, parameters = lightgbm_text(path).encode(), f"num_threads={threads}".encode()
+        booster = ctypes.byref(self._booster)
+        self._check(library.LGBM_BoosterLoadModelFromString(text, ctypes.byref(_INT()), booster))
+        weakref.finalize(self, library.LGBM_BoosterFree, self._booster)
+        self._check(library.LGBM_BoosterGetNumFeature(self._booster, ctypes.byref(width)))
+        self._width, self._parameters = width.value, parameters
+        self._check(
+            library.LGBM_BoosterPredictForMatSingleRowFastInit(
+                self._booster, 0, 0, -1, 0, self._width, parameters, ctypes.byref(self._row_config)
+            )
+        )
+        weakref.finalize(self, library.LGBM_FastConfigFree, self._row_config)
+        self._predict_row = library.LGBM_BoosterPredictForMatSingleRowFast
+        self._predict_row.argtypes = [_POINTER, _POINTER, _POINTER, _POINTER]
+        self._predict_rows = library.LGBM_BoosterPredictForMat
         self._predict_rows.argtypes = [
             _POINTER, _POINTER, _INT, ctypes.c_int32, ctypes.c_int32, _INT, _INT, _INT, _INT, ctypes.c_char_p,
             _POINTER, _POINTER,
         ]  # fmt: skip
-        self._predict_row = self._library.LGBM_BoosterPredictForMatSingleRowFast
-        self._predict_row.argtypes = [_POINTER, _POINTER, _POINTER, _POINTER]
-        self._row_config = _POINTER()
-        self._check(
-            self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
-                booster._handle, 0, 0, _INT(-1), 0, _INT(self._width), self._parameters,
-                ctypes.byref(self._row_config),
-            )
-        )  # fmt: skip
-        weakref.finalize(self, self._library.LGBM_FastConfigFree, self._row_config)
 
     def __call__(self, features: Vectors) -> NDArray[np.float64]:
         """What `Booster.predict` gives: float64[N]."""
@@ -134,26 +147,25 @@ class LightGbmFunction:
         elif len(scores):
             self._check(
                 self._predict_rows(
-                    self._booster._handle, values, 0, len(scores), self._width, 1, 0, 0, -1, self._parameters,
-                    count, into,
+                    self._booster,
+                    values,
+                    0,
+                    len(scores),
+                    self._width,
+                    1,
+                    0,
+                    0,
+                    -1,
+                    self._parameters,
+                    count,
+                    into,
                 )
-            )  # fmt: skip
+            )
         return scores
 
     def _check(self, code: int) -> None:
         if code:
-            self._library.LGBM_GetLastError.restype = ctypes.c_char_p
-            raise RuntimeError(self._library.LGBM_GetLastError().decode())
-
-
-def load_xgboost(path: Path) -> Any:
-    """An `xgboost.Booster` of a file in its JSON or UBJSON, which XGBoost tells apart by their content."""
-    from xgboost import Booster, config_context
-
-    booster = Booster()
-    with config_context(verbosity=0):
-        booster.load_model(bytearray(path.read_bytes()))
-    return booster
+            raise RuntimeError(self._library.LGBM_GetLastError().decode(errors="replace"))
 
 
 class XgboostFunction:
@@ -166,14 +178,18 @@ class XgboostFunction:
         }
     ).encode()  # fmt: skip
 
-    def __init__(self, booster: Any, threads: int) -> None:
-        from xgboost.core import _LIB
-
-        booster.set_param({"nthread": threads})
-        self._booster = booster
-        self._library = ctypes.CDLL(_LIB._name)
-        self._width = booster.num_features()
-        self._predict = self._library.XGBoosterPredictFromDense
+    def __init__(self, path: Path, threads: int) -> None:
+        self._library = library = shared_library("xgboost")
+        library.XGBGetLastError.restype = ctypes.c_char_p
+        content, self._booster, width = path.read_bytes(), _POINTER(), ctypes.c_uint64()
+        self._check(library.XGBoosterCreate(None, ctypes.c_uint64(0), ctypes.byref(self._booster)))
+        weakref.finalize(self, library.XGBoosterFree, self._booster)
+        size = ctypes.c_uint64(len(content))
+        self._check(library.XGBoosterLoadModelFromBuffer(self._booster, content, size))
+        self._check(library.XGBoosterSetParam(self._booster, b"nthread", str(threads).encode()))
+        self._check(library.XGBoosterGetNumFeature(self._booster, ctypes.byref(width)))
+        self._width = width.value
+        self._predict = library.XGBoosterPredictFromDense
         self._predict.argtypes = [
             _POINTER, ctypes.c_char_p, ctypes.c_char_p, _POINTER, _POINTER, _POINTER, _POINTER
         ]  # fmt: skip
@@ -187,14 +203,17 @@ class XgboostFunction:
             features.ctypes.data, rows, self._width,
         )  # fmt: skip
         shape, dimensions, scores = _POINTER(), ctypes.c_uint64(), ctypes.POINTER(ctypes.c_float)()
-        code = self._predict(
-            self._booster.handle, array, self._QUESTION, None, ctypes.byref(shape), ctypes.byref(dimensions),
-            ctypes.byref(scores),
+        self._check(
+            self._predict(
+                self._booster, array, self._QUESTION, None, ctypes.byref(shape), ctypes.byref(dimensions),
+                ctypes.byref(scores),
+            )
         )  # fmt: skip
-        if code:
-            self._library.XGBGetLastError.restype = ctypes.c_char_p
-            raise RuntimeError(self._library.XGBGetLastError().decode().splitlines()[0])
         return np.ctypeslib.as_array(scores, (rows,)).copy()  # the library writes its next answer there
+
+    def _check(self, code: int) -> None:
+        if code:
+            raise RuntimeError(self._library.XGBGetLastError().decode(errors="replace").splitlines()[0])
 
 
 def load_catboost(path: Path) -> Any:
@@ -204,15 +223,17 @@ def load_catboost(path: Path) -> Any:
     return CatBoost().load_model(str(path), format="cbm" if path.read_bytes()[:4] == b"CBM1" else "json")
 
 
-def catboost_function(model: Any, threads: int) -> Function:
+def open_catboost(path: Path, threads: int) -> Function:
     """Probabilities of class 1 of a classifier, raw scores of all others."""
+    model = load_catboost(path)
     if len(model.classes_):
         return lambda features: model.predict(features, "Probability", thread_count=threads)[:, 1]
     return lambda features: model.predict(features, "RawFormulaVal", thread_count=threads)
 
 
-def estimator_function(model: Any, threads: int) -> Function:
+def open_sklearn(path: Path, threads: int) -> Function:
     """Probabilities of class 1 of a classifier of scikit-learn, predictions of a regressor."""
+    model = load_estimator(path)
     prepare_calls(model, threads)
     if hasattr(model, "predict_proba"):
         return lambda features: model.predict_proba(features)[:, 1]
@@ -220,9 +241,9 @@ def estimator_function(model: Any, threads: int) -> Function:
 
 
 LIBRARIES: Mapping[str, Library] = {
-    "lightgbm": Library(("lightgbm",), load_lightgbm, LightGbmFunction),
-    "xgboost": Library(("xgboost",), load_xgboost, XgboostFunction),
-    "catboost": Library(("catboost",), load_catboost, catboost_function),
-    "sklearn": Library(("sklearn", "skops"), load_estimator, estimator_function),
+    "lightgbm": Library(("lightgbm",), LightGbmFunction),
+    "xgboost": Library(("xgboost",), XgboostFunction),
+    "catboost": Library(("catboost",), open_catboost),
+    "sklearn": Library(("sklearn", "skops"), open_sklearn),
 }
 """By the format that an adopted model was given as."""

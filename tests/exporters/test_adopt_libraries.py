@@ -187,8 +187,7 @@ def test_a_model_whose_graph_would_score_otherwise_has_none_and_says_so(
     assert len(converted.guessed) == 1
     assert reason in converted.guessed[0]
     assert converted.signature.outputs[0].dims == ["N"]
-    library = native.LIBRARIES[converted.format]
-    function = library.function(library.load(converted.files[0]), 1)
+    function = native.LIBRARIES[converted.format].open(converted.files[0], 1)
     np.testing.assert_allclose(function(rows(50)), saved.predict(rows(50)), rtol=1e-6)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.runtimes import native
 from rbserve.runtimes.opening import open_scorer, unavailable
+from rbserve.runtimes.skops_file import load_estimator, prepare_calls
 from tests.adopted import small_requests
 from tests.library_models import LIBRARIES, adopted_library, forest, lightgbm, request, rows, sklearn, xgboost
 
@@ -109,8 +112,23 @@ def test_a_library_that_is_not_installed_is_named(
     assert library.replace("sklearn", "scikit-learn") in str(caught.value.hint)
 
 
-def test_an_estimator_computes_on_the_threads_that_it_is_given(tmp_path: Path) -> None:
-    loaded = native.load_estimator(sklearn(tmp_path, forest()).path)
+def test_an_estimator_computes_on_the_threads_of_its_scorer(tmp_path: Path) -> None:
+    loaded = load_estimator(sklearn(tmp_path, forest()).path)
     assert loaded.n_jobs == 2
-    native.estimator_function(loaded, 1)
+    prepare_calls(loaded, 1)
     assert loaded.n_jobs == 1
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_the_libraries_of_trees_are_opened_without_their_python_packages(
+    library: str, tmp_path: Path
+) -> None:
+    # Importing them brings pandas, SciPy and scikit-learn: seconds, and a hundred MB.
+    saved = LIBRARIES[library](tmp_path)
+    code = (
+        "import sys, numpy; from pathlib import Path; from rbserve.runtimes.native import LIBRARIES; "
+        f"f = LIBRARIES[{library!r}].open(Path({str(saved.path)!r}), 1); "
+        "print(len(f(numpy.zeros((3, 2), 'f4'))), {'lightgbm', 'xgboost', 'pandas', 'sklearn'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "3 set()\n"
