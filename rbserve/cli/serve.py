@@ -37,7 +37,7 @@ SERVER_FIELDS = (
     "host", "port", "workers", "admin", "log", "read_timeout_s", "drain_timeout_s", "max_connections",
 )  # fmt: skip
 TIMEOUTS = {"read_timeout_s": {"ge": 1.0}, "drain_timeout_s": {"ge": 1.0}}
-LIMIT_FIELDS = ("max_waiting", "deadline_ms", "unknown_history")
+LIMIT_FIELDS = ("max_candidates", "max_text", "max_waiting", "deadline_ms", "unknown_history")
 VARIANTS = "What is served"
 SERVER = "Server"
 

@@ -59,7 +59,9 @@ class Limits(Options):
     max_candidates: Annotated[Count, Meta(description="Candidates of a request.")] = 1_000
     max_k: Annotated[Count, Meta(description="Items to recommend.")] = 1_000
     max_users: Annotated[Count, Meta(description="Users of a request.")] = 100
-    max_text: Annotated[Count, Meta(description="Characters of a new item's text.")] = 2_000
+    max_text: Annotated[Count, Meta(description="Characters of a new item's text, or of one to rerank.")] = (
+        2_000
+    )
     max_body_bytes: Annotated[Count, Meta(description="Bytes of a request's body.")] = 1 << 20
     max_waiting: Annotated[
         Count, Meta(description="Requests that may wait for a model; more are refused at once (503).")
