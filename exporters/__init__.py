@@ -1,4 +1,4 @@
 """Exports: a trained artefact becomes ONNX files that are checked against the torch reference.
 
-Imports `core`, `data`, `models`, `runtimes` and `stats`. Imported by `pipeline`.
+Imports `core`, `data`, `models`, `runtimes` and `stats`. Imported by `exporters.adopt` and `pipeline`.
 """

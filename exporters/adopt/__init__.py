@@ -1,4 +1,4 @@
 """Models that were made elsewhere, read and converted to ONNX where that is possible.
 
-Imports `core`. Imported by no other room.
+Imports `core`, `data`, `exporters` and `runtimes`. Imported by `pipeline`.
 """

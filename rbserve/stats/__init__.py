@@ -1,5 +1,6 @@
 """Arithmetic on numbers: accuracy metrics, confidence intervals, scaling exponents.
 
-Imports `core`. Imported by `cli`, `exporters`, `profilers.choose`, `profilers.client`, `profilers.compare`,
-`profilers.gate`, `profilers.measure`, `profilers.report`, `runs`, `train.distill` and `train.tasks`.
+Imports `core`. Imported by `cli`, `exporters`, `pipeline`, `profilers.choose`, `profilers.client`,
+`profilers.compare`, `profilers.gate`, `profilers.measure`, `profilers.report`, `runs`, `train.distill` and
+`train.tasks`.
 """
