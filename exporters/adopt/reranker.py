@@ -74,12 +74,12 @@ def text_columns(columns: Columns, options: AdoptOptions, guessed: list[str]) ->
 
     Adds a line to `guessed` for each column that nobody named. Raises UsageError where it cannot be told.
     """
-    inputs, given = RERANK_SIGNATURE.inputs, options.columns_of
-    chosen = dict(given)
+    inputs, mapped = RERANK_SIGNATURE.inputs, options.columns_of
+    chosen = dict(mapped)
     for spec in inputs:
         taken = {column for listed in chosen.values() for column in listed}
         name = _likely_column(spec.name, {name: columns[name] for name in columns if name not in taken})
-        if spec.name not in given and name is not None:
+        if spec.name not in mapped and name is not None:
             chosen[spec.name] = [name]
             if name != spec.name:
                 guessed.append(f"The column {name} fills the input {spec.name} (--map {spec.name}=COLUMN).")
@@ -233,5 +233,5 @@ def _most_tokens(folder: Path, tokenizer: Any, config: Any) -> int:
     positions = config.max_position_embeddings
     if config.model_type in OFFSET_POSITIONS:
         positions -= config.pad_token_id + 1
-    said = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    return int(min(filter(None, (said, tokenizer.model_max_length, positions))))
+    most = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    return int(min(filter(None, (most, tokenizer.model_max_length, positions))))

@@ -59,8 +59,8 @@ class Verified(msgspec.Struct, frozen=True):
     verdict: Verdict
 
 
-class Comparison(NamedTuple):
-    """The same requests of a model in this process, and as JSON for its server.
+class BothSides(NamedTuple):
+    """Requests of a model in this process, and as JSON for its server.
 
     `names` are what the server calls the candidates of each request; None where the model itself names its items.
     """
@@ -122,7 +122,7 @@ def verify(
 
 def _compare(
     artifact: Artifact, data: Dataset | RequestSet, variant: str, size: int, rng: np.random.Generator
-) -> Comparison:
+) -> BothSides:
     if isinstance(data, RequestSet):
         return _compare_requests(artifact, data, variant, size, rng)
     return _compare_rows(artifact, data, variant, size, rng)
@@ -130,22 +130,22 @@ def _compare(
 
 def _compare_rows(
     artifact: Artifact, dataset: Dataset, variant: str, k: int, rng: np.random.Generator
-) -> Comparison:
+) -> BothSides:
     """Test rows of a data set: slates of k candidates, or lists of k items."""
     requests = draw(rng, test_split(artifact, dataset), k, len(dataset.items))
     sent = bodies(requests, artifact.items, k, artifact.name)
     histories = [requests.histories[row] for row in range(len(requests.histories))]
     if requests.candidates is None:
         ranker = open_ranker(artifact, variant, 1)
-        return Comparison(list_wise(ranker, histories, k, False, artifact.items), sent, None)
+        return BothSides(list_wise(ranker, histories, k, False, artifact.items), sent, None)
     scorer = open_scorer(artifact, variant, 1)
     known = pair_wise(scorer, histories, [*requests.candidates], artifact.items)
-    return Comparison(known, sent, [candidates for _, candidates in known.requests])
+    return BothSides(known, sent, [candidates for _, candidates in known.requests])
 
 
 def _compare_requests(
     artifact: Artifact, requests: RequestSet, variant: str, slate: int, rng: np.random.Generator
-) -> Comparison:
+) -> BothSides:
     """Requests of the table that a model was adopted with, of `slate` candidates each."""
     check_same_requests(artifact, requests)
     drawn, signature = draw_rows(rng, requests.offsets, slate), artifact.signature
@@ -155,10 +155,10 @@ def _compare_requests(
     ]
     known = adopted_end_to_end(open_scorer(artifact, variant, 1), signature, values)
     sent = feature_bodies(requests, signature.columns, drawn, artifact.name)
-    return Comparison(known, sent, [range(slate)] * len(sent))
+    return BothSides(known, sent, [range(slate)] * len(sent))
 
 
-def _difference(comparison: Comparison, wire: Wire, bodies: Sequence[tuple[Any, ...]]) -> float | None:
+def _difference(comparison: BothSides, wire: Wire, bodies: Sequence[tuple[Any, ...]]) -> float | None:
     """The largest difference of a score among the first requests; None where items differ."""
     largest = 0.0
     known, names = comparison.known, comparison.names

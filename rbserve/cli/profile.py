@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,6 +95,11 @@ def profile(
         return documents if len(thread_counts) > 1 else documents[0]
 
     run_each(select(model, many, dataset), profile_model, as_json)
+    _raise_failed(failed)
+
+
+def _raise_failed(failed: Mapping[str, str]) -> None:
+    """Raises RbserveError for the variants that could not be measured, with their reasons, if there are any."""
     if failed:
         raise RbserveError(
             "; ".join(f"{variant}: {reason}" for variant, reason in failed.items()),

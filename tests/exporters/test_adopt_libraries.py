@@ -9,19 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from rbserve.core.adoption import AdoptOptions
-from rbserve.core.errors import RbserveError, UsageError
-from rbserve.data.request_set import ColumnRecord
-from rbserve.exporters.adopt import library_graph, library_models
-from rbserve.exporters.adopt.adopt import adopt as adopt_model
-from rbserve.exporters.adopt.converted import Converted
-from rbserve.exporters.adopt.libraries import convert, library_format
-from rbserve.runtimes import native
-from rbserve.runtimes.opening import open_scorer
-from rbserve.runtimes.session import open_session
-from tests.adopted import small_requests, write_requests
-from tests.library_models import (
+from adopted import small_requests, write_requests
+from library_models import (
     CHANCE,
     CLICKS,
     FEATURES,
@@ -37,6 +26,17 @@ from tests.library_models import (
     sklearn,
     xgboost,
 )
+
+from rbserve.core.adoption import AdoptOptions
+from rbserve.core.errors import RbserveError, UsageError
+from rbserve.data.request_set import ColumnRecord
+from rbserve.exporters.adopt import library_graph, library_models
+from rbserve.exporters.adopt.adopt import adopt as adopt_model
+from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.adopt.libraries import convert, library_format
+from rbserve.runtimes import native
+from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.session import open_session
 
 COLUMNS = {
     "click": ColumnRecord("int64", "candidate", None, 0),

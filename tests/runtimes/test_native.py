@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adopted import small_requests
+from library_models import LIBRARIES, adopted_library, forest, lightgbm, request, rows, sklearn, xgboost
 
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.runtimes import native
 from rbserve.runtimes.opening import open_scorer, unavailable
 from rbserve.runtimes.skops_file import load_estimator, prepare_calls
-from tests.adopted import small_requests
-from tests.library_models import LIBRARIES, adopted_library, forest, lightgbm, request, rows, sklearn, xgboost
 
 ROUNDING = {"atol": 2e-6, "rtol": 1e-5}  # sums in float32 of twelve trees
 

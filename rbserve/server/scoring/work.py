@@ -146,9 +146,11 @@ class Scoring:
 
     @property
     def no_texts(self) -> str | None:
+        """Why the model reads no texts; None where it does."""
         return self.texts if isinstance(self.texts, str) else None
 
     def text_query(self, queries: Sequence[str], documents: Sequence[str]) -> SlateQuery:
+        """The query of texts as history and documents as candidates."""
         return SlateQuery([*queries], [*documents])
 
     def self_check(self, checks: Checks) -> str | None:
