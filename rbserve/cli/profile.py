@@ -72,10 +72,7 @@ def profile(
     """
     from rbserve.pipeline.home import Home
 
-    if "budget_s" in plan and plan.keys() & {"runs", "seconds"}:
-        raise UsageError(
-            "--budget plans the runs; it takes neither --runs nor --seconds", "give one or the other"
-        )
+    _check_budget(plan)
     sizes = counts(slates) if slates is not None else None
     whole = DEFAULTS | given(slates=sizes, scope=scope) | plan
     thread_counts = counts(threads if threads is not None else "1", "threads", "1,2")
@@ -96,6 +93,13 @@ def profile(
 
     run_each(select(model, many, dataset), profile_model, as_json)
     _raise_failed(failed)
+
+
+def _check_budget(plan: Mapping[str, Any]) -> None:
+    if "budget_s" in plan and plan.keys() & {"runs", "seconds"}:
+        raise UsageError(
+            "--budget plans the runs; it takes neither --runs nor --seconds", "give one or the other"
+        )
 
 
 def _raise_failed(failed: Mapping[str, str]) -> None:
