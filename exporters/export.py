@@ -51,28 +51,11 @@ def export(
     APPROXIMATED it is written with a warning. An int8 or int4 variant that loses more than MOST_LOSS of AUC or nDCG@10
     is written with a warning too. Every table shows the warnings.
     """
-    if artifact.is_endpoint:
-        raise UsageError(f"{artifact.name} is answered by an endpoint: there is nothing to export")
-    check_precisions(precisions)
-    for precision in precisions:
-        variant = exported_variant(precision)
-        if variant not in artifact.can_export:
-            known = ", ".join(precisions_of(artifact.can_export))
-            reason = f": {artifact.unchanged[precision]}" if precision in artifact.unchanged else ""
-            raise UsageError(
-                f"{artifact.name} cannot be exported in {precision}{reason}",
-                f"precisions that it can be exported in: {known or 'none'}",
-            )
-        require_memory(artifact, variant)
+    _require_exportable(artifact, precisions)
     reference = _reference_of(artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
         wanted = list(dict.fromkeys(precisions))
-        if isinstance(dataset, RequestSet):
-            graphs = {
-                precision: (files, reference.compare(files))
-                for precision, files in adopted.write_graphs(artifact, dataset, folder, wanted).items()
-            }
-        elif artifact.is_language_model:
+        if artifact.is_language_model and not isinstance(dataset, RequestSet):
             graphs = {
                 precision: _language_graph(artifact, dataset, folder, precision, reference)
                 for precision in _with_progress(wanted, progress)
@@ -87,6 +70,23 @@ def export(
             for precision, (files, comparison) in graphs.items()
         }
     return add_variants(artifact, records)
+
+
+def _require_exportable(artifact: Artifact, precisions: Sequence[str]) -> None:
+    """UsageError for a precision that the model cannot be exported in, RbserveError for one too large for memory."""
+    if artifact.is_endpoint:
+        raise UsageError(f"{artifact.name} is answered by an endpoint: there is nothing to export")
+    check_precisions(precisions)
+    for precision in precisions:
+        variant = exported_variant(precision)
+        if variant not in artifact.can_export:
+            known = ", ".join(precisions_of(artifact.can_export))
+            reason = f": {artifact.unchanged[precision]}" if precision in artifact.unchanged else ""
+            raise UsageError(
+                f"{artifact.name} cannot be exported in {precision}{reason}",
+                f"precisions that it can be exported in: {known or 'none'}",
+            )
+        require_memory(artifact, variant)
 
 
 def _reference_of(artifact: Artifact, dataset: Dataset | RequestSet) -> parity.Reference:
@@ -132,9 +132,11 @@ def _language_graph(
 
 
 def _graphs(
-    artifact: Artifact, dataset: Dataset, folder: Path, precisions: Sequence[str]
+    artifact: Artifact, dataset: Dataset | RequestSet, folder: Path, precisions: Sequence[str]
 ) -> dict[str, list[Path]]:
     """Writes the graphs of each precision; a model's graphs are in the order in which they run."""
+    if isinstance(dataset, RequestSet):
+        return adopted.write_graphs(artifact, dataset, folder, precisions)
     # Imported here: the graphs of adopted models need no torch.
     from rbserve.exporters import onnx, sequential
 
