@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import ArtifactError
-from rbserve.core.requests import Request, Signature
+from rbserve.core.requests import SLATE, Request, Signature, TensorSpec
 from rbserve.core.types import Scorer, Vectors
 from rbserve.core.variants import Variant
 from rbserve.data.artifact import Artifact
@@ -80,7 +80,7 @@ def library_of(artifact: Artifact) -> Library:
 def _score_alone(artifact: Artifact) -> Signature:
     """The signature of a function that gives one number a candidate: of two classes, the probability of class 1."""
     signature = artifact.signature
-    outputs = [output for output in signature.outputs if output.name == signature.score]
+    outputs = [TensorSpec(signature.score, "float32", [SLATE])]
     return msgspec.structs.replace(signature, outputs=outputs, score_column=None)
 
 

@@ -220,9 +220,26 @@ def test_an_answer_that_is_not_finite_fails_and_the_next_one_does_not(
     assert isinstance(work, AdoptedScoring)
     ranker.work = replace(work, scorer=Silent())
     body = {"features": sent_features(adopted, 5)}
-    assert ask_ranker("POST", "/v1/score", json=body).status_code == 500
+    refused = ask_ranker("POST", "/v1/score", json=body)
+    assert (refused.status_code, refused.json()["error"]["message"]) == (
+        422, "ranker has no score for these values: the score of candidate 0 is nan",
+    )  # fmt: skip
     ranker.work = before
     assert ask_ranker("POST", "/v1/score", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("inline_size", [0, 40])
+def test_values_that_the_graph_cannot_take_are_the_clients_fault(
+    adopted: Adopted, ask_ranker: Ask, ranker: Service[Any, Any], inline_size: int
+) -> None:
+    ranker.inline_size = inline_size
+    features = {**sent_features(adopted, 5), "item": 300}
+    refused = ask_ranker("POST", "/v1/score", json={"features": features})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unscorable")
+    assert "indices element out of data bounds, idx=300" in refused.json()["error"]["message"]
+    refused = ask_ranker("POST", INFER, json=tensors(adopted, 5, item={"data": [300] * 6}))
+    assert refused.status_code == 422
+    assert "idx=300" in refused.json()["error"]
 
 
 def test_the_list_of_models_and_the_document_say_what_it_takes(ask_both: Ask) -> None:

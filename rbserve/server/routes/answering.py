@@ -23,6 +23,7 @@ from rbserve.runtimes.texts import Mixed, mixed
 from rbserve.server.api.options import Limits, UnknownHistory
 from rbserve.server.api.schema import ItemId, NewItem
 from rbserve.server.http.requests import RequestError, check_length, quote
+from rbserve.server.scoring.adopted import UnscorableError
 from rbserve.server.scoring.service import ExpiredError, OverloadedError, Service
 from rbserve.server.scoring.work import Scoring
 
@@ -167,15 +168,18 @@ async def answer_queries(request: Request, limits: Limits, queries: Sequence[Mod
 
 async def _answer(request: Request, limits: Limits, model_query: ModelQuery, deadline: float | None) -> Any:
     service, query, has_texts = model_query
-    at_once = None if has_texts else service.answer_now(query)
-    if at_once is not None:
-        return at_once
     refused = service.telemetry.refused
     try:
+        at_once = None if has_texts else service.answer_now(query)
+        if at_once is not None:
+            return at_once
         later = service.answer_later(query, limits.max_waiting, deadline)
         return await _wait_while_connected(request, later)
     except OverloadedError as error:
         raise _overloaded(service, error) from None
+    except UnscorableError as error:
+        message = f"{service.model} has no score for these values: {error}"
+        raise RequestError(422, "unscorable", message, "send values as in its request table") from None
     except (UsageError, ArtifactError) as error:
         if not has_texts:
             raise

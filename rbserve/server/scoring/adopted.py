@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import UsageError
-from rbserve.core.requests import SLATE, FeatureSpec, Request, Signature, TensorSpec
+from rbserve.core.requests import SLATE, TEXT, FeatureSpec, Request, Signature, TensorSpec
 from rbserve.core.tasks import Task
 from rbserve.core.types import Observe, Scorer, Scores, StagedScorer, no_observer
 from rbserve.data.artifact import DatasetReference
@@ -21,10 +21,15 @@ from rbserve.data.golden import Checks, scored_otherwise
 from rbserve.runtimes.adopted import AdoptedScorer, slate_size
 from rbserve.server.api.options import Limits
 from rbserve.server.scoring.features import FeatureReader
-from rbserve.server.scoring.work import require_finite
 
+INVALID = "InvalidArgument"
+"""The class of onnxruntime's error for values that a graph cannot take, such as a row that a table does not have."""
 EXAMPLE_LENGTH = 8
 """Items of a history in a warm-up request that is made of the signature alone."""
+
+
+class UnscorableError(Exception):
+    """The model has no score for a request: the first line of why."""
 
 
 class EveryOutput(NamedTuple):
@@ -65,9 +70,14 @@ class AdoptedScoring:
         return [output for output in self.signature.outputs if output.name == self.signature.score]
 
     def __call__(self, query: AdoptedQuery, observe: Observe = no_observer) -> Scores | Outputs:
-        if isinstance(query, EveryOutput):
-            return self._every_output(query.request, observe)
-        return self._checked(self._score(query, observe), self.size(query))
+        try:
+            if isinstance(query, EveryOutput):
+                return self._every_output(query.request, observe)
+            return self._checked(self._score(query, observe), self.size(query))
+        except Exception as error:
+            if type(error).__name__ != INVALID:
+                raise
+            raise UnscorableError(str(error).splitlines()[0].rpartition("Status Message: ")[2]) from None
 
     def _every_output(self, request: Request, observe: Observe) -> Outputs:
         outputs: Sequence[NDArray[Any]]
@@ -76,7 +86,10 @@ class AdoptedScoring:
             self._checked(self.scorer.scores_of(outputs), self.size(request))
         else:
             outputs = [self._checked(self._score(request, observe), self.size(request))]
-        return {spec.name: output for spec, output in zip(self.outputs, outputs, strict=True)}
+        return {
+            spec.name: output if spec.dtype == TEXT else np.asarray(output, spec.dtype)
+            for spec, output in zip(self.outputs, outputs, strict=True)
+        }
 
     def _score(self, request: Request, observe: Observe) -> Scores:
         if isinstance(self.scorer, StagedScorer):
@@ -84,10 +97,13 @@ class AdoptedScoring:
         return self.scorer.score(request)
 
     def _checked(self, scores: Scores, size: int) -> Scores:
-        """Raises ValueError for scores that are no answer."""
+        """Raises ValueError for another number of scores, UnscorableError for one that is not finite."""
         if scores.shape != (size,):
             raise ValueError(f"scores of shape {scores.shape} for {size} candidates")
-        return require_finite(scores)
+        if not (finite := np.isfinite(scores)).all():
+            place = int(np.argmin(finite))
+            raise UnscorableError(f"the score of candidate {place} is {scores[place]}")
+        return scores
 
     def batch_key(self, query: AdoptedQuery) -> None:
         """None: every request takes a call of its own."""
