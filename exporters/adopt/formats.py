@@ -38,7 +38,7 @@ class Format(NamedTuple):
 
 def _is_onnx(source: str) -> bool:
     path = Path(source)
-    return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
+    return (path.suffix == ".onnx" and path.exists()) or (path.is_dir() and any(path.glob("*.onnx")))
 
 
 def _is_program(source: str) -> bool:
