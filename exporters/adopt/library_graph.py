@@ -62,17 +62,37 @@ def _keep_scores(model: Any, width: int) -> str:
     from onnx import TensorProto, helper
 
     graph = model.graph
-    zipped = [node for node in graph.node if node.op_type == "ZipMap"]
-    output: str = zipped[0].input[0] if zipped else graph.output[-1].name
+    output = _original(graph, graph.output[-1].name)
     nodes = _needed(graph, output)
-    del graph.node[:], graph.input[:], graph.output[:]
+    used = {name for node in nodes for name in node.input}
+    constants = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
+    graph.initializer.extend(constants)
     graph.input.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [SLATE, width]))
     graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [SLATE, None]))
     domains = {entry.domain: entry.version for entry in model.opset_import}
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(*entry) for entry in domains.items())
     return output
+
+
+def _original(graph: Any, name: str) -> str:
+    """The tensor that another one is a copy of: converters add ZipMap, Identity and a product by 1."""
+    from onnx import numpy_helper
+
+    ones = {
+        tensor.name
+        for tensor in graph.initializer
+        if (numpy_helper.to_array(tensor) == 1).tolist() in (True, [True])
+    }
+    producers = {output: node for node in graph.node for output in node.output}
+    while node := producers.get(name):
+        factors = [factor for factor in node.input if factor not in ones]
+        if node.op_type not in ("ZipMap", "Identity", "Mul") or len(factors) > 1:
+            break
+        name = factors[0]
+    return name
 
 
 def _needed(graph: Any, output: str) -> list[Any]:

@@ -204,6 +204,16 @@ def test_a_binary_classifier_scores_with_the_probability_of_class_1(tmp_path: Pa
     assert (signature.outputs[0].dims, signature.score_column) == (["N", 2], 1)
 
 
+@pytest.mark.parametrize("save", [lightgbm, xgboost, catboost])
+def test_a_graph_of_trees_has_no_other_node(save: Callable[[Path], Saved], tmp_path: Path) -> None:
+    import onnx
+
+    converted = adopt(save(tmp_path), tmp_path)
+    graph = onnx.load(converted.graph).graph
+    assert [node.op_type for node in graph.node] == ["TreeEnsembleClassifier"]
+    assert not graph.initializer
+
+
 @pytest.mark.parametrize(
     "save",
     [
