@@ -31,7 +31,7 @@ from rbserve.core.errors import ArtifactError
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.requests import ZOO_SIGNATURE, FeatureSpec, Signature
-from rbserve.core.variants import NOTHING, ModelKind, find_variant, possible_variants
+from rbserve.core.variants import DEFAULT_SERVED, NOTHING, ModelKind, find_variant, possible_variants
 from rbserve.core.variants import WEIGHTS as OF_WEIGHTS
 from rbserve.data.dataset import ItemTable, read_items
 from rbserve.data.golden import Checks, read_checks
@@ -318,8 +318,13 @@ class Artifact:
 
     @property
     def model_digest(self) -> str:
-        """Hex digest of the files that the model was packaged with; exporting a variant leaves it as it is."""
+        """Hex digest of the files that the model was packaged with; exporting a variant leaves it as it is.
+
+        Those of an adopted model include its graph in fp32, which is a variant as well.
+        """
         exported = {name for record in self.manifest.variants.values() for name in record.exported}
+        if self.is_adopted and (graph := self.exported(DEFAULT_SERVED)):
+            exported -= {*graph.files}
         own = sorted(
             (name, file.sha256) for name, file in self.manifest.files.items() if name not in exported
         )

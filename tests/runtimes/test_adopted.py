@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from adopted import SIGNATURE, SLATE_SIZE, adopted_graph, expected_scores, small_requests
 
+from rbserve.core.files import digest
 from rbserve.core.requests import FeatureSpec
-from rbserve.data.artifact import open_artifact
+from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.request_set import RequestSet
 from rbserve.runtimes.opening import open_scorer
 
@@ -39,3 +41,12 @@ def test_an_adopted_artefact_says_which_columns_fill_its_inputs(requests: Reques
     assert adopted.features == {
         "likes": FeatureSpec("float32", "candidate"), "age": FeatureSpec("float32", "request"),
     }  # fmt: skip
+
+
+def test_two_adopted_graphs_have_digests_of_their_own(requests: RequestSet, tmp_path: Path) -> None:
+    first = adopted_graph(tmp_path / "logistic", requests)
+    assert first.model_digest == adopted_graph(tmp_path / "copy", requests).model_digest
+    (tmp_path / "copy" / "onnx" / "fp32.onnx").write_bytes(b"another graph")
+    files = {"onnx/fp32.onnx": digest(tmp_path / "copy" / "onnx" / "fp32.onnx")}
+    other = Artifact(first.path, msgspec.structs.replace(first.manifest, files=files))
+    assert other.model_digest != first.model_digest
