@@ -49,7 +49,11 @@ def run_python(code: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("section", MODELS)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "section",
+    [pytest.param(name, marks=[] if name == "LightGBM" else [pytest.mark.slow]) for name in MODELS],
+)
 def test_a_model_of_every_library_is_adopted_and_measured(section: str, tmp_path: Path) -> None:
     (table,) = blocks("The table of requests", "python")
     (making,) = blocks(section, "python")
