@@ -274,37 +274,14 @@ def check_same_requests(artifact: Artifact, requests: RequestSet) -> None:
 def data_set_of(artifact: Artifact, requests: RequestSet) -> Dataset | None:
     """The prepared data set whose test rows the requests of an adopted artefact are, if they are of any.
 
-    Raises DataError where it is not there, UsageError where it has other rows than the requests.
+    Raises DataError where it is not there, UsageError where it has other content than when the model was adopted.
     """
     reference = artifact.manifest.dataset
     if reference.fingerprint == requests.fingerprint:
         return None
     dataset = open_dataset(dataset_path(reference.name))
     check_same_data(artifact.name, reference.fingerprint, dataset)
-    check_test_rows(requests, dataset)
     return dataset
-
-
-def check_test_rows(requests: RequestSet, dataset: Dataset) -> None:
-    """Raises UsageError where the rows of a request set are not the test rows of a data set, in their order.
-
-    They are where there are as many, the labels are equal, and rows share a user in the one as they do in the other.
-    """
-    test, labels = dataset.ctr("test"), requests.labels
-    whose = f"the requests of {requests.manifest.source} are not the test rows of {dataset.name}"
-    hint = f"rbserve datasets export {dataset.name} writes them as a table; keep all its rows, in their order"
-    if requests.manifest.rows != len(test):
-        raise UsageError(f"{whose}: {requests.manifest.rows:,} rows, not {len(test):,}", hint)
-    if labels is None or not np.array_equal(labels, test.labels):
-        raise UsageError(f"{whose}: {'no' if labels is None else 'other'} labels", hint)
-    if not _same_partition(requests.users, test.users):
-        raise UsageError(f"{whose}: other users", hint)
-
-
-def _same_partition(a: NDArray[np.int32], b: NDArray[np.int32]) -> bool:
-    """Whether two numberings of rows have the same number in the same rows, whatever the numbers are."""
-    pairs = len(np.unique(np.stack([a, b]), axis=1).T)
-    return pairs == len(np.unique(a)) == len(np.unique(b))
 
 
 def _ragged(name: str, histories: Ragged) -> dict[str, NDArray[Any]]:

@@ -26,7 +26,7 @@ from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet, tensors_of
 from rbserve.profilers.compare.sections import sections
 from rbserve.profilers.measure.harness import default_plan, profile
-from rbserve.profilers.measure.test_rows import check_test_rows, open_test_rows
+from rbserve.profilers.measure.test_rows import open_test_rows
 from rbserve.profilers.timing.requests import draw_rows
 from rbserve.runs.measurement import Measurement
 from rbserve.runs.plan import Plan
@@ -130,9 +130,3 @@ def test_a_model_on_the_test_rows_of_a_data_set_shares_the_front_of_its_models(
     assert {point.model for point in section.points} == {"dnn", "counts"}
     assert all(point.aside is None for point in section.points)
     assert len(section.fronts) == 2
-
-
-def test_rows_that_are_not_the_test_rows_of_a_data_set_are_refused(planted: Dataset, tmp_path: Path) -> None:
-    check_test_rows(requests_of_test_rows(tmp_path / "rows", planted), planted)
-    with pytest.raises(UsageError, match="are not the test rows of planted: 300 rows, not"):
-        check_test_rows(small_requests(tmp_path / "clicks"), planted)
