@@ -12,6 +12,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.data.request_set import RequestSet
 from rbserve.home.paths import runs_path
 from rbserve.home.target import Target
 from rbserve.pipeline.data import rows_of
@@ -101,7 +102,7 @@ def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] 
         raise UsageError(
             "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
         )
-    usual = ENDPOINT_PLAN if model.is_endpoint else {}
+    usual = ENDPOINT_PLAN if model.is_endpoint else _own_sizes(model) if "slates" not in settings else {}
     plan = msgspec.structs.replace(
         default_plan(model.task, settings.get("budget_s")), **{**usual, **settings}
     )
@@ -109,6 +110,23 @@ def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] 
     if plan.warm and (TASKS[model.task].ranks or not model.is_language_model):
         refuse_warm(model.name)
     return plan
+
+
+def _own_sizes(model: Target) -> dict[str, Any]:
+    """The sizes that an adopted model is timed at where none are named: its task's, and the median of its requests.
+
+    Where the requests are the test rows of a data set, the sizes are those of that data set's models.
+    """
+    import numpy as np
+
+    artifact = model.artifact
+    if artifact is None or artifact.manifest.adopted is None:
+        return {}
+    data = rows_of(artifact)
+    if not isinstance(data, RequestSet) or artifact.manifest.dataset.fingerprint != data.fingerprint:
+        return {}
+    median = max(1, int(np.median(np.diff(data.offsets))))
+    return {"slates": sorted({*TASKS[model.task].default_sizes, median})}
 
 
 def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
