@@ -61,7 +61,7 @@ class RequestTable:
         """The rows in pieces of at most PIECE_ROWS; DataError for a damaged file."""
         nested = any(pa.types.is_nested(kind) for kind in self.schema.types)
         rows = LIST_ROWS if nested else PIECE_ROWS
-        with _readable(self.source, "Parquet"), pq.ParquetFile(self.file, buffer_size=1 << 20) as file:
+        with _readable(self.source, "Parquet"), pq.ParquetFile(self.file, memory_map=True) as file:
             for group in range(
                 file.num_row_groups
             ):  # a reader of several keeps the memory of each until the end
