@@ -6,14 +6,16 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
 import pytest
-from adopted import write_requests
+from adopted import small_requests, write_requests
 from adopted_models import adopt_ranker
+from library_models import lightgbm
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, save
 
@@ -472,3 +474,24 @@ def test_a_feature_that_does_not_fit_its_input_is_refused(
     features = {**sent_features(numbers, 0), **changed}
     refused = ask_numbers("POST", "/v1/score", json={"features": features})
     assert (refused.status_code, refused.json()["error"]["message"]) == (422, said)
+
+
+def test_a_librarys_own_variant_gives_its_scores_alone(tmp_path: Path, limits: Limits) -> None:
+    pytest.importorskip("lightgbm")
+    requests = small_requests(tmp_path / "clicks")
+    artifact = adopt(str(lightgbm(tmp_path).path), requests, AdoptOptions(), tmp_path / "trees")
+    opened = open_service(artifact, "native", threads=1)
+    opened.warm_up(limits)
+    ask = asker(Models([opened]), limits)
+    (output,) = ask("GET", "/v2/models/trees").json()["outputs"]
+    assert (output["datatype"], output["shape"]) == ("FP32", [-1])
+    arrays = requests.request(artifact.signature, 0)
+    (spec,) = artifact.signature.inputs
+    array = arrays[spec.name]
+    sent = {"name": spec.name, "datatype": "FP32", "shape": [*array.shape], "data": array.tolist()}
+    (answer,) = ask("POST", "/v2/models/trees/infer", json={"inputs": [sent]}).json()["outputs"]
+    expected = open_scorer(artifact, "native").score(arrays).tolist()
+    assert (answer["shape"], answer["data"]) == ([5], expected)
+    by_features = ask("POST", "/v1/score", json={"features": sent_features((artifact, requests), 0)})
+    assert scores_of(by_features) == expected
+    opened.close()

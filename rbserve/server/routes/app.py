@@ -1,6 +1,7 @@
 """The server's routes: thin handlers around a Service, and one shape for every error.
 
     POST /v1/score         {"history": [id, ...], "candidates": [id, ...]} -> a score for each candidate
+                           {"features": {"likes": [3, 4], "age": 7}} where an adopted model takes named features
     POST /v1/recommend     {"history": [id, ...], "k": 10, "exclude_seen": false} -> the k best items
                            both take a list of such requests as well, and answer with a list
     POST /v1/rerank        {"query": text, "documents": [text, ...]} -> their order, of models that read texts
