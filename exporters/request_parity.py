@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from rbserve.core.errors import UsageError
-from rbserve.core.requests import Request
 from rbserve.core.types import Scorer, Scores
 from rbserve.data.artifact import Artifact, Parity
 from rbserve.data.golden import GoldenAnswer
@@ -26,6 +25,7 @@ from rbserve.exporters.parity import (
 )
 from rbserve.runtimes.onnx import exported_scorer
 from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.request_scores import score_request
 from rbserve.stats.graded import graded_mean, ndcg_values
 from rbserve.stats.pairwise import auc
 
@@ -38,8 +38,7 @@ class RequestReference:
     def __init__(self, artifact: Artifact, requests: RequestSet) -> None:
         self._artifact, self._set = artifact, requests
         self._numbers = draw_requests(requests, ROWS, np.random.default_rng(SEED))
-        self._requests = [requests.request(artifact.signature, number) for number in self._numbers]
-        self._scores = _scores(open_scorer(artifact, reference_variant(artifact)), self._requests)
+        self._scores = self._scored(open_scorer(artifact, reference_variant(artifact)))
 
     def compare(self, graphs: list[Path]) -> Comparison:
         """Scores the reference's requests with an exported graph; AUC and correlation are over all of them together.
@@ -47,7 +46,7 @@ class RequestReference:
         Of graded labels nDCG@10 takes the place of AUC.
         """
         scorer = exported_scorer(self._artifact, graphs)
-        reference, scores = np.concatenate(self._scores), np.concatenate(_scores(scorer, self._requests))
+        reference, scores = np.concatenate(self._scores), np.concatenate(self._scored(scorer))
         difference = np.abs(scores.astype(np.float64) - reference)
         before, after = (self._accuracy(each) for each in (reference, scores))
         graded = self._set.manifest.labels == "graded"
@@ -64,6 +63,11 @@ class RequestReference:
             correlation=_correlation(reference, scores),
         )
         return Comparison(parity, [self._check(scorer, number) for number in self._numbers[:CHECKS]])
+
+    def _scored(self, scorer: Scorer) -> list[Scores]:
+        return [
+            score_request(scorer, self._artifact.signature, self._set, number) for number in self._numbers
+        ]
 
     def _accuracy(self, scores: Scores) -> float | None:
         """AUC, or nDCG@10 of graded labels; None without labels, and where no request has those of both kinds."""
@@ -126,10 +130,6 @@ def draw_requests(requests: RequestSet, candidates: int, rng: np.random.Generato
         drawn.append(int(number))
         candidates -= int(sizes[number])
     return sorted(drawn)
-
-
-def _scores(scorer: Scorer, requests: list[Request]) -> list[Scores]:
-    return [scorer.score(request) for request in requests]
 
 
 def _correlation(reference: Scores, scores: Scores) -> float | None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.requests import TEXT, Request, Signature
-from rbserve.core.types import Scorer, Scores
+from rbserve.core.errors import UsageError
+from rbserve.core.requests import TEXT, Signature
+from rbserve.core.types import Scorer
 from rbserve.data.request_set import RequestSet
+from rbserve.runtimes.request_scores import score_request
 
 BLOCK = 1 << 20
 SAME = 1e-4
@@ -29,69 +30,16 @@ def check_scores(scorer: Scorer, signature: Signature, requests: RequestSet) -> 
     check_values(signature, requests)
     largest = int(np.argmax(np.diff(requests.offsets)))
     scores = {
-        number: _scores(
-            scorer, signature, requests, np.arange(*requests.offsets[number : number + 2]), number
-        )
+        number: score_request(scorer, signature, requests, number)
         for number in dict.fromkeys((0, largest, len(requests) - 1))
     }[largest]
-    (alone,) = _scores(scorer, signature, requests, requests.offsets[[largest]], largest)
+    (alone,) = score_request(scorer, signature, requests, largest, requests.offsets[[largest]])
     if signature.fixed_slate == 1 or abs(alone - scores[0]) <= SAME * max(1.0, abs(scores[0])):
         return []
     return [
         f"The score of a candidate depends on the others of its request: {alone:.4g} alone, {scores[0]:.4g} among "
         f"{len(scores)}."
     ]
-
-
-def _scores(
-    scorer: Scorer, signature: Signature, requests: RequestSet, rows: NDArray[np.int64], number: int
-) -> Scores:
-    request = _request(signature, requests, rows, number)
-    try:
-        scores = scorer.score(request)
-    except RbserveError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"the model fails on request {number} of {requests.manifest.source} ({len(rows)} candidates): "
-            f"{_line(error)}",
-            "see that its inputs are filled with the columns that it was trained with: --map",
-        ) from error
-    if scores.shape != (len(rows),):
-        raise UsageError(
-            f"the output {signature.score} has {scores.size} values for the {len(rows)} candidates of request "
-            f"{number}, not one a candidate",
-            "name the output with --score, the dimension of the candidates with --slate-dim",
-        )
-    if not np.isfinite(scores).all():
-        place = int(np.argmax(~np.isfinite(scores)))
-        raise UsageError(
-            f"the score of candidate {place} of request {number} of {requests.manifest.source} is {scores[place]}",
-            _missing_values(signature, requests, int(rows[place]), number)
-            or "a score must be finite: see what the model was exported with",
-        )
-    return scores
-
-
-def _request(signature: Signature, requests: RequestSet, rows: NDArray[np.int64], number: int) -> Request:
-    try:
-        return requests.request_of(signature, rows, number)
-    except ValueError as error:
-        filled = ", ".join(f"{spec} from {', '.join(spec.columns)}" for spec in signature.inputs)
-        raise UsageError(
-            f"request {number} of {requests.manifest.source} does not fill the inputs {filled}: {_line(error)}",
-            "--map INPUT=COLUMN,… names the columns of an input",
-        ) from error
-
-
-def _missing_values(signature: Signature, requests: RequestSet, row: int, number: int) -> str | None:
-    """Which column of a row has no finite value, as a hint."""
-    for name in signature.columns:
-        column = requests.column(name)
-        value = column.one(row if column.record.scope == "candidate" else number)
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            return f"the column {name} is {value[~np.isfinite(value)].flat[0]} there, which the model cannot take"
-    return None
 
 
 def check_values(signature: Signature, requests: RequestSet) -> None:
@@ -129,9 +77,3 @@ def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
     flat = values.reshape(-1)
     for begin in range(0, len(flat), BLOCK):
         yield np.asarray(flat[begin : begin + BLOCK])
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, without the code and the place in the library's source."""
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    return text.rpartition(" : ")[2] or text

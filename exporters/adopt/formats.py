@@ -38,11 +38,13 @@ class Format(NamedTuple):
 
 def _is_onnx(source: str) -> bool:
     path = Path(source)
-    return (path.suffix == ".onnx" and path.exists()) or (path.is_dir() and any(path.glob("*.onnx")))
+    if path.is_dir():
+        return any(path.glob("*.onnx"))
+    return path.suffix == ".onnx" and path.is_file()
 
 
 def _is_program(source: str) -> bool:
-    return Path(source).suffix == ".pt2"
+    return Path(source).suffix == ".pt2" and Path(source).is_file()
 
 
 def _is_library_model(source: str) -> bool:

@@ -19,6 +19,7 @@ from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.library_graph import Graph, make_graph
 from rbserve.exporters.adopt.library_models import FEATURES, READERS, LibraryModel
 from rbserve.runtimes.native import HINT, LIBRARIES
+from rbserve.runtimes.request_scores import reason_of
 from rbserve.runtimes.skops_file import UntrustedTypes
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
@@ -121,9 +122,8 @@ def _read(library: str, path: Path) -> LibraryModel:
             "save a model of scikit-learn's own classes, or adopt it as ONNX",
         ) from error
     except Exception as error:  # each library has its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"{path} cannot be read as a model of {library}: {reason}", "save it anew"
+            f"{path} cannot be read as a model of {library}: {reason_of(error)}", "save it anew"
         ) from error
 
 

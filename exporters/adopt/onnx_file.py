@@ -17,6 +17,7 @@ from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.signature import guess_signature
 from rbserve.exporters.adopt.slate import UNNAMED
 from rbserve.exporters.graph import graphs_of
+from rbserve.runtimes.request_scores import reason_of
 from rbserve.runtimes.session import Session, open_session
 
 if TYPE_CHECKING:
@@ -103,6 +104,10 @@ _TENSORS = {f"tensor({name})": dtype for name, dtype in DTYPES.items()}
 
 def _tensor(value: Any, name: str) -> TensorSpec:
     """A tensor as onnxruntime describes it; dimensions without a name or a size are called by their place."""
+    if not value.name.isprintable():
+        raise UsageError(
+            f"{name} has a tensor whose name has control characters: {value.name!r}", "rename it in the model"
+        )
     if value.type not in _TENSORS:
         raise UsageError(
             f"{name} takes {value.name} as {value.type}, which no column of a table can fill",
@@ -133,7 +138,7 @@ def load(graph: Path, name: str) -> Session:
         for pattern, message, hint in CAUSES:
             if match := re.search(pattern, error.message):
                 raise UsageError(f"{name}: {message.format(match[0], *match.groups())}", hint) from error
-        reason = error.message.split(": ", 1)[-1]
+        reason = reason_of(error.__cause__ or error)
         raise UsageError(f"{name} cannot be loaded by onnxruntime: {reason}", "export it anew") from error
     return session
 

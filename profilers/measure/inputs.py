@@ -27,6 +27,7 @@ from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
 from rbserve.runtimes.endpoint_scorer import EndpointScorer, UnclearAnswersError
 from rbserve.runtimes.evaluate import rank_rows, score_rows
+from rbserve.runtimes.request_scores import score_request
 from rbserve.stats.listwise import ranks_in_lists
 
 Model = Scorer | Ranker
@@ -185,7 +186,7 @@ class RequestInputs:
         numbers = self._arrays["test"].tolist() if "test" in self._arrays else range(len(self._set))
         scores: list[float] = []
         for number in numbers:
-            scores += model.score(self._set.request(self._signature, number)).tolist()
+            scores += score_request(model, self._signature, self._set, number).tolist()
         return Report(scores=scores)
 
     def _drawn(self, slate: int) -> list[tuple[int, NDArray[np.int64]]]:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,7 @@ from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
 from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.opening import open_ranker, open_scorer, runtime_of
+from rbserve.runtimes.request_scores import failures_told
 
 OBSERVED_CALLS = 100  # apart from the timed ones,
 OBSERVED_PART = 0.25  # and as many as take this part of their seconds
@@ -67,6 +69,11 @@ class Job(msgspec.Struct, frozen=True):
 def measure(job: Job) -> Report:
     """Loads the variant; times every scope and slate, and judges test rows if the job says so; or measures its cost."""
     artifact = open_artifact(Path(job.artifact))
+    with failures_told(f"requests of {artifact.name}") if artifact.is_adopted else nullcontext():
+        return _measured(job, artifact)
+
+
+def _measured(job: Job, artifact: Artifact) -> Report:
     inputs = open_inputs(job.inputs, artifact, job.exclude_seen)
     if job.cost:
         return Report(costs=_costs(artifact, inputs, job))

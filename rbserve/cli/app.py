@@ -96,6 +96,8 @@ def main() -> NoReturn:
     try:
         with memory_told("working", "a smaller row, or a machine with more memory"):
             code = app(standalone_mode=False)
+        if code == Interrupted.exit_code:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except RbserveError as error:
         _fail(error.message, error.hint, error.exit_code)
@@ -111,15 +113,20 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:
-    say(f"error: {message}")
+    say(f"error: {on_one_line(message)}")
     if hint:
-        say(f"hint: {hint}")
+        say(f"hint: {on_one_line(hint)}")
     if code == Interrupted.exit_code and any(
         thread.name.startswith(UNENDING) for thread in threading.enumerate()
     ):
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def on_one_line(text: str) -> str:
+    """A message without line breaks and control characters, which names in a user's files can have."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
 
 
 if __name__ == "__main__":

@@ -39,12 +39,20 @@ class AdoptOptions(Options):
 
     @property
     def columns_of(self) -> dict[str, list[str]]:
-        """The columns of each input of `map`. UsageError for a text that is not INPUT=COLUMN[,COLUMN…]."""
-        columns = {}
+        """The columns of each input of `map`.
+
+        UsageError for a text that is not INPUT=COLUMN[,COLUMN…], and for an input that two texts name.
+        """
+        columns: dict[str, list[str]] = {}
         for text in self.map:
             name, separator, listed = text.partition("=")
             names = [column.strip() for column in listed.split(",")]
             if not (separator and name and all(names)):
                 raise UsageError(f"--map {text} names no input and its columns", "--map features=likes,shows")
+            if name.strip() in columns:
+                raise UsageError(
+                    f"--map names the columns of {name.strip()} twice",
+                    f"--map {name.strip()}={','.join(columns[name.strip()] + names)}",
+                )
             columns[name.strip()] = names
         return columns

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -169,12 +169,13 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(folder: Path, name: str) -> Iterator[Path]:
-    """A new hidden directory in `folder` that is removed at the end.
+    """A new hidden directory in `folder` that is removed at the end, and so are folders made for it that stay empty.
 
     What a killed process has left there under that name is removed first.
     """
     import psutil  # imported here: the help of commands reads this module
 
+    absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{name}.*.scratch"):
         process = left.name.removeprefix(f".{name}.").split(".")[0]
@@ -185,6 +186,9 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        with suppress(OSError):  # one that holds something stays, and with it those above
+            for parent in absent:
+                parent.rmdir()
 
 
 def _flush(path: Path) -> None:

@@ -124,4 +124,4 @@ def _readable(source: Path, form: str) -> Iterator[None]:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise DataError(f"cannot read {source} as {form}: {reason}", "is it whole, and UTF-8?") from None
     except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {source}: {error.strerror or error}", "is it whole?") from None

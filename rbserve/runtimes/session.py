@@ -73,7 +73,7 @@ def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised; its line in a log would be a second one
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
