@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from adopted import write_graph
 from onnx import ModelProto, TensorProto, helper, save
+from pyarrow.csv import write_csv
 
 FLOAT, INT, TEXT = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 Tensor = tuple[str, int, Sequence[Any]]
@@ -24,7 +25,14 @@ X: Tensor = ("features", FLOAT, ["N", 2])
 def write_all(folder: Path) -> None:
     """Writes every file: each of the functions below writes its own."""
     write_graph(folder / "good.onnx")
-    for write in (write_tables, write_no_graphs, write_graphs, write_libraries, write_modules, write_directories):
+    for write in (
+        write_tables,
+        write_no_graphs,
+        write_graphs,
+        write_libraries,
+        write_modules,
+        write_directories,
+    ):
         write(folder)
 
 
@@ -59,7 +67,8 @@ def write_tables(folder: Path) -> None:
     }
     for name, columns in tables.items():
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
-    ragged = {"likes": [[1.0, 2.0], [3.0]], "age": [[1.0], [1.0]], "click": [[0, 1], [1]]}
+    write_csv(pa.table(tables["clicks"]), folder / "clicks.csv")
+    ragged = {"likes": [[1.0, 2.0], [3.0]], "age": [[1.0, 2.0], [1.0, 2.0]], "click": [[0, 1], [1]]}
     pq.write_table(pa.table(ragged), folder / "ragged.parquet")
     lists = {"query": [1, 1], "features": [[1.0, 2.0], [3.0]], "click": [0, 1]}
     pq.write_table(pa.table(lists), folder / "lists.parquet")
@@ -83,13 +92,19 @@ def write_tables(folder: Path) -> None:
 
 
 def graph(
-    inputs: Sequence[Tensor], outputs: Sequence[Tensor], nodes: Sequence[Any], opset: int = 17, **constants: Any
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    nodes: Sequence[Any],
+    opset: int = 17,
+    **constants: Any,
 ) -> ModelProto:
     """A model of a few nodes."""
     described = [[helper.make_tensor_value_info(*tensor) for tensor in group] for group in (inputs, outputs)]
     held = [helper.make_tensor(name, *values) for name, values in constants.items()]
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.acme", 1)]
-    return helper.make_model(helper.make_graph(nodes, "g", *described, held), opset_imports=opsets, ir_version=8)
+    return helper.make_model(
+        helper.make_graph(nodes, "g", *described, held), opset_imports=opsets, ir_version=8
+    )
 
 
 def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:
@@ -117,30 +132,94 @@ def write_graphs(folder: Path) -> None:
         "unknown_operator": graph([X], [scores], [node("Frobnicate", "features", "scores")]),
         "custom_operator": graph([X], [scores], [node("Rank", "features", "scores", domain="com.acme")]),
         "no_outputs": graph([X], [], [total]),
-        "no_inputs": graph([], [("scores", FLOAT, [2])], [node("Identity", "c", "scores")], c=(FLOAT, [2], [1, 2])),
+        "no_inputs": graph(
+            [], [("scores", FLOAT, [2])], [node("Identity", "c", "scores")], c=(FLOAT, [2], [1, 2])
+        ),
         "texts_out": graph([("t", TEXT, ["N"])], [("u", TEXT, ["N"])], [node("Identity", "t", "u")]),
-        "two_outputs": graph([X], [("a", FLOAT, ["N"]), ("b", FLOAT, ["N"])],
-                             [node("ReduceMean", "features", "a", **mean), node("ReduceMax", "features", "b", **mean)]),
-        "two_slates": graph([("left", FLOAT, ["K", "M"])], [("scores", FLOAT, ["K", "M"])], [node("Sigmoid", "left", "scores")]),
-        "three_columns": graph([("features", FLOAT, ["N", 3])], [("scores", FLOAT, ["N", 3])],
-                               [node("Softmax", "features", "scores")]),
-        "whole_numbers": graph([("likes", INT, ["N"])], [scores], [node("Cast", "likes", "scores", to=FLOAT)]),
+        "two_outputs": graph(
+            [X],
+            [("a", FLOAT, ["N"]), ("b", FLOAT, ["N"])],
+            [node("ReduceMean", "features", "a", **mean), node("ReduceMax", "features", "b", **mean)],
+        ),
+        "two_slates": graph(
+            [("left", FLOAT, ["K", "M"])],
+            [("scores", FLOAT, ["K", "M"])],
+            [node("Sigmoid", "left", "scores")],
+        ),
+        "three_columns": graph(
+            [("features", FLOAT, ["N", 3])],
+            [("scores", FLOAT, ["N", 3])],
+            [node("Softmax", "features", "scores")],
+        ),
+        "whole_numbers": graph(
+            [("likes", INT, ["N"])], [scores], [node("Cast", "likes", "scores", to=FLOAT)]
+        ),
         "takes_text": graph([("title", FLOAT, ["N"])], [scores], [node("Identity", "title", "scores")]),
-        "missing_column": graph([("price", FLOAT, ["N"]), ("stock", FLOAT, ["N"])], [scores], [node("Add", "price stock", "scores")]),
-        "nan_scores": graph([("likes", FLOAT, ["N"])], [scores], [node("Sub", "likes likes", "z"), node("Div", "z z", "scores")]),
-        "one_score": graph([X], [("scores", FLOAT, ["K"])], [node("ReduceMean", "features", "m"), node("Reshape", "m s", "scores")], s=(INT, [1], [-1])),
-        "too_many": graph([X], [("scores", FLOAT, [None])], [node("Reshape", "features s", "scores")], s=(INT, [1], [-1])),
-        "fails": graph([("item", INT, ["N"])], [scores], [node("Gather", "t item", "scores")], t=(FLOAT, [79], [0.5] * 79)),
-        "fails_late": graph([("item", INT, ["N"])], [scores], [node("Mod", "item r", "i"), node("Gather", "t i", "scores")], r=(INT, [1], [50]), t=(FLOAT, [41], [0.5] * 41)),
-        "complex": graph([("features", TensorProto.COMPLEX64, ["N", 2])], [("features2", TensorProto.COMPLEX64, ["N", 2])], [node("Identity", "features", "features2")]),
-        "lines": graph([("a\nb\x1b[31m", FLOAT, ["N", 2])], [("c\nd", FLOAT, ["N"]), ("e", FLOAT, ["N"])],
-                       [helper.make_node("ReduceMean", ["a\nb\x1b[31m"], ["c\nd"], **mean), helper.make_node("ReduceMean", ["a\nb\x1b[31m"], ["e"], **mean)]),
+        "missing_column": graph(
+            [("price", FLOAT, ["N"]), ("stock", FLOAT, ["N"])],
+            [scores],
+            [node("Add", "price stock", "scores")],
+        ),
+        "nan_scores": graph(
+            [("likes", FLOAT, ["N"])],
+            [scores],
+            [node("Sub", "likes likes", "z"), node("Div", "z z", "scores")],
+        ),
+        "one_score": graph(
+            [X],
+            [("scores", FLOAT, ["K"])],
+            [node("ReduceMean", "features", "m"), node("Reshape", "m s", "scores")],
+            s=(INT, [1], [-1]),
+        ),
+        "too_many": graph(
+            [X], [("scores", FLOAT, [None])], [node("Reshape", "features s", "scores")], s=(INT, [1], [-1])
+        ),
+        "fails": graph(
+            [("item", INT, ["N"])],
+            [scores],
+            [node("Gather", "t item", "scores")],
+            t=(FLOAT, [79], [0.5] * 79),
+        ),
+        "fails_late": graph(
+            [("item", INT, ["N"])],
+            [scores],
+            [node("Mod", "item r", "i"), node("Gather", "t i", "scores")],
+            r=(INT, [1], [50]),
+            t=(FLOAT, [41], [0.5] * 41),
+        ),
+        "complex": graph(
+            [("features", TensorProto.COMPLEX64, ["N", 2])],
+            [("features2", TensorProto.COMPLEX64, ["N", 2])],
+            [node("Identity", "features", "features2")],
+        ),
+        "lines": graph(
+            [("a\nb\x1b[31m", FLOAT, ["N", 2])],
+            [("c\nd", FLOAT, ["N"]), ("e", FLOAT, ["N"])],
+            [
+                helper.make_node("ReduceMean", ["a\nb\x1b[31m"], ["c\nd"], **mean),
+                helper.make_node("ReduceMean", ["a\nb\x1b[31m"], ["e"], **mean),
+            ],
+        ),
         "future": graph([X], [scores], [total], opset=99),
-        "huge": graph([X], [scores], [node("ConstantOfShape", "s", "h"), node("ReduceMean", "h", "m"), node("Add", "m f", "scores"), node("ReduceMean", "features", "f", **mean)][:2] + [node("ReduceMean", "features", "f", **mean), node("Add", "m f", "scores")], s=(INT, [2], [1 << 21, 1 << 21])),
+        "huge": graph(
+            [X],
+            [scores],
+            [
+                node("ConstantOfShape", "s", "h"),
+                node("ReduceMean", "h", "m"),
+                node("ReduceMean", "features", "f", **mean),
+                node("Add", "m f", "scores"),
+            ],
+            s=(INT, [2], [1 << 21, 1 << 21]),
+        ),
     }
     for name, model in graphs.items():
         save(model, folder / f"{name}.onnx")
-    for name, location in (("without_weights", "weights.bin"), ("weights_elsewhere", "../../etc/passwd"), ("weights_absolute", "/etc/passwd")):
+    for name, location in (
+        ("without_weights", "weights.bin"),
+        ("weights_elsewhere", "../../etc/passwd"),
+        ("weights_absolute", "/etc/passwd"),
+    ):
         model = graph([X], [scores], [node("MatMul", "features w", "scores")], w=(FLOAT, [2, 1], [1, 2]))
         (weights,) = model.graph.initializer
         weights.ClearField("float_data")
@@ -155,9 +234,9 @@ def write_graphs(folder: Path) -> None:
 def write_libraries(folder: Path) -> None:
     """A pickle, and models of LightGBM, XGBoost and scikit-learn that are not of two classes, or ask for more."""
     from sklearn.cluster import KMeans
-    from sklearn.preprocessing import FunctionTransformer
-    from sklearn.pipeline import make_pipeline
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
 
     def keep(name: str, made: library_models.Saved) -> None:
         made.path.rename(folder / name)
@@ -173,7 +252,12 @@ def write_libraries(folder: Path) -> None:
     text = (folder / "other_features.txt").read_text()
     (folder / "cut.txt").write_text(text[: len(text) // 2])
     keep("clusters.skops", library_models.sklearn(folder, KMeans(3, n_init=1, random_state=0)))
-    keep("untrusted.skops", library_models.sklearn(folder, make_pipeline(FunctionTransformer(twice), LogisticRegression()), named=False))
+    keep(
+        "untrusted.skops",
+        library_models.sklearn(
+            folder, make_pipeline(FunctionTransformer(twice), LogisticRegression()), named=False
+        ),
+    )
     (folder / "spoilt.json").write_text('{"learner": ')
     (folder / "spoilt.cbm").write_bytes(b"CBM1" + bytes(100))
 
@@ -206,18 +290,25 @@ def stopped(): return lambda request: os.kill(os.getpid(), signal.SIGINT)
 
 
 def write_directories(folder: Path) -> None:
-    """Directories in the layout of transformers that lack a tokenizer, a config or safe weights; a .pt2 that is none."""
-    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "num_labels": 1, "vocab_size": 9,
-              "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    """Directories of transformers that lack a tokenizer, a config or safe weights; a .pt2 that is none."""
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification"],
+        "num_labels": 1,
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
     for name in ("no_tokenizer", "pickled_weights", "decoder", "spoilt_config"):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config))
         (folder / name / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    (folder / "pickled_weights" / "model.safetensors").rename(folder / "pickled_weights" / "pytorch_model.bin")
+    (folder / "pickled_weights" / "model.safetensors").rename(
+        folder / "pickled_weights" / "pytorch_model.bin"
+    )
     (folder / "decoder" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     (folder / "spoilt_config" / "config.json").write_text("{")
     (folder / "nothing").mkdir()
     (folder / "text.pt2").write_text("no zip")
-
-
-WRITERS: Sequence[Callable[[Path], None]] = (write_tables, write_no_graphs, write_graphs, write_libraries, write_modules, write_directories)

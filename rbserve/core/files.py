@@ -23,8 +23,11 @@ HINTS = {
     errno.EPERM: f"make it writable for this user; or {ELSEWHERE}",
     errno.EROFS: f"the file system is mounted read-only: {ELSEWHERE}",
     errno.ENOSPC: "free the disk, then run the command again",
+    errno.EFBIG: "raise this user's limit of a file's size (ulimit -f), then run the command again",
     errno.EDQUOT: "free some of this user's quota of the disk, then run the command again",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, or of a user's part of it, that takes no more."""
 _warned: set[str] = set()
 _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
@@ -89,6 +92,16 @@ def file_error(error: OSError) -> RbserveError:
     where = f": {error.filename}" if error.filename else ""
     hint = HINTS.get(error.errno or 0, "fix the path, then run the command again")
     return RbserveError(f"{error.strerror or error}{where}", hint)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError of an open file, such as that of a full disk, the path of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def require_writable(folder: Path) -> None:

@@ -375,7 +375,7 @@ class Artifact:
         if reason:
             raise ArtifactError(
                 f"artefact {self.name} is damaged: {path} {reason}",
-                "restore the file, or make the artefact anew with rbserve train",
+                f"restore the file, or make the artefact anew with rbserve {'adopt' if self.is_adopted else 'train'}",
             )
         return path
 
@@ -393,7 +393,12 @@ def open_artifact(path: Path) -> Artifact:
     if not file.is_file():
         raise ArtifactError(f"no artefact at {path}", "rbserve train makes one")
     manifest = read_manifest(
-        file, ArtifactManifest, SCHEMA, "an artefact manifest", "rbserve train makes it anew", ArtifactError
+        file,
+        ArtifactManifest,
+        SCHEMA,
+        "an artefact manifest",
+        "rbserve train, or adopt, makes it anew",
+        ArtifactError,
     )
     return Artifact(path, manifest)
 

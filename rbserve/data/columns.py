@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
+from rbserve.core.files import naming
 from rbserve.core.types import Items
 
 BLOCK = 1 << 22  # elements of a column handled at a time
@@ -92,15 +93,16 @@ class ColumnWriter:
     def append(self, values: NDArray[Any]) -> None:
         """Adds values at the end; they must be of the column's kind."""
         piece = np.ascontiguousarray(values, self.dtype)
-        self._file.write(piece.data)
+        with naming(self.path):
+            self._file.write(piece.data)
         self.rows += len(piece)
 
     def close(self) -> None:
         """Writes the final length. A column that was not closed reads as empty."""
         if not self._file.closed:
-            self._file.seek(0)
-            self._write_header()
-            self._file.close()
+            with naming(self.path), self._file:
+                self._file.seek(0)
+                self._write_header()
 
     def _write_header(self) -> None:
         header = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.rows,)}

@@ -241,6 +241,13 @@ class RequestSet:
             return column.one(int(self.offsets[number]))
         return column.take(rows)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every file is what the manifest says."""
+        return all(
+            mismatch(self.path / name, expected) is None for name, expected in self.manifest.files.items()
+        )
+
     def file(self, name: str) -> Path:
         """A file of the manifest, once it is found to be what the manifest says; DataError when it is not."""
         path = self.path / name

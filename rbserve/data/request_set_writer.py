@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,10 +58,11 @@ class RequestSetWriter:
 
     def close(self) -> None:
         """No more rows; from here on the columns can be read."""
-        self._offsets.append(np.array([self.rows]))
-        for writer in (self._offsets, self._users, self._labels, *self._columns.values()):
-            if writer is not None:
-                writer.close()
+        with ExitStack() as files:  # all are closed, whichever of them fails
+            for writer in (self._offsets, self._users, self._labels, *self._columns.values()):
+                if writer is not None:
+                    files.callback(writer.close)
+            self._offsets.append(np.array([self.rows]))
 
     def seal(
         self,
@@ -131,8 +133,9 @@ class _CellWriter:
         self._total[part] = int(ends[-1]) if len(ends) else self._total[part]
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        with ExitStack() as files:
+            for file in self._files.values():
+                files.callback(file.close)
 
 
 def numbers(values: pa.Array, dtype: str) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.core.files import FULL, file_error
 from rbserve.core.loss import is_too_much, loss_error
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.csv_table import OTHER_FIELDS, csv_batches, csv_schema
@@ -124,4 +125,6 @@ def _readable(source: Path, form: str) -> Iterator[None]:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise DataError(f"cannot read {source} as {form}: {reason}", "is it whole, and UTF-8?") from None
     except OSError as error:
+        if error.errno in FULL:  # of the table that is written: a full disk
+            raise file_error(error) from None
         raise DataError(f"cannot read {source}: {error.strerror or error}", "is it whole?") from None

@@ -153,6 +153,7 @@ def parse_model(model: str | Path | ModelName) -> ModelName:
     if is_adopted(model):
         return ModelName(model, None, adopted=True)
     student, separator, teacher = model.partition(FROM)
+    _check_readable(student)
     return ModelName(model, find_model(student), teacher if separator else None)
 
 
@@ -171,6 +172,8 @@ def _parse_list(value: str) -> list[ModelName]:
     parts = [part.strip() for part in value.split(",") if part.strip()]
     others = [part for part in parts if names_directory(part) or is_adopted(part) or is_student(part)]
     rows = [part for part in parts if part not in others]
+    for row in rows:
+        _check_readable(row)
     if len(rows) == 1 and not is_group(rows[0]):
         specs = [find_model(rows[0])]
     else:
@@ -181,6 +184,13 @@ def _parse_list(value: str) -> list[ModelName]:
 def names_directory(name: str) -> bool:
     """Whether the name of a model or a data set is a directory's path."""
     return "/" in name or name.startswith(".") or is_there(Path(name))
+
+
+def _check_readable(name: str) -> None:
+    """Raises ArtifactError for the name of an adopted model whose manifest cannot be read."""
+    if name and not _is_row(name):
+        for place in places(name):
+            open_artifact(place.path)
 
 
 def is_student(name: str) -> bool:

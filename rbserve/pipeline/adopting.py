@@ -102,7 +102,8 @@ def _require_free(path: Path, source: str, force: bool) -> None:
 def _requests_of(table: Path, options: AdoptOptions, data: Dataset | None) -> Iterator[RequestSet]:
     """The request set of a table: one that is there with the same content, or a new one.
 
-    A new one gets its place below data/ when all that is inside has been done; where that fails nothing is left.
+    A new one gets its place below data/ when all that is inside has been done, and takes that of a damaged one with the
+    same content; where it fails nothing is left.
     """
     from rbserve.data.request_table import write_request_set
 
@@ -111,12 +112,14 @@ def _requests_of(table: Path, options: AdoptOptions, data: Dataset | None) -> It
         with progress_bar(f"read {table.name}", bound="about") as progress:
             requests = write_request_set(table, folder / usual, options, usual, progress, data)
         known = _same_content(requests)
-        if known is not None:
+        if known is not None and known.is_whole:
             yield known
             return
-        named = bound_to(requests, requests.manifest.data_set, _free_name(usual, requests.fingerprint))
-        yield named
-        named.path.rename(dataset_path(named.name))
+        name = known.name if known else _free_name(usual, requests.fingerprint)
+        yield bound_to(requests, requests.manifest.data_set, name)
+        if known is not None:
+            known.path.rename(folder / "damaged")
+        requests.path.rename(dataset_path(name))
 
 
 def _same_content(requests: RequestSet) -> RequestSet | None:
