@@ -6,8 +6,6 @@ converter; the artefact is written beside its place and renamed when all is well
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -51,7 +49,7 @@ def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) 
     columns of the requests, does not give each candidate a score, or where the graph does not compute the model.
     """
     row = find_format(source)
-    with _parent_of(path), replacing_directory(path) as folder:
+    with replacing_directory(path) as folder:
         converted = row.convert(source, requests.manifest.columns, options, folder)
         artifact = _package(folder, path.name, source, row, _in_place(converted, folder), requests)
         scorer = open_scorer(artifact, artifact.variants[0])
@@ -59,17 +57,6 @@ def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) 
         if converted.graph is not None:
             export(open_artifact(folder), requests, ["fp32"])
     return open_artifact(path)
-
-
-@contextmanager
-def _parent_of(path: Path) -> Iterator[None]:
-    """Takes the folder that `path` stands in away again where it was made inside, and nothing came into it."""
-    there = path.parent.exists()
-    try:
-        yield
-    finally:
-        if not there and path.parent.exists() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
 
 
 def _in_place(converted: Converted, folder: Path) -> Converted:

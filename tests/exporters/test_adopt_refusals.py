@@ -268,7 +268,7 @@ WRONG: dict[str, tuple[Callable[[], onnx.ModelProto], AdoptOptions, str]] = {
     "one score for all": (
         one_score,
         AdoptOptions(),
-        "the output scores has 1 values for the 3 candidates of request 0, not one a candidate",
+        "the output scores has 1 values for the 3 candidates of request 0 of clicks.parquet, not one a candidate",
     ),
     "a failure": (failing, AdoptOptions(), "the model fails on request 1 of clicks.parquet (3 candidates)"),
     "no row a candidate": (
