@@ -225,8 +225,8 @@ FIGURES: list[Figure] = [
     Figure("share_of_bandwidth", "% of bandwidth", "", _cost(lambda of: of.share_of_bandwidth), _hundredths,
            "page call", rare=True),
     # speed-up, memory
-    Figure("speedup", f"× {REFERENCE}", "", _speedup(adopted=False), significant, "page summary tip"),
-    Figure("adopted_speedup", "× as adopted", "", _speedup(adopted=True), significant, "page summary tip", rare=True,
+    Figure("speedup", f"× {REFERENCE}", "", _speedup(adopted=False), significant, "page summary tip", rare=True),
+    Figure("adopted_speedup", "× as adopted", "", _speedup(adopted=True), significant, "page tip", rare=True,
            note=_ADOPTED),
     Figure("first_call_ms", "first call", "ms", lambda p: p.result.first_call_ms, significant, "profile page"),
     Figure("load_ms", "load", "ms", lambda p: p.result.load_ms, significant, "profile page"),
