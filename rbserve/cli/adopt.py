@@ -55,7 +55,7 @@ def adopt(
     force: Annotated[bool, typer.Option("--force", help="Replace another model of this name.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Take in a model that was made elsewhere, and try it on its requests.
+    """Take in a model of yours (ONNX, trees, a reranker) and a table of its requests.
 
     The table has a row a candidate (--group names the column that tells the requests apart), or a row a request, with
     lists. Shows the inputs with the columns that fill them, the outputs, and what was guessed. Then export, profile,

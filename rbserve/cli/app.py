@@ -24,7 +24,7 @@ from rbserve.progress import say
 
 PANELS: dict[str, dict[str, str]] = {
     "Data": {
-        "datasets": "List the data sets; `show NAME` inspects a prepared one.",
+        "datasets": "List the data sets; `show NAME` inspects one, `export NAME` writes its rows.",
         "prepare": "Turn raw files into a clean, user-disjointly split data set.",
         "sids": "Give every item a semantic identifier, for models that read or generate them.",
     },
@@ -33,7 +33,7 @@ PANELS: dict[str, dict[str, str]] = {
         "backbones": "List the language models that a recipe takes by name.",
         "train": "Train a model on a data set.",
         "distill": "Train a small, fast model on the scores of a slow one.",
-        "adopt": "Take in a model that was made elsewhere: ONNX, LightGBM, scikit-learn, a reranker, …",
+        "adopt": "Take in a model of yours (ONNX, trees, a reranker) and a table of its requests.",
         "export": "Write ONNX files and check that they score like the trained model.",
     },
     "Measure": {

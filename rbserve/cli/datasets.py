@@ -20,7 +20,7 @@ datasets = typer.Typer(
 
 @datasets.callback()
 def list_datasets(context: typer.Context, as_json: Json = False) -> None:
-    """List the data sets; `show NAME` inspects a prepared one, `export NAME` writes its rows as tables.
+    """List the data sets; `show NAME` inspects one, `export NAME` writes its rows.
 
     Says where each comes from, and whether it is prepared.
 
