@@ -191,13 +191,13 @@ def test_weights_in_a_file_of_their_own_are_those_inside(
     inside = export(copy, planted, ["fp32", "int4"])
     test = planted.ctr("test")
     variants = ("onnx-fp32", "onnx-int4")
-    asked = test.histories[0], test.candidates[:9]
-    expected = [open_scorer(inside, variant).score(*asked) for variant in variants]
+    request = slate_request(test.histories[0], test.candidates[:9])
+    expected = [open_scorer(inside, variant).score(request) for variant in variants]
     monkeypatch.setattr(weights, "LARGEST", 0)
     beside = export(copy, planted, ["fp32", "int4"])
     for variant, scores in zip(variants, expected, strict=True):
         assert beside.manifest.variants[variant].data_files == [f"onnx/{variant[5:]}.onnx.data"]
-        assert np.array_equal(open_scorer(beside, variant).score(*asked), scores)
+        assert np.array_equal(open_scorer(beside, variant).score(request), scores)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

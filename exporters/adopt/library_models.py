@@ -27,9 +27,7 @@ from rbserve.runtimes.native import (
 from rbserve.runtimes.skops_file import histogram_trees, load_estimator
 
 FEATURES = "features"
-ONE_SCORE = (
-    "rbserve scores each candidate with one number: a classifier of two classes, a regressor or a ranker"
-)
+ONE_SCORE = "what can be adopted gives each candidate one number: a classifier of two classes, a regressor or a ranker"
 
 
 class LibraryModel(NamedTuple):

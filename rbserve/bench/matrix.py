@@ -126,6 +126,11 @@ def joined(*parts: Sequence[Node]) -> list[Node]:
     return list({node.cell.id: node for part in parts for node in part}.values())
 
 
+def plan_of_adopted(target: Target, given: Mapping[str, Any], variants: Sequence[str]) -> Plan:
+    """The plan of an adopted model's latency cell; UsageError for what it cannot be measured with."""
+    return profiling.plan_of(target, given, variants)
+
+
 def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:
     """The whole plan of a model's latency cell: its task's default, an endpoint's, and what the user gave."""
     own = profiling.ENDPOINT_PLAN if isinstance(spec.config, EndpointConfig) else {}

@@ -122,7 +122,6 @@ def bench(
     from rbserve.home.paths import report_path
     from rbserve.home.target import Target, adopted_targets
     from rbserve.models.zoo import select_models
-    from rbserve.pipeline import profiling
 
     chosen, named = words(variants), dataset_names(datasets)
     check_variants(chosen)
@@ -147,7 +146,7 @@ def bench(
         return matrix.plan_of(spec, shared | own | overrides.plan(spec, dataset))
 
     def plan_of_adopted(target: Target) -> Plan:
-        return profiling.plan_of(target, shared | sizes.get(target.task, sizes[CTR.name]), chosen)
+        return matrix.plan_of_adopted(target, shared | sizes.get(target.task, sizes[CTR.name]), chosen)
 
     def training_of(spec: ModelSpec, dataset: str) -> dict[str, Any]:
         return settings | overrides.training(spec, dataset)

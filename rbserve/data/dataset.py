@@ -242,7 +242,7 @@ def open_dataset(path: Path) -> Dataset:
     if is_request_set(path):
         raise DataError(
             f"{path.name} has requests for adopted models, and no items to train on",
-            "--dataset takes a prepared data set: rbserve datasets lists them",
+            "--dataset takes a prepared data set; they are listed by rbserve datasets",
         )
     manifest = read_manifest(file, DatasetManifest, SCHEMA, "a data set manifest", f"{again} makes it anew")
     return Dataset(path, manifest)

@@ -153,7 +153,7 @@ def dataset_rows() -> list[dict[str, object]]:
 
 
 def is_source(name: str) -> bool:
-    """Whether rbserve prepares a data set of this name from a source of its own, where the extra for that is there."""
+    """Whether a data set of this name is prepared from a known source, where the extra for that is there."""
     try:
         from rbserve.train.datasets.sources import SOURCES
     except ModuleNotFoundError:

@@ -62,6 +62,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _names(folder: Path) -> list[str]:
+    """What stands in a folder, apart from what Python compiled of a user's module."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
+
+
 def _change(
     folder: Path, name: str, weights: list[list[float]] | None = None, operator: str | None = None
 ) -> None:
@@ -92,11 +97,11 @@ def run(
     monkeypatch.chdir(files)
 
     def check(*words: str) -> tuple[object, str, str]:
-        before = sorted(files.iterdir())
+        before = _names(files)
         code = run_here(monkeypatch, "check", *words)
         assert [*(tmp_path / "temporary").iterdir()] == []
         assert not (tmp_path / "home").exists()
-        assert sorted(path for path in files.iterdir() if path.name != "__pycache__") == before
+        assert _names(files) == before
         return code, *capsys.readouterr()
 
     return check

@@ -296,7 +296,9 @@ def test_all_variants_of_a_run_are_held_against_the_highest_peak_that_any_saw(
         return worker.Report(costs=[cost(variant=job.variant, peak_gflops=seen[job.variant])])
 
     monkeypatch.setattr(harness, "run_job", start)
-    found = harness.Processes(trained, Path("inputs.npz"), list(seen), no_progress).costs(default_plan())
+    found = harness.Processes(trained, Path("inputs.npz"), list(seen), no_progress, labelled=True).costs(
+        default_plan()
+    )
     assert {one.variant: one.peak_gflops for one in found} == {
         "torch-fp32": {"fp32": 200.0},
         "onnx-fp32": {"fp32": 200.0},

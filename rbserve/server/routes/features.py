@@ -64,7 +64,7 @@ def parse_scores(body: bytearray, services: Collection[Service[Any, Any]]) -> Sc
 def _has_features(body: bytearray) -> bool:
     try:
         sent = _form.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     requests = sent if isinstance(sent, list) else [sent]
     return any(request.features is not msgspec.UNSET for request in requests)
