@@ -202,7 +202,7 @@ class CatalogueChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retired: int
 
 
-class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an artefact says of itself. `config_kind` names the config class that `config` belongs to.
 
     `prompts` says by split what a language model's prompts have no room for, `catalogue` what became of the items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def test_a_broken_manifest_is_a_clear_error(tmp_path: Path, content: bytes) -> N
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ArtifactError, match="not an artefact manifest"):
         open_artifact(tmp_path)
+
+
+def test_a_trained_artefact_has_no_field_that_an_earlier_version_refuses(trained: Artifact) -> None:
+    """Versions refuse unknown fields: what only adopted models have is left out of all others."""
+    fields = json.loads((trained.path / "manifest.json").read_text()).keys()
+    assert "adopted" not in fields
+    assert {"schema", "name", "task", "files", "variants"} <= fields
 
 
 def test_a_directory_without_a_manifest_is_no_artefact(tmp_path: Path) -> None:
