@@ -68,7 +68,7 @@ class ServedRequests(msgspec.Struct, frozen=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """A model that a server answers for. `task` is ctr or graded (`Client.score`), or seqrec (`Client.recommend`).
+    """A model that a server answers for. `task` is ctr or rerank (`Client.score`), or seqrec (`Client.recommend`).
 
     An adopted model has `features` (`Client.score_features`) and `requests`.
     """

@@ -21,7 +21,7 @@ from optimum.utils.normalized_config import NormalizedConfigManager
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import UsageError, first_line
 from rbserve.exporters.graph import Axes, trace
 from rbserve.runtimes.reranker import SCORES, VECTORS
 
@@ -121,7 +121,7 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"transformers cannot load {folder}: {reason}") from error
 
 

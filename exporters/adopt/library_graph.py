@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rbserve.core.errors import first_line
 from rbserve.core.requests import SLATE
 from rbserve.core.types import Vectors
 from rbserve.exporters.adopt.library_models import FEATURES, LibraryModel
@@ -35,7 +36,7 @@ def make_graph(model: LibraryModel, path: Path) -> tuple[Graph | None, list[str]
     try:
         converted = model.graph()
     except Exception as error:  # noqa: BLE001  (each converter has its own)
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         return None, [f"no ONNX graph, only the library: the converter does not know this model ({reason})"]
     output = _keep_scores(converted, model.width)
     path.write_bytes(converted.SerializeToString())

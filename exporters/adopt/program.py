@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rbserve.core.adoption import AdoptOptions
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import UsageError, first_line
 from rbserve.core.requests import DTYPES, Dimension, Signature, TensorSpec
 from rbserve.data.request_set import ColumnRecord
 from rbserve.exporters.adopt.converted import Converted
@@ -94,8 +94,7 @@ def _write_graph(program: Any, path: Path, signature: Signature) -> str | None:
         return f"the package {error.name} is not installed (pip install 'rbserve[adopt]')"
     except Exception as error:  # noqa: BLE001  (torch's exporter raises many classes, and says why in its cause)
         path.unlink(missing_ok=True)
-        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        return lines[0].removesuffix(".")
+        return first_line(error.__cause__ or error).removesuffix(".")
     return None
 
 

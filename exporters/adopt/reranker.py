@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbserve.core.adoption import AdoptOptions
-from rbserve.core.errors import AssetError, UsageError
+from rbserve.core.errors import AssetError, UsageError, first_line
 from rbserve.core.requests import TEXT, Signature
 from rbserve.data.request_set import Scope
 from rbserve.exporters.adopt.columns import Columns, fill_inputs
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = "transformers"
 GRAPH = "fp32.onnx"
 WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What is taken of a model on the hub: no weights that are pickled, no code."""
+"""The files that are fetched of a model on the hub: no pickled weights, no code."""
 COLUMN_NAMES: Mapping[str, Sequence[str]] = {
     QUERY: ("query", "question"),
     DOCUMENT: ("document", "passage", "text", "title"),
@@ -121,7 +121,7 @@ def _from_hub(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=[*WANTED_FILES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise AssetError(
             f"{hub_id} is no directory, and cannot be had from the hub: {reason}",
             "give a directory with config.json, *.safetensors and tokenizer.json",

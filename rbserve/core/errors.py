@@ -84,6 +84,11 @@ def _is_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in message for words in _NO_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, in one line; the name of its class where it says nothing."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__).strip()
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """An error for `name`, with the nearest of the `known` names as its hint."""
     names = sorted(known)

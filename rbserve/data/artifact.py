@@ -246,7 +246,7 @@ class Artifact:
 
     @property
     def usual_variants(self) -> list[str]:
-        """What is exported and measured where nobody names variants."""
+        """The variants that are exported and measured where nobody names any."""
         return [name for name in self._possible if find_variant(name).usual]
 
     @property

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rbserve.core.errors import DataError
+from rbserve.core.errors import DataError, first_line
 from rbserve.core.ids import column_text
 from rbserve.core.requests import TEXT
 from rbserve.data.table_files import RequestTable
@@ -96,7 +96,7 @@ def cells_of(column: pa.Array, name: str, source: Path) -> Cells:
     try:
         return Cells(_scalars(column), tuple(lengths))
     except (ValueError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{source}: column {name} {reason}", "leave the column out of the table") from None
 
 

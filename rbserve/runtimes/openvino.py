@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import ArtifactError
+from rbserve.core.errors import ArtifactError, first_line
 from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import DEFAULT_SERVED, Variant
 from rbserve.data.artifact import Artifact
@@ -55,7 +55,7 @@ def open_bf16_session(path: Path, threads: int) -> Session:
     try:
         compiled = openvino.Core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
-        raise ArtifactError(f"openvino cannot load {path}: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"openvino cannot load {path}: {first_line(error)}") from error
     if any(
         output.partial_shape.rank.is_static and not len(output.partial_shape) for output in compiled.outputs
     ):

@@ -19,7 +19,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import UsageError, first_line
 from rbserve.core.requests import Request
 from rbserve.runtimes.adopted import Run
 
@@ -59,7 +59,7 @@ def load_program(path: Path) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:  # noqa: BLE001  (what torch raises for a file of another version has many classes)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UsageError(f"torch {torch.__version__} cannot read {path.name}: {reason}", AGAIN) from None
     finally:
         log.disabled = False

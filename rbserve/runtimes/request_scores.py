@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import RbserveError, UsageError, memory_told
+from rbserve.core.errors import RbserveError, UsageError, first_line, memory_told
 from rbserve.core.requests import Request, Signature
 from rbserve.core.types import Scorer, Scores
 from rbserve.data.request_set import RequestSet
@@ -76,7 +76,7 @@ def failures_told(where: str) -> Iterator[None]:
 
 def reason_of(error: BaseException) -> str:
     """The first line of a library's error, without codes and places in the library's source."""
-    text = next(filter(str.strip, str(error).splitlines()), type(error).__name__).strip()
+    text = first_line(error)
     for place in PLACES:
         text = re.sub(place, "", text)
     return text or type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from rbserve.core.errors import ArtifactError
+from rbserve.core.errors import ArtifactError, first_line
 from rbserve.machine.environment import processor
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -84,7 +84,7 @@ def _load(path: Path, options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
     except Exception as error:
-        raise ArtifactError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
 
 
 def simplify_graph(source: Path, path: Path) -> None:

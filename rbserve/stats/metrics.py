@@ -123,7 +123,7 @@ GRADED_METRICS: dict[str, Metric] = {
     )
     for name, (title, values) in _GRADED.items()
 }
-"""What is measured of candidates with graded labels, by name."""
+"""The metrics of candidates with graded labels, by name."""
 
 METRICS: dict[str, dict[str, Metric]] = {
     CTR.name: CTR_METRICS, SEQREC.name: SEQREC_METRICS, GRADED.name: GRADED_METRICS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from rbserve.core.errors import OutOfMemory, RbserveError, UsageError, memory_told
+from rbserve.core.errors import OutOfMemory, RbserveError, UsageError, first_line, memory_told
 
 HUGE = 2**50
 
@@ -65,3 +65,16 @@ def test_other_failures_stay_what_they_are(other: Exception) -> None:
     with pytest.raises(type(other)) as found, memory_told("training", "less"):
         raise other
     assert found.value is other
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a cause\nat a place"), "a cause"),
+        (ValueError("\n  a cause"), "a cause"),
+        (ValueError(""), "ValueError"),
+        (ValueError("\n"), "ValueError"),
+    ],
+)
+def test_an_error_of_a_library_is_told_in_one_line(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -69,14 +69,14 @@ def identity(
 
 
 def with_opset(version: int) -> onnx.ModelProto:
-    """The same graph, said to be of another opset."""
+    """The graph, declared to be of another opset."""
     model = identity()
     model.opset_import[0].version = version
     return model
 
 
 def with_ir(version: int) -> onnx.ModelProto:
-    """The same graph, said to be in another version of the format."""
+    """The graph, declared to be in another version of the format."""
     model = identity()
     model.ir_version = version
     return model

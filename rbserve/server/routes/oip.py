@@ -111,7 +111,7 @@ class ModelRoutes:
 
     @property
     def _interface(self) -> _Interface:
-        """That of the version which is served now."""
+        """The tensors of the model's version that is served now."""
         service = self._models[self.name]
         if self._known.tensors.service is not service:
             self._known = _Interface(tensors_of(service, self._limits))

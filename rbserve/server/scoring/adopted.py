@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import UsageError
+from rbserve.core.errors import UsageError, first_line
 from rbserve.core.requests import SLATE, TEXT, FeatureSpec, Request, Signature, TensorSpec
 from rbserve.core.tasks import Task
 from rbserve.core.types import Observe, Scorer, Scores, StagedScorer, no_observer
@@ -77,7 +77,7 @@ class AdoptedScoring:
         except Exception as error:
             if type(error).__name__ != INVALID:
                 raise
-            raise UnscorableError(str(error).splitlines()[0].rpartition("Status Message: ")[2]) from None
+            raise UnscorableError(first_line(error).rpartition("Status Message: ")[2]) from None
 
     def _every_output(self, request: Request, observe: Observe) -> Outputs:
         outputs: Sequence[NDArray[Any]]
