@@ -14,6 +14,7 @@ import msgspec
 
 from rbserve.core.errors import UsageError
 from rbserve.core.variants import find_variant
+from rbserve.models.zoo import BEYOND_GROUP
 from rbserve.profilers.compare.answers import TOLERANCE, ServeAnswer
 from rbserve.profilers.compare.figures import columns
 from rbserve.profilers.compare.overall import notes as overall_notes
@@ -159,11 +160,13 @@ def _baselines_text(section: Section, answer: ServeAnswer) -> str:
     return ", ".join(f"{title} {value:.4f}" for title, value in answer.better_baselines.items()) or "none"
 
 
-def _paper_groups(rows: list[PaperTableRow]) -> Iterator[tuple[str, str, list[tuple[int, PaperTableRow]]]]:
-    """The groups of one of the paper's tables: letter, form of the items, rows with their numbers."""
+def _paper_groups(rows: list[PaperTableRow]) -> Iterator[tuple[str, list[tuple[int, PaperTableRow]]]]:
+    """The groups of one of the paper's tables: title, rows with their numbers."""
     for letter, members in groupby(enumerate(rows), key=lambda pair: pair[1].group):
         numbered = list(members)
-        yield letter, numbered[0][1].item_form.replace("_", " "), numbered
+        item_form = numbered[0][1].item_form.replace("_", " ")
+        title = "Beyond the paper" if letter == BEYOND_GROUP else f"Group {letter} · items: {item_form}"
+        yield title, numbered
 
 
 def _title_of_cell(cell: PaperCell) -> str:

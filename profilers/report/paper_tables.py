@@ -1,4 +1,7 @@
-"""The paper's Tables 3 to 5 with our figures beside its own: every row, each cell measured or with why it is not."""
+"""The paper's Tables 3 to 5 with our figures beside its own: every row, each cell measured or with why it is not.
+
+Below the paper's rows of Tables 4 and 5 stand those beyond the paper that a run measured.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from rbserve.core.tasks import TASKS, Task
 from rbserve.core.types import ModelSpec
 from rbserve.core.variants import FP32, REFERENCE
 from rbserve.home.commands import command
-from rbserve.models.zoo import BACKBONES, find_model
+from rbserve.models.zoo import BACKBONES, BEYOND, BEYOND_GROUP, find_model
 from rbserve.profilers.compare.paper import (
     PAPER_COLUMNS,
     TABLES,
@@ -21,11 +24,14 @@ from rbserve.profilers.compare.paper import (
     paper_cautions,
     printed_rows,
 )
+from rbserve.profilers.compare.wording import DASH
 from rbserve.runs.changes import changed, knows_config, options_text
 from rbserve.runs.measurement import Measurement, Result
 from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import Interval
 
+TRAINED_TABLES = {TABLES[number][1]: number for number in ("4", "5")}
+"""The table in which models of a task stand that are fitted to the data set."""
 LATENCY_ONLY = "latency only (random weights); "
 
 
@@ -97,7 +103,10 @@ class PaperCell(msgspec.Struct, frozen=True):
 
 
 class PaperTableRow(msgspec.Struct, frozen=True):
-    """A row of the paper; `speed` is that of the first of its data sets that was timed."""
+    """A row of the zoo; `speed` is that of the first of its data sets that was timed.
+
+    `paper_name` is a dash beyond the paper.
+    """
 
     group: str
     item_form: str
@@ -153,6 +162,15 @@ def why_absent(spec: ModelSpec, dataset: str, measured: Collection[str]) -> Abse
     return Absence("not measured", f"rbserve profile --model {spec.name} --dataset {shlex.quote(dataset)}")
 
 
+def beyond_rows(number: str) -> list[PrintedRow]:
+    """The rows beyond the paper that stand below one of its tables: without a figure of the paper."""
+    return [
+        PrintedRow(number, spec.group, spec.name, DASH, TASKS[spec.task].metric, {}, None)
+        for spec in BEYOND
+        if TRAINED_TABLES[spec.task] == number
+    ]
+
+
 # ---- Rows and cells ----
 
 
@@ -161,6 +179,8 @@ def _table(number: str, runs: Sequence[Measurement]) -> PaperTable:
     printed = [row for row in printed_rows() if row.table == number]
     groups = list(dict.fromkeys(row.group for row in printed))
     printed.sort(key=lambda row: groups.index(row.group))
+    measured = {run.model for run in runs}
+    printed += [row for row in beyond_rows(number) if row.model in measured]
     names = {row.model for row in printed}
     runs = [run for run in runs if run.model in names]
     datasets = [*PAPER_COLUMNS, *sorted({run.dataset for run in runs} - {*PAPER_COLUMNS})]
@@ -287,6 +307,8 @@ def _notes(task: str, rows: Sequence[PaperTableRow]) -> Iterator[str]:
         f"Ours: the newest run of a row on a data set, of {REFERENCE}, else {FP32[1]}, else the first variant that "
         "has an accuracy. Beside it the paper's figure, and ours less that."
     )
+    if beyond := [row.model for row in rows if row.group == BEYOND_GROUP]:
+        yield f"Beyond the paper, which has no figures of them: {', '.join(beyond)}."
     if measured:
         usual = Counter(ours.variant for _, _, ours in measured).most_common(1)[0][0]
         others = [

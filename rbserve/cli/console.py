@@ -26,11 +26,14 @@ def show(table: Table) -> None:
     console.print(table)
 
 
-def models_table(rows: list[dict[str, object]]) -> Table:
-    """The zoo, a row a model."""
+def models_table(rows: list[dict[str, object]], title: str | None = None) -> Table:
+    """Models of the zoo, a row each, below a title."""
     from rich.table import Table
 
-    table = Table("model", "group", "task", "items as", "paper's name", "needs", box=None, pad_edge=False)
+    table = Table(
+        "model", "group", "task", "items as", "paper's name", "needs",
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+    )  # fmt: skip
     for row in rows:
         needs = row["needs"]
         assert isinstance(needs, tuple)
@@ -39,7 +42,7 @@ def models_table(rows: list[dict[str, object]]) -> Table:
             str(row["group"]),
             str(row["task"]),
             str(row["item_form"]),
-            str(row["paper_name"]),
+            str(row["paper_name"] or "–"),
             "; ".join(needs) or "–",
         )
     return table

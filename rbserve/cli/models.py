@@ -30,23 +30,29 @@ def list_models(
 ) -> None:
     """List the models; `show MODEL` lists the options of one.
 
-    These are the rows of the paper's Tables 3 to 5 with what each needs, and below them the students distilled here.
+    These are the rows of the paper's Tables 3 to 5 with what each needs, the students distilled here, and rows beyond
+    the paper, which --model X selects and --model all leaves out.
 
     Example: rbserve models --group A
     """
     if context.invoked_subcommand:
         return
     from rbserve.home.students import student_rows
-    from rbserve.models.zoo import MODELS, select_models
+    from rbserve.models.zoo import BEYOND, BEYOND_GROUP, MODELS, select_models
 
-    specs = select_models(",".join(group)) if group else MODELS
+    specs = select_models(",".join(group)) if group else (*MODELS, *BEYOND)
     rows = [_row(spec) for spec in specs] + student_rows({spec.name: spec for spec in specs})
     if as_json:
         print_json(rows)
         return
     from rbserve.cli.console import models_table, show
 
-    show(models_table(rows))
+    of_paper = [row for row in rows if row["group"] != BEYOND_GROUP]
+    beyond = [row for row in rows if row["group"] == BEYOND_GROUP]
+    if of_paper:
+        show(models_table(of_paper))
+    if beyond:
+        show(models_table(beyond, "\nBeyond the paper:"))
 
 
 @models.command("show")
@@ -86,13 +92,15 @@ def options_table(title: str, rows: list[dict[str, Any]]) -> Table:
     for column in ("option", "default", "takes", "meaning"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(row["name"], *map(escape, (default_text(row["default"]), row["takes"], row["meaning"])))
+        default = default_text(row["default"]) or row["note"]
+        table.add_row(row["name"], *map(escape, (default, row["takes"], row["meaning"])))
     return table
 
 
 def _titles(spec: ModelSpec) -> tuple[str, str]:
+    origin = spec.paper_name or "beyond the paper"
     return (
-        f"{spec.name} ({spec.paper_name}): config, rbserve train --model {spec.name} --set KEY=VALUE",
+        f"{spec.name} ({origin}): config, rbserve train --model {spec.name} --set KEY=VALUE",
         f"\n{spec.name}: training, the options of rbserve train",
     )
 
@@ -104,6 +112,7 @@ def _options(record: type[Any], own: Mapping[str, Any]) -> Iterator[dict[str, An
         yield {
             "name": name,
             "default": default,
+            "note": field.note,
             "takes": field.takes,
             "limits": field.limits,
             "meaning": field.description,

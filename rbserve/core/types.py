@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 from rbserve.core.requests import Request
 from rbserve.core.tasks import TaskName
 
-Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
+Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "X"]
+"""The paper's groups of models; X are those beyond the paper."""
 ItemForm = Literal["id", "text", "embedding", "semantic_id"]
 
 Items: TypeAlias = "NDArray[np.int32]"
@@ -45,8 +46,9 @@ def no_observer(stage: str) -> None:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One row of the zoo: a recommender of the paper's Tables 3, 4 or 5.
+    """One row of the zoo: a recommender of the paper's Tables 3, 4 or 5, or one beyond the paper (group X).
 
+    `paper_name` is what the paper calls it, None beyond the paper.
     `config` is the frozen config dataclass its model is built from; `needs` names what else the row takes (a
     backbone, an API), empty for a self-contained row. `training` are the values of `Settings` that differ
     from its defaults. `weights_of` names the row whose trained weights this one decodes in another way. `random`: its
@@ -57,7 +59,7 @@ class ModelSpec:
     group: Group
     task: TaskName
     item_form: ItemForm
-    paper_name: str
+    paper_name: str | None
     recipe: str
     config: Any
     backbone: str | None = None

@@ -32,7 +32,7 @@ def student_rows(rows: Mapping[str, ModelSpec]) -> list[dict[str, object]]:
             "group": spec.group,
             "task": spec.task,
             "item_form": spec.item_form,
-            "paper_name": f"{spec.paper_name}, distilled",
+            "paper_name": f"{spec.paper_name or spec.name}, distilled",
             "recipe": spec.recipe,
             "backbone": spec.backbone,
             "runnable": True,

@@ -17,6 +17,10 @@ from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.options import Amount, Count, Name, Natural, Options, Positive, Rate, Widths, from_mapping
 from rbserve.models.rqvae_config import Pooling
 
+Factor = Annotated[float, Meta(gt=0.0, le=1.0)]
+CHOSEN = {"note": "chosen on validation"}
+"""Note of an option whose value is chosen when the model is made, unless it is set."""
+
 
 @dataclass(frozen=True)
 class ModelConfig(Options):
@@ -221,6 +225,43 @@ class SasRecConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
+class ItemKnnConfig(ModelConfig):
+    """Directed item neighbours with decay and freshness: counted instead of trained; beyond the paper.
+
+    An item i of the history adds recency^(items behind it) * weight(i, j) to the score of its neighbour j. weight(i, j)
+    sums decay^(distance - 1) over the training sequences in which j follows i, divided by the square root of i's
+    occurrences, times ((j's as a target + 0.5) / (j's occurrences + 3))^freshness. Options without a value are chosen
+    on validation.
+    """
+
+    decay: Annotated[
+        Factor | None,
+        Meta(description="Factor of a pair's weight for each item between the two.", extra=CHOSEN),
+    ] = None
+    recency: Annotated[
+        Factor | None,
+        Meta(description="Factor of an item's weight for each item behind it in the history.", extra=CHOSEN),
+    ] = None
+    freshness: Annotated[
+        Amount | None,
+        Meta(
+            description="Exponent of a candidate's share of occurrences as a target; 0: none.", extra=CHOSEN
+        ),
+    ] = None
+    text: Annotated[
+        Amount, Meta(description="Weight of the similarity of texts, added to that of a pair; 0: none.")
+    ] = 0.0
+    encoder: Annotated[
+        Name, Meta(description="Language model that compares texts, with text: a name of rbserve backbones.")
+    ] = "minilm-l6"
+    neighbours: Annotated[Count, Meta(description="Heaviest neighbours that are kept for an item.")] = 100
+    max_history: Annotated[
+        Count,
+        Meta(description="Last items of the history that are read; with its target a sequence has one more."),
+    ] = 19
+
+
+@dataclass(frozen=True)
 class CodedItems(ModelConfig):
     """An item is its semantic identifier, a path of codes."""
 
@@ -390,6 +431,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "autoint-emb": AutoIntEmbConfig,
     "gdcn-emb": GdcnEmbConfig,
     "sasrec": SasRecConfig,
+    "itemknn": ItemKnnConfig,
     "sid-sasrec": SidSasRecConfig,
     "zeroshot": ZeroShotConfig,
     "endpoint": EndpointConfig,

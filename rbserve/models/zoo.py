@@ -1,5 +1,5 @@
-"""MODELS: every row of the paper's Tables 3 to 5, and the one of section 3.2. BACKBONES: its language models,
-and small ones to work with.
+"""MODELS: every row of the paper's Tables 3 to 5, and the one of section 3.2. BEYOND: rows that the paper lacks.
+BACKBONES: the paper's language models, and small ones to work with.
 
 A row's name is what `--model` takes. Nothing here imports torch.
 """
@@ -33,6 +33,7 @@ from rbserve.models.configs import (
     GdcnConfig,
     GdcnEmbConfig,
     GdcnTextConfig,
+    ItemKnnConfig,
     LanguageConfig,
     MaskNetConfig,
     ModelConfig,
@@ -174,6 +175,25 @@ def _row(
         needs=needs,
         training=training or {},
         weights_of=weights_of,
+    )
+
+
+BEYOND_GROUP: Group = "X"
+"""The group of the rows that the paper lacks, and of models that were made elsewhere."""
+
+
+def _beyond(
+    name: str,
+    task: TaskName,
+    item_form: ItemForm,
+    *,
+    config: ModelConfig,
+    needs: tuple[str, ...] = (),
+    training: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """A row that the paper lacks; its recipe is its name."""
+    return ModelSpec(
+        name, BEYOND_GROUP, task, item_form, None, name, config, needs=needs, training=training or {}
     )
 
 
@@ -321,6 +341,9 @@ MODELS: tuple[ModelSpec, ...] = (
 )
 
 
+BEYOND: tuple[ModelSpec, ...] = (_beyond("itemknn", SEQREC.name, "id", config=ItemKnnConfig()),)
+"""The rows that the paper lacks, group X: found by name or as `X`, and no part of `all`, which is the paper."""
+
 # The recipes with language models that the paper does not have: no rows of its tables.
 _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
     _language(recipe, backbone.name, f"{recipe} {backbone.name}")
@@ -330,11 +353,14 @@ _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
 )
 
 
+_EVERY = (*MODELS, *BEYOND, *_OTHER_BACKBONES)
+
+
 def with_backbone(recipe: str, backbone: str) -> ModelSpec:
     """A recipe with any backbone: a name of BACKBONES, a hub id or a directory. UsageError for an unknown recipe."""
     if recipe not in _RECIPES:
         raise unknown_name("recipe", recipe, _RECIPES)
-    for spec in (*MODELS, *_OTHER_BACKBONES):
+    for spec in _EVERY:
         if (spec.recipe, spec.backbone) == (recipe, backbone):
             return spec
     used = _RECIPES[recipe]
@@ -348,21 +374,22 @@ def with_backbone(recipe: str, backbone: str) -> ModelSpec:
 
 def find_model(name: str) -> ModelSpec:
     """The row called `name`. Raises UsageError, with the nearest name as its hint."""
-    for spec in (*MODELS, *_OTHER_BACKBONES):
+    for spec in _EVERY:
         if spec.name == name:
             return spec
-    raise unknown_name("model", name, (spec.name for spec in (*MODELS, *_OTHER_BACKBONES)))
+    raise unknown_name("model", name, (spec.name for spec in _EVERY))
 
 
 def models(group: Group | None = None) -> tuple[ModelSpec, ...]:
-    """Every row, or those of one group, in table order."""
-    return tuple(spec for spec in MODELS if group in (None, spec.group))
+    """Every row of the paper, or those of one group, in table order."""
+    return tuple(spec for spec in (*MODELS, *BEYOND) if spec.group == group) if group else MODELS
 
 
 def select_models(text: str) -> list[ModelSpec]:
     """The rows named by "all", "A", "A,C", "A-H" or "dnn,gdcn,B": in table order, each once.
 
-    A recipe with a backbone that the paper does not have is named on its own; it belongs to no group.
+    "X" selects the rows beyond the paper, which "all" leaves out. A recipe with a backbone that the paper does not have
+    is named on its own; it belongs to no group.
 
     Raises UsageError for a part that is no group, range of groups or model, and for an empty selection.
     """
@@ -370,30 +397,30 @@ def select_models(text: str) -> list[ModelSpec]:
     if not parts:
         raise UsageError("no model is selected", 'name models or groups: "all", "A,C", "A-H" or "dnn,gdcn"')
     chosen = {name for part in parts for name in _names(part)}
-    return [spec for spec in (*MODELS, *_OTHER_BACKBONES) if spec.name in chosen]
+    return [spec for spec in _EVERY if spec.name in chosen]
 
 
 def is_group(part: str) -> bool:
-    """Whether a part of a selection stands for groups: "all", "A" or "A-H"."""
+    """Whether a part of a selection stands for groups: "all", "A", "A-H" or "X"."""
     return bool(_groups(part))
 
 
 def _names(part: str) -> list[str]:
     """The names of the rows one part of a selection stands for."""
     groups = _groups(part)
-    every = (*MODELS, *_OTHER_BACKBONES)
-    named = [spec.name for spec in MODELS if spec.group in groups]
-    named += [spec.name for spec in every if spec.name == part]
+    named = [spec.name for spec in (*MODELS, *BEYOND) if spec.group in groups]
+    named += [spec.name for spec in _EVERY if spec.name == part]
     if not named:
-        raise unknown_name("model or group", part, ["all", *_GROUPS, *(spec.name for spec in every)])
+        known = ["all", *_GROUPS, BEYOND_GROUP, *(spec.name for spec in _EVERY)]
+        raise unknown_name("model or group", part, known)
     return named
 
 
 def _groups(part: str) -> str:
-    """The letters of the groups that "all", "A" or "A-C" stands for; none for any other text."""
+    """The letters of the groups that "all", "A", "A-C" or "X" stands for; none for any other text."""
     letters = "".join(_GROUPS)
-    if part == "all":
-        return letters
+    if part in ("all", BEYOND_GROUP):
+        return letters if part == "all" else BEYOND_GROUP
     first, dash, last = part.partition("-")
     last = last if dash else first
     if first not in _GROUPS or last not in _GROUPS:

@@ -43,7 +43,14 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_config_survives_json(kind: str) -> None:
-    options = {"dim": 8, "dropout": "0.25", "max_tokens": 99, "lora_dropout": "0.25", "top_logprobs": "0"}
+    options = {
+        "decay": "0.25",
+        "dim": 8,
+        "dropout": "0.25",
+        "max_tokens": 99,
+        "lora_dropout": "0.25",
+        "top_logprobs": "0",
+    }
     config = CONFIGS[kind]()
     config = with_options(config, {name: value for name, value in options.items() if hasattr(config, name)})
     assert config != CONFIGS[kind]()

@@ -1,4 +1,4 @@
-"""The zoo is the paper's Tables 3 to 5, row for row, and its names select what they say."""
+"""The zoo is the paper's Tables 3 to 5, row for row, and rows beyond it; its names select what they say."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rbserve.models.configs import CONFIGS
 from rbserve.models.drivers import ARCHITECTURES
 from rbserve.models.zoo import (
     BACKBONES,
+    BEYOND,
     MODELS,
     find_model,
     models,
@@ -85,6 +86,20 @@ def test_constrained_decoding_has_a_recipe_of_its_own() -> None:
     assert len(constrained) == 5
 
 
+def test_rows_beyond_the_paper_are_named_like_their_config_and_stand_outside_its_groups() -> None:
+    assert {spec.group for spec in BEYOND} == {"X"}
+    assert all(spec.paper_name is None and spec.name == spec.recipe for spec in BEYOND)
+    assert not {spec.name for spec in BEYOND} & {spec.name for spec in MODELS}
+    assert models("X") == BEYOND
+
+
+def test_rows_beyond_the_paper_are_selected_by_name_or_as_x_and_are_no_part_of_all() -> None:
+    assert select_models("X") == list(BEYOND)
+    assert names("itemknn") == ["itemknn"]
+    assert names("itemknn,gdcn") == ["gdcn", "itemknn"], "behind the rows of the paper"
+    assert not {"itemknn"} & {*names("all"), *names("A-J")}
+
+
 def test_models_lists_one_group_or_all() -> None:
     assert models() == MODELS
     assert [spec.name for spec in models("G")] == ["sasrec-3l", "sasrec-6l", "sasrec-12l", "sasrec-24l"]
@@ -109,7 +124,7 @@ def test_a_selection_takes_groups_ranges_and_names_in_table_order() -> None:
     assert [names(spec.name) for spec in MODELS] == [[spec.name] for spec in MODELS]
 
 
-@pytest.mark.parametrize("text", ["K", "A-K", "H-A", "A-", "-A", "a-text"])
+@pytest.mark.parametrize("text", ["K", "A-K", "A-X", "H-A", "A-", "-A", "a-text"])
 def test_a_selection_of_nothing_known_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"^unknown model or group: {text}$"):
         select_models(text)

@@ -89,6 +89,22 @@ def test_a_model_the_paper_does_not_have_is_left_out() -> None:
     assert [table.datasets for table in tables] == [[*PAPER_COLUMNS], [*PAPER_COLUMNS]]
 
 
+def test_a_row_beyond_the_paper_stands_below_its_table_where_it_was_measured(tmp_path: Path) -> None:
+    (without,) = paper_tables([ranking("sasrec-3l", 0.05)])
+    assert "itemknn" not in {row.model for row in without.rows}
+    beyond = ranking("itemknn", 0.06, group="X", dataset="microlens")
+    runs = [ranking("sasrec-3l", 0.05, dataset="microlens"), beyond]
+    (table,) = paper_tables(runs)
+    assert [row.model for row in table.rows] == [*(row.model for row in without.rows), "itemknn"]
+    cell = cell_of([table], "itemknn", "microlens")
+    assert cell.ours
+    assert (cell.ours.accuracy, cell.paper, cell.difference) == (0.06, None, None)
+    assert "Beyond the paper, which has no figures of them: itemknn." in table.notes
+    report = render(runs, tmp_path / "beyond")
+    assert "| itemknn | X | – | " in (report / "table.md").read_text()
+    assert "<span>Beyond the paper</span>" in (report / "report.html").read_text()
+
+
 # ---- What fills a cell ----
 
 
