@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -67,4 +68,5 @@ def test_a_model_of_every_library_is_adopted_and_measured(section: str, tmp_path
     assert "onnx-fp32" in {result["variant"] for result in run["results"]}
     assert all(0 < result["accuracy"]["auc"] <= 1 for result in run["results"])
     if section == "LightGBM":
+        assert run["environment"]["libraries"]["lightgbm"] == version("lightgbm")
         rbserve(*commands("What is measured")[0], home=tmp_path)

@@ -87,6 +87,7 @@ class ObjectiveCheck(msgspec.Struct, frozen=True):
 class Candidate(msgspec.Struct, frozen=True):
     """A variant of a model. `refused` is the reason why it is not recommended, null if it is allowed.
 
+    `accuracy` is null where none was measured, such as on requests without labels; `unjudged` says why.
     `serve` is the command that serves it, null if the artefact is not where the run file says; `absent` says why, and
     which command makes it anew. `inconclusive` has the reasons why its latency is not settled, `warnings` the doubts
     about its accuracy. `probability` is that of meeting all objectives, null where a single process was timed.
@@ -105,6 +106,7 @@ class Candidate(msgspec.Struct, frozen=True):
     absent: str | None = None
     inconclusive: list[str] = []
     warnings: list[str] = []
+    unjudged: str | None = None
 
     @property
     def label(self) -> str:
@@ -186,6 +188,8 @@ def recommend(
     confidence: float = 0.95,
 ) -> Recommendation:
     """The most accurate variant that meets every objective with a probability of at least `confidence`.
+
+    Where the runs' requests have no labels, the fastest of those variants.
 
     An argument may be None where all runs agree in it. Where the runs may not be compared with each other, the newest
     of this machine are taken, else the newest. Raises UsageError for an argument that has to be given, DataError where
@@ -388,6 +392,7 @@ def _candidate(
         absent=_absence(run),
         inconclusive=result.inconclusive,
         warnings=result.warnings,
+        unjudged=run.unjudged,
     )
 
 
@@ -457,7 +462,7 @@ def _refusal(
             )
     if run.random:
         return "its weights are random: latency only"
-    if accuracy is None:
+    if accuracy is None and not run.unjudged:
         return f"no {metric_title(metric, run.task)} was measured"
     if apart:
         return f"{apart}: its accuracy cannot be compared"
@@ -597,6 +602,8 @@ def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, f
             f"{name}, a baseline that knows no user, has {metric_title(metric, task)} {value:.4f}, better than the "
             f"pick's {pick.accuracy:.4f}."
         )
+    if pick.unjudged:
+        yield f"Accuracy was not measured: {pick.unjudged}. The pick is the fastest variant that meets the limits."
     yield from (f"INCONCLUSIVE, the pick's latency: {reason}." for reason in pick.inconclusive)
     yield from (f"The pick: {warning}." for warning in pick.warnings)
 

@@ -6,7 +6,7 @@ such as a Python function and an ONNX graph, what each came as.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,18 @@ from rbserve.runs.samples import Samples
 Data = Dataset | RequestSet
 
 
+class Prepared(NamedTuple):
+    """How a pair is measured. `inputs` has the file of each fingerprint that artefacts are asked with.
+
+    `advisory` says why the result is only that, if it is: the sides were judged on other rows, or elsewhere.
+    """
+
+    plan: Plan
+    rows: Predictions
+    inputs: Mapping[str, Path]
+    advisory: str | None
+
+
 class VariantPair(NamedTuple):
     """What base and head are run as: the same variant, or what each came as."""
 
@@ -58,7 +70,10 @@ def contenders_of(
     scope: Scope,
     inputs: Path,
 ) -> tuple[list[Contender], list[Line]]:
-    """A pair's variants, and a line for each that cannot be compared."""
+    """A pair's variants, and a line for each that cannot be compared.
+
+    What the artefacts are asked with is written to the folder `inputs`, which is made.
+    """
     base, head = pair.base, pair.head
     if base is None or head is None:
         return [], [Line(pair.model, "all", Verdict.MISSING, reason=pair.reason)]
@@ -71,29 +86,22 @@ def contenders_of(
         return [], [Line(pair.model, "all", Verdict.NOT_COMPARABLE, reason=differing)]
     variants, lines = _variants(pair.model, base, head, scope)
     try:
-        plan, rows, advisory = _prepare(base, head, data_of, config, scope, inputs, variants)
+        prepared = _prepare(base, head, data_of, config, scope, inputs, variants)
     except UsageError:
         raise
     except RbserveError as error:
         return [], [Line(pair.model, "all", Verdict.MISSING, reason=error.message)]
-    contenders = [_contender(pair, variant, plan, rows, advisory, scope, inputs) for variant in variants]
+    contenders = [_contender(pair, variant, prepared, scope) for variant in variants]
     return contenders, lines
 
 
-def _contender(
-    pair: Pair,
-    variants: VariantPair,
-    plan: Plan,
-    rows: Predictions,
-    advisory: str | None,
-    scope: Scope,
-    inputs: Path,
-) -> Contender:
+def _contender(pair: Pair, variants: VariantPair, prepared: Prepared, scope: Scope) -> Contender:
     """One variant of a pair that can be compared."""
     assert pair.base is not None
     assert pair.head is not None
-    base = _side(pair.base, variants.base, pair.base_worker)
-    head = _side(pair.head, variants.head, pair.head_worker)
+    plan, rows = prepared.plan, prepared.rows
+    base = _side(pair.base, variants.base, pair.base_worker, prepared.inputs)
+    head = _side(pair.head, variants.head, pair.head_worker, prepared.inputs)
     unlabelled = "accuracy is not compared: the requests have no labels" if not _is_labelled(rows) else None
     keys = _keys(pair.model, variants.name, plan, scope, pair.base)
     keys = [key for key in keys if not (unlabelled and key.metric in ACCURACIES)]
@@ -102,7 +110,7 @@ def _contender(
             key for key in keys if key.metric != "file_size"
         ]  # the code of a Python function is no file of it
     return Contender(
-        pair.model, _task(pair.base), variants.name, plan, inputs, rows, base, head, keys, advisory,
+        pair.model, _task(pair.base), variants.name, plan, rows, base, head, keys, prepared.advisory,
         unlabelled if "accuracy" in scope.metrics else None,
     )  # fmt: skip
 
@@ -118,18 +126,16 @@ def _difference(base: Artifact | Measurement, head: Artifact | Measurement) -> s
         ("task", _task(base), _task(head)),
         ("data set", _fingerprint(base)[:12], _fingerprint(head)[:12]),
     ]
-    if isinstance(base, Artifact) and isinstance(head, Artifact):
-        subjects.append(("requests", _requests(base), _requests(head)))
     for subject, before, after in subjects:
         if before != after:
             return f"base and head differ in their {subject}: {before} and {after}"
     return None
 
 
-def _requests(artifact: Artifact) -> str:
-    """What an artefact is asked with: requests by their fingerprint, or users and items of its data set."""
+def _asked_with(artifact: Artifact) -> str:
+    """The fingerprint of an adopted model's requests; of other models that of their data set."""
     adopted = artifact.manifest.adopted
-    return adopted.requests.fingerprint[:12] if adopted else "users and items of the data set"
+    return adopted.requests.fingerprint if adopted else artifact.manifest.dataset.fingerprint
 
 
 def _task(side: Artifact | Measurement) -> str:
@@ -192,35 +198,36 @@ def _prepare(
     scope: Scope,
     inputs: Path,
     variants: Sequence[VariantPair],
-) -> tuple[Plan, Predictions, str | None]:
-    """The plan, the test rows, and why the result is advisory, if it is. Writes the requests to `inputs`."""
+) -> Prepared:
+    """The plan and the test rows of a pair. Writes what its artefacts are asked with to files of the folder `inputs`.
+
+    Two models of one data set may be asked with other columns; they are judged on the same users and labels.
+    """
     plan = _plan(base, config, scope)
     stored = [side for side in (base, head) if isinstance(side, Measurement)]
     sides = ((base, [pair.base for pair in variants]), (head, [pair.head for pair in variants]))
     artifacts = [(side, names) for side, names in sides if isinstance(side, Artifact)]
     keys = [side.comparability_key for side in stored]
     rows = [side.predictions for side in stored]
-    if artifacts:
-        first_artifact, _ = artifacts[0]
-        data = data_of(first_artifact)
-        for artifact, names in artifacts:
-            check_plan(artifact, data, plan, names)
-        test = open_test_rows(first_artifact, data, plan)
-        test.write(inputs, plan)
+    device = device_of(name for _, names in artifacts for name in names)
+    files: dict[str, Path] = {}
+    inputs.mkdir()
+    for artifact, names in artifacts:
+        data, fingerprint = data_of(artifact), _asked_with(artifact)
+        check_plan(artifact, data, plan, names)
+        if fingerprint in files:
+            continue
+        test = open_test_rows(artifact, data, plan)
+        files[fingerprint] = inputs / f"{len(files)}.npz"
+        test.write(files[fingerprint], plan)
         rows.append(test.unanswered)
-        devices = device_of(name for _, names in artifacts for name in names)
-        keys.append(comparability_key(environment(devices), plan.threads, test.fingerprint))
+        keys.append(comparability_key(environment(device), plan.threads, test.fingerprint))
     first = rows[0]
-    if any(
-        (other.users, other.labels, other.targets) != (first.users, first.labels, first.targets)
-        for other in rows
-    ):
-        return plan, msgspec.structs.replace(first, users=[]), "base and head were judged on other test rows"
-    return (
-        plan,
-        first,
-        "the baseline is of another machine, thread count or library" if len({*keys}) > 1 else None,
-    )
+    if any(other.rows_key != first.rows_key for other in rows[1:]):
+        unjudged = msgspec.structs.replace(first, users=[])
+        return Prepared(plan, unjudged, files, "base and head were judged on other test rows")
+    elsewhere = "the baseline is of another machine, thread count or library" if len({*keys}) > 1 else None
+    return Prepared(plan, first, files, elsewhere)
 
 
 def _plan(base: Artifact | Measurement, config: GateConfig, scope: Scope) -> Plan:
@@ -242,9 +249,11 @@ def _plan(base: Artifact | Measurement, config: GateConfig, scope: Scope) -> Pla
     )
 
 
-def _side(side: Artifact | Measurement, variant: str, worker: Sequence[str]) -> Side:
+def _side(
+    side: Artifact | Measurement, variant: str, worker: Sequence[str], inputs: Mapping[str, Path]
+) -> Side:
     if isinstance(side, Artifact):
-        return Side(file_bytes(side, variant), [], variant, side, worker)
+        return Side(file_bytes(side, variant), [], variant, side, worker, inputs[_asked_with(side)])
     by_process: dict[int, list[Samples]] = {}
     for sample in side.samples:
         if sample.variant == variant:

@@ -64,7 +64,7 @@ def check(
         lines: list[Line] = []
         contenders: list[Contender] = []
         for number, pair in enumerate(pairs):
-            comparable, missing = contenders_of(pair, data_of, config, scope, Path(folder) / f"{number}.npz")
+            comparable, missing = contenders_of(pair, data_of, config, scope, Path(folder) / str(number))
             contenders += comparable
             lines += missing
         gate = _Gate(contenders, config, scope, begin + config.budget, progress, clock)

@@ -69,13 +69,17 @@ class Key(NamedTuple):
 
 @dataclass
 class Side:
-    """One side: `worker` starts a process that measures `artifact`; without an artefact, the reports are final."""
+    """One side: `worker` starts a process that measures `artifact` on the rows and requests in the file `inputs`.
+
+    Without an artefact, the reports are final.
+    """
 
     file_bytes: int
     reports: list[Report]
     variant: str
     artifact: Artifact | None = None
     worker: Sequence[str] = WORKER
+    inputs: Path | None = None
 
     def runs(self, key: Key) -> list[list[int]]:
         """The timed runs of each process, nanoseconds."""
@@ -111,7 +115,6 @@ class Contender:
     task: str
     variant: str
     plan: Plan
-    inputs: Path
     rows: Predictions
     base: Side
     head: Side
@@ -148,7 +151,7 @@ def job_of(contender: Contender, side: Side, slates: Sequence[int], process: int
     return Job(
         artifact=str(side.artifact.path),
         variant=side.variant,
-        inputs=str(contender.inputs),
+        inputs=str(side.inputs),
         slates=[*slates],
         threads=plan.threads,
         runs=plan.runs,

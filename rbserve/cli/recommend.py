@@ -54,6 +54,8 @@ def recommend(
 ) -> None:
     """Name the most accurate variant that meets a latency objective, and why the others do not.
 
+    Where the requests have no labels, it is the fastest variant that meets it.
+
     Example: rbserve recommend --slo "p99<20ms" --slate 100 --dataset ml-100k
     """
     from rbserve.pipeline.home import Home
@@ -157,6 +159,8 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
 
 
 def _accuracy(candidate: Candidate, title: str) -> str:
+    if candidate.accuracy is None:
+        return f"accuracy was not measured, {candidate.unjudged}"
     interval = (
         f" [{candidate.accuracy_ci95[0]:.4f}, {candidate.accuracy_ci95[1]:.4f}]"
         if candidate.accuracy_ci95

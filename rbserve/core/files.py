@@ -105,10 +105,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Makes a folder, and RbserveError where no file can be made in it: to be known before long work, not after it."""
+    """RbserveError where no file can be made in a folder: to be known before long work, not after it.
+
+    Leaves nothing: a folder that is not there yet is made by what writes to it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with scratch(folder, "writable"):
             pass
     except OSError as error:
         error.filename = error.filename or str(folder)

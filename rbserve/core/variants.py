@@ -100,6 +100,7 @@ VARIANTS = (
     ),
     Variant(
         "native", "native", "fp32", WEIGHTS, ("library",), tolerance=1e-3, usual=True, automatic=True,
+        libraries=("lightgbm", "xgboost", "xgboost-cpu", "catboost", "scikit-learn", "skops"),
         colour="#a6761d", dark_colour="#e6b860", marker="X",
     ),
     Variant(

@@ -285,6 +285,8 @@ class Home:
     ) -> Recommendation:
         """The most accurate variant that meets latency limits such as "p50<2ms,p99<20ms", by the run files.
 
+        Where the requests have no labels, the fastest variant that meets them.
+
         `pick` is None where no variant meets them with a probability of at least `confidence`. UsageError where the
         runs leave a choice of data set, slate, scope or threads that no argument settles.
         """

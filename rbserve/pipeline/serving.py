@@ -41,6 +41,7 @@ def open_for_serving(target: Target, variant: str, make: bool = False, trust: bo
     if make:
         target.check_variants([variant])
     artifact = to_serve(target, make)
+    require_own_code(artifact, variant)
     require_trust(artifact, variant, trust)
     if variant in artifact.can_open:
         return artifact
@@ -48,6 +49,16 @@ def open_for_serving(target: Target, variant: str, make: bool = False, trust: bo
         raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)
     data_of(artifact, f"{variant} of {artifact.name} is not exported yet; exporting it", make)
     return ensure_exported(artifact, [variant])
+
+
+def require_own_code(artifact: Artifact, variant: str) -> None:
+    """UsageError for another variant of a model that is the user's own Python code and nothing else."""
+    own = [name for name in artifact.can_have if find_variant(name).runs_own_code]
+    if own == artifact.can_have and variant not in own:
+        raise UsageError(
+            f"{artifact.name} is a Python function and has no variant {variant}",
+            f"--variant {own[0]} --trust serves it, if that code is yours",
+        )
 
 
 def require_trust(artifact: Artifact, variant: str, trust: bool) -> None:

@@ -51,6 +51,7 @@ class AnswerStore:
     def prepare(self) -> None:
         """Makes the database, to be called before anything is paid for; RbserveError where it cannot be written."""
         require_writable(self._folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
         if self._database is None:
             self._open()
 

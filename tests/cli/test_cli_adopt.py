@@ -201,3 +201,42 @@ def test_on_the_test_rows_of_a_data_set_it_shares_the_front_with_the_models_trai
     refused = rbserve(*words, "--name", "fewer", home=tmp_path, check=2)
     assert "fewer.parquet has 1,993 rows, but planted has 1,994 test rows" in refused.stderr
     assert not (tmp_path / "artifacts/planted/fewer").exists()
+
+
+def test_without_labels_the_fastest_variant_is_recommended_and_no_accuracy_told(tmp_path: Path) -> None:
+    write_graph(tmp_path / "logistic.onnx")
+    table = write_clicks(tmp_path).drop_columns(["click", "user"])
+    pq.write_table(table, tmp_path / "views.parquet")
+    words = ["--requests", "views.parquet", "--group", "query", "--map", "features=likes,age"]
+    rbserve("adopt", "logistic.onnx", *words, home=tmp_path)
+    variants = ["--variants", "onnx-fp32,onnx-fp16"]
+    rbserve("profile", "--model", "logistic", *variants, *SHORT, home=tmp_path)
+    slo = ["recommend", "--slo", "mean<10s", "--slate", "8"]
+    pick, *others = json.loads(rbserve(*slo, "--json", home=tmp_path).stdout)["meets"]
+    assert pick["accuracy"] is None
+    assert pick["p50_ms"] <= others[0]["p50_ms"]
+    done = rbserve(*slo, home=tmp_path)
+    assert (
+        f"serve logistic {pick['variant']}: accuracy was not measured, the requests have no labels;"
+        in done.stdout
+    )
+    assert "Accuracy was not measured: the requests have no labels" in done.stderr
+
+
+def test_a_python_function_that_fails_leaves_no_folder_and_serving_it_names_what_is_lacking(
+    tmp_path: Path,
+) -> None:
+    write_clicks(tmp_path)
+    (tmp_path / "shop.py").write_text("def make():\n    return lambda request: request['features'][:, 0]\n")
+    rbserve(
+        "adopt", "shop:make", "--requests", "clicks.parquet", "--map", "features=likes,age", home=tmp_path
+    )
+    served = rbserve("serve", "--model", "make", home=tmp_path, check=2)
+    assert served.stderr.splitlines() == [
+        "error: make is a Python function and has no variant onnx-fp32",
+        "hint: --variant python --trust serves it, if that code is yours",
+    ]
+    (tmp_path / "shop.py").write_text("def make():\n    raise OSError('the shop is closed')\n")
+    failed = rbserve("profile", "--model", "make", *SHORT, home=tmp_path, check=1)
+    assert "the shop is closed" in failed.stderr
+    assert not (tmp_path / "runs").exists()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from adopted import adopted_graph, expected_scores, small_requests, write_requests
+from adopted import adopted_graph, expected_scores, requests_of_test_rows, small_requests, write_requests
 from sklearn.metrics import ndcg_score
 from test_gate_run import CONFIG, Machine
 
 from rbserve.core.tasks import GRADED
 from rbserve.data.artifact import Adopted, Artifact, write_manifest
+from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
 from rbserve.profilers.gate import rounds
 from rbserve.profilers.gate.config import GateConfig
@@ -161,15 +163,23 @@ def test_models_of_other_requests_are_not_comparable(
     assert "base and head differ in their data set" in str(judged.lines[0].reason)
 
 
-def test_an_adopted_model_and_a_zoo_row_of_one_data_set_take_other_inputs(
-    machine: Machine, graph: Artifact, requests: RequestSet
+def test_an_adopted_model_and_a_zoo_row_of_one_data_set_are_judged_on_the_same_rows(
+    trained: Artifact, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    zoo_row = Artifact(graph.path, msgspec.structs.replace(graph.manifest, adopted=None))
-    judged = suite(zoo_row, graph, requests, LATENCY)
-    assert judged.verdict is Verdict.NOT_COMPARABLE
-    assert "base and head differ in their requests: users and items of the data set" in str(
-        judged.lines[0].reason
-    )
+    """Real workers: each side is asked with what it reads, history and items, or columns of the table."""
+    monkeypatch.setenv("RBSERVE_HOME", str(tmp_path))
+    requests = requests_of_test_rows(tmp_path / "data" / "rows", planted)
+    adopted = adopted_graph(tmp_path / "model", requests)
+    shutil.copytree(planted.path, tmp_path / "data" / planted.name)
+    rows: dict[bool, RequestSet | Dataset] = {True: requests, False: planted}
+    pair = Pair("rankers", trained, adopted)
+    judged = check([pair], lambda side: rows[side.is_adopted], GateConfig(), ACCURACY).suite
+    (line,) = [line for line in judged.lines if line.variant == "onnx-fp32"]
+    test = planted.ctr("test")
+    expected = expected_scores(requests.column("likes").values, requests.column("age").values)
+    assert line.verdict is not Verdict.NOT_COMPARABLE
+    assert line.head == pytest.approx(auc(test.labels, expected))
+    assert line.base != pytest.approx(line.head)
 
 
 def test_models_with_no_variant_in_common_are_compared_as_they_came(

@@ -16,7 +16,7 @@ from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
 from rbserve.profilers.choose.recommend import Recommendation, parse_objectives
 from rbserve.profilers.choose.recommend import recommend as choose
-from rbserve.runs.measurement import Measurement
+from rbserve.runs.measurement import Measurement, Predictions
 from rbserve.runs.run_file import write_measurement
 from rbserve.runs.summary import summarise
 
@@ -155,6 +155,25 @@ def test_what_cannot_be_compared_is_refused() -> None:
         "autoint": "not measured at slate 100, but at 1",
         "dcn": "not comparable: their comparability keys differ",
     }
+
+
+def test_of_requests_without_labels_the_fastest_that_meets_the_limit_is_chosen() -> None:
+    timed = {"onnx-fp32": 10.0, "onnx-int8": 4.0, "torch-fp32": 60.0}
+    answer = recommend([without_labels(sampled("ranker", timed))], "p99<40ms")
+    assert answer.pick
+    assert (answer.pick.variant, answer.pick.accuracy) == ("onnx-int8", None)
+    assert [candidate.variant for candidate in answer.meets] == ["onnx-int8", "onnx-fp32"]
+    assert (answer.most_accurate_probability, answer.faster) == (None, None)
+    assert (answer.refused[0].refused or "").startswith("misses p99<40ms")
+    assert answer.notes[0] == (
+        "Accuracy was not measured: the requests have no labels. The pick is the fastest variant that meets the limits."
+    )
+
+
+def without_labels(run: Measurement) -> Measurement:
+    """The run as it would be on requests that have no labels."""
+    run = msgspec.structs.replace(run, predictions=Predictions([], [], {}), results=[])
+    return msgspec.structs.replace(run, results=summarise(run))
 
 
 def test_a_percentile_that_no_run_certifies_says_how_many_calls_it_needs() -> None:

@@ -211,4 +211,7 @@ def test_it_is_served_with_trust_alone(written: Write, requests: RequestSet, tmp
     with pytest.raises(UsageError, match="runs Python code outside its artefact, shop:make") as caught:
         open_for_serving(target, "python")
     assert caught.value.hint == "serve it with --trust if that code is yours"
+    with pytest.raises(UsageError, match="is a Python function and has no variant onnx-fp32") as caught:
+        open_for_serving(target, "onnx-fp32", trust=True)
+    assert caught.value.hint == "--variant python --trust serves it, if that code is yours"
     assert open_for_serving(target, "python", trust=True).path == artifact.path

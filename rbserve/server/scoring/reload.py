@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rbserve.core.errors import ArtifactError, RbserveError, UsageError
+from rbserve.core.errors import ArtifactError, RbserveError, UsageError, first_line
 from rbserve.core.files import sha256
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Scorer, Vectors
@@ -150,9 +150,8 @@ def adopted_work(artifact: Artifact, adopted: Adopted, scorer: Scorer) -> Adopte
 
 def _in_one_line(error: Exception) -> str:
     """An error's first line, and its hint where it has one."""
-    message = (str(error) or repr(error)).splitlines()[0]
     hint = error.hint if isinstance(error, RbserveError) else None
-    return "; ".join(filter(None, (message, hint)))
+    return "; ".join(filter(None, (first_line(error), hint)))
 
 
 class Reloader:

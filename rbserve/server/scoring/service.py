@@ -20,7 +20,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
-from rbserve.core.errors import ArtifactError
+from rbserve.core.errors import ArtifactError, first_line
 from rbserve.core.types import no_observer
 from rbserve.data.artifact import DatasetReference
 from rbserve.data.dataset import ItemTable
@@ -122,7 +122,7 @@ class Service(Generic[Query, Answer]):
                 self.inline_size = size
         except Exception as error:  # whatever a runtime raises, the artefact is what is wrong
             raise ArtifactError(
-                f"{self.model} {self.variant} cannot score: {(str(error) or repr(error)).splitlines()[0]}",
+                f"{self.model} {self.variant} cannot score: {first_line(error)}",
                 EXPORT_AGAIN,
             ) from error
         if difference is not None:
