@@ -31,6 +31,7 @@ Positive = Annotated[float, Meta(gt=0.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Rate = Annotated[float, Meta(ge=0.0, lt=1.0)]
 Name = Annotated[str, Meta(min_length=1)]
+Names = Annotated[tuple[Name, ...], Meta(examples=["likes,country"])]
 Widths = Annotated[tuple[Count, ...], Meta(min_length=1, examples=["512,256"])]
 
 REQUIRED = msgspec.NODEFAULT
@@ -69,7 +70,8 @@ class OptionField(NamedTuple):
         if get_origin(self.type) is Literal:
             return f"one of: {', '.join(map(str, get_args(self.type)))}"
         if get_origin(self.type) in (tuple, list):
-            return f"one or more integers of at least 1, such as {self.example}"
+            noun = "names" if Name in get_args(self.type) else "integers of at least 1"
+            return f"one or more {noun}, such as {self.example}"
         words = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
         noun = words.get(self.type, "another kind of value")
         return "a name" if "min_length" in self.limits else f"{noun}{_range(self.limits)}"

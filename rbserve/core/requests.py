@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from rbserve.core.fields import TIME, USER
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -111,6 +113,29 @@ ZOO_SIGNATURE = Signature(
 def slate_request(history: NDArray[np.int32], candidates: NDArray[np.int32]) -> Request:
     """The request of a zoo row: history int32[T], oldest first, and candidates int32[N], rows of the item table."""
     return {HISTORY: history, CANDIDATES: candidates}
+
+
+def row_request(
+    history: NDArray[np.int32],
+    candidates: NDArray[np.int32],
+    extras: Mapping[str, NDArray[Any]],
+    begin: int,
+    end: int,
+) -> Request:
+    """The request of rows begin to end of a split, which have one history.
+
+    `extras` has a value for each row of the split: of the user's fields the request has the first row's, of the
+    context's, and of counted features, one a candidate.
+    """
+    request = {HISTORY: history, CANDIDATES: candidates}
+    for name, column in extras.items():
+        request[name] = column[begin : begin + 1] if is_of_request(name) else column[begin:end]
+    return request
+
+
+def is_of_request(entry: str) -> bool:
+    """Whether an entry of a request has one value, whatever the number of candidates: the user's fields, the time."""
+    return entry == TIME or entry.startswith(USER)
 
 
 def slate_of(request: Request) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -7,6 +7,8 @@
                            added since; retired, where some were
       sids/                semantic identifiers, of a model that reads them
       words.parquet        word, items: the vocabulary, where a model reads texts
+      fields/              of a model that reads fields: item.<name>.npy, a value an item; values.<name>.parquet
+      counted/             of a model that reads counted features: the tables that they are looked up in
       prompt/              prompts as token ids, of a language model
       backbone/            its config and tokeniser
       onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
@@ -28,6 +30,7 @@ import msgspec
 
 from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
+from rbserve.core.fields import FieldSpec, Layout
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.requests import ZOO_SIGNATURE, FeatureSpec, Signature
@@ -206,7 +209,8 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """What an artefact says of itself. `config_kind` names the config class that `config` belongs to.
 
     `prompts` says by split what a language model's prompts have no room for, `catalogue` what became of the items
-    since the training. `adopted` is there where the model was made elsewhere; its `dataset` is then the request set, or
+    since the training. `fields` are those that the model reads. `adopted` is there where the model was made elsewhere;
+    its `dataset` is then the request set, or
     the prepared data set whose test rows the requests are.
     """
 
@@ -225,6 +229,7 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     prompts: dict[str, PromptFit] = {}
     catalogue: CatalogueChanges | None = None
     adopted: Adopted | None = None
+    fields: list[FieldSpec] = []
 
 
 @dataclass(frozen=True)
@@ -290,6 +295,11 @@ class Artifact:
     def signature(self) -> Signature:
         """The tensors that the model takes and gives, of a model that scores candidates."""
         return self.manifest.adopted.signature if self.manifest.adopted else ZOO_SIGNATURE
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The fields that the model reads; none of most models."""
+        return Layout(tuple(self.manifest.fields))
 
     @property
     def is_adopted(self) -> bool:

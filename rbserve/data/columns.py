@@ -48,8 +48,8 @@ class Ragged:
 
 def runs(rows: Ragged) -> NDArray[np.int64]:
     """Where in R sequences each run of equal ones begins, and the end: int64[runs + 1]."""
-    begins = [row for row in range(len(rows)) if not row or not np.array_equal(rows[row - 1], rows[row])]
-    return np.array([*begins, len(rows)], np.int64)
+    same = lists_as_before(rows.values, rows.offsets[:-1], rows.lengths)
+    return np.append(np.flatnonzero(~same), len(rows))
 
 
 def lists_as_before(

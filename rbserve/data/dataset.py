@@ -7,6 +7,9 @@
       ctr/{train,valid,test}/       user, candidate, label, time, newest, history.{values,offsets}
       seqrec/{train,valid,test}/    user, target, time, newest, history.{values,offsets}
       text/                words.parquet (word, items), tokens.{values,offsets}: the items' texts as word numbers
+      fields/              item.<name>: a value an item; user.<name>: a value a row of users.parquet; of fields with
+                           several categories rows of `width` codes; values.<name>.parquet: the values of the codes
+      ctr/<split>/context.<name>      a value a row
 
 Splits are columns, one `.npy` file each, and are memory-mapped: opening a split of R rows reads nothing and
 makes no R objects. Histories are ragged, oldest item first. `time` is when the row happened, `newest` when
@@ -15,8 +18,8 @@ the last item of its history did (NEVER when there is none), both in the unit of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,6 +31,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, RbserveError, UsageError
+from rbserve.core.fields import TIME, FieldSpec
 from rbserve.core.files import FileDigest, mismatch
 from rbserve.core.ids import id_text
 from rbserve.core.manifest import read_manifest
@@ -54,14 +58,22 @@ COLUMNS: dict[str, dict[str, type[np.generic]]] = {
 """The columns of a task's splits, beside the histories."""
 
 
+Extras = Mapping[str, NDArray[Any]]
+"""What a request has beside history and candidates, by the name of its entry (`core/fields.py`): a row for each row."""
+
+
 @dataclass(frozen=True)
 class CtrSplit:
-    """R labelled (user, candidate) pairs, each with the user's history at that moment."""
+    """R labelled (user, candidate) pairs, each with the user's history at that moment.
+
+    `extras` are the fields of the user and of the context, and the time, of each row: of data sets that have fields.
+    """
 
     users: NDArray[np.int32]
     candidates: Items
     labels: NDArray[np.int8]
     histories: Ragged
+    extras: Extras = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -73,7 +85,10 @@ class CtrSplit:
 
     def take(self, rows: NDArray[np.int64]) -> CtrSplit:
         """The given rows as a split of their own, in memory."""
-        return CtrSplit(self.users[rows], self.candidates[rows], self.labels[rows], self.histories.take(rows))
+        extras = {name: column[rows] for name, column in self.extras.items()}
+        return CtrSplit(
+            self.users[rows], self.candidates[rows], self.labels[rows], self.histories.take(rows), extras
+        )
 
 
 @dataclass(frozen=True)
@@ -144,11 +159,12 @@ class ItemTable:
         return [self.ids[row] for row in rows.tolist()]
 
 
-class DatasetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DatasetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a data set says of itself.
 
     `options` are the protocol's numbers it was made with; `counts` has the sizes of the clean source and of
-    every split; `dropped` and `repaired` say by reason what became of the raw rows that are not as they were.
+    every split; `dropped` and `repaired` say by reason what became of the raw rows that are not as they were. `fields`
+    are those of the user's own tables, in the order in which they were named.
     """
 
     schema: int
@@ -161,6 +177,7 @@ class DatasetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repaired: dict[str, int]
     fingerprint: str
     files: dict[str, FileDigest]
+    fields: list[FieldSpec] = []
 
 
 @dataclass(frozen=True)
@@ -204,7 +221,37 @@ class Dataset:
             self.column(folder, "candidate"),
             self.column(folder, "label"),
             self._ragged(folder, "history"),
+            self._extras(split),
         )
+
+    def _extras(self, split: Split) -> Extras:
+        """The time and the fields of the user and of the context of each row, in data sets that have fields."""
+        if not self.manifest.fields:
+            return {}
+        folder = f"{CTR.name}/{split}"
+        extras = {TIME: self.column(folder, "time")}
+        for spec in self.manifest.fields:
+            if spec.scope == "context":
+                extras[spec.entry] = self.field_column(folder, spec)
+            elif spec.scope == "user":
+                places = np.searchsorted(self._users, self.column(folder, "user"))
+                extras[spec.entry] = self.field_column("fields", spec)[places]
+        return extras
+
+    @cached_property
+    def _users(self) -> NDArray[np.int32]:
+        table = pq.read_table(self.file("users.parquet"), columns=["user"], use_threads=False)
+        users: NDArray[np.int32] = table["user"].to_numpy()
+        return users
+
+    def item_field(self, spec: FieldSpec) -> NDArray[Any]:
+        """The value of a field of each item: float32[n], int32[n], or int32[n, width] of several categories."""
+        return self.field_column("fields", spec)
+
+    def field_column(self, folder: str, spec: FieldSpec) -> NDArray[Any]:
+        """A field's values in a folder, as a read-only memory map; rows of `width` of several categories."""
+        column = self.column(folder, spec.entry)
+        return column.reshape(-1, spec.width) if spec.kind == "multi" else column
 
     def seqrec(self, split: Split) -> SeqSplit:
         """The next-item sequences of one split."""

@@ -14,7 +14,18 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.options import Amount, Count, Name, Natural, Options, Positive, Rate, Widths, from_mapping
+from rbserve.core.options import (
+    Amount,
+    Count,
+    Name,
+    Names,
+    Natural,
+    Options,
+    Positive,
+    Rate,
+    Widths,
+    from_mapping,
+)
 from rbserve.models.rqvae_config import Pooling
 
 Factor = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -34,6 +45,14 @@ class CtrConfig(ModelConfig):
     dim: Annotated[Count, Meta(description="Width of the embeddings.")] = 64
     hidden: Annotated[Widths, Meta(description="Widths of the hidden layers.")] = (1000, 1000, 1000)
     dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.1
+    fields: Annotated[
+        Names,
+        Meta(
+            description="Fields that are read beside history and candidate: names, or own (those of the data set's "
+            "tables), counted (counts of training rows), all.",
+            extra={"note": "none"},
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True)

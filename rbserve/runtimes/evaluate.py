@@ -8,9 +8,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.requests import slate_request
+from rbserve.core.requests import is_of_request, row_request
 from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.data.columns import Ragged, runs
+from rbserve.data.dataset import Extras
+
+NO_EXTRAS: Extras = {}
+LONGEST = 4096
+"""The most rows of a slate when rows are scored."""
 
 
 @runtime_checkable
@@ -22,14 +27,28 @@ class RowScorer(Protocol):
         ...
 
 
-def score_rows(scorer: Scorer, histories: Ragged, candidates: Items) -> Scores:
-    """The score float32[R] of R (history, candidate) pairs; rows in turn that share a history are one slate."""
+def score_rows(scorer: Scorer, histories: Ragged, candidates: Items, extras: Extras = NO_EXTRAS) -> Scores:
+    """The score float32[R] of R (history, candidate) pairs; rows in turn that share a history are one slate.
+
+    `extras` has the fields of each row, for a model that reads fields.
+    """
     if isinstance(scorer, RowScorer):
         return scorer.score_rows(histories, candidates)
     scores = np.empty(len(candidates), np.float32)
-    for begin, end in pairwise(runs(histories).tolist()):
-        scores[begin:end] = scorer.score(slate_request(histories[begin], candidates[begin:end]))
+    for begin, end in pairwise(_slate_starts(histories, extras).tolist()):
+        request = row_request(histories[begin], candidates[begin:end], extras, begin, end)
+        scores[begin:end] = scorer.score(request)
     return scores
+
+
+def _slate_starts(histories: Ragged, extras: Extras) -> NDArray[np.int64]:
+    """Where in R rows each slate begins, and the end: where the history or what is of the request is another one."""
+    starts = runs(histories)
+    for name, column in extras.items():
+        if is_of_request(name):
+            rows = column.reshape(len(column), -1)
+            starts = np.union1d(starts, np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1)
+    return np.union1d(starts, np.arange(0, len(histories), LONGEST))
 
 
 def recommend(ranker: Ranker, history: Items, k: int, exclude_seen: bool = False) -> tuple[Items, Scores]:

@@ -15,6 +15,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import Variant, exports_of, find_variant, plug_ins, precisions_of
 from rbserve.data.artifact import Artifact
+from rbserve.runtimes.fields import with_fields
 from rbserve.runtimes.memory import require_memory
 
 
@@ -44,7 +45,7 @@ def open_scorer(artifact: Artifact, variant: str, threads: int = 1, user_cache: 
     """
     if TASKS[artifact.manifest.task].ranks:
         raise UsageError(f"{artifact.name} ranks the catalogue; it does not score candidates")
-    return cast(Scorer, _open(artifact, variant, threads, user_cache))
+    return with_fields(artifact, cast(Scorer, _open(artifact, variant, threads, user_cache)))
 
 
 def open_ranker(artifact: Artifact, variant: str, threads: int = 1) -> Ranker:
