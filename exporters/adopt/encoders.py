@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rbserve.core.errors import UsageError, first_line
+from rbserve.exporters.adopt.sentence_encoder import Comparison
 from rbserve.exporters.graph import Axes, trace
-from rbserve.runtimes.reranker import SCORES, VECTORS
+from rbserve.runtimes.reranker import FEATURES, INPUT_IDS, MASK, SCORES, TOKEN_TYPES, VECTORS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,6 +39,8 @@ ARCHITECTURES = (
     "xlm-roberta",
 )  # fmt: skip
 """Encoders whose scores of a text do not depend on the texts beside it."""
+UNUSED = "pooler."
+"""How weights begin that a text's vector is not made of, and that an encoder of vectors may lack."""
 TOKENS: dict[int, str] = {0: "B", 1: "L"}
 
 
@@ -67,62 +70,107 @@ def load_config(folder: Path) -> Any:
     """The config of a directory. Raises UsageError for one that needs code of its own, or is of no ARCHITECTURES."""
     from transformers import AutoConfig
 
-    with _reading(folder):
+    with _reading(f"the config of {folder}"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if config.model_type not in ARCHITECTURES:
         raise UsageError(
             f"a {config.model_type} model cannot be adopted as a reranker",
             f"encoders can: {', '.join(ARCHITECTURES)}; another model can be adopted as an ONNX file",
         )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UsageError(
+            f"the weights of {folder} are quantised", "adopt the model that they were made of: rbserve export"
+        )
     return config
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a directory, of transformers; UsageError where there is none, or none that pads texts."""
+def load_tokenizer(folder: Path, config: Any) -> Any:
+    """The tokenizer of a directory, of transformers.
+
+    Raises UsageError where there is none, none that pads texts, or one with more tokens than the model of `config` has.
+    """
     from transformers import AutoTokenizer
 
     if not (folder / TOKENIZER).is_file():  # transformers would make one without a vocabulary
         raise UsageError(f"{folder} has no {TOKENIZER}", "a fast tokenizer's save_pretrained(DIR) writes it")
-    with _reading(folder):
+    with _reading(f"the tokenizer of {folder}"):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if getattr(tokenizer, "backend_tokenizer", None) is None or tokenizer.pad_token is None:
         raise UsageError(f"the tokenizer of {folder} has no token for padding")
+    last = max(tokenizer.get_vocab().values())
+    if last >= config.vocab_size:
+        raise UsageError(
+            f"the tokenizer of {folder} has tokens up to number {last}, and its model {config.vocab_size} of them",
+            "put the tokenizer there with which the model was trained",
+        )
     return tokenizer
+
+
+def tensors_of(tokenizer: Any, config: Any) -> list[str]:
+    """The tensors that a tokenizer makes and the model of `config` reads.
+
+    A model that knows one type of token, or none, needs no types: they would all be 0. Raises UsageError for other
+    tensors than FEATURES, and where padding would not be told apart.
+    """
+    types = getattr(config, "type_vocab_size", 0)
+    tensors = [name for name in tokenizer.model_input_names if name != TOKEN_TYPES or types > 1]
+    if not {INPUT_IDS, MASK} <= {*tensors} <= {*FEATURES}:
+        raise UsageError(
+            f"the tokenizer makes the tensors {', '.join(tensors) or 'nothing'}",
+            f"a reranker needs {INPUT_IDS} and {MASK}, and may have {TOKEN_TYPES}",
+        )
+    return tensors
 
 
 def task_of(config: Any) -> str:
     """PAIRS of a sequence classifier, VECTORISING of an encoder with another head or none."""
     import transformers
 
-    (name,) = config.architectures or ["AutoModel"]
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        raise UsageError(f"transformers has no class {name}", "code of the model's own is never run")
+    names = config.architectures or ["AutoModel"]
+    kind = getattr(transformers, str(names[0]), None)
+    if names == ["AutoModel"]:
+        return VECTORISING
+    if len(names) != 1 or not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise UsageError(
+            f"the architectures of config.json are no class of transformers: {names}",
+            "code of the model's own is never run",
+        )
     task = TasksManager.infer_task_from_model(kind)
     return PAIRS if task == PAIRS else VECTORISING
 
 
-def load(folder: Path, task: str) -> nn.Module:
+def load(folder: Path, config: Any, task: str) -> nn.Module:
     """The fp32 model of a directory for one of optimum's tasks, from safetensors, without code of its own.
 
-    Raises UsageError where transformers cannot load it.
+    Raises UsageError where transformers cannot load it, and where files and config do not have the same weights:
+    transformers would draw those that are missing at random.
     """
-    with _reading(folder), _quiet():
-        model: nn.Module = TasksManager.get_model_from_task(
-            task, str(folder), framework="pt", library_name="transformers", torch_dtype=torch.float32,
-            use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="eager",
+    kind = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
+    with _reading(str(folder)), _quiet():
+        model: nn.Module
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
+    for name, stored, wanted in sorted(report["mismatched_keys"]):
+        raise UsageError(
+            f"{folder} has weights of {name} of shape {tuple(stored)}, and by its config.json of {tuple(wanted)}"
+        )
+    missing = sorted(name for name in report["missing_keys"] if task == PAIRS or not name.startswith(UNUSED))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UsageError(f"{folder} has no weights of {missing[0]}{more}: they were never trained")
     return model.eval()
 
 
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _reading(source: str) -> Iterator[None]:
     """Raises UsageError with transformers' reason where it cannot read something of a directory."""
     try:
         yield
     except Exception as error:
-        reason = first_line(error)
-        raise UsageError(f"transformers cannot load {folder}: {reason}") from error
+        kind = "KeyError: " if isinstance(error, KeyError) else ""
+        raise UsageError(f"transformers cannot load {source}: {kind}{first_line(error)}") from error
 
 
 @contextmanager
@@ -150,12 +198,12 @@ def trace_scores(model: nn.Module, labels: int, tensors: Sequence[str]) -> Model
     return _trace(_PairScores(model, tensors, labels), PAIRS, {SCORES: {0: "B"}})
 
 
-def trace_vectors(model: nn.Module, first_token: bool, tensors: Sequence[str]) -> ModelProto:
-    """The graph of a bi-encoder: tokens int64[B, L] of B texts -> VECTORS float32[B, d] of length 1.
+def trace_vectors(model: nn.Module, comparison: Comparison, tensors: Sequence[str]) -> ModelProto:
+    """The graph of a bi-encoder: tokens int64[B, L] of B texts -> VECTORS float32[B, d], whose product is a score.
 
-    A text's vector is the mean of its tokens', or that of the first one. `tensors` are what its tokenizer makes of it.
+    `comparison` says how a text's vector is made. `tensors` are what its tokenizer makes of it.
     """
-    return _trace(_TextVectors(model, tensors, first_token), VECTORISING, {VECTORS: {0: "B"}})
+    return _trace(_TextVectors(model, tensors, comparison), VECTORISING, {VECTORS: {0: "B"}})
 
 
 def _trace(head: _Head, task: str, outputs: Axes) -> ModelProto:
@@ -195,14 +243,15 @@ class _PairScores(_Head):
 
 
 class _TextVectors(_Head):
-    """Vectors float32[B, d] of length 1."""
+    """Vectors float32[B, d], of length 1 where a comparison says so."""
 
-    def __init__(self, encoder: nn.Module, tensors: Sequence[str], first_token: bool) -> None:
+    def __init__(self, encoder: nn.Module, tensors: Sequence[str], comparison: Comparison) -> None:
         super().__init__(encoder, tensors)
-        self._first_token = first_token
+        self._comparison = comparison
 
     def forward(self, *tensors: Tensor) -> Tensor:
         states: Tensor = self._read(tensors).last_hidden_state
-        mask = tensors[self.tensors.index("attention_mask")].unsqueeze(-1)
-        pooled = states[:, 0] if self._first_token else (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return functional.normalize(pooled, dim=-1)
+        mask = tensors[self.tensors.index(MASK)].unsqueeze(-1)
+        mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        pooled = states[:, 0] if self._comparison.first_token else mean
+        return functional.normalize(pooled, dim=-1) if self._comparison.normalized else pooled

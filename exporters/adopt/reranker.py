@@ -6,7 +6,6 @@ scoring needs neither transformers nor torch. Weights are read from safetensors,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from rbserve.core.requests import TEXT, Signature
 from rbserve.data.request_set import Scope
 from rbserve.exporters.adopt.columns import Columns, fill_inputs
 from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.adopt.sentence_encoder import is_sentence_encoder, read_comparison, read_length
 from rbserve.exporters.graph import data_file, save
 from rbserve.runtimes.reranker import DOCUMENT, QUERY, RERANK_SIGNATURE
 
@@ -52,15 +52,15 @@ def convert(source: Path | str, columns: Columns, options: AdoptOptions, folder:
     from rbserve.exporters.adopt import encoders
 
     config = encoders.load_config(model)
-    tokenizer = encoders.load_tokenizer(model)
-    tensors = tokenizer.model_input_names
+    tokenizer = encoders.load_tokenizer(model, config)
+    tensors = encoders.tensors_of(tokenizer, config)
+    limit = _most_tokens(model, tokenizer, config)
     if is_sentence_encoder(model) or encoders.task_of(config) != encoders.PAIRS:
-        graph = _vectors(model, tensors, guessed)
+        graph = _vectors(model, config, tensors, guessed)
     else:
         graph = _pair_scores(model, config, tensors, guessed)
     path = folder / GRAPH
     save(graph, path, {})
-    limit = _most_tokens(model, tokenizer, config)
     write_tokenizer(tokenizer, folder / encoders.TOKENIZER, limit)
     guessed.append(f"Texts are cut after {limit} tokens.")
     return Converted(
@@ -104,6 +104,11 @@ def model_folder(source: Path | str) -> Path:
     folder = Path(source) if Path(source).is_dir() else _from_hub(str(source))
     if not (folder / "config.json").is_file():
         raise UsageError(f"{source} has no config.json", "give a directory that save_pretrained wrote")
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{source} is an adapter of another model",
+            "model.merge_and_unload().save_pretrained(DIR) joins the two",
+        )
     if not any(folder.glob("*.safetensors")):
         raise UsageError(
             f"{source} has no *.safetensors: weights in other formats are not read",
@@ -139,11 +144,6 @@ def _require_libraries() -> None:
         )
 
 
-def is_sentence_encoder(folder: Path) -> bool:
-    """Whether a directory is a bi-encoder of sentence-transformers: it says how tokens become a vector."""
-    return (folder / "1_Pooling" / "config.json").is_file()
-
-
 def _pair_scores(folder: Path, config: Any, tensors: Sequence[str], guessed: list[str]) -> ModelProto:
     """The graph of a sequence classifier with one or two labels."""
     from rbserve.exporters.adopt import encoders
@@ -153,68 +153,28 @@ def _pair_scores(folder: Path, config: Any, tensors: Sequence[str], guessed: lis
             f"{folder} tells {config.num_labels} labels apart; a reranker has one, or two of which the second is "
             "relevant"
         )
-    model = encoders.load(folder, encoders.PAIRS)
-    _require_weights(folder, model)
+    model = encoders.load(folder, config, encoders.PAIRS)
     guessed.append(
         "It is a cross-encoder: a score is the "
         + (
             "sigmoid of its logit."
             if config.num_labels == 1
-            else f"chance of its label {config.id2label[1]}."
+            else f"chance of its label {config.id2label.get(1, 1)}."
         )
     )
     return encoders.trace_scores(model, config.num_labels, tensors)
 
 
-def _require_weights(folder: Path, model: Any) -> None:
-    """Raises UsageError where the files have no weights of the head: transformers would draw them at random."""
-    from safetensors import safe_open
-
-    stored: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as weights:
-            stored.update(weights.keys())
-    base = f"{model.base_model_prefix}."
-    for name, _ in model.named_parameters():
-        if not name.startswith(base) and name not in stored:
-            raise UsageError(f"{folder} has no weights of {name}: its head was never trained")
-
-
-def _vectors(folder: Path, tensors: Sequence[str], guessed: list[str]) -> ModelProto:
+def _vectors(folder: Path, config: Any, tensors: Sequence[str], guessed: list[str]) -> ModelProto:
     """The graph of an encoder whose vectors are compared."""
     from rbserve.exporters.adopt import encoders
 
-    first_token = _reads_first_token(folder)
-    pooling = "the first token's" if first_token else "the mean of the tokens'"
-    guessed.append(f"It is a bi-encoder: a score is the cosine of two vectors, each {pooling}.")
-    prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    if named := [name for name, text in prompts.items() if text]:
-        guessed.append(f"Its prompts are not put before texts: {', '.join(named)}.")
-    return encoders.trace_vectors(encoders.load(folder, encoders.VECTORISING), first_token, tensors)
-
-
-def _reads_first_token(folder: Path) -> bool:
-    """How sentence-transformers makes a vector of the tokens': of the first one, or their mean (also unsaid).
-
-    Raises UsageError for other ways, and for layers that follow.
-    """
-    if any(folder.glob("*_Dense")):
-        raise UsageError(f"{folder} has a dense layer behind its pooling, which is not exported")
-    pooling = _read_json(folder / "1_Pooling" / "config.json")
-    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
-    if pooling and modes not in (["pooling_mode_mean_tokens"], ["pooling_mode_cls_token"]):
-        raise UsageError(
-            f"{folder} pools by {', '.join(modes) or 'nothing'}; the mean of the tokens and the first one are known"
-        )
-    return modes == ["pooling_mode_cls_token"]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where there is no such file."""
-    try:
-        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON object: {error}") from None
+    comparison = read_comparison(folder)
+    guessed.append(str(comparison))
+    if comparison.prompts:
+        guessed.append(f"Its prompts are not put before texts: {', '.join(comparison.prompts)}.")
+    model = encoders.load(folder, config, encoders.VECTORISING)
+    return encoders.trace_vectors(model, comparison, tensors)
 
 
 def write_tokenizer(tokenizer: Any, path: Path, limit: int) -> None:
@@ -229,9 +189,21 @@ def write_tokenizer(tokenizer: Any, path: Path, limit: int) -> None:
 
 
 def _most_tokens(folder: Path, tokenizer: Any, config: Any) -> int:
-    """Tokens of a text at most: of sentence-transformers, of the tokenizer, and as many as have a position."""
-    positions = config.max_position_embeddings
+    """Tokens of a text at most: of sentence-transformers, of the tokenizer, and as many as have a position.
+
+    Raises UsageError where that leaves no token for each text of a pair.
+    """
+    positions, stated = config.max_position_embeddings, tokenizer.model_max_length
     if config.model_type in OFFSET_POSITIONS:
         positions -= config.pad_token_id + 1
-    most = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    return int(min(filter(None, (most, tokenizer.model_max_length, positions))))
+    if not isinstance(stated, int | float | None):
+        raise UsageError(f"the tokenizer of {folder} has the model_max_length {stated!r}, which is no number")
+    most = int(min(filter(None, (read_length(folder), stated, positions))))
+    added = tokenizer.num_special_tokens_to_add(pair=True)
+    if most < added + 2:
+        raise UsageError(
+            f"texts of {folder} are cut after {most} tokens, which leaves none for query and document beside the "
+            f"{added} that are added",
+            "see model_max_length of tokenizer_config.json and max_seq_length of sentence_bert_config.json",
+        )
+    return most

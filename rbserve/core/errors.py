@@ -85,8 +85,12 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, in one line; the name of its class where it says nothing."""
-    return next(filter(str.strip, str(error).splitlines()), type(error).__name__).strip()
+    """What an error says first, in one line; the name of its class where it says nothing.
+
+    A line that ends in a colon announces the next one, which is joined to it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

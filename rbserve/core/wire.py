@@ -80,7 +80,10 @@ class RerankResult(msgspec.Struct, frozen=True):
 
     index: Annotated[int, Meta(description="The document's place in the request, from 0.")]
     relevance_score: Annotated[
-        float, Meta(description="A float32: a probability, or the cosine of two vectors. Larger is better.")
+        float,
+        Meta(
+            description="A float32: a probability, or the cosine or product of two vectors. Larger is better."
+        ),
     ]
     document: Annotated[RerankedDocument | UnsetType, Meta(description="With return_documents.")] = UNSET
 

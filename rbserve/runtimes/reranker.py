@@ -1,7 +1,7 @@
 """Scoring documents for a query by their texts: tokens by the `tokenizers` library, then an exported graph.
 
 A cross-encoder's graph reads query and document together and gives their score. A bi-encoder's graph gives a vector for
-each text, and the score is the cosine of two vectors. A long slate is read in calls of bounded size, texts of similar
+each text, and the score is the product of two vectors. A long slate is read in calls of bounded size, texts of similar
 length together: a call computes as many tokens for each text as its longest one has.
 """
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 QUERY, DOCUMENT = "query", "document"
 SCORES, VECTORS = "scores", "vectors"
-"""The output of a cross-encoder's graph, a score for each pair; of a bi-encoder's, a vector of length 1 for each text.
-"""
+"""The output of a cross-encoder's graph, a score for each pair; of a bi-encoder's, a vector for each text."""
 MOST_TOKENS = 256
 """Tokens of a call at most, padding included; a longer text has a call of its own."""
-FEATURES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+INPUT_IDS, MASK, TOKEN_TYPES = "input_ids", "attention_mask", "token_type_ids"
+FEATURES = {INPUT_IDS: "ids", MASK: "attention_mask", TOKEN_TYPES: "type_ids"}
 """The inputs of a graph, and the attribute of an encoding that has them."""
 PADDING = ("direction", "pad_id", "pad_type_id", "pad_token")
 """What a tokenizer says of its padding beside the length."""
@@ -107,13 +107,13 @@ class CrossEncoder:
 
 
 class BiEncoder:
-    """Scores each document by the cosine of its vector and the query's."""
+    """Scores each document by the product of its vector and the query's: their cosine where both have length 1."""
 
     def __init__(self, graph: TokenGraph) -> None:
         self._graph = graph
 
     def score(self, request: Request) -> Scores:
-        """Scores float32[N] of the documents [N] for the query [] of a request, -1 to 1."""
+        """Scores float32[N] of the documents [N] for the query [] of a request."""
         return self.score_staged(request, no_observer)
 
     def score_staged(self, request: Request, observe: Observe) -> Scores:

@@ -72,6 +72,11 @@ def test_other_failures_stay_what_they_are(other: Exception) -> None:
     [
         (ValueError("a cause\nat a place"), "a cause"),
         (ValueError("\n  a cause"), "a cause"),
+        (
+            ValueError("a field is wrong:\n\n  TypeError: it is no number\nsee the manual"),
+            "a field is wrong: TypeError: it is no number",
+        ),
+        (ValueError("a field is wrong:"), "a field is wrong:"),
         (ValueError(""), "ValueError"),
         (ValueError("\n"), "ValueError"),
     ],

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from adopted import write_requests
+from safetensors.torch import load_file, save_file
 from small_reranker import POSITIONS, TRICKY_TEXTS, make_reranker
 
 from rbserve.core.adoption import AdoptOptions
@@ -33,7 +34,14 @@ COLUMNS = {
     "document": ColumnRecord("str", "candidate", None, 1),
     "likes": ColumnRecord("int64", "candidate", None, 2),
 }
+ONE_TYPE = {"roberta": {"type_vocab_size": 1}}
 QUERIES = ["topic1word3", "", "topic2word1 " * 100, "日本 🦊"]
+
+
+def edit(file: Path, values: dict[str, Any]) -> None:
+    """Sets values of a JSON file."""
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(before | values))
 
 
 def adopt(
@@ -105,19 +113,6 @@ def test_every_architecture_scores_as_in_transformers(tmp_path: Path, architectu
     assert np.ptp(expected) > 1e-3
 
 
-@pytest.mark.parametrize("mode", ["mean", "cls"])
-def test_a_bi_encoder_compares_the_vectors_that_its_pooling_makes(tmp_path: Path, mode: str) -> None:
-    source = make_reranker(tmp_path / "model", head=False)
-    pooling = {
-        f"pooling_mode_{name}": name.startswith(mode) for name in ("mean_tokens", "cls_token", "max_tokens")
-    }
-    (source / "1_Pooling").mkdir()
-    (source / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | pooling))
-    scores = opened(adopt(source, tmp_path / "out")).score(request_of("topic1word3", TRICKY_TEXTS))
-    expected = cosines(source, "topic1word3", TRICKY_TEXTS, first_token=mode == "cls")
-    assert np.abs(scores - expected).max() < 1e-5
-
-
 @pytest.mark.parametrize("head", [True, False], ids=["cross-encoder", "bi-encoder"])
 def test_scores_do_not_depend_on_how_a_slate_is_divided_into_calls(tmp_path: Path, head: bool) -> None:
     converted = adopt(make_reranker(tmp_path / "model", head=head), tmp_path / "out")
@@ -153,6 +148,31 @@ def test_stages_are_tokens_and_forward(tmp_path: Path) -> None:
     scorer, stages = opened(adopt(make_reranker(tmp_path / "model"), tmp_path / "out")), []
     scorer.score_staged(request_of("topic1word1", ["topic1word2"]), stages.append)
     assert stages == ["tokens", "forward"]
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "distilbert"])
+def test_types_of_tokens_that_a_model_does_not_know_are_left_out(tmp_path: Path, architecture: str) -> None:
+    source = make_reranker(tmp_path / "model", architecture=architecture, **ONE_TYPE.get(architecture, {}))
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    for part in tokenizer["post_processor"]["pair"]:
+        next(iter(part.values()))["type_id"] = 0
+    edit(source / "tokenizer.json", tokenizer)
+    documents = [text for text in TRICKY_TEXTS if text.strip()]
+    expected = pair_scores(source, "topic1word3", documents)
+    names = [
+        "input_ids",
+        "token_type_ids",
+        "attention_mask",
+    ]  # what a fast tokenizer says unless it is told otherwise
+    edit(source / "tokenizer_config.json", {"model_input_names": names})
+    scores = opened(adopt(source, tmp_path / "out")).score(request_of("topic1word3", documents))
+    assert np.abs(scores - expected).max() < 1e-5
+
+
+def test_labels_without_a_usual_number_are_told_by_their_place(tmp_path: Path) -> None:
+    source = make_reranker(tmp_path / "model", labels=2)
+    edit(source / "config.json", {"id2label": {"0": "no", "5": "yes"}, "label2id": {"no": 0, "yes": 5}})
+    assert any("chance of its label 1." in line for line in adopt(source, tmp_path / "out").guessed)
 
 
 def test_columns_are_named_guessed_and_told(tmp_path: Path) -> None:
@@ -203,20 +223,39 @@ def _without_tokenizer(source: Path) -> None:
         (source / name).unlink()
 
 
-def _with_max_pooling(source: Path) -> None:
-    (source / "1_Pooling").mkdir()
-    (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+def _with_config(**values: Any) -> Any:
+    return lambda source: edit(source / "config.json", values)
 
 
-def _with_dense_layer(source: Path) -> None:
-    _with_max_pooling(source)
-    (source / "2_Dense").mkdir()
+def _with_tokenizer(**values: Any) -> Any:
+    return lambda source: edit(source / "tokenizer_config.json", values)
+
+
+def _with_cut_weights(source: Path) -> None:
+    weights = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(weights[: len(weights) * 99 // 100])
+
+
+def _without_a_layer(source: Path) -> None:
+    weights = load_file(source / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "layer.1." not in name}
+    save_file(kept, source / "model.safetensors", {"format": "pt"})
+
+
+def _with_more_words(source: Path) -> None:
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["of another model"] = len(words)
+    edit(source / "tokenizer.json", {"model": tokenizer["model"]})
+
+
+def _as_adapter(source: Path) -> None:
+    (source / "model.safetensors").rename(source / "adapter_model.safetensors")
+    edit(source / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "some/model"})
 
 
 def _with_code(source: Path) -> None:
-    config = json.loads((source / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
-    (source / "config.json").write_text(json.dumps(config))
+    edit(source / "config.json", {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}})
 
 
 @pytest.mark.parametrize(
@@ -226,11 +265,31 @@ def _with_code(source: Path) -> None:
         (_with_pickled_weights, r"no \*.safetensors"),
         (_with_damaged_weights, "transformers cannot load"),
         (_without_tokenizer, "has no tokenizer.json"),
-        (_with_max_pooling, "pools by pooling_mode_max_tokens"),
-        (_with_dense_layer, "dense layer"),
         (_with_code, "contains custom code"),
+        (_with_cut_weights, "transformers cannot load .* not fully covered"),
+        (_without_a_layer, r"no weights of bert.encoder.layer.1.\S+ and 15 more: they were never trained"),
+        (_with_config(num_hidden_layers=3), r"no weights of bert.encoder.layer.2"),
+        (_with_config(hidden_size=64), r"of shape \(32,\), and by its config.json of \(64,\)"),
+        (_with_config(hidden_size="many"), "the config of .* expected int, got str"),
+        (_with_config(hidden_act="magic"), "KeyError: 'magic'"),
+        (_with_config(quantization_config={"quant_method": "gptq", "bits": 4}), "weights of .* are quantised"),
+        (_with_config(architectures=["BertModel", "BertForMaskedLM"]), "no class of transformers"),
+        (_with_config(architectures="BertModel"), "no class of transformers: BertModel"),
+        (_with_config(architectures=["pipeline"]), "no class of transformers"),
+        (_with_config(architectures=[7]), "no class of transformers"),
+        (_as_adapter, "an adapter of another model"),
+        (_with_more_words, r"tokens up to number (\d+), and its model \1 of them"),
+        (_with_tokenizer(pad_token="[NEW]"), "tokens up to number"),
+        (_with_tokenizer(pad_token=None), "no token for padding"),
+        (_with_tokenizer(padding_side="middle"), "cannot load the tokenizer of .*middle"),
+        (_with_tokenizer(model_max_length="long"), "model_max_length 'long', which is no number"),
+        (_with_tokenizer(model_max_length=-1), "cut after -1 tokens"),
+        (_with_tokenizer(model_max_length=4), "cut after 4 tokens, which leaves none for query and document"),
+        (_with_tokenizer(model_input_names=["input_ids"]), "makes the tensors input_ids"),
+        (_with_tokenizer(model_input_names=[]), "makes the tensors nothing"),
+        (_with_tokenizer(model_input_names=["input_ids", "attention_mask", "pixels"]), "pixels"),
     ],
-)
+)  # fmt: skip
 def test_directories_that_cannot_be_adopted_are_refused_in_one_line(
     tmp_path: Path, damage: Any, message: str
 ) -> None:
@@ -253,9 +312,7 @@ def test_models_that_are_no_rerankers_are_refused(tmp_path: Path) -> None:
 
 def test_a_head_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     source = make_reranker(tmp_path / "model", head=False)
-    config = json.loads((source / "config.json").read_text())
-    config["architectures"] = ["BertForSequenceClassification"]
-    (source / "config.json").write_text(json.dumps(config))
+    edit(source / "config.json", {"architectures": ["BertForSequenceClassification"]})
     with pytest.raises(RbserveError, match="no weights of classifier"):
         adopt(source, tmp_path / "out")
 
