@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rbserve.core.errors import UsageError, first_line
-from rbserve.exporters.adopt.sentence_encoder import Comparison
+from rbserve.exporters.adopt.sentence_encoder import VectorComparison
 from rbserve.exporters.graph import Axes, trace
 from rbserve.runtimes.reranker import FEATURES, INPUT_IDS, MASK, SCORES, TOKEN_TYPES, VECTORS
 
@@ -198,7 +198,7 @@ def trace_scores(model: nn.Module, labels: int, tensors: Sequence[str]) -> Model
     return _trace(_PairScores(model, tensors, labels), PAIRS, {SCORES: {0: "B"}})
 
 
-def trace_vectors(model: nn.Module, comparison: Comparison, tensors: Sequence[str]) -> ModelProto:
+def trace_vectors(model: nn.Module, comparison: VectorComparison, tensors: Sequence[str]) -> ModelProto:
     """The graph of a bi-encoder: tokens int64[B, L] of B texts -> VECTORS float32[B, d], whose product is a score.
 
     `comparison` says how a text's vector is made. `tensors` are what its tokenizer makes of it.
@@ -245,7 +245,7 @@ class _PairScores(_Head):
 class _TextVectors(_Head):
     """Vectors float32[B, d], of length 1 where a comparison says so."""
 
-    def __init__(self, encoder: nn.Module, tensors: Sequence[str], comparison: Comparison) -> None:
+    def __init__(self, encoder: nn.Module, tensors: Sequence[str], comparison: VectorComparison) -> None:
         super().__init__(encoder, tensors)
         self._comparison = comparison
 

@@ -57,7 +57,7 @@ class Length(msgspec.Struct, frozen=True):
     max_seq_length: Annotated[int, Meta(ge=1)] | None = None
 
 
-class Comparison(NamedTuple):
+class VectorComparison(NamedTuple):
     """How a bi-encoder's texts are compared: by the first token's vectors or the mean of all, of length 1 or not.
 
     `prompts` are the names of texts that sentence-transformers can put before a text.
@@ -78,7 +78,7 @@ def is_sentence_encoder(folder: Path) -> bool:
     return _pooling_file(folder).is_file() or POOLING in {module.name for module in _modules(folder)}
 
 
-def read_comparison(folder: Path) -> Comparison:
+def read_comparison(folder: Path) -> VectorComparison:
     """How the vectors of a directory's model are made and compared; the mean and the cosine where nothing says it.
 
     Raises UsageError for modules, poolings and similarities that are not exported, and for files of another layout.
@@ -89,7 +89,7 @@ def read_comparison(folder: Path) -> Comparison:
     if chosen not in (COSINE, DOT):
         raise UsageError(f"{folder} compares vectors by {chosen}; {COSINE} and {DOT} are known")
     prompts = [name for name, text in (similarity.prompts or {}).items() if text]
-    return Comparison(_reads_first_token(folder), chosen == COSINE or NORMALIZE in names, prompts)
+    return VectorComparison(_reads_first_token(folder), chosen == COSINE or NORMALIZE in names, prompts)
 
 
 def read_length(folder: Path) -> int | None:
