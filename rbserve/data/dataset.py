@@ -195,6 +195,11 @@ class Dataset:
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
 
+    @property
+    def by_time(self) -> bool:
+        """Whether the splits lie one after another in time, so that users may be in several; else users are divided."""
+        return self.manifest.options.get("split") == "time"
+
     @cached_property
     def items(self) -> ItemTable:
         return read_items(self.file("items.parquet"))

@@ -35,13 +35,13 @@ def score_rows(scorer: Scorer, histories: Ragged, candidates: Items, extras: Ext
     if isinstance(scorer, RowScorer):
         return scorer.score_rows(histories, candidates)
     scores = np.empty(len(candidates), np.float32)
-    for begin, end in pairwise(_slate_starts(histories, extras).tolist()):
+    for begin, end in pairwise(slate_starts(histories, extras).tolist()):
         request = row_request(histories[begin], candidates[begin:end], extras, begin, end)
         scores[begin:end] = scorer.score(request)
     return scores
 
 
-def _slate_starts(histories: Ragged, extras: Extras) -> NDArray[np.int64]:
+def slate_starts(histories: Ragged, extras: Extras) -> NDArray[np.int64]:
     """Where in R rows each slate begins, and the end: where the history or what is of the request is another one."""
     starts = runs(histories)
     for name, column in extras.items():
