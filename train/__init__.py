@@ -1,5 +1,5 @@
 """Training: raw data become data sets, and a zoo row and a data set become an artefact.
 
-Imports `core`, `data`, `models`, `train.distill`, `train.fitting` and `train.tasks`. Imported by `bench` and
-`pipeline`.
+Imports `core`, `data`, `features`, `models`, `runtimes`, `train.distill`, `train.encoders`, `train.fitting` and
+`train.tasks`. Imported by `bench` and `pipeline`.
 """

@@ -2,5 +2,5 @@
 
 Imports `core`, `data`, `features`, `machine` and `models`. Imported by `bench`, `cli`, `exporters`,
 `exporters.adopt`, `pipeline`, `profilers.choose`, `profilers.client`, `profilers.cost`, `profilers.measure`,
-`profilers.timing`, `server.routes`, `server.scoring`, `train.distill`, `train.encoders` and `train.tasks`.
+`profilers.timing`, `server.routes`, `server.scoring`, `train`, `train.distill`, `train.encoders` and `train.tasks`.
 """
