@@ -24,7 +24,8 @@ from torch.nn import functional
 from rbserve.core.errors import UsageError, first_line
 from rbserve.exporters.adopt.sentence_encoder import VectorComparison
 from rbserve.exporters.graph import Axes, trace
-from rbserve.runtimes.reranker import FEATURES, INPUT_IDS, MASK, SCORES, TOKEN_TYPES, VECTORS
+from rbserve.runtimes.reranker import SCORES, VECTORS
+from rbserve.runtimes.text_tokens import INPUT_IDS, MASK, TENSORS, TOKEN_TYPES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -110,11 +111,11 @@ def tensors_of(tokenizer: Any, config: Any) -> list[str]:
     """The tensors that a tokenizer makes and the model of `config` reads.
 
     A model that knows one type of token, or none, needs no types: they would all be 0. Raises UsageError for other
-    tensors than FEATURES, and where padding would not be told apart.
+    tensors than TENSORS, and where padding would not be told apart.
     """
     types = getattr(config, "type_vocab_size", 0)
     tensors = [name for name in tokenizer.model_input_names if name != TOKEN_TYPES or types > 1]
-    if not {INPUT_IDS, MASK} <= {*tensors} <= {*FEATURES}:
+    if not {INPUT_IDS, MASK} <= {*tensors} <= {*TENSORS}:
         raise UsageError(
             f"the tokenizer makes the tensors {', '.join(tensors) or 'nothing'}",
             f"a reranker needs {INPUT_IDS} and {MASK}, and may have {TOKEN_TYPES}",

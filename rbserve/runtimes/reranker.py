@@ -19,23 +19,16 @@ from rbserve.core.requests import SLATE, TEXT, Request, Signature, TensorSpec
 from rbserve.core.types import Observe, Scores, StagedScorer, no_observer
 from rbserve.data.artifact import Artifact
 from rbserve.runtimes.session import Session
+from rbserve.runtimes.text_tokens import Texts, TextTokenizer, Tokens
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 QUERY, DOCUMENT = "query", "document"
 SCORES, VECTORS = "scores", "vectors"
 """The output of a cross-encoder's graph, a score for each pair; of a bi-encoder's, a vector for each text."""
 MOST_TOKENS = 256
 """Tokens of a call at most, padding included; a longer text has a call of its own."""
-INPUT_IDS, MASK, TOKEN_TYPES = "input_ids", "attention_mask", "token_type_ids"
-FEATURES = {INPUT_IDS: "ids", MASK: "attention_mask", TOKEN_TYPES: "type_ids"}
-"""The inputs of a graph, and the attribute of an encoding that has them."""
-PADDING = ("direction", "pad_id", "pad_type_id", "pad_token")
-"""What a tokenizer says of its padding beside the length."""
-
-Texts = Sequence[tuple[str, str | None]]
-"""Pairs of a query and a document, or texts and None."""
 
 
 RERANK_SIGNATURE = Signature(
@@ -51,40 +44,34 @@ class TokenGraph:
 
     def __init__(self, session: Session, tokenizer: Tokenizer, most_tokens: int = MOST_TOKENS) -> None:
         """`tokenizer` says how texts are cut and padded."""
-        self._session, self._tokenizer, self._most_tokens = session, tokenizer, most_tokens
-        self._features = {value.name: FEATURES[value.name] for value in session.get_inputs()}
-        assert tokenizer.padding is not None, "its export says how a tokenizer pads"
-        self._padding = {name: tokenizer.padding[name] for name in PADDING}
-        tokenizer.no_padding()  # the texts of a call are padded to its longest one
+        self._session, self._most_tokens = session, most_tokens
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._tokenizer = TextTokenizer(tokenizer)
 
     def read(self, texts: Texts, observe: Observe) -> NDArray[np.float32]:
         """The graph's output float32[K, ...] for K texts, in their order; observes tokens and forward."""
-        encodings = [self._tokenizer.encode(*pair) for pair in texts]
+        tokens = self._tokenizer.encode(texts)
         observe("tokens")
-        order = sorted(range(len(encodings)), key=lambda place: len(encodings[place]))
-        calls = calls_of([encodings[place] for place in order], self._most_tokens)
+        order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
+        calls = calls_of([tokens[place] for place in order], self._most_tokens)
         outputs = np.concatenate([self._call(call) for call in calls])
         observe("forward")
         return outputs[np.argsort(order)]
 
-    def _call(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
-        """The output for texts of which the last one is the longest."""
-        for encoding in encodings:
-            encoding.pad(len(encodings[-1]), **self._padding)
-        arrays = {
-            name: np.array([getattr(encoding, feature) for encoding in encodings], np.int64)
-            for name, feature in self._features.items()
-        }
-        output: NDArray[np.float32] = self._session.run(None, arrays)[0]
+    def _call(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        tensors = self._tokenizer.padded(tokens)
+        output: NDArray[np.float32] = self._session.run(None, {name: tensors[name] for name in self._inputs})[
+            0
+        ]
         return output
 
 
-def calls_of(encodings: Sequence[Encoding], most_tokens: int) -> Iterator[Sequence[Encoding]]:
+def calls_of(tokens: Sequence[Tokens], most_tokens: int) -> Iterator[Sequence[Tokens]]:
     """Texts, the shortest first, in calls of at most `most_tokens` tokens with their padding; a longer text alone."""
     begin = 0
-    for place in range(1, len(encodings) + 1):
-        if place == len(encodings) or (place + 1 - begin) * len(encodings[place]) > most_tokens:
-            yield encodings[begin:place]
+    for place in range(1, len(tokens) + 1):
+        if place == len(tokens) or (place + 1 - begin) * len(tokens[place]) > most_tokens:
+            yield tokens[begin:place]
             begin = place
 
 
@@ -119,7 +106,7 @@ class BiEncoder:
     def score_staged(self, request: Request, observe: Observe) -> Scores:
         """As `score`; calls observe(name) at the end of each stage: tokens, forward."""
         query, documents = texts_of(request)
-        vectors = self._graph.read([(text, None) for text in (query, *documents)], observe)
+        vectors = self._graph.read([(text,) for text in (query, *documents)], observe)
         scores: Scores = vectors[1:] @ vectors[0]
         return scores
 
