@@ -37,6 +37,7 @@ from rbserve.profilers.measure.worker import Job
 from rbserve.runs import roofline
 from rbserve.runs.measurement import SCHEMA, Measurement, Predictions, comparability_key
 from rbserve.runs.plan import Plan, check_scope
+from rbserve.runs.popularity import Answers
 from rbserve.runs.provenance import command_line, git_state
 from rbserve.runs.summary import summarise
 from rbserve.runtimes.contents import artifact_prompts
@@ -58,6 +59,7 @@ def profile(
     variants: Sequence[str] | None = None,
     progress: Progress = no_progress,
     left_out: Mapping[str, str] | None = None,
+    further: Mapping[str, Answers] | None = None,
 ) -> Measurement:
     """Measures every variant (or those named) and derives the table's figures.
 
@@ -66,7 +68,8 @@ def profile(
     With `plan.budget_s`, a pilot process a variant judges the test rows and shows how long a process and a run take;
     the number of both is then planned for what is left of the budget when the calls' costs have been looked into.
 
-    `left_out` says of variants that are not measured why, for the record.
+    `left_out` says of variants that are not measured why, for the record. `further` has the answers of baselines beside
+    those of `runs.baselines` to all test rows of the data set, by their names.
     """
     started = time.monotonic()
     variants = list(variants or artifact.variants)
@@ -86,7 +89,7 @@ def profile(
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     manifest = artifact.manifest
     digest = sha256(artifact.path / "manifest.json")
-    known = test.baselines(plan.exclude_seen)
+    known = test.baselines(plan.exclude_seen, further or {})
     measurement = Measurement(
         schema=SCHEMA,
         id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}",
@@ -105,6 +108,7 @@ def profile(
         variant_warnings=_warnings(artifact, variants, processes.unseen, _stopped(reports)),
         baselines=known.figures,
         baseline_forms=known.forms,
+        baseline_answers={name: answers.tolist() for name, answers in known.answers.items()},
         data_sketch=test.sketch(),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),

@@ -6,6 +6,7 @@ a file that the workers read (`inputs.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, UsageError
+from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data, open_dataset
@@ -21,9 +23,10 @@ from rbserve.data.request_set import RequestSet
 from rbserve.data.similarity import data_sketch
 from rbserve.home.paths import dataset_path
 from rbserve.profilers.timing.requests import draw, draw_rows
-from rbserve.runs.baselines import Baselines, baselines
+from rbserve.runs.baselines import NO_BASELINES, Baselines, baselines
 from rbserve.runs.measurement import DEPTH, Predictions
 from rbserve.runs.plan import Plan
+from rbserve.runs.popularity import Answers
 
 Rows = NDArray[np.int64]
 
@@ -58,8 +61,8 @@ class TestRows(Protocol):
         """Writes the rows to judge and the requests of every slate to an .npz file."""
         ...
 
-    def baselines(self, exclude_seen: bool) -> Baselines:
-        """What models that know no user reach on these rows."""
+    def baselines(self, exclude_seen: bool, further: Mapping[str, Answers]) -> Baselines:
+        """What simple models reach on these rows; `further` has answers of others to all test rows of the data set."""
         ...
 
     def sketch(self) -> dict[int, int]:
@@ -102,9 +105,11 @@ class DatasetRows:
     def __init__(self, artifact: Artifact, dataset: Dataset, plan: Plan) -> None:
         self._data = dataset
         self.dataset, self.fingerprint = dataset.name, dataset.fingerprint
+        self._task = artifact.manifest.task
         split = test_split(artifact, dataset)
         drawn = drawn_users(split.users, plan)
-        self.split = split if drawn is None else split.take(np.flatnonzero(np.isin(split.users, drawn)))
+        self._rows = None if drawn is None else np.flatnonzero(np.isin(split.users, drawn))
+        self.split = split if self._rows is None else split.take(self._rows)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -131,9 +136,9 @@ class DatasetRows:
                 arrays[f"slate{slate}_items"] = drawn.candidates
         np.savez(path, allow_pickle=False, **arrays)
 
-    def baselines(self, exclude_seen: bool) -> Baselines:
-        """What models that know no user reach on these rows."""
-        return baselines(self._data, self.split, exclude_seen)
+    def baselines(self, exclude_seen: bool, further: Mapping[str, Answers]) -> Baselines:
+        """What simple models reach on these rows."""
+        return baselines(self._data, self._task, self._rows, exclude_seen, further)
 
     def sketch(self) -> dict[int, int]:
         """The sketch of the data set."""
@@ -193,13 +198,12 @@ class RequestRows:
             arrays |= {f"slate{slate}_requests": drawn.requests, f"slate{slate}_rows": drawn.rows}
         np.savez(path, allow_pickle=False, **arrays)
 
-    def baselines(self, exclude_seen: bool) -> Baselines:  # noqa: ARG002
+    def baselines(self, exclude_seen: bool, further: Mapping[str, Answers]) -> Baselines:
         """Those of the data set whose test rows these are; none of other requests, which have no training rows."""
         if self._data is None or not self.labelled:
-            return Baselines({}, {})
-        split = self._data.ctr("test")
-        rows = np.arange(len(split))[self._rows]
-        return baselines(self._data, split.take(rows))
+            return NO_BASELINES
+        rows = np.arange(len(self._users))[self._rows]
+        return baselines(self._data, CTR.name, rows, exclude_seen, further)
 
     def sketch(self) -> dict[int, int]:
         """The sketch of the data set whose test rows these are, else an empty one."""

@@ -151,7 +151,9 @@ class Measurement(msgspec.Struct, frozen=True):
     artefact's. `artifact` is what `--model` takes to find the artefact again: its row, or its path as it was given.
     `settings` are those of its training (`core.settings.Settings`), which began with the weights of `continued`, if
     any; `distilled` says whose scores a student learnt from. `baseline_forms` has the form of each baseline in
-    `baselines` that has several; `data_sketch` tells copies of a data set from others (`data.similarity`).
+    `baselines` that has several, `baseline_answers` the answer of each to every test row: the score of its candidate,
+    or the rank of its target, 0 where it is in no list. `data_sketch` tells copies of a data set from others
+    (`data.similarity`).
     `own_metrics` has, by variant, the values of the user's own metrics by their name, null where one is not defined.
     `adopted` is what a model that was made elsewhere came as (onnx, lightgbm, …), empty for all others. Fields that a
     version did not know are empty in its files.
@@ -193,6 +195,7 @@ class Measurement(msgspec.Struct, frozen=True):
     own_metrics: dict[str, dict[str, float | None]] = {}
     continued: str = ""
     adopted: str = ""
+    baseline_answers: dict[str, list[float]] = {}
 
     @property
     def unjudged(self) -> str | None:

@@ -10,6 +10,7 @@ import argparse
 
 import numpy as np
 
+from rbserve.core.tasks import CTR
 from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import open_dataset
 from rbserve.home.paths import artifact_path, dataset_path
@@ -32,7 +33,7 @@ def main() -> None:
     drawn = [epoch_order(len(begins) - 1, settings, epoch)[0] for epoch in range(trained.best_epoch)]
     read = np.unique(np.concatenate(drawn))
     rows = np.concatenate([np.arange(begins[one], begins[one + 1]) for one in read])
-    whole = baselines(dataset, test).figures["popularity"]["auc"]
+    whole = baselines(dataset, CTR.name).figures["popularity"]["auc"]
     clicked = train.candidates[rows][train.labels[rows] > 0]
     counts = np.bincount(clicked, minlength=len(dataset.items))
     same = auc(test.labels, counts[test.candidates])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rbserve.core.tasks import CTR
 from rbserve.data.artifact import WEIGHTS
 from rbserve.data.dataset import Dataset
 from rbserve.models.zoo import find_model, models
@@ -34,7 +35,7 @@ def test_a_group_a_model_beats_popularity_on_the_test_users(ml: Dataset, tmp_pat
     reached = auc(
         test.labels, score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
     )
-    popularity = baselines(ml, ml.ctr("test"))["popularity"]["auc"]
+    popularity = baselines(ml, CTR.name).figures["popularity"]["auc"]
     print(f"{name}: AUC {reached:.4f}, popularity {popularity:.4f}")
     assert reached > popularity
 

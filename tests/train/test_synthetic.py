@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from conformance import CEILING_AUC
 
+from rbserve.core.tasks import CTR
 from rbserve.data.dataset import Dataset
 from rbserve.runs.baselines import baselines
 from rbserve.stats.pairwise import auc
@@ -22,7 +23,7 @@ def test_whoever_knows_the_taste_reaches_the_ceiling(planted: Dataset) -> None:
 
 
 def test_whoever_knows_no_taste_stays_at_chance(planted: Dataset) -> None:
-    for values in baselines(planted, planted.ctr("test")).figures.values():
+    for values in baselines(planted, CTR.name).figures.values():
         assert abs(values["auc"] - 0.5) < 0.06
 
 
