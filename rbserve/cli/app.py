@@ -25,7 +25,7 @@ from rbserve.progress import say
 PANELS: dict[str, dict[str, str]] = {
     "Data": {
         "datasets": "List the data sets; `show NAME` inspects one, `export NAME` writes its rows.",
-        "prepare": "Turn raw files into a clean, user-disjointly split data set.",
+        "prepare": "Turn raw files into a clean data set with a training, a validation and a test split.",
         "sids": "Give every item a semantic identifier, for models that read or generate them.",
     },
     "Train": {

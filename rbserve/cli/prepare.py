@@ -22,8 +22,8 @@ TEXTS = "Texts"
 RESOURCES = "Resources"
 
 PROTOCOL_FIELDS = (
-    "seed", "held_out", "history", "min_history", "rows_per_label", "ctr_test_rows", "ctr_finetune_rows",
-    "seqrec_test_rows", "seqrec_finetune_rows", "valid_users", "max_rows",
+    "split", "negatives_by", "seed", "held_out", "history", "min_history", "rows_per_label", "ctr_test_rows",
+    "ctr_finetune_rows", "seqrec_test_rows", "seqrec_finetune_rows", "valid_users", "max_rows",
 )  # fmt: skip
 RATING_FIELDS = ("like_from", "dislike_to", "rating_none")
 TABLE_FIELDS = (
@@ -104,9 +104,11 @@ def prepare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn raw files into a clean, user-disjointly split data set.
+    """Turn raw files into a clean data set with a training, a validation and a test split.
 
     Examples: rbserve prepare ml-100k
+
+    rbserve prepare ml-100k --split time
 
     rbserve prepare microlens --raw ~/MicroLens-50k
 

@@ -1,4 +1,4 @@
-"""A prepared data set: an item table, user-disjoint splits for both tasks, and a manifest that proves them.
+"""A prepared data set: an item table, three splits for both tasks, and a manifest that proves them.
 
     data/<name>/
       manifest.json        counts, options, what was dropped and why, file digests, fingerprint

@@ -23,7 +23,9 @@ from rbserve.core.types import Items
 from rbserve.data import columns
 from rbserve.data.columns import Ragged, blocks
 from rbserve.data.dataset import COLUMNS, NEVER, SPLITS, Dataset, Split
+from rbserve.data.judging import judging_of
 
+FOREVER = int(np.iinfo(np.int64).max)
 WITHOUT_TEXT = "item without text or not in the item file"
 REPEATED = "repeated item of a user"
 
@@ -44,14 +46,17 @@ TABLE_2 = {
 CHECKS: dict[str, tuple[str, str]] = {  # what each says, and what it counts
     "user-disjoint": ("no user is in two splits of a task", "users"),
     "candidate-unseen": ("no candidate or target is in its own history", "rows"),
-    "history-earlier": ("histories end before their row (seqrec: not after it)", "rows"),
+    "history-earlier": ("histories end before their row (seqrec split by users: not after it)", "rows"),
     "in-bounds": ("history offsets rise, items are in the item table", "numbers"),
     "pairs-once": ("no (user, candidate) pair is twice in ctr", "ctr rows"),
-    "both-labels": ("every ctr user has rows of both labels", "users"),
+    "both-labels": ("every ctr user has rows of both labels in a split", "users"),
     "history-length": ("no history is longer than asked for", "rows"),
     "items-once": ("no item is twice in a history", "rows"),
-    "one-sequence": ("every seqrec user has one row", "users"),
+    "one-sequence": ("every seqrec user has one row in a split", "users"),
+    "periods-apart": ("training rows are before validation rows, and these before test rows", "rows"),
 }
+OF_A_SPLIT = {"user-disjoint": "users", "periods-apart": "time"}
+"""Checks of data sets that are divided in one way only, and that way; all others are made of all."""
 OF_HISTORIES = ("candidate-unseen", "history-earlier", "history-length", "items-once")
 
 
@@ -158,7 +163,9 @@ def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:
     """
     manifest, items, findings = dataset.manifest, _item_count(dataset), _Findings()
     looks = [look for task in (CTR, SEQREC) for look in _inspect_task(dataset, task.name, items, findings)]
-    checks, sizes = [findings.check(name) for name in CHECKS], manifest.counts["source"]
+    split = judging_of(manifest.source, manifest.options).split
+    checks = [findings.check(name) for name in CHECKS if OF_A_SPLIT.get(name, split) == split]
+    sizes = manifest.counts["source"]
     left_out = {
         reason: count for reason, count in manifest.dropped.items() if reason.startswith(("ctr:", "seqrec:"))
     }
@@ -175,7 +182,10 @@ def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The memory maps of one split; `labels` is None for sequences, `longest` how long histories may be."""
+    """The memory maps of one split; `labels` is None for sequences, `longest` how long histories may be.
+
+    `is_strict`: histories end before the time of their row; else the tie rule may order items of that time.
+    """
 
     where: str
     task: TaskName
@@ -187,6 +197,7 @@ class _Columns:
     newest: NDArray[np.int64]
     histories: Ragged
     longest: int
+    is_strict: bool
 
 
 _Look = tuple[SplitFigures, NDArray[np.bool_]]  # of a split, and which items of the table are in it
@@ -249,9 +260,19 @@ def _inspect_task(dataset: Dataset, task: TaskName, items: int, findings: _Findi
         findings.add(name, part.where, int(wrong.sum()), int(present.sum()))
         looks.append(_inspect_split(part, items, int(present.sum()), int(own_positives.sum()), findings))
     findings.add("user-disjoint", task, int((splits_of > 1).sum()), len(users))
+    _inspect_periods(parts, findings)
     if not TASKS[task].ranks:
         findings.add("pairs-once", task, _repeated_pairs(parts, users, rows_of), int(rows_of.sum()))
     return looks
+
+
+def _inspect_periods(parts: Sequence[_Columns], findings: _Findings) -> None:
+    """Counts rows that are not before all rows of the splits after theirs, which stand in the order of time."""
+    next_begins = FOREVER
+    for part in reversed(parts):
+        late = sum(int((block >= next_begins).sum()) for block in blocks(part.times))
+        findings.add("periods-apart", part.where, late, len(part.times))
+        next_begins = min([next_begins, *(int(block.min()) for block in blocks(part.times))])
 
 
 def _open(dataset: Dataset, task: TaskName, split: Split) -> _Columns:
@@ -264,7 +285,9 @@ def _open(dataset: Dataset, task: TaskName, split: Split) -> _Columns:
     if len({len(part) for part in (users, items, times, newest, histories, labels) if part is not None}) > 1:
         raise DataError(f"data set {dataset.name} is damaged: columns of {where} differ in length")
     longest = int(dataset.manifest.options["history"]) - TASKS[task].ranks  # which counts the target
-    return _Columns(where, task, split, users, items, labels, times, newest, histories, longest)
+    by_time = judging_of(dataset.manifest.source, dataset.manifest.options).split == "time"
+    is_strict = by_time or not TASKS[task].ranks
+    return _Columns(where, task, split, users, items, labels, times, newest, histories, longest, is_strict)
 
 
 def _rows_of_users(part: _Columns, users: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -337,7 +360,7 @@ def _inspect_histories(part: _Columns, findings: _Findings) -> list[int]:
         violations["candidate-unseen"] += len(np.unique(owner[values == part.items[block][owner]]))
         violations["items-once"] += _repeats(_pairs(owner, values))[1]
         times, newest = part.times[block], part.newest[block]
-        too_late = newest > times if TASKS[part.task].ranks else newest >= times
+        too_late = newest >= times if part.is_strict else newest > times
         violations["history-earlier"] += int((too_late | ((newest == NEVER) != (lengths == 0))).sum())
     for name in OF_HISTORIES:
         findings.add(name, part.where, violations[name], len(part.users))

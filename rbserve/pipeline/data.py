@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from rbserve.core.names import plain_name
 from rbserve.core.tasks import PAPER_TASKS
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.judging import judging_of
 from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
 from rbserve.home.paths import dataset_path, is_prepared, is_there, outdated_artifacts, prepared_datasets
 from rbserve.home.target import names_directory
@@ -48,10 +50,20 @@ def prepare(
         from rbserve.train.protocol.title_words import read_vocabulary
 
         source = sources.find_source(name)
+        read = Reading(**(reading or {}))
+        chosen = sources.protocol_of(source, protocol, read)
+        judging = judging_of(name, dataclasses.asdict(chosen))
         path = dataset_path(
-            name if called is None else plain_name(called, "--name", "for example --name shop")
+            f"{name}{judging.suffix}"
+            if called is None
+            else plain_name(called, "--name", "for example --name shop")
         )
         known = sources.SOURCES.get(path.name)
+        if judging.suffix and known:
+            raise UsageError(
+                f"{path.name} is the data set with the paper's judging: another one needs another name",
+                f"without --name it is {name}{judging.suffix}",
+            )
         if source.own and known and not known.own:
             raise UsageError(
                 f"{path.name} is the name of a source of rbserve's own",
@@ -59,13 +71,12 @@ def prepare(
             )
         require_replaceable(path)
         words = read_vocabulary(vocabulary) if vocabulary else None
-        read = Reading(**(reading or {}))
         with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
             dataset = sources.prepare(
                 name,
                 path,
                 raw,
-                sources.protocol_of(source, protocol, read),
+                chosen,
                 reading=read,
                 texts=Texts(**{**(texts or {}), **({"vocabulary": words} if words else {})}),
                 memory=memory or sources.MEMORY,
@@ -166,7 +177,13 @@ def _about(path: Path) -> str:
     try:
         if is_request_set(path):
             return describe_requests(open_request_set(path))
-        return f"your own, from {open_dataset(path).manifest.source}"
+        manifest = open_dataset(path).manifest
+        judging = judging_of(manifest.source, manifest.options)
+        return (
+            f"from {judging.source}: {judging.title}"
+            if judging.suffix
+            else f"your own, from {judging.source}"
+        )
     except DataError as error:
         return f"not readable: {error.message}"
 

@@ -121,6 +121,24 @@ def test_negatives_are_the_users_own_or_so_many_random_ones(tmp_path: Path) -> N
     assert train["rows"] == 2 * train["positives"] == 4 * train["users"]
 
 
+def test_other_judgings_of_a_source_get_names_of_their_own(tmp_path: Path) -> None:
+    words = (*_shop(tmp_path / "tables"), "--label", "bought")
+    drawn = ("--held-out", "1", "--negatives", "2", "--negatives-by", "popularity")
+    rbserve("prepare", *words, home=tmp_path)
+    paper = json.loads((tmp_path / "data" / "csv" / "manifest.json").read_text())
+    rbserve("prepare", *words, "--split", "time", home=tmp_path)
+    rbserve("prepare", *words, *drawn, home=tmp_path)
+    done = rbserve("prepare", *words, *drawn, "--split", "time", "--json", home=tmp_path)
+    moments = json.loads(done.stdout)["counts"]["moments"]["ctr"]
+    assert moments["train"] < moments["valid"] < moments["test"]
+    assert _everything(tmp_path) == ["csv", "csv-popular", "csv-time", "csv-time-popular"]
+    assert json.loads((tmp_path / "data" / "csv" / "manifest.json").read_text()) == paper
+    assert "from csv: split by time, 2 popular negatives" in rbserve("datasets", home=tmp_path).stdout
+    for name in ("csv-time", "csv-popular", "csv-time-popular"):
+        report = json.loads(rbserve("datasets", "show", name, "--json", home=tmp_path).stdout)
+        assert report["ok"]
+
+
 def test_a_temporary_folder_elsewhere_is_left_empty(tmp_path: Path) -> None:
     words = _shop(tmp_path / "tables")
     elsewhere = tmp_path / "elsewhere"
@@ -182,6 +200,24 @@ MISTAKES = [
     ),
     (("prepare", "ml-100k", "--valid-users", "2"), 2, "--valid-users", "--help"),
     (("prepare", "ml-100k", "--history", "0"), 2, "--history", "--help"),
+    (("prepare", "ml-100k", "--split", "day"), 2, "--split='day'", "users, time"),
+    (
+        ("prepare", "ml-100k", "--split", "time", "--name", "ml-100k"),
+        2,
+        "the paper's judging",
+        "ml-100k-time",
+    ),
+    (("prepare", "ml-100k", "--split", "time", "--name", "hm"), 2, "the paper's judging", "ml-100k-time"),
+    (("prepare", "synthetic", "--split", "time"), 2, "no times: a split by time", "--split users"),
+    (("prepare", "goodbooks", "--split", "time"), 2, "goodbooks-10k has an order of rows", "--split users"),
+    (
+        ("prepare", "csv", "--split", "time", "--interactions", "a", "--items", "b"),
+        2,
+        "without --time",
+        "--time",
+    ),
+    (("prepare", "mind", "--negatives-by", "popularity"), 2, "has nothing to draw", "--negatives 2"),
+    (("prepare", "ml-100k", "--negatives-by", "likes"), 2, "--negatives-by='likes'", "uniform, popularity"),
 ]
 
 

@@ -56,6 +56,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
 
 
+@pytest.fixture(scope="module")
+def periods(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The data set of a split by time, with users who have rows in several splits."""
+    rng = np.random.default_rng(3)
+    users, items, times = (rng.integers(most, size=1_500) for most in (40, ITEMS, 300))
+    labels = rng.integers(0, 2, 1_500)
+    events = Interactions(users.astype(np.int32), items.astype(np.int32), labels.astype(np.int8), times)
+    table = ItemTable([f"i{i}" for i in range(ITEMS)], ["story"] * ITEMS)
+    path = tmp_path_factory.mktemp("data") / "periods"
+    return build(path, "made", events, table, Protocol(history=HISTORY, split="time"))
+
+
 @pytest.fixture
 def copy(small: Dataset, tmp_path: Path) -> Path:
     """A copy whose files a test may spoil."""
@@ -114,7 +126,7 @@ def test_every_check_of_an_untouched_data_set_passes(small: Dataset, planted: Da
     for dataset in (small, planted):
         report = inspect(dataset)
         assert report.ok
-        assert [check.passed for check in report.checks] == [True] * len(CHECKS)
+        assert [check.passed for check in report.checks] == [True] * (len(CHECKS) - 1)
         assert all(check.checked > 0 and not check.detail for check in report.checks)
 
 
@@ -297,6 +309,38 @@ def test_one_wrong_value_fails_exactly_its_check(
     assert check.detail in (f"{folder}: 1", f"{folder.split('/')[0]}: 1")
 
 
+def test_every_check_of_a_split_by_time_passes_and_none_is_about_users_in_one_split(periods: Dataset) -> None:
+    report = inspect(periods)
+    assert [check.name for check in report.checks if check.passed] == [
+        name for name in CHECKS if name != "user-disjoint"
+    ]
+    users = [set(periods.column(f"ctr/{split}", "user").tolist()) for split in SPLITS]
+    assert users[0] & users[1] & users[2]
+
+
+@pytest.mark.parametrize(("split", "later"), [("train", "valid"), ("valid", "test"), ("train", "test")])
+@pytest.mark.parametrize("task", ["ctr", "seqrec"])
+def test_a_row_at_the_time_of_a_later_period_is_found(
+    task: str, split: str, later: str, periods: Dataset, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(periods.path, tmp_path / "copy"))
+    begins = int(periods.column(f"{task}/{later}", "time").min())
+    _spoil(copy, f"{task}/{split}/time", 3, begins)
+    report = inspect(open_dataset(copy))
+    assert _failed(report)["periods-apart"] >= 1
+    assert f"{task}/{split}: 1" in next(
+        check.detail for check in report.checks if check.name == "periods-apart"
+    )
+
+
+def test_a_sequence_of_a_split_by_time_holds_nothing_of_the_targets_own_time(
+    periods: Dataset, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(periods.path, tmp_path / "copy"))
+    _spoil(copy, "seqrec/test/newest", 0, _rows(periods, "seqrec/test")[0]["time"])
+    assert _failed(inspect(open_dataset(copy))) == {"history-earlier": 1}
+
+
 def test_a_sequence_may_hold_items_of_the_targets_own_time(small: Dataset, copy: Path) -> None:
     _spoil(copy, "seqrec/test/newest", 0, _rows(small, "seqrec/test")[0]["time"])
     assert inspect(open_dataset(copy)).ok
@@ -331,7 +375,7 @@ def test_blocks_of_any_size_find_the_same(
         if change not in (_falling_offset, _values_left_over):
             _spoil(copy, *change(small))
     whole = inspect(open_dataset(copy), "CDs")
-    assert len(_failed(whole)) == len(CHECKS)
+    assert len(_failed(whole)) == len(CHECKS) - 1  # all but that of periods
     monkeypatch.setattr(columns, "BLOCK", size)
     assert inspect(open_dataset(copy), "CDs") == whole
 
@@ -385,4 +429,4 @@ def test_what_people_see_names_the_failed_check_and_where(small: Dataset, copy: 
     assert "NOT SOUND, 1 of 9 checks failed" in text
     failed = [line for line in text.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1
-    assert "every seqrec user has one row (seqrec/train: 1)" in failed[0]
+    assert "every seqrec user has one row in a split (seqrec/train: 1)" in failed[0]

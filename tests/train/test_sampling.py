@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from rbserve.core.errors import DataError
 from rbserve.data.dataset import NEVER, SPLITS
 from rbserve.train.protocol import sampling
+from rbserve.train.protocol.negatives import ItemPool, Pairs, draw_negatives, popularity_pool
 from rbserve.train.protocol.options import Protocol
 from rbserve.train.protocol.sampling import GIVEN, SAMPLED, Interactions
+from rbserve.train.protocol.user_split import choose_users
 
 REPEATED = "repeated item of a user"
 KINDS: dict[str, dict[str, Any]] = {
@@ -69,7 +71,7 @@ def _clean(events: Sequence[Event], seed: int) -> list[Event]:
 
 
 def _hash(seed: int, event: Event) -> int:
-    return int(sampling._hash(seed, np.array([event.user]), np.array([event.item]))[0])
+    return int(sampling.pair_hash(seed, np.array([event.user]), np.array([event.item]))[0])
 
 
 def _rows(events: Sequence[Event], protocol: Protocol) -> list[Row]:
@@ -318,7 +320,7 @@ def _drawn_of(
     protocol = Protocol(seed=seed, held_out=1, negatives=negatives, rows_per_label=max(negatives, 1))
     rows = sampling.ctr_rows(events, protocol, Counter())
     assert (rows.candidates == SAMPLED).sum() == (rows.labels == 0).sum()
-    drawn = sampling.draw_negatives(rows, events, np.array(pool, np.int32), seed)
+    drawn = draw_negatives(rows, Pairs(events.users, events.items), ItemPool(np.array(pool, np.int32)), seed)
     assert (drawn.candidates != SAMPLED).all()
     kept = drawn.take(drawn.labels == 1)
     np.testing.assert_array_equal(kept.candidates, rows.candidates[rows.labels == 1])
@@ -385,8 +387,55 @@ def test_who_has_touched_all_but_one_item_gets_that_one_and_who_has_touched_all_
     events = _clean_arrays([(user, item, 1, item) for user in range(2) for item in range(9 + user)])
     protocol = Protocol(held_out=1, negatives=2)
     rows = sampling.ctr_rows(events, protocol, Counter())
-    drawn = sampling.draw_negatives(rows, events, np.arange(10, dtype=np.int32), protocol.seed)
+    drawn = draw_negatives(
+        rows, Pairs(events.users, events.items), ItemPool(np.arange(10, dtype=np.int32)), protocol.seed
+    )
     assert [(row.user, row.candidate, row.label) for row in _as_rows(drawn)] == [(0, 8, 1), (0, 9, 0)]
+
+
+def _popular(likes: Sequence[int], touched: Sequence[Sequence[int]], negatives: int) -> list[list[int]]:
+    """The negatives of each user, drawn in proportion to the items' likes."""
+    events = _clean_arrays(
+        [(user, item, 1, time) for user, items in enumerate(touched) for time, item in enumerate(items)]
+    )
+    protocol = Protocol(held_out=1, negatives=negatives)
+    rows = sampling.ctr_rows(events, protocol, Counter())
+    pool = popularity_pool(np.ones(len(likes), bool), np.array(likes))
+    drawn = draw_negatives(rows, Pairs(events.users, events.items), pool, protocol.seed)
+    return [
+        drawn.candidates[(drawn.users == user) & (drawn.labels == 0)].tolist() for user in range(len(touched))
+    ]
+
+
+def test_popular_negatives_are_drawn_in_proportion_to_likes() -> None:
+    likes = [5, 7, 0, *range(1, 21)]  # nobody likes item 2
+    drawn = [own[0] for own in _popular(likes, [[0, 1]] * 4_000, 1)]
+    expected = 4_000 * np.array(likes[3:]) / sum(likes[3:])
+    counts = np.bincount(drawn, minlength=len(likes))
+    assert counts[:3].tolist() == [0, 0, 0]
+    assert ((counts[3:] - expected) ** 2 / expected).sum() < 19 + 5 * np.sqrt(38)
+
+
+def test_popular_negatives_of_a_user_are_a_draw_without_replacement_also_where_one_item_has_nearly_all_likes() -> (
+    None
+):
+    likes = [3, 3, 10**12, 1, 2, 3]  # after item 2 a draw is refused until the pool is gone through
+    drawn = _popular(likes, [[0, 1]] * 3_000, 2)
+    assert all(own[0] == 2 for own in drawn)
+    counts = np.bincount([own[1] for own in drawn], minlength=6)
+    expected = 3_000 * np.array([1, 2, 3]) / 6
+    assert ((counts[3:] - expected) ** 2 / expected).sum() < 2 + 5 * np.sqrt(4)
+
+
+def test_popular_negatives_are_a_function_of_seed_and_user() -> None:
+    likes = list(range(1, 41))
+    touched = [[user % 7, 20 + user % 11, 33] for user in range(60)]
+    whole = _popular(likes, touched, 3)
+    assert whole == _popular(likes, touched, 3)
+    assert whole[:9] == _popular(likes, touched[:9], 3)
+    assert all(
+        len(set(own)) == 3 and not set(own) & set(items) for own, items in zip(whole, touched, strict=True)
+    )
 
 
 def test_without_slots_to_fill_nothing_is_drawn() -> None:
@@ -394,7 +443,11 @@ def test_without_slots_to_fill_nothing_is_drawn() -> None:
     for protocol in (Protocol(), Protocol(held_out=2), Protocol(held_out=2, negatives=2)):
         rows = sampling.ctr_rows(nothing, protocol, Counter())
         for pool in ([], [1, 2]):
-            assert len(sampling.draw_negatives(rows, nothing, np.array(pool, np.int32), 1)) == 0
+            assert not len(
+                draw_negatives(
+                    rows, Pairs(nothing.users, nothing.items), ItemPool(np.array(pool, np.int32)), 1
+                )
+            )
     assert len(sampling.sequences(nothing, Protocol(), Counter())[0]) == 0
 
 
@@ -407,7 +460,7 @@ def _chosen(
     """Users of each split, and how many rows were beyond the sizes."""
     dropped: Counter[str] = Counter()
     counts = np.array(rows_of, np.int64)
-    numbers = sampling.choose_users(counts, test, finetune, Protocol(**options), "ctr", dropped)
+    numbers = choose_users(counts, test, finetune, Protocol(**options), "ctr", dropped)
     assert len(numbers) == len(counts)
     assert set(numbers.tolist()) <= {-1, 0, 1, 2}
     splits = {name: np.flatnonzero(numbers == SPLITS.index(name)).tolist() for name in SPLITS}
@@ -495,7 +548,7 @@ def test_any_number_of_users_gives_three_splits_or_a_clear_error(users: int) -> 
 def test_the_hint_suggests_random_negatives_where_they_would_help(task: str, negatives: int) -> None:
     protocol = Protocol(held_out=2, negatives=negatives)
     with pytest.raises(DataError, match=f"{task}: 0 usable users") as error:
-        sampling.choose_users(np.zeros(5, np.int64), 1, 1, protocol, task, Counter())
+        choose_users(np.zeros(5, np.int64), 1, 1, protocol, task, Counter())
     assert ("--negatives" in (error.value.hint or "")) == (task == "ctr" and not negatives)
 
 

@@ -276,6 +276,16 @@ def test_sequences_and_pairs_of_microlens_give_the_same_rows(tmp_path: Path) -> 
         assert rows
 
 
+def test_of_microlens_the_file_with_times_alone_is_split_by_time(tmp_path: Path) -> None:
+    protocol = protocol_of(SOURCES["microlens"], {"split": "time"})
+    sequences, pairs = (raw.example(layout, tmp_path / layout) for layout in ("microlens", "microlens-csv"))
+    with pytest.raises(UsageError, match=r"pairs\.tsv has an order of rows and no times"):
+        prepare("microlens", tmp_path / "made", sequences, protocol)
+    made = prepare("microlens", tmp_path / "made", pairs, protocol)
+    begins = [int(made.column(f"seqrec/{split}", "time").min()) for split in SPLITS]
+    assert begins == sorted(set(begins))
+
+
 def _sequences(path: Path) -> list[tuple[str, list[str], str]]:
     """Histories and targets of all sequences, by split."""
     dataset = open_dataset(path)

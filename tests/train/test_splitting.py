@@ -21,7 +21,8 @@ from small_dataset import build
 from rbserve.core import files
 from rbserve.core.errors import DataError, UsageError
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
-from rbserve.train.protocol import sampling, splitting
+from rbserve.train.protocol import event_store, sampling
+from rbserve.train.protocol.negatives import ItemPool, Pairs, draw_negatives
 from rbserve.train.protocol.options import Protocol
 from rbserve.train.protocol.sampling import GIVEN, Interactions
 from rbserve.train.protocol.splitting import EventsInMemory, Texts, write_splits
@@ -125,8 +126,8 @@ def test_the_splits_hold_all_rows_of_their_users_and_nobody_elses(
             return
         events = sampling.clean(raw, protocol.seed, Counter())
         rows = sampling.ctr_rows(events, protocol, Counter())
-        pool = np.unique(raw.items)
-        rows = sampling.draw_negatives(rows, events, pool, protocol.seed)
+        pool = ItemPool(np.unique(raw.items))
+        rows = draw_negatives(rows, Pairs(events.users, events.items), pool, protocol.seed)
         ctr = rows.split()
         ordered, times, newest = sampling.sequences(events, protocol, Counter())
         expected = {
@@ -245,6 +246,23 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_test_users(kind: s
         assert users[0] != users[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "fingerprint"),
+    [
+        ("every event", "7425ecef91bb7e61"),
+        ("every event, given history", "0da2f921c93a669c"),
+        ("held out, own dislikes", "dc5b85a11bf8767c"),
+        ("held out, random negatives", "0db7b4cb9b99482d"),
+    ],
+)
+def test_the_papers_split_has_the_content_that_version_01_gave_it(
+    kind: str, fingerprint: str, tmp_path: Path
+) -> None:
+    protocol = Protocol(**KINDS[kind], **SIZES)
+    dataset = build(tmp_path / "made", "made", _raw(1, 2 * USERS), _table(), protocol)
+    assert dataset.fingerprint.startswith(fingerprint)
+
+
 def _manifest_named(dataset: Dataset, name: str) -> Any:
     """The manifest of a data set as if it were called `name`."""
     return msgspec.structs.replace(dataset.manifest, name=name)
@@ -287,7 +305,7 @@ def test_how_events_are_cut_into_pieces_does_not_matter(
     tallies = [Tally()]
     one = write_splits(tmp_path / "made", "made", whole, protocol, tallies[0])
     for size, piece in ((1, 5), (2, 40), (7, 5), (7, 1), (1_000, 5)):
-        monkeypatch.setattr(splitting, "PIECE", piece)
+        monkeypatch.setattr(event_store, "PIECE", piece)
         tallies.append(Tally())
         other = write_splits(tmp_path / "made", "made", Cut(whole, size), protocol, tallies[-1])
         assert other.fingerprint == one.fingerprint
@@ -313,9 +331,11 @@ def test_the_second_pass_reads_the_chosen_users_whole_and_in_small_pieces(
     )
     held = EventsInMemory(raw, _table())
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(splitting, "PIECE", piece)
+        monkeypatch.setattr(event_store, "PIECE", piece)
         cut = Cut(held, 3)
-        store = splitting.EventStore.write(Path(folder) / "events", cut, Protocol(), Tally(), lambda *_: None)
+        store = event_store.EventStore.write(
+            Path(folder) / "events", cut, Protocol().seed, Tally(), lambda _: None, lambda *_: None
+        )
         assert np.diff(store.offsets).tolist() == lengths[: held.users]
         pieces = list(store.of_users(wanted)) if len(wanted) else []
         store.remove()
@@ -353,6 +373,17 @@ def test_negatives_come_from_items_that_someone_met_whatever_the_table_holds(tmp
                 own = rows.candidates[(rows.users == user) & (rows.labels == 0)]
                 drawn = [int(dataset.items.ids[item].removeprefix("raw")) for item in own]
                 assert sorted(drawn) == sorted(set(range(0, 28, 2)) - set(touched[user]))
+
+
+def test_popular_negatives_of_the_papers_split_are_drawn_by_the_likes_of_all_users(tmp_path: Path) -> None:
+    """Ten items have 60 likes each, 200 one each: for a user 7 * 60 of 7 * 60 + 199 likes are of a popular item."""
+    touched = [[user % 10, (user + 3) % 10, (user + 6) % 10, 10 + user] for user in range(200)]
+    for way, share in (("uniform", 7 / 206), ("popularity", 420 / 619)):
+        protocol = Protocol(held_out=2, negatives=2, negatives_by=way)
+        dataset = build(tmp_path / way, "made", _likes(touched), _table(210), protocol)
+        rows = [dataset.ctr(split) for split in SPLITS]
+        drawn = np.concatenate([part.candidates[part.labels == 0] for part in rows])
+        assert abs((drawn < 10).mean() - share) < 0.08
 
 
 def test_who_has_touched_every_item_gives_no_row_and_is_counted(tmp_path: Path) -> None:
@@ -500,7 +531,7 @@ def test_a_failure_leaves_the_data_set_that_was_there(when: str, tmp_path: Path)
     old = write_splits(tmp_path / "made", "made", held, Protocol(), Tally())
     before = {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()}
     protocol = Protocol(seed=1)
-    events: splitting.Events = Failing(held, 7, 4, when)
+    events: event_store.Events = Failing(held, 7, 4, when)
     if when == "too few":
         events = EventsInMemory(held.events.take(held.events.users < 3), _table())
 

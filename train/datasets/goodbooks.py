@@ -33,4 +33,5 @@ SOURCE = DataSource(
     about="goodbooks-10k: ratings of titled books, in time order",
     load=load,
     needs="books.csv and ratings.csv of the goodbooks-10k repository",
+    times=False,
 )

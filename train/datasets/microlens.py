@@ -13,7 +13,7 @@ from rbserve.core.errors import DataError
 from rbserve.train.datasets.delimited import COMMAS, PLAIN_TABS, DelimitedFile, csv_records
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.reading import items, locate
-from rbserve.train.datasets.source import DataSource, whole_number
+from rbserve.train.datasets.source import DataSource, no_times, whole_number
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.tally import Tally
 
@@ -23,6 +23,8 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     del reading
     titles = locate(raw, "MicroLens-*_titles.csv", "MicroLens-*_title*.csv")
     pairs = locate(raw, "MicroLens-*_pairs.tsv", "MicroLens-*_pairs.csv")
+    if ".tsv" in pairs.name and work.needs_times:
+        raise no_times(pairs.name, "MicroLens-50k_pairs.csv has times; or divide the users: --split users")
     first = DelimitedFile(titles, COMMAS, Tally()).names
     header = None if first[0].lower() == "item" else ("item", "title")
     work.add_items(items(csv_records(titles, ("item", "title"), work.tally, header=header), work.tally))

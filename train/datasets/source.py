@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rbserve.core.errors import UsageError
 from rbserve.data.dataset import ItemTable
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.workspace import Workspace
@@ -23,7 +24,7 @@ class DataSource:
     `load` reads a folder's files into a workspace; `defaults` are values of the protocol that differ from the usual
     ones; `needs` names the files that the user must provide, empty if `fetch` downloads them; `paper` is the source's
     column in Table 2. A source without files has `make` instead of `load`. `own`: the user's own tables, whose columns
-    `Reading` names.
+    `Reading` names. `times`: whether its events have times, not only an order.
     """
 
     about: str
@@ -34,6 +35,12 @@ class DataSource:
     make: Callable[[Tally], tuple[Interactions, ItemTable]] | None = None
     paper: str | None = None
     own: bool = False
+    times: bool = True
+
+
+def no_times(table: str, hint: str = "divide the users: --split users") -> UsageError:
+    """The error for a split by time of events that have an order and no times."""
+    return UsageError(f"{table} has an order of rows and no times: a split by time needs times", hint)
 
 
 NEITHER = "rating that is neither liked nor disliked"

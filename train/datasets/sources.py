@@ -22,7 +22,7 @@ from rbserve.train.datasets import (
     tables,
 )
 from rbserve.train.datasets.options import Reading
-from rbserve.train.datasets.source import DataSource
+from rbserve.train.datasets.source import DataSource, no_times
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.options import Catalogue, Protocol
 from rbserve.train.protocol.splitting import TEXTS, EventsInMemory, Texts, write_splits
@@ -77,7 +77,19 @@ def protocol_of(
                 "--held-out 2" if likes_alone else "--held-out 2, or --negatives native with --held-out 0",
             )
         values["held_out"] = 2
-    return Protocol(**values)
+    protocol = Protocol(**values)
+    if protocol.negatives_by != "uniform" and not protocol.negatives:
+        raise UsageError(
+            f"--negatives-by {protocol.negatives_by} has nothing to draw: the negatives are the users' own dislikes",
+            "--negatives 2 draws random ones instead",
+        )
+    if protocol.split == "time" and source.own and reading.time is None:
+        raise no_times(
+            "a table without --time", "name the column with --time, or divide the users: --split users"
+        )
+    if protocol.split == "time" and not source.times:
+        raise no_times(source.about.partition(":")[0])
+    return protocol
 
 
 def prepare(
@@ -112,7 +124,7 @@ def prepare(
             )
         folder = Path()
     with scratch(temporary or path.parent, path.name) as work:
-        space = Workspace(work, memory, tally, protocol.max_rows, progress)
+        space = Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time")
         try:
             assert source.load is not None
             source.load(folder, space, reading)

@@ -84,4 +84,5 @@ def _make(tally: Tally) -> tuple[Interactions, ItemTable]:
 SOURCE = DataSource(
     about="planted topics and tastes: chance is AUC 0.5, the ceiling 0.9 (made)",
     make=_make,
+    times=False,
 )

@@ -41,8 +41,8 @@ from rbserve.train.datasets.loss import (
     counted,
 )
 from rbserve.train.datasets.options import Dialect
+from rbserve.train.protocol.event_store import PIECE
 from rbserve.train.protocol.sampling import GIVEN, Interactions
-from rbserve.train.protocol.splitting import PIECE
 from rbserve.train.protocol.tally import Tally
 
 BATCH = 50_000
@@ -70,6 +70,7 @@ class Workspace:
         tally: Tally,
         max_rows: int = 0,
         progress: Progress = no_progress,
+        needs_times: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -78,6 +79,7 @@ class Workspace:
             str, str
         ] = {}  # by the reason of a loss, what the user can do about it in these files
         self.max_rows = max_rows
+        self.needs_times = needs_times
         self._progress = progress
         import duckdb  # imported here: listing the sources does not need it
 

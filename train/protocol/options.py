@@ -11,6 +11,8 @@ from rbserve.core.options import Count, Natural, Options, Share
 from rbserve.models.words import MAX_WORDS
 
 Catalogue = Literal["used", "seen", "all"]
+SplitKind = Literal["users", "time"]
+NegativesBy = Literal["uniform", "popularity"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,26 @@ class Protocol(Options):
     ctr_finetune_rows: Annotated[Count, Meta(description="Finetune rows of click prediction.")] = 100_000
     seqrec_test_rows: Annotated[Count, Meta(description="Test sequences.")] = 5_000
     seqrec_finetune_rows: Annotated[Count, Meta(description="Finetune sequences.")] = 40_000
-    valid_users: Annotated[Share, Meta(description="Share of the finetune users that validate.")] = 0.1
+    valid_users: Annotated[
+        Share,
+        Meta(description="Share of the finetune users (--split time: of the finetune rows) that validate."),
+    ] = 0.1
     max_rows: Annotated[Natural, Meta(description="Raw rows to read; 0 reads all.")] = 0
+    split: Annotated[
+        SplitKind,
+        Meta(
+            description="What divides the rows: users, as in the paper, or time: the most recent rows are the test."
+        ),
+    ] = "users"
+    negatives_by: Annotated[
+        NegativesBy,
+        Meta(description="Draw random negatives with equal chances, or in proportion to the items' likes."),
+    ] = "uniform"
+
+    @property
+    def keeps_given_history(self) -> bool:
+        """Whether GIVEN events alone are history; a split by time has the later likes in it too."""
+        return self.given_history and not self.held_out and self.split == "users"
 
     def most_rows(self, label: int) -> int:
         """How many click-prediction rows of a label a user can give."""

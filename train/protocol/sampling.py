@@ -1,6 +1,7 @@
-"""The paper's protocol: labelled events to user-disjoint splits for both tasks (section 4.1, Table 2).
+"""The paper's protocol: the rows that labelled events give, for both tasks (section 4.1, Table 2).
 
-Everything here works on whole users, so a data set of any size is handled in pieces (`splitting.py`).
+Everything here works on whole users, so a data set of any size is handled in pieces (`splitting.py`). Which rows
+train, validate and test is decided by `user_split.py`, the paper's way, or by `time_split.py`.
 
 Click prediction, one of two ways:
 
@@ -22,28 +23,40 @@ Two rules that decide what histories hold:
   user and item: not by the order of the raw rows, which means nothing, nor by the item's number, which
   would tell labels apart.
 - *Repeats.* A user meets an item once: the first event counts; at equal times a dislike before a like.
-
-Users are shuffled once per task, then fill the test set, then the finetune set; validation is 10% of the
-finetune users. No user is in two splits.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.errors import DataError
-from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import slices
-from rbserve.data.dataset import NEVER, SPLITS, CtrSplit, SeqSplit, Split
+from rbserve.data.dataset import NEVER, CtrSplit, SeqSplit
 from rbserve.train.protocol.options import Protocol
 
 GIVEN = 2  # label of an event that is history only: liked before the observation began
 SAMPLED = -1  # candidate of a row whose random item is yet to be drawn
+FOREVER = int(np.iinfo(np.int64).max)
+
+
+@dataclass(frozen=True)
+class Period:
+    """The times from `first` to `last`, both included, in the unit of the source."""
+
+    first: int = NEVER
+    last: int = FOREVER
+
+    def holds(self, times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of E times are in the period: bool[E]."""
+        return (times >= self.first) & (times <= self.last)
+
+
+ALWAYS = Period()
 
 
 @dataclass(frozen=True)
@@ -96,9 +109,21 @@ class CtrRows:
         )
 
 
+class Sequences(NamedTuple):
+    """S next-item rows, the times of their targets, and of the newest item before each: int64[S] both."""
+
+    rows: SeqSplit
+    times: NDArray[np.int64]
+    newest: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> Sequences:
+        """The given rows, in that order."""
+        return Sequences(self.rows.take(rows), self.times[rows], self.newest[rows])
+
+
 def clean(events: Interactions, seed: int, dropped: Counter[str]) -> Interactions:
     """Events by user, then time, then the tie rule; each user meets an item once."""
-    ties = _hash(seed, events.users, events.items)
+    ties = pair_hash(seed, events.users, events.items)
     ordered = events.take(np.lexsort((events.labels, ties, events.times, events.users)))
     first = _first_of_pairs(ordered.users, ordered.items)
     dropped["repeated item of a user"] += len(events) - len(first)
@@ -111,23 +136,28 @@ def at_once(events: Interactions) -> tuple[int, int]:
     return int(follows.sum()), int((follows & (np.diff(events.times) == 0)).sum())
 
 
-def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) -> CtrRows:
-    """The click-prediction rows of whole users' clean events; counts those left out in `dropped`."""
+def ctr_rows(
+    events: Interactions, protocol: Protocol, dropped: Counter[str], period: Period = ALWAYS
+) -> CtrRows:
+    """The click-prediction rows of whole users' clean events in a period; counts those left out in `dropped`.
+
+    Histories reach back beyond the period. What is said of a user's last likes, of the most recent rows and of both
+    labels is meant of the user's events in the period.
+    """
     moments = _moments(events)
-    only_given = protocol.given_history and not protocol.held_out
-    is_liked = events.labels == GIVEN if only_given else events.labels != 0
+    is_liked = events.labels == GIVEN if protocol.keeps_given_history else events.labels != 0
     liked, when_liked = events.take(is_liked), moments[is_liked]
     if protocol.held_out:
-        rows = _held_out_rows(events, moments, liked, when_liked, protocol, dropped)
+        rows = _held_out_rows(events, moments, liked, when_liked, protocol, dropped, period)
     else:
-        labelled = np.flatnonzero(events.labels != GIVEN)
+        labelled = np.flatnonzero((events.labels != GIVEN) & period.holds(events.times))
         end = np.searchsorted(when_liked, moments[labelled])
         begin = _history_begin(liked.users, events.users[labelled], end, protocol.history)
         rows = _event_rows(events, labelled, begin, end, liked)
         long_enough = end - begin >= protocol.min_history
         dropped["ctr: history too short"] += int((~long_enough).sum())
         rows = rows.take(long_enough)
-    both = _has_both_labels(rows)
+    both = has_both_labels(rows)
     dropped["ctr: user with rows of one label only"] += int((~both).sum())
     rows = rows.take(both)
     most = np.where(rows.labels == 1, protocol.most_rows(1), protocol.most_rows(0))
@@ -137,108 +167,47 @@ def ctr_rows(events: Interactions, protocol: Protocol, dropped: Counter[str]) ->
 
 
 def sequences(
-    events: Interactions, protocol: Protocol, dropped: Counter[str]
-) -> tuple[SeqSplit, NDArray[np.int64], NDArray[np.int64]]:
-    """Next-item rows of whole users' clean events, the times of their targets, and of the newest item before each."""
+    events: Interactions, protocol: Protocol, dropped: Counter[str], period: Period = ALWAYS, *,
+    strictly_before: bool = False,
+) -> Sequences:  # fmt: skip
+    """Next-item rows of whole users' clean events: a user's last like in a period, after the likes before it.
+
+    Histories reach back beyond the period. With `strictly_before` they end before the target's time; else likes of the
+    same time are ordered by the tie rule.
+    """
     liked = events.take(events.labels != 0)
-    last = np.flatnonzero(np.diff(liked.users, append=-1))
-    first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
-    long_enough = last > first
+    last = _last_in(liked, period)
+    first = np.searchsorted(liked.users, liked.users[last])
+    end = np.searchsorted(moments := _moments(liked), moments[last]) if strictly_before else last
+    long_enough = end > first
     dropped["seqrec: fewer than two liked items"] += int((~long_enough).sum())
-    first, last = first[long_enough], last[long_enough]
-    begin = np.maximum(first, last - (protocol.history - 1))  # the last 20 include the target
-    rows = SeqSplit(liked.users[last], liked.items[last], slices(liked.items, begin, last))
-    return rows, liked.times[last], _newest(liked.times, begin, last)
+    first, last, end = first[long_enough], last[long_enough], end[long_enough]
+    begin = np.maximum(first, end - (protocol.history - 1))  # the last 20 include the target
+    rows = SeqSplit(liked.users[last], liked.items[last], slices(liked.items, begin, end))
+    return Sequences(rows, liked.times[last], _newest(liked.times, begin, end))
 
 
-def draw_negatives(rows: CtrRows, events: Interactions, pool: Items, seed: int) -> CtrRows:
-    """The rows with each SAMPLED candidate replaced by an item of `pool` that its user never touched.
-
-    Uniform, without repeats for a user, a function of (seed, user) alone. `events` are all clean events of
-    these users. A user who has touched nearly all of the pool gets as many items as are left. Rows without an item are
-    left out, and so are all rows of a user who gets none, since they have one label only.
-    """
-    slots = np.flatnonzero(rows.candidates == SAMPLED)
-    candidates = rows.candidates.copy()
-    span = max(int(pool.max(initial=0)), int(events.items.max(initial=0))) + 1
-    taken = np.sort(events.users.astype(np.int64) * span + events.items)
-    most = int(np.bincount(np.unique(rows.users[slots], return_inverse=True)[1]).max(initial=0))
-    for attempt in range(64 + 2 * most):
-        if not len(slots):
-            break
-        open_users, first_slot = np.unique(rows.users[slots], return_index=True)
-        drawn = pool[(_hash(seed + 1, open_users, np.full(len(open_users), attempt)) % len(pool)).astype(int)]
-        pairs = open_users.astype(np.int64) * span + drawn
-        fresh = taken[np.minimum(np.searchsorted(taken, pairs), len(taken) - 1)] != pairs
-        candidates[slots[first_slot[fresh]]] = drawn[fresh]
-        taken = np.sort(np.concatenate((taken, pairs[fresh])))
-        slots = np.delete(slots, first_slot[fresh])
-    for user in np.unique(rows.users[slots]):  # few, if any: they have touched most of the pool
-        own = slots[rows.users[slots] == user]
-        begin, end = np.searchsorted(taken, (int(user) * span, (int(user) + 1) * span))
-        left = np.setdiff1d(pool, taken[begin:end] - int(user) * span)
-        order = np.argsort(_hash(seed + 2, np.full(len(left), user), left), kind="stable")[: len(own)]
-        candidates[own[: len(order)]] = left[order]
-    drawn = replace(rows, candidates=candidates).take(candidates != SAMPLED)
-    return drawn.take(_has_both_labels(drawn))
+def has_both_labels(rows: CtrRows) -> NDArray[np.bool_]:
+    """For each of R rows whether its user has rows of both labels: bool[R]."""
+    liked, disliked = (np.unique(rows.users[rows.labels == label]) for label in (1, 0))
+    return np.isin(rows.users, np.intersect1d(liked, disliked, assume_unique=True))
 
 
-def choose_users(
-    rows_of: NDArray[np.int64], test_rows: int, finetune_rows: int, protocol: Protocol,
-    task: str, dropped: Counter[str], at_once: float = 0.0,
-) -> NDArray[np.int8]:  # fmt: skip
-    """For each user the number of their split in SPLITS, or -1; `rows_of[user]` counts the rows they would give.
-
-    A data set smaller than test + finetune is divided in the same proportion. `at_once` is the share of events with
-    the same time as the user's event before: above one half, an error names them as the cause.
-    """
-    eligible = np.flatnonzero(rows_of)
-    shuffled = eligible[np.random.default_rng(protocol.seed).permutation(len(eligible))]
-    filled = np.cumsum(rows_of[shuffled])
-    total = int(filled[-1]) if len(filled) else 0
-    if total < test_rows + finetune_rows:
-        test_rows = round(total * test_rows / (test_rows + finetune_rows))
-        finetune_rows = total - test_rows
-    test_users = int(np.searchsorted(filled, test_rows)) + 1 if test_rows else 0
-    in_test = int(filled[test_users - 1]) if 0 < test_users <= len(filled) else 0
-    used = min(int(np.searchsorted(filled, in_test + finetune_rows)) + 1, len(eligible))
-    valid_users = round((used - test_users) * protocol.valid_users)
-    bounds: dict[Split, NDArray[np.int64]] = {
-        "test": shuffled[:test_users],
-        "valid": shuffled[test_users : test_users + valid_users],
-        "train": shuffled[test_users + valid_users : used],
-    }
-    if any(len(part) == 0 for part in bounds.values()):
-        few = f"{task}: {len(eligible)} usable users are too few for a test, a validation and a training set"
-        if at_once > 0.5 and not protocol.given_history:
-            raise DataError(
-                f"{few}: {at_once:.0%} of the events have the same time as their user's event before, "
-                "and events at one time are no history for each other",
-                "name a column of finer times with --time, or leave --time out if the rows stand in time order",
-            )
-        raise DataError(few, _remedy(task, protocol))
-    dropped[f"{task}: beyond the sizes asked for"] += total - int(filled[used - 1])
-    chosen = np.full(len(rows_of), -1, np.int8)
-    for name, users in bounds.items():
-        chosen[users] = SPLITS.index(name)
-    return chosen
-
-
-def _remedy(task: str, protocol: Protocol) -> str:
-    if not TASKS[task].ranks and not protocol.negatives:
-        return "give more interactions, or sample negatives: --negatives 2"
-    return "give more interactions"
+def pair_hash(seed: int, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each (seed, user, item), the finaliser of splitmix64 (Steele et al. 2014)."""
+    pair = (users.astype(np.uint64) << np.uint64(32)) | (items.astype(np.uint64) & np.uint64(0xFFFFFFFF))
+    return _mix(pair ^ _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)))
 
 
 def _held_out_rows(
     events: Interactions, moments: NDArray[np.int64], liked: Interactions, when_liked: NDArray[np.int64],
-    protocol: Protocol, dropped: Counter[str],
+    protocol: Protocol, dropped: Counter[str], period: Period,
 ) -> CtrRows:  # fmt: skip
     """Rows of the held-out kind, a user's rows together, in time order."""
-    last = np.flatnonzero(np.diff(liked.users, append=-1))
-    first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
+    last = _last_in(liked, period)
+    first = np.searchsorted(liked.users, liked.users[last])
     held = last + 1 - protocol.held_out  # the first held-out like of each user
-    enough = held > first
+    enough = (held > first) & (liked.times[np.maximum(held, 0)] >= period.first)
     dropped["ctr: user with too few liked items"] += int((~enough).sum())
     first, last, held = first[enough], last[enough], held[enough]
     end = np.searchsorted(when_liked, when_liked[held])
@@ -257,7 +226,7 @@ def _held_out_rows(
             users[owner], np.full(len(owner), SAMPLED, np.int32), np.zeros(len(owner), np.int8),
             liked.times[last][owner], begin[owner], end[owner], liked)  # fmt: skip
     else:
-        disliked = np.flatnonzero(events.labels == 0)
+        disliked = np.flatnonzero((events.labels == 0) & period.holds(events.times))
         owner = np.searchsorted(users, events.users[disliked])
         owner[owner == len(users)] = 0
         known = users[owner] == events.users[disliked] if len(users) else np.zeros(len(disliked), bool)
@@ -299,6 +268,13 @@ def _history_begin(
     return np.maximum(own, end - longest)
 
 
+def _last_in(liked: Interactions, period: Period) -> NDArray[np.int64]:
+    """For each user with a like in the period the row of the last one; `liked` are by user and time."""
+    known = np.flatnonzero(liked.times <= period.last)
+    last = known[np.flatnonzero(np.diff(liked.users[known], append=-1))]
+    return last[liked.times[last] >= period.first]
+
+
 def _newest(times: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
     newest = np.full(len(begin), NEVER, np.int64)
     has_history = end > begin
@@ -312,12 +288,6 @@ def _moments(events: Interactions) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     new = (np.diff(events.users) != 0) | (np.diff(events.times) != 0)
     return np.concatenate(([0], np.cumsum(new)))
-
-
-def _has_both_labels(rows: CtrRows) -> NDArray[np.bool_]:
-    """For each row whether its user has rows of both labels."""
-    liked, disliked = (np.unique(rows.users[rows.labels == label]) for label in (1, 0))
-    return np.isin(rows.users, np.intersect1d(liked, disliked, assume_unique=True))
 
 
 def _first_of_pairs(users: NDArray[np.int32], items: Items) -> NDArray[np.int64]:
@@ -336,12 +306,6 @@ def _rank_from_last(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     ranks = np.empty(len(groups), np.int64)
     ranks[order] = ends - 1 - np.arange(len(groups))
     return ranks
-
-
-def _hash(seed: int, users: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """A 64-bit hash of each (seed, user, item), the finaliser of splitmix64 (Steele et al. 2014)."""
-    pair = (users.astype(np.uint64) << np.uint64(32)) | (items.astype(np.uint64) & np.uint64(0xFFFFFFFF))
-    return _mix(pair ^ _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)))
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,17 +1,16 @@
-"""Writes a stream of events as a data set with user-disjoint splits, in bounded memory.
+"""Writes a stream of events as a data set with three splits, in bounded memory.
 
-The first pass cleans and orders the events of every user, stores them on disk, and counts the rows that each user
-would give. Then users are chosen. The second pass reads the events of the chosen users and writes their rows. Memory
-holds a piece of about a million events, and a few bytes for each user and item.
+The first pass cleans and orders the events of every user and stores them on disk (`event_store.py`). Then a splitter
+decides which rows train, validate and test: by user (`user_split.py`) or by time (`time_split.py`). The last pass
+reads the events again, draws negatives (`negatives.py`) and writes the rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,49 +20,51 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
-from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.types import Items, Progress, no_progress
-from rbserve.data.columns import ColumnWriter, Ragged, open_column
-from rbserve.data.dataset import SPLITS, Dataset, ItemTable, open_dataset
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import SPLITS, Dataset, ItemTable, Split, open_dataset
 from rbserve.data.dataset_writer import DatasetWriter
-from rbserve.train.protocol import sampling
+from rbserve.train.protocol.event_store import Events, EventStore
+from rbserve.train.protocol.negatives import POOLS, ItemPool, Pairs, draw_negatives
 from rbserve.train.protocol.options import Catalogue, Protocol, WordLimits
-from rbserve.train.protocol.sampling import Interactions
+from rbserve.train.protocol.sampling import CtrRows, Interactions, Period, Sequences
 from rbserve.train.protocol.tally import Tally
+from rbserve.train.protocol.time_split import TimeSplit
 from rbserve.train.protocol.title_words import Vocabulary, tokenize_items
+from rbserve.train.protocol.user_split import UserSplit
 
-PIECE = 1 << 20  # events read at a time
 
+class Splitter(typing.Protocol):
+    """How rows are divided into training, validation and test; it sees the events of whole users."""
 
-class Events(typing.Protocol):
-    """The events of a source: whole users in the order of their numbers, with the ids and texts behind the numbers."""
+    def count(self, events: Interactions) -> None:
+        """Sees all clean events once, piece by piece, before `choose`."""
+        ...
 
-    @property
-    def users(self) -> int:
-        """The number of users."""
+    def choose(self, store: EventStore) -> NDArray[np.int64]:
+        """Decides what is in which split, and returns the users whose events are to be read again, rising."""
+        ...
+
+    def period(self, split: Split) -> Period:
+        """When the click-prediction rows of a split are."""
         ...
 
     @property
-    def items(self) -> int:
-        """The number of items that have a text."""
+    def moments(self) -> dict[str, dict[str, int]]:
+        """By task and split the time of the earliest rows, where times divide the splits."""
         ...
 
-    @property
-    def rows(self) -> int:
-        """The number of events."""
+    def ctr_rows(self, events: Interactions) -> list[CtrRows]:
+        """The click-prediction rows of these users, by split."""
         ...
 
-    def pieces(self) -> Iterator[Interactions]:
-        """The events, about PIECE at a time, never a user in two pieces."""
+    def sequences(self, events: Interactions) -> list[Sequences]:
+        """The next-item rows of these users, by split."""
         ...
 
-    def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
-        """Raw ids and texts of the given items, rising, in batches."""
-        ...
 
-    def user_ids(self, users: NDArray[np.int32]) -> Iterator[list[str]]:
-        """Raw ids of the given users, rising, in batches."""
-        ...
+SPLITTERS: dict[str, Callable[[Protocol, Tally, int], Splitter]] = {"users": UserSplit, "time": TimeSplit}
+"""The class by `Protocol.split`; it is made of the protocol, the tally and the number of users."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,19 +92,16 @@ def write_splits(
     """Splits the events for both tasks and writes the data set at `path`, atomically.
 
     The item table holds the items of the splits (`used`), those of any event (`seen`), or all that have a
-    text (`all`). Random negatives come from the seen ones, whatever the table holds.
+    text (`all`). Random negatives come from the seen ones, whatever the table holds; in a
+    split by time from those seen before the end of a row's period.
     """
     with replacing_directory(path) as partial:
-        store = EventStore.write(partial / ".events", events, protocol, tally, progress)
-        ctr = sampling.choose_users(
-            store.ctr_rows, protocol.ctr_test_rows, protocol.ctr_finetune_rows, protocol, CTR.name, tally.dropped,
-            store.at_once)  # fmt: skip
-        seqrec = sampling.choose_users(
-            store.seqrec_rows, protocol.seqrec_test_rows, protocol.seqrec_finetune_rows, protocol, SEQREC.name,
-            tally.dropped, store.at_once)  # fmt: skip
+        splitter = SPLITTERS[protocol.split](protocol, tally, events.users)
+        store = EventStore.write(partial / ".events", events, protocol.seed, tally, splitter.count, progress)
+        read = splitter.choose(store)
         writer = DatasetWriter(partial)
         with closing(writer):
-            _write_rows(writer, store, ctr, seqrec, protocol, tally, progress)
+            _write_rows(writer, store, splitter, read, protocol, tally, progress)
         _require_rows(writer)
         catalogued = _write_items(writer, events, store, catalogue, texts, progress)
         users = writer.users()
@@ -116,92 +114,11 @@ def write_splits(
             options={
                 **dataclasses.asdict(protocol), "catalogue": catalogue, "min_count": texts.min_count,
                 "max_words": texts.max_words, **(options or {})},
-            counts={**catalogued, "source": store.counts},
+            counts={**catalogued, "source": store.counts, **_moments(splitter)},
             dropped=tally.dropped,
             repaired=tally.repaired,
         )  # fmt: skip
     return open_dataset(path)
-
-
-class EventStore:
-    """The clean events of all users on disk, and the number of rows that each user would give."""
-
-    def __init__(self, folder: Path, users: int, items: int) -> None:
-        self.folder = folder
-        self.offsets = np.zeros(users + 1, np.int64)
-        self.ctr_rows = np.zeros(users, np.int64)
-        self.seqrec_rows = np.zeros(users, np.int64)
-        self.seen = np.zeros(items, bool)
-        self.counts: dict[str, int] = {}
-        self.at_once = 0.0
-
-    @classmethod
-    def write(
-        cls, folder: Path, events: Events, protocol: Protocol, tally: Tally, progress: Progress
-    ) -> EventStore:
-        """The first pass: cleans, orders, stores and counts the events."""
-        store = cls(folder, events.users, events.items)
-        done = histories = liked = follow = together = 0
-        with ExitStack() as files:
-            columns = [files.enter_context(closing(ColumnWriter(folder / f"{name}.npy", kind)))
-                       for name, kind in (("item", np.int32), ("label", np.int8), ("time", np.int64))]  # fmt: skip
-            for piece in events.pieces():
-                clean = sampling.clean(piece, protocol.seed, tally.dropped)
-                columns[0].append(clean.items)
-                columns[1].append(clean.labels)
-                columns[2].append(clean.times)
-                store._count(clean, protocol, tally)
-                histories += int((clean.labels == sampling.GIVEN).sum())
-                liked += int((clean.labels == 1).sum())
-                in_piece = sampling.at_once(clean)
-                follow, together = follow + in_piece[0], together + in_piece[1]
-                done += len(piece)
-                progress(done, events.rows, "events ordered by user and time")
-        np.cumsum(store.offsets, out=store.offsets)
-        store.at_once = together / max(follow, 1)
-        store.counts = {
-            "users": int((np.diff(store.offsets) > 0).sum()),
-            "items": int(store.seen.sum()),
-            "items_with_text": events.items,
-            "interactions": int(store.offsets[-1]),
-            "positives": liked,
-            "given": histories,
-        }
-        return store
-
-    def _count(self, events: Interactions, protocol: Protocol, tally: Tally) -> None:
-        """Counts the events and rows of these users, and marks their items as seen."""
-        _add_at(self.offsets[1:], events.users)
-        _add_at(self.ctr_rows, sampling.ctr_rows(events, protocol, tally.dropped).users)
-        _add_at(self.seqrec_rows, sampling.sequences(events, protocol, tally.dropped)[0].users)
-        self.seen[events.items] = True
-
-    def of_users(self, users: NDArray[np.int64]) -> Iterator[Interactions]:
-        """The events of the given users, rising, in pieces of about PIECE events."""
-        lengths = self.offsets[users + 1] - self.offsets[users]
-        ends = np.searchsorted(np.cumsum(lengths), np.arange(PIECE, int(lengths.sum()) + PIECE, PIECE)) + 1
-        for part in np.split(users, np.unique(ends[ends < len(users)])):
-            if len(part):
-                yield self._read(part)
-
-    def remove(self) -> None:
-        """Deletes the files."""
-        for file in self.folder.iterdir():
-            file.unlink()
-        self.folder.rmdir()
-
-    def _read(self, users: NDArray[np.int64]) -> Interactions:
-        begin, end = self.offsets[users], self.offsets[users + 1]
-        first, last = int(begin[0]), int(end[-1])
-        lengths = end - begin
-        skipped = np.concatenate(([0], np.cumsum(lengths)))
-        rows = np.repeat(begin - first - skipped[:-1], lengths) + np.arange(skipped[-1])
-        # Opened anew for every piece: the pages of a closed memory map do not count as memory of this process.
-        item, label, time = (
-            np.array(open_column(self.folder / f"{name}.npy")[first:last][rows])
-            for name in ("item", "label", "time")
-        )
-        return Interactions(np.repeat(users, lengths).astype(np.int32), item, label, time)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,33 +156,42 @@ class EventsInMemory:
         yield [str(user) for user in users]
 
 
+def _moments(splitter: Splitter) -> dict[str, Any]:
+    return {"moments": splitter.moments} if splitter.moments else {}
+
+
 def _write_rows(
     writer: DatasetWriter,
     store: EventStore,
-    ctr: NDArray[np.int8],
-    seqrec: NDArray[np.int8],
+    splitter: Splitter,
+    users: NDArray[np.int64],
     protocol: Protocol,
     tally: Tally,
     progress: Progress,
 ) -> None:
-    """The second pass: writes the rows of the chosen users."""
-    pool = np.flatnonzero(store.seen).astype(np.int32)
-    chosen = np.flatnonzero((ctr >= 0) | (seqrec >= 0))
-    total, done = int((np.diff(store.offsets)[chosen]).sum()), 0
-    unused: Counter[str] = Counter()  # the first pass has counted what these rows leave out
-    for events in store.of_users(chosen):
-        rows = sampling.ctr_rows(events.take(ctr[events.users] >= 0), protocol, unused)
-        wanted = len(rows)
-        rows = sampling.draw_negatives(rows, events, pool, protocol.seed)
-        tally.dropped["ctr: no item left to sample"] += wanted - len(rows)
-        ordered, times, newest = sampling.sequences(events.take(seqrec[events.users] >= 0), protocol, unused)
-        for number, split in enumerate(SPLITS):
-            part = rows.take(ctr[rows.users] == number)
-            writer.add_ctr(split, part.split(), part.times, part.newest)
-            own = np.flatnonzero(seqrec[ordered.users] == number)
-            writer.add_seqrec(split, ordered.take(own), times[own], newest[own])
+    """The last pass: writes the rows of the users."""
+    pools = _pools(store, splitter, protocol)
+    total, done = int((np.diff(store.offsets)[users]).sum()), 0
+    for events in store.of_users(users):
+        touched = Pairs(events.users, events.items)
+        for split, pool, rows in zip(SPLITS, pools, splitter.ctr_rows(events), strict=True):
+            drawn = draw_negatives(rows, touched, pool, protocol.seed)
+            tally.dropped["ctr: no item left to sample"] += len(rows) - len(drawn)
+            writer.add_ctr(split, drawn.split(), drawn.times, drawn.newest)
+            touched = touched.add(drawn)
+        for split, ordered in zip(SPLITS, splitter.sequences(events), strict=True):
+            writer.add_seqrec(split, *ordered)
         done += len(events)
         progress(done, total, "events of the chosen users split")
+
+
+def _pools(store: EventStore, splitter: Splitter, protocol: Protocol) -> list[ItemPool]:
+    """What negatives are drawn from, by split; splits of the same period have the same pool."""
+    periods = [splitter.period(split) for split in SPLITS]
+    if not protocol.negatives:
+        return [ItemPool(np.empty(0, np.int32)) for _ in periods]
+    made = {period: POOLS[protocol.negatives_by](*store.met_items(period)) for period in set(periods)}
+    return [made[period] for period in periods]
 
 
 def _require_rows(writer: DatasetWriter) -> None:
@@ -319,11 +245,3 @@ def _write_items(
 def _texts(events: Events, items: Items) -> Iterable[str]:
     for _, texts in events.item_texts(items):
         yield from texts
-
-
-def _add_at(counts: NDArray[np.int64], users: NDArray[np.int32]) -> None:
-    """Adds 1 to counts[user] for each of the users; a piece's users lie in a small range of numbers."""
-    if len(users):
-        first = int(users.min())
-        added = np.bincount(users - first)
-        counts[first : first + len(added)] += added

@@ -1,0 +1,42 @@
+"""How a prepared data set judges models: what divides its rows, and where its negatives come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+NAMES = {"time": "-time", "popularity": "-popular"}
+"""What the name of a data set ends with where it does not judge as the paper does, by the value of the option."""
+
+
+class Judging(msgspec.Struct, frozen=True):
+    """The way a data set of `source` judges models.
+
+    `split` is what divides the rows (users or time), `negatives` the number of random negatives of a user (0: the
+    users' own dislikes), `negatives_by` how these are drawn (uniform or popularity).
+    """
+
+    source: str
+    split: str = "users"
+    negatives: int = 0
+    negatives_by: str = "uniform"
+
+    @property
+    def suffix(self) -> str:
+        """What the data set's name ends with: "" as in the paper, "-time", "-popular" or "-time-popular"."""
+        return "".join(NAMES.get(value, "") for value in (self.split, self.negatives_by))
+
+    @property
+    def title(self) -> str:
+        """The judging in words: split by time, 2 popular negatives."""
+        drawn = {"uniform": "random", "popularity": "popular"}.get(self.negatives_by, self.negatives_by)
+        negatives = f"{self.negatives} {drawn} negatives" if self.negatives else "own dislikes"
+        return f"split by {self.split}, {negatives}"
+
+
+def judging_of(source: str, options: Mapping[str, Any]) -> Judging:
+    """The judging in the options of a manifest; those of an earlier version say nothing of it: it is the paper's."""
+    values = {name: options[name] for name in ("split", "negatives", "negatives_by") if name in options}
+    return Judging(source, **values)

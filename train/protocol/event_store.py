@@ -1,0 +1,160 @@
+"""The clean events of a source on disk, whole users in the order of their numbers, to be read in several passes.
+
+Memory holds a piece of about a million events, and a few bytes for each user and item.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbserve.core.types import Progress
+from rbserve.data.columns import ColumnWriter, blocks, open_column
+from rbserve.train.protocol import sampling
+from rbserve.train.protocol.sampling import Interactions, Period
+from rbserve.train.protocol.tally import Tally
+
+PIECE = 1 << 20  # events read at a time
+
+
+class Events(typing.Protocol):
+    """The events of a source: whole users in the order of their numbers, with the ids and texts behind the numbers."""
+
+    @property
+    def users(self) -> int:
+        """The number of users."""
+        ...
+
+    @property
+    def items(self) -> int:
+        """The number of items that have a text."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """The number of events."""
+        ...
+
+    def pieces(self) -> Iterator[Interactions]:
+        """The events, about PIECE at a time, never a user in two pieces."""
+        ...
+
+    def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
+        """Raw ids and texts of the given items, rising, in batches."""
+        ...
+
+    def user_ids(self, users: NDArray[np.int32]) -> Iterator[list[str]]:
+        """Raw ids of the given users, rising, in batches."""
+        ...
+
+
+class EventStore:
+    """The clean events of all users on disk."""
+
+    def __init__(self, folder: Path, users: int, items: int) -> None:
+        self.folder = folder
+        self.offsets = np.zeros(users + 1, np.int64)
+        self.seen = np.zeros(items, bool)
+        self.counts: dict[str, int] = {}
+        self.at_once = 0.0
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        events: Events,
+        seed: int,
+        tally: Tally,
+        watch: Callable[[Interactions], None],
+        progress: Progress,
+    ) -> EventStore:
+        """The first pass: cleans, orders and stores the events; `watch` gets the clean events of each piece."""
+        store = cls(folder, events.users, events.items)
+        done = histories = liked = follow = together = 0
+        with ExitStack() as files:
+            columns = [files.enter_context(closing(ColumnWriter(folder / f"{name}.npy", kind)))
+                       for name, kind in (("item", np.int32), ("label", np.int8), ("time", np.int64))]  # fmt: skip
+            for piece in events.pieces():
+                clean = sampling.clean(piece, seed, tally.dropped)
+                columns[0].append(clean.items)
+                columns[1].append(clean.labels)
+                columns[2].append(clean.times)
+                count_users(store.offsets[1:], clean.users)
+                store.seen[clean.items] = True
+                watch(clean)
+                histories += int((clean.labels == sampling.GIVEN).sum())
+                liked += int((clean.labels == 1).sum())
+                in_piece = sampling.at_once(clean)
+                follow, together = follow + in_piece[0], together + in_piece[1]
+                done += len(piece)
+                progress(done, events.rows, "events ordered by user and time")
+        np.cumsum(store.offsets, out=store.offsets)
+        store.at_once = together / max(follow, 1)
+        store.counts = {
+            "users": int((np.diff(store.offsets) > 0).sum()),
+            "items": int(store.seen.sum()),
+            "items_with_text": events.items,
+            "interactions": int(store.offsets[-1]),
+            "positives": liked,
+            "given": histories,
+        }
+        return store
+
+    @property
+    def users(self) -> NDArray[np.int64]:
+        """The numbers of the users who have events, rising."""
+        return np.flatnonzero(np.diff(self.offsets))
+
+    def met_items(self, period: Period) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which items anybody met before the end of the period, and how many likes each has in it."""
+        seen, likes = np.zeros(len(self.seen), bool), np.zeros(len(self.seen), np.int64)
+        columns = [blocks(self.column(name)) for name in ("item", "label", "time")]
+        for items, labels, times in zip(*columns, strict=True):
+            seen[items[times <= period.last]] = True
+            liked = (labels != 0) & period.holds(times)
+            likes += np.bincount(items[liked], minlength=len(likes))
+        return seen, likes
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of the folder as a memory map: item, label or time of every event."""
+        return open_column(self.folder / f"{name}.npy")
+
+    def of_users(self, users: NDArray[np.int64]) -> Iterator[Interactions]:
+        """The events of the given users, rising, in pieces of about PIECE events."""
+        lengths = self.offsets[users + 1] - self.offsets[users]
+        ends = np.searchsorted(np.cumsum(lengths), np.arange(PIECE, int(lengths.sum()) + PIECE, PIECE)) + 1
+        for part in np.split(users, np.unique(ends[ends < len(users)])):
+            if len(part):
+                yield self._read(part)
+
+    def remove(self) -> None:
+        """Deletes the files."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        self.folder.rmdir()
+
+    def _read(self, users: NDArray[np.int64]) -> Interactions:
+        begin, end = self.offsets[users], self.offsets[users + 1]
+        first, last = int(begin[0]), int(end[-1])
+        lengths = end - begin
+        skipped = np.concatenate(([0], np.cumsum(lengths)))
+        rows = np.repeat(begin - first - skipped[:-1], lengths) + np.arange(skipped[-1])
+        # Opened anew for every piece: the pages of a closed memory map do not count as memory of this process.
+        item, label, time = (
+            np.array(self.column(name)[first:last][rows]) for name in ("item", "label", "time")
+        )
+        return Interactions(np.repeat(users, lengths).astype(np.int32), item, label, time)
+
+
+def count_users(counts: NDArray[np.int64], users: NDArray[np.int32]) -> None:
+    """Adds 1 to counts[user] for each of the users; a piece's users lie in a small range of numbers."""
+    if len(users):
+        first = int(users.min())
+        added = np.bincount(users - first)
+        counts[first : first + len(added)] += added
