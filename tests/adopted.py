@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,19 @@ def small_requests(path: Path, labelled: bool = True) -> RequestSet:
         offsets=np.arange(0, rows + 1, SLATE_SIZE),
         labels=(rng.random(rows) < chance).astype(np.float32) if labelled else None,
         users=np.repeat(np.arange(REQUESTS, dtype=np.int32) % USERS, SLATE_SIZE),
+    )
+
+
+def requests_of_sizes(path: Path, sizes: Sequence[int]) -> RequestSet:
+    """A labelled request of each size, in random order: likes of each candidate, the age of the request."""
+    rng = np.random.default_rng(7)
+    sizes, rows = rng.permutation(sizes), sum(sizes)
+    return write_requests(
+        path,
+        {"likes": rng.normal(size=rows).astype(np.float32)},
+        {"age": rng.normal(size=len(sizes)).astype(np.float32)},
+        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        labels=(np.arange(rows) % 2).astype(np.float32),
     )
 
 

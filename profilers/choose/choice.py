@@ -28,7 +28,7 @@ from rbserve.machine.environment import environment
 from rbserve.profilers.compare.uncertainty import Evidence, interval_of
 from rbserve.profilers.measure.test_rows import open_test_rows
 from rbserve.runs.measurement import Measurement, Result, comparability_key
-from rbserve.runs.plan import Plan
+from rbserve.runs.plan import Plan, Slate
 from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes import memory
 from rbserve.runtimes.opening import unavailable
@@ -52,7 +52,7 @@ class Question(msgspec.Struct, frozen=True):
 
     artifact_digest: str
     comparability_key: str
-    slate: int
+    slate: Slate
     threads: int
     tolerance: float
     newest_run: str
@@ -107,7 +107,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def question_of(
-    artifact: Artifact, runs: Path, slate: int | None, threads: int, tolerance: float
+    artifact: Artifact, runs: Path, slate: Slate | None, threads: int, tolerance: float
 ) -> Question:
     """The question for an artefact on this machine. UsageError for an endpoint, which has a single variant."""
     if artifact.is_endpoint:
@@ -225,7 +225,7 @@ def suffices(run: Measurement, question: Question, variants: Sequence[str], leas
     return {*variants} <= timed and bool(judged) and not run.plan.exclude_seen
 
 
-def _timed(run: Measurement, slate: int) -> list[Result]:
+def _timed(run: Measurement, slate: Slate) -> list[Result]:
     return [result for result in run.results if (result.scope, result.slate) == (SCOPE, slate)]
 
 

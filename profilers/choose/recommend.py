@@ -31,6 +31,7 @@ from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, 
 from rbserve.runs.baselines import forms_of
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, Result, baseline_title, key_here
+from rbserve.runs.plan import Slate, in_order
 from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import Interval, Statistic, certified_percentile, process_interval, runs_needed
 from rbserve.stats.metrics import METRICS, metric_title
@@ -127,7 +128,7 @@ class Recommendation(msgspec.Struct, frozen=True):
     task: str
     metric: str
     objectives: list[str]
-    slate: int
+    slate: Slate
     scope: str
     threads: int
     confidence: float
@@ -179,7 +180,7 @@ def recommend(
     measurements: Sequence[Measurement],
     objectives: Sequence[Objective],
     *,
-    slate: int | None = None,
+    slate: Slate | None = None,
     dataset: str | None = None,
     metric: str | None = None,
     task: str | None = None,
@@ -267,7 +268,7 @@ def _of_dataset(runs: list[Measurement], dataset: str | None) -> list[Measuremen
 
 
 def _of_task(
-    runs: list[Measurement], metric: str | None, task: str | None, slate: int | None
+    runs: list[Measurement], metric: str | None, task: str | None, slate: Slate | None
 ) -> tuple[list[Measurement], str]:
     """The runs of one task, and the metric, or the paper's of that task.
 
@@ -317,7 +318,7 @@ def _of_threads(runs: list[Measurement], threads: int | None) -> list[Measuremen
     return [run for run in runs if run.plan.threads == chosen]
 
 
-def _slate(runs: Sequence[Measurement], slate: int | None) -> int:
+def _slate(runs: Sequence[Measurement], slate: Slate | None) -> Slate:
     known = _slates(runs)
     if slate is None:
         if len(known) > 1:
@@ -333,12 +334,12 @@ def _slate(runs: Sequence[Measurement], slate: int | None) -> int:
     return slate
 
 
-def _slates(runs: Sequence[Measurement]) -> list[int]:
-    return sorted({result.slate for run in runs for result in run.results})
+def _slates(runs: Sequence[Measurement]) -> list[Slate]:
+    return in_order(result.slate for run in runs for result in run.results)
 
 
 def _comparable_runs(
-    runs: Sequence[Measurement], slate: int
+    runs: Sequence[Measurement], slate: Slate
 ) -> tuple[list[Measurement], list[list[Measurement]]]:
     """The runs to choose from, all comparable, and the others: this machine's first, then the newest."""
     machine = environment()
@@ -489,7 +490,10 @@ def _measured(check: ObjectiveCheck) -> str:
 
 
 def _check_certified(
-    candidates: Sequence[Candidate], objectives: Sequence[Objective], slate: int, group: Sequence[Measurement]
+    candidates: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    slate: Slate,
+    group: Sequence[Measurement],
 ) -> None:
     """Raises DataError where no variant has the calls that certify a percentile, and none certainly misses it."""
     lacking = [
@@ -546,7 +550,7 @@ def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | Non
 
 
 def _elsewhere(
-    group: Sequence[Measurement], others: Sequence[Sequence[Measurement]], slate: int
+    group: Sequence[Measurement], others: Sequence[Sequence[Measurement]], slate: Slate
 ) -> dict[str, str]:
     """Why models that were measured could not be chosen, by their names."""
     reasons = {
@@ -612,5 +616,5 @@ def _is_better(value: float, other: float, metric: str, task: str) -> bool:
     return value > other if METRICS[task][metric].better == "higher" else value < other
 
 
-def _listing(values: Sequence[int]) -> str:
+def _listing(values: Sequence[Slate]) -> str:
     return ", ".join(str(value) for value in values)

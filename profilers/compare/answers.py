@@ -12,6 +12,7 @@ from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.uncertainty import Draws, Evidence
 from rbserve.profilers.compare.wording import accuracy_text, listing, p50_text, percent_text, significant
+from rbserve.runs.plan import Slate
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import percentile_interval
 
@@ -28,7 +29,7 @@ class ServeAnswer(msgspec.Struct, frozen=True):
     accuracy of those that the point does not beat, by their titles.
     """
 
-    slate: int
+    slate: Slate
     question: str
     point: str
     label: str
@@ -96,13 +97,13 @@ def _share_below(lower: Draws | None, upper: Draws | None) -> float | None:
 # ---- The pick ----
 
 
-def _judged(section: Section, slate: int) -> list[Point]:
+def _judged(section: Section, slate: Slate) -> list[Point]:
     return [
         point for point in section.at(slate) if point.value(section.metric) is not None and not point.aside
     ]
 
 
-def _answer(section: Section, slate: int, points: Sequence[Point], draws: PointDraws) -> ServeAnswer:
+def _answer(section: Section, slate: Slate, points: Sequence[Point], draws: PointDraws) -> ServeAnswer:
     best = max(points, key=lambda point: (_printed(point, section), -point.p50_ms, point.id))
     enough = _printed(best, section) - TOLERANCE
     near = [point for point in points if (point.value(section.metric) or 0.0) >= enough]
@@ -139,7 +140,7 @@ def _printed(point: Point, section: Section) -> float:
     return float(as_printed(point.value(section.metric) or 0.0))
 
 
-def _question(section: Section, slate: int, pick: Point, models: int, in_section: int) -> str:
+def _question(section: Section, slate: Slate, pick: Point, models: int, in_section: int) -> str:
     where = f"within {TOLERANCE} {section.metric_label} of the best at {section.slate_name} {slate}"
     if models == 1:
         return f"Fastest variant of {pick.name} {where}"
@@ -170,7 +171,7 @@ def _better_baselines(section: Section, pick: Point) -> dict[str, float]:
 # ---- What is said of it ----
 
 
-def _alone(section: Section, slate: int, pick: Point, models: int) -> Iterator[str]:
+def _alone(section: Section, slate: Slate, pick: Point, models: int) -> Iterator[str]:
     if models == 1:
         yield (
             f"{pick.name} is the only model that was measured at {section.slate_name} {slate}: there is no choice of "

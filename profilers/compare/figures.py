@@ -24,7 +24,8 @@ from rbserve.profilers.compare.wording import (
     stages_text,
 )
 from rbserve.runs.changes import changed, options_text
-from rbserve.runs.measurement import Latency
+from rbserve.runs.measurement import Latency, SlateSizes
+from rbserve.runs.plan import TABLE
 from rbserve.runs.roofline import Roofline
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import Interval
@@ -114,7 +115,19 @@ def _speedup(adopted: bool) -> Callable[[Point], float | None]:
 
 
 def _ms_per_candidate(point: Point) -> float | None:
-    return None if TASKS[point.run.task].ranks else point.p50_ms / point.slate
+    if TASKS[point.run.task].ranks or point.slate == TABLE:
+        return None
+    return point.p50_ms / point.slate
+
+
+def _sizes(read: Callable[[SlateSizes], Any]) -> Callable[[Point], Any]:
+    """Reads a figure of the candidates of each call; None where all calls have as many as the slate says."""
+    return lambda point: read(point.result.slate_sizes) if point.result.slate_sizes else None
+
+
+def _sizes_text(sizes: SlateSizes) -> str:
+    """The fewest, the median and the most candidates of a call: "1 / 14 / 120"."""
+    return f"{sizes.min} / {sizes.median:g} / {sizes.max}"
 
 
 def _yes_no(value: bool) -> str:
@@ -187,6 +200,10 @@ FIGURES: list[Figure] = [
     Figure("users", "", "", lambda p: len(set(p.run.predictions.users))),
     Figure("scope", "scope", "", lambda p: p.result.scope, shown="profile"),
     Figure("slate", "{size}", "", lambda p: p.slate, shown="profile page summary student call tip"),
+    Figure("slate_sizes", "candidates", "", _sizes(_sizes_text), shown="profile page tip", rare=True),
+    Figure("slate_min", "", "", _sizes(lambda of: of.min)),
+    Figure("slate_median", "", "", _sizes(lambda of: of.median)),
+    Figure("slate_max", "", "", _sizes(lambda of: of.max)),
     # against the other points
     Figure("on_front", "front", "", lambda p: p.on_front, _yes_no, "page summary tip", note=_FRONT),
     Figure("dominated_by", "dominated by", "", lambda p: p.dominated_by, shown="tip", rare=True),
@@ -200,6 +217,7 @@ FIGURES: list[Figure] = [
     Figure("mean_ms", "mean", "ms", lambda p: p.result.latency_ms.mean, significant, "profile page"),
     Figure("mean_ci95_ms", "", "", lambda p: p.result.latency_ms.mean_ci95),
     Figure("p90_ms", "p90", "ms", lambda p: p.result.latency_ms.p90, significant, "profile page target"),
+    Figure("p95_ms", "p95", "ms", lambda p: p.result.latency_ms.p95, significant, "page target"),
     Figure("p99_ms", "p99", "ms", lambda p: p.result.latency_ms.p99, significant, "profile page summary tip target"),
     Figure("max_ms", "max", "ms", lambda p: p.result.latency_ms.max, significant, "profile page"),
     Figure("p50_ms_per_candidate", "p50 of a candidate", "ms", _ms_per_candidate, significant, "tip", rare=True),

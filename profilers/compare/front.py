@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from rbserve.core.errors import UsageError
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, all_or_none, interval_of
+from rbserve.runs.plan import Slate
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import Interval
 from rbserve.stats.metrics import METRICS, Direction
@@ -35,7 +36,7 @@ class Front(msgspec.Struct, frozen=True):
     decades of latency (moocore); `ci95` is its interval, null without raw samples. Larger is better.
     """
 
-    slate: int
+    slate: Slate
     hypervolume: float | None
     ci95: Interval | None
     reference_ms: float
@@ -44,7 +45,7 @@ class Front(msgspec.Struct, frozen=True):
 
 
 def place_points(
-    slate: int, points: Sequence[Point], metric: str, evidence: Evidence
+    slate: Slate, points: Sequence[Point], metric: str, evidence: Evidence
 ) -> tuple[list[Point], Front]:
     """The points of one slate, each with its place relative to the front, and the front as a whole."""
     row = METRICS[points[0].run.task][metric]
@@ -124,7 +125,7 @@ def overlap(a: Interval | None, b: Interval | None) -> bool:
 
 
 def front_of(
-    slate: int,
+    slate: Slate,
     chance: float,
     points: Iterable[tuple[float, float]],
     latency: Sequence[Draws] | None,

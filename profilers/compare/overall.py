@@ -19,6 +19,7 @@ from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section, same_data
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, all_or_none, interval_of
 from rbserve.runs.measurement import comparability_key
+from rbserve.runs.plan import Slate, in_order
 from rbserve.stats.intervals import Interval
 from rbserve.stats.metrics import METRICS, metric_title
 
@@ -56,7 +57,7 @@ class Overall(msgspec.Struct, frozen=True):
     scope: str
     threads: int
     exclude_seen: bool
-    slate: int
+    slate: Slate
     slate_name: str
     cpu: str
     datasets: list[str]
@@ -76,12 +77,12 @@ def overalls(parts: Sequence[Section], evidence: Evidence) -> list[Overall]:
     return [
         table
         for group in groups.values()
-        for slate in sorted({slate for part in group.values() for slate in part.slates})
+        for slate in in_order(slate for part in group.values() for slate in part.slates)
         if (table := _overall([*group.values()], slate, evidence))
     ]
 
 
-def _overall(group: Sequence[Section], slate: int, evidence: Evidence) -> Overall | None:
+def _overall(group: Sequence[Section], slate: Slate, evidence: Evidence) -> Overall | None:
     first, metric = group[0], group[0].metric
     judged = {part.dataset: _judged(part, slate) for part in group}
     copies = _copies(group)
@@ -112,7 +113,7 @@ def _overall(group: Sequence[Section], slate: int, evidence: Evidence) -> Overal
     )
 
 
-def _judged(part: Section, slate: int) -> dict[tuple[str, str], Point]:
+def _judged(part: Section, slate: Slate) -> dict[tuple[str, str], Point]:
     """The points of a slate whose accuracy may be compared, by model and variant."""
     return {
         (point.name, point.variant): point
@@ -122,7 +123,7 @@ def _judged(part: Section, slate: int) -> dict[tuple[str, str], Point]:
 
 
 def _points(
-    rows: Sequence[Sequence[Point]], slate: int, metric: str, evidence: Evidence
+    rows: Sequence[Sequence[Point]], slate: Slate, metric: str, evidence: Evidence
 ) -> tuple[list[OverallPoint], Front]:
     """A point for each row of points of one variant, one a data set; and the front of all."""
     table = METRICS[rows[0][0].run.task][metric]

@@ -12,6 +12,7 @@ from rbserve.core.variants import ADOPTED_REFERENCES, REFERENCE
 from rbserve.profilers.compare.paper import PaperRow
 from rbserve.runs.changes import display_name
 from rbserve.runs.measurement import Measurement, Result
+from rbserve.runs.plan import Slate
 from rbserve.stats.intervals import Interval
 
 INCONCLUSIVE = "INCONCLUSIVE"
@@ -79,7 +80,7 @@ class Point(msgspec.Struct, frozen=True, eq=False):
         return self.result.variant
 
     @property
-    def slate(self) -> int:
+    def slate(self) -> Slate:
         """Candidates in a call, or the length k of the list asked for where the model ranks the catalogue."""
         return self.result.slate
 

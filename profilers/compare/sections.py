@@ -25,7 +25,7 @@ from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.runs.baselines import forms_of
 from rbserve.runs.changes import changed, display_name
 from rbserve.runs.measurement import Measurement, baseline_title
-from rbserve.runs.plan import WARM
+from rbserve.runs.plan import WARM, Slate, in_order
 from rbserve.runs.summary import by_scope
 from rbserve.stats.metrics import metric_title
 
@@ -62,7 +62,7 @@ class Section(msgspec.Struct, frozen=True):
     environment: Environment
     rows: int
     users: int
-    slates: list[int]
+    slates: list[Slate]
     points: list[Point]
     baselines: dict[str, dict[str, float]]
     paper_column: str
@@ -88,7 +88,7 @@ class Section(msgspec.Struct, frozen=True):
         """A baseline with its form: "popularity (last likes)"."""
         return baseline_title(name, self.baseline_forms)
 
-    def at(self, slate: int) -> list[Point]:
+    def at(self, slate: Slate) -> list[Point]:
         """The points of one slate, in the order of the table."""
         return [point for point in self.points if point.slate == slate]
 
@@ -141,7 +141,7 @@ def _section(
     points = [
         point for run in ordered for point in points_of(run, printed.get(run.model), aside(run, shared))
     ]
-    slates = sorted({point.slate for point in points})
+    slates = in_order(point.slate for point in points)
     placed = [
         place_points(slate, [point for point in points if point.slate == slate], metric, evidence)
         for slate in slates

@@ -10,6 +10,7 @@ from rbserve.core.distillation import Distillation
 from rbserve.profilers.compare.paper import printed_rows
 from rbserve.profilers.compare.points import Point, TeacherComparison
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of
+from rbserve.runs.plan import in_order
 from rbserve.stats.intervals import Interval
 from rbserve.stats.metrics import METRICS
 
@@ -71,7 +72,7 @@ def _why_no_teacher(student: Point, points: Sequence[Point], record: Distillatio
     """Why no comparable point is the teacher's: it has no run, or of other weights, or at other slates."""
     if all(point.run.model != record.teacher for point in points):
         return f"no run of {record.teacher} is comparable: same machine, libraries, threads, scope and data"
-    slates = sorted({point.slate for point in points if _taught(point, record)})
+    slates = in_order(point.slate for point in points if _taught(point, record))
     if not slates:
         return f"the comparable runs of {record.teacher} are of other weights than those that taught"
     return f"{record.teacher} was measured at slate {', '.join(map(str, slates))}, not at {student.slate}"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.runs.measurement import Measurement
+from rbserve.runs.plan import Slate
 from rbserve.runs.summary import MS
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import Interval, Statistic, percentile_interval, process_draws
@@ -38,7 +39,7 @@ class Evidence:
         return self._kept[key]
 
     def latency(
-        self, run: Measurement, variant: str, slate: int, statistic: Statistic = "median"
+        self, run: Measurement, variant: str, slate: Slate, statistic: Statistic = "median"
     ) -> Draws | None:
         """Milliseconds a call of a variant in the run's scope. None where the raw samples were not kept."""
         key = (run.id, run.plan.scope, variant, slate, statistic)
@@ -49,7 +50,7 @@ class Evidence:
         return self._kept[key]
 
 
-def run_times(run: Measurement, variant: str, slate: int) -> list[Draws]:
+def run_times(run: Measurement, variant: str, slate: Slate) -> list[Draws]:
     """Milliseconds of every timed call, one array a process, of a measurement of one scope."""
     return [
         np.asarray(process.runs_ns, np.float64) * MS

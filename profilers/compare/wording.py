@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rbserve.profilers.compare.points import Point
+from rbserve.runs.measurement import SlateSizes
 
 DASH = "–"
 
@@ -56,6 +57,11 @@ def accuracy_text(point: Point, metric: str) -> str:
     if value is None:
         return DASH
     return f"{value:.4f}" + interval_text(point.interval(metric), "{:.4f}".format)
+
+
+def sizes_text(sizes: SlateSizes) -> str:
+    """The candidates of requests as they come in a table: "of 1 to 120 candidates, median 14"."""
+    return f"of {sizes.min:,} to {sizes.max:,} candidates, median {sizes.median:,g}"
 
 
 def listing(words: Sequence[str], most: int = 4) -> str:

@@ -13,6 +13,7 @@ from rbserve.core.variants import find_variant
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.profilers.cost.operators import Opened, Spent
 from rbserve.profilers.cost.peaks import bandwidth_gbs, peak_gflops
+from rbserve.runs.plan import Slate
 from rbserve.runs.roofline import Cost
 from rbserve.runtimes.memory import parameters
 
@@ -21,7 +22,11 @@ LOOKS_INTO = {"torch": "rbserve.profilers.cost.torch_cost", "onnx": "rbserve.pro
 
 
 def measure_cost(
-    artifact: Artifact, variant: str, slates: Sequence[int], threads: int, open_variant: Callable[[], Opened]
+    artifact: Artifact,
+    variant: str,
+    slates: Sequence[Slate],
+    threads: int,
+    open_variant: Callable[[], Opened],
 ) -> list[Cost]:
     """The cost of a call at each slate, of a variant that is opened again with its operators observed."""
     look_into = importlib.import_module(LOOKS_INTO[find_variant(variant).runtime]).look_into

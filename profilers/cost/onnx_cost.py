@@ -14,6 +14,7 @@ import msgspec
 
 from rbserve.profilers.cost.operators import Opened, Spent, make_calls, total
 from rbserve.profilers.timing.latency import Clock
+from rbserve.runs.plan import Slate
 from rbserve.runtimes.session import profiled_sessions
 
 Shape = list[int]
@@ -64,7 +65,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 def look_into(
-    variant: str, slates: Sequence[int], open_variant: Callable[[], Opened]
+    variant: str, slates: Sequence[Slate], open_variant: Callable[[], Opened]
 ) -> list[tuple[int, Spent]]:
     """For each slate, the number of calls and the operations, bytes and times of their operators."""
     windows: list[tuple[int, int, int]] = []

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from rbserve.profilers.timing.calls import Exercise
+from rbserve.runs.plan import Slate
 
 CALLS = 32  # at most so many requests of a slate,
 SECONDS = 0.5  # or as many as take so long
 
-Opened = Callable[[int], Exercise]
+Opened = Callable[[Slate], Exercise]
 """A variant that was opened: makes the exercise of a slate."""
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from rbserve.core.variants import find_variant
 from rbserve.profilers.cost.operators import Opened, Spent, make_calls, total
+from rbserve.runs.plan import Slate
 
 LOOK_UPS = ("embedding", "index_select", "gather", "index")  # read as much of their table as they give
 VIEWS = ("_unsafe_view", "_reshape_alias", "detach", "alias")  # beside what torch itself calls a view
@@ -29,7 +30,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 def look_into(
-    variant: str, slates: Sequence[int], open_variant: Callable[[], Opened]
+    variant: str, slates: Sequence[Slate], open_variant: Callable[[], Opened]
 ) -> list[tuple[int, Spent]]:
     """For each slate, the number of calls and the operations, bytes and times of their operators."""
     exercise_of = open_variant()

@@ -29,6 +29,7 @@ from rbserve.profilers.measure.harness import (
     check_plan,
     default_plan,
     file_bytes,
+    usual_slates,
 )
 from rbserve.profilers.measure.inputs import Report
 from rbserve.profilers.measure.test_rows import open_test_rows
@@ -237,8 +238,9 @@ def _plan(base: Artifact | Measurement, config: GateConfig, scope: Scope) -> Pla
     else:
         usual = default_plan(_task(base))
         plan = msgspec.structs.replace(
-            usual, scope="forward", threads=config.threads, test_users=config.test_users, seed=config.seed
-        )
+            usual, slates=usual_slates(base), scope="forward", threads=config.threads,
+            test_users=config.test_users, seed=config.seed,
+        )  # fmt: skip
     return msgspec.structs.replace(
         plan,
         processes=config.max_rounds,

@@ -35,6 +35,7 @@ from rbserve.profilers.gate.verdict import (
     suite_of,
 )
 from rbserve.profilers.measure.harness import run_job
+from rbserve.runs.plan import Slate
 
 EVERYTHING = Scope()
 NO_SPREAD = (
@@ -175,7 +176,7 @@ class _Gate:
             if contender.live and not contender.failed and waits(contender)
         ]
 
-    def _round(self, contender: Contender, slates: Sequence[int]) -> None:
+    def _round(self, contender: Contender, slates: Sequence[Slate]) -> None:
         """A fresh process of each live side, the order turned around from round to round."""
         self._progress(
             self._rounds, self._config.max_rounds, f"rounds at most, {contender.model} {contender.variant}"
@@ -273,7 +274,7 @@ class _Gate:
         return f"{line.rounds} processes were too few for so large a spread; raise the budget, or quieten the machine"
 
 
-def _undecided_slates(contender: Contender, test: SequentialTest[Key] | None) -> Sequence[int]:
+def _undecided_slates(contender: Contender, test: SequentialTest[Key] | None) -> Sequence[Slate]:
     """The slates to measure: all of them while memory is undecided, whose peak is that of all slates of a process."""
     if not any(key.metric in ("p50", "peak_rss") for key in contender.keys):
         return contender.plan.slates[:1]  # a process has to time something

@@ -29,7 +29,7 @@ from rbserve.profilers.measure.harness import (
 from rbserve.profilers.measure.inputs import Report
 from rbserve.profilers.measure.worker import Job
 from rbserve.runs.measurement import Measurement, Predictions
-from rbserve.runs.plan import Plan
+from rbserve.runs.plan import Plan, Slate
 from rbserve.runs.summary import MS
 
 METRICS = ("p50", "peak_rss", "file_size", "accuracy")
@@ -52,7 +52,7 @@ class Scope:
     """What to compare; None: everything that both sides have, or the default of the task."""
 
     variants: Sequence[str] | None = None
-    slates: Sequence[int] | None = None
+    slates: Sequence[Slate] | None = None
     scope: str | None = None
     metrics: Sequence[str] = METRICS
 
@@ -64,7 +64,7 @@ class Key(NamedTuple):
     variant: str
     metric: str
     scope: str | None = None
-    slate: int | None = None
+    slate: Slate | None = None
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Contender:
         return paired(base, head) if len(self.live) == 2 else unpaired(base, head)
 
 
-def job_of(contender: Contender, side: Side, slates: Sequence[int], process: int) -> Job:
+def job_of(contender: Contender, side: Side, slates: Sequence[Slate], process: int) -> Job:
     """The job of one process of a side; the first also judges the test rows."""
     plan = contender.plan
     assert side.artifact is not None

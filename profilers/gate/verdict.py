@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from rbserve.core.tasks import CTR
 from rbserve.machine.environment import Environment
 from rbserve.profilers.gate.config import GateConfig
+from rbserve.runs.plan import Slate
 from rbserve.stats.bootstrap import RESAMPLES
 from rbserve.stats.intervals import FEWEST_USERS
 from rbserve.stats.listwise import gains_at_k
@@ -319,7 +320,7 @@ class Line(msgspec.Struct, frozen=True):
     verdict: Verdict
     variant: str | None = None
     scope: str | None = None
-    slate: int | None = None
+    slate: Slate | None = None
     base: float | None = None
     head: float | None = None
     change: float | None = None

@@ -36,7 +36,7 @@ from rbserve.profilers.measure.test_rows import TestRows, check_data, open_test_
 from rbserve.profilers.measure.worker import Job
 from rbserve.runs import roofline
 from rbserve.runs.measurement import SCHEMA, Measurement, Predictions, comparability_key
-from rbserve.runs.plan import Plan, check_scope
+from rbserve.runs.plan import TABLE, Plan, Slate, check_scope
 from rbserve.runs.popularity import Answers
 from rbserve.runs.provenance import command_line, git_state
 from rbserve.runs.summary import summarise
@@ -50,6 +50,12 @@ def default_plan(task: str = CTR.name, budget_s: float | None = None) -> Plan:
     """Five processes of 200 runs a shape: the paper's 1,000 runs, enough to certify p99; with a budget, 0."""
     plan = Plan(slates=[*TASKS[task].default_sizes], scope=TASKS[task].default_scope)
     return plan if budget_s is None else msgspec.structs.replace(plan, processes=0, budget_s=budget_s)
+
+
+def usual_slates(artifact: Artifact) -> list[Slate]:
+    """The sizes that an artefact is timed at where none are named: its task's, behind the requests of its own table."""
+    sizes = TASKS[artifact.manifest.task].default_sizes
+    return [TABLE, *sizes] if artifact.has_own_requests else [*sizes]
 
 
 def profile(
@@ -137,8 +143,18 @@ def check_plan(artifact: Artifact, data: Dataset | RequestSet, plan: Plan, varia
         if variant not in artifact.can_open:
             raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_open)
     check_numbers(artifact.name, artifact.manifest.task, plan)
+    if TABLE in plan.slates and not artifact.has_own_requests:
+        refuse_table(artifact.name)
     if plan.warm and not _remembers(artifact):
         refuse_warm(artifact.name)
+
+
+def refuse_table(model: str) -> NoReturn:
+    """Raises UsageError for a model without a request table of its own."""
+    raise UsageError(
+        f"{model} is measured on the rows of a data set, which has no requests as they come",
+        "name sizes, such as --slates 1,100; table is for models adopted with requests of their own",
+    )
 
 
 def refuse_warm(model: str) -> NoReturn:

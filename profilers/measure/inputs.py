@@ -22,7 +22,7 @@ from rbserve.data.dataset import ItemTable
 from rbserve.data.request_set import open_request_set
 from rbserve.profilers.timing.calls import Exercise, adopted, adopted_end_to_end, list_wise, pair_wise
 from rbserve.runs.measurement import DEPTH
-from rbserve.runs.plan import END_TO_END
+from rbserve.runs.plan import END_TO_END, TABLE, Slate
 from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
 from rbserve.runtimes.endpoint_scorer import EndpointScorer, UnclearAnswersError
@@ -62,12 +62,16 @@ class Inputs(Protocol):
         """Loads what calls of a scope need beside the model; nanoseconds."""
         ...
 
-    def exercise(self, model: Model, slate: int, scope: str) -> Exercise:
+    def exercise(self, model: Model, slate: Slate, scope: str) -> Exercise:
         """The calls of a slate's requests in a scope."""
         ...
 
-    def lengths(self, slate: int) -> list[int]:
+    def lengths(self, slate: Slate) -> list[int]:
         """The length of the history, or of the longest input of the whole request, of each of a slate's requests."""
+        ...
+
+    def sizes(self, slate: Slate) -> list[int]:
+        """The candidates of each request of the slate `table`; empty of another, where all requests have `slate`."""
         ...
 
     def judge(self, model: Model) -> Report:
@@ -99,17 +103,22 @@ class DatasetInputs:
         assert len(items.index) == len(items)
         return time.perf_counter_ns() - start
 
-    def exercise(self, model: Model, slate: int, scope: str) -> Exercise:
+    def exercise(self, model: Model, slate: Slate, scope: str) -> Exercise:
         """Scoring a slate of candidates, or ranking the catalogue."""
+        assert slate != TABLE
         items: ItemTable | None = self._artifact.items if scope == END_TO_END else None
         histories = self._requests(slate)
         if isinstance(model, Scorer):
             return pair_wise(model, histories, [*self._items(f"slate{slate}")], items)
         return list_wise(model, histories, slate, self._exclude_seen, items)
 
-    def lengths(self, slate: int) -> list[int]:
+    def lengths(self, slate: Slate) -> list[int]:
         """How many items the history of each request has."""
         return [len(history) for history in self._requests(slate)]
+
+    def sizes(self, slate: Slate) -> list[int]:  # noqa: ARG002
+        """None: all requests of a slate have as many candidates."""
+        return []
 
     def judge(self, model: Model) -> Report:
         """The scores of the test rows, or the ranks of their targets."""
@@ -142,7 +151,7 @@ class DatasetInputs:
         """The histories of the test rows ("test") or of a slate's requests ("slate8")."""
         return Ragged(self._arrays[f"{name}_values"], self._arrays[f"{name}_offsets"])
 
-    def _requests(self, slate: int) -> list[Items]:
+    def _requests(self, slate: Slate) -> list[Items]:
         histories = self._histories(f"slate{slate}")
         return [histories[row] for row in range(len(histories))]
 
@@ -163,22 +172,28 @@ class RequestInputs:
         """Nothing is looked up."""
         return 0
 
-    def exercise(self, model: Model, slate: int, scope: str) -> Exercise:
+    def exercise(self, model: Model, slate: Slate, scope: str) -> Exercise:
         """Scoring the tensors of requests, or, end to end, the values of their columns."""
         assert isinstance(model, Scorer)
         drawn = self._drawn(slate)
         if scope == END_TO_END:
-            values = [(self._set.values_of(self._signature, rows, number), slate) for number, rows in drawn]
+            values = [
+                (self._set.values_of(self._signature, rows, number), len(rows)) for number, rows in drawn
+            ]
             return adopted_end_to_end(model, self._signature, values)
         return adopted(model, [self._set.request_of(self._signature, rows, number) for number, rows in drawn])
 
-    def lengths(self, slate: int) -> list[int]:
+    def lengths(self, slate: Slate) -> list[int]:
         """The size of the longest input of each whole request; 0 where all inputs are of candidates."""
         specs = [spec for spec in self._signature.inputs if not spec.per_candidate]
         requests = (
             self._set.request_of(self._signature, rows, number) for number, rows in self._drawn(slate)
         )
         return [max((request[spec.name].size for spec in specs), default=0) for request in requests]
+
+    def sizes(self, slate: Slate) -> list[int]:
+        """The candidates of each request of the slate `table`."""
+        return [len(rows) for _, rows in self._drawn(slate)] if slate == TABLE else []
 
     def judge(self, model: Model) -> Report:
         """The scores of the rows of all requests, or of those that the harness drew, in the order of the table."""
@@ -189,10 +204,12 @@ class RequestInputs:
             scores += score_request(model, self._signature, self._set, number).tolist()
         return Report(scores=scores)
 
-    def _drawn(self, slate: int) -> list[tuple[int, NDArray[np.int64]]]:
-        """The number of each of a slate's requests, and the rows int64[slate] of its candidates."""
-        numbers, rows = self._arrays[f"slate{slate}_requests"], self._arrays[f"slate{slate}_rows"]
-        return [*zip(numbers.tolist(), rows, strict=True)]
+    def _drawn(self, slate: Slate) -> list[tuple[int, NDArray[np.int64]]]:
+        """The number of each of a slate's requests, and the rows int64[N] of its candidates."""
+        numbers: list[int] = self._arrays[f"slate{slate}_requests"].tolist()
+        if slate == TABLE:
+            return [(number, self._set.rows_of(number)) for number in numbers]
+        return [*zip(numbers, self._arrays[f"slate{slate}_rows"], strict=True)]
 
 
 class _PathTally:

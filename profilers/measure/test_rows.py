@@ -22,10 +22,10 @@ from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data, o
 from rbserve.data.request_set import RequestSet
 from rbserve.data.similarity import data_sketch
 from rbserve.home.paths import dataset_path
-from rbserve.profilers.timing.requests import draw, draw_rows
+from rbserve.profilers.timing.requests import REQUESTS, draw, draw_rows, draw_table
 from rbserve.runs.baselines import NO_BASELINES, Baselines, baselines
 from rbserve.runs.measurement import DEPTH, Predictions
-from rbserve.runs.plan import Plan
+from rbserve.runs.plan import TABLE, Plan
 from rbserve.runs.popularity import Answers
 
 Rows = NDArray[np.int64]
@@ -130,6 +130,7 @@ class DatasetRows:
         arrays = _ragged("test", self.split.histories)
         arrays["test_items"] = self.split.items
         for slate in plan.slates:
+            assert slate != TABLE, "check_plan refuses it"
             drawn = draw(rng, self.split, slate, len(self._data.items))
             arrays |= _ragged(f"slate{slate}", drawn.histories)
             if drawn.candidates is not None:
@@ -188,12 +189,19 @@ class RequestRows:
 
     def write(self, path: Path, plan: Plan) -> None:
         """Writes the directory of the request set, the numbers of the requests to judge, and of at most 256 requests of
-        every slate with their rows."""
+        every slate with their rows.
+
+        Of the slate `table` there are no more requests than timed runs: every process then times each of them.
+        """
         rng = np.random.default_rng(plan.seed)
         arrays: dict[str, NDArray[Any]] = {"request_set": np.array(str(self._requests.path.absolute()))}
         if self._drawn is not None:
             arrays["test"] = self._drawn
         for slate in plan.slates:
+            if slate == TABLE:
+                most = min(REQUESTS, plan.runs)
+                arrays["slatetable_requests"] = draw_table(rng, self._requests.offsets, most, self._drawn)
+                continue
             drawn = draw_rows(rng, self._requests.offsets, slate, self._drawn)
             arrays |= {f"slate{slate}_requests": drawn.requests, f"slate{slate}_rows": drawn.rows}
         np.savez(path, allow_pickle=False, **arrays)

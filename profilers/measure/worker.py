@@ -33,7 +33,7 @@ from rbserve.profilers.timing.latency import (
     time_calls,
 )
 from rbserve.profilers.timing.stages import Waterfall, time_stages
-from rbserve.runs.plan import FORWARD, WARM
+from rbserve.runs.plan import FORWARD, WARM, Slate
 from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
 from rbserve.runtimes.language import LanguageScorer
@@ -54,7 +54,7 @@ class Job(msgspec.Struct, frozen=True):
     artifact: str
     variant: str
     inputs: str
-    slates: list[int]
+    slates: list[Slate]
     threads: int
     runs: int
     seconds: float
@@ -111,10 +111,11 @@ def _sampled(
             if not artifact.is_endpoint:  # whose every call costs money
                 seconds = OBSERVED_PART * job.seconds
                 waterfall = time_stages(exercise, min(OBSERVED_CALLS, job.runs), seconds)
-            lengths = inputs.lengths(slate)
-            samples.append(
-                _samples(job, scope, slate, load_ns, loaded, times, noise, empty_ns, waterfall, lengths)
+            sample = _samples(
+                job, scope, slate, load_ns, loaded, times, noise, empty_ns, waterfall, inputs.lengths(slate)
             )
+            sizes = timed_values(inputs.sizes(slate), times)
+            samples.append(msgspec.structs.replace(sample, slate_sizes=sizes))
     return samples
 
 
@@ -149,7 +150,7 @@ def _timed(exercise: Exercise, job: Job, warmup_calls: int) -> tuple[Times, Nois
 
 
 def _costs(artifact: Artifact, inputs: Inputs, job: Job) -> list[Cost]:
-    def open_variant() -> Callable[[int], Exercise]:
+    def open_variant() -> Callable[[Slate], Exercise]:
         model = open_model(artifact, job.variant, job.threads)
         return lambda slate: inputs.exercise(model, slate, FORWARD)
 
@@ -159,7 +160,7 @@ def _costs(artifact: Artifact, inputs: Inputs, job: Job) -> list[Cost]:
 def _samples(
     job: Job,
     scope: str,
-    slate: int,
+    slate: Slate,
     load_ns: int,
     loaded_rss_bytes: int,
     times: Times,
@@ -192,6 +193,12 @@ def _samples(
         unobserved_ns=waterfall.unobserved_ns,
         history_lengths=[lengths[call % len(lengths)] for call in range(calls)],
     )
+
+
+def timed_values(values: list[int], times: Times) -> list[int]:
+    """Of a value of each request, those of the timed runs, which begin behind the first call and the warm-up."""
+    begin = 1 + len(times.warmup_ns)
+    return [values[(begin + run) % len(values)] for run in range(len(times.runs_ns))] if values else []
 
 
 def _judged(job: Job, model: Model, inputs: Inputs) -> Report:

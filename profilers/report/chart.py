@@ -17,6 +17,7 @@ from rbserve.profilers.report.axes import TEXT, Axis, accuracy_axis, latency_axi
 from rbserve.profilers.report.chart_data import ChartPoint, ChartSection, folded
 from rbserve.profilers.report.label_layout import Box, Label, LabelPlace, place
 from rbserve.runs.measurement import baseline_title
+from rbserve.runs.plan import Slate
 
 BOLD = 13.0  # pixels, the size of a name on the front
 LINE = 15.0  # pixels from one line of text to the next
@@ -91,7 +92,7 @@ class Chart(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-def lay_out(section: ChartSection, slate: int | None, size: Size, paper: Sequence[PaperRow] = ()) -> Chart:
+def lay_out(section: ChartSection, slate: Slate | None, size: Size, paper: Sequence[PaperRow] = ()) -> Chart:
     """The chart of a slate, or for None of the paper's rows alone; `paper` are rows to draw among the points."""
     judged, unjudged = section.judged(slate), section.unjudged(slate)
     levels = _levels(section) if judged else []

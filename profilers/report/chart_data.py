@@ -11,6 +11,7 @@ import msgspec
 from rbserve.core.tasks import TASKS
 from rbserve.profilers.compare.paper import PaperRow
 from rbserve.runs.measurement import Accuracy
+from rbserve.runs.plan import Slate
 from rbserve.stats.metrics import metric_title
 
 LONGEST_LINE = 26  # letters; a name with the changed options of its model is longer, and would find no room
@@ -26,7 +27,7 @@ class ChartPoint(msgspec.Struct, frozen=True):
     name: str
     changed: dict[str, str]
     variant: str
-    slate: int
+    slate: Slate
     p50_ms: float
     p50_ci95_ms: Interval
     accuracy: Accuracy
@@ -52,7 +53,7 @@ class ChartSection(msgspec.Struct, frozen=True):
     threads: int
     exclude_seen: bool
     environment: Machine
-    slates: list[int]
+    slates: list[Slate]
     points: list[ChartPoint]
     baselines: dict[str, dict[str, float]]
     paper_column: str
@@ -80,11 +81,11 @@ class ChartSection(msgspec.Struct, frozen=True):
         interval, value = point.accuracy.get(f"{self.metric}_ci95"), self.accuracy(point) or 0.0
         return interval if isinstance(interval, tuple) else (value, value)
 
-    def judged(self, slate: int | None) -> list[ChartPoint]:
+    def judged(self, slate: Slate | None) -> list[ChartPoint]:
         """The points of a slate that have an accuracy, the fastest first."""
         return [point for point in self._at(slate) if self.accuracy(point) is not None]
 
-    def unjudged(self, slate: int | None) -> list[ChartPoint]:
+    def unjudged(self, slate: Slate | None) -> list[ChartPoint]:
         """The points of a slate that were only timed, the fastest first."""
         return [point for point in self._at(slate) if self.accuracy(point) is None]
 
@@ -108,7 +109,7 @@ class ChartSection(msgspec.Struct, frozen=True):
             for name, point in names.items()
         }
 
-    def _at(self, slate: int | None) -> list[ChartPoint]:
+    def _at(self, slate: Slate | None) -> list[ChartPoint]:
         points = [point for point in self.points if point.slate == slate]
         return sorted(points, key=lambda point: (point.p50_ms, point.id))
 

@@ -22,6 +22,7 @@ from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.report.axes import TEXT, Axis
 from rbserve.profilers.report.chart import BOLD, LINE, SIZES, TICKS, TITLE, Chart, Strip, lay_out
 from rbserve.profilers.report.chart_data import ChartPoint, ChartSection, chart_sections
+from rbserve.runs.plan import Slate
 
 INK, MUTED, DIM, FAINT, RULE = "#1c2430", "#667080", "#4a5361", "#9aa4b1", "#e3e7ec"
 POINTS = 0.72  # of type in a pixel; 100 pixels are an inch
@@ -33,7 +34,7 @@ class Panel(NamedTuple):
     """A chart with the words above and below it; `slate` is None for the paper's rows."""
 
     section: ChartSection
-    slate: int | None
+    slate: Slate | None
     chart: Chart
     title: str
     facts: list[str]
@@ -101,7 +102,7 @@ def column_panels(sections: Sequence[ChartSection]) -> dict[str, Panel]:
     return panels
 
 
-def chart_panel(section: ChartSection, slate: int | None, size: str) -> Panel:
+def chart_panel(section: ChartSection, slate: Slate | None, size: str) -> Panel:
     """The chart of a slate, or for None of the paper's rows, with its words."""
     threads = f"{section.threads} thread{'s' * (section.threads > 1)}"
     seen = ", seen items left out" if section.exclude_seen else ""
@@ -142,7 +143,7 @@ def _sheet(sections: Sequence[ChartSection]) -> Iterator[list[Panel]]:
     for section in sections:
         first, *others = section.slates
         yield [chart_panel(section, first, "wide")]
-        small: list[int | None] = [*others, None] if section.printed_here() else [*others]
+        small: list[Slate | None] = [*others, None] if section.printed_here() else [*others]
         for start in range(0, len(small), 2):
             yield [chart_panel(section, slate, "column") for slate in small[start : start + 2]]
 

@@ -15,9 +15,17 @@ from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.students import paper_claim
-from rbserve.profilers.compare.wording import DASH, interval_text, number_text, share_text, significant
+from rbserve.profilers.compare.wording import (
+    DASH,
+    interval_text,
+    number_text,
+    share_text,
+    significant,
+    sizes_text,
+)
 from rbserve.profilers.report.paper_tables import Ours, PaperCell, PaperTable, PaperTableRow
 from rbserve.runs.changes import options_text
+from rbserve.runs.plan import TABLE
 from rbserve.runs.summary import STAGES_OFF
 from rbserve.stats.metrics import metric_title
 
@@ -146,11 +154,19 @@ def footnotes(section: Section) -> list[str]:
         for front in section.fronts
         if front.hypervolume is not None
     ]
+    lines += _table_lines(section)
     if TASKS[section.task].ranks:
         lines.append("k: the number of items asked for.")
     lines += [*_lesson_lines(section), *_stages_lines(section)]
     lines.append(f"{DASH}: no figure, for the reason under “Not measured”.")
     return [*lines, f"{paper_title(section.paper_column)}.", *section.paper_cautions]
+
+
+def _table_lines(section: Section) -> Iterator[str]:
+    """What the slate `table` is, with the distribution of its sizes; nothing where no model was timed at it."""
+    sizes = {point.result.slate_sizes for point in section.points} - {None}
+    for text in sorted(sizes_text(size) for size in sizes if size):
+        yield f"{section.slate_name} {TABLE}: the requests of the model's own table as they come, {text}."
 
 
 def _lesson_lines(section: Section) -> Iterator[str]:

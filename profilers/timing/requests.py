@@ -37,6 +37,21 @@ def draw(rng: np.random.Generator, test: CtrSplit | SeqSplit, slate: int, catalo
     return Requests(histories, _slates(rng, test.candidates[rows], slate, catalogue))
 
 
+def draw_table(
+    rng: np.random.Generator, offsets: NDArray[np.int64], most: int, among: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """The numbers of at most `most` requests of a request set, in random order, to be timed with their own candidates.
+
+    They lie at even distances in the requests ordered by size, the smallest and the largest among them: few requests
+    have the distribution of sizes of all.
+    """
+    numbers = _with_candidates(offsets, among)
+    shuffled = rng.permutation(numbers)
+    by_size = shuffled[np.argsort(offsets[shuffled + 1] - offsets[shuffled], kind="stable")]
+    places = np.linspace(0, len(by_size) - 1, min(most, len(by_size))).round().astype(np.int64)
+    return rng.permutation(by_size[places])
+
+
 class RowRequests(NamedTuple):
     """R requests of a request set: their numbers int64[R], and the rows int64[R, slate] of their candidates."""
 
@@ -52,14 +67,19 @@ def draw_rows(
     A request keeps its own candidates, or as many of them as the slate holds, in their order; what the slate lacks is
     drawn from all rows of the table.
     """
-    numbers = np.arange(len(offsets) - 1) if among is None else among
-    numbers = numbers[offsets[numbers] < offsets[numbers + 1]]
+    numbers = _with_candidates(offsets, among)
     drawn = rng.choice(numbers, size=min(REQUESTS, len(numbers)), replace=False)
     total = int(offsets[-1])
     rows = [
         _slate_rows(rng, int(offsets[number]), int(offsets[number + 1]), slate, total) for number in drawn
     ]
     return RowRequests(drawn, np.stack(rows))
+
+
+def _with_candidates(offsets: NDArray[np.int64], among: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The numbers of the requests, of all or `among` some, that have candidates."""
+    numbers = np.arange(len(offsets) - 1) if among is None else among
+    return numbers[offsets[numbers] < offsets[numbers + 1]]
 
 
 def _slate_rows(rng: np.random.Generator, begin: int, end: int, slate: int, total: int) -> NDArray[np.int64]:

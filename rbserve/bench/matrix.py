@@ -19,8 +19,8 @@ from rbserve.core.types import ModelSpec
 from rbserve.home.target import Target, artifact_name
 from rbserve.models.configs import EndpointConfig
 from rbserve.pipeline import data, profiling
-from rbserve.profilers.measure.harness import default_plan
-from rbserve.runs.plan import Plan
+from rbserve.profilers.measure.harness import default_plan, refuse_table
+from rbserve.runs.plan import TABLE, Plan
 
 Step = Literal["prepare", "build", "profile"]
 Quiet = Literal["none", "core", "machine"]
@@ -134,7 +134,10 @@ def plan_of_adopted(target: Target, given: Mapping[str, Any], variants: Sequence
 def plan_of(spec: ModelSpec, given: Mapping[str, Any]) -> Plan:
     """The whole plan of a model's latency cell: its task's default, an endpoint's, and what the user gave."""
     own = profiling.ENDPOINT_PLAN if isinstance(spec.config, EndpointConfig) else {}
-    return msgspec.structs.replace(default_plan(spec.task), **(own | dict(given)))
+    plan = msgspec.structs.replace(default_plan(spec.task), **(own | dict(given)))
+    if TABLE in plan.slates:
+        refuse_table(spec.name)
+    return plan
 
 
 def without_endpoints(models: Iterable[ModelSpec], named: Sequence[str]) -> tuple[list[ModelSpec], list[str]]:

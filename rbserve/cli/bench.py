@@ -25,6 +25,7 @@ from rbserve.cli.options import (
     counts,
     dataset_names,
     given,
+    slates_of,
     words,
 )
 from rbserve.cli.records import FromRecord
@@ -86,7 +87,8 @@ def bench(
         typer.Option(
             *SLATE,
             rich_help_panel=MEASURING,
-            help="Candidates per call of models that score (default 1,100).",
+            help="Candidates per call of models that score (default 1,100; table,1,100 for an adopted model, "
+            "whose own requests are table).",
         ),
     ] = None,
     top: Annotated[
@@ -172,7 +174,7 @@ def bench(
 def _sizes(slates: list[str] | None, top: list[str] | None) -> dict[str, dict[str, Any]]:
     """The slates of a plan, by the task of the model."""
     return {
-        CTR.name: given(slates=counts(slates) if slates is not None else None),
+        CTR.name: given(slates=slates_of(slates) if slates is not None else None),
         SEQREC.name: given(slates=counts(top, "top") if top is not None else None),
     }
 

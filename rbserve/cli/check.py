@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.options import METRIC, MODEL, VARIANT, Json, Slates, counts, given, words
+from rbserve.cli.options import METRIC, MODEL, VARIANT, Json, Slates, given, slates_of, words
 from rbserve.cli.records import FromRecord
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import UsageError
@@ -149,7 +149,7 @@ def check(
     else:
         narrowed = given(
             variants=words(variants) if variants else None,
-            slates=counts(slates) if slates is not None else None,
+            slates=slates_of(slates) if slates is not None else None,
             scope=scope,
             metrics=words(metrics) if metrics else None,
         )

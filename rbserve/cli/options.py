@@ -17,7 +17,7 @@ from rbserve.core.errors import UsageError
 from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.options import option_fields
 from rbserve.core.settings import Settings
-from rbserve.runs.plan import Plan
+from rbserve.runs.plan import TABLE, Plan, Slate
 
 if TYPE_CHECKING:
     from rbserve.home.target import ModelName
@@ -135,6 +135,13 @@ def counts(values: str | Iterable[str], name: str = "slates", example: str = "1,
     return numbers
 
 
+def slates_of(values: str | Iterable[str]) -> list[Slate]:
+    """The comma-separated slates of --slates, each once: positive integers, and `table` before them."""
+    parts = words(values)
+    sizes = [part for part in parts if part != TABLE]
+    return [TABLE, *(counts(sizes) if sizes else [])] if TABLE in parts else [*counts(parts)]
+
+
 def only(values: Sequence[Value], option: str) -> Value:
     """The value of an option that takes a single one; UsageError for a list."""
     if len(values) != 1:
@@ -147,6 +154,11 @@ def only_count(values: list[str] | None, option: str) -> int | None:
     """The positive integer of an option that takes a single one; None where it was not given."""
     name = option.removeprefix("--")
     return None if values is None else only(counts(values, name, "100"), option)
+
+
+def only_slate(values: list[str] | None) -> Slate | None:
+    """The slate of an option that takes a single one, a positive integer or `table`; None where it was not given."""
+    return None if values is None else only(slates_of(values), "--slate")
 
 
 def dataset_names(values: list[str] | None) -> list[str]:

@@ -18,6 +18,7 @@ from rbserve.cli.options import (
     Weights,
     counts,
     given,
+    slates_of,
     words,
 )
 from rbserve.cli.records import FromRecord
@@ -73,7 +74,7 @@ def profile(
     from rbserve.pipeline.home import Home
 
     _check_budget(plan)
-    sizes = counts(slates) if slates is not None else None
+    sizes = slates_of(slates) if slates is not None else None
     whole = DEFAULTS | given(slates=sizes, scope=scope) | plan
     thread_counts = counts(threads if threads is not None else "1", "threads", "1,2")
     named = words(variants) or None

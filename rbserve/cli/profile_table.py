@@ -58,6 +58,7 @@ def captions(measurement: Measurement) -> Iterator[str]:
     for result in measurement.results:
         if result.inconclusive:
             yield f"INCONCLUSIVE: {_shape(result, measurement)}: {'; '.join(result.inconclusive)}"
+        yield from _sizes(result, measurement)
         yield from _costs(result, measurement)
     for variant, share in measurement.predictions.illegal_share.items():
         yield f"paths of {variant} that lead to no item: {share:.1%}"
@@ -120,6 +121,17 @@ def _instrument(measurement: Measurement) -> Iterator[str]:
 def _shape(result: Result, measurement: Measurement) -> str:
     """Variant, scope and size of a result: "onnx-int8, forward, slate 20"."""
     return f"{result.variant}, {result.scope}, {TASKS[measurement.task].size_name} {result.slate}"
+
+
+def _sizes(result: Result, measurement: Measurement) -> Iterator[str]:
+    """The distribution of the candidates of a table's own requests, and the p95 that a column has no room for."""
+    from rbserve.profilers.compare.wording import number_text, sizes_text
+
+    if result.slate_sizes:
+        yield (
+            f"{_shape(result, measurement)}: the table's own requests, {sizes_text(result.slate_sizes)}; "
+            f"p95 {number_text(result.latency_ms.p95)} ms"
+        )
 
 
 def _costs(result: Result, measurement: Measurement) -> Iterator[str]:

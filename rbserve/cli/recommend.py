@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.options import DATASET, METRIC, SLATE, Json, Runs, only, only_count, words
+from rbserve.cli.options import DATASET, METRIC, SLATE, Json, Runs, only, only_slate, words
 from rbserve.core.errors import RbserveError
 from rbserve.core.tasks import TASKS
 from rbserve.progress import say
@@ -26,7 +26,8 @@ def recommend(
         list[str] | None,
         typer.Option(
             *SLATE,
-            help="Candidates per call, or items to ask for where a model ranks (default the only one measured).",
+            help="Candidates per call (table: requests as they come), or items to ask for where a model ranks (default "
+            "the only one measured).",
         ),
     ] = None,
     dataset: Annotated[
@@ -63,7 +64,7 @@ def recommend(
     answer = Home().recommend(
         slo,
         runs=runs,
-        slate=only_count(slate, "--slate"),
+        slate=only_slate(slate),
         dataset=only(words(dataset), "--dataset") if dataset else None,
         metric=only(words(metric), "--metric") if metric else None,
         task=task,

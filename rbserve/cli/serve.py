@@ -15,7 +15,7 @@ from rbserve.cli.options import (
     dataset_name,
     model_names,
     only,
-    only_count,
+    only_slate,
     words,
 )
 from rbserve.cli.records import FromRecord
@@ -23,6 +23,7 @@ from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import BY_PRECISION, DEFAULT_SERVED, check_variants
 from rbserve.progress import say
+from rbserve.runs.plan import Slate
 from rbserve.server.api.options import Limits, ServerOptions
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def serve(
         typer.Option(
             *SLATE,
             rich_help_panel=VARIANTS,
-            help="Candidates per call that --precision auto is chosen for (default 100; 20 for a language model), or "
-            "items to ask for where a model ranks (default 10).",
+            help="Candidates per call that --precision auto is chosen for (default 100; 20 for a language model; "
+            "table: an adopted model's own requests), or items to ask for where a model ranks (default 10).",
         ),
     ] = None,
     threads: Annotated[
@@ -136,7 +137,7 @@ def serve(
     server = ServerOptions(**options, keys=read_keys(api_keys), origins=check_origins(cors_origin or ()))
     wanted = _variant(only(words(variant), "--variant") if variant else None, precision)
     names, data = model_names(model), None if dataset is None else dataset_name(dataset)
-    size = only_count(slate, "--slate")
+    size = only_slate(slate)
     if wanted is None:
         chosen = [_chosen(name, data, size, threads, tolerance, make) for name in names]
         served: dict[ModelName, str] = {parse_model(artifact.path): variant for artifact, variant in chosen}
@@ -173,7 +174,7 @@ def _variant(variant: str | None, precision: str | None) -> str | None:
 def _chosen(
     model: ModelName,
     dataset: str | None,
-    slate: int | None,
+    slate: Slate | None,
     threads: int,
     tolerance: float | None,
     make: bool,

@@ -71,7 +71,7 @@ class OptionField(NamedTuple):
             return f"one of: {', '.join(map(str, get_args(self.type)))}"
         if get_origin(self.type) in (tuple, list):
             noun = "names" if Name in get_args(self.type) else "integers of at least 1"
-            return f"one or more {noun}, such as {self.example}"
+            return f"one or more {noun}{_literals_text(self.type)}, such as {self.example}"
         words = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
         noun = words.get(self.type, "another kind of value")
         return "a name" if "min_length" in self.limits else f"{noun}{_range(self.limits)}"
@@ -208,6 +208,13 @@ def _texts(meta: Meta) -> dict[str, str]:
     note = (meta.extra or {}).get("note", "")
     example = meta.examples[0] if meta.examples else ""
     return {"description": meta.description or "", "note": str(note), "example": str(example)}
+
+
+def _literals_text(listed: Any) -> str:
+    """The words that a list takes beside integers: " or table"; empty where it takes none."""
+    kinds = [kind for element in get_args(listed) for kind in get_args(element)]
+    words = [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return "".join(f" or {word}" for word in words)
 
 
 def _range(limits: Mapping[str, float]) -> str:

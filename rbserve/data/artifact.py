@@ -302,6 +302,12 @@ class Artifact:
         return Layout(tuple(self.manifest.fields))
 
     @property
+    def has_own_requests(self) -> bool:
+        """Whether it is judged on a request table of its own, rather than on the rows of a data set."""
+        adopted = self.manifest.adopted
+        return adopted is not None and adopted.requests.fingerprint == self.manifest.dataset.fingerprint
+
+    @property
     def is_adopted(self) -> bool:
         """Whether the model was made elsewhere: it takes the tensors of its own signature, not items of a table."""
         return self.manifest.adopted is not None

@@ -207,8 +207,11 @@ class RequestSet:
 
     def request(self, signature: Signature, number: int) -> Request:
         """The tensors of one request as it stands in the table."""
-        begin, end = self.offsets[number : number + 2].tolist()
-        return self.request_of(signature, np.arange(begin, end), number)
+        return self.request_of(signature, self.rows_of(number), number)
+
+    def rows_of(self, number: int) -> NDArray[np.int64]:
+        """The rows int64[N] of the candidates that request `number` has in the table."""
+        return np.arange(self.offsets[number], self.offsets[number + 1])
 
     def request_of(self, signature: Signature, rows: NDArray[np.int64], number: int) -> Request:
         """The tensors of a request with the candidates of any rows int64[N]; all else is that of request `number`."""

@@ -13,6 +13,7 @@ from rbserve.home.target import Target
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.serving import data_of, to_serve
 from rbserve.progress import progress_bar, say
+from rbserve.runs.plan import Slate
 
 if TYPE_CHECKING:
     from rbserve.profilers.choose.choice import Choice, Question
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def choose_variant(
     target: Target,
-    slate: int | None = None,
+    slate: Slate | None = None,
     threads: int = 1,
     tolerance: float | None = None,
     make: bool = False,

@@ -41,6 +41,7 @@ from rbserve.pipeline import (
     serving,
     training,
 )
+from rbserve.runs.plan import Slate
 
 if TYPE_CHECKING:
     from rbserve.core.adoption import AdoptOptions
@@ -275,7 +276,7 @@ class Home:
         slo: str,
         *,
         dataset: str | None = None,
-        slate: int | None = None,
+        slate: Slate | None = None,
         metric: str | None = None,
         task: str | None = None,
         scope: str | None = None,
@@ -349,7 +350,7 @@ class Home:
         model: Model,
         dataset: str | None = None,
         *,
-        slate: int | None = None,
+        slate: Slate | None = None,
         threads: int = 1,
         tolerance: float | None = None,
         make: bool = False,

@@ -12,7 +12,6 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
-from rbserve.data.request_set import RequestSet
 from rbserve.home.paths import runs_path
 from rbserve.home.target import Target
 from rbserve.pipeline.data import rows_of
@@ -95,38 +94,31 @@ def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] 
     """The plan of a model's profile; UsageError for settings or variants that it cannot be measured with."""
     import msgspec
 
-    from rbserve.profilers.measure.harness import check_numbers, default_plan, refuse_warm
+    from rbserve.profilers.measure.harness import (
+        check_numbers,
+        default_plan,
+        refuse_table,
+        refuse_warm,
+        usual_slates,
+    )
+    from rbserve.runs.plan import TABLE
 
     model.check_variants(variants)
     if model.is_endpoint and settings.get("budget_s") is not None:
         raise UsageError(
             "--budget is for models that run here; calls of an endpoint cost money", "give --runs"
         )
-    usual = ENDPOINT_PLAN if model.is_endpoint else _own_sizes(model) if "slates" not in settings else {}
+    artifact = model.artifact
+    usual = ENDPOINT_PLAN if model.is_endpoint else {"slates": usual_slates(artifact)} if artifact else {}
     plan = msgspec.structs.replace(
         default_plan(model.task, settings.get("budget_s")), **{**usual, **settings}
     )
     check_numbers(model.name, model.task, plan)
+    if TABLE in plan.slates and not (artifact and artifact.has_own_requests):
+        refuse_table(model.name)
     if plan.warm and (TASKS[model.task].ranks or not model.is_language_model):
         refuse_warm(model.name)
     return plan
-
-
-def _own_sizes(model: Target) -> dict[str, Any]:
-    """The sizes that an adopted model is timed at where none are named: its task's, and the median of its requests.
-
-    Where the requests are the test rows of a data set, the sizes are those of that data set's models.
-    """
-    import numpy as np
-
-    artifact = model.artifact
-    if artifact is None or artifact.manifest.adopted is None:
-        return {}
-    data = rows_of(artifact)
-    if not isinstance(data, RequestSet) or artifact.manifest.dataset.fingerprint != data.fingerprint:
-        return {}
-    median = max(1, int(np.median(np.diff(data.offsets))))
-    return {"slates": sorted({*TASKS[model.task].default_sizes, median})}
 
 
 def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
@@ -146,13 +138,14 @@ def _to_measure(artifact: Artifact, named: Sequence[str] | None) -> tuple[list[s
 def _say_what_it_takes(artifact: Artifact, data: Dataset, plan: Plan) -> None:
     from rbserve.profilers.measure.test_rows import DatasetRows
     from rbserve.profilers.timing.latency import PAID_WARMUP_CALLS, most_calls
+    from rbserve.runs.plan import TABLE
     from rbserve.runtimes.endpoint import estimate
 
     rows = DatasetRows(artifact, data, plan).split
     assert isinstance(rows, CtrSplit)
     taken = estimate(artifact, rows.histories, rows.candidates)
     calls = plan.processes * len(plan.scopes) * most_calls(plan.runs, PAID_WARMUP_CALLS)
-    timed = calls * sum(plan.slates)  # a request a candidate
+    timed = calls * sum(slate for slate in plan.slates if slate != TABLE)  # a request a candidate
     say(
         f"{artifact.name}: {taken.requests:,} requests to make ({taken.answered:,} answered before), "
         f"about {taken.prompt_tokens:,} prompt tokens, {taken.usd:.2f} USD at the config's prices; "

@@ -15,7 +15,7 @@ import numpy as np
 from rbserve.core.distillation import Distillation
 from rbserve.core.variants import CPU, device_of
 from rbserve.machine.environment import Environment
-from rbserve.runs.plan import Plan
+from rbserve.runs.plan import Plan, Slate
 from rbserve.runs.provenance import GitState
 from rbserve.runs.roofline import Cost, Roofline
 from rbserve.runs.samples import Samples
@@ -80,11 +80,19 @@ class Predictions(msgspec.Struct, frozen=True):
         return warnings
 
 
+class SlateSizes(msgspec.Struct, frozen=True):
+    """Candidates of the timed calls, whose requests have as many as they have in their table."""
+
+    min: int
+    median: float
+    max: int
+
+
 class Latency(msgspec.Struct, frozen=True):
     """Milliseconds per call. `ci95` belongs to p50, `mean_ci95` to the mean; null: too few runs to certify.
 
-    The true percentile lies below `p90_bound` or `p99_bound` with 99% confidence (MLPerf's early stopping), were
-    calls independent; null also in files of versions that did not compute it.
+    The true percentile lies below its bound, such as `p99_bound`, with 99% confidence (MLPerf's early stopping), were
+    calls independent. p95 and the bounds are null also in files of versions that did not compute them.
     """
 
     mean: float
@@ -96,6 +104,8 @@ class Latency(msgspec.Struct, frozen=True):
     mean_ci95: tuple[float, float]
     p90_bound: float | None = None
     p99_bound: float | None = None
+    p95: float | None = None
+    p95_bound: float | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -106,14 +116,15 @@ class Result(msgspec.Struct, frozen=True):
 
     `stages` has each stage's share of a call's time, null where calls have no stages; `stages_check` is the time of an
     observed call divided by that of the same call unobserved, the median of all pairs. `slate_growth` is how p50 grows
-    from the next smaller slate measured, `history_growth` how a call's time grows with the length of its history.
+    from the next smaller slate measured (of the slate `table`: how a call's time grows with its candidates, whose
+    distribution is `slate_sizes`), `history_growth` how a call's time grows with the length of its history.
     `inconclusive` has the reasons why this latency settles nothing, empty where it is stable. `overhead_us` is what the
     timing loop adds to a call, and is not subtracted; `energy_mj` is the energy of the whole processor package a call.
     """
 
     variant: str
     scope: str
-    slate: int
+    slate: Slate
     threads: int
     n: int
     processes: int
@@ -134,6 +145,7 @@ class Result(msgspec.Struct, frozen=True):
     history_growth: Growth | None = None
     cost: Roofline | None = None
     warm_ms: Latency | None = None
+    slate_sizes: SlateSizes | None = None
 
     @property
     def growth_warnings(self) -> list[str]:

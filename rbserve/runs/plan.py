@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +14,9 @@ from rbserve.core.options import Amount, Count, Natural, Positive, check
 FORWARD, END_TO_END = "forward", "end_to_end"
 SCOPES = (FORWARD, END_TO_END)
 WARM = "warm"
+TABLE: Literal["table"] = "table"
+Slate = int | Literal["table"]
+"""Candidates per call, or `TABLE`: the requests of a request table with the candidates that each of them has."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -42,12 +46,13 @@ class Plan(msgspec.Struct, frozen=True):
         ),
     ] = 10.0
     slates: Annotated[
-        list[Count],
+        list[Count | Literal["table"]],
         Meta(
             min_length=1,
             examples=["1,100"],
-            description="Candidates per call, or items to ask for where a model ranks the catalogue.",
-            extra={"note": "10 where a model ranks the catalogue"},
+            description="Candidates per call, or items to ask for where a model ranks the catalogue; table: the "
+            "requests of an adopted model's own table, with as many candidates as each has.",
+            extra={"note": "table,1,100 for an adopted model; 10 where a model ranks the catalogue"},
         ),
     ] = msgspec.field(default_factory=lambda: [1, 100])
     threads: Annotated[Count, Meta(description="Threads of a call, each on a core of its own.")] = 1
@@ -93,3 +98,8 @@ def check_scope(scope: str) -> None:
     """Raises UsageError for an unknown scope."""
     if scope not in (*SCOPES, "both"):
         raise unknown_name("scope", scope, (*SCOPES, "both"))
+
+
+def in_order(slates: Iterable[Slate]) -> list[Slate]:
+    """The slates, each once: `TABLE` first, then the smallest."""
+    return sorted(set(slates), key=lambda slate: 0 if slate == TABLE else slate)

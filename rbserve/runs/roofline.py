@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from rbserve.runs.plan import Slate
+
 
 class Cost(msgspec.Struct, frozen=True):
     """Operations and bytes of the first `calls` requests of a slate, summed, and the machine's speed at each.
@@ -23,7 +25,7 @@ class Cost(msgspec.Struct, frozen=True):
     """
 
     variant: str
-    slate: int
+    slate: Slate
     calls: int
     parameters: int
     flops: dict[str, int]

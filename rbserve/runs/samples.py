@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from rbserve.machine.noise import Noise
+from rbserve.runs.plan import Slate
 
 
 class Samples(msgspec.Struct, frozen=True):
@@ -18,11 +19,14 @@ class Samples(msgspec.Struct, frozen=True):
 
     Observed calls are no part of the runs: `stages_ns` has their time by stage, summed, `observed_ns` the time of each.
     Beside each, the same request was called unobserved in `unobserved_ns`, with a history of `history_lengths` items.
+
+    `slate_sizes` has the candidates of each timed run where the slate is `table`; it is empty where all runs have
+    `slate` candidates.
     """
 
     variant: str
     scope: str
-    slate: int
+    slate: Slate
     threads: int
     process: int
     core: int | None
@@ -39,3 +43,4 @@ class Samples(msgspec.Struct, frozen=True):
     observed_ns: list[int] = []
     unobserved_ns: list[int] = []
     history_lengths: list[int] = []
+    slate_sizes: list[int] = []

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rbserve.runs.measurement import Accuracy, Latency, Measurement, Result
-from rbserve.runs.plan import WARM
+from rbserve.runs.measurement import Accuracy, Latency, Measurement, Result, SlateSizes
+from rbserve.runs.plan import TABLE, WARM, Slate
 from rbserve.runs.roofline import roofline
 from rbserve.runs.samples import Samples
 from rbserve.runs.stability import inconclusive
@@ -22,7 +22,7 @@ MS = 1e-6  # nanoseconds to milliseconds
 STAGES_OFF = 0.03  # how much observing may change a call's time before a report says so
 ONE_STAGE = {"forward", "rest"}  # the stages of a call that is not divided into stages
 
-Shape = tuple[str, str, int]
+Shape = tuple[str, str, Slate]
 """Variant, scope and slate: what one result is of."""
 
 
@@ -35,8 +35,7 @@ def summarise(measurement: Measurement) -> list[Result]:
     shapes = samples_by_shape(measurement)
     results = []
     for (variant, scope, slate), samples in shapes.items():
-        smaller = max((n for v, s, n in shapes if (v, s) == (variant, scope) and n < slate), default=None)
-        before = shapes[variant, scope, smaller] if smaller else None
+        before = _next_smaller(shapes, (variant, scope, slate))
         result = _result(measurement, samples, accuracy.get(variant, {}), before)
         warm = shapes.get((variant, WARM, slate)) if scope == "forward" else None
         if warm:
@@ -51,6 +50,14 @@ def samples_by_shape(measurement: Measurement) -> dict[Shape, list[Samples]]:
     for samples in measurement.samples:
         shapes.setdefault((samples.variant, samples.scope, samples.slate), []).append(samples)
     return shapes
+
+
+def _next_smaller(shapes: dict[Shape, list[Samples]], shape: Shape) -> list[Samples] | None:
+    """The samples of the next smaller slate of the same variant and scope, None where there are none."""
+    variant, scope, slate = shape
+    numbers = [n for v, s, n in shapes if (v, s) == (variant, scope) and n != TABLE]
+    smaller = max((n for n in numbers if slate != TABLE and n < slate), default=None)
+    return shapes[variant, scope, smaller] if smaller else None
 
 
 def by_scope(measurement: Measurement) -> list[Measurement]:
@@ -81,6 +88,8 @@ def latency(runs_ns: Sequence[Sequence[int]]) -> Latency:
         mean_ci95=process_interval(processes, "mean"),
         p90_bound=percentile_bound(runs, 0.90),
         p99_bound=percentile_bound(runs, 0.99),
+        p95=certified_percentile(runs, 0.95),
+        p95_bound=percentile_bound(runs, 0.95),
     )
 
 
@@ -115,12 +124,10 @@ def _result(
         overhead_us=_overhead_us(samples),
         energy_mj=_energy_mj(samples),
         loaded_rss_mb=max(resident) / 2**20 if resident else None,
-        slate_growth=_slate_growth(smaller, samples) if smaller else None,
-        history_growth=over(
-            [np.array(process.history_lengths) for process in samples],
-            [np.array(process.unobserved_ns, np.float64) for process in samples],
-        ),
+        slate_growth=_slate_growth(smaller, samples),
+        history_growth=_history_growth(samples),
         cost=roofline(costs[0], [process.unobserved_ns for process in samples]) if costs else None,
+        slate_sizes=_slate_sizes(samples),
     )
 
 
@@ -156,11 +163,31 @@ def _stages(samples: list[Samples]) -> dict[str, Any]:
     }
 
 
-def _slate_growth(smaller: list[Samples], larger: list[Samples]) -> Growth:
-    before, after = (
-        [np.array(process.runs_ns, np.float64) for process in samples] for samples in (smaller, larger)
+def _slate_growth(smaller: list[Samples] | None, samples: list[Samples]) -> Growth | None:
+    """Growth of p50 from the next smaller slate; of the slate `table`, growth of a call's time with its candidates."""
+    slate, runs = samples[0].slate, [np.array(process.runs_ns, np.float64) for process in samples]
+    if slate == TABLE:
+        return over([np.array(process.slate_sizes) for process in samples], runs)
+    if not smaller or smaller[0].slate == TABLE:
+        return None
+    before = [np.array(process.runs_ns, np.float64) for process in smaller]
+    return between(before, runs, (smaller[0].slate, slate))
+
+
+def _history_growth(samples: list[Samples]) -> Growth | None:
+    """Growth of a call's time with its history; None of the slate `table`, whose calls differ in their candidates."""
+    if samples[0].slate == TABLE:
+        return None
+    return over(
+        [np.array(process.history_lengths) for process in samples],
+        [np.array(process.unobserved_ns, np.float64) for process in samples],
     )
-    return between(before, after, (smaller[0].slate, larger[0].slate))
+
+
+def _slate_sizes(samples: list[Samples]) -> SlateSizes | None:
+    """The distribution of the timed calls' candidates; None where all have as many as the slate says."""
+    sizes = [size for process in samples for size in process.slate_sizes]
+    return SlateSizes(min(sizes), float(np.median(sizes)), max(sizes)) if sizes else None
 
 
 def _accuracy(measurement: Measurement, variant: str) -> Accuracy:

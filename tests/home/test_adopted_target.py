@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from adopted import SLATE_SIZE, adopted_graph, small_requests
+from adopted import adopted_graph, small_requests
 
 from rbserve.core.errors import UsageError
 from rbserve.home.target import adopted_targets, check_free_name, parse_models, resolve
@@ -53,6 +53,6 @@ def test_names_of_rows_groups_and_students_are_not_free(name: str) -> None:
         check_free_name(name)
 
 
-def test_the_usual_sizes_have_the_median_of_the_requests(home: Path) -> None:
-    assert plan_of(resolve("logistic"), {}).slates == [1, SLATE_SIZE, 100]
+def test_the_usual_slates_are_the_requests_of_the_table_and_those_of_the_task(home: Path) -> None:
+    assert plan_of(resolve("logistic"), {}).slates == ["table", 1, 100]
     assert plan_of(resolve("logistic"), {"slates": [7]}).slates == [7]

@@ -202,7 +202,7 @@ def test_an_uncertified_percentile_is_a_dash_with_its_reason(tmp_path: Path) -> 
     assert "p99 of text-bert-base onnx-fp32 slate 1 (40): fewer than the 662 timed calls" in markdown
     assert "| 250 [232, 265] | – | 0.7000 [0.6700, 0.7300] |" in markdown
     page = (folder / "report.html").read_text()
-    assert re.search(r">275</td><td[^>]*>–</td><td[^>]*>–</td><td[^>]*>1,500</td>", page)
+    assert re.search(r">275</td><td[^>]*>–</td><td[^>]*>–</td><td[^>]*>–</td><td[^>]*>1,500</td>", page)
     (row,) = csv.DictReader(io.StringIO((folder / "table.csv").read_text()))
     assert (row["p90_ms"], row["p99_ms"]) == ("", "")
 

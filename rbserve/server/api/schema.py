@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.wire import RecommendResponse, ScoreResponse
+from rbserve.runs.plan import Slate
 from rbserve.server.api.options import UnknownHistory
 
 NUMBERS = 'An id is a string; the number 50 is the id "50".'
@@ -137,7 +138,7 @@ class Measured(msgspec.Struct, frozen=True):
     """Figures of `rbserve profile` for the very file that is served: one scope and slate (or k) of its newest run."""
 
     scope: str
-    slate: int
+    slate: Slate
     threads: int
     p50_ms: float
     p99_ms: Annotated[float | None, Meta(description="null: too few runs to certify it.")]
