@@ -21,6 +21,7 @@ from rbserve.profilers.gate.verdict import Line, Suite, Verdict
 from rbserve.profilers.measure.inputs import Report
 from rbserve.profilers.measure.worker import Job
 from rbserve.runs.measurement import Measurement
+from rbserve.runs.plan import TABLE, Slate
 from rbserve.runs.samples import Samples
 
 CONFIG = GateConfig(budget=1e6)
@@ -46,9 +47,10 @@ class Machine:
             [self._samples(job, side, slate) for slate in job.slates], scores=self.scores.get(side, [])
         )
 
-    def _samples(self, job: Job, side: str, slate: int) -> Samples:
+    def _samples(self, job: Job, side: str, slate: Slate) -> Samples:
         slower = 1 + self.slower * (side == "head")
-        ns = round(100_000 * slate * slower * np.exp(self._rng.normal(0, self.spread)))
+        candidates = 5 if slate == TABLE else slate
+        ns = round(100_000 * candidates * slower * np.exp(self._rng.normal(0, self.spread)))
         return Samples(job.variant, "forward", slate, 1, job.process, None, 1, ns, [ns], [ns] * 5, 100 << 20)
 
 
