@@ -103,6 +103,34 @@ def ask_ranking(ranking: Service[Top, Ranked], limits: Limits) -> Ask:
     return _asker(_clients(Models([ranking]), limits))
 
 
+@pytest.fixture(scope="session")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small cross-encoder of transformers, adopted."""
+    from adopted import write_requests
+    from small_reranker import make_reranker
+
+    from rbserve.core.adoption import AdoptOptions
+    from rbserve.exporters.adopt.adopt import adopt
+
+    folder = tmp_path_factory.mktemp("reranker")
+    requests = write_requests(
+        folder / "pairs",
+        {"title": np.array(["topic1word1", "topic2word2 topic2word3", "topic3word1"], object)},
+        {"query": np.array(["topic1word3"], object)},
+        offsets=np.array([0, 3]),
+    )
+    return adopt(str(make_reranker(folder / "model")), requests, AdoptOptions(), folder / "small-ce")
+
+
+@pytest.fixture
+def reranker(cross_encoder: Artifact) -> Iterator[Service[Any, Any]]:
+    """The cross-encoder's service, warm."""
+    opened = open_service(cross_encoder, "onnx-fp32", 1)
+    opened.warm_up(Limits(max_candidates=8))
+    yield opened
+    opened.close()
+
+
 def _clients(models: Models, limits: Limits) -> Connect:
     app = build_app(models, limits)
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from adopted import write_requests
 from conftest import Ask
-from small_reranker import make_reranker
 from test_client import listening
 
 from rbserve.client import Client, ServerError
-from rbserve.core.adoption import AdoptOptions
 from rbserve.core.requests import Signature, TensorSpec
 from rbserve.core.types import Observe, Scores
 from rbserve.data.artifact import Artifact
-from rbserve.exporters.adopt.adopt import adopt
 from rbserve.server.api.openapi import openapi
 from rbserve.server.api.options import Limits
 from rbserve.server.routes.app import build_app
@@ -168,23 +164,6 @@ def test_the_client_returns_places_and_scores(artifact: Artifact) -> None:
         assert [place for place, _ in client.rerank(["hot", "noodle"], DOCUMENTS, top_n=2)] == [2, 1]
         with pytest.raises(ServerError, match="blank text"):
             client.rerank("", DOCUMENTS)
-
-
-@pytest.fixture(scope="module")
-def reranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service[Any, Any]]:
-    """A small cross-encoder of transformers, adopted and served."""
-    folder = tmp_path_factory.mktemp("reranker")
-    requests = write_requests(
-        folder / "pairs",
-        {"title": np.array(["topic1word1", "topic2word2 topic2word3", "topic3word1"], object)},
-        {"query": np.array(["topic1word3"], object)},
-        offsets=np.array([0, 3]),
-    )
-    artifact = adopt(str(make_reranker(folder / "model")), requests, AdoptOptions(), folder / "small-ce")
-    opened = open_service(artifact, "onnx-fp32", 1)
-    opened.warm_up(Limits(max_candidates=8))
-    yield opened
-    opened.close()
 
 
 def test_an_adopted_reranker_orders_documents_as_its_scorer_does(reranker: Service[Any, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 from adopted_models import adopt_ranker
 from browser import needs_browser
 from test_client import listening
+from test_rerank import SharedWords
 
 from rbserve.data.artifact import Artifact
 from rbserve.server.api.schema import Measured, Profiled
@@ -109,6 +111,85 @@ def test_an_adopted_model_is_tried_by_its_features(
         page.select_option("#model", "toy")
         assert page.is_visible("#history")
     assert [line for line in wrong if "422" not in line] == []
+
+
+FIELDS = ("history", "candidates", "k", "features", "query", "documents", "top")
+
+
+def visible(page: Page) -> list[str]:
+    """The fields of the form that are shown."""
+    return [field for field in FIELDS if page.is_visible(f"#{field}")]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_documents_are_ordered_by_a_model_that_reads_texts(
+    browser: Browser, services: list[Service[Any, Any]], width: int
+) -> None:
+    services[0].work.texts = SharedWords()
+    with (
+        listening(*services) as url,
+        shown(browser, url, viewport={"width": width, "height": 900}) as (page, wrong),
+    ):
+        page.wait_for_selector("#models tr:nth-child(2)")
+        assert visible(page) == ["history", "candidates"]
+        page.select_option("#way", "rerank")
+        assert visible(page) == ["query", "documents", "top"]
+        page.fill("#query", "hot noodle soup")
+        page.fill("#documents", "a cat\n\n  hot <b>soup</b> \nhot noodle soup\nit's hot\n")
+        page.click("button")
+        page.wait_for_selector("#answer table")
+        assert page.locator("#answer th").all_inner_texts() == ["document", "score"]
+        assert page.locator("#answer td").all_inner_texts() == [
+            "hot noodle soup", "1.0000", "hot <b>soup</b>", "0.3333", "it's hot", "0.3333", "a cat", "0.0000",
+        ]  # fmt: skip
+        page.fill("#top", "1")
+        page.click("button")
+        page.locator("#answer td", has_text="a cat").wait_for(state="detached")
+        assert page.locator("#answer td").count() == 2
+        command = page.inner_text("#answer pre")
+        assert "/v1/rerank -H" in command
+        assert shlex.split(command)[-1].endswith('"it\'s hot"],"top_n":1}')
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        page.select_option("#model", "rank")
+        assert page.is_hidden("#way")
+        assert visible(page) == ["history", "k"]
+        page.select_option("#model", "toy")
+        assert visible(page) == ["history", "candidates"]
+        assert wrong == []
+
+
+def test_what_is_wrong_with_documents_is_told(browser: Browser, services: list[Service[Any, Any]]) -> None:
+    services[0].work.texts = SharedWords()
+    with listening(*services) as url, shown(browser, url) as (page, _):
+        page.wait_for_selector("#models tr")
+        page.select_option("#way", "rerank")
+        for field, text, message in (
+            ("top", "0", "top_n"),
+            ("query", " ", "query has a blank text"),
+            ("documents", "", "documents is empty"),
+        ):
+            page.fill(f"#{field}", text)
+            page.click("button")
+            page.locator("#answer .error", has_text=message).wait_for()
+            page.fill("#top", "")
+            page.fill("#query", "hot")
+
+
+def test_an_adopted_reranker_is_tried_by_a_query_first(
+    browser: Browser, services: list[Service[Any, Any]], reranker: Service[Any, Any]
+) -> None:
+    with listening(services[0], reranker) as url, shown(browser, url) as (page, wrong):
+        page.wait_for_selector("#models tr:nth-child(2)")
+        page.select_option("#model", "small-ce")
+        assert visible(page) == ["query", "documents", "top"]
+        page.click("button")  # as it stands
+        page.wait_for_selector("#answer table")
+        assert {*page.locator("#answer td").all_inner_texts()[::2]} == {"cold noodles", "a cat"}
+        page.select_option("#way", "score")
+        assert visible(page) == ["features"]
+        page.click("button")
+        page.locator("#answer th", has_text="item").wait_for()
+        assert wrong == []
 
 
 def test_what_is_wrong_is_told_and_text_stays_text(

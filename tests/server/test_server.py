@@ -326,6 +326,7 @@ def test_models_names_what_is_served(ask: Ask, artifact: Artifact) -> None:
                 "items": 50,
                 "measured": [],
                 "measured_note": "not profiled",
+                "reranks": False,
                 "examples": ["i0", "i1", "i2", "i3", "i4"],
             }
         ]

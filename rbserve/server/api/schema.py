@@ -219,6 +219,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     example: Annotated[
         dict[str, Any] | UnsetType, Meta(description="Of an adopted model: features of two candidates.")
     ] = UNSET
+    reranks: Annotated[bool, Meta(description="Whether it reads texts: POST /v1/rerank.")] = False
 
 
 class ModelsResponse(msgspec.Struct, frozen=True):

@@ -66,7 +66,7 @@ from rbserve.server.routes.features import (
     parse_scores,
     require_items,
 )
-from rbserve.server.routes.rerank import RerankRoute, rerankers
+from rbserve.server.routes.rerank import RerankRoute, reads_texts, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import ItemList, Ranked, SlateQuery, Top
@@ -314,7 +314,7 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
     return ModelInfo(
         service.model, service.variant, service.version, service.work.task.name, data.name, data.fingerprint,
         len(items), service.profiled.measured, service.profiled.note, [*islice(candidates, EXAMPLES)],
-        **adopted_info(service),
+        reranks=reads_texts(service), **adopted_info(service),
     )  # fmt: skip
 
 

@@ -91,11 +91,12 @@ class RerankRoute:
 
 def rerankers(models: Models) -> Mapping[str, Service[Any, Any]]:
     """The models that read texts, by name."""
-    return {
-        service.model: service
-        for service in models
-        if isinstance(service.work, TextWork) and service.work.no_texts is None
-    }
+    return {service.model: service for service in models if reads_texts(service)}
+
+
+def reads_texts(service: Service[Any, Any]) -> bool:
+    """Whether a model orders documents by their texts."""
+    return isinstance(service.work, TextWork) and service.work.no_texts is None
 
 
 def _text_query(service: Service[Any, Any], queries: Sequence[str], documents: Sequence[str]) -> Any:
