@@ -1,4 +1,4 @@
-"""Trained sequential models as ONNX graphs: SASRec as one, SID-SASRec as two.
+"""Sequential models as ONNX graphs: SASRec and item neighbours as one, SID-SASRec as two.
 
 SASRec's graph takes histories int32[B, T] and k and returns the k best items and their scores: encoder, product with
 the item table and top k. One initializer holds the table for the look-up of the history and for the product. It is
@@ -8,6 +8,8 @@ then take 244 MB instead of 488, and 14 ms a user instead of 10.
 SID-SASRec's graphs are driven by the beam search: prefill takes tokens int32[B, T] and returns logits and the prefix
 cache; step takes one more token of each beam with both caches and returns logits and the longer suffix cache
 (`models/sasrec.py` has the shapes).
+
+The graph of item neighbours takes and returns what SASRec's does.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
+from rbserve.models.itemknn import ItemKnn
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
 from rbserve.runtimes.torch import load_model
 
@@ -64,14 +67,27 @@ def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     return write_graphs(load_model(artifact), folder, origin(artifact, "fp32"))
 
 
-def write_graphs(model: SequentialModel, folder: Path, origin: Mapping[str, str]) -> list[Path]:
+def write_graphs(model: SequentialModel | ItemKnn, folder: Path, origin: Mapping[str, str]) -> list[Path]:
     """Writes the fp32 graphs of a model into `folder`, in the order in which they run."""
-    graphs = _scoring(model) if isinstance(model, SasRec) else _generating(model)
     paths = []
-    for name, graph in graphs:
+    for name, graph in _graphs(model):
         paths.append(folder / name)
         save(graph, paths[-1], origin)
     return paths
+
+
+def _graphs(model: SequentialModel | ItemKnn) -> Iterator[tuple[str, ModelProto]]:
+    """The graphs of a model with their files' names."""
+    if isinstance(model, ItemKnn):
+        return _adding(model)
+    return _scoring(model) if isinstance(model, SasRec) else _generating(model)
+
+
+def _adding(model: ItemKnn) -> Iterator[tuple[str, ModelProto]]:
+    histories = _tokens(EXAMPLE_USERS, EXAMPLE_TOKENS)
+    graph = trace(model, (histories,), {"histories": {0: "B", 1: "T"}}, {ALL_SCORES: {0: "B"}})
+    append_top_k(graph, model.n_items)
+    yield "fp32.onnx", graph
 
 
 def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:

@@ -12,6 +12,7 @@ from small_backbone import make_backbone
 
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
+from rbserve.core.variants import precisions_of
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
@@ -32,7 +33,7 @@ def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("lists") / "planted"))
 
 
-ROWS = ["sasrec-3l", "sid-sasrec-3l", "sid-sasrec-3l-cbs", "seq-p5 bert", "seq-p5 llama", "seq-p5 t5",
+ROWS = ["sasrec-3l", "itemknn", "sid-sasrec-3l", "sid-sasrec-3l-cbs", "seq-p5 bert", "seq-p5 llama", "seq-p5 t5",
         "seq-sid opt", "seq-sid-cbs bert", "seq-sid-cbs llama", "seq-sid-cbs mpnet", "seq-sid-cbs mpt"]  # fmt: skip
 
 
@@ -44,9 +45,11 @@ def ranked(
         return language_row(*request.param.split(), planted, tmp_path_factory.mktemp("lists"))
     spec = find_model(request.param)
     codes = {"levels": "3", "codes": "8"} if spec.group == "H" else {}
-    spec = dataclasses.replace(spec, config=with_options(spec.config, SMALL | codes))
+    options = {name: value for name, value in (SMALL | codes).items() if hasattr(spec.config, name)}
+    spec = dataclasses.replace(spec, config=with_options(spec.config, options))
     settings = Settings(batch=64, micro_batch=64, lr=5e-3, epochs=3)
-    return export(train(spec, planted, tmp_path_factory.mktemp("lists") / spec.name, settings), planted)
+    trained = train(spec, planted, tmp_path_factory.mktemp("lists") / spec.name, settings)
+    return export(trained, planted, precisions_of(trained.can_export))
 
 
 def language_row(recipe: str, backbone: str, planted: Dataset, folder: Path) -> Artifact:
@@ -101,6 +104,8 @@ def test_an_empty_history_is_ranked_too(ranked: Artifact) -> None:
 
 def test_training_changes_the_embeddings_and_restores_them(ranked: Artifact) -> None:
     """Defect 1 of the reference code: new embeddings were neither trained nor restored."""
+    if ranked.kind == "neighbours":
+        pytest.skip("it has no embeddings: test_itemknn.py counts its neighbours anew")
     weights = load_model(ranked).state_dict()
     if ranked.manifest.group in "IJ":
         pytest.skip("new tokens are drawn like those of the language model: test_language_conformance.py")

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import torch
@@ -33,11 +33,11 @@ from rbserve.data.artifact import (
     write_manifest,
 )
 from rbserve.data.dataset import Dataset, Split, write_items
-from rbserve.models.configs import EndpointConfig, LanguageConfig, config_to_dict, kind_of
+from rbserve.models.configs import EndpointConfig, ItemKnnConfig, LanguageConfig, config_to_dict, kind_of
 from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.fitting.tensors import save_drawn, save_tensors
-from rbserve.train.tasks import ctr, endpoint, language, next_item, seq
+from rbserve.train.tasks import ctr, endpoint, itemknn, language, next_item, seq
 from rbserve.train.tasks.language import LanguageTask
 from rbserve.train.tasks.next_item import NextItemTask
 from rbserve.train.tasks.warm_start import WarmStart, continue_identifiers
@@ -79,9 +79,10 @@ def train(
     prompts = _prompt_fits(spec, dataset, task)
     for warning in filter(None, (prompt_fit.said(split) for split, prompt_fit in prompts.items())):
         say(f"{spec.name}: {warning}")
-    is_trained = task.rows and not spec.random
     state = State()
-    if is_trained:
+    if isinstance(task, WholeTask) and task.rows and not spec.random:
+        state = task.fit_whole(model, path, progress)
+    elif task.rows and not spec.random:
         state = fit(model, task, settings, checkpoint, resume, progress, start is not None)
     processes = PartialState()
     if processes.is_main_process:
@@ -103,6 +104,17 @@ class SavedTask(TrainingTask, Protocol):
         ...
 
 
+@runtime_checkable
+class WholeTask(Protocol):
+    """A task that fits its model as a whole, without the training loop; `chosen` has the options that it chose."""
+
+    chosen: dict[str, float]
+
+    def fit_whole(self, model: nn.Module, path: Path, progress: Progress) -> State:
+        """Fits the model in place; temporary files may stand beside the artefact's `path` meanwhile."""
+        ...
+
+
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
@@ -111,6 +123,8 @@ def _maker(spec: ModelSpec, lesson: TrainingLesson | None, start: WarmStart | No
         return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
         return endpoint.make
+    if isinstance(spec.config, ItemKnnConfig):
+        return itemknn.make
     if isinstance(spec.config, LanguageConfig):  # takes the weights before it adds adapters
         return partial(next_item.make if TASKS[spec.task].ranks else language.make, start=start)
     make: Maker = seq.make if TASKS[spec.task].ranks else ctr.make
@@ -254,6 +268,7 @@ def _write(
             ),
             libraries=library_versions(),
             prompts=prompts,
+            chosen=task.chosen if isinstance(task, WholeTask) else {},
             files={
                 str(file.relative_to(partial)): digest(file)
                 for file in sorted(partial.rglob("*"))

@@ -34,9 +34,10 @@ from rbserve.exporters.adopt.formats import Format, find_format
 from rbserve.exporters.adopt.onnx_file import GRAPH
 from rbserve.exporters.adopted import find_unchanged
 from rbserve.exporters.export import export
+from rbserve.models.zoo import BEYOND_GROUP
 from rbserve.runtimes.opening import open_scorer
 
-GROUP, CONFIG_KIND = "X", "adopted"
+CONFIG_KIND = "adopted"
 UNCOMPARED = Parity(rows=0, max_abs=0.0, mean_abs=0.0, auc_reference=None, auc=None, auc_difference=None)
 """Of a graph before it is compared with its reference."""
 
@@ -82,7 +83,7 @@ def _package(
     manifest = ArtifactManifest(
         schema=SCHEMA,
         name=name,
-        group=GROUP,
+        group=BEYOND_GROUP,
         task=task.name,
         item_form=row.item_form,
         config_kind=CONFIG_KIND,

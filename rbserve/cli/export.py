@@ -22,7 +22,8 @@ def export(
         typer.Option(
             "--precision",
             "--precisions",
-            help="Precisions, comma-separated: fp32, int8, and int4 of language models (default fp32,int8).",
+            help="Precisions, comma-separated: fp32, int8, and int4 of language models (default fp32,int8, "
+            "without those that would change nothing).",
         ),
     ] = None,
     as_json: Json = False,
@@ -33,8 +34,8 @@ def export(
     """
     from rbserve.pipeline.home import Home
 
-    precisions = words(precision) or ["fp32", "int8"]
-    check_precisions(precisions)
+    precisions = words(precision) or None
+    check_precisions(precisions or ())
 
     def export_model(name: str | ModelName, data: str) -> object:
         return Home().export(name, data, precisions).manifest.variants

@@ -10,7 +10,7 @@ runtime, that names a module with `VARIANTS` (rows like those below), `open`, `u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -27,13 +27,21 @@ NOTHING = "nothing"
 UNKNOWN = "unknown"
 CPU = "cpu"
 
-ModelKind = Literal["recommender", "language", "endpoint", "graph", "library", "program", "callable"]
-"""A model over rows of the item table, a language model that reads prompts, a model that answers from elsewhere.
+ModelKind = Literal[
+    "recommender", "neighbours", "language", "endpoint", "graph", "library", "program", "callable"
+]
+"""A model over rows of the item table, one of rows of neighbours, a language model that reads prompts, a model that
+answers from elsewhere.
 
 Of models that were made elsewhere and adopted: an ONNX graph, a model of another library that is also converted to
 ONNX, a program of torch.export, a Python callable."""
 
 
+_CONFIG_KINDS: Mapping[str, ModelKind] = {"endpoint": "endpoint", "itemknn": "neighbours"}
+UNCHANGED: Mapping[ModelKind, Mapping[str, str]] = {
+    "neighbours": {"int8": "it looks rows up and adds them; there are no products to round"}
+}
+"""The precisions that would change nothing in models of a kind, and why."""
 TRAINED: tuple[ModelKind, ...] = ("recommender", "language")
 CONVERTED: tuple[ModelKind, ...] = ("graph", "library", "program")
 """The kinds of adopted models that have an ONNX graph."""
@@ -95,7 +103,7 @@ class Variant(NamedTuple):
 # colour-blind readers (Okabe and Ito), and each variant has a marker of its own as well.
 VARIANTS = (
     Variant(
-        "torch-fp32", "torch", "fp32", WEIGHTS, (*TRAINED, "program"), usual=True, automatic=True,
+        "torch-fp32", "torch", "fp32", WEIGHTS, (*TRAINED, "neighbours", "program"), usual=True, automatic=True,
         colour="#d55e00", dark_colour="#ff8f4d", marker="o",
     ),
     Variant(
@@ -104,7 +112,7 @@ VARIANTS = (
         colour="#a6761d", dark_colour="#e6b860", marker="X",
     ),
     Variant(
-        "onnx-fp32", "onnx", "fp32", "onnx-fp32", (*TRAINED, *CONVERTED), tolerance=1e-3,
+        "onnx-fp32", "onnx", "fp32", "onnx-fp32", (*TRAINED, "neighbours", *CONVERTED), tolerance=1e-3,
         usual=True, automatic=True, named_by_precision=True,
         colour="#0072b2", dark_colour="#56b4e9", marker="s",
     ),
@@ -204,6 +212,11 @@ def weights_size(variant: str, parameters: float) -> int:
 def exported_variant(precision: str) -> str:
     """The variant that an export at a precision makes."""
     return EXPORTABLE[PRECISIONS.index(precision)]
+
+
+def kind_of_model(config_kind: str, reads_prompts: bool) -> ModelKind:
+    """What a model of the zoo runs as: what the kind of its config says, else by whether it reads prompts."""
+    return _CONFIG_KINDS.get(config_kind, "language" if reads_prompts else "recommender")
 
 
 def possible_variants(task: str, kind: ModelKind) -> list[str]:

@@ -21,6 +21,7 @@ before it is used.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,15 @@ from rbserve.core.fields import FieldSpec, Layout
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.requests import ZOO_SIGNATURE, FeatureSpec, Signature
-from rbserve.core.variants import DEFAULT_SERVED, NOTHING, ModelKind, find_variant, possible_variants
+from rbserve.core.variants import (
+    DEFAULT_SERVED,
+    NOTHING,
+    UNCHANGED,
+    ModelKind,
+    find_variant,
+    kind_of_model,
+    possible_variants,
+)
 from rbserve.core.variants import WEIGHTS as OF_WEIGHTS
 from rbserve.data.dataset import ItemTable, read_items
 from rbserve.data.golden import Checks, read_checks
@@ -46,7 +55,6 @@ ITEMS = "items.parquet"
 WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
 TOKENIZER = "backbone/tokenizer.json"
-ENDPOINT = "endpoint"  # the kind of config
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,8 +218,8 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     `prompts` says by split what a language model's prompts have no room for, `catalogue` what became of the items
     since the training. `fields` are those that the model reads. `adopted` is there where the model was made elsewhere;
-    its `dataset` is then the request set, or
-    the prepared data set whose test rows the requests are.
+    its `dataset` is then the request set, or the prepared data set whose test rows the requests are. `chosen` has the
+    values of options of the config that were not set and chosen on validation.
     """
 
     schema: int
@@ -230,6 +238,7 @@ class ArtifactManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     catalogue: CatalogueChanges | None = None
     adopted: Adopted | None = None
     fields: list[FieldSpec] = []
+    chosen: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -277,9 +286,9 @@ class Artifact:
         return [row.name for row in rows if not (row.exported and row.precision in unchanged)]
 
     @property
-    def unchanged(self) -> dict[str, str]:
+    def unchanged(self) -> Mapping[str, str]:
         """The precisions that would change nothing in the model, and why: it is not exported in them."""
-        return self.manifest.adopted.unchanged if self.manifest.adopted else {}
+        return self.manifest.adopted.unchanged if self.manifest.adopted else UNCHANGED.get(self.kind, {})
 
     def _has_files(self, variant: str) -> bool:
         return find_variant(variant).loaded_from in (OF_WEIGHTS, NOTHING, *self.manifest.variants)
@@ -289,7 +298,7 @@ class Artifact:
         """What the model is, as far as its variants depend on it."""
         if self.manifest.adopted:
             return self.manifest.adopted.kind
-        return "endpoint" if self.is_endpoint else "language" if self.is_language_model else "recommender"
+        return kind_of_model(self.manifest.config_kind, self.is_language_model)
 
     @property
     def signature(self) -> Signature:
@@ -330,7 +339,7 @@ class Artifact:
     @property
     def is_endpoint(self) -> bool:
         """Whether the model answers from elsewhere, and has no weights here."""
-        return self.manifest.config_kind == ENDPOINT
+        return self.kind == "endpoint"
 
     @property
     def model_digest(self) -> str:

@@ -15,10 +15,17 @@ from rbserve.core.distillation import FROM
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.types import ModelSpec
-from rbserve.core.variants import ModelKind, check_precisions, possible_variants, precisions_of
+from rbserve.core.variants import (
+    UNCHANGED,
+    ModelKind,
+    check_precisions,
+    kind_of_model,
+    possible_variants,
+    precisions_of,
+)
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.home.paths import Place, artifact_path, is_there, places, readable_artifacts
-from rbserve.models.configs import EndpointConfig, LanguageConfig
+from rbserve.models.configs import EndpointConfig, LanguageConfig, kind_of
 from rbserve.models.zoo import find_model, is_group, select_models
 from rbserve.progress import say
 
@@ -96,10 +103,14 @@ class Target:
         """Every variant that the model can have, exported or not."""
         if self.artifact:
             return self.artifact.can_have
-        kind: ModelKind = (
-            "endpoint" if self.is_endpoint else "language" if self.is_language_model else "recommender"
-        )
-        return possible_variants(self.task, kind)
+        return possible_variants(self.task, self.kind)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model runs as."""
+        if self.artifact:
+            return self.artifact.kind
+        return kind_of_model(kind_of(self.spec.config), self.is_language_model)
 
     @property
     def how_to_make(self) -> str:
@@ -122,7 +133,7 @@ class Target:
                 raise UsageError(f"{self.name} answers from an endpoint; there is nothing to export")
             possible = precisions_of(self.variants)
             if precision not in possible:
-                unchanged = self.artifact.unchanged if self.artifact else {}
+                unchanged = self.artifact.unchanged if self.artifact else UNCHANGED.get(self.kind, {})
                 reason = f": {unchanged[precision]}" if precision in unchanged else ""
                 raise UsageError(
                     f"{self.name} cannot be exported in {precision}{reason}",

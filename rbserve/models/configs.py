@@ -37,6 +37,11 @@ CHOSEN = {"note": "chosen on validation"}
 class ModelConfig(Options):
     """The options of a model; each value is checked against its field when the config is made."""
 
+    @property
+    def language_models(self) -> list[str]:
+        """The language models that training reads: the backbone, the encoder of the items' texts."""
+        return [getattr(self, name) for name in ("encoder", "backbone") if hasattr(self, name)]
+
 
 @dataclass(frozen=True)
 class CtrConfig(ModelConfig):
@@ -278,6 +283,11 @@ class ItemKnnConfig(ModelConfig):
         Count,
         Meta(description="Last items of the history that are read; with its target a sequence has one more."),
     ] = 19
+
+    @property
+    def language_models(self) -> list[str]:
+        """The encoder, where texts are compared."""
+        return super().language_models if self.text else []
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from rbserve.models.configs import (
     CodedItems,
     EmbeddingItems,
     EndpointConfig,
+    ItemKnnConfig,
     P5Config,
     SeqP5Config,
     TextItems,
@@ -90,6 +91,8 @@ def why_no_new_items(artifact: Artifact) -> str | None:
         return "its semantic identifiers were made by an earlier version, which did not keep what made them"
     if issubclass(config, P5Config | SeqP5Config):
         return "each of its items is a token of its own, whose embedding is learnt from clicks"
+    if issubclass(config, ItemKnnConfig):
+        return "its items are their ids: a new item is nobody's neighbour before it is clicked"
     return "its items are their ids: an item's vector is learnt from clicks"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rbserve.core.errors import memory_told, needs_extra
-from rbserve.core.variants import exported_variant, exports_of, precisions_of
+from rbserve.core.variants import USUAL_PRECISIONS, exported_variant, exports_of, precisions_of
 from rbserve.data.artifact import Artifact, Parity
 from rbserve.home.target import Target
 from rbserve.pipeline.data import rows_of
@@ -13,8 +13,11 @@ from rbserve.pipeline.training import ensure_artifact
 from rbserve.progress import progress_bar, say
 
 
-def export_model(target: Target, precisions: Sequence[str]) -> Artifact:
-    """Exports a model in the given precisions; it is trained if it is missing."""
+def export_model(target: Target, precisions: Sequence[str] | None = None) -> Artifact:
+    """Exports a model in the given precisions, or the usual ones that it can have; it is trained if it is missing."""
+    if precisions is None:
+        possible = precisions_of(target.variants)
+        precisions = [name for name in USUAL_PRECISIONS if name in possible] or USUAL_PRECISIONS
     target.check_precisions(precisions)
     return export(ensure_artifact(target), precisions)
 

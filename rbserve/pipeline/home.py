@@ -236,9 +236,12 @@ class Home:
 
     @_at_home
     def export(
-        self, model: Model, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] = ("fp32", "int8")
+        self, model: Model, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] | None = None
     ) -> Artifact:
-        """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing."""
+        """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing.
+
+        Without `precisions` they are fp32 and int8, as far as the model can have them.
+        """
         return exporting.export_model(resolve(model, dataset), precisions)
 
     @_at_home

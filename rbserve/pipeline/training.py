@@ -12,7 +12,7 @@ from rbserve.core.errors import ArtifactError, UsageError, memory_told, needs_ex
 from rbserve.core.files import require_replaceable
 from rbserve.core.options import with_options
 from rbserve.core.settings import Settings, Teaching
-from rbserve.data.artifact import Artifact, TrainingRecord, open_artifact
+from rbserve.data.artifact import Artifact, ArtifactManifest, open_artifact
 from rbserve.data.dataset import Dataset, check_same_data, open_dataset
 from rbserve.home.paths import artifact_path, dataset_path, is_prepared, teachers_path
 from rbserve.home.target import Target, artifact_name
@@ -133,10 +133,8 @@ def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
         raise UsageError(
             f"nothing to resume: no checkpoint at {checkpoint_path(path)}", "train without --resume"
         )
-    for option in ("encoder", "backbone"):
-        name = getattr(spec.config, option, None)
-        if isinstance(name, str) and not spec.random:
-            require_findable(name)
+    for name in [] if spec.random else spec.config.language_models:
+        require_findable(name)
 
 
 def _fit(
@@ -157,8 +155,7 @@ def _fit(
     _say_what_is_replaced(path)
     with memory_told(f"training {spec.name}", LESS_MEMORY), progress_bar(f"train {path.name}") as progress:
         artifact = fit_model(spec, data, path, settings, resume, progress, say, lesson, init)
-    record = artifact.manifest.training
-    say(f"{artifact.name} on {data.name}: {_how(record)} -> {path}")
+    say(f"{artifact.name} on {data.name}: {_how(artifact.manifest)} -> {path}")
     return artifact
 
 
@@ -175,11 +172,15 @@ def _say_what_is_replaced(path: Path) -> None:
         )
 
 
-def _how(record: TrainingRecord) -> str:
+def _how(manifest: ArtifactManifest) -> str:
+    record = manifest.training
     if record.random:
         return "packaged with random weights, for its latency"
     if record.best_metric is None:
         return "packaged as it is"
+    if not record.epochs:
+        judged = f"valid {record.metric} {record.best_metric:.4f}"
+        return f"counted in {record.seconds:.0f} s, {judged}{_chosen(manifest.chosen)}"
     how = f"weights of {record.taken_from}" if record.taken_from else "trained"
     if record.distilled:
         how = record.distilled.said
@@ -187,6 +188,12 @@ def _how(record: TrainingRecord) -> str:
         how = record.continued.said
     epochs = f"{record.epochs} epochs in {record.seconds:.0f} s"
     return f"{how}, {epochs}, valid {record.metric} {record.best_metric:.4f}"
+
+
+def _chosen(options: Mapping[str, float]) -> str:
+    """The options that were chosen on validation, as the end of a sentence."""
+    values = ", ".join(f"{name}={value:g}" for name, value in options.items())
+    return f", chosen there: {values}" if values else ""
 
 
 def ensure_artifact(target: Target) -> Artifact:

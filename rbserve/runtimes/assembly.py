@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rbserve.core.types import Ranker
 from rbserve.data.artifact import Artifact
-from rbserve.models.configs import SasRecConfig, SeqP5Config, SeqSidConfig, SidSasRecConfig
+from rbserve.models.configs import ItemKnnConfig, SasRecConfig, SeqP5Config, SeqSidConfig, SidSasRecConfig
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
 from rbserve.runtimes.language import (
     LanguageCall,
@@ -44,7 +44,7 @@ def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
         return ScoringRanker(parts.best_items(), config.max_history, questions, retired)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(parts.stepper(), artifact.sids, config)
-    assert isinstance(config, SasRecConfig)
+    assert isinstance(config, SasRecConfig | ItemKnnConfig)
     return ScoringRanker(parts.item_scores(), config.max_history, retired=retired)
 
 

@@ -12,7 +12,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import REFERENCE, Variant, find_variant
 from rbserve.data.artifact import BACKBONE, WEIGHTS, Artifact
-from rbserve.models.configs import LanguageConfig
+from rbserve.models.configs import ItemKnnConfig, LanguageConfig
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
@@ -77,7 +77,7 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
     """The trained torch module of an artefact, in eval mode, in the precision of one of torch's variants."""
     from safetensors import SafetensorError
 
-    from rbserve.models import ctr, sasrec
+    from rbserve.models import ctr, itemknn, sasrec
 
     config, path = artifact_config(artifact), artifact.file(WEIGHTS)
     try:
@@ -85,6 +85,8 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
         if isinstance(config, LanguageConfig):
             return rebuild_model(artifact, backbone_config(artifact), weights).eval()
         rebuild: Any = sasrec.rebuild if TASKS[artifact.manifest.task].ranks else ctr.rebuild
+        if isinstance(config, ItemKnnConfig):
+            rebuild = itemknn.rebuild
         model = rebuild(config, weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error

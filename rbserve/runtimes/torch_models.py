@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rbserve.runtimes.ranking import Cache, Logits
 
 if TYPE_CHECKING:
     from rbserve.models.ctr import CtrModel
+    from rbserve.models.itemknn import ItemKnn
     from rbserve.models.lm import ClickModel, LanguageModel
     from rbserve.models.sasrec import SasRec, SidSasRec
 
@@ -48,9 +50,9 @@ class TorchScorer:
 
 
 class TorchItemScores:
-    """SASRec in eager torch: the reference."""
+    """SASRec or item neighbours in eager torch: the reference."""
 
-    def __init__(self, model: SasRec) -> None:
+    def __init__(self, model: SasRec | ItemKnn) -> None:
         import torch
 
         self._torch, self._model = torch, model
@@ -88,7 +90,8 @@ class TorchStepper:
 
 
 def _on_device(torch: Any, model: Any, array: Items) -> Any:
-    return torch.from_numpy(np.array(array, np.int64)).to(next(model.parameters()).device)
+    some = next(chain(model.parameters(), model.buffers()))  # a counted model has buffers alone
+    return torch.from_numpy(np.array(array, np.int64)).to(some.device)
 
 
 class TorchBestItems:

@@ -35,6 +35,7 @@ from rbserve.data.semantic_ids import RQVAE, find_semantic_ids, sids_path, write
 from rbserve.models.configs import (
     CodedItems,
     EndpointConfig,
+    ItemKnnConfig,
     ZeroShotConfig,
     config_from_dict,
     config_to_dict,
@@ -62,6 +63,8 @@ def require_continuable(init: Artifact) -> None:
     reason = None
     if isinstance(kind, EndpointConfig | ZeroShotConfig):
         reason = "nothing of it is learnt"
+    elif isinstance(kind, ItemKnnConfig):
+        reason = "its neighbours are counted anew from all training sequences"
     elif training.distilled is not None:
         reason = f"it learns from {training.distilled.teacher}; rbserve distill teaches it anew"
     elif training.random:
