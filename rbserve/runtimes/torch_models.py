@@ -90,8 +90,8 @@ class TorchStepper:
 
 
 def _on_device(torch: Any, model: Any, array: Items) -> Any:
-    some = next(chain(model.parameters(), model.buffers()))  # a counted model has buffers alone
-    return torch.from_numpy(np.array(array, np.int64)).to(some.device)
+    tensor = next(chain(model.parameters(), model.buffers()))  # a counted model has buffers alone
+    return torch.from_numpy(np.array(array, np.int64)).to(tensor.device)
 
 
 class TorchBestItems:

@@ -50,11 +50,11 @@ def random_sequences(rows: int, seed: int = 3) -> SeqSplit:
     return SeqSplit(np.arange(rows, dtype=np.int32), items[offsets[-1] :], histories)
 
 
-def counted(split: SeqSplit, folder: Path, freshness: float = FRESHNESS, kept: int = N_ITEMS) -> np.ndarray:
+def counted(split: SeqSplit, folder: Path, freshness: float = FRESHNESS, width: int = N_ITEMS) -> np.ndarray:
     """The neighbours' weights as a matrix float32[n, n]."""
     with PairTable(folder, [0.5, DECAY]) as table:
         counts = table.count(split, N_ITEMS, 19, no_progress)
-        rows = heaviest(table.pieces(), pair_weights(counts, 1, freshness), N_ITEMS, kept)
+        rows = heaviest(table.pieces(), pair_weights(counts, 1, freshness), N_ITEMS, width)
     dense = np.zeros((N_ITEMS, N_ITEMS), np.float32)
     np.add.at(dense, (np.arange(N_ITEMS)[:, None], rows.items), rows.weights)
     return dense
@@ -93,7 +93,7 @@ def test_neighbours_are_those_of_a_dictionary_of_pairs_in_pieces_of_any_size(
 
 def test_the_heaviest_neighbours_are_kept(tmp_path: Path) -> None:
     split = random_sequences(400)
-    whole, cut = by_dictionaries(split), counted(split, tmp_path, kept=4)
+    whole, cut = by_dictionaries(split), counted(split, tmp_path, width=4)
     assert ((cut > 0).sum(axis=1) <= 4).all()
     for item in range(N_ITEMS):
         heavy = np.sort(whole[item])[::-1][:4]

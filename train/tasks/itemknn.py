@@ -52,12 +52,12 @@ Values = dict[str, float]
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ItemKnn, ItemKnnTask]:
     """A model without neighbours, or with drawn ones if `spec.random`, and the task that counts them."""
     config: ItemKnnConfig = spec.config
-    n_items, kept = len(dataset.items), min(config.neighbours, len(dataset.items))
-    neighbours = torch.zeros((n_items, kept), dtype=torch.int32)
+    n_items, width = len(dataset.items), min(config.neighbours, len(dataset.items))
+    neighbours = torch.zeros((n_items, width), dtype=torch.int32)
     if spec.random:
         neighbours.random_(n_items)
     recency = recency_weights(1.0, config.max_history)
-    model = ItemKnn(neighbours, torch.zeros((n_items, kept)), recency, torch.zeros(n_items))
+    model = ItemKnn(neighbours, torch.zeros((n_items, width)), recency, torch.zeros(n_items))
     with_texts = config.text and not spec.random
     return model, ItemKnnTask(dataset, config, _vectors(dataset, config, progress) if with_texts else None)
 
@@ -85,23 +85,23 @@ class ItemKnnTask:
         """Fills the model's buffers; temporary files stand beside the artefact's `path` meanwhile."""
         assert isinstance(model, ItemKnn)
         started, config = time.monotonic(), self._config
-        given = {name: value for name in GRID if (value := getattr(config, name)) is not None}
-        decays = (given["decay"],) if "decay" in given else GRID["decay"]
+        preset = {name: value for name in GRID if (value := getattr(config, name)) is not None}
+        decays = (preset["decay"],) if "decay" in preset else GRID["decay"]
         with scratch(path.parent, f"{path.name}-count") as folder, PairTable(folder, decays) as table:
             counts = table.count(self._train, model.n_items, config.max_history, progress)
             model.prior.copy_(PRIOR * torch.from_numpy(popularity_order(counts)))
             filling = _Filling(self, model, table, counts)
-            options, metric = choose(given, filling.evaluate, progress)
+            options, metric = choose(preset, filling.evaluate, progress)
             filling.fill(options)
-        self.chosen = {name: value for name, value in options.items() if name not in given}
+        self.chosen = {name: value for name, value in options.items() if name not in preset}
         return State(best_metric=metric, seconds=time.monotonic() - started, metrics=[metric])
 
-    def neighbours(self, table: PairTable, counts: Occurrences, options: Values, kept: int) -> Neighbours:
-        """The `kept` heaviest neighbours of every item with a decay and a freshness."""
+    def neighbours(self, table: PairTable, counts: Occurrences, options: Values, width: int) -> Neighbours:
+        """The `width` heaviest neighbours of every item with a decay and a freshness."""
         weigh = pair_weights(counts, table.decays.index(options["decay"]), options["freshness"])
         if self._vectors is None:
-            return heaviest(table.pieces(), weigh, len(counts.all), kept)
-        return heaviest_with_texts(table.pieces(), weigh, self._vectors, self._config.text, kept)
+            return heaviest(table.pieces(), weigh, len(counts.all), width)
+        return heaviest_with_texts(table.pieces(), weigh, self._vectors, self._config.text, width)
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first VALIDATION_ROWS validation users, ranks among the whole catalogue."""
@@ -124,7 +124,7 @@ class ItemKnnTask:
 
 
 class _Filling:
-    """Fills a model for given options; the neighbours of the last decay and freshness are kept."""
+    """Fills a model with the neighbours that options ask for, and cuts none again while decay and freshness stay."""
 
     def __init__(self, task: ItemKnnTask, model: ItemKnn, table: PairTable, counts: Occurrences) -> None:
         self._task, self._model, self._table, self._counts = task, model, table, counts
@@ -146,10 +146,10 @@ class _Filling:
         return self._task.validate(self._model)
 
 
-def choose(given: Values, evaluate: Callable[[Values], float], progress: Progress) -> tuple[Values, float]:
-    """The best options and their metric: one option of GRID after another, the `given` ones as they are."""
-    options = {name: values[0] for name, values in GRID.items()} | given
-    trials = [(name, value) for name, values in GRID.items() if name not in given for value in values[1:]]
+def choose(preset: Values, evaluate: Callable[[Values], float], progress: Progress) -> tuple[Values, float]:
+    """The best options and their metric: one option of GRID after another, the `preset` ones as they are."""
+    options = {name: values[0] for name, values in GRID.items()} | preset
+    trials = [(name, value) for name, values in GRID.items() if name not in preset for value in values[1:]]
     progress(0, len(trials) + 1, "options tried")
     best = evaluate(options)
     for done, (name, value) in enumerate(trials, start=1):

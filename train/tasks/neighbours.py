@@ -26,9 +26,9 @@ class Neighbours(NamedTuple):
     weights: Scores
 
     @classmethod
-    def none(cls, n_items: int, kept: int) -> Neighbours:
+    def none(cls, n_items: int, width: int) -> Neighbours:
         """Rows without a neighbour."""
-        return cls(np.zeros((n_items, kept), np.int32), np.zeros((n_items, kept), np.float32))
+        return cls(np.zeros((n_items, width), np.int32), np.zeros((n_items, width), np.float32))
 
 
 def pair_weights(counts: Occurrences, place: int, freshness: float) -> PairWeights:
@@ -44,14 +44,14 @@ def pair_weights(counts: Occurrences, place: int, freshness: float) -> PairWeigh
     return weigh
 
 
-def heaviest(pieces: Iterable[PairPiece], weigh: PairWeights, n_items: int, kept: int) -> Neighbours:
-    """The `kept` heaviest neighbours of each of n items; of equal weights the item with the lower number."""
-    neighbours = Neighbours.none(n_items, kept)
+def heaviest(pieces: Iterable[PairPiece], weigh: PairWeights, n_items: int, width: int) -> Neighbours:
+    """The `width` heaviest neighbours of each of n items; of equal weights the item with the lower number."""
+    neighbours = Neighbours.none(n_items, width)
     for piece in pieces:
         weights = weigh(piece)
         order = np.lexsort((-weights, piece.earlier))
         ranks = np.arange(len(order)) - np.searchsorted(piece.earlier, piece.earlier)
-        first = ranks < kept
+        first = ranks < width
         places = piece.earlier[first], ranks[first]
         neighbours.items[places] = piece.later[order][first]
         neighbours.weights[places] = weights[order][first]
@@ -59,20 +59,20 @@ def heaviest(pieces: Iterable[PairPiece], weigh: PairWeights, n_items: int, kept
 
 
 def heaviest_with_texts(
-    pieces: Iterable[PairPiece], weigh: PairWeights, vectors: Vectors, text: float, kept: int
+    pieces: Iterable[PairPiece], weigh: PairWeights, vectors: Vectors, text: float, width: int
 ) -> Neighbours:
     """As `heaviest`, of all pairs of n items: `text` times the cosine of their vectors float32[n, d] is added.
 
     Every item is compared with every other: n^2 d products.
     """
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    neighbours = Neighbours.none(len(vectors), kept)
+    neighbours = Neighbours.none(len(vectors), width)
     for begin, end, piece in _blocks(pieces, len(vectors), max(1, DENSE // len(vectors))):
         dense = text * (unit[begin:end] @ unit.T)
         dense[np.arange(end - begin), np.arange(begin, end)] = 0.0  # the similarity of an item with itself
         if len(piece.earlier):
             dense[piece.earlier - begin, piece.later] += weigh(piece)
-        weights, items = torch.from_numpy(dense).topk(kept)
+        weights, items = torch.from_numpy(dense).topk(width)
         neighbours.items[begin:end], neighbours.weights[begin:end] = items.numpy(), weights.numpy()
     return neighbours
 
