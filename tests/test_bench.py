@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from entry_point import rbserve
+from entry_point import rbserve, rbserve_process
 
 from rbserve.bench import matrix, schedule, work
 from rbserve.bench.display import TimeLeft
@@ -159,12 +159,12 @@ def test_ctrl_c_stops_what_is_at_work_and_says_how_to_go_on(home: Path) -> None:
 def test_a_dry_run_says_what_it_would_take_and_from_where_it_knows(home: Path) -> None:
     words = ("bench", "--models", "dnn,gdcn", "--datasets", "planted", *INT8, "--processes", "3", "--seconds", "2",
              "--slates", "2", "--dry-run")  # fmt: skip
-    done = rbserve(*words, home=home)
+    done = rbserve_process(*words, home=home)
     assert "the plan's seconds" in done.stdout
     assert "3 of 5 cells to do" in done.stderr
     assert "2 of them counted with what their plan allows" in done.stderr
     rbserve("profile", "--model", "dnn", "--dataset", "planted", *INT8, *QUICK, home=home)
-    cells = {one["id"]: one for one in json.loads(rbserve(*words, "--json", home=home).stdout)}
+    cells = {one["id"]: one for one in json.loads(rbserve_process(*words, "--json", home=home).stdout)}
     known, guess = (cells[f"profile.planted.{model}"]["estimate"] for model in ("dnn", "gdcn"))
     assert "run of" in known["source"]
     assert not known["bound"]

@@ -1,4 +1,4 @@
-"""The command line through its real entry point: journeys, JSON, and mistakes."""
+"""The command line: journeys, JSON, and mistakes; servers and what fills a disk, in processes of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from entry_point import rbserve
+from entry_point import rbserve, rbserve_process
 
 from rbserve.client import Client
 from rbserve.core.files import digest
@@ -34,7 +34,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 
 
 def test_help_names_every_verb_with_an_example(tmp_path: Path) -> None:
-    text = rbserve("--help", home=tmp_path).stdout
+    text = rbserve_process("--help", home=tmp_path).stdout
     verbs = ["models", "backbones", "datasets", "prepare", "train", "distill", "export", "profile"]
     verbs += ["check", "report", "recommend", "bench", "doctor", "serve", "load", "verify"]
     for verb in verbs:
@@ -93,8 +93,20 @@ def test_datasets_lists_sources_and_whether_they_are_prepared(tmp_path: Path) ->
 
 def test_one_command_makes_everything_that_is_missing(tmp_path: Path) -> None:
     """From nothing to a profile, a report and a second, faster profile of what is there."""
-    done = rbserve("train", "--model", "dnn", "--dataset", "synthetic", "--set", "hidden=32", "--set", "dim=8",
-                   "--epochs", "1", home=tmp_path)  # fmt: skip
+    words = (
+        "train",
+        "--model",
+        "dnn",
+        "--dataset",
+        "synthetic",
+        "--set",
+        "hidden=32",
+        "--set",
+        "dim=8",
+        "--epochs",
+        "1",
+    )
+    done = rbserve_process(*words, home=tmp_path)
     assert "data set synthetic is not prepared yet" in done.stderr
     assert done.stdout == ""
     words = ("profile", "--model", "dnn", "--dataset", "synthetic", "--processes", "2", "--runs", "20")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entry_point import rbserve, run_here
+from entry_point import rbserve_process, run_here
 from small_backbone import make_backbone
 
 from rbserve.data.artifact import open_artifact
@@ -56,10 +56,11 @@ def change(file: Path, edit: Callable[[Any], object]) -> None:
     file.write_text(json.dumps(document))
 
 
-def test_a_hub_id_without_a_network(tmp_path: Path) -> None:
-    rbserve("prepare", "synthetic", home=tmp_path)
-    done = rbserve("train", "--model", "text", "--backbone", "some/model", "--dataset", "synthetic", home=tmp_path,
-                   check=1, HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path / "hub"))  # fmt: skip
+def test_a_hub_id_without_a_network(planted: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(planted.path, tmp_path / "data" / "planted")
+    words = ("train", "--model", "text", "--backbone", "some/model", "--dataset", "planted")
+    hub = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path / "hub")}
+    done = rbserve_process(*words, home=tmp_path, check=1, **hub)
     error, hint = done.stderr.strip().splitlines()
     assert error.startswith("error: cannot get language model some/model: ")
     assert "give a directory" in hint

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from entry_point import rbserve
+from entry_point import Done, rbserve, rbserve_process
 
 from rbserve.data.dataset import Dataset
 from rbserve.data.semantic_ids import open_semantic_ids
@@ -49,11 +48,9 @@ def home(planted: Dataset, encoder: str, tmp_path_factory: pytest.TempPathFactor
     return home
 
 
-def _run(
-    *words: str, home: Path, check: int | None = 0, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def _run(*words: str, home: Path, check: int | None = 0) -> Done:
     """The command line with a cache below `home`."""
-    return rbserve(*words, home=home, check=check, RBSERVE_CACHE=str(home / "cache"), **environment)
+    return rbserve(*words, home=home, check=check, RBSERVE_CACHE=str(home / "cache"))
 
 
 def test_every_item_has_a_path_and_the_report_and_neighbours_are_json(home: Path, encoder: str) -> None:
@@ -69,10 +66,12 @@ def test_every_item_has_a_path_and_the_report_and_neighbours_are_json(home: Path
 
 
 def test_what_is_there_is_shown_as_tables_and_needs_no_torch(home: Path, encoder: str) -> None:
-    without = {"PYTHONPATH": str(home / "without")}
     (home / "without").mkdir()
     (home / "without" / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
-    shown = _run(*MADE, "--encoder", encoder, "--sample", "2", home=home, **without)
+    words = (*MADE, "--encoder", encoder, "--sample", "2")
+    shown = rbserve_process(
+        *words, home=home, RBSERVE_CACHE=str(home / "cache"), PYTHONPATH=str(home / "without")
+    )
     assert "of 16" in shown.stdout
     assert "1 codes: " in shown.stdout
     assert "topic" in shown.stdout

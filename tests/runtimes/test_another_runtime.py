@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import numpy_runtime
 import pytest
-from entry_point import rbserve
+from entry_point import rbserve_process
 
 from rbserve.core import variants
 from rbserve.core.errors import UsageError
@@ -64,7 +64,7 @@ def home(trained: Artifact, planted: Dataset, tmp_path_factory: pytest.TempPathF
 def profiled(home: Path, package: Path) -> Path:
     """The home with a profile in the other package's variant and in one of ours."""
     words = ("profile", "--model", "dnn", "--dataset", "planted", "--variants", f"onnx-fp32,{VARIANT}")
-    rbserve(*words, *QUICK, home=home, PYTHONPATH=str(package))
+    rbserve_process(*words, *QUICK, home=home, PYTHONPATH=str(package))
     return home
 
 
@@ -91,7 +91,7 @@ def test_its_profile_has_times_and_the_reference_s_accuracy(profiled: Path) -> N
 
 
 def test_a_report_has_it_in_its_colour(profiled: Path, package: Path) -> None:
-    rbserve("report", "--name", "plug", home=profiled, PYTHONPATH=str(package))
+    rbserve_process("report", "--name", "plug", home=profiled, PYTHONPATH=str(package))
     report = profiled / "reports" / "plug"
     points = {
         point["variant"]: point
@@ -106,14 +106,14 @@ def test_a_report_has_it_in_its_colour(profiled: Path, package: Path) -> None:
 
 def test_it_is_a_candidate_of_recommend(profiled: Path, package: Path) -> None:
     words = ("recommend", "--slo", "p50<1000ms", "--slate", "4", "--dataset", "planted", "--json")
-    answer = json.loads(rbserve(*words, home=profiled, PYTHONPATH=str(package), check=None).stdout)
+    answer = json.loads(rbserve_process(*words, home=profiled, PYTHONPATH=str(package), check=None).stdout)
     assert VARIANT in {candidate["variant"] for candidate in [*answer["meets"], *answer["refused"]]}
 
 
 def test_check_holds_it_against_itself(home: Path, package: Path) -> None:
     artifact = str(home / "artifacts/planted/dnn")
     words = ("check", "--base", artifact, "--head", artifact, "--variant", VARIANT, "--metrics", "accuracy")
-    done = rbserve(*words, "--json", home=home, PYTHONPATH=str(package))
+    done = rbserve_process(*words, "--json", home=home, PYTHONPATH=str(package))
     (line,) = json.loads(done.stdout)["lines"]
     assert (line["metric"], line["verdict"]) == ("auc", "PASS")
 
@@ -139,7 +139,7 @@ def test_it_is_served(home: Path, package: Path, planted: Dataset) -> None:
 
 
 def test_without_the_package_its_old_figures_are_still_reported(profiled: Path) -> None:
-    rbserve("report", "--name", "gone", home=profiled)
+    rbserve_process("report", "--name", "gone", home=profiled)
     report = json.loads((profiled / "reports" / "gone" / "report.json").read_text())
     runtimes = {point["runtime"] for section in report["sections"] for point in section["points"]}
     assert runtimes == {"onnx", "numpy"}
