@@ -52,10 +52,10 @@ reference: setup
 	$(BIN)/python -m rbserve bench --models $(REFERENCE) --datasets ml-100k,microlens --options docs/reference.toml \
 	  --processes 10 --runs 100 --out reference --report reference
 
-# Files of tests side by side, a core and a thread each; then those that measure, one by one.
+# Files of tests side by side, a core and a thread each; then those that measure, one by one: only their files are read.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not alone' -n auto --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m 'not slow and alone'
+	$(BIN)/python -m pytest -m 'not slow and alone' $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

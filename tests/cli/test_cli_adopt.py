@@ -216,9 +216,9 @@ def test_without_labels_the_fastest_variant_is_recommended_and_no_accuracy_told(
     assert pick["accuracy"] is None
     assert pick["p50_ms"] <= others[0]["p50_ms"]
     done = rbserve(*slo, home=tmp_path)
+    served = done.stdout.replace(" (INCONCLUSIVE)", "")  # what a machine with neighbours adds
     assert (
-        f"serve logistic {pick['variant']}: accuracy was not measured, the requests have no labels;"
-        in done.stdout
+        f"serve logistic {pick['variant']}: accuracy was not measured, the requests have no labels;" in served
     )
     assert "Accuracy was not measured: the requests have no labels" in done.stderr
 
