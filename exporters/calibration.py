@@ -15,6 +15,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
+from rbserve.runtimes.fields import with_fields
 from rbserve.runtimes.onnx import exported_ranker, exported_scorer
 from rbserve.runtimes.session import open_session
 
@@ -121,13 +122,14 @@ def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> l
         for number, row in enumerate(rng.permutation(len(sequences))[:REQUESTS]):
             ranker.top_k(_shorten(sequences.histories[row], number, rng), TOP)
     else:
-        scorer = exported_scorer(artifact, graphs, opening=recorders.__getitem__)
+        scorer = with_fields(artifact, exported_scorer(artifact, graphs, opening=recorders.__getitem__))
         scorer.score(slate_request(nothing, np.arange(min(SLATE, len(artifact.items)), dtype=np.int32)))
         clicks = dataset.ctr("train")
         for number, row in enumerate(rng.permutation(len(clicks))[:REQUESTS]):
             others = rng.integers(len(artifact.items), size=SLATE - 1, dtype=np.int32)
             history = _shorten(clicks.histories[row], number, rng)
-            scorer.score(slate_request(history, np.append(clicks.candidates[row], others)))
+            fields = {name: column[row : row + 1] for name, column in clicks.extras.items()}
+            scorer.score({**slate_request(history, np.append(clicks.candidates[row], others)), **fields})
     return [recorder.activations for recorder in recorders.values()]
 
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from rbserve.core.requests import slate_request
 from rbserve.core.tasks import TASKS
-from rbserve.core.types import Items, Ranker, Scores
+from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
 from rbserve.data.artifact import Artifact, Parity
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.data.golden import GoldenAnswer
 from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.fields import with_fields
 from rbserve.runtimes.memory import shortage
 from rbserve.runtimes.onnx import exported_ranker, exported_scorer
 from rbserve.runtimes.opening import open_ranker, open_scorer
@@ -77,20 +78,26 @@ class ScoreReference:
         rows = LANGUAGE_ROWS if artifact.is_language_model else ROWS
         self._rows = sample(dataset.ctr("test"), RANDOM_ROWS if artifact.is_random else rows, SEED)
         scorer = open_scorer(artifact, reference_variant(artifact))
-        self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
+        self._scores = score_rows(scorer, self._rows.histories, self._rows.candidates, self._rows.extras)
 
     def compare(self, graphs: list[Path]) -> Comparison:
         """Scores the reference's rows with an exported graph."""
-        scorer = exported_scorer(self._artifact, graphs)
-        scores = score_rows(scorer, self._rows.histories, self._rows.candidates)
+        scorer = with_fields(self._artifact, exported_scorer(self._artifact, graphs))
+        scores = score_rows(scorer, self._rows.histories, self._rows.candidates, self._rows.extras)
         labels = np.zeros_like(self._rows.labels) if self._artifact.is_random else self._rows.labels
         slate = self._rows.candidates[:CHECKS]
-        histories = [self._rows.histories[row] for row in range(len(slate))]
-        checks = [
-            GoldenAnswer.of(history, slate, scorer.score(slate_request(history, slate)))
-            for history in histories
-        ]
+        checks = [self._check(scorer, row, slate) for row in range(len(slate))]
         return Comparison(compare(self._scores, scores, labels), checks)
+
+    def _check(self, scorer: Scorer, row: int, slate: Items) -> GoldenAnswer:
+        history, extras = self._rows.histories[row], self._rows.extras
+        if not extras:
+            return GoldenAnswer.of(history, slate, scorer.score(slate_request(history, slate)))
+        request = {
+            **slate_request(history, slate),
+            **{name: column[row : row + 1] for name, column in extras.items()},
+        }
+        return GoldenAnswer.of_request(request, scorer.score(request))
 
     def is_equal(self, parity: Parity) -> bool:
         """Whether no click probability differs by more than PROBABILITY_TOLERANCE."""

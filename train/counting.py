@@ -27,39 +27,28 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
 from rbserve.core.fields import TIME, FieldSpec
-from rbserve.core.files import FileDigest, digest, mismatch, replacing_directory, scratch, write_bytes
-from rbserve.core.manifest import read_manifest
+from rbserve.core.files import digest, mismatch, replacing_directory, scratch, write_bytes
 from rbserve.core.types import Progress, Vectors, no_progress
 from rbserve.data.columns import open_column
 from rbserve.data.dataset import NEVER, SPLITS, CtrSplit, Dataset, Split
-from rbserve.features.counted import CountedTables
+from rbserve.features.counted import (
+    FOLDER,
+    MANIFEST,
+    SCHEMA,
+    CountedManifest,
+    CountedTables,
+    read_counted_manifest,
+)
 from rbserve.runtimes.evaluate import slate_starts
 from rbserve.train.encoders.embed import embed_texts
 
-SCHEMA = 1
 PARTS = 10
 MEMORY = 2 << 30
 MOST_PAIRS = 1 << 25
 FEWEST_PARTNERS, MOST_PARTNERS = 16, 256
 PIECE = 100_000  # rows
-FOLDER = "counted"
 SEEN, LIKED = 0, 1  # kinds of events
 Table = NDArray[Any]
-
-
-class CountedManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the folder of counted features is of: the data set's fingerprint and the encoder of its texts, if any.
-
-    `tables` are the files that an artefact takes, `end` the last time that was counted, where times count.
-    """
-
-    schema: int
-    fingerprint: str
-    encoder: str | None
-    end: int | None
-    names: list[str]
-    tables: list[str]
-    files: dict[str, FileDigest]
 
 
 @dataclass(frozen=True)
@@ -100,19 +89,14 @@ def counted_features(
     encoder = encoder if any(dataset.items.texts) else None
     name = hashlib.sha256(str(encoder).encode()).hexdigest()[:8] if encoder else "plain"
     path = dataset.path / FOLDER / name
-    if (path / "manifest.json").is_file():
-        manifest = read_manifest(
-            path / "manifest.json", CountedManifest, SCHEMA, "counted features", f"delete {path}"
-        )
+    if (path / MANIFEST).is_file():
+        manifest = read_counted_manifest(path / MANIFEST)
         if (manifest.fingerprint, manifest.encoder) == (dataset.fingerprint, encoder):
             return Counted(path, manifest)
     with replacing_directory(path) as partial, scratch(dataset.path, "counting") as temporary:
         vectors = embed_texts(dataset.items.texts, encoder, progress=progress) if encoder else None
         _Counting(dataset, temporary, vectors, memory, progress).write(partial, encoder)
-    manifest = read_manifest(
-        path / "manifest.json", CountedManifest, SCHEMA, "counted features", f"delete {path}"
-    )
-    return Counted(path, manifest)
+    return Counted(path, read_counted_manifest(path / MANIFEST))
 
 
 class _Counting:
@@ -179,7 +163,7 @@ class _Counting:
         manifest = CountedManifest(
             SCHEMA, self._dataset.fingerprint, encoder, end, [*names], [*everything],
             {file.name: digest(file) for file in sorted(folder.glob("*.npy"))})  # fmt: skip
-        write_bytes(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+        write_bytes(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
 
     def _write_features(
         self, path: Path, split: Split, everything: Mapping[str, Table], end: int | None, width: int

@@ -38,6 +38,7 @@ from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.fitting.tensors import save_drawn, save_tensors
 from rbserve.train.tasks import ctr, endpoint, itemknn, language, next_item, seq
+from rbserve.train.tasks.ctr import CtrTask
 from rbserve.train.tasks.language import LanguageTask
 from rbserve.train.tasks.next_item import NextItemTask
 from rbserve.train.tasks.warm_start import WarmStart, continue_identifiers
@@ -269,6 +270,7 @@ def _write(
             libraries=library_versions(),
             prompts=prompts,
             chosen=task.chosen if isinstance(task, WholeTask) else {},
+            fields=[*task.layout.fields] if isinstance(task, CtrTask) else [],
             files={
                 str(file.relative_to(partial)): digest(file)
                 for file in sorted(partial.rglob("*"))

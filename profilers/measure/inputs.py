@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from rbserve.core.types import Items, Ranker, Scorer, Scores, StagedRanker
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
-from rbserve.data.dataset import ItemTable
+from rbserve.data.dataset import Extras, ItemTable
 from rbserve.data.request_set import open_request_set
 from rbserve.profilers.timing.calls import Exercise, adopted, adopted_end_to_end, list_wise, pair_wise
+from rbserve.profilers.timing.requests import EXTRA
 from rbserve.runs.measurement import DEPTH
 from rbserve.runs.plan import END_TO_END, TABLE, Slate
 from rbserve.runs.roofline import Cost
@@ -109,7 +110,9 @@ class DatasetInputs:
         items: ItemTable | None = self._artifact.items if scope == END_TO_END else None
         histories = self._requests(slate)
         if isinstance(model, Scorer):
-            return pair_wise(model, histories, [*self._items(f"slate{slate}")], items)
+            return pair_wise(
+                model, histories, [*self._items(f"slate{slate}")], items, self._request_extras(slate)
+            )
         return list_wise(model, histories, slate, self._exclude_seen, items)
 
     def lengths(self, slate: Slate) -> list[int]:
@@ -128,7 +131,7 @@ class DatasetInputs:
         """The scores; or, where an endpoint's answers are unclear, the reason why there are none."""
         endpoint = model if isinstance(model, EndpointScorer) else None
         try:
-            scores = score_rows(model, self._histories("test"), self._items("test"))
+            scores = score_rows(model, self._histories("test"), self._items("test"), self._extras("test"))
         except UnclearAnswersError as error:
             return Report(stopped=error.message)
         return Report(
@@ -154,6 +157,18 @@ class DatasetInputs:
     def _requests(self, slate: Slate) -> list[Items]:
         histories = self._histories(f"slate{slate}")
         return [histories[row] for row in range(len(histories))]
+
+    def _extras(self, name: str) -> Extras:
+        """The fields of the test rows or of a slate's requests, by the name of a request's entry."""
+        start = f"{name}{EXTRA}"
+        return {
+            key.removeprefix(start): column for key, column in self._arrays.items() if key.startswith(start)
+        }
+
+    def _request_extras(self, slate: int) -> list[dict[str, NDArray[Any]]]:
+        extras = self._extras(f"slate{slate}")
+        rows = range(len(self._histories(f"slate{slate}")))
+        return [{name: column[row] for name, column in extras.items()} for row in rows]
 
     def _items(self, name: str) -> Items:
         """Candidates of a slate's requests int32[R, N], or candidates or targets of the test rows int32[R]."""

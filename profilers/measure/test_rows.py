@@ -22,7 +22,7 @@ from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data, o
 from rbserve.data.request_set import RequestSet
 from rbserve.data.similarity import data_sketch
 from rbserve.home.paths import dataset_path
-from rbserve.profilers.timing.requests import REQUESTS, draw, draw_rows, draw_table
+from rbserve.profilers.timing.requests import EXTRA, REQUESTS, draw, draw_rows, draw_table
 from rbserve.runs.baselines import NO_BASELINES, Baselines, baselines
 from rbserve.runs.measurement import DEPTH, Predictions
 from rbserve.runs.plan import TABLE, Plan
@@ -129,12 +129,15 @@ class DatasetRows:
         rng = np.random.default_rng(plan.seed)
         arrays = _ragged("test", self.split.histories)
         arrays["test_items"] = self.split.items
+        if isinstance(self.split, CtrSplit):
+            arrays |= {f"test{EXTRA}{name}": column for name, column in self.split.extras.items()}
         for slate in plan.slates:
             assert slate != TABLE, "check_plan refuses it"
             drawn = draw(rng, self.split, slate, len(self._data.items))
             arrays |= _ragged(f"slate{slate}", drawn.histories)
             if drawn.candidates is not None:
                 arrays[f"slate{slate}_items"] = drawn.candidates
+            arrays |= {f"slate{slate}{EXTRA}{name}": column for name, column in drawn.extras.items()}
         np.savez(path, allow_pickle=False, **arrays)
 
     def baselines(self, exclude_seen: bool, further: Mapping[str, Answers]) -> Baselines:

@@ -41,27 +41,36 @@ class Exercise(NamedTuple):
 
 
 def pair_wise(
-    scorer: Scorer, histories: Sequence[Items], slates: Sequence[Items], items: ItemTable | None = None
+    scorer: Scorer,
+    histories: Sequence[Items],
+    slates: Sequence[Items],
+    items: ItemTable | None = None,
+    extras: Sequence[Tensors] = (),
 ) -> Exercise:
-    """Scoring a slate: rows of the item table in, or, end to end, raw ids that are looked up in `items`."""
+    """Scoring a slate: rows of the item table in, or, end to end, raw ids that are looked up in `items`.
+
+    `extras` has the fields that each request has as well: codes and numbers, in both scopes.
+    """
     call = scorer.score_anew if isinstance(scorer, EndpointScorer) else scorer.score
     staged = _staged(scorer, call)
+    fields = extras or [{}] * len(histories)
     if items is None:
-        return Exercise(
-            call, [(slate_request(*pair),) for pair in zip(histories, slates, strict=True)], staged
-        )
+        slate_requests = map(slate_request, histories, slates)
+        requests = [{**request, **more} for request, more in zip(slate_requests, fields, strict=True)]
+        return Exercise(call, [(request,) for request in requests], staged)
 
-    def score(history: list[str], candidates: list[str]) -> Scores:
-        return call(slate_request(items.lookup(history), items.lookup(candidates)))
+    def score(history: list[str], candidates: list[str], more: Tensors) -> Scores:
+        return call({**slate_request(items.lookup(history), items.lookup(candidates)), **more})
 
-    def observed(history: list[str], candidates: list[str], observe: Observe) -> Scores:
-        request = slate_request(items.lookup(history), items.lookup(candidates))
+    def observed(history: list[str], candidates: list[str], more: Tensors, observe: Observe) -> Scores:
+        request = {**slate_request(items.lookup(history), items.lookup(candidates)), **more}
         observe("lookup")
         scores: Scores = staged(request, observe)
         return scores
 
     named = [
-        (items.names(history), items.names(slate)) for history, slate in zip(histories, slates, strict=True)
+        (items.names(history), items.names(slate), more)
+        for history, slate, more in zip(histories, slates, fields, strict=True)
     ]
     return Exercise(score, [*named], observed)
 

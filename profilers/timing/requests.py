@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.requests import is_of_request
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged
-from rbserve.data.dataset import CtrSplit, ItemTable, SeqSplit
+from rbserve.data.dataset import NO_EXTRAS, CtrSplit, Extras, ItemTable, SeqSplit
 from rbserve.data.request_set import RequestSet
 
 REQUESTS = 256  # varied requests a slate
+EXTRA = "_extra."
+"""What stands between a name of test rows or a slate and that of a field, in the file that workers read."""
 
 
 class Requests(NamedTuple):
-    """R histories, and candidates int32[R, slate] where a model scores pairs."""
+    """R histories, and candidates int32[R, slate] where a model scores pairs.
+
+    `extras` are the fields of the user and of the context (`core/fields.py`), of data sets that have fields: of each
+    request one value, [R, 1, …], or one a candidate, [R, slate, …].
+    """
 
     histories: Ragged
     candidates: Items | None
+    extras: Extras = NO_EXTRAS
+
+    def extras_of(self, row: int) -> dict[str, NDArray[Any]]:
+        """What a request has beside history and candidates."""
+        return {name: column[row] for name, column in self.extras.items()}
 
 
 def draw(rng: np.random.Generator, test: CtrSplit | SeqSplit, slate: int, catalogue: int) -> Requests:
     """At most 256 requests of a test split.
 
     A pair-wise request of slate 1 is a test row as it is; a longer slate is a test user's history and that many
-    items of the catalogue, drawn without repetition where the catalogue has enough. A list-wise one is a history.
+    items of the catalogue, drawn without repetition where the catalogue has enough. Where no row has a history, a slate
+    is of test rows, each with its context. A list-wise request is a history.
     """
     rows = rng.choice(len(test), size=min(REQUESTS, len(test)), replace=False)
     histories = test.histories.take(rows)
     if isinstance(test, SeqSplit):
         return Requests(histories, None)
-    return Requests(histories, _slates(rng, test.candidates[rows], slate, catalogue))
+    if test.extras and not len(histories.values):
+        return _slates_of_rows(rng, test, rows, slate)
+    extras = {name: column[rows][:, None] for name, column in test.extras.items()}
+    return Requests(histories, _slates(rng, test.candidates[rows], slate, catalogue), extras)
 
 
 def draw_table(
@@ -111,6 +127,17 @@ def feature_bodies(
         for number, rows in zip(drawn.requests.tolist(), drawn.rows, strict=True)
     )
     return [msgspec.json.encode({"model": model, "features": values}) for values in named]
+
+
+def _slates_of_rows(
+    rng: np.random.Generator, test: CtrSplit, rows: NDArray[np.int64], slate: int
+) -> Requests:
+    """Requests of test rows, filled up with other test rows."""
+    drawn = np.column_stack([rows, rng.integers(len(test), size=(len(rows), slate - 1))])
+    extras = {
+        name: column[drawn[:, :1] if is_of_request(name) else drawn] for name, column in test.extras.items()
+    }
+    return Requests(test.histories.take(rows), np.ascontiguousarray(test.candidates[drawn]), extras)
 
 
 def _slates(rng: np.random.Generator, candidates: Items, slate: int, catalogue: int) -> Items:

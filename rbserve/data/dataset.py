@@ -60,6 +60,7 @@ COLUMNS: dict[str, dict[str, type[np.generic]]] = {
 
 Extras = Mapping[str, NDArray[Any]]
 """What a request has beside history and candidates, by the name of its entry (`core/fields.py`): a row for each row."""
+NO_EXTRAS: Extras = {}
 
 
 @dataclass(frozen=True)

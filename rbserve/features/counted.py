@@ -19,15 +19,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.fields import FieldSpec
+from rbserve.core.files import FileDigest
+from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items, Vectors
 from rbserve.data.dataset import NEVER
 
+SCHEMA = 1
+FOLDER = "counted"
+"""Where artefacts and data sets keep counted features."""
+MANIFEST = "manifest.json"
 COUNTS = (
     "likes", "shows", "like_rate", "in_histories", "history_length", "history_popularity",
     "together_sum", "together_max", "together_normalised", "liked_together",
@@ -51,6 +59,27 @@ def counted_names(times: bool, texts: bool) -> tuple[str, ...]:
 def counted_fields(times: bool, texts: bool) -> list[FieldSpec]:
     """The counted features as fields of a data set."""
     return [FieldSpec(name, "counted", "number") for name in counted_names(times, texts)]
+
+
+class CountedManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the folder of counted features is of: the data set's fingerprint and the encoder of its texts, if any.
+
+    `tables` are the files that an artefact takes, `end` the last time that was counted, where times count.
+    """
+
+    schema: int
+    fingerprint: str
+    encoder: str | None
+    end: int | None
+    names: list[str]
+    tables: list[str]
+    files: dict[str, FileDigest]
+
+
+def read_counted_manifest(path: Path) -> CountedManifest:
+    """Reads a manifest of counted features; DataError for a file that is none."""
+    again = f"delete {path.parent}: training makes it anew"
+    return read_manifest(path, CountedManifest, SCHEMA, "a manifest of counted features", again)
 
 
 class _Pairs(NamedTuple):

@@ -31,7 +31,10 @@ from rbserve.core.types import Items, Vectors
 class Counter(Protocol):
     """Counts of training rows, as features of a history and its candidates."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """The features, in the order of their columns."""
+        ...
 
     def features(self, history: Items, candidates: Items, time: int | None) -> Vectors:
         """float32[N, len(names)] of candidates int32[N] for history int32[T]; NaN where nothing is known.

@@ -1,9 +1,11 @@
-"""The tables of fields that an artefact or a data set has, opened: `FeatureMaker` reads them."""
+"""The tables of fields that an artefact has, opened: `FeatureMaker` reads them."""
 
 from __future__ import annotations
 
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import open_column
+from rbserve.features.counted import FOLDER as COUNTED
+from rbserve.features.counted import MANIFEST, CountedTables, read_counted_manifest
 from rbserve.features.maker import FeatureMaker
 
 FOLDER = "fields"
@@ -18,4 +20,11 @@ def open_maker(artifact: Artifact) -> FeatureMaker:
         for spec in layout.fields
         if spec.scope == "item"
     }
-    return FeatureMaker(layout, items)
+    return FeatureMaker(layout, items, open_counted(artifact) if layout.counted else None)
+
+
+def open_counted(artifact: Artifact) -> CountedTables:
+    """The tables by which the requests of an artefact's model are counted, its files verified."""
+    manifest = read_counted_manifest(artifact.file(f"{COUNTED}/{MANIFEST}"))
+    files = {name: open_column(artifact.file(f"{COUNTED}/{name}.npy")) for name in manifest.tables}
+    return CountedTables(files, manifest.end)

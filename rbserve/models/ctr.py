@@ -1,9 +1,11 @@
-"""The CTR models of the paper's groups A, B and C (section 3.1), over two fields.
+"""The CTR models of the paper's groups A, B and C (section 3.1), over two sides.
 
 u is the mean of the history items' vectors, zero for an empty history; t is the candidate's vector. What an
-item's vector is made of is the item encoder's matter (`items.py`). Each model says only how the two interact;
-training, profiling and export share that one definition.
-Shapes: B rows of a batch, T items of history, N candidates of a slate, d the embedding width.
+item's vector is made of is the item encoder's matter (`items.py`). A model that reads fields (`fields.py`) has the
+vectors of the user's fields behind u, and those of the item's, the context's and of counts behind t. Each model says
+only how the two sides interact; training, profiling and export share that one definition.
+Shapes: B rows of a batch, T items of history, N candidates of a slate, d the embedding width; l and r the widths of the
+user's side and the item's, both d without fields.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rbserve.core.fields import Layout
 from rbserve.models.configs import (
     AutoIntConfig,
     CtrConfig,
@@ -28,10 +31,12 @@ from rbserve.models.configs import (
     MaskNetConfig,
     PnnConfig,
 )
+from rbserve.models.fields import Fields, Sides
 from rbserve.models.items import IdItems, ItemEncoder, items_like
 from rbserve.models.layers import (
     BilinearFusion,
     CrossNetwork,
+    FieldAttention,
     FieldGate,
     GatedCross,
     MaskBlock,
@@ -41,6 +46,7 @@ from rbserve.models.layers import (
     PairLinear,
     PairMlp,
     ParallelCross,
+    SideNorm,
     StackedCross,
     VectorCross,
     hidden_layers,
@@ -48,18 +54,23 @@ from rbserve.models.layers import (
 )
 
 ITEMS = "item_embedding."
+NO_FIELDS = Layout(())
 
 
-def build(config: CtrConfig, items: int | ItemEncoder) -> CtrModel:
-    """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder."""
+def build(config: CtrConfig, items: int | ItemEncoder, layout: Layout = NO_FIELDS) -> CtrModel:
+    """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder.
+
+    It reads the fields of `layout`.
+    """
     module = next(MODULES[cls] for cls in type(config).__mro__ if cls in MODULES)
-    return module(config, IdItems(items, _width(config)) if isinstance(items, int) else items)
+    encoder = IdItems(items, _width(config)) if isinstance(items, int) else items
+    return module(config, encoder, Fields(layout, _width(config)) if layout else None)
 
 
-def rebuild(config: CtrConfig, weights: Mapping[str, Tensor]) -> CtrModel:
+def rebuild(config: CtrConfig, weights: Mapping[str, Tensor], layout: Layout = NO_FIELDS) -> CtrModel:
     """The model that has the state `weights`. KeyError or RuntimeError where they are another model's."""
     of_items = {name.removeprefix(ITEMS): value for name, value in weights.items() if name.startswith(ITEMS)}
-    model = build(config, items_like(config, of_items))
+    model = build(config, items_like(config, of_items), layout)
     model.load_state_dict(weights)
     return model
 
@@ -72,33 +83,58 @@ def _width(config: CtrConfig) -> int:
 class CtrModel(nn.Module):
     """A user-item scorer: looks the two fields up, and leaves their interaction to its subclass."""
 
-    def __init__(self, config: CtrConfig, items: ItemEncoder) -> None:
+    def __init__(self, config: CtrConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
         super().__init__()
         self.config = config
         self.item_embedding = items
+        self.fields = fields
+        self.sides = fields.sides if fields else Sides()
+        self.left, self.right = (count * config.dim for count in self.sides)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
-        """Logits [N] of items [N, d] for as many users [N, d], or for one user [1, d]."""
+        """Logits [N] of items [N, r] for as many users [N, l], or for one user [1, l]."""
         raise NotImplementedError
 
-    def forward(self, history_values: Tensor, history_offsets: Tensor, candidates: Tensor) -> Tensor:
+    def forward(
+        self,
+        history_values: Tensor,
+        history_offsets: Tensor,
+        candidates: Tensor,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Logits [B] of a batch whose histories lie end to end: row b's starts at history_offsets[b].
 
         history_values: int[total]; history_offsets: int64[B + 1], the last one the total; candidates: int[B].
+        `tensors` has those of the fields, a row for each row of the batch.
         """
         table, rows = self.item_embedding.distinct(torch.cat([history_values, candidates]))
         history, items = torch.split(rows, [len(history_values), len(candidates)])
         user = F.embedding_bag(history, table, history_offsets, mode="mean", include_last_offset=True)
-        return self.interact(user, F.embedding(items, table))
+        return self._interact(user, F.embedding(items, table), tensors)
 
-    def score(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """Click probabilities [N] of candidates int[N] for the user of history int[T]: what serving runs."""
-        return torch.sigmoid(self.interact(self._user(history), self.item_embedding(candidates)))
+    def score(
+        self, history: Tensor, candidates: Tensor, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Click probabilities [N] of candidates int[N] for the user of history int[T]: what serving runs.
+
+        `tensors` has those of the fields, a row for each candidate, and of the user's one row.
+        """
+        return torch.sigmoid(self._interact(self._user(history), self.item_embedding(candidates), tensors))
+
+    def _interact(self, user: Tensor, item: Tensor, tensors: Mapping[str, Tensor] | None) -> Tensor:
+        if self.fields is not None:
+            assert tensors is not None
+            user, item = self.fields.beside(user, item, tensors)
+        return self.interact(user, item)
 
     def score_vectors(self, history: Tensor, candidates: Tensor) -> Tensor:
         """Click probabilities [N] of items with vectors [N, d] for the user of items with vectors [T, d]."""
         user = history.sum(dim=0, keepdim=True) / max(len(history), 1)
         return torch.sigmoid(self.interact(user, candidates))
+
+    def vectors(self, user: Tensor, item: Tensor) -> Tensor:
+        """The vectors [N, F, d] of both sides."""
+        return join(user, item, self.left == self.right).reshape(item.size(0), sum(self.sides), -1)
 
     def folded(self) -> CtrModel:
         """A model that scores the same from a table of finished item vectors: group A's graph and speed."""
@@ -120,9 +156,9 @@ class CtrModel(nn.Module):
 class Dnn(CtrModel):
     """MLP([u; t]) (Covington et al. 2016)."""
 
-    def __init__(self, config: DnnConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
-        self.deep = PairMlp(config.dim, config.dim, config.hidden, config.dropout)
+    def __init__(self, config: DnnConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
+        self.deep = PairMlp(self.left, self.right, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
@@ -131,17 +167,29 @@ class Dnn(CtrModel):
 
 
 class Pnn(CtrModel):
-    """MLP([u; t; <u, t>]): the inner-product variant (Qu et al. 2016)."""
+    """MLP([u; t; <u, t>]): the inner-product variant (Qu et al. 2016). With fields, the products of all pairs."""
 
-    def __init__(self, config: PnnConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
-        self.deep = PairMlp(config.dim, config.dim + 1, config.hidden, config.dropout)
+    def __init__(self, config: PnnConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
+        vectors = sum(self.sides)
+        self.deep = PairMlp(
+            self.left, self.right + vectors * (vectors - 1) // 2, config.hidden, config.dropout
+        )
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
-        product = (user * item).sum(-1, keepdim=True)
-        logits: Tensor = self.output(self.deep(user, torch.cat([item, product], dim=-1)))
+        if self.sides.are_single:
+            products = (user * item).sum(-1, keepdim=True)
+        else:
+            products = _inner_products(self.vectors(user, item))
+        logits: Tensor = self.output(self.deep(user, torch.cat([item, products], dim=-1)))
         return logits.reshape(-1)
+
+
+def _inner_products(vectors: Tensor) -> Tensor:
+    """The inner product of each pair of different vectors [N, F, d]: [N, F (F - 1) / 2]."""
+    first, second = torch.triu_indices(vectors.size(1), vectors.size(1), offset=1)
+    return (vectors @ vectors.transpose(1, 2))[:, first, second]
 
 
 class DeepFm(CtrModel):
@@ -151,27 +199,37 @@ class DeepFm(CtrModel):
     It starts at 0. The linear term's bias is the MLP's last one.
     """
 
-    def __init__(self, config: DeepFmConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
+    def __init__(self, config: DeepFmConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
         assert isinstance(items, IdItems)
         nn.init.zeros_(items.weight[:, -1])
-        self.deep = PairMlp(config.dim, config.dim, config.hidden, config.dropout)
+        self.deep = PairMlp(self.left, self.right, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
+        if not self.sides.are_single:
+            return self._interact_fields(user, item)
         linear = user[:, -1] + item[:, -1]
         user, item = user[:, :-1], item[:, :-1]
         logits: Tensor = self.output(self.deep(user, item))
         return linear + (user * item).sum(-1) + logits.reshape(-1)
 
+    def _interact_fields(self, user: Tensor, item: Tensor) -> Tensor:
+        vectors = self.vectors(user, item)
+        linear, vectors = vectors[..., -1].sum(dim=1), vectors[..., :-1]
+        crossed = (vectors.sum(dim=1).square() - vectors.square().sum(dim=1)).sum(dim=1) / 2
+        left, right = torch.split(vectors, [*self.sides], dim=1)
+        logits: Tensor = self.output(self.deep(left.flatten(1), right.flatten(1)))
+        return linear + crossed + logits.reshape(-1)
+
 
 class Dcn(CtrModel):
     """fc([cross; MLP]) with vector cross layers (Wang et al. 2017)."""
 
-    def __init__(self, config: DcnConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
-        cross = CrossNetwork([VectorCross(2 * config.dim) for _ in range(config.cross_layers)])
-        self.head = ParallelCross(cross, config.dim, config.hidden, config.dropout)
+    def __init__(self, config: DcnConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
+        cross = CrossNetwork([VectorCross(self.left + self.right) for _ in range(config.cross_layers)])
+        self.head = ParallelCross(cross, self.left, self.right, config.hidden, config.dropout)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
         logits: Tensor = self.head(user, item)
@@ -181,18 +239,18 @@ class Dcn(CtrModel):
 class DcnV2(CtrModel):
     """Cross layers of full matrices or low-rank experts, beside or below an MLP (Wang et al. 2021)."""
 
-    def __init__(self, config: DcnV2Config, items: ItemEncoder) -> None:
-        super().__init__(config, items)
+    def __init__(self, config: DcnV2Config, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
         structure = ParallelCross if config.structure == "parallel" else StackedCross
-        self.head = structure(_dcnv2_cross(config), config.dim, config.hidden, config.dropout)
+        cross = _dcnv2_cross(config, self.left + self.right)
+        self.head = structure(cross, self.left, self.right, config.hidden, config.dropout)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
         logits: Tensor = self.head(user, item)
         return logits
 
 
-def _dcnv2_cross(config: DcnV2Config) -> nn.Module:
-    features = 2 * config.dim
+def _dcnv2_cross(config: DcnV2Config, features: int) -> nn.Module:
     if config.mix:
         return MixtureCrossNetwork(features, config.cross_layers, config.rank, config.experts)
     return CrossNetwork([MatrixCross(features) for _ in range(config.cross_layers)])
@@ -204,20 +262,20 @@ class MaskNet(CtrModel):
     serial: fc(block_L(… block_1([LN(u); LN(t)]))). parallel: fc(MLP of every block's output side by side).
     """
 
-    def __init__(self, config: MaskNetConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
+    def __init__(self, config: MaskNetConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
         self.serial = config.structure == "serial"
-        self.norm_user, self.norm_item = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
+        self.norm_user, self.norm_item = (SideNorm(count, config.dim) for count in self.sides)
         self.blocks = nn.ModuleList(
-            MaskBlock(config.dim, inputs, outputs, config.reduction_ratio, config.dropout)
-            for inputs, outputs in _mask_block_widths(config)
+            MaskBlock(self.left, self.right, inputs, outputs, config.reduction_ratio, config.dropout)
+            for inputs, outputs in _mask_block_widths(config, self.left + self.right)
         )
         if not self.serial:
             self.deep = hidden_layers(config.blocks * config.block_dim, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
-        hidden = join(self.norm_user(user), self.norm_item(item))
+        hidden = join(self.norm_user(user), self.norm_item(item), self.left == self.right)
         if self.serial:
             for block in self.blocks:
                 hidden = block(user, item, hidden)
@@ -227,10 +285,10 @@ class MaskNet(CtrModel):
         return logits.reshape(-1)
 
 
-def _mask_block_widths(config: MaskNetConfig) -> list[tuple[int, int]]:
+def _mask_block_widths(config: MaskNetConfig, features: int) -> list[tuple[int, int]]:
     if config.structure == "serial":
-        return list(pairwise([2 * config.dim, *config.hidden]))
-    return [(2 * config.dim, config.block_dim)] * config.blocks
+        return list(pairwise([features, *config.hidden]))
+    return [(features, config.block_dim)] * config.blocks
 
 
 class FinalMlp(CtrModel):
@@ -240,14 +298,14 @@ class FinalMlp(CtrModel):
     other; with two fields, that is u and t themselves.
     """
 
-    def __init__(self, config: FinalMlpConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
+    def __init__(self, config: FinalMlpConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
         self.gates = config.gates
         if config.gates:
-            self.user_gate = FieldGate(config.dim, config.gate_hidden)
-            self.item_gate = FieldGate(config.dim, config.gate_hidden)
-        self.first_stream = PairMlp(config.dim, config.dim, config.hidden, config.dropout)
-        self.second_stream = PairMlp(config.dim, config.dim, config.second_hidden, config.dropout)
+            self.user_gate = FieldGate(self.left, self.left, self.right, config.gate_hidden)
+            self.item_gate = FieldGate(self.right, self.left, self.right, config.gate_hidden)
+        self.first_stream = PairMlp(self.left, self.right, config.hidden, config.dropout)
+        self.second_stream = PairMlp(self.left, self.right, config.second_hidden, config.dropout)
         self.fusion = BilinearFusion(config.hidden[-1], config.second_hidden[-1], config.heads)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
@@ -260,14 +318,18 @@ class FinalMlp(CtrModel):
 class AutoInt(CtrModel):
     """fc(self-attention over the fields) + MLP([u; t]) (Song et al. 2019, with its DNN: AutoInt+)."""
 
-    def __init__(self, config: AutoIntConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
+    def __init__(self, config: AutoIntConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
         widths = pairwise([config.dim] + [config.attention_dim] * config.attention_layers)
         self.attention = nn.ModuleList(
-            PairAttention(inputs, outputs, config.heads, config.dropout) for inputs, outputs in widths
+            PairAttention(inputs, outputs, config.heads, config.dropout)
+            if self.sides.are_single
+            else FieldAttention(*self.sides, inputs, outputs, config.heads, config.dropout)
+            for inputs, outputs in widths
         )
-        self.attention_output = PairLinear(config.attention_dim, config.attention_dim, 1)
-        self.deep = PairMlp(config.dim, config.dim, config.hidden, config.dropout)
+        left, right = (count * config.attention_dim for count in self.sides)
+        self.attention_output = PairLinear(left, right, 1)
+        self.deep = PairMlp(self.left, self.right, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
@@ -281,11 +343,11 @@ class AutoInt(CtrModel):
 class Gdcn(CtrModel):
     """Gated cross layers beside (GDCN-P) or below (GDCN-S) an MLP (Wang et al. 2023)."""
 
-    def __init__(self, config: GdcnConfig, items: ItemEncoder) -> None:
-        super().__init__(config, items)
-        cross = CrossNetwork([GatedCross(2 * config.dim) for _ in range(config.cross_layers)])
+    def __init__(self, config: GdcnConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
+        super().__init__(config, items, fields)
+        cross = CrossNetwork([GatedCross(self.left + self.right) for _ in range(config.cross_layers)])
         structure = ParallelCross if config.structure == "parallel" else StackedCross
-        self.head = structure(cross, config.dim, config.hidden, config.dropout)
+        self.head = structure(cross, self.left, self.right, config.hidden, config.dropout)
 
     def interact(self, user: Tensor, item: Tensor) -> Tensor:
         logits: Tensor = self.head(user, item)

@@ -1,6 +1,7 @@
-"""The building blocks of the CTR models, over two fields: a user u and an item t.
+"""The building blocks of the CTR models, over two sides: a user u and an item t.
 
-Shapes: `user` is [B, d] (one user per item) or [1, d] (one user, a slate of items); `item` is [B, d].
+Shapes: `user` is [B, l] (one user per item) or [1, l] (one user, a slate of items); `item` is [B, r]. Without fields
+beside history and candidate both are one vector, l = r = d; with fields, several side by side.
 Blocks that take both broadcast, so whatever depends on the user alone is computed once for a whole slate.
 """
 
@@ -10,12 +11,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def join(user: Tensor, item: Tensor) -> Tensor:
-    """x = [u; t], [B, 2d], for equations that need the whole vector; a single user is repeated."""
-    return torch.cat([user.expand_as(item), item], dim=-1)
+def join(user: Tensor, item: Tensor, alike: bool) -> Tensor:
+    """x = [u; t], [B, l + r], for equations that need the whole vector; a single user is repeated.
+
+    `alike`: l = r, which makes a smaller graph.
+    """
+    return torch.cat([user.expand_as(item) if alike else user.expand(item.size(0), -1), item], dim=-1)
 
 
 class PairLinear(nn.Module):
@@ -156,28 +161,32 @@ class MixtureCrossNetwork(nn.Module):
 class ParallelCross(nn.Module):
     """Logits fc([cross([u; t]); MLP([u; t])])."""
 
-    def __init__(self, cross: nn.Module, dim: int, widths: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self, cross: nn.Module, left: int, right: int, widths: Sequence[int], dropout: float
+    ) -> None:
         super().__init__()
-        self.cross = cross
-        self.deep = PairMlp(dim, dim, widths, dropout)
-        self.output = PairLinear(2 * dim, widths[-1], 1)
+        self.cross, self.alike = cross, left == right
+        self.deep = PairMlp(left, right, widths, dropout)
+        self.output = PairLinear(left + right, widths[-1], 1)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.cross(join(user, item)), self.deep(user, item))
+        logits: Tensor = self.output(self.cross(join(user, item, self.alike)), self.deep(user, item))
         return logits.reshape(-1)
 
 
 class StackedCross(nn.Module):
     """Logits fc(MLP(cross([u; t])))."""
 
-    def __init__(self, cross: nn.Module, dim: int, widths: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self, cross: nn.Module, left: int, right: int, widths: Sequence[int], dropout: float
+    ) -> None:
         super().__init__()
-        self.cross = cross
-        self.deep = hidden_layers(2 * dim, widths, dropout)
+        self.cross, self.alike = cross, left == right
+        self.deep = hidden_layers(left + right, widths, dropout)
         self.output = nn.Linear(widths[-1], 1)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.deep(self.cross(join(user, item))))
+        logits: Tensor = self.output(self.deep(self.cross(join(user, item, self.alike))))
         return logits.reshape(-1)
 
 
@@ -187,10 +196,12 @@ class MaskBlock(nn.Module):
     The mask sees the raw embeddings whatever h is. W has no bias: LN brings its own, as in FuxiCTR.
     """
 
-    def __init__(self, dim: int, inputs: int, outputs: int, reduction_ratio: float, dropout: float) -> None:
+    def __init__(
+        self, left: int, right: int, inputs: int, outputs: int, reduction_ratio: float, dropout: float
+    ) -> None:
         super().__init__()
         inner = max(1, int(inputs * reduction_ratio))
-        self.aggregate = PairLinear(dim, dim, inner)
+        self.aggregate = PairLinear(left, right, inner)
         self.project = nn.Linear(inner, inputs)
         self.hidden = nn.Linear(inputs, outputs, bias=False)
         self.norm = nn.LayerNorm(outputs)
@@ -203,16 +214,17 @@ class MaskBlock(nn.Module):
 
 
 class FieldGate(nn.Module):
-    """FinalMLP's feature selection (Mao et al. 2023): [u; t] ⊙ 2σ(MLP(context)), as its two halves."""
+    """FinalMLP's feature selection (Mao et al. 2023): [u; t] ⊙ 2σ(MLP(context)), as its two sides."""
 
-    def __init__(self, dim: int, widths: Sequence[int]) -> None:
+    def __init__(self, context: int, left: int, right: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.dim = dim
-        self.mlp = nn.Sequential(hidden_layers(dim, widths, dropout=0.0), nn.Linear(widths[-1], 2 * dim))
+        self.sides = [left, right]
+        gates = nn.Linear(widths[-1], left + right)
+        self.mlp = nn.Sequential(hidden_layers(context, widths, dropout=0.0), gates)
 
     def forward(self, context: Tensor, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         gates = 2 * torch.sigmoid(self.mlp(context))
-        user_gate, item_gate = torch.split(gates, self.dim, dim=-1)
+        user_gate, item_gate = torch.split(gates, self.sides, dim=-1)
         return user * user_gate, item * item_gate
 
 
@@ -265,3 +277,43 @@ class PairAttention(nn.Module):
         to_user, to_item = self.dropout(torch.sigmoid(score)), self.dropout(torch.sigmoid(-score))
         attended = to_user * values[0] + to_item * values[1]
         return torch.relu(attended.reshape(-1, self.width) + self.residual(field))
+
+
+class FieldAttention(nn.Module):
+    """`PairAttention` over any number of fields: [., left * inputs] and [B, right * inputs] in, both sides out."""
+
+    def __init__(self, left: int, right: int, inputs: int, outputs: int, heads: int, dropout: float) -> None:
+        """`left` and `right` are the numbers of fields of the user's side and of the item's."""
+        super().__init__()
+        self.left, self.right, self.inputs = left, right, inputs
+        self.heads, self.width = heads, outputs
+        self.query_key_value = nn.Linear(inputs, 3 * outputs, bias=False)
+        self.residual = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.left + self.right
+        fields = join(user, item, self.left == self.right).reshape(-1, count, self.inputs)  # [B, F, inputs]
+        query, key, value = (
+            part.reshape(-1, count, self.heads, self.width // self.heads).transpose(1, 2)
+            for part in torch.split(self.query_key_value(fields), self.width, dim=-1)
+        )
+        weights = self.dropout(torch.softmax(query @ key.transpose(2, 3), dim=-1))  # [B, H, F, F]
+        attended = (weights @ value).transpose(1, 2).flatten(2)
+        outputs = torch.relu(attended + self.residual(fields)).flatten(1)
+        left, right = torch.split(outputs, [self.left * self.width, self.right * self.width], dim=1)
+        return left, right
+
+
+class SideNorm(nn.LayerNorm):
+    """Layer normalisation of each of a side's vectors: [., count * d], with weights of its own for each vector."""
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__(count * dim)
+        self.count, self.dim = count, dim
+
+    def forward(self, side: Tensor) -> Tensor:
+        if self.count == 1:
+            return super().forward(side)
+        vectors = F.layer_norm(side.reshape(-1, self.count, self.dim), (self.dim,), eps=self.eps)
+        return vectors.flatten(1) * self.weight + self.bias

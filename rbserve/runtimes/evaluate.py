@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from rbserve.core.requests import is_of_request, row_request
 from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.data.columns import Ragged, runs
-from rbserve.data.dataset import Extras
+from rbserve.data.dataset import NO_EXTRAS, Extras
 
-NO_EXTRAS: Extras = {}
 LONGEST = 4096
 """The most rows of a slate when rows are scored."""
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rbserve.core.requests import Request
+from rbserve.core.fields import Layout
+from rbserve.core.requests import CANDIDATES, HISTORY, Request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
 from rbserve.core.variants import Variant
@@ -83,7 +84,7 @@ def exported_scorer(
         return GRAPH_SCORERS.get(artifact.manifest.adopted.format, _graph_scorer)(artifact, session)
     if artifact.is_language_model:
         return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
-    return OnnxScorer(session)
+    return OnnxScorer(session, artifact.layout)
 
 
 def _graph_scorer(artifact: Artifact, session: Session) -> Scorer:
@@ -100,13 +101,16 @@ GRAPH_SCORERS: Mapping[str, Callable[[Artifact, Session], Scorer]] = {"transform
 class OnnxScorer:
     """Scores with an exported graph of a zoo row."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, layout: Layout) -> None:
         self._session = session
+        self._inputs = (HISTORY, CANDIDATES, *layout.tensors)
+        self._only_slates = not layout
         self.takes_vectors = any(value.name == ITEM_TABLE for value in session.get_overridable_initializers())
 
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
-        scores: Scores = self._session.run(None, request)[0]
+        arrays = request if self._only_slates else {name: request[name] for name in self._inputs}
+        scores: Scores = self._session.run(None, arrays)[0]
         return scores
 
     def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:

@@ -12,7 +12,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import REFERENCE, Variant, find_variant
 from rbserve.data.artifact import BACKBONE, WEIGHTS, Artifact
-from rbserve.models.configs import ItemKnnConfig, LanguageConfig
+from rbserve.models.configs import CtrConfig, ItemKnnConfig, LanguageConfig
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
@@ -84,9 +84,9 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
         weights = _weights(path, find_variant(variant).precision)
         if isinstance(config, LanguageConfig):
             return rebuild_model(artifact, backbone_config(artifact), weights).eval()
-        rebuild: Any = sasrec.rebuild if TASKS[artifact.manifest.task].ranks else ctr.rebuild
-        if isinstance(config, ItemKnnConfig):
-            rebuild = itemknn.rebuild
+        if isinstance(config, CtrConfig):
+            return ctr.rebuild(config, weights, artifact.layout).eval()
+        rebuild: Any = itemknn.rebuild if isinstance(config, ItemKnnConfig) else sasrec.rebuild
         model = rebuild(config, weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error

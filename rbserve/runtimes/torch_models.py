@@ -26,15 +26,17 @@ class TorchScorer:
         import torch
 
         self._model = model
+        self._tensors = model.fields.tensors if model.fields else []
         self._inference_mode = torch.inference_mode
         self._from_numpy = torch.from_numpy
 
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]. The arrays are copied: torch wraps no read-only map of a file."""
         history, candidates = map(np.array, slate_of(request))
+        tensors = {name: self._from_numpy(np.array(request[name])) for name in self._tensors}
         with self._inference_mode():
             scores: Scores = self._model.score(
-                self._from_numpy(history), self._from_numpy(candidates)
+                self._from_numpy(history), self._from_numpy(candidates), tensors
             ).numpy()
         return scores
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +18,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.core.errors import UsageError
+from rbserve.core.fields import Layout
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, ModelSpec, Progress
 from rbserve.data.artifact import WORDS
 from rbserve.data.columns import Ragged, blocks
-from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit
+from rbserve.data.dataset import CtrSplit, Dataset, Extras, SeqSplit
 from rbserve.models.configs import EmbeddingItems, TextItems
-from rbserve.models.ctr import CtrModel, build
-from rbserve.models.items import IdItems, VectorItems, WordItems
+from rbserve.models.ctr import NO_FIELDS, CtrModel, build
+from rbserve.models.items import IdItems, ItemEncoder, VectorItems, WordItems
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows, require_finite
+from rbserve.train.tasks.fields import FieldRows, read_fields
 
 VALIDATION_BATCH = 8_192
+SAMPLE = 1_000_000  # training rows by which numbers are brought to one scale
 
 
 @dataclass(frozen=True)
 class SoftRows:
-    """R pairs whose labels are probabilities; pair r has the history of row `owners[r]` of `split`."""
+    """R pairs whose labels are probabilities; pair r has the history of row `owners[r]` of `split`.
+
+    `extras` has the fields of each pair, of a model that reads fields.
+    """
 
     split: CtrSplit
     owners: Rows
     candidates: Items
     labels: NDArray[np.float32]
+    extras: Extras = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.owners)
@@ -52,7 +59,8 @@ class SoftRows:
 
     def take(self, rows: Rows) -> SoftRows:
         """The given pairs, in that order."""
-        return SoftRows(self.split, self.owners[rows], self.candidates[rows], self.labels[rows])
+        extras = {name: column[rows] for name, column in self.extras.items()}
+        return SoftRows(self.split, self.owners[rows], self.candidates[rows], self.labels[rows], extras)
 
 
 def make(
@@ -62,15 +70,22 @@ def make(
 
     `soft` replaces the training rows; its items must be among theirs.
     """
-    task = CtrTask(dataset, words=isinstance(spec.config, TextItems), soft=soft)
-    if isinstance(spec.config, TextItems):
-        return build(spec.config, _word_items(spec, dataset)), task
-    if isinstance(spec.config, EmbeddingItems):
-        return build(spec.config, _vector_items(spec, dataset, progress)), task
-    model = build(spec.config, len(dataset.items))
-    assert isinstance(model.item_embedding, IdItems)
-    model.item_embedding.blank(torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items))))
+    fields = read_fields(spec.config, dataset, progress)
+    task = CtrTask(dataset, words=isinstance(spec.config, TextItems), soft=soft, fields=fields)
+    model = build(spec.config, _items(spec, dataset, progress), fields.layout if fields else NO_FIELDS)
+    if isinstance(model.item_embedding, IdItems):
+        model.item_embedding.blank(torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items))))
+    if model.fields is not None:
+        model.fields.fit(task.sample())
     return model, task
+
+
+def _items(spec: ModelSpec, dataset: Dataset, progress: Progress) -> int | ItemEncoder:
+    if isinstance(spec.config, TextItems):
+        return _word_items(spec, dataset)
+    if isinstance(spec.config, EmbeddingItems):
+        return _vector_items(spec, dataset, progress)
+    return len(dataset.items)
 
 
 def _word_items(spec: ModelSpec, dataset: Dataset) -> WordItems:
@@ -100,11 +115,22 @@ class CtrTask:
 
     metric = CTR.metric
 
-    def __init__(self, dataset: Dataset, words: bool = False, soft: SoftRows | None = None) -> None:
-        """`words`: the model reads words of the data set's vocabulary. `soft`: rows to train on instead of its own."""
+    def __init__(
+        self,
+        dataset: Dataset,
+        words: bool = False,
+        soft: SoftRows | None = None,
+        fields: FieldRows | None = None,
+    ) -> None:
+        """`words`: the model reads words of the data set's vocabulary. `soft`: rows to train on instead of its own.
+
+        `fields`: what the model reads beside history and candidate.
+        """
         self._words = dataset.file("text/words.parquet") if words else None
-        self._train = dataset.ctr("train") if soft is None else soft
-        self._valid = dataset.ctr("valid")
+        self._fields = fields
+        own = fields.split if fields else dataset.ctr
+        self._train = own("train") if soft is None else soft
+        self._valid = own("valid")
         self.rows = len(self._train)
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
@@ -112,16 +138,45 @@ class CtrTask:
         batch = self._train.take(rows)
         device = next(model.parameters()).device
         labels = torch.from_numpy(batch.labels).to(device, torch.float32)
-        return F.binary_cross_entropy_with_logits(_logits(model, batch, device), labels, reduction="sum")
+        return F.binary_cross_entropy_with_logits(self._logits(model, batch, device), labels, reduction="sum")
+
+    def sample(self) -> Mapping[str, Tensor]:
+        """The tensors of the fields of some training rows."""
+        rows = np.linspace(0, self.rows - 1, min(self.rows, SAMPLE)).astype(np.int64)
+        return self._tensors(self._train.take(rows), torch.device("cpu"))
+
+    def _tensors(self, batch: CtrSplit | SoftRows, device: torch.device) -> dict[str, Tensor]:
+        if self._fields is None:
+            return {}
+        made = self._fields.tensors(batch)
+        return {name: torch.from_numpy(np.array(tensor)).to(device) for name, tensor in made.items()}
+
+    def _logits(self, model: nn.Module, batch: CtrSplit | SoftRows, device: torch.device) -> Tensor:
+        histories = batch.histories
+        values, offsets = histories.values, histories.offsets
+        logits: Tensor = model(
+            torch.from_numpy(values).to(device, torch.int64),
+            torch.from_numpy(offsets).to(device),
+            torch.from_numpy(batch.candidates).to(device),
+            self._tensors(batch, device),
+        )
+        return logits
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """All weights of the model."""
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Copies the vocabulary of a model that reads words, which encodes new texts with it."""
+        """Copies the vocabulary of a model that reads words, which encodes new texts with it, and tables of fields."""
         if self._words is not None:
             shutil.copyfile(self._words, folder / WORDS)
+        if self._fields is not None:
+            self._fields.save(folder)
+
+    @property
+    def layout(self) -> Layout:
+        """The fields that the model reads."""
+        return self._fields.layout if self._fields else NO_FIELDS
 
     def validate(self, model: nn.Module) -> float:
         """AUC over the validation users' rows; RbserveError when training has diverged."""
@@ -129,7 +184,7 @@ class CtrTask:
         rows = np.arange(len(self._valid))
         pieces = np.split(rows, range(VALIDATION_BATCH, len(rows), VALIDATION_BATCH))
         logits = np.concatenate(
-            [_logits(model, self._valid.take(piece), device).cpu().numpy() for piece in pieces]
+            [self._logits(model, self._valid.take(piece), device).cpu().numpy() for piece in pieces]
         )
         require_finite(bool(np.isfinite(logits).all()), "the model's scores are")
         return auc(self._valid.labels, logits)
@@ -142,14 +197,3 @@ def trained_items(train: CtrSplit | SeqSplit, items: int) -> NDArray[np.bool_]:
         for block in blocks(column):
             seen[block] = True
     return seen
-
-
-def _logits(model: nn.Module, batch: CtrSplit | SoftRows, device: torch.device) -> Tensor:
-    histories = batch.histories
-    values, offsets = histories.values, histories.offsets
-    logits: Tensor = model(
-        torch.from_numpy(values).to(device, torch.int64),
-        torch.from_numpy(offsets).to(device),
-        torch.from_numpy(batch.candidates).to(device),
-    )
-    return logits
