@@ -58,7 +58,9 @@ def test_an_fp32_graph_that_scores_otherwise_is_an_error_and_writes_nothing(
 ) -> None:
     before = {file: file.read_bytes() for file in copy.path.rglob("*") if file.is_file()}
 
-    def off_by_a_little(scorer: object, histories: object, candidates: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def off_by_a_little(
+        scorer: object, histories: object, candidates: np.ndarray, extras: object
+    ) -> np.ndarray:  # type: ignore[type-arg]
         bias = 1e-3 if isinstance(scorer, OnnxScorer) else 0.0
         return np.linspace(0, 0.5, len(candidates), dtype=np.float32) + np.float32(bias)
 
