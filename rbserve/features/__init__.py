@@ -2,5 +2,5 @@
 
 NumPy alone: training and serving make the same tensors by the same code.
 
-Imports `core` and `data`. Imported by `runtimes` and `train`.
+Imports `core` and `data`. Imported by `runtimes`, `train` and `train.tasks`.
 """

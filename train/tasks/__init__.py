@@ -1,5 +1,5 @@
 """Training tasks, one per file: each has training rows, a loss and a validation metric.
 
-Imports `core`, `data`, `models`, `runtimes`, `stats`, `train.encoders`, `train.fitting` and `train.semantic_ids`.
-Imported by `pipeline`, `train` and `train.distill`.
+Imports `core`, `data`, `features`, `models`, `runtimes`, `stats`, `train`, `train.encoders`, `train.fitting` and
+`train.semantic_ids`. Imported by `pipeline`, `train` and `train.distill`.
 """
