@@ -1,9 +1,9 @@
 """Fine-tunes a cross-encoder on titles: does a user who liked those titles like this one?
 
     rbserve datasets export ml-100k --to tables
-    python docs/examples/cross_encoder.py tables --to reranker
-    rbserve adopt reranker --requests reranker/test.parquet --dataset ml-100k --group request_id --user user --label label
-    rbserve serve --model reranker --variant onnx-fp32
+    python docs/examples/cross_encoder.py tables --to ranker
+    rbserve adopt ranker --requests ranker/test.parquet --dataset ml-100k --group request_id --user user --label label
+    rbserve serve --model ranker --variant onnx-fp32
 
 The query is the titles of a user's history, the newest first, because a long query is cut at its end; the document is
 the candidate's title. The default of 8,000 rows shows the way and teaches little.

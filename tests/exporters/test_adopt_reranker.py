@@ -28,6 +28,7 @@ from rbserve.exporters.export import export
 from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.reranker import SCORERS, TokenGraph, open_tokenizer
 from rbserve.runtimes.session import open_session
+from rbserve.runtimes.text_tokens import TextTokenizer
 
 COLUMNS = {
     "query": ColumnRecord("str", "request", None, 0),
@@ -132,16 +133,14 @@ def test_an_empty_slate_has_no_scores(tmp_path: Path) -> None:
 
 def test_texts_have_the_tokens_that_transformers_makes(tmp_path: Path) -> None:
     source = make_reranker(tmp_path / "model")
-    ours = open_tokenizer(adopt(source, tmp_path / "out").files[0])
+    ours = TextTokenizer(open_tokenizer(adopt(source, tmp_path / "out").files[0]))
     theirs = tf.AutoTokenizer.from_pretrained(source)
     for query in QUERIES:
         pairs = [query] * len(TRICKY_TEXTS), TRICKY_TEXTS
         expected = theirs(*pairs, truncation=True, padding=True)
-        encodings = ours.encode_batch([*zip(*pairs, strict=True)])
-        assert [encoding.ids for encoding in encodings] == expected["input_ids"]
-        assert [encoding.type_ids for encoding in encodings] == expected["token_type_ids"]
-        assert [encoding.attention_mask for encoding in encodings] == expected["attention_mask"]
-        assert max(map(len, encodings)) == POSITIONS
+        tokens = ours.encode([*zip(*pairs, strict=True)])
+        assert {name: tensor.tolist() for name, tensor in ours.padded(tokens).items()} == dict(expected)
+        assert max(map(len, tokens)) == POSITIONS
 
 
 def test_stages_are_tokens_and_forward(tmp_path: Path) -> None:

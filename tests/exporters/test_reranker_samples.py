@@ -21,6 +21,7 @@ from rbserve.data.request_set import ColumnRecord
 from rbserve.exporters.adopt.reranker import convert
 from rbserve.runtimes.reranker import BiEncoder, TokenGraph, open_tokenizer
 from rbserve.runtimes.session import open_session
+from rbserve.runtimes.text_tokens import TextTokenizer
 
 SAMPLES = Path(os.environ.get("RBSERVE_RAW") or Path(__file__).parents[2] / ".." / "shared" / "data")
 TITLES = 19_220
@@ -61,15 +62,16 @@ def test_every_title_has_the_tokens_that_transformers_makes(
     titles: list[str], model: Path, converted: Path
 ) -> None:
     assert len(titles) == TITLES
-    ours = open_tokenizer(converted / "tokenizer.json")
-    ours.no_padding()
+    ours = TextTokenizer(open_tokenizer(converted / "tokenizer.json"))
     theirs = tf.AutoTokenizer.from_pretrained(model)
-    for query in (None, titles[0]):
-        texts = (titles,) if query is None else ([query] * len(titles), titles)
-        expected = theirs(*texts, truncation=True)
-        encodings = ours.encode_batch(titles if query is None else [(query, title) for title in titles])
-        assert [encoding.ids for encoding in encodings] == expected["input_ids"]
-        assert [encoding.type_ids for encoding in encodings] == expected["token_type_ids"]
+    long_query = " ; ".join(titles[:40])
+    for queries, step in (([], 1), ([titles[0]], 1), ([long_query], 20)):
+        groups = [(*queries, title) for title in titles[::step]]
+        expected = theirs(*map(list, zip(*groups, strict=True)), truncation=True)
+        tokens = ours.encode(groups)
+        assert [text.ids for text in tokens] == expected["input_ids"]
+        assert [text.types for text in tokens] == expected["token_type_ids"]
+    assert max(map(len, tokens)) == theirs.model_max_length == len(tokens[0]), "the long query was not cut"
 
 
 def test_titles_score_as_in_transformers(titles: list[str], model: Path, converted: Path) -> None:
