@@ -34,6 +34,17 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def few_validation_rows() -> Iterator[None]:
+    """Language models are validated by 40 rows, of which one takes milliseconds: for tests of other things."""
+    from rbserve.train.tasks import language, next_item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "VALIDATION_ROWS", 40)
+        patch.setattr(next_item, "VALIDATION_ROWS", 40)
+        yield
+
+
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A planted data set small enough to train on in seconds. Its last two items occur in no event."""

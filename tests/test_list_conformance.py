@@ -24,6 +24,8 @@ from rbserve.runtimes.torch import load_model
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
 
+pytestmark = pytest.mark.usefixtures("few_validation_rows")
+
 SMALL = {"layers": "2", "dim": "16", "heads": "2"}
 
 
