@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from entry_point import rbserve_process
 from safetensors.torch import load_file
 from small import train_small
 from small_backbone import make_backbone
@@ -258,18 +259,19 @@ def _train_on_one_and_on_two(home: Path, *words: str) -> tuple[Artifact, Artifac
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
-    for command, name in (([sys.executable], "one"), (LAUNCHER, "two")):
-        line = [*command, "-m", "rbserve", "train", *words, "--out", str(home / name)]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0, done.stderr
+    rbserve_process("train", *words, "--out", str(home / "one"), home=home, ACCELERATE_USE_CPU="true")
+    line = [*LAUNCHER, "-m", "rbserve", "train", *words, "--out", str(home / "two")]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
     return open_artifact(home / "one"), open_artifact(home / "two")
 
 
-def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_to_the_weights_of_one(planted: Dataset, tmp_path: Path) -> None:
     """A batch divided among processes gives the gradient of the whole batch (dropout off: its masks differ)."""
+    shutil.copytree(planted.path, tmp_path / "data/planted")
     one, two = _train_on_one_and_on_two(
-        tmp_path, "--model", "dnn", "--dataset", "synthetic", "--epochs", "2", "--set", "dim=8",
-        "--set", "hidden=32", "--set", "dropout=0",
+        tmp_path, "--model", "dnn", "--dataset", "planted", "--epochs", "2", "--batch", "500",
+        "--set", "dim=8", "--set", "hidden=32", "--set", "dropout=0",
     )  # fmt: skip
     expected, found = load_file(one.file(WEIGHTS)), load_file(two.file(WEIGHTS))
     for name, value in expected.items():
