@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from entry_point import rbserve
+from entry_point import rbserve, rbserve_process
 from old_int8 import with_old_int8
 
 from rbserve.data.artifact import Artifact, add_variants, open_artifact
@@ -41,7 +41,7 @@ def test_an_artefact_against_itself_passes_or_asks_for_more_rounds(home: Path) -
         "max_rounds = 8\nruns = 20\nseconds = 0.05\n[tolerance]\np50 = 1.0\n"
     )
     one = "artifacts/planted/dnn"
-    done = rbserve("check", "--base", one, "--head", one, "--slates", "4", "--variant", "onnx-fp32", "--json",
+    done = rbserve_process("check", "--base", one, "--head", one, "--slates", "4", "--variant", "onnx-fp32", "--json",
                    "--base-python", sys.executable,
                    "--markdown", "out/gate.md", "--junit", "gate.xml", "--pytest-benchmark-out", "gate.json",
                    home=home, check=None)  # fmt: skip
@@ -55,7 +55,7 @@ def test_an_artefact_against_itself_passes_or_asks_for_more_rounds(home: Path) -
     assert suite["verdict"] in (home / "out/gate.md").read_text()
     assert len(ElementTree.parse(home / "gate.xml").findall(".//testcase")) == 4
     files = ("gate.base.json", "gate.json")
-    again = rbserve("check", "--pytest-benchmark", *files, home=home, check=None)
+    again = rbserve_process("check", "--pytest-benchmark", *files, home=home, check=None)
     assert "dnn::onnx-fp32[forward-4]" in again.stdout
     assert again.returncode in (0, 4)
 
@@ -64,7 +64,7 @@ def test_an_int8_file_of_version_01_is_a_base_for_a_new_one(
     trained: Artifact, home: Path, tmp_path: Path
 ) -> None:
     old, words = with_old_int8(trained, tmp_path / "dnn"), ("--head", "artifacts/planted/dnn", "--json")
-    done = rbserve("check", "--base", str(old.path), *words, "--variant", "onnx-int8", *DECIDED_EXACTLY,
+    done = rbserve_process("check", "--base", str(old.path), *words, "--variant", "onnx-int8", *DECIDED_EXACTLY,
                    home=home, check=None)  # fmt: skip
     figures = {line["metric"]: line for line in json.loads(done.stdout)["lines"]}
     assert figures.keys() == {"file_size", "auc"}
@@ -74,7 +74,7 @@ def test_an_int8_file_of_version_01_is_a_base_for_a_new_one(
 
 def test_folders_are_compared_model_by_model_and_one_verdict_is_given(home: Path) -> None:
     words = ("check", "--base", "main", "--head", ".", "--variant", "onnx-fp32", *DECIDED_EXACTLY)
-    done = rbserve(*words, "--json", home=home, check=3)
+    done = rbserve_process(*words, "--json", home=home, check=3)
     verdicts = {(one["model"], one["metric"]): one["verdict"] for one in json.loads(done.stdout)["lines"]}
     assert verdicts == {
         ("planted/big", "file_size"): "REGRESSED", ("planted/big", "auc"): "PASS",
@@ -82,10 +82,10 @@ def test_folders_are_compared_model_by_model_and_one_verdict_is_given(home: Path
     }  # fmt: skip
     assert "REGRESSED: 1 REGRESSED, 3 PASS" in done.stderr
     words = (*words[:-2], "--metrics", "file_size")
-    shown = rbserve(*words, "--models", "dnn", home=home, check=0)
+    shown = rbserve_process(*words, "--models", "dnn", home=home, check=0)
     assert "PASS" in shown.stdout
     assert "big" not in shown.stdout
-    gone = rbserve(*words, "--models", "dnn,gdcn", home=home, check=5)
+    gone = rbserve_process(*words, "--models", "dnn,gdcn", home=home, check=5)
     assert "there is no gdcn in main and ." in gone.stderr
 
 
@@ -93,9 +93,9 @@ def test_a_model_that_was_removed_is_missing_and_a_new_one_is_not(home: Path, tm
     shutil.copytree(home / "artifacts/planted/dnn", tmp_path / "few/dnn")
     words = ("--variant", "onnx-fp32", "--metrics", "file_size")
     folders = (str(home / "main/artifacts/planted"), str(tmp_path / "few"))
-    done = rbserve("check", "--base", folders[0], "--head", folders[1], *words, home=home, check=5)
+    done = rbserve_process("check", "--base", folders[0], "--head", folders[1], *words, home=home, check=5)
     assert f"there is no big in {tmp_path / 'few'}" in done.stderr
-    rbserve("check", "--base", folders[1], "--head", folders[0], *words, home=home, check=0)
+    rbserve_process("check", "--base", folders[1], "--head", folders[0], *words, home=home, check=0)
 
 
 def test_nothing_is_missing(home: Path, tmp_path: Path) -> None:
@@ -104,18 +104,18 @@ def test_nothing_is_missing(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_file_is_a_baseline_and_a_foreign_one_advice(home: Path) -> None:
-    rbserve("profile", "--model", "artifacts/planted/dnn", "--variants", "onnx-fp32", "--processes", "2", "--runs", "9",
-            "--slates", "4", home=home)  # fmt: skip
+    short = ("--variants", "onnx-fp32", "--processes", "2", "--runs", "9", "--slates", "4")
+    rbserve_process("profile", "--model", "artifacts/planted/dnn", *short, home=home)
     (run,) = (home / "runs").iterdir()
     words = ("check", "--head", "artifacts/planted/dnn", "--baseline")
-    done = rbserve(*words, str(run), *DECIDED_EXACTLY, home=home, check=0)
+    done = rbserve_process(*words, str(run), *DECIDED_EXACTLY, home=home, check=0)
     assert "auc" in done.stdout
     document = json.loads(run.read_text()) | {"comparability_key": "elsewhere"}
     (home / "foreign.json").write_text(json.dumps(document))
-    done = rbserve(*words, "foreign.json", "--metrics", "file_size", home=home, check=6)
+    done = rbserve_process(*words, "foreign.json", "--metrics", "file_size", home=home, check=6)
     assert "the baseline is of another machine" in done.stderr
     both = ("check", "--baseline", str(run), "--head", str(run))
-    assert rbserve(*both, home=home, check=None).returncode in (0, 4)
+    assert rbserve_process(*both, home=home, check=None).returncode in (0, 4)
 
 
 def test_init_writes_the_documented_defaults_once(tmp_path: Path) -> None:
