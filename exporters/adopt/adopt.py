@@ -31,6 +31,7 @@ from rbserve.data.request_set import RequestSet
 from rbserve.exporters.adopt.check import check_scores
 from rbserve.exporters.adopt.converted import Converted
 from rbserve.exporters.adopt.formats import Format, find_format
+from rbserve.exporters.adopt.native_process import fill_in_process
 from rbserve.exporters.adopt.onnx_file import GRAPH
 from rbserve.exporters.adopted import find_unchanged
 from rbserve.exporters.export import export
@@ -50,14 +51,21 @@ def adopt(source: str, requests: RequestSet, options: AdoptOptions, path: Path) 
     columns of the requests, does not give each candidate a score, or where the graph does not compute the model.
     """
     row = find_format(source)
+    fill_folder = fill_in_process if row.native else fill
     with replacing_directory(path) as folder:
-        converted = row.convert(source, requests.manifest.columns, options, folder)
-        artifact = _package(folder, path.name, source, row, _in_place(converted, folder), requests)
-        scorer = open_scorer(artifact, artifact.variants[0])
-        _note(artifact, check_scores(scorer, converted.signature, requests), find_unchanged(artifact))
-        if converted.graph is not None:
-            export(open_artifact(folder), requests, ["fp32"])
+        fill_folder(source, requests, options, folder, path.name)
     return open_artifact(path)
+
+
+def fill(source: str, requests: RequestSet, options: AdoptOptions, folder: Path, name: str) -> None:
+    """Fills `folder` with the artefact of a model; raises what `adopt` raises, and what the model's library does."""
+    row = find_format(source)
+    converted = row.convert(source, requests.manifest.columns, options, folder)
+    artifact = _package(folder, name, source, row, _in_place(converted, folder), requests)
+    scorer = open_scorer(artifact, artifact.variants[0])
+    _note(artifact, check_scores(scorer, converted.signature, requests), find_unchanged(artifact))
+    if converted.graph is not None:
+        export(open_artifact(folder), requests, ["fp32"])
 
 
 def _in_place(converted: Converted, folder: Path) -> Converted:

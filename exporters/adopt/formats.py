@@ -21,13 +21,15 @@ class Format(NamedTuple):
     """A kind of model: the module of this folder that converts it, and whether a file or a text names one.
 
     The module has `convert(source, columns, options, folder) -> Converted`, which puts the model's files into `folder`,
-    and raises UsageError in one line. `item_form` is what its artefacts say of their items.
+    and raises UsageError in one line. `item_form` is what its artefacts say of their items. A `native` format is
+    read by a library that a damaged file can crash: it is adopted in a process of its own.
     """
 
     title: str
     module: str
     recognises: Callable[[str], bool]
     item_form: str = "features"
+    native: bool = False
 
     @property
     def convert(self) -> Convert:
@@ -70,7 +72,12 @@ FORMATS = (
         item_form="text",
     ),
     Format("an ONNX file", "onnx_file", _is_onnx),
-    Format("a model of LightGBM, XGBoost, CatBoost or scikit-learn (skops)", "libraries", _is_library_model),
+    Format(
+        "a model of LightGBM, XGBoost, CatBoost or scikit-learn (skops)",
+        "libraries",
+        _is_library_model,
+        native=True,
+    ),
     Format("a torch.export file (.pt2)", "program", _is_program),
     Format("a Python callable module:factory", "callable", _is_callable),
 )
