@@ -26,6 +26,7 @@ from rbserve.home.commands import (
     why_absent,
 )
 from rbserve.machine.environment import environment
+from rbserve.profilers.compare.points import accuracy_interval, accuracy_of
 from rbserve.profilers.compare.sections import aside, comparable, difference, shared_rows
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, run_times
 from rbserve.runs.baselines import forms_of
@@ -34,7 +35,7 @@ from rbserve.runs.measurement import Measurement, Result, baseline_title, key_he
 from rbserve.runs.plan import Slate, in_order
 from rbserve.runs.summary import by_scope
 from rbserve.stats.intervals import Interval, Statistic, certified_percentile, process_interval, runs_needed
-from rbserve.stats.metrics import METRICS, metric_title
+from rbserve.stats.metrics import METRICS, better_direction, metric_title
 
 UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 EXAMPLE = "for example --slo 'p99<20ms'"
@@ -214,7 +215,7 @@ def recommend(
         if result.slate == slate
     ]
     _check_certified(candidates, objectives, slate, group)
-    sign = 1 if METRICS[group[0].task][metric].better == "higher" else -1
+    sign = 1 if better_direction(metric, group[0].task) == "higher" else -1
     meets = sorted(
         (candidate for candidate in candidates if candidate.refused is None),
         key=lambda candidate: (-sign * (candidate.accuracy or 0.0), candidate.p50_ms, candidate.label),
@@ -275,7 +276,8 @@ def _of_task(
     The task is the one named, else the only one that has the metric, or the slate. Two tasks are never compared, though
     both have an nDCG@10: one ranks a user's candidates, the other the catalogue.
     """
-    names = {name: None for metrics in METRICS.values() for name in metrics}
+    own = {name for run in runs for name in own_names(run)}
+    names = {name: None for metrics in (*METRICS.values(), sorted(own)) for name in metrics}
     if metric is not None and metric not in names:
         raise unknown_name("metric", metric, names)
     if task is not None and task not in METRICS:
@@ -284,7 +286,13 @@ def _of_task(
     runs = [run for run in runs if task in (None, run.task)]
     if not runs:
         raise UsageError(f"no run of {dataset} is of task {task}", f"leave out --task {task}")
-    tasks = sorted({run.task for run in runs if metric is None or metric in METRICS[run.task]})
+    tasks = sorted(
+        {
+            run.task
+            for run in runs
+            if metric is None or metric in METRICS[run.task] or metric in own_names(run)
+        }
+    )
     if len(tasks) > 1 and slate is not None:
         tasks = [
             name for name in tasks if any(run.task == name and slate in _slates([run]) for run in runs)
@@ -297,6 +305,11 @@ def _of_task(
         )
         raise UsageError(f"the runs of {dataset} are of several tasks: {', '.join(tasks)}", f"add {choice}")
     return [run for run in runs if run.task == tasks[0]], metric or TASKS[tasks[0]].metric
+
+
+def own_names(run: Measurement) -> set[str]:
+    """The metrics of the user's own that a run has."""
+    return {name for values in run.own_metrics.values() for name in values}
 
 
 def _of_scope(runs: list[Measurement], scope: str | None) -> list[Measurement]:
@@ -377,14 +390,13 @@ def _candidate(
     bounds = [check.binomial for check in checks if check.binomial is not None]
     together = float(np.logical_and.reduce(shares).mean()) if shares else None
     probability = None if together is None or len(times) == 1 else min([together, *bounds])
-    value, interval = result.accuracy.get(metric), result.accuracy.get(f"{metric}_ci95")
-    accuracy = value if isinstance(value, float) else None
+    accuracy = accuracy_of(run, result, metric)
     return Candidate(
         model=display_name(run),
         variant=result.variant,
         run=run.id,
         accuracy=accuracy,
-        accuracy_ci95=interval if isinstance(interval, tuple) else None,
+        accuracy_ci95=accuracy_interval(run, result, metric),
         p50_ms=result.latency_ms.p50,
         checks=checks,
         probability=probability,
@@ -613,7 +625,7 @@ def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, f
 
 
 def _is_better(value: float, other: float, metric: str, task: str) -> bool:
-    return value > other if METRICS[task][metric].better == "higher" else value < other
+    return value > other if better_direction(metric, task) == "higher" else value < other
 
 
 def _listing(values: Sequence[Slate]) -> str:

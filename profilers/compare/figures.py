@@ -262,6 +262,8 @@ FIGURES: list[Figure] = [
     Figure("paper_accuracy", "paper accuracy", "", lambda p: p.paper and p.paper.accuracy, _four_digits, "page tip"),
     Figure("paper_latency_ms", "paper", "ms", lambda p: p.paper and p.paper.latency_ms, significant, "page tip"),
     Figure("aside", "aside", "", lambda p: p.aside, shown="tip", rare=True),
+    Figure("own_metrics", "", "", lambda p: p.own_metrics),  # own_figures stand in its place
+    Figure("own_intervals", "", "", lambda p: p.own_intervals),
     Figure("warnings", "warnings", "", lambda p: p.warnings, _joined, "page once tip"),
 ]
 # fmt: on
@@ -299,11 +301,18 @@ def own_figures(points: Sequence[Point]) -> list[Figure]:
     """A figure for each metric of the user's own that a run of the points has."""
     names = {name: None for point in points for name in point.own_metrics}
     shown = "page accuracy profile"
-    return [Figure(name, name, "", partial(_own_metric, name), _four_digits, shown) for name in names]
+    return [
+        Figure(name, name, "", partial(_own_metric, name), _four_digits, shown, partial(_own_interval, name))
+        for name in names
+    ]
 
 
 def _own_metric(name: str, point: Point) -> float | None:
     return point.own_metrics.get(name)
+
+
+def _own_interval(name: str, point: Point) -> Interval | None:
+    return point.own_intervals.get(name)
 
 
 def columns(points: Sequence[Point], place: str) -> list[Figure]:

@@ -90,6 +90,11 @@ class Point(msgspec.Struct, frozen=True, eq=False):
         return self.run.own_metrics.get(self.variant, {})
 
     @property
+    def own_intervals(self) -> dict[str, Interval]:
+        """The 95% intervals over users of the user's own metrics, of those that have one."""
+        return self.run.own_intervals.get(self.variant, {})
+
+    @property
     def processes(self) -> int:
         """Fresh processes that were timed."""
         return self.result.processes
@@ -121,13 +126,24 @@ class Point(msgspec.Struct, frozen=True, eq=False):
 
     def value(self, metric: str) -> float | None:
         """The accuracy called `metric`, None where it was not measured or is not defined."""
-        value = self.result.accuracy.get(metric)
-        return value if isinstance(value, float) else None
+        return accuracy_of(self.run, self.result, metric)
 
     def interval(self, metric: str) -> Interval | None:
         """The 95% interval of the accuracy called `metric`."""
-        value = self.result.accuracy.get(f"{metric}_ci95")
-        return value if isinstance(value, tuple) else None
+        return accuracy_interval(self.run, self.result, metric)
+
+
+def accuracy_of(run: Measurement, result: Result, metric: str) -> float | None:
+    """An accuracy of a run's result, or a metric of the user's own; None where it is not measured or not defined."""
+    value = result.accuracy.get(metric, run.own_metrics.get(result.variant, {}).get(metric))
+    return value if isinstance(value, float) else None
+
+
+def accuracy_interval(run: Measurement, result: Result, metric: str) -> Interval | None:
+    """The 95% interval of what `accuracy_of` returns, where it has one."""
+    own = run.own_intervals.get(result.variant, {}).get(metric)
+    interval = result.accuracy.get(f"{metric}_ci95", own)
+    return interval if isinstance(interval, tuple) else None
 
 
 def points_of(run: Measurement, paper: PaperRow | None = None, aside: str | None = None) -> list[Point]:

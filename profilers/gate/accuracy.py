@@ -11,7 +11,8 @@ from rbserve.core.tasks import TASKS
 from rbserve.profilers.gate.sides import MB, Contender, Key, Side
 from rbserve.profilers.gate.verdict import Estimate, ndcg_loss, scores_loss
 from rbserve.profilers.measure.inputs import Report
-from rbserve.stats.metrics import METRICS, Rows
+from rbserve.stats.metrics import Rows
+from rbserve.stats.own_metrics import find_metric
 
 
 def accuracy_loss(contender: Contender, key: Key) -> Estimate | None:
@@ -21,7 +22,7 @@ def accuracy_loss(contender: Contender, key: Key) -> Estimate | None:
     base, head = (judged_rows(contender, side) for side in _sides(contender))
     if TASKS[contender.task].ranks:
         return ndcg_loss(*base, *head)
-    return scores_loss(METRICS[contender.task][key.metric], base, head, contender.rows.users)
+    return scores_loss(find_metric(contender.task, key.metric), base, head, contender.rows.users)
 
 
 def figures(contender: Contender, key: Key) -> tuple[float | None, float | None]:
@@ -32,7 +33,7 @@ def figures(contender: Contender, key: Key) -> tuple[float | None, float | None]
     if key.metric in ("p50", "peak_rss"):
         before, after = (float(np.median(side.observations(key))) for side in sides)
         return before, after
-    metric = METRICS[contender.task][key.metric]
+    metric = find_metric(contender.task, key.metric)
     before, after = (metric.compute(*judged_rows(contender, side)) for side in sides)
     return before, after
 

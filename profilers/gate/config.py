@@ -34,6 +34,9 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ndcg: Annotated[Amount, Meta(description="Absolute loss of nDCG@10.")] = msgspec.field(
         name="ndcg@10", default=0.0005
     )
+    own: Annotated[
+        Amount | None, Meta(description="Absolute loss of a metric of your own, --metric MODULE:FUNCTION.")
+    ] = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -98,7 +101,8 @@ def _lines(record: type[Any]) -> Iterator[str]:
     for key, field in option_fields(record).items():
         if not isinstance(field.default, Tolerance):
             name = key if key.isidentifier() else f'"{key}"'
-            yield f"{f'{name} = {field.default}':<30}# {field.description}"
+            value = f"{name} = {field.default}" if field.default is not None else f"# {name} = 0.01"
+            yield f"{value:<30}# {field.description}"
 
 
 def read_config(path: Path | None) -> GateConfig:

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import msgspec
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.tasks import ACCURACIES, TASKS
+from rbserve.core.tasks import TASKS
 from rbserve.core.variants import device_of
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
 from rbserve.machine.environment import environment
 from rbserve.profilers.gate.config import GateConfig
-from rbserve.profilers.gate.sides import Contender, Key, Pair, Scope, Side
+from rbserve.profilers.gate.sides import Contender, Key, Pair, Scope, Side, is_accuracy
 from rbserve.profilers.gate.verdict import (
     Line,
     Verdict,
@@ -36,6 +36,7 @@ from rbserve.profilers.measure.test_rows import open_test_rows
 from rbserve.runs.measurement import Measurement, Predictions, comparability_key
 from rbserve.runs.plan import Plan
 from rbserve.runs.samples import Samples
+from rbserve.stats.own_metrics import require_pairs
 
 Data = Dataset | RequestSet
 
@@ -105,14 +106,14 @@ def _contender(pair: Pair, variants: VariantPair, prepared: Prepared, scope: Sco
     head = _side(pair.head, variants.head, pair.head_worker, prepared.inputs)
     unlabelled = "accuracy is not compared: the requests have no labels" if not _is_labelled(rows) else None
     keys = _keys(pair.model, variants.name, plan, scope, pair.base)
-    keys = [key for key in keys if not (unlabelled and key.metric in ACCURACIES)]
+    keys = [key for key in keys if not (unlabelled and is_accuracy(key.metric))]
     if 0 in (base.file_bytes, head.file_bytes) and base.file_bytes != head.file_bytes:
         keys = [
             key for key in keys if key.metric != "file_size"
         ]  # the code of a Python function is no file of it
     return Contender(
         pair.model, _task(pair.base), variants.name, plan, rows, base, head, keys, prepared.advisory,
-        unlabelled if "accuracy" in scope.metrics else None,
+        unlabelled if scope.judges else None,
     )  # fmt: skip
 
 
@@ -281,4 +282,6 @@ def _keys(model: str, variant: str, plan: Plan, scope: Scope, base: Artifact | M
     keys += [Key(model, variant, metric) for metric in ("peak_rss", "file_size") if metric in scope.metrics]
     if "accuracy" in scope.metrics and not random:
         keys.append(Key(model, variant, TASKS[_task(base)].metric))
-    return keys
+    own = [] if random else scope.own_metrics
+    require_pairs(own, TASKS[_task(base)].ranks)
+    return keys + [Key(model, variant, metric) for metric in own]

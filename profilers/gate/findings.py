@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from xml.etree import ElementTree
 
-from rbserve.core.tasks import ACCURACIES
+from rbserve.profilers.gate.sides import is_accuracy
 from rbserve.profilers.gate.verdict import Line, Suite, Verdict
 
 COLUMNS = ("verdict", "model", "figure", "metric", "base", "head", "change [bounds]", "tolerated")
@@ -133,7 +133,7 @@ def sentence(line: Line) -> str:
 def _figure(metric: str, value: float | None) -> str:
     if value is None:
         return "–"
-    if metric in ACCURACIES:
+    if is_accuracy(metric):
         return f"{value:.4f}"
     unit = "ms" if metric == "p50" else "MB"
     return f"{value:.4g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
@@ -143,7 +143,7 @@ def _change(metric: str, value: float | None) -> str:
     """A share for the worse in percent; an accuracy's loss as it is."""
     if value is None:
         return "?"
-    return f"{value:+.4f}" if metric in ACCURACIES else f"{value:+.1%}"
+    return f"{value:+.4f}" if is_accuracy(metric) else f"{value:+.1%}"
 
 
 def _tolerance(metric: str, value: float | None) -> str:
@@ -151,7 +151,7 @@ def _tolerance(metric: str, value: float | None) -> str:
         return "–"
     return (
         f"{value:g}"
-        if metric in ACCURACIES
+        if is_accuracy(metric)
         else f"{value:.3g}"
         if value >= 10
         else f"{round(100 * value, 4):g}%"

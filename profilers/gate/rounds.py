@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.tasks import ACCURACIES, CTR
+from rbserve.core.tasks import CTR
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.machine.environment import environment
 from rbserve.profilers.gate.accuracy import accuracy_loss, figures
-from rbserve.profilers.gate.config import GateConfig, Tolerance
+from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, Tolerance
 from rbserve.profilers.gate.contenders import Data, contenders_of
-from rbserve.profilers.gate.sides import METRICS, Contender, Key, Pair, Scope, job_of
+from rbserve.profilers.gate.sides import METRICS, Contender, Key, Pair, Scope, is_accuracy, job_of
 from rbserve.profilers.gate.verdict import (
     FEWEST_PROCESSES,
     FIRST_LOOK,
@@ -36,6 +36,7 @@ from rbserve.profilers.gate.verdict import (
 )
 from rbserve.profilers.measure.harness import run_job
 from rbserve.runs.plan import Slate
+from rbserve.stats.own_metrics import is_own, load_metrics
 
 EVERYTHING = Scope()
 NO_SPREAD = (
@@ -60,7 +61,7 @@ def check(
 ) -> GateOutcome:
     """Measures the pairs within the budget of seconds, and judges every metric of every pair."""
     begin = clock()
-    check_scope(scope)
+    check_scope(scope, config)
     with tempfile.TemporaryDirectory(prefix="rbserve-check-") as folder:
         lines: list[Line] = []
         contenders: list[Contender] = []
@@ -75,13 +76,22 @@ def check(
     return GateOutcome(suite_of(lines, config, environment(), rounds, clock() - begin, [*notes]), contenders)
 
 
-def check_scope(scope: Scope) -> None:
-    """Raises UsageError for a metric that the gate does not know, and for none."""
-    unknown = set(scope.metrics) - set(METRICS)
+def check_scope(scope: Scope, config: GateConfig) -> None:
+    """Raises UsageError for a metric that the gate does not know, for none, and for one of the user's own that has no
+    tolerance or is no function."""
+    own = scope.own_metrics
+    unknown = {*scope.metrics} - {*METRICS, *own}
     if unknown or not scope.metrics:
         raise UsageError(
-            f"unknown metric: {', '.join(sorted(unknown)) or 'none'}", f"known: {', '.join(METRICS)}"
+            f"unknown metric: {', '.join(sorted(unknown)) or 'none'}",
+            f"known: {', '.join(METRICS)}, and your own MODULE:FUNCTION",
         )
+    if own and config.tolerance.own is None:
+        raise UsageError(
+            f"how much less of {own[0]} is no regression is not said",
+            f"--metric-tolerance 0.01, or own = 0.01 below [tolerance] in {CONFIG_FILE}",
+        )
+    load_metrics(own)
 
 
 class _Gate:
@@ -134,7 +144,7 @@ class _Gate:
             return 0
         if {"p50", "peak_rss"} & {*self._scope.metrics}:
             return self._config.max_rounds
-        return 1 if "accuracy" in self._scope.metrics else 0
+        return 1 if self._scope.judges else 0
 
     def _affordable(self, round_seconds: float, most: int) -> int:
         """How many rounds the budget has room for, an even number: errors are spent over no more than these."""
@@ -159,6 +169,9 @@ class _Gate:
             return float(np.log1p(tolerance.p50 if len(contender.live) == 2 else tolerance.p50_baseline))
         if key.metric in ("peak_rss", "file_size"):
             return float(np.log1p(getattr(tolerance, key.metric)))
+        if is_own(key.metric):
+            assert tolerance.own is not None
+            return tolerance.own
         return tolerance.auc if key.metric == CTR.metric else tolerance.ndcg
 
     def _waiting(self, test: SequentialTest[Key] | None) -> list[Contender]:
@@ -204,7 +217,7 @@ class _Gate:
         tolerances, estimates = {}, {}
         for contender in self._contenders:
             for key in contender.keys:
-                if key.metric in ACCURACIES and contender.advisory is None:
+                if is_accuracy(key.metric) and contender.advisory is None:
                     tolerances[key] = self._tolerance(contender, key)
                     estimate = accuracy_loss(contender, key)
                     if estimate:
@@ -226,7 +239,7 @@ class _Gate:
         )  # fmt: skip
         if contender.failed:
             return line
-        relative = key.metric not in ACCURACIES
+        relative = not is_accuracy(key.metric)
         decision = self._decisions.get(key) or self._exact_or_advisory(contender, key)
         if decision is None:
             unjudged = Verdict.NOT_COMPARABLE if contender.advisory else Verdict.MISSING
@@ -263,7 +276,7 @@ class _Gate:
         """What an inconclusive line lacks; None for other lines."""
         if line.verdict is not Verdict.INCONCLUSIVE:
             return None
-        if line.metric in ACCURACIES:
+        if is_accuracy(line.metric):
             return f"{len(set(contender.rows.users)):,} test users are too few to tell so small a loss"
         fewest = FIRST_LOOK if len(contender.live) == 2 else FEWEST_PROCESSES
         for name, side in (("base", contender.base), ("head", contender.head)):

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.tasks import ACCURACIES
 from rbserve.data.artifact import Artifact
 from rbserve.machine.environment import allowed_cores
 from rbserve.profilers.gate.verdict import (
@@ -31,9 +30,16 @@ from rbserve.profilers.measure.worker import Job
 from rbserve.runs.measurement import Measurement, Predictions
 from rbserve.runs.plan import Plan, Slate
 from rbserve.runs.summary import MS
+from rbserve.stats.own_metrics import is_own
 
-METRICS = ("p50", "peak_rss", "file_size", "accuracy")
+COSTS = ("p50", "peak_rss", "file_size")
+METRICS = (*COSTS, "accuracy")
 MB = 2**-20
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a figure says how right a model is, its task's metric or one of the user's own, and not what it costs."""
+    return metric not in COSTS
 
 
 class Pair(NamedTuple):
@@ -49,12 +55,25 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """What to compare; None: everything that both sides have, or the default of the task."""
+    """What to compare; None: everything that both sides have, or the default of the task.
+
+    `metrics` are of METRICS, or functions of the user's own, `module:function`.
+    """
 
     variants: Sequence[str] | None = None
     slates: Sequence[Slate] | None = None
     scope: str | None = None
     metrics: Sequence[str] = METRICS
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """The metrics of the user's own."""
+        return [name for name in self.metrics if is_own(name)]
+
+    @property
+    def judges(self) -> bool:
+        """Whether the test rows are to be judged, for accuracy or a metric of the user's own."""
+        return any(map(is_accuracy, self.metrics))
 
 
 class Key(NamedTuple):
@@ -136,7 +155,7 @@ class Contender:
     @property
     def has_accuracy(self) -> bool:
         """Whether the test rows are to be judged."""
-        return any(key.metric in ACCURACIES for key in self.keys)
+        return any(is_accuracy(key.metric) for key in self.keys)
 
     def estimate(self, key: Key) -> Estimate:
         """The change of p50 or peak memory so far."""

@@ -15,7 +15,7 @@ from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.report.paper_tables import PaperCell, PaperTable, PaperTableRow
 from rbserve.stats.metrics import METRICS
 
-NESTED = {"accuracy", "stages", "lesson", "paper"}
+NESTED = {"accuracy", "stages", "lesson", "paper", "own_metrics", "own_intervals"}
 """Figures that are not a number or a word; what is in them has columns of its own."""
 
 
@@ -42,6 +42,7 @@ def _point_row(section: Section, point: Point) -> dict[str, str]:
         fields |= {f"lesson_{name}": value for name, value in msgspec.structs.asdict(point.lesson).items()}
     fields |= {_accuracy_name(key, section.task): value for key, value in point.result.accuracy.items()}
     fields |= point.own_metrics
+    fields |= {f"{name}_ci95": interval for name, interval in point.own_intervals.items()}
     fields |= {f"stage_{stage}": share for stage, share in (point.result.stages or {}).items()}
     return _row(fields)
 

@@ -32,7 +32,7 @@ class Cell(msgspec.Struct, frozen=True):
 
     No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `Settings`
     that differ from the model's own, `options` those of its config as `--set` takes them, `plan` is that of a latency
-    cell, and `quiet` what it must have to itself.
+    cell, and `quiet` what it must have to itself. `metrics` are of the user's own, for models that score candidates.
     """
 
     step: Step
@@ -44,6 +44,7 @@ class Cell(msgspec.Struct, frozen=True):
     random: bool = False
     quiet: Quiet = "none"
     options: dict[str, str] = {}
+    metrics: list[str] = []
 
     @property
     def name(self) -> str:
@@ -124,6 +125,16 @@ def adopted_nodes(
 def joined(*parts: Sequence[Node]) -> list[Node]:
     """The cells of several matrices as one, each cell once."""
     return list({node.cell.id: node for part in parts for node in part}.values())
+
+
+def with_metrics(parts: Sequence[Node], metrics: Sequence[str]) -> list[Node]:
+    """The cells, of which those that measure compute these metrics of the user's own as well."""
+    return [
+        msgspec.structs.replace(part, cell=msgspec.structs.replace(part.cell, metrics=[*metrics]))
+        if part.cell.step == "profile"
+        else part
+        for part in parts
+    ]
 
 
 def plan_of_adopted(target: Target, given: Mapping[str, Any], variants: Sequence[str]) -> Plan:

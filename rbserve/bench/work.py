@@ -15,6 +15,7 @@ from rbserve.bench.journal import SCHEMA, Journal, Outcome, artifact_of, impossi
 from rbserve.bench.matrix import Cell
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import file_error, sha256
+from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import check_same_data
@@ -111,7 +112,9 @@ def _profile(cell: Cell) -> Outcome:
     if cell.variants and not chosen:
         return msgspec.structs.replace(done, artifact_digest=_digest(artifact))
     settings = msgspec.structs.asdict(cell.plan)
-    measurement = profiling.profile(_target(cell), settings, chosen or None)
+    target = _target(cell)
+    metrics = () if TASKS[target.task].ranks else cell.metrics
+    measurement = profiling.profile(target, settings, chosen or None, metrics)
     return msgspec.structs.replace(
         done,
         artifact_digest=measurement.artifact_digest,

@@ -19,6 +19,7 @@ from rbserve.cli.options import (
     VARIANT,
     DatasetNames,
     Json,
+    OwnMetrics,
     Scope,
     Weights,
     config_changes,
@@ -98,6 +99,7 @@ def bench(
         ),
     ] = None,
     scope: Scope = None,
+    metric: OwnMetrics = None,
     plan: Annotated[dict[str, Any], FromRecord(Plan, PLAN_FIELDS, MEASURING)],
     changes: Annotated[
         list[str] | None,
@@ -124,9 +126,11 @@ def bench(
     from rbserve.home.paths import report_path
     from rbserve.home.target import Target, adopted_targets
     from rbserve.models.zoo import select_models
+    from rbserve.stats.own_metrics import load_metrics
 
     chosen, named = words(variants), dataset_names(datasets)
     check_variants(chosen)
+    own_metrics = [*load_metrics(words(metric))]
     adopted = adopted_targets(words(models), named)
     own = {target.model.text for target in adopted}
     zoo = ",".join(name for name in words(models) if name not in own)
@@ -155,11 +159,14 @@ def bench(
 
     changed = config_changes(changes)
     matrix.check_options(rows, changed)
-    nodes = matrix.joined(
-        matrix.nodes(
-            rows, named if rows else [], plan_of, chosen, training_of, weights == "random", quiet, changed
+    nodes = matrix.with_metrics(
+        matrix.joined(
+            matrix.nodes(
+                rows, named if rows else [], plan_of, chosen, training_of, weights == "random", quiet, changed
+            ),
+            matrix.adopted_nodes(adopted, plan_of_adopted, chosen, quiet),
         ),
-        matrix.adopted_nodes(adopted, plan_of_adopted, chosen, quiet),
+        own_metrics,
     )
     if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
         say(

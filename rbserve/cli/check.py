@@ -15,7 +15,7 @@ from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import UsageError
 from rbserve.core.options import with_options
 from rbserve.core.variants import check_variants
-from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, read_config, write_config
+from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, Tolerance, read_config, write_config
 from rbserve.progress import say
 
 if TYPE_CHECKING:
@@ -63,8 +63,14 @@ def check(
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(*METRIC, help="Metrics, of p50,peak_rss,file_size,accuracy (default all)."),
+        typer.Option(
+            *METRIC,
+            help="Metrics, of p50,peak_rss,file_size,accuracy (default these four), or your own MODULE:FUNCTION.",
+        ),
     ] = None,
+    tolerance: Annotated[
+        dict[str, Any], FromRecord(Tolerance, ("own",), "Measuring", {"own": "--metric-tolerance"})
+    ],
     settings: Annotated[dict[str, Any], FromRecord(GateConfig, ("budget",), "Measuring")],
     requests: Annotated[
         FilePath,
@@ -132,6 +138,7 @@ def check(
         return
     check_variants(words(variants))
     gate = with_options(read_config(config), settings)
+    gate = with_options(gate, {"tolerance": with_options(gate.tolerance, tolerance)})
     for file in filter(None, (markdown, junit, pytest_benchmark_out)):
         require_writable(file.parent)
     adoption = adoption | given(map=tuple(mapping) if mapping else None)

@@ -30,6 +30,15 @@ VARIANT = ("--variant", "--variants")
 SLATE = ("--slate", "--slates")
 METRIC = ("--metric", "--metrics")
 
+OwnMetrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        *METRIC,
+        metavar="MODULE:FUNCTION",
+        help="Metrics of your own: functions of (labels, scores, users) that return a number, of which more is better; "
+        "of models that score candidates.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Model = Annotated[
     list[str],

@@ -13,6 +13,7 @@ from rbserve.cli.options import (
     Json,
     Many,
     Models,
+    OwnMetrics,
     Scope,
     Slates,
     Weights,
@@ -57,13 +58,7 @@ def profile(
             help="Threads of a call, each on a core of its own; 1,2 measures with one and with two (default 1)."
         ),
     ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="Metrics of your own: functions of (labels, scores, users) that return a number.",
-        ),
-    ] = None,
+    metric: OwnMetrics = None,
     plan: Annotated[dict[str, Any], FromRecord(Plan, FIELDS, panel="Measuring", defaults=DEFAULTS)],
     as_json: Json = False,
 ) -> None:

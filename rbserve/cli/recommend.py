@@ -36,7 +36,9 @@ def recommend(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            *METRIC, help="Metric of accuracy: auc, gauc, ndcg@10, … (default the task's headline)."
+            *METRIC,
+            help="Metric of accuracy: auc, gauc, ndcg@10, … or your own MODULE:FUNCTION that the runs have (default "
+            "the task's headline).",
         ),
     ] = None,
     task: Annotated[

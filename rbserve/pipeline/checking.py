@@ -57,7 +57,7 @@ def check_files(
     from rbserve.profilers.gate.pairs import worker_of
     from rbserve.profilers.gate.sides import Pair
 
-    _require_judge(scope or {})
+    _require_judge(scope or {}, config)
     worker = worker_of(base_python)
     wanted = (scope or {}).get("variants") or ()
     with _adopted(base, head, table, AdoptOptions(**(options or {}))) as (before, after):
@@ -73,7 +73,7 @@ def _with_variants(artifact: Artifact, wanted: Sequence[str]) -> Artifact:
 
 
 def _judge(pairs: Sequence[Pair], config: GateConfig | None, scope: Mapping[str, Any]) -> GateOutcome:
-    _require_judge(scope)
+    _require_judge(scope, config)
     from rbserve.profilers.gate.config import GateConfig
     from rbserve.profilers.gate.rounds import check as judge
     from rbserve.profilers.gate.sides import Scope
@@ -82,14 +82,15 @@ def _judge(pairs: Sequence[Pair], config: GateConfig | None, scope: Mapping[str,
         return judge(pairs, rows_of, config or GateConfig(), Scope(**scope), progress)
 
 
-def _require_judge(scope: Mapping[str, Any]) -> None:
+def _require_judge(scope: Mapping[str, Any], config: GateConfig | None) -> None:
     """Raises UsageError before anything is measured: for a scope that is unknown, and without the extra check."""
     with needs_extra("check", "judging a change"):
         import scipy.special  # noqa: F401
 
+        from rbserve.profilers.gate.config import GateConfig
         from rbserve.profilers.gate.rounds import check_scope
         from rbserve.profilers.gate.sides import Scope
-    check_scope(Scope(**scope))
+    check_scope(Scope(**scope), config or GateConfig())
 
 
 @contextmanager

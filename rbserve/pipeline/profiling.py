@@ -63,7 +63,8 @@ def profile(
         measurement = measure(artifact, data, plan, chosen, progress, left_out)
     path = write_measurement(runs_path(), measurement)
     if own:
-        measurement = _with_own_metrics(measurement, own, path)
+        with progress_bar(f"metrics of {artifact.name}"):
+            measurement = _with_own_metrics(measurement, own, path)
         write_measurement(runs_path(), measurement)
     if artifact.is_endpoint and not (measurement.random or measurement.predictions.scores):
         from rbserve.runtimes.endpoint_scorer import UnclearAnswersError
@@ -78,16 +79,16 @@ def _with_own_metrics(measurement: Measurement, own: OwnMetrics, path: Path) -> 
     """The measurement with the user's own metrics of each variant; where one fails the run is kept without them."""
     import msgspec
 
-    from rbserve.stats.own_metrics import compute_own
+    from rbserve.stats.own_metrics import compute_own, own_intervals
 
     predictions = measurement.predictions
+    rows = {variant: predictions.judged_rows(variant) for variant in predictions.scores}
     try:
-        values = {
-            variant: compute_own(own, predictions.judged_rows(variant)) for variant in predictions.scores
-        }
+        values = {variant: compute_own(own, judged) for variant, judged in rows.items()}
+        intervals = {variant: own_intervals(own, judged) for variant, judged in rows.items()}
     except RbserveError as error:
         raise type(error)(error.message, f"what was measured is in {path}; {error.hint}") from None
-    return msgspec.structs.replace(measurement, own_metrics=values)
+    return msgspec.structs.replace(measurement, own_metrics=values, own_intervals=intervals)
 
 
 def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] = ()) -> Plan:

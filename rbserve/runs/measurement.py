@@ -166,7 +166,8 @@ class Measurement(msgspec.Struct, frozen=True):
     `baselines` that has several, `baseline_answers` the answer of each to every test row: the score of its candidate,
     or the rank of its target, 0 where it is in no list. `data_sketch` tells copies of a data set from others
     (`data.similarity`).
-    `own_metrics` has, by variant, the values of the user's own metrics by their name, null where one is not defined.
+    `own_metrics` has, by variant, the values of the user's own metrics by their name, null where one is not defined,
+    and `own_intervals` their 95% intervals over users, where they were computed.
     `adopted` is what a model that was made elsewhere came as (onnx, lightgbm, …), empty for all others. Fields that a
     version did not know are empty in its files.
     """
@@ -208,6 +209,7 @@ class Measurement(msgspec.Struct, frozen=True):
     continued: str = ""
     adopted: str = ""
     baseline_answers: dict[str, list[float]] = {}
+    own_intervals: dict[str, dict[str, tuple[float, float]]] = {}
 
     @property
     def unjudged(self) -> str | None:

@@ -145,6 +145,12 @@ def metric_title(metric: str, task: str) -> str:
     return row.title if row else metric
 
 
+def better_direction(metric: str, task: str) -> Direction:
+    """Whether more or less of a metric is better; of a metric of the user's own more is."""
+    row = METRICS[task].get(metric)
+    return row.better if row else "higher"
+
+
 def measure(task: str, rows: Rows, depth: int = 0) -> dict[str, float | Interval]:
     """Every metric of a variant's test rows, then the 95% intervals over users as NAME_ci95; nan where not defined.
 

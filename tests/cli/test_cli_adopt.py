@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -89,6 +90,8 @@ def test_a_profile_finds_it_by_name_and_judges_all_its_rows(home: Path) -> None:
     assert [result["accuracy"]["auc"] for result in run["results"]] == [pytest.approx(expected)] * 4
     mean = expected_scores(likes.astype(np.float32), age.astype(np.float32))[click == 1].mean()
     assert run["own_metrics"] == {"onnx-fp32": {"shop_metrics:mean": pytest.approx(mean)}}
+    low, high = run["own_intervals"]["onnx-fp32"]["shop_metrics:mean"]
+    assert low < mean < high
     assert (run["dataset"], run["group"], run["artifact"]) == ("clicks", "X", "logistic")
     assert {result["scope"] for result in run["results"]} == {"forward", "end_to_end"}
 
@@ -240,3 +243,31 @@ def test_a_python_function_that_fails_leaves_no_folder_and_serving_it_names_what
     failed = rbserve("profile", "--model", "make", *SHORT, home=tmp_path, check=1)
     assert "the shop is closed" in failed.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_metric_of_ones_own_is_measured_by_bench_reported_recommended_by_and_gated(tmp_path: Path) -> None:
+    write_graph(tmp_path / "logistic.onnx")
+    write_clicks(tmp_path)
+    adopt(tmp_path)
+    (tmp_path / "shop_metrics.py").write_text(
+        "def mean(labels, scores, users):\n    return scores[labels == 1].mean()\n"
+    )
+    name = "shop_metrics:mean"
+    few = ["--processes", "2", "--runs", "10", "--slates", "8", "--variants", "onnx-fp32"]
+    rbserve("bench", "--models", "logistic", "--datasets", "clicks", *few, "--metric", name, home=tmp_path)
+    (file,) = (tmp_path / "runs").glob("*.json")
+    run = json.loads(file.read_text())
+    value = run["own_metrics"]["onnx-fp32"][name]
+    rbserve("report", "--name", "mine", home=tmp_path)
+    report = tmp_path / "reports" / "mine"
+    for page in ("table.md", "report.html"):
+        assert f"{value:.4f} [" in (report / page).read_text()
+        assert name in (report / page).read_text()
+    (row,) = csv.DictReader((report / "table.csv").read_text().splitlines())
+    assert float(row[name]) == pytest.approx(value)
+    assert float(row[f"{name}_ci95_low"]) < value < float(row[f"{name}_ci95_high"])
+    words = ["recommend", "--slo", "mean<10s", "--metric", name, "--json"]
+    pick = json.loads(rbserve(*words, home=tmp_path).stdout)["pick"]
+    assert (pick["accuracy"], len(pick["accuracy_ci95"])) == (pytest.approx(value), 2)
+    (tmp_path / "shop_metrics.py").write_text("")  # a run file tells without its module
+    assert f"shop_metrics:mean {value:.4f} [" in rbserve(*words[:-1], home=tmp_path).stdout

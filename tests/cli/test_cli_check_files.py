@@ -57,6 +57,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "import numpy as np\n"
         "def make():\n    return lambda request: 1 / (1 + np.exp(-(request['features'] @ [2.0, -1.0])))\n"
         "def broken():\n    raise OSError('the shop is closed')\n"
+        "def revenue(labels, scores, users):\n    return float((labels * scores).mean())\n"
         "def blank():\n    return lambda request: request['features'][:, 0] * float('nan')\n"
     )
     return folder
@@ -132,6 +133,16 @@ def test_a_function_is_the_base_of_the_graph_that_replaces_it(run: Run) -> None:
     assert line["base"] == pytest.approx(line["head"])
 
 
+def test_a_metric_of_ones_own_is_gated_with_the_tolerance_that_is_stated(run: Run) -> None:
+    words = (*MAPPED, "--metric", "checked_shop:revenue", "--metric-tolerance", "0.01", "--json")
+    code, out, _ = run("--base", "a.onnx", "--head", "b.onnx", *words)
+    (same,) = json.loads(out)["lines"]
+    assert (code, same["metric"], same["tolerance"]) == (0, "checked_shop:revenue", 0.01)
+    code, out, _ = run("--base", "a.onnx", "--head", "blind.onnx", *words)
+    (lost,) = json.loads(out)["lines"]
+    assert (code, lost["verdict"], lost["base"]) == (3, "REGRESSED", same["base"])
+
+
 def test_without_labels_only_the_rest_is_compared_and_that_is_said(run: Run) -> None:
     words = ("--requests", "unlabelled.parquet", "--group", "query", "--map", "features=likes,age")
     code, out, err = run("--base", "a.onnx", "--head", "b.onnx", *words, *EXACT)
@@ -157,6 +168,14 @@ MISTAKES = [
     (("--base", "a.onnx", "--head", "checked_shop:blank", *MAPPED), "returned NaN or infinity for 5 of 5 candidates"),
     (("--base", "a.onnx", "--head", "checked_shop:price", *MAPPED), "checked_shop has no price"),
     (("--base", "a.onnx", "--head", "b.onnx", *MAPPED, "--metrics", "speed"), "unknown metric: speed"),
+    (
+        ("--base", "a.onnx", "--head", "b.onnx", *MAPPED, "--metric", "checked_shop:revenue"),
+        "how much less of checked_shop:revenue is no regression is not said",
+    ),
+    (
+        ("--base", "a.onnx", "--head", "b.onnx", *MAPPED, "--metric", "checked_shop:gain", "--metric-tolerance", "1"),
+        "checked_shop has no gain",
+    ),
     (("--base", "a.onnx", "--head", "b.onnx", *MAPPED, "--base-python", "gone"), "there is no interpreter gone"),
     (("--base", "a.onnx", "--head", "b.onnx", *MAPPED, "--models", "dnn"), "neither --baseline nor --models"),
     (("--head", "b.onnx", *MAPPED), "--requests takes --base and --head"),
