@@ -33,8 +33,10 @@ from rbserve.core.wire import (
     SCORE,
     ErrorDetail,
     ErrorResponse,
+    FeatureInfo,
     FeatureScoreResponse,
     RecommendResponse,
+    RequestsInfo,
     RerankResponse,
     ScoreResponse,
 )
@@ -53,20 +55,6 @@ class ServerError(RbserveError):
         self.status, self.code = status, code
 
 
-class ServedFeature(msgspec.Struct, frozen=True):
-    """A named feature of an adopted model, and what it takes."""
-
-    name: str
-    takes: str
-
-
-class ServedRequests(msgspec.Struct, frozen=True):
-    """The request set that a model was adopted with."""
-
-    name: str
-    fingerprint: str
-
-
 class ServedModel(msgspec.Struct, frozen=True):
     """A model that a server answers for. `task` is ctr or rerank (`Client.score`), or seqrec (`Client.recommend`).
 
@@ -79,8 +67,8 @@ class ServedModel(msgspec.Struct, frozen=True):
     dataset: str
     fingerprint: str
     items: int
-    features: list[ServedFeature] = []
-    requests: ServedRequests | None = None
+    features: list[FeatureInfo] = []
+    requests: RequestsInfo | None = None
 
     def require_requests(self, fingerprint: str, url: str) -> None:
         """Raises UsageError where the model was adopted with other requests than those of the fingerprint."""

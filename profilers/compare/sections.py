@@ -22,12 +22,12 @@ from rbserve.profilers.compare.paper import PaperRow, paper_cautions, paper_rows
 from rbserve.profilers.compare.points import Point, points_of
 from rbserve.profilers.compare.students import with_lessons
 from rbserve.profilers.compare.uncertainty import Evidence
+from rbserve.profilers.compare.wording import SectionWords
 from rbserve.runs.baselines import forms_of
 from rbserve.runs.changes import changed, display_name
 from rbserve.runs.measurement import Measurement, baseline_title
 from rbserve.runs.plan import WARM, Slate, in_order
 from rbserve.runs.summary import by_scope
-from rbserve.stats.metrics import metric_title
 
 
 class RunSource(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class RunSource(msgspec.Struct, frozen=True):
     left_out: dict[str, str]
 
 
-class Section(msgspec.Struct, frozen=True):
+class Section(SectionWords, msgspec.Struct, frozen=True):
     """Points that may be compared with one another. `baseline_forms` has the form of each baseline that has several."""
 
     id: str
@@ -73,16 +73,6 @@ class Section(msgspec.Struct, frozen=True):
     paper_cautions: list[str]
     fronts: list[Front]
     baseline_forms: dict[str, str] = {}
-
-    @property
-    def slate_name(self) -> str:
-        """What people call the size of a request: candidates scored, or items asked for."""
-        return TASKS[self.task].size_name
-
-    @property
-    def metric_label(self) -> str:
-        """The metric as people read it, its ranking among what it ranks: "nDCG@10 (catalogue)"."""
-        return metric_title(self.metric, self.task)
 
     def baseline_title(self, name: str) -> str:
         """A baseline with its form: "popularity (last likes)"."""

@@ -5,10 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from rbserve.core.tasks import TASKS
 from rbserve.profilers.compare.points import Point
 from rbserve.runs.measurement import SlateSizes
+from rbserve.stats.metrics import metric_title
 
 DASH = "–"
+
+
+class SectionWords:
+    """How people call what a section of a report is about, whatever version wrote it."""
+
+    task: str
+    metric: str
+
+    @property
+    def slate_name(self) -> str:
+        """What people call the size of a request: candidates scored, or items asked for."""
+        return TASKS[self.task].size_name
+
+    @property
+    def metric_label(self) -> str:
+        """The metric as people read it, its ranking among what it ranks: "nDCG@10 (catalogue)"."""
+        return metric_title(self.metric, self.task)
 
 
 def significant(value: float, digits: int = 3) -> str:

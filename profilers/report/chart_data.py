@@ -8,11 +8,10 @@ from typing import Any
 
 import msgspec
 
-from rbserve.core.tasks import TASKS
 from rbserve.profilers.compare.paper import PaperRow
+from rbserve.profilers.compare.wording import SectionWords
 from rbserve.runs.measurement import Accuracy
 from rbserve.runs.plan import Slate
-from rbserve.stats.metrics import metric_title
 
 LONGEST_LINE = 26  # letters; a name with the changed options of its model is longer, and would find no room
 
@@ -42,7 +41,7 @@ class Machine(msgspec.Struct, frozen=True):
     cpu: str
 
 
-class ChartSection(msgspec.Struct, frozen=True):
+class ChartSection(SectionWords, msgspec.Struct, frozen=True):
     """The fields of a report's section that are drawn."""
 
     id: str
@@ -60,16 +59,6 @@ class ChartSection(msgspec.Struct, frozen=True):
     paper: list[PaperRow]
     paper_cautions: list[str]
     baseline_forms: dict[str, str] = {}
-
-    @property
-    def slate_name(self) -> str:
-        """What people call the size of a request: slate, or k."""
-        return TASKS[self.task].size_name
-
-    @property
-    def metric_label(self) -> str:
-        """The metric as people read it."""
-        return metric_title(self.metric, self.task)
 
     def accuracy(self, point: ChartPoint) -> float | None:
         """A point's accuracy, None where it was not measured or is not defined."""

@@ -124,7 +124,7 @@ def bench(
     from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.bench.options import Overrides, read_overrides
     from rbserve.home.paths import report_path
-    from rbserve.home.target import Target, adopted_targets
+    from rbserve.home.target import Target, adopted_names, adopted_targets
     from rbserve.models.zoo import select_models
     from rbserve.stats.own_metrics import load_metrics
 
@@ -139,7 +139,9 @@ def bench(
     journal = Journal(plain_name(out, "--out", "for example --out matrix"))
     if report is not None:
         report_path(report)  # a name that it cannot have is refused now, not at the end
-    rows, costly = matrix.without_endpoints(select_models(zoo) if zoo or not adopted else [], words(models))
+    rows, costly = matrix.without_endpoints(
+        select_models(zoo, adopted_names) if zoo or not adopted else [], words(models)
+    )
     if costly:
         say(f"{', '.join(costly)}: asks an endpoint, which costs money; --models takes it by its name alone")
     sizes = _sizes(slates, top)

@@ -48,6 +48,22 @@ def models_table(rows: list[dict[str, object]], title: str | None = None) -> Tab
     return table
 
 
+def adopted_table(rows: list[dict[str, object]], title: str) -> Table:
+    """Models that were made elsewhere: what they came as, the data that they are judged on, and their variants."""
+    from rich.table import Table
+
+    table = Table(
+        "model", "group", "task", "came as", "on", "variants",
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+    )  # fmt: skip
+    for row in rows:
+        variants = row["variants"]
+        assert isinstance(variants, list)
+        cells = (str(row[key]) for key in ("name", "group", "task", "adopted", "dataset"))
+        table.add_row(*cells, ", ".join(variants))
+    return table
+
+
 def backbones_table(rows: list[dict[str, object]]) -> Table:
     """The language models, and what their weights take: in bf16 two bytes each, in int4 five eighths."""
     from rich.table import Table

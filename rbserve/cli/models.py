@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbserve.cli.console import print_json
-from rbserve.cli.options import MODEL, Json
+from rbserve.cli.options import MODEL, Json, words
+from rbserve.core.errors import UsageError
 from rbserve.core.options import default_text, option_fields
 
 if TYPE_CHECKING:
@@ -30,22 +31,24 @@ def list_models(
 ) -> None:
     """List the models; `show MODEL` lists the options of one.
 
-    These are the rows of the paper's Tables 3 to 5 with what each needs, the students distilled here, and rows beyond
-    the paper, which --model X selects and --model all leaves out.
+    These are the rows of the paper's Tables 3 to 5 with what each needs, the students distilled here, rows beyond
+    the paper, which --model X selects and --model all leaves out, and the models that were adopted here.
 
     Example: rbserve models --group A
     """
     if context.invoked_subcommand:
         return
+    from rbserve.home.adopted import adopted_rows
     from rbserve.home.students import student_rows
     from rbserve.models.zoo import BEYOND, BEYOND_GROUP, MODELS, select_models
 
     specs = select_models(",".join(group)) if group else (*MODELS, *BEYOND)
     rows = [_row(spec) for spec in specs] + student_rows({spec.name: spec for spec in specs})
+    adopted = [] if group and BEYOND_GROUP not in words(group) else adopted_rows()
     if as_json:
-        print_json(rows)
+        print_json(rows + adopted)
         return
-    from rbserve.cli.console import models_table, show
+    from rbserve.cli.console import adopted_table, models_table, show
 
     of_paper = [row for row in rows if row["group"] != BEYOND_GROUP]
     beyond = [row for row in rows if row["group"] == BEYOND_GROUP]
@@ -53,6 +56,8 @@ def list_models(
         show(models_table(of_paper))
     if beyond:
         show(models_table(beyond, "\nBeyond the paper:"))
+    if adopted:
+        show(adopted_table(adopted, "\nAdopted here:"))
 
 
 @models.command("show")
@@ -67,8 +72,11 @@ def show_model(
     Example: rbserve models show gdcn
     """
     from rbserve.core.settings import Settings
+    from rbserve.home.target import is_adopted
     from rbserve.models.zoo import find_model
 
+    if is_adopted(name):
+        raise UsageError(f"{name} was adopted: it has no options", "rbserve models lists what it is")
     spec = find_model(name)
     parts = {
         "config": list(_options(type(spec.config), vars(spec.config))),

@@ -10,7 +10,7 @@ catalogue asks `TASKS[name].ranks`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rbserve.core.wire import RECOMMEND, SCORE
@@ -78,20 +78,13 @@ SEQREC = Task(
     item_column="target",
 )
 
-GRADED = Task(
+GRADED = replace(
+    CTR,
     name="rerank",
     title="ranking of candidates",
-    answers="scores candidates",
-    ranks=False,
-    path=SCORE,
-    size_name="slate",
-    size_unit="candidate",
-    default_sizes=(1, 100),
-    default_scope="forward",
     metric="ndcg@10",
     ranked_among="request's candidates",
     row_name="graded candidates",
-    item_column="candidate",
 )
 """Requests of a user's own table whose labels are grades: 0 for not relevant, and more."""
 

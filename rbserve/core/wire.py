@@ -96,6 +96,20 @@ class RerankResponse(msgspec.Struct, frozen=True):
     results: list[RerankResult]
 
 
+class RequestsInfo(msgspec.Struct, frozen=True):
+    """The request set that a model was adopted with."""
+
+    name: str
+    fingerprint: str
+
+
+class FeatureInfo(msgspec.Struct, frozen=True):
+    """A named feature of an adopted model, and what to send for it."""
+
+    name: str
+    takes: str
+
+
 class ErrorDetail(msgspec.Struct, frozen=True):
     """What went wrong: a code for programs, a message for people, and what to do when that is known."""
 

@@ -165,7 +165,7 @@ def parse_model(model: str | Path | ModelName) -> ModelName:
         return ModelName(model, None, adopted=True)
     student, separator, teacher = model.partition(FROM)
     _check_readable(student)
-    return ModelName(model, find_model(student), teacher if separator else None)
+    return ModelName(model, find_model(student, adopted_names), teacher if separator else None)
 
 
 def parse_models(values: Iterable[str]) -> list[ModelName]:
@@ -186,9 +186,9 @@ def _parse_list(value: str) -> list[ModelName]:
     for row in rows:
         _check_readable(row)
     if len(rows) == 1 and not is_group(rows[0]):
-        specs = [find_model(rows[0])]
+        specs = [find_model(rows[0], adopted_names)]
     else:
-        specs = select_models(",".join(rows)) if rows else []
+        specs = select_models(",".join(rows), adopted_names) if rows else []
     return [*(ModelName(spec.name, spec) for spec in specs), *map(parse_model, others)]
 
 
@@ -212,6 +212,11 @@ def is_student(name: str) -> bool:
 def is_adopted(name: str) -> bool:
     """Whether models were adopted under this name."""
     return name != "*" and any(artifact.is_adopted for artifact in readable_artifacts(model=name))
+
+
+def adopted_names() -> list[str]:
+    """The names of all adopted models below the home directory, sorted."""
+    return sorted({artifact.name for artifact in readable_artifacts() if artifact.is_adopted})
 
 
 def check_free_name(name: str) -> None:

@@ -7,7 +7,7 @@ A row's name is what `--model` takes. Nothing here imports torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
@@ -353,6 +353,9 @@ _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
 )
 
 
+OtherNames = Callable[[], Iterable[str]]
+"""Names of models that are no rows, called for a hint alone."""
+
 _EVERY = (*MODELS, *BEYOND, *_OTHER_BACKBONES)
 
 
@@ -372,12 +375,12 @@ def with_backbone(recipe: str, backbone: str) -> ModelSpec:
     )  # fmt: skip
 
 
-def find_model(name: str) -> ModelSpec:
-    """The row called `name`. Raises UsageError, with the nearest name as its hint."""
+def find_model(name: str, others: OtherNames = tuple) -> ModelSpec:
+    """The row called `name`. Raises UsageError, with the nearest name of a row or of `others()` as its hint."""
     for spec in _EVERY:
         if spec.name == name:
             return spec
-    raise unknown_name("model", name, (spec.name for spec in _EVERY))
+    raise unknown_name("model", name, [*(spec.name for spec in _EVERY), *others()])
 
 
 def models(group: Group | None = None) -> tuple[ModelSpec, ...]:
@@ -385,18 +388,19 @@ def models(group: Group | None = None) -> tuple[ModelSpec, ...]:
     return tuple(spec for spec in (*MODELS, *BEYOND) if spec.group == group) if group else MODELS
 
 
-def select_models(text: str) -> list[ModelSpec]:
+def select_models(text: str, others: OtherNames = tuple) -> list[ModelSpec]:
     """The rows named by "all", "A", "A,C", "A-H" or "dnn,gdcn,B": in table order, each once.
 
     "X" selects the rows beyond the paper, which "all" leaves out. A recipe with a backbone that the paper does not have
     is named on its own; it belongs to no group.
 
-    Raises UsageError for a part that is no group, range of groups or model, and for an empty selection.
+    Raises UsageError for a part that is no group, range of groups or model, with the nearest name, one of `others()`
+    among them, as its hint; and for an empty selection.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UsageError("no model is selected", 'name models or groups: "all", "A,C", "A-H" or "dnn,gdcn"')
-    chosen = {name for part in parts for name in _names(part)}
+    chosen = {name for part in parts for name in _names(part, others)}
     return [spec for spec in _EVERY if spec.name in chosen]
 
 
@@ -405,13 +409,13 @@ def is_group(part: str) -> bool:
     return bool(_groups(part))
 
 
-def _names(part: str) -> list[str]:
+def _names(part: str, others: OtherNames) -> list[str]:
     """The names of the rows one part of a selection stands for."""
     groups = _groups(part)
     named = [spec.name for spec in (*MODELS, *BEYOND) if spec.group in groups]
     named += [spec.name for spec in _EVERY if spec.name == part]
     if not named:
-        known = ["all", *_GROUPS, BEYOND_GROUP, *(spec.name for spec in _EVERY)]
+        known = ["all", *_GROUPS, BEYOND_GROUP, *(spec.name for spec in _EVERY), *others()]
         raise unknown_name("model or group", part, known)
     return named
 

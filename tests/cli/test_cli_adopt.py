@@ -78,6 +78,30 @@ def test_adopting_says_what_fills_the_inputs_and_what_was_guessed(home: Path) ->
     shutil.rmtree(home / "artifacts" / "clicks" / "again")
 
 
+def test_adopted_models_are_listed_in_a_section_of_their_own_and_hinted_at(home: Path) -> None:
+    printed = rbserve("models", home=home).stdout.split("Adopted here:")[1].splitlines()
+    assert [line.split() for line in printed if line.strip()][1] == [
+        "logistic",
+        "X",
+        "ctr",
+        "onnx",
+        "clicks",
+        "onnx-fp32",
+    ]
+    rows = json.loads(rbserve("models", "--json", home=home).stdout)
+    (row,) = [row for row in rows if "adopted" in row]
+    assert (row["name"], row["adopted"], row["dataset"], row["variants"]) == (
+        "logistic",
+        "onnx",
+        "clicks",
+        ["onnx-fp32"],
+    )
+    assert "logistic" not in rbserve("models", "--group", "A", home=home).stdout
+    assert (
+        "hint: did you mean logistic?" in rbserve("profile", "--model", "logistik", home=home, check=2).stderr
+    )
+
+
 def test_a_profile_finds_it_by_name_and_judges_all_its_rows(home: Path) -> None:
     words = ["profile", "--model", "logistic", "--variants", "onnx-fp32", "--scope", "both", *SHORT, "--json"]
     (home / "shop_metrics.py").write_text(

@@ -34,8 +34,12 @@ def test_a_name_means_the_only_data_set_that_it_is_on(home: Path, dataset: str |
 def test_names_are_read_beside_those_of_rows(home: Path) -> None:
     assert [str(model) for model in parse_models(["logistic,gdcn,dnn"])] == ["dnn", "gdcn", "logistic"]
     assert [target.dataset for target in adopted_targets(["dnn", "logistic"], ["ml-100k"])] == ["clicks"]
-    with pytest.raises(UsageError, match="unknown model: logistics"):
+    with pytest.raises(UsageError, match="unknown model: logistics") as caught:
         resolve("logistics", "clicks")
+    assert caught.value.hint == "did you mean logistic?"
+    with pytest.raises(UsageError, match="unknown model or group: logistics") as caught:
+        parse_models(["dnn,logistics"])
+    assert caught.value.hint == "did you mean logistic?"
 
 
 def test_on_another_or_on_several_data_sets_it_must_be_said_which(home: Path) -> None:

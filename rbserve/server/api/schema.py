@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, Task
-from rbserve.core.wire import RecommendResponse, ScoreResponse
+from rbserve.core.wire import FeatureInfo, RecommendResponse, RequestsInfo, ScoreResponse
 from rbserve.runs.plan import Slate
 from rbserve.server.api.options import UnknownHistory
 
@@ -173,20 +173,6 @@ class FeatureSchema(NamedTuple):
 
     schema: dict[str, Any]
     example: dict[str, Any]
-
-
-class RequestsInfo(msgspec.Struct, frozen=True):
-    """The request set that a model was adopted with."""
-
-    name: str
-    fingerprint: str
-
-
-class FeatureInfo(msgspec.Struct, frozen=True):
-    """A named feature of an adopted model, and what to send for it."""
-
-    name: str
-    takes: str
 
 
 class ModelInfo(msgspec.Struct, frozen=True):

@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from rbserve.core.requests import Request
+from rbserve.core.wire import FeatureInfo, RequestsInfo
 from rbserve.server.api.options import Limits
 from rbserve.server.api.schema import (
-    FeatureInfo,
     FeatureSchema,
     FeatureScoreRequest,
-    RequestsInfo,
     ScoreRequest,
     TensorInfo,
 )
