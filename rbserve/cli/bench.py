@@ -33,7 +33,7 @@ from rbserve.cli.records import FromRecord
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.names import plain_name
 from rbserve.core.settings import Settings
-from rbserve.core.tasks import CTR, SEQREC, TASKS
+from rbserve.core.tasks import CTR, SEQREC
 from rbserve.core.variants import check_variants
 from rbserve.progress import say
 from rbserve.runs.plan import Plan
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from rbserve.bench.estimate import TimeEstimate
     from rbserve.bench.journal import Journal
     from rbserve.bench.matrix import Cell, Node
-    from rbserve.core.types import ModelSpec
 
 TRAINING = "Training, where a model is not trained yet"
 MEASURING = "Measuring"
@@ -120,56 +119,29 @@ def bench(
 
     Example: rbserve bench --models A,C --datasets ml-100k,microlens --variants onnx-fp32,onnx-int8 --dry-run
     """
-    from rbserve.bench import matrix
     from rbserve.bench.journal import Journal, trained_otherwise
+    from rbserve.bench.matrix import with_metrics
     from rbserve.bench.options import Overrides, read_overrides
+    from rbserve.bench.selection import Work, select
     from rbserve.home.paths import report_path
-    from rbserve.home.target import Target, adopted_names, adopted_targets
-    from rbserve.models.zoo import select_models
     from rbserve.stats.own_metrics import load_metrics
 
-    chosen, named = words(variants), dataset_names(datasets)
+    chosen, own_metrics = words(variants), [*load_metrics(words(metric))]
     check_variants(chosen)
-    own_metrics = [*load_metrics(words(metric))]
-    adopted = adopted_targets(words(models), named)
-    own = {target.model.text for target in adopted}
-    zoo = ",".join(name for name in words(models) if name not in own)
-    if zoo:
-        matrix.check_datasets(named)
+    selected = select(words(models), dataset_names(datasets))
     journal = Journal(plain_name(out, "--out", "for example --out matrix"))
     if report is not None:
         report_path(report)  # a name that it cannot have is refused now, not at the end
-    rows, costly = matrix.without_endpoints(
-        select_models(zoo, adopted_names) if zoo or not adopted else [], words(models)
+    exclude_seen = plan.pop("exclude_seen", False)
+    work = Work(
+        overrides=read_overrides(options) if options else Overrides(),
+        sizes=_sizes(slates, top),
+        of_rankers={"exclude_seen": exclude_seen},
+        plan=plan | given(scope=scope),
+        training=settings,
+        config=config_changes(changes),
     )
-    if costly:
-        say(f"{', '.join(costly)}: asks an endpoint, which costs money; --models takes it by its name alone")
-    sizes = _sizes(slates, top)
-    overrides = read_overrides(options) if options else Overrides()
-    exclude_seen = {"exclude_seen": plan.pop("exclude_seen", False)}
-    shared = plan | given(scope=scope)
-
-    def plan_of(spec: ModelSpec, dataset: str) -> Plan:
-        own = sizes[spec.task] | (exclude_seen if TASKS[spec.task].ranks else {})
-        return matrix.plan_of(spec, shared | own | overrides.plan(spec, dataset))
-
-    def plan_of_adopted(target: Target) -> Plan:
-        return matrix.plan_of_adopted(target, shared | sizes.get(target.task, sizes[CTR.name]), chosen)
-
-    def training_of(spec: ModelSpec, dataset: str) -> dict[str, Any]:
-        return settings | overrides.training(spec, dataset)
-
-    changed = config_changes(changes)
-    matrix.check_options(rows, changed)
-    nodes = matrix.with_metrics(
-        matrix.joined(
-            matrix.nodes(
-                rows, named if rows else [], plan_of, chosen, training_of, weights == "random", quiet, changed
-            ),
-            matrix.adopted_nodes(adopted, plan_of_adopted, chosen, quiet),
-        ),
-        own_metrics,
-    )
+    nodes = with_metrics(work.nodes(selected, chosen, weights == "random", quiet), own_metrics)
     if others := [node.cell.title for node in nodes if trained_otherwise(node.cell)]:
         say(
             f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from msgspec import Meta
 
 from rbserve.cli.console import print_json
 from rbserve.cli.options import METRIC, MODEL, VARIANT, Json, Slates, given, slates_of, words
 from rbserve.cli.records import FromRecord
 from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import UsageError
-from rbserve.core.options import with_options
+from rbserve.core.options import Options, with_options
 from rbserve.core.variants import check_variants
 from rbserve.profilers.gate.config import CONFIG_FILE, GateConfig, Tolerance, read_config, write_config
 from rbserve.progress import say
@@ -22,30 +24,127 @@ if TYPE_CHECKING:
     from rbserve.profilers.gate.rounds import GateOutcome
     from rbserve.profilers.gate.verdict import Suite
 
-FilePath = Path | None
-FILES = "Two model files and a table"
 ADOPT_FIELDS = ("label", "group", "user", "slate_dim", "score")
-OUTPUT = "Output"
+FILES, MEASURING, OUTPUT = "Two model files and a table", "Measuring", "Output"
+
+
+@dataclass(frozen=True)
+class Sides(Options):
+    """What is compared, and who measures base."""
+
+    base: Annotated[
+        Path | None,
+        Meta(
+            description="Artefact before the change, or a folder (or home) of several; with --requests a model's file."
+        ),
+    ] = None
+    head: Annotated[
+        Path | None,
+        Meta(
+            description="Artefact after the change, or a folder of several; with --baseline also a run file, with "
+            "--requests a model's file."
+        ),
+    ] = None
+    baseline: Annotated[
+        Path | None, Meta(description="Run file to compare head with, instead of --base.")
+    ] = None
+    base_python: Annotated[
+        Path | None,
+        Meta(
+            description="Interpreter that measures base: with another rbserve, or another onnxruntime.",
+            extra={"note": "this one"},
+        ),
+    ] = None
+    requests: Annotated[
+        Path | None,
+        Meta(
+            description="Table of requests (Parquet, CSV, JSON lines) on which --base and --head, two models' files as "
+            "rbserve adopt takes them, are compared."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Outputs(Options):
+    """Files for CI."""
+
+    markdown: Annotated[Path | None, Meta(description="File for a comment on a pull request.")] = None
+    junit: Annotated[Path | None, Meta(description="File for JUnit XML.")] = None
+    pytest_benchmark_out: Annotated[
+        Path | None,
+        Meta(description="File for head's samples as pytest-benchmark writes them; base's beside it."),
+    ] = None
+
+    def require_writable(self) -> None:
+        """Raises RbserveError where one of the files could not be written."""
+        from rbserve.core.files import require_writable
+
+        for file in filter(None, (self.markdown, self.junit, self.pytest_benchmark_out)):
+            require_writable(file.parent)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides as the command names them, what is compared of them, and how it is judged."""
+
+    sides: Sides
+    models: list[str] | None
+    scope: Mapping[str, object]
+    adoption: Mapping[str, object]
+    config: GateConfig
+
+    def measure(self) -> GateOutcome:
+        """Measures and judges. Raises UsageError for sides that do not go together."""
+        if self.sides.requests is not None:
+            return self._measure_files(self.sides.requests)
+        if self.adoption:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in self.adoption)
+            raise UsageError(
+                f"{flags} without --requests says nothing", "--requests TABLE, with two models' files"
+            )
+        return self._measure_artifacts()
+
+    def _measure_artifacts(self) -> GateOutcome:
+        from rbserve.pipeline.home import Home
+
+        base, head, baseline = self.sides.base, self.sides.head, self.sides.baseline
+        before = base or baseline
+        if head is None or before is None or (base and baseline):
+            raise UsageError(
+                "give --head, and either --base or --baseline",
+                "--base main/artifacts/ml-100k/dnn --head artifacts/ml-100k/dnn, or --baseline runs/ID.json",
+            )
+        if baseline and not baseline.is_file():
+            raise UsageError(
+                f"--baseline takes a run file, not {baseline}", "rbserve profile writes runs/ID.json"
+            )
+        return Home().check(
+            before,
+            head,
+            self.models,
+            config=self.config,
+            scope=self.scope,
+            base_python=self.sides.base_python,
+        )
+
+    def _measure_files(self, table: Path) -> GateOutcome:
+        from rbserve.pipeline.home import Home
+
+        base, head = self.sides.base, self.sides.head
+        if base is None or head is None or self.sides.baseline or self.models:
+            raise UsageError(
+                "--requests takes --base and --head, two models' files, and neither --baseline nor --models",
+                "--base a.onnx --head b.onnx --requests r.parquet --label click",
+            )
+        return Home().check_files(
+            str(base), str(head), table, options=self.adoption, config=self.config, scope=self.scope,
+            base_python=self.sides.base_python,
+        )  # fmt: skip
 
 
 def check(
     *,
-    base: Annotated[
-        FilePath,
-        typer.Option(
-            help="Artefact before the change, or a folder (or home) of several; with --requests a model's file."
-        ),
-    ] = None,
-    head: Annotated[
-        FilePath,
-        typer.Option(
-            help="Artefact after the change, or a folder of several; with --baseline also a run file, with --requests "
-            "a model's file."
-        ),
-    ] = None,
-    baseline: Annotated[
-        FilePath, typer.Option(help="Run file to compare head with, instead of --base.")
-    ] = None,
+    sides: Annotated[dict[str, Any], FromRecord(Sides, ("base", "head", "baseline"))],
     models: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +158,7 @@ def check(
     slates: Slates = None,
     scope: Annotated[
         Literal["forward", "end_to_end", "both"] | None,
-        typer.Option(rich_help_panel="Measuring", help="Scopes that are timed (default forward)."),
+        typer.Option(rich_help_panel=MEASURING, help="Scopes that are timed (default forward)."),
     ] = None,
     metrics: Annotated[
         list[str] | None,
@@ -69,17 +168,10 @@ def check(
         ),
     ] = None,
     tolerance: Annotated[
-        dict[str, Any], FromRecord(Tolerance, ("own",), "Measuring", {"own": "--metric-tolerance"})
+        dict[str, Any], FromRecord(Tolerance, ("own",), MEASURING, {"own": "--metric-tolerance"})
     ],
-    settings: Annotated[dict[str, Any], FromRecord(GateConfig, ("budget",), "Measuring")],
-    requests: Annotated[
-        FilePath,
-        typer.Option(
-            rich_help_panel=FILES,
-            help="Table of requests (Parquet, CSV, JSON lines) on which --base and --head, two models' files as "
-            "rbserve adopt takes them, are compared.",
-        ),
-    ] = None,
+    settings: Annotated[dict[str, Any], FromRecord(GateConfig, ("budget",), MEASURING)],
+    table: Annotated[dict[str, Any], FromRecord(Sides, ("requests",), FILES)],
     adoption: Annotated[dict[str, Any], FromRecord(AdoptOptions, ADOPT_FIELDS, FILES)],
     mapping: Annotated[
         list[str] | None,
@@ -90,15 +182,9 @@ def check(
             help="Columns that fill an input, in the order of its last dimension; may be repeated.",
         ),
     ] = None,
-    base_python: Annotated[
-        FilePath,
-        typer.Option(
-            rich_help_panel="Measuring",
-            help="Interpreter that measures base: with another rbserve, or another onnxruntime.",
-        ),
-    ] = None,
+    python: Annotated[dict[str, Any], FromRecord(Sides, ("base_python",), MEASURING)],
     config: Annotated[
-        FilePath, typer.Option(help="File of tolerances (default rbserve-check.toml, where it is there).")
+        Path | None, typer.Option(help="File of tolerances (default rbserve-check.toml, where it is there).")
     ] = None,
     init: Annotated[bool, typer.Option("--init", help="Write rbserve-check.toml with the defaults.")] = False,
     pytest_benchmark: Annotated[
@@ -108,17 +194,7 @@ def check(
             help="Judge two JSON files of pytest-benchmark instead; comma-separated: several.",
         ),
     ] = None,
-    markdown: Annotated[
-        FilePath, typer.Option(rich_help_panel=OUTPUT, help="File for a comment on a pull request.")
-    ] = None,
-    junit: Annotated[FilePath, typer.Option(rich_help_panel=OUTPUT, help="File for JUnit XML.")] = None,
-    pytest_benchmark_out: Annotated[
-        FilePath,
-        typer.Option(
-            rich_help_panel=OUTPUT,
-            help="File for head's samples as pytest-benchmark writes them; base's beside it.",
-        ),
-    ] = None,
+    outputs: Annotated[Outputs, FromRecord(Outputs, panel=OUTPUT)],
     as_json: Json = False,
 ) -> None:
     """Fail where a changed model is slower, larger or less accurate than before; for CI.
@@ -131,24 +207,16 @@ def check(
     rbserve check --head artifacts/ml-100k/dnn --baseline runs/main.json; rbserve check --base a.onnx --head b.onnx
     --requests r.parquet --label click --group query
     """
-    from rbserve.core.files import require_writable
-
     if init:
         _write_config(config)
         return
     check_variants(words(variants))
     gate = with_options(read_config(config), settings)
     gate = with_options(gate, {"tolerance": with_options(gate.tolerance, tolerance)})
-    for file in filter(None, (markdown, junit, pytest_benchmark_out)):
-        require_writable(file.parent)
-    adoption = adoption | given(map=tuple(mapping) if mapping else None)
-    if adoption and requests is None:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in adoption)
-        raise UsageError(
-            f"{flags} without --requests says nothing", "--requests TABLE, with two models' files"
-        )
+    outputs.require_writable()
+    named = sides | table | python
     if pytest_benchmark:
-        if base or head or baseline or requests or pytest_benchmark_out:
+        if named.keys() - {"base_python"} or adoption or mapping or outputs.pytest_benchmark_out:
             raise UsageError(
                 "--pytest-benchmark takes none of --base, --head, --baseline, --requests, --pytest-benchmark-out"
             )
@@ -160,16 +228,13 @@ def check(
             scope=scope,
             metrics=words(metrics) if metrics else None,
         )
-        names = words(models) if models else None
-        if requests is not None:
-            outcome = _measure_files(
-                base, head, requests, adoption, baseline, names, narrowed, gate, base_python
-            )
-        else:
-            outcome = _measure(base, head, baseline, names, narrowed, gate, base_python)
-        _write_samples(outcome, pytest_benchmark_out)
+        adoption |= given(map=tuple(mapping) if mapping else None)
+        outcome = Comparison(
+            Sides(**named), words(models) if models else None, narrowed, adoption, gate
+        ).measure()
+        _write_samples(outcome, outputs.pytest_benchmark_out)
         suite = outcome.suite
-    _tell(suite, markdown, junit, as_json)
+    _tell(suite, outputs, as_json)
     raise typer.Exit(suite.exit_code)
 
 
@@ -177,54 +242,6 @@ def _write_config(config: Path | None) -> None:
     path = config or Path(CONFIG_FILE)
     write_config(path)
     say(f"wrote {path}")
-
-
-def _measure(
-    base: Path | None,
-    head: Path | None,
-    baseline: Path | None,
-    models: list[str] | None,
-    scope: Mapping[str, object],
-    config: GateConfig,
-    base_python: Path | None,
-) -> GateOutcome:
-    from rbserve.pipeline.home import Home
-
-    if head is None or (base is None) == (baseline is None):
-        raise UsageError(
-            "give --head, and either --base or --baseline",
-            "--base main/artifacts/ml-100k/dnn --head artifacts/ml-100k/dnn, or --baseline runs/ID.json",
-        )
-    before = base or baseline
-    assert before is not None
-    if baseline and not baseline.is_file():
-        raise UsageError(
-            f"--baseline takes a run file, not {baseline}", "rbserve profile writes runs/ID.json"
-        )
-    return Home().check(before, head, models, config=config, scope=scope, base_python=base_python)
-
-
-def _measure_files(
-    base: Path | None,
-    head: Path | None,
-    requests: Path,
-    adoption: Mapping[str, object],
-    baseline: Path | None,
-    models: list[str] | None,
-    scope: Mapping[str, object],
-    config: GateConfig,
-    base_python: Path | None,
-) -> GateOutcome:
-    from rbserve.pipeline.home import Home
-
-    if base is None or head is None or baseline or models:
-        raise UsageError(
-            "--requests takes --base and --head, two models' files, and neither --baseline nor --models",
-            "--base a.onnx --head b.onnx --requests r.parquet --label click",
-        )
-    return Home().check_files(
-        str(base), str(head), requests, options=adoption, config=config, scope=scope, base_python=base_python
-    )
 
 
 def _write_samples(outcome: GateOutcome, path: Path | None) -> None:
@@ -241,14 +258,14 @@ def _judge_files(base: str, head: str, config: GateConfig) -> Suite:
     return compare([Path(file) for file in words(base)], [Path(file) for file in words(head)], config)
 
 
-def _tell(suite: Suite, markdown: Path | None, junit: Path | None, as_json: bool) -> None:
+def _tell(suite: Suite, outputs: Outputs, as_json: bool) -> None:
     from rbserve.core.files import write_bytes
     from rbserve.profilers.gate import findings
 
-    if markdown:
-        write_bytes(markdown, findings.markdown(suite).encode())
-    if junit:
-        write_bytes(junit, findings.junit(suite))
+    if outputs.markdown:
+        write_bytes(outputs.markdown, findings.markdown(suite).encode())
+    if outputs.junit:
+        write_bytes(outputs.junit, findings.junit(suite))
     if as_json:
         print_json(suite)
     else:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from msgspec import Meta
 
 from rbserve.cli.console import print_json
 from rbserve.cli.options import Json
 from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError
+from rbserve.core.options import Options
 from rbserve.progress import say
 from rbserve.train.datasets.options import Reading
 from rbserve.train.protocol.options import Catalogue, Protocol, WordLimits
+
+if TYPE_CHECKING:
+    from rbserve.data.dataset import DatasetManifest
 
 PROTOCOL = "Protocol (a source may have its own defaults)"
 TABLES = "Your own tables (csv, json, parquet)"
@@ -42,6 +48,19 @@ FLAGS = {
 """Options whose names are not those of their fields."""
 
 
+@dataclass(frozen=True)
+class Resources(Options):
+    """What reading and sorting may use."""
+
+    memory_limit: Annotated[str, Meta(description="Memory for reading and sorting; more goes to disk.")] = (
+        "2GB"
+    )
+    temp_dir: Annotated[
+        Path | None,
+        Meta(description="Folder for what memory does not hold.", extra={"note": "beside the data set"}),
+    ] = None
+
+
 def prepare(
     *,
     name: Annotated[
@@ -63,9 +82,7 @@ def prepare(
     ] = None,
     protocol: Annotated[
         dict[str, Any],
-        FromRecord(
-            Protocol, PROTOCOL_FIELDS, PROTOCOL, FLAGS, limits={"valid_users": {"ge": 0.01, "le": 0.9}}
-        ),
+        FromRecord(Protocol, PROTOCOL_FIELDS, PROTOCOL, FLAGS, limits=SHARES),
     ],
     catalogue: Annotated[
         Catalogue,
@@ -91,17 +108,7 @@ def prepare(
             help="Format of both tables: CSV or TSV, JSON lines, Parquet, plain or gzip; auto: by content.",
         ),
     ] = "auto",
-    memory_limit: Annotated[
-        str,
-        typer.Option(rich_help_panel=RESOURCES, help="Memory for reading and sorting; more goes to disk."),
-    ] = "2GB",
-    temp_dir: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=RESOURCES,
-            help="Folder for what memory does not hold (default beside the data set).",
-        ),
-    ] = None,
+    resources: Annotated[Resources, FromRecord(Resources, panel=RESOURCES)],
     as_json: Json = False,
 ) -> None:
     """Turn raw files into a clean data set with a training, a validation and a test split.
@@ -135,13 +142,17 @@ def prepare(
         vocabulary=vocabulary,
         texts=texts,
         catalogue=catalogue,
-        memory=_bytes(memory_limit),
-        temporary=temp_dir,
+        memory=_bytes(resources.memory_limit),
+        temporary=resources.temp_dir,
     )
-    manifest = made.manifest
     if as_json:
-        print_json(manifest)
-        return
+        print_json(made.manifest)
+    else:
+        _say_losses(made.manifest)
+
+
+def _say_losses(manifest: DatasetManifest) -> None:
+    """Says how many rows were left out or repaired, a line for each reason."""
     for reason, count in manifest.dropped.items():
         say(f"  left out, {reason}: {count:,}")
     for reason, count in manifest.repaired.items():

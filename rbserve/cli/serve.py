@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Meta
 
 from rbserve.cli.options import (
     MODEL,
@@ -20,6 +22,7 @@ from rbserve.cli.options import (
 )
 from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.options import Count, Natural, Options
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import BY_PRECISION, DEFAULT_SERVED, check_variants
 from rbserve.progress import say
@@ -43,6 +46,38 @@ VARIANTS = "What is served"
 SERVER = "Server"
 
 
+@dataclass(frozen=True)
+class Opened(Options):
+    """How the models are opened, and what may be done for that."""
+
+    make: Annotated[
+        bool, Meta(description="Train a row that is not trained yet, and prepare its data set, first.")
+    ] = False
+    trust: Annotated[
+        bool, Meta(description="Serve models that run your own Python code (MODULE:FACTORY).")
+    ] = False
+    threads: Annotated[Count, Meta(description="Threads of a scoring call.")] = 1
+    user_cache_mb: Annotated[
+        Natural, Meta(description="MB in which a language model keeps what it read of its last users.")
+    ] = 256
+
+
+@dataclass(frozen=True)
+class Choosing(Options):
+    """The variant by its precision, or the choice of one."""
+
+    precision: Annotated[
+        str | None,
+        Meta(
+            description="auto: the fastest variant that holds the accuracy of fp32; or fp32, bf16, int8, int4."
+        ),
+    ] = None
+    tolerance: Annotated[
+        float | None,
+        Meta(description="AUC or nDCG@10 that --precision auto may lose.", extra={"note": "0.002"}),
+    ] = None
+
+
 def serve(
     *,
     model: Annotated[
@@ -53,14 +88,7 @@ def serve(
         ),
     ],
     dataset: Trained = None,
-    make: Annotated[
-        bool,
-        typer.Option("--make", help="Train a row that is not trained yet, and prepare its data set, first."),
-    ] = False,
-    trust: Annotated[
-        bool,
-        typer.Option("--trust", help="Serve models that run your own Python code (MODULE:FACTORY)."),
-    ] = False,
+    allowed: Annotated[dict[str, Any], FromRecord(Opened, ("make", "trust"))],
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,19 +97,7 @@ def serve(
             help=f"Variant: onnx-fp32, onnx-int8, openvino-bf16, torch-fp32, … (default {DEFAULT_SERVED}).",
         ),
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=VARIANTS,
-            help="auto: the fastest variant that holds the accuracy of fp32; or fp32, bf16, int8, int4.",
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=VARIANTS, help="AUC or nDCG@10 that --precision auto may lose (default 0.002)."
-        ),
-    ] = None,
+    choosing: Annotated[Choosing, FromRecord(Choosing, panel=VARIANTS)],
     slate: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,17 +107,10 @@ def serve(
             "table: an adopted model's own requests), or items to ask for where a model ranks (default 10).",
         ),
     ] = None,
-    threads: Annotated[
-        int, typer.Option(help="Threads of a scoring call.", min=1, rich_help_panel=SERVER)
-    ] = 1,
-    user_cache: Annotated[
-        int,
-        typer.Option(
-            help="MB in which a language model keeps what it read of its last users.",
-            min=0,
-            rich_help_panel=SERVER,
-        ),
-    ] = 256,
+    calls: Annotated[
+        dict[str, Any],
+        FromRecord(Opened, ("threads", "user_cache_mb"), SERVER, {"user_cache_mb": "--user-cache"}),
+    ],
     options: Annotated[dict[str, Any], FromRecord(ServerOptions, SERVER_FIELDS, SERVER, limits=TIMEOUTS)],
     limits: Annotated[Limits, FromRecord(Limits, LIMIT_FIELDS, SERVER, {"max_waiting": "--queue"})],
     api_keys: Annotated[
@@ -135,26 +144,18 @@ def serve(
     from rbserve.server.http.keys import read_keys
 
     server = ServerOptions(**options, keys=read_keys(api_keys), origins=check_origins(cors_origin or ()))
-    wanted = _variant(only(words(variant), "--variant") if variant else None, precision)
+    opened = Opened(**allowed, **calls)
+    wanted = _variant(only(words(variant), "--variant") if variant else None, choosing.precision)
     names, data = model_names(model), None if dataset is None else dataset_name(dataset)
     size = only_slate(slate)
     if wanted is None:
-        chosen = [_chosen(name, data, size, threads, tolerance, make) for name in names]
+        chosen = [_chosen(name, data, size, choosing.tolerance, opened) for name in names]
         served: dict[ModelName, str] = {parse_model(artifact.path): variant for artifact, variant in chosen}
-    elif tolerance is not None or slate is not None:
+    elif choosing.tolerance is not None or slate is not None:
         raise UsageError("--tolerance and --slate are for --precision auto", "--precision auto")
     else:
         served = dict.fromkeys(names, wanted)
-    Home().serve(
-        served,
-        data,
-        threads=threads,
-        user_cache_mb=user_cache,
-        make=make,
-        trust=trust,
-        options=server,
-        limits=limits,
-    )
+    Home().serve(served, data, options=server, limits=limits, **vars(opened))
 
 
 def _variant(variant: str | None, precision: str | None) -> str | None:
@@ -175,16 +176,15 @@ def _chosen(
     model: ModelName,
     dataset: str | None,
     slate: Slate | None,
-    threads: int,
     tolerance: float | None,
-    make: bool,
+    opened: Opened,
 ) -> tuple[Artifact, str]:
     """Chooses the variant of a model, and shows which variants were refused and why."""
     from rbserve.cli.console import show
     from rbserve.pipeline.home import Home
 
     artifact, choice = Home().choose(
-        model, dataset, slate=slate, threads=threads, tolerance=tolerance, make=make
+        model, dataset, slate=slate, threads=opened.threads, tolerance=tolerance, make=opened.make
     )
     print(_title(choice))
     show(choice_table(choice))
