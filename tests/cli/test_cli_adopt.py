@@ -104,17 +104,17 @@ def test_adopted_models_are_listed_in_a_section_of_their_own_and_hinted_at(home:
 
 def test_a_profile_finds_it_by_name_and_judges_all_its_rows(home: Path) -> None:
     words = ["profile", "--model", "logistic", "--variants", "onnx-fp32", "--scope", "both", *SHORT, "--json"]
-    (home / "shop_metrics.py").write_text(
+    (home / "click_metrics.py").write_text(
         "def mean(labels, scores, users):\n    return scores[labels == 1].mean()\n"
     )
-    run = json.loads(rbserve(*words, "--metric", "shop_metrics:mean", home=home).stdout)
+    run = json.loads(rbserve(*words, "--metric", "click_metrics:mean", home=home).stdout)
     table = pq.read_table(home / "clicks.parquet")
     likes, age, click = (table[name].to_numpy() for name in ("likes", "age", "click"))
     expected = roc_auc_score(click, expected_scores(likes.astype(np.float32), age.astype(np.float32)))
     assert [result["accuracy"]["auc"] for result in run["results"]] == [pytest.approx(expected)] * 4
     mean = expected_scores(likes.astype(np.float32), age.astype(np.float32))[click == 1].mean()
-    assert run["own_metrics"] == {"onnx-fp32": {"shop_metrics:mean": pytest.approx(mean)}}
-    low, high = run["own_intervals"]["onnx-fp32"]["shop_metrics:mean"]
+    assert run["own_metrics"] == {"onnx-fp32": {"click_metrics:mean": pytest.approx(mean)}}
+    low, high = run["own_intervals"]["onnx-fp32"]["click_metrics:mean"]
     assert low < mean < high
     assert (run["dataset"], run["group"], run["artifact"]) == ("clicks", "X", "logistic")
     assert {result["scope"] for result in run["results"]} == {"forward", "end_to_end"}
@@ -254,16 +254,24 @@ def test_a_python_function_that_fails_leaves_no_folder_and_serving_it_names_what
     tmp_path: Path,
 ) -> None:
     write_clicks(tmp_path)
-    (tmp_path / "shop.py").write_text("def make():\n    return lambda request: request['features'][:, 0]\n")
+    (tmp_path / "closing_shop.py").write_text(
+        "def make():\n    return lambda request: request['features'][:, 0]\n"
+    )
     rbserve(
-        "adopt", "shop:make", "--requests", "clicks.parquet", "--map", "features=likes,age", home=tmp_path
+        "adopt",
+        "closing_shop:make",
+        "--requests",
+        "clicks.parquet",
+        "--map",
+        "features=likes,age",
+        home=tmp_path,
     )
     served = rbserve("serve", "--model", "make", home=tmp_path, check=2)
     assert served.stderr.splitlines() == [
         "error: make is a Python function and has no variant onnx-fp32",
         "hint: --variant python --trust serves it, if that code is yours",
     ]
-    (tmp_path / "shop.py").write_text("def make():\n    raise OSError('the shop is closed')\n")
+    (tmp_path / "closing_shop.py").write_text("def make():\n    raise OSError('the shop is closed')\n")
     failed = rbserve("profile", "--model", "make", *SHORT, home=tmp_path, check=1)
     assert "the shop is closed" in failed.stderr
     assert not (tmp_path / "runs").exists()
@@ -273,10 +281,10 @@ def test_a_metric_of_ones_own_is_measured_by_bench_reported_recommended_by_and_g
     write_graph(tmp_path / "logistic.onnx")
     write_clicks(tmp_path)
     adopt(tmp_path)
-    (tmp_path / "shop_metrics.py").write_text(
+    (tmp_path / "click_metrics.py").write_text(
         "def mean(labels, scores, users):\n    return scores[labels == 1].mean()\n"
     )
-    name = "shop_metrics:mean"
+    name = "click_metrics:mean"
     few = ["--processes", "2", "--runs", "10", "--slates", "8", "--variants", "onnx-fp32"]
     rbserve("bench", "--models", "logistic", "--datasets", "clicks", *few, "--metric", name, home=tmp_path)
     (file,) = (tmp_path / "runs").glob("*.json")
@@ -293,5 +301,5 @@ def test_a_metric_of_ones_own_is_measured_by_bench_reported_recommended_by_and_g
     words = ["recommend", "--slo", "mean<10s", "--metric", name, "--json"]
     pick = json.loads(rbserve(*words, home=tmp_path).stdout)["pick"]
     assert (pick["accuracy"], len(pick["accuracy_ci95"])) == (pytest.approx(value), 2)
-    (tmp_path / "shop_metrics.py").write_text("")  # a run file tells without its module
-    assert f"shop_metrics:mean {value:.4f} [" in rbserve(*words[:-1], home=tmp_path).stdout
+    (tmp_path / "click_metrics.py").write_text("")  # a run file tells without its module
+    assert f"click_metrics:mean {value:.4f} [" in rbserve(*words[:-1], home=tmp_path).stdout
