@@ -13,17 +13,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.files import digest
 from rbserve.core.requests import SLATE, TEXT, Signature, TensorSpec
-from rbserve.data.artifact import (
-    SCHEMA,
-    Adopted,
-    Artifact,
-    ArtifactManifest,
-    DatasetReference,
-    Parity,
-    TrainingRecord,
-    VariantRecord,
-    write_manifest,
-)
+from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import (
     KIND,
@@ -33,6 +23,10 @@ from rbserve.data.request_set import (
     open_request_set,
 )
 from rbserve.data.request_set import SCHEMA as REQUESTS_SCHEMA
+from rbserve.exporters.adopt.adopt import package
+from rbserve.exporters.adopt.converted import Converted
+from rbserve.exporters.adopt.formats import FORMATS
+from rbserve.exporters.adopt.onnx_file import GRAPH
 
 REQUESTS, SLATE_SIZE, USERS = 60, 5, 30
 WEIGHTS = (2.0, -1.0)
@@ -168,28 +162,10 @@ def write_graph(path: Path) -> None:
 
 def adopted_graph(path: Path, requests: RequestSet, signature: Signature = SIGNATURE) -> Artifact:
     """An adopted artefact of the logistic graph at `path`, judged on a request set."""
-    write_graph(path / "onnx" / "fp32.onnx")
-    reference = DatasetReference(requests.name, requests.fingerprint)
-    parity = Parity(rows=0, max_abs=0.0, mean_abs=0.0, auc_reference=None, auc=None, auc_difference=None)
-    manifest = ArtifactManifest(
-        schema=SCHEMA,
-        name=path.name,
-        group="X",
-        task="ctr",
-        item_form="features",
-        config_kind="adopted",
-        config={},
-        dataset=DatasetReference(*requests.manifest.data_set) if requests.manifest.data_set else reference,
-        training=TrainingRecord(0, {}, 0, 0, "auc", None, 0.0),
-        libraries={},
-        files={"onnx/fp32.onnx": digest(path / "onnx" / "fp32.onnx")},
-        variants={"onnx-fp32": VariantRecord("onnx/fp32.onnx", parity)},
-        adopted=Adopted(
-            "graph", "onnx", "logistic.onnx", signature, reference, features=requests.features(signature)
-        ),
-    )
-    write_manifest(path, manifest)
-    return Artifact(path, manifest)
+    write_graph(path / GRAPH)
+    row = next(row for row in FORMATS if row.module == "onnx_file")
+    converted = Converted("graph", "onnx", signature, guessed=[], graph=path / GRAPH)
+    return package(path, path.name, "logistic.onnx", row, converted, requests)
 
 
 def _request_of_row(offsets: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -11,21 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.adoption import AdoptOptions
-from rbserve.core.files import digest
 from rbserve.core.requests import Request
-from rbserve.core.variants import DEFAULT_SERVED
-from rbserve.data.artifact import (
-    SCHEMA,
-    Adopted,
-    Artifact,
-    ArtifactManifest,
-    DatasetReference,
-    Parity,
-    TrainingRecord,
-    VariantRecord,
-    write_manifest,
-)
+from rbserve.data.artifact import Artifact
 from rbserve.data.request_set import RequestSet
+from rbserve.exporters.adopt.adopt import in_place, package
+from rbserve.exporters.adopt.formats import find_format
 from rbserve.exporters.adopt.libraries import convert
 
 FEATURES = ["likes", "age"]
@@ -150,26 +140,5 @@ def adopted_library(saved: Saved, path: Path, requests: RequestSet) -> Artifact:
     """An adopted artefact of a saved model, judged on a request set with the columns of FEATURES."""
     path.mkdir(parents=True)
     converted = convert(saved.path, requests.manifest.columns, AdoptOptions(), path)
-    reference = DatasetReference(requests.name, requests.fingerprint)
-    parity = Parity(rows=0, max_abs=0.0, mean_abs=0.0, auc_reference=None, auc=None, auc_difference=None)
-    files = [file.name for file in converted.files]
-    graphs = [converted.graph.name] if converted.graph else []
-    manifest = ArtifactManifest(
-        schema=SCHEMA,
-        name=path.name,
-        group="X",
-        task="ctr",
-        item_form="features",
-        config_kind="adopted",
-        config={},
-        dataset=reference,
-        training=TrainingRecord(0, {}, 0, 0, "auc", None, 0.0),
-        libraries={},
-        files={name: digest(path / name) for name in (*files, *graphs)},
-        variants={DEFAULT_SERVED: VariantRecord(graphs[0], parity)} if graphs else {},
-        adopted=Adopted(
-            converted.kind, converted.format, saved.path.name, converted.signature, reference, files
-        ),
-    )
-    write_manifest(path, manifest)
-    return Artifact(path, manifest)
+    row = find_format(str(saved.path))
+    return package(path, path.name, str(saved.path), row, in_place(converted, path), requests)

@@ -61,14 +61,14 @@ def fill(source: str, requests: RequestSet, options: AdoptOptions, folder: Path,
     """Fills `folder` with the artefact of a model; raises what `adopt` raises, and what the model's library does."""
     row = find_format(source)
     converted = row.convert(source, requests.manifest.columns, options, folder)
-    artifact = _package(folder, name, source, row, _in_place(converted, folder), requests)
+    artifact = package(folder, name, source, row, in_place(converted, folder), requests)
     scorer = open_scorer(artifact, artifact.variants[0])
     _note(artifact, check_scores(scorer, converted.signature, requests), find_unchanged(artifact))
     if converted.graph is not None:
         export(open_artifact(folder), requests, ["fp32"])
 
 
-def _in_place(converted: Converted, folder: Path) -> Converted:
+def in_place(converted: Converted, folder: Path) -> Converted:
     """The graph at its place in an artefact, beside its weights; a converter may write them anywhere in the folder."""
     if converted.graph is None or converted.graph == folder / GRAPH:
         return converted
@@ -78,7 +78,7 @@ def _in_place(converted: Converted, folder: Path) -> Converted:
     return converted._replace(graph=converted.graph.rename(graph), data=data)
 
 
-def _package(
+def package(
     folder: Path, name: str, source: str, row: Format, converted: Converted, requests: RequestSet
 ) -> Artifact:
     """Writes the manifest of an artefact whose files stand in `folder`."""

@@ -11,6 +11,8 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from adopted_app import Adopted, asker
+from adopted_models import adopt_ranker
 from onnx import TensorProto, helper, numpy_helper
 
 from rbserve.core.files import digest
@@ -224,3 +226,30 @@ def _model(
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
     graph = helper.make_graph(nodes, "toy", *described, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def adopted(tmp_path_factory: pytest.TempPathFactory) -> Adopted:
+    """An artefact with inputs of many kinds, and its requests."""
+    return adopt_ranker(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def ranker(adopted: Adopted, limits: Limits) -> Iterator[Service[Any, Any]]:
+    """The service of that artefact, warm."""
+    opened = open_service(adopted[0], "onnx-fp32", threads=1)
+    opened.warm_up(limits, adopted[0].checks("onnx-fp32"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ask_ranker(ranker: Service[Any, Any], limits: Limits) -> Ask:
+    """Sends one request to that service."""
+    return asker(Models([ranker]), limits)
+
+
+@pytest.fixture
+def ask_both(ranker: Service[Any, Any], service: Service[Any, Any], limits: Limits) -> Ask:
+    """Sends one request to that service, which stands beside a zoo row."""
+    return asker(Models([service, ranker]), limits)
