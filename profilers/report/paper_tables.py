@@ -146,9 +146,9 @@ class Absence(msgspec.Struct, frozen=True):
 
 
 def paper_tables(measurements: Sequence[Measurement]) -> list[PaperTable]:
-    """The tables whose task has a run."""
+    """The tables whose task has a run of a model that was not made elsewhere."""
     runs = [part for measurement in measurements for part in by_scope(measurement)]
-    tasks = {run.task for run in runs}
+    tasks = {run.task for run in runs if not run.adopted}
     return [_table(number, runs) for number, (_, task) in TABLES.items() if task in tasks]
 
 

@@ -5,7 +5,8 @@ report.json is what every other file is drawn from, and stable within one `schem
 - `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
   `figures`: keys and titles of the figures that the page filters by, and sets a latency target for;
   `overall`: what several data sets have in common, with the fields of `overall.Overall`;
-  `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run, every row of them.
+  `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run of a model that was not adopted,
+  with every row of them.
 - A section has the fields of `sections.Section` (data set, task, `metric`, scope, threads, environment,
   `comparability_key`, `slates`, `points`, `baselines`, `paper`, `sources`, `notes`) and, in words,
   `answers` (one a slate: which point to serve, and how sure that is), `absent` (what was not measured, and

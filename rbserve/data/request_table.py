@@ -108,10 +108,7 @@ def describe(requests: RequestSet) -> list[str]:
     labels = {None: "no labels: latency only", "binary": "labels 0 and 1", "graded": "graded labels"}[
         manifest.labels
     ]
-    sizes = np.diff(requests.offsets)
-    lines = [
-        f"{manifest.source}: {manifest.requests:,} requests of {sizes.min():,} to {sizes.max():,} candidates, {labels}"
-    ]
+    lines = [f"{manifest.source}: {manifest.requests:,} requests of {_slate_sizes(requests)}, {labels}"]
     for scope, title in (("candidate", "of candidates"), ("request", "of requests")):
         columns = [
             f"{column} {record.dtype}{_shape(record.width)}"
@@ -120,6 +117,17 @@ def describe(requests: RequestSet) -> list[str]:
         lines += [f"columns {title}: {', '.join(columns)}"] if columns else []
     lines += manifest.notes
     return lines + [f"left out: {count:,} {reason}" for reason, count in manifest.skipped.items()]
+
+
+def _slate_sizes(requests: RequestSet) -> str:
+    """How many candidates the requests have: "8 candidates", "1 to 40 candidates"."""
+    sizes = np.diff(requests.offsets)
+    fewest, most = int(sizes.min()), int(sizes.max())
+    return (
+        f"{fewest:,} candidate{'s'[: fewest != 1]}"
+        if fewest == most
+        else f"{fewest:,} to {most:,} candidates"
+    )
 
 
 def _shape(width: int | None) -> str:

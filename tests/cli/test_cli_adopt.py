@@ -68,7 +68,7 @@ def files(home: Path) -> list[str]:
 
 def test_adopting_says_what_fills_the_inputs_and_what_was_guessed(home: Path) -> None:
     printed = adopt(home, "--name", "again")
-    assert "60 requests of 4 to 4 candidates, labels 0 and 1" in printed
+    assert "60 requests of 4 candidates, labels 0 and 1" in printed
     assert "likes, age" in printed
     assert "in the table's order" in printed
     assert [path.name for path in (home / "data").iterdir()] == ["clicks"]

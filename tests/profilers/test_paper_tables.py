@@ -89,6 +89,15 @@ def test_a_model_the_paper_does_not_have_is_left_out() -> None:
     assert [table.datasets for table in tables] == [[*PAPER_COLUMNS], [*PAPER_COLUMNS]]
 
 
+def test_models_made_elsewhere_alone_have_no_table_of_the_paper_beside_them(tmp_path: Path) -> None:
+    mine = msgspec.structs.replace(run("mine", dataset="shop"), adopted="onnx")
+    assert paper_tables([mine]) == []
+    assert [table.table for table in paper_tables([mine, run()])] == ["3", "4"]
+    page = (render([mine], tmp_path / "mine") / "report.html").read_text(encoding="utf-8")
+    assert 'id="paper"' not in page
+    assert 'href="#paper"' not in page
+
+
 def test_a_row_beyond_the_paper_stands_below_its_table_where_it_was_measured(tmp_path: Path) -> None:
     (without,) = paper_tables([ranking("sasrec-3l", 0.05)])
     assert "itemknn" not in {row.model for row in without.rows}
