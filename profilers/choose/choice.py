@@ -25,6 +25,8 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
 from rbserve.machine.environment import environment
+from rbserve.profilers.compare.baselines import gap_below
+from rbserve.profilers.compare.points import BaselineGap
 from rbserve.profilers.compare.uncertainty import Evidence, interval_of
 from rbserve.profilers.measure.test_rows import open_test_rows
 from rbserve.runs.measurement import Measurement, Result, comparability_key
@@ -80,7 +82,8 @@ class Loss(msgspec.Struct, frozen=True):
 class Option(msgspec.Struct, frozen=True):
     """A variant. `refused` is the reason why it is not allowed, null if it is; only measured ones have figures.
 
-    `disturbed` has the reasons why its p50 is inconclusive.
+    `disturbed` has the reasons why its p50 is inconclusive, `below` the gap to the best baseline where the accuracy is
+    not above it.
     """
 
     variant: str
@@ -88,6 +91,7 @@ class Option(msgspec.Struct, frozen=True):
     loss: Loss | None = None
     refused: str | None = None
     disturbed: list[str] = []
+    below: BaselineGap | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -240,9 +244,9 @@ def _said(run: Measurement) -> Mapping[str, Sequence[float] | Sequence[int]]:
 def choose(
     run: Measurement, question: Question, refused: Mapping[str, str], measured: bool = False
 ) -> Choice:
-    """The fastest allowed variant of a profile. `refused` has the reasons why others are not considered.
+    """The fastest allowed variant of a profile, of those above the best baseline if any is.
 
-    Raises UsageError where no fp32 variant was measured.
+    `refused` has the reasons why others are not considered. Raises UsageError where no fp32 variant was measured.
     """
     timed = {
         result.variant: result for result in _timed(run, question.slate) if result.variant not in refused
@@ -259,10 +263,11 @@ def choose(
                 loss,
                 None if variant == reference else _refusal(run, variant, loss, question.tolerance, metric),
                 result.inconclusive,
+                gap_below(run, run, result, metric, evidence),
             )
         )
     allowed = [option for option in options if option.refused is None]
-    fastest = min(allowed, key=lambda option: option.p50_ms or math.inf)
+    fastest = min(allowed, key=lambda option: (bool(option.below), option.p50_ms or math.inf))
     return Choice(
         schema=SCHEMA,
         question=question,

@@ -26,7 +26,8 @@ from rbserve.home.commands import (
     why_absent,
 )
 from rbserve.machine.environment import environment
-from rbserve.profilers.compare.points import accuracy_interval, accuracy_of
+from rbserve.profilers.compare.baselines import gap_below, judge_of, levels_of
+from rbserve.profilers.compare.points import BaselineGap, accuracy_interval, accuracy_of
 from rbserve.profilers.compare.sections import aside, comparable, difference, shared_rows
 from rbserve.profilers.compare.uncertainty import Draws, Evidence, interval_of, run_times
 from rbserve.runs.baselines import forms_of
@@ -92,7 +93,7 @@ class Candidate(msgspec.Struct, frozen=True):
     `accuracy` is null where none was measured, such as on requests without labels; `unjudged` says why.
     `serve` is the command that serves it, null if the artefact is not where the run file says; `absent` says why, and
     which command makes it anew. `inconclusive` has the reasons why its latency is not settled, `warnings` the doubts
-    about its accuracy. `probability` is that of meeting all objectives, null where a single process was timed.
+    about its accuracy. `below` is the gap to the best baseline of an accuracy that is not above it. `probability` is that of meeting all objectives, null where a single process was timed.
     """
 
     model: str
@@ -108,6 +109,7 @@ class Candidate(msgspec.Struct, frozen=True):
     absent: str | None = None
     inconclusive: list[str] = []
     warnings: list[str] = []
+    below: BaselineGap | None = None
     unjudged: str | None = None
 
     @property
@@ -208,8 +210,9 @@ def recommend(
     group, others = _comparable_runs(runs, slate)
     evidence = Evidence()
     shared = shared_rows(group)
+    judge = judge_of(group, shared)
     candidates = [
-        _candidate(run, result, objectives, metric, confidence, aside(run, shared), evidence)
+        _candidate(run, result, objectives, metric, confidence, aside(run, shared), evidence, judge)
         for run in group
         for result in run.results
         if result.slate == slate
@@ -218,11 +221,18 @@ def recommend(
     sign = 1 if better_direction(metric, group[0].task) == "higher" else -1
     meets = sorted(
         (candidate for candidate in candidates if candidate.refused is None),
-        key=lambda candidate: (-sign * (candidate.accuracy or 0.0), candidate.p50_ms, candidate.label),
+        key=lambda candidate: (
+            bool(candidate.below),
+            -sign * (candidate.accuracy or 0.0),
+            candidate.p50_ms,
+            candidate.label,
+        ),
     )
     first = group[0]
     pick = meets[0] if meets else None
-    baselines = _baselines(group, pick, metric)
+    baselines = {
+        baseline_title(name, forms_of(judge)): level for name, level in levels_of(judge, metric).items()
+    }
     draws = {
         (display_name(run), result.variant): evidence.accuracy(run, result.variant, metric)
         for run in group
@@ -378,6 +388,7 @@ def _candidate(
     confidence: float,
     apart: str | None,
     evidence: Evidence,
+    judge: Measurement,
 ) -> Candidate:
     times = run_times(run, result.variant, result.slate)
     checks, shares = [], []
@@ -405,6 +416,7 @@ def _candidate(
         absent=_absence(run),
         inconclusive=result.inconclusive,
         warnings=result.warnings,
+        below=gap_below(run if apart else judge, run, result, metric, evidence),
         unjudged=run.unjudged,
     )
 
@@ -552,6 +564,8 @@ def _faster(meets: Sequence[Candidate], draws: dict[tuple[str, str], Draws | Non
         own = draws.get((candidate.model, candidate.variant))
         if best is None or own is None or candidate.p50_ms >= meets[0].p50_ms:
             continue
+        if candidate.below and not meets[0].below:
+            continue
         gap = interval_of(best - own)
         if gap and gap[0] <= 0:
             alike.append(candidate)
@@ -577,16 +591,6 @@ def _elsewhere(
     }
     chosen = {display_name(run) for run in group if slate in _slates([run])}
     return {name: reason for name, reason in sorted(reasons.items()) if name not in chosen}
-
-
-def _baselines(group: Sequence[Measurement], pick: Candidate | None, metric: str) -> dict[str, float]:
-    """The metric of each baseline on the test rows of the pick's run, by the baseline's title."""
-    run = next((measured for measured in group if pick and measured.id == pick.run), group[0])
-    forms = forms_of(run)
-    known = {
-        baseline_title(name, forms): figures.get(metric, math.nan) for name, figures in run.baselines.items()
-    }
-    return {name: value for name, value in known.items() if not math.isnan(value)}
 
 
 def _notes(
@@ -615,9 +619,11 @@ def _cautions(pick: Candidate, task: str, metric: str, baselines: Mapping[str, f
     }
     for name, value in sorted(better.items()):
         yield (
-            f"{name}, a baseline that knows no user, has {metric_title(metric, task)} {value:.4f}, better than the "
+            f"{name}, a baseline, has {metric_title(metric, task)} {value:.4f}, better than the "
             f"pick's {pick.accuracy:.4f}."
         )
+    if pick.below:
+        yield f"No variant that meets the limits is above the best baseline: the pick is {pick.below.text}."
     if pick.unjudged:
         yield f"Accuracy was not measured: {pick.unjudged}. The pick is the fastest variant that meets the limits."
     yield from (f"INCONCLUSIVE, the pick's latency: {reason}." for reason in pick.inconclusive)

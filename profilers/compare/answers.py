@@ -25,8 +25,9 @@ class ServeAnswer(msgspec.Struct, frozen=True):
 
     `models` is how many models were measured and judged at the slate, of `models_in_section`. Where there is a single
     model, `label` says that there is no winner, and the point is the fastest of its variants. `marks` are "⚠" for a
-    point with warnings and "INCONCLUSIVE" for one whose time is, or is of one process. `better_baselines` has the
-    accuracy of those that the point does not beat, by their titles.
+    point with warnings, "INCONCLUSIVE" for one whose time is, or is of one process, and "below popularity" for one that
+    is not above the best baseline; points that are above it are preferred. `better_baselines` has the accuracy of those
+    that the point does not beat, by their titles.
     """
 
     slate: Slate
@@ -107,7 +108,8 @@ def _answer(section: Section, slate: Slate, points: Sequence[Point], draws: Poin
     best = max(points, key=lambda point: (_printed(point, section), -point.p50_ms, point.id))
     enough = _printed(best, section) - TOLERANCE
     near = [point for point in points if (point.value(section.metric) or 0.0) >= enough]
-    pick, *slower = sorted(near, key=lambda point: (point.p50_ms, point.id))
+    better_than_baselines = [point for point in near if point.below is None]
+    pick, *slower = sorted(better_than_baselines or near, key=lambda point: (point.p50_ms, point.id))
     models = len({point.name for point in points})
     in_section = len({point.name for point in section.points})
     better = _better_baselines(section, pick)
@@ -122,14 +124,20 @@ def _answer(section: Section, slate: Slate, points: Sequence[Point], draws: Poin
             *_front_note(pick),
             *_better_note(section, pick, best, draws),
             *_rival_notes(pick, slower, draws),
-            *_baseline_notes(section, better, best),
+            *_baseline_notes(section, pick, better, best),
             *pick.warnings,
         ],
         models=models,
         models_in_section=in_section,
-        marks=["⚠"] * bool(pick.warnings) + ["INCONCLUSIVE"] * (pick.inconclusive or pick.processes == 1),
+        marks=_marks(pick),
         better_baselines=better,
     )
+
+
+def _marks(pick: Point) -> list[str]:
+    unsettled = pick.inconclusive or pick.processes == 1
+    below = [pick.below.mark] if pick.below else []
+    return ["⚠"] * bool(pick.warnings) + ["INCONCLUSIVE"] * unsettled + below
 
 
 def _no_winner(pick: Point) -> str:
@@ -235,8 +243,11 @@ def _rival_notes(pick: Point, slower: Sequence[Point], draws: PointDraws) -> Ite
         yield f"Its p50 interval overlaps with that of {listing(overlapping)}: which is faster is not settled."
 
 
-def _baseline_notes(section: Section, better: dict[str, float], best: Point) -> Iterator[str]:
+def _baseline_notes(section: Section, pick: Point, better: dict[str, float], best: Point) -> Iterator[str]:
+    """The baselines that the pick is not above, and how sure the best of them is above it."""
     top, name = best.value(section.metric) or 0.0, section.metric_label
     for title, value in better.items():
         whom = "any point here" if value >= top else "this pick"
-        yield f"The baseline {title} reaches {name} {value:.4f} without a model, no less than {whom}."
+        yield f"The baseline {title} reaches {name} {value:.4f}, no less than {whom}."
+    if pick.below and pick.below.ci95:
+        yield f"On resamples of the same users the pick is {pick.below.text}."

@@ -15,7 +15,7 @@ import msgspec
 
 from rbserve.core.tasks import TASKS
 from rbserve.core.variants import REFERENCE, find_variant
-from rbserve.profilers.compare.points import Point, TeacherComparison
+from rbserve.profilers.compare.points import BaselineGap, Point, TeacherComparison
 from rbserve.profilers.compare.wording import (
     DASH,
     interval_text,
@@ -109,6 +109,11 @@ def _cost(read: Callable[[Roofline], Any]) -> Callable[[Point], Any]:
     return lambda point: read(point.result.cost) if point.result.cost else None
 
 
+def _below(read: Callable[[BaselineGap], Any]) -> Callable[[Point], Any]:
+    """Reads a figure of the gap to the best baseline; None where the accuracy is above it."""
+    return lambda point: read(point.below) if point.below else None
+
+
 def _speedup(adopted: bool) -> Callable[[Point], float | None]:
     """Reads the speed-up over torch-fp32, or over the other variant that an adopted model came as."""
     return lambda point: point.speedup if (point.reference != REFERENCE) is adopted else None
@@ -140,6 +145,10 @@ def _joined(words: Sequence[str]) -> str:
 
 def _four_digits(value: float) -> str:
     return f"{value:.4f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
 
 
 def _percent(share: float) -> str:
@@ -185,6 +194,12 @@ _STUDENT = (
     "accuracy would be nothing."
 )
 
+_BASELINE = (
+    "▼: no better than the best baseline on these test rows. “below” where 95% of "
+    f"{RESAMPLES:,} resamples of the same users agree; of run files that do not have the baseline's answers, where the "
+    "accuracy's own interval is below the baseline."
+)
+
 # fmt: off
 FIGURES: list[Figure] = [
     # which point
@@ -225,6 +240,11 @@ FIGURES: list[Figure] = [
            _warm(lambda ms: ms.ci95), rare=True, note=_WARM),
     Figure("warm_p50_ci95_ms", "", "", _warm(lambda ms: ms.ci95)),
     Figure("accuracy", "", "", lambda p: p.result.accuracy),  # in tables, metric_figures stand in its place
+    Figure("baseline_mark", "best baseline", "", _below(lambda gap: gap.mark), shown="page accuracy tip", rare=True,
+           note=_BASELINE),
+    Figure("baseline_gap", "less the baseline's", "", _below(lambda gap: gap.gap), _signed, "page accuracy tip",
+           _below(lambda gap: gap.ci95), rare=True),
+    Figure("baseline_gap_ci95", "", "", _below(lambda gap: gap.ci95)),
     Figure("stages", "stages", "", lambda p: p.result.stages, stages_text, "page call", rare=True, note=_STAGES),
     Figure("stages_check", "", "", lambda p: p.result.stages_check),
     # a student against its teacher

@@ -35,6 +35,34 @@ class TeacherComparison(msgspec.Struct, frozen=True):
     absent: str | None = None
 
 
+class BaselineGap(msgspec.Struct, frozen=True):
+    """An accuracy that is not above that of the best baseline on the same test rows.
+
+    `gap` is the accuracy less the baseline's, `value`, with an interval from resamples of the same users, None without
+    the baseline's answers. `certain`: the interval has no 0 or, without answers, the accuracy's own interval has not
+    the baseline's value.
+    """
+
+    name: str
+    title: str
+    value: float
+    gap: float
+    ci95: Interval | None
+    certain: bool
+
+    @property
+    def mark(self) -> str:
+        """ "below popularity" or, where the test rows do not settle it, "no better than popularity"."""
+        return f"{'below' if self.certain else 'no better than'} {self.name}"
+
+    @property
+    def text(self) -> str:
+        """The mark with the gap: "below popularity (last likes), 0.7996: -0.0093 [-0.0149, -0.0031]"."""
+        between = f" [{self.ci95[0]:+.4f}, {self.ci95[1]:+.4f}]" if self.ci95 else ""
+        preposition = "below" if self.certain else "no better than"
+        return f"{preposition} {self.title}, {self.value:.4f}: {self.gap:+.4f}{between}"
+
+
 class Point(msgspec.Struct, frozen=True, eq=False):
     """One variant of one model at one slate; two points are equal only when they are the same object.
 
@@ -43,7 +71,8 @@ class Point(msgspec.Struct, frozen=True, eq=False):
     None before. `on_front` stays None where the accuracy is unknown. `dominated_by` is the id of the most accurate
     point on the front that is no slower; `domination_certain` says that its intervals clear this point's in both
     directions. `front_probability` is the share of resamples in which the point is on the front. `aside` says why the
-    accuracy may not be compared with that of other points. `paper` is what the paper prints for the model.
+    accuracy may not be compared with that of other points. `below` is the gap to the best baseline of an accuracy that
+    is not above it. `paper` is what the paper prints for the model.
     """
 
     name: str
@@ -58,6 +87,7 @@ class Point(msgspec.Struct, frozen=True, eq=False):
     domination_certain: bool | None = None
     front_probability: float | None = None
     lesson: TeacherComparison | None = None
+    below: BaselineGap | None = None
 
     @property
     def id(self) -> str:

@@ -17,6 +17,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.data.similarity import is_copy
 from rbserve.home.commands import command
 from rbserve.machine.environment import Environment
+from rbserve.profilers.compare.baselines import judge_of, with_gaps
 from rbserve.profilers.compare.front import Front, place_points
 from rbserve.profilers.compare.paper import PaperRow, paper_cautions, paper_rows
 from rbserve.profilers.compare.points import Point, points_of
@@ -127,7 +128,7 @@ def _section(
     printed = {row.model: row for row in paper}
     ordered = sorted(group, key=lambda run: (run.group, display_name(run)))
     shared = shared_rows(group)
-    judge = _judge(group, shared)
+    judge = judge_of(group, shared)
     points = [
         point for run in ordered for point in points_of(run, printed.get(run.model), aside(run, shared))
     ]
@@ -149,7 +150,12 @@ def _section(
         rows=len(shared.predictions.users),
         users=len(set(shared.predictions.users)),
         slates=slates,
-        points=with_lessons([point for at_slate, _ in placed for point in at_slate], metric, evidence),
+        points=with_gaps(
+            with_lessons([point for at_slate, _ in placed for point in at_slate], metric, evidence),
+            judge,
+            metric,
+            evidence,
+        ),
         baselines={
             name: {key: value for key, value in figures.items() if not math.isnan(value)}
             for name, figures in judge.baselines.items()
@@ -170,12 +176,6 @@ def shared_rows(group: Sequence[Measurement]) -> Measurement:
     judged = [run for run in group if not run.random] or group
     counts = Counter(run.predictions.rows_key for run in judged)
     return max(judged, key=lambda run: (counts[run.predictions.rows_key], len(run.predictions.users)))
-
-
-def _judge(group: Sequence[Measurement], shared: Measurement) -> Measurement:
-    """The run whose baselines are shown: one on the shared rows that chose its baselines' forms on validation."""
-    alike = [run for run in (shared, *group) if run.predictions.rows_key == shared.predictions.rows_key]
-    return next((run for run in alike if run.baseline_forms), shared)
 
 
 def aside(run: Measurement, shared: Measurement) -> str | None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.tasks import TASKS
 from rbserve.runs.measurement import Measurement
 from rbserve.runs.plan import Slate
 from rbserve.runs.summary import MS
@@ -36,6 +38,13 @@ class Evidence:
         key = (run.id, variant, metric)
         if key not in self._kept:
             self._kept[key] = _accuracy_draws(run, variant, metric)
+        return self._kept[key]
+
+    def baseline(self, run: Measurement, name: str, metric: str) -> Draws | None:
+        """The accuracy of a baseline, on the same users. None where its answers were not kept."""
+        key = (run.id, "baseline", name, metric)
+        if key not in self._kept:
+            self._kept[key] = _baseline_draws(run, name, metric)
         return self._kept[key]
 
     def latency(
@@ -69,6 +78,16 @@ def interval_of(draws: Draws) -> Interval | None:
     """The 95% interval of a statistic from its resamples [R]; None where all of them are nan."""
     known = draws[~np.isnan(draws)]
     return percentile_interval(known) if len(known) else None
+
+
+def _baseline_draws(run: Measurement, name: str, metric: str) -> Draws | None:
+    answers = run.baseline_answers.get(name)
+    if answers is None or not run.predictions.users:
+        return None
+    column = "ranks" if TASKS[run.task].ranks else "scores"
+    predictions = msgspec.structs.replace(run.predictions, scores={}, ranks={})
+    predictions = msgspec.structs.replace(predictions, **{column: {name: answers}})
+    return _accuracy_draws(msgspec.structs.replace(run, predictions=predictions), name, metric)
 
 
 def _accuracy_draws(run: Measurement, variant: str, metric: str) -> Draws | None:

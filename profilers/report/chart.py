@@ -292,6 +292,8 @@ def _notes(
         named = [f"{baseline_title(name, section.baseline_forms)} {value:.4f}" for value, name in levels]
         yield f"Baselines (dashed): {', '.join(named)}."
     shown = section.short_names()
+    for mark, names in section.below(points).items():
+        yield f"{mark[0].upper()}{mark[1:]}: {', '.join(names)}."
     if any(shown[point.name].endswith("*") for point in points):
         yield "* Measured with other options than its row of the paper; the table names them."
     if any(point.aside for point in points):

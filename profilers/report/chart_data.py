@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -33,6 +34,7 @@ class ChartPoint(msgspec.Struct, frozen=True):
     on_front: bool | None
     front_probability: float | None
     aside: str | None
+    baseline_mark: str | None = None
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -97,6 +99,21 @@ class ChartSection(SectionWords, msgspec.Struct, frozen=True):
             name: name if models[point.model] > 1 else point.model + "*" * bool(point.changed)
             for name, point in names.items()
         }
+
+    def below(self, points: Sequence[ChartPoint]) -> dict[str, list[str]]:
+        """The names of models that are not above the best baseline, by their mark: "below popularity".
+
+        Where a model has other points that are not marked so, the variant stands behind its name.
+        """
+        named: dict[str, list[str]] = {}
+        for point in points:
+            if point.baseline_mark:
+                alike = all(
+                    own.baseline_mark == point.baseline_mark for own in points if own.name == point.name
+                )
+                name = point.name if alike else f"{point.name} {point.variant}"
+                named.setdefault(point.baseline_mark, []).append(name)
+        return {mark: list(dict.fromkeys(names)) for mark, names in named.items()}
 
     def _at(self, slate: Slate | None) -> list[ChartPoint]:
         points = [point for point in self.points if point.slate == slate]

@@ -131,8 +131,8 @@ def speed_text(row: PaperTableRow) -> str:
 
 
 def marked_name(point: Point) -> str:
-    """The point's model, with ⚠ where it has warnings or its accuracy may not be compared."""
-    return point.name + " ⚠" * bool(point.warnings or point.aside)
+    """The point's model; ⚠: it has warnings or its accuracy may not be compared, ▼: a baseline is no worse."""
+    return point.name + " ⚠" * bool(point.warnings or point.aside) + " ▼" * bool(point.below)
 
 
 def section_title(section: Section) -> str:
@@ -194,11 +194,12 @@ def _baseline_lines(section: Section) -> list[str]:
     lines = []
     for name, figures in sorted(section.baselines.items()):
         values = ", ".join(f"{metric_title(key, section.task)} {value:.4f}" for key, value in figures.items())
-        lines.append(f"Baseline {section.baseline_title(name)}, which knows items but no user: {values}.")
+        lines.append(f"Baseline {section.baseline_title(name)}: {values}.")
     if section.baseline_forms:
         lines.append(
-            "popularity: how often the training users like an item; (last likes) of the items that training rows ask "
-            "about, (all likes) of their histories as well. A profile takes the form that is stronger on validation."
+            "popularity, item_mean: how often the training users like an item, of all its likes or as a share of its "
+            "shows. (last likes) are those that training rows ask about, (all likes) those in their histories as well; "
+            "a window ends before the test row's time. A profile takes the form that is strongest on validation."
         )
     return lines
 

@@ -33,6 +33,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     `absent` says of each variant that cannot be (the model has none such, memory does not hold it) why; `failed` what
     went wrong with a variant while the others were made or measured. `status` "there": nothing had to be done.
+    `baseline_marks` has "below popularity" of each variant that is not above the best baseline.
     """
 
     schema: int
@@ -48,6 +49,7 @@ class Outcome(msgspec.Struct, frozen=True):
     failed: dict[str, str] = {}
     error: str | None = None
     hint: str | None = None
+    baseline_marks: dict[str, str] = {}
 
     @property
     def ok(self) -> bool:

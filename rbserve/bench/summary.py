@@ -20,7 +20,7 @@ class Row(msgspec.Struct, frozen=True):
     """One variant of one model on one data set; `reason` says why it has no results.
 
     `variant` is "" where a cell ended before it was known which variants there are. `kept`: measured by an earlier
-    start of the bench.
+    start of the bench. `baseline_mark` is "below popularity" where the best baseline is no worse.
     """
 
     dataset: str
@@ -31,6 +31,7 @@ class Row(msgspec.Struct, frozen=True):
     kept: bool = False
     run: str = ""
     results: list[Result] = []
+    baseline_mark: str = ""
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
@@ -87,7 +88,8 @@ def _rows(build: Outcome, profile: Outcome) -> list[Row]:
         measured.setdefault(result.variant, []).append(result)
     kept = profile.status == "there"
     by_variant = {
-        **{variant: _row(cell, variant, "measured", kept=kept, run=profile.run, results=results)
+        **{variant: _row(cell, variant, "measured", kept=kept, run=profile.run, results=results,
+                         baseline_mark=profile.baseline_marks.get(variant, ""))
            for variant, results in measured.items()},
         **{variant: _row(cell, variant, "absent", reason=why)
            for variant, why in (build.absent | profile.absent).items()},
@@ -106,12 +108,12 @@ def _row(cell: Cell, variant: str, status: Any, **fields: Any) -> Row:
 
 
 def _headline(row: Row) -> str:
-    """The headline metric of a row, with its interval."""
+    """The headline metric of a row, with its interval and the mark of a baseline that is no worse."""
     accuracy = row.results[0].accuracy if row.results else {}
     for task in TASKS.values():
         metric = task.metric
         value, interval = accuracy.get(metric), accuracy.get(f"{metric}_ci95")
         if isinstance(value, float):
             between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if isinstance(interval, tuple) else ""
-            return f"{metric} {value:.4f}{between}"
+            return f"{metric} {value:.4f}{between}{row.baseline_mark and f', {row.baseline_mark}'}"
     return ""

@@ -21,6 +21,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import check_same_data
 from rbserve.home.target import Target, resolve
 from rbserve.pipeline import data, exporting, profiling, training
+from rbserve.profilers.compare.baselines import marks_of
 from rbserve.progress import progress_to, say
 from rbserve.runtimes import memory
 
@@ -123,6 +124,7 @@ def _profile(cell: Cell) -> Outcome:
         results=measurement.results,
         absent=absent | measurement.left_out,
         failed=measurement.failed,
+        baseline_marks=marks_of(measurement),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rbserve.core.tasks import TASKS
@@ -10,6 +10,7 @@ from rbserve.core.tasks import TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rbserve.profilers.compare.points import BaselineGap
     from rbserve.runs.measurement import Measurement, Result
 
 
@@ -18,14 +19,16 @@ def results_table(measurement: Measurement) -> Table:
     from rich import box
     from rich.table import Table
 
+    from rbserve.profilers.compare.baselines import gaps_of
     from rbserve.profilers.compare.figures import columns
     from rbserve.profilers.compare.points import points_of
 
     plan, machine, task = measurement.plan, measurement.environment, measurement.task
     seen = ", seen items left out" if plan.exclude_seen else ""
+    gaps = gaps_of(measurement, TASKS[task].metric)
     lines = [
         f"{plan.threads} thread(s) on {machine.cpu}{seen}; ms per call; [ ] 95% interval; – too few runs to certify",
-        *captions(measurement),
+        *captions(measurement, gaps),
     ]
     table = Table(
         title=f"{measurement.model} on {measurement.dataset}",
@@ -47,13 +50,16 @@ def results_table(measurement: Measurement) -> Table:
         table.add_column(head, justify="left" if words else "right", no_wrap=True, vertical="bottom")
     for point, following in zip(points, [*points[1:], None], strict=True):
         cells = [figure.cell(point) for figure in figures]
-        cells[0] += " INCONCLUSIVE" * point.inconclusive
+        cells[0] += " INCONCLUSIVE" * point.inconclusive + " ▼" * (point.variant in gaps)
         table.add_row(*cells, end_section=following is None or following.variant != point.variant)
     return table
 
 
-def captions(measurement: Measurement) -> Iterator[str]:
-    """Sentences below the table of a profile: what disturbed it, stages, costs, warnings, baselines."""
+def captions(measurement: Measurement, gaps: Mapping[str, BaselineGap] | None = None) -> Iterator[str]:
+    """Sentences below the table of a profile: what disturbed it, stages, costs, warnings, baselines.
+
+    `gaps` has how far variants are below the best baseline.
+    """
     yield from _instrument(measurement)
     for result in measurement.results:
         if result.inconclusive:
@@ -74,10 +80,12 @@ def captions(measurement: Measurement) -> Iterator[str]:
             warned.setdefault(warning, []).append(variant)
     yield from (f"warning: {', '.join(variants)}: {warning}" for warning, variants in warned.items())
     yield from _baselines(measurement)
+    yield from (f"▼ {variant}: {gap.text}" for variant, gap in (gaps or {}).items())
 
 
 def _baselines(measurement: Measurement) -> Iterator[str]:
     """The accuracies of each baseline, and the variants that are no better."""
+    from rbserve.runs.baselines import forms_of
     from rbserve.runs.measurement import baseline_title
     from rbserve.stats.metrics import metric_title
 
@@ -93,7 +101,7 @@ def _baselines(measurement: Measurement) -> Iterator[str]:
             if isinstance(own, float) and own <= values.get(main, -1.0)
         ]
         beaten = f"; no better: {', '.join(no_better)}" if no_better else ""
-        yield f"baseline {baseline_title(name, measurement.baseline_forms)}: {figures}{beaten}"
+        yield f"baseline {baseline_title(name, forms_of(measurement))}: {figures}{beaten}"
 
 
 def _instrument(measurement: Measurement) -> Iterator[str]:

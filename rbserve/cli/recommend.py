@@ -89,7 +89,7 @@ def _show(answer: Recommendation) -> None:
     if pick:
         first = pick.checks[0]
         print(
-            f"serve {pick.label}{' (INCONCLUSIVE)' * bool(pick.inconclusive)}: "
+            f"serve {pick.label}{_doubts(pick)}: "
             f"{_accuracy(pick, answer.metric_title)}; {_meeting(pick)}, "
             f"of {first.n:,} calls in {first.processes} process{'es' * (first.processes > 1)}"
             f"\n  {pick.serve or f'cannot be served from here: {pick.absent}'}"
@@ -102,6 +102,12 @@ def _show(answer: Recommendation) -> None:
         show(candidates_table(answer, answer.refused))
     for line in _remarks(answer):
         say(f"- {line}")
+
+
+def _doubts(pick: Candidate) -> str:
+    """What is said behind the name of the pick: " (INCONCLUSIVE, below popularity)"."""
+    doubts = ["INCONCLUSIVE"] * bool(pick.inconclusive) + ([pick.below.mark] if pick.below else [])
+    return f" ({', '.join(doubts)})" if doubts else ""
 
 
 def _remarks(answer: Recommendation) -> list[str]:
@@ -140,6 +146,9 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
         "P(meets)",
     ):
         table.add_column(name, justify="right", no_wrap=True)
+    below = any(row.below for row in rows)
+    if below:
+        table.add_column("best baseline", no_wrap=True)
     why = any(row.refused for row in rows)
     if why:
         table.add_column("why")
@@ -156,6 +165,7 @@ def candidates_table(answer: Recommendation, rows: list[Candidate]) -> Table:
             f"{row.p50_ms:.3g}",
             *measured,
             "–" if row.probability is None else _share(row.probability),
+            *([row.below.mark if row.below else "above"] if below else []),
             *([escape(row.refused or "")] if why else []),
         )
     return table

@@ -188,6 +188,9 @@ def _chosen(
     )
     print(_title(choice))
     show(choice_table(choice))
+    for option in choice.options:
+        if option.variant == choice.chosen and option.below:
+            say(f"warning: {choice.model} {option.variant} is {option.below.text}")
     disturbed = [option for option in choice.options if option.disturbed]
     for option in disturbed:
         say(f"warning: the p50 of {option.variant} was disturbed: {'; '.join(option.disturbed)}")
@@ -240,4 +243,5 @@ def _change(option: Option, choice: Choice) -> str:
 def _outcome(option: Option, choice: Choice) -> str:
     if option.refused is not None:
         return f"refused: {option.refused}"
-    return "chosen: the fastest that is allowed" if option.variant == choice.chosen else "allowed, slower"
+    outcome = "chosen: the fastest that is allowed" if option.variant == choice.chosen else "allowed, slower"
+    return f"{outcome}; {option.below.mark}" if option.below else outcome

@@ -25,6 +25,9 @@ from rbserve.runs.popularity import (
 from rbserve.stats.listwise import ndcg_at_k, recall_at_k
 from rbserve.stats.pairwise import auc, gauc
 
+MODEL_BASELINES = ("itemknn",)
+"""The models of the zoo that others are held against, where they were measured on the same test rows."""
+
 
 class Baselines(NamedTuple):
     """The headline metrics of each baseline, its form where it has several, and its answers to the test rows.

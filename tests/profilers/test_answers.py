@@ -91,7 +91,7 @@ def test_the_headline_shows_warnings_noise_and_the_baselines_that_are_no_worse(t
         measurement("gdcn", [result("onnx-fp32", n, 9.0, 0.7) for n in (1, 100)]),
     ]
     noisy, warned = answers(sections(runs)[0])
-    assert noisy.marks == ["⚠", "INCONCLUSIVE"]
+    assert noisy.marks == ["⚠", "INCONCLUSIVE", "no better than item_mean"]
     assert noisy.better_baselines == {"item_mean": 0.7123}
     assert (warned.marks, warned.better_baselines) == (["⚠"], {})
     folder = render(runs, tmp_path / "report")

@@ -257,7 +257,7 @@ def test_a_baseline_that_is_better_than_the_pick_is_told() -> None:
     answer = recommend([msgspec.structs.replace(run, baselines=baselines)], "p50<20ms")
     assert answer.baselines == {"popularity (last likes)": 0.8191, "item_mean": 0.5}
     assert [note for note in answer.notes if "baseline" in note] == [
-        "popularity (last likes), a baseline that knows no user, has AUC 0.8191, better than the pick's "
+        "popularity (last likes), a baseline, has AUC 0.8191, better than the pick's "
         f"{answer.pick.accuracy:.4f}."  # type: ignore[union-attr]
     ]
 
