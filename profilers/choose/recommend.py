@@ -93,7 +93,8 @@ class Candidate(msgspec.Struct, frozen=True):
     `accuracy` is null where none was measured, such as on requests without labels; `unjudged` says why.
     `serve` is the command that serves it, null if the artefact is not where the run file says; `absent` says why, and
     which command makes it anew. `inconclusive` has the reasons why its latency is not settled, `warnings` the doubts
-    about its accuracy. `below` is the gap to the best baseline of an accuracy that is not above it. `probability` is that of meeting all objectives, null where a single process was timed.
+    about its accuracy. `below` is the gap to the best baseline where the accuracy is not above it. `probability` is
+    that of meeting all objectives, null where a single process was timed.
     """
 
     model: str

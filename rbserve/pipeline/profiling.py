@@ -14,6 +14,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.home.paths import runs_path
 from rbserve.home.target import Target
+from rbserve.pipeline.baselines import further_baselines
 from rbserve.pipeline.data import rows_of
 from rbserve.pipeline.exporting import ensure_exported
 from rbserve.pipeline.training import ensure_artifact
@@ -42,6 +43,7 @@ def profile(
     memory are left out, and torch-bf16 takes the place of torch-fp32. `metrics` are of the user's own: module:function.
     """
     from rbserve.profilers.measure.harness import profile as measure
+    from rbserve.profilers.measure.test_rows import data_set_of
     from rbserve.runs.run_file import write_measurement
     from rbserve.stats.own_metrics import load_metrics, require_pairs
 
@@ -59,8 +61,10 @@ def profile(
     require_writable(runs_path())
     if isinstance(data, Dataset) and artifact.is_endpoint:
         _say_what_it_takes(artifact, data, plan)
+    known = data if isinstance(data, Dataset) else data_set_of(artifact, data)
+    further = further_baselines(artifact, known, plan.exclude_seen)
     with progress_bar(f"profile {artifact.name}") as progress:
-        measurement = measure(artifact, data, plan, chosen, progress, left_out)
+        measurement = measure(artifact, data, plan, chosen, progress, left_out, further)
     path = write_measurement(runs_path(), measurement)
     if own:
         with progress_bar(f"metrics of {artifact.name}"):

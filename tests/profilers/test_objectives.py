@@ -258,7 +258,9 @@ def test_a_baseline_that_is_better_than_the_pick_is_told() -> None:
     assert answer.baselines == {"popularity (last likes)": 0.8191, "item_mean": 0.5}
     assert [note for note in answer.notes if "baseline" in note] == [
         "popularity (last likes), a baseline, has AUC 0.8191, better than the pick's "
-        f"{answer.pick.accuracy:.4f}."  # type: ignore[union-attr]
+        f"{answer.pick.accuracy:.4f}.",  # type: ignore[union-attr]
+        "No variant that meets the limits is above the best baseline: the pick is below popularity (last likes), "
+        f"0.8191: {answer.pick.accuracy - 0.8191:+.4f}.",  # type: ignore[union-attr,operator]
     ]
 
 
