@@ -194,11 +194,9 @@ def recommend(
 ) -> Recommendation:
     """The most accurate variant that meets every objective with a probability of at least `confidence`.
 
-    Where the runs' requests have no labels, the fastest of those variants.
-
-    An argument may be None where all runs agree in it. Where the runs may not be compared with each other, the newest
-    of this machine are taken, else the newest. Raises UsageError for an argument that has to be given, DataError where
-    no variant has the calls that certify a percentile.
+    Where the runs' requests have no labels, the fastest of those variants. An argument may be None where all runs
+    agree in it. Where runs may not be compared with each other, the newest of this machine are taken, else the newest.
+    Raises UsageError for an argument that has to be given, DataError where calls are too few to certify a percentile.
     """
     if not 0 < confidence < 1:
         raise UsageError(f"--confidence must lie between 0 and 1, not {confidence:g}", "for example 0.95")

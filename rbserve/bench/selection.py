@@ -41,7 +41,7 @@ def select(models: Sequence[str], datasets: Sequence[str]) -> Selected:
 
 
 @dataclass(frozen=True)
-class Work:
+class CellOptions:
     """How the models of a matrix are trained and measured.
 
     `plan` holds for all models, `sizes` by task, `of_rankers` for models that rank the catalogue; `overrides` are those

@@ -122,7 +122,7 @@ def bench(
     from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.bench.matrix import with_metrics
     from rbserve.bench.options import Overrides, read_overrides
-    from rbserve.bench.selection import Work, select
+    from rbserve.bench.selection import CellOptions, select
     from rbserve.home.paths import report_path
     from rbserve.stats.own_metrics import load_metrics
 
@@ -133,7 +133,7 @@ def bench(
     if report is not None:
         report_path(report)  # a name that it cannot have is refused now, not at the end
     exclude_seen = plan.pop("exclude_seen", False)
-    work = Work(
+    work = CellOptions(
         overrides=read_overrides(options) if options else Overrides(),
         sizes=_sizes(slates, top),
         of_rankers={"exclude_seen": exclude_seen},

@@ -29,7 +29,7 @@ FILES, MEASURING, OUTPUT = "Two model files and a table", "Measuring", "Output"
 
 
 @dataclass(frozen=True)
-class Sides(Options):
+class CheckedPaths(Options):
     """What is compared, and who measures base."""
 
     base: Annotated[
@@ -84,10 +84,10 @@ class Outputs(Options):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CheckCommand:
     """Two sides as the command names them, what is compared of them, and how it is judged."""
 
-    sides: Sides
+    sides: CheckedPaths
     models: list[str] | None
     scope: Mapping[str, object]
     adoption: Mapping[str, object]
@@ -144,7 +144,7 @@ class Comparison:
 
 def check(
     *,
-    sides: Annotated[dict[str, Any], FromRecord(Sides, ("base", "head", "baseline"))],
+    sides: Annotated[dict[str, Any], FromRecord(CheckedPaths, ("base", "head", "baseline"))],
     models: Annotated[
         list[str] | None,
         typer.Option(
@@ -171,7 +171,7 @@ def check(
         dict[str, Any], FromRecord(Tolerance, ("own",), MEASURING, {"own": "--metric-tolerance"})
     ],
     settings: Annotated[dict[str, Any], FromRecord(GateConfig, ("budget",), MEASURING)],
-    table: Annotated[dict[str, Any], FromRecord(Sides, ("requests",), FILES)],
+    table: Annotated[dict[str, Any], FromRecord(CheckedPaths, ("requests",), FILES)],
     adoption: Annotated[dict[str, Any], FromRecord(AdoptOptions, ADOPT_FIELDS, FILES)],
     mapping: Annotated[
         list[str] | None,
@@ -182,7 +182,7 @@ def check(
             help="Columns that fill an input, in the order of its last dimension; may be repeated.",
         ),
     ] = None,
-    python: Annotated[dict[str, Any], FromRecord(Sides, ("base_python",), MEASURING)],
+    python: Annotated[dict[str, Any], FromRecord(CheckedPaths, ("base_python",), MEASURING)],
     config: Annotated[
         Path | None, typer.Option(help="File of tolerances (default rbserve-check.toml, where it is there).")
     ] = None,
@@ -229,8 +229,8 @@ def check(
             metrics=words(metrics) if metrics else None,
         )
         adoption |= given(map=tuple(mapping) if mapping else None)
-        outcome = Comparison(
-            Sides(**named), words(models) if models else None, narrowed, adoption, gate
+        outcome = CheckCommand(
+            CheckedPaths(**named), words(models) if models else None, narrowed, adoption, gate
         ).measure()
         _write_samples(outcome, outputs.pytest_benchmark_out)
         suite = outcome.suite
