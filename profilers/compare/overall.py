@@ -1,8 +1,8 @@
 """Across data sets: the same variant on several of them, as the paper's column "Overall" averages its five.
 
 Accuracies are averaged, p50 latencies by their geometric mean. Only what was measured on every data set of the table is
-in it, on one machine with the same libraries, threads and scope. A data set and its copy, shuffled or under another
-name, are one: only one of the two is in the mean.
+in it, on one machine with the same libraries, threads and scope, and with the same judging (`data.judging`). A data set
+and its copy, shuffled or under another name, are one: only one of the two is in the mean.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def overalls(parts: Sequence[Section], evidence: Evidence) -> list[Overall]:
     groups: dict[tuple[object, ...], dict[str, Section]] = {}
     for part in parts:  # the newest section of a data set comes first
         machine = comparability_key(part.environment, part.threads, "")
-        key = (part.task, part.scope, part.threads, part.exclude_seen, machine)
+        judging = part.judging.suffix if part.judging else ""
+        key = (part.task, part.scope, part.threads, part.exclude_seen, machine, judging)
         groups.setdefault(key, {}).setdefault(part.dataset, part)
     return [
         table

@@ -14,6 +14,7 @@ from itertools import product
 import msgspec
 
 from rbserve.core.tasks import TASKS
+from rbserve.data.judging import Judging
 from rbserve.data.similarity import is_copy
 from rbserve.home.commands import command
 from rbserve.machine.environment import Environment
@@ -50,7 +51,11 @@ class RunSource(msgspec.Struct, frozen=True):
 
 
 class Section(SectionWords, msgspec.Struct, frozen=True):
-    """Points that may be compared with one another. `baseline_forms` has the form of each baseline that has several."""
+    """Points that may be compared with one another.
+
+    `baseline_forms` has the form of each baseline that has several, `judging` how the data set divides rows and draws
+    negatives, None where no run says it.
+    """
 
     id: str
     dataset: str
@@ -74,6 +79,7 @@ class Section(SectionWords, msgspec.Struct, frozen=True):
     paper_cautions: list[str]
     fronts: list[Front]
     baseline_forms: dict[str, str] = {}
+    judging: Judging | None = None
 
     def baseline_title(self, name: str) -> str:
         """A baseline with its form: "popularity (last likes)"."""
@@ -168,6 +174,7 @@ def _section(
         paper_cautions=paper_cautions(first.task),
         fronts=[front for _, front in placed],
         baseline_forms=forms_of(judge),
+        judging=next((run.judging for run in group if run.judging), None),
     )
 
 

@@ -116,6 +116,7 @@ def profile(
         baseline_forms=known.forms,
         baseline_answers={name: answers.tolist() for name, answers in known.answers.items()},
         data_sketch=test.sketch(),
+        judging=test.judging(),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
         random=artifact.is_random,

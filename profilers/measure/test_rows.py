@@ -19,6 +19,7 @@ from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data, open_dataset
+from rbserve.data.judging import Judging, judging_of_data
 from rbserve.data.request_set import RequestSet
 from rbserve.data.similarity import data_sketch
 from rbserve.home.paths import dataset_path
@@ -67,6 +68,10 @@ class TestRows(Protocol):
 
     def sketch(self) -> dict[int, int]:
         """What tells copies of the data from other data (`data.similarity`)."""
+        ...
+
+    def judging(self) -> Judging | None:
+        """How the data set of the rows divides rows and draws negatives; None without a data set."""
         ...
 
 
@@ -148,6 +153,10 @@ class DatasetRows:
         """The sketch of the data set."""
         return data_sketch(self._data)
 
+    def judging(self) -> Judging:
+        """The judging of the data set."""
+        return judging_of_data(self._data)
+
 
 class RequestRows:
     """The requests of a request set, for an adopted model.
@@ -219,6 +228,10 @@ class RequestRows:
     def sketch(self) -> dict[int, int]:
         """The sketch of the data set whose test rows these are, else an empty one."""
         return data_sketch(self._data) if self._data else {}
+
+    def judging(self) -> Judging | None:
+        """The judging of the data set whose test rows these are, if there is one."""
+        return judging_of_data(self._data) if self._data else None
 
     @cached_property
     def _users(self) -> NDArray[np.int32]:

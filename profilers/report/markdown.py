@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from rbserve.profilers.compare import overall
 from rbserve.profilers.compare.figures import columns
+from rbserve.profilers.compare.judgings import JudgingTable
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.wording import number_text
+from rbserve.profilers.report.judging_tables import judging_cells, judging_heads, judging_notes, judging_title
 from rbserve.profilers.report.paper_tables import PaperTable, PaperTableRow
 from rbserve.profilers.report.tables import (
     OVERALL_HEADS,
@@ -54,6 +56,8 @@ def markdown(book: Book) -> str:
         lines += _chapter(chapter)
     for table in book.overalls:
         lines += _overall(table)
+    for judged in book.judgings:
+        lines += _judgings(judged)
     for printed in book.printed:
         lines += _paper(printed)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
@@ -96,6 +100,12 @@ def _overall(table: overall.Overall) -> Iterator[str]:
     yield from [f"## {_text(overall_title(table))}", ""]
     yield from [*_table(OVERALL_HEADS, [overall_cells(point) for point in table.points]), ""]
     yield from _list([*overall.notes(table), front_text(table.front, metric_title(table.metric, table.task))])
+
+
+def _judgings(table: JudgingTable) -> Iterator[str]:
+    yield from [f"## {_text(judging_title(table))}", ""]
+    yield from [*_table(judging_heads(table), [judging_cells(model) for model in table.models]), ""]
+    yield from _list([*judging_notes(table)])
 
 
 def _paper(table: PaperTable) -> Iterator[str]:

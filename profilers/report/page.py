@@ -20,7 +20,7 @@ from rbserve.profilers.compare.figures import columns
 from rbserve.profilers.compare.overall import notes as overall_notes
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.wording import DASH, accuracy_text, listing, p50_text, share_text, significant
-from rbserve.profilers.report import tables
+from rbserve.profilers.report import judging_tables, tables
 from rbserve.profilers.report.chart import SIZES, lay_out
 from rbserve.profilers.report.chart_data import ChartSection, chart_sections
 from rbserve.profilers.report.paper_tables import PaperCell, PaperTableRow
@@ -89,6 +89,7 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.globals.update(
         tables=tables,
+        judging_tables=judging_tables,
         columns=columns,
         summary_heads=SUMMARY_HEADS,
         tolerance=TOLERANCE,

@@ -5,6 +5,7 @@ report.json is what every other file is drawn from, and stable within one `schem
 - `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
   `figures`: keys and titles of the figures that the page filters by, and sets a latency target for;
   `overall`: what several data sets have in common, with the fields of `overall.Overall`;
+  `judgings`: models under each judging of a source's events, with the fields of `judgings.JudgingTable`;
   `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run of a model that was not adopted,
   with every row of them.
 - A section has the fields of `sections.Section` (data set, task, `metric`, scope, threads, environment,
@@ -33,9 +34,11 @@ from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import open_dataset
+from rbserve.data.judging import judging_of_data
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.compare.answers import answers
 from rbserve.profilers.compare.figures import page_choices, point_record
+from rbserve.profilers.compare.judgings import judging_tables
 from rbserve.profilers.compare.overall import overalls
 from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.compare.sections import Section, sections
@@ -80,14 +83,15 @@ def _standing(run: Measurement) -> tuple[bool, bool, str, str]:
 
 
 def with_sketch(run: Measurement, folder: Path) -> Measurement:
-    """The run with the sketch of the data set in `folder`, where its file has none and the data are still the same."""
-    if run.data_sketch or not folder.is_dir():
+    """The run with sketch and judging of the data set in `folder`, where it lacks one and the data are the same."""
+    if (run.data_sketch and run.judging) or not folder.is_dir():
         return run
     try:
         data = open_dataset(folder)
         if data.fingerprint != run.dataset_fingerprint:
             return run
-        return msgspec.structs.replace(run, data_sketch=data_sketch(data))
+        sketch = run.data_sketch or data_sketch(data)
+        return msgspec.structs.replace(run, data_sketch=sketch, judging=judging_of_data(data))
     except DataError:  # damaged, or of another version: a report does not need it
         return run
 
@@ -103,6 +107,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
             Chapter(part, answers(part, evidence), list(absent(part)), list(method(part))) for part in parts
         ],
         overalls=overalls(parts, evidence),
+        judgings=judging_tables(parts),
         printed=paper_tables(measurements),
         created=max(run.created for run in measurements),
     )
@@ -141,6 +146,7 @@ def document(book: Book) -> dict[str, Any]:
         "figures": page_choices(),
         "sections": parts,
         "overall": msgspec.to_builtins(book.overalls),
+        "judgings": msgspec.to_builtins(book.judgings),
         "paper_tables": msgspec.to_builtins(book.printed),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rbserve.core.tasks import TASKS
@@ -11,6 +11,7 @@ from rbserve.profilers.compare import overall
 from rbserve.profilers.compare.answers import ServeAnswer
 from rbserve.profilers.compare.figures import FIGURES
 from rbserve.profilers.compare.front import Front
+from rbserve.profilers.compare.judgings import JudgingTable
 from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
@@ -46,6 +47,7 @@ class Book(NamedTuple):
     overalls: list[overall.Overall]
     printed: list[PaperTable]
     created: str
+    judgings: Sequence[JudgingTable] = ()
 
 
 OVERALL_HEADS = ["model", "variant", "front", "P(front)", "p50 ms [95%]", "accuracy [95%]", "group"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from rbserve.data.dataset import Dataset
 
 NAMES = {"time": "-time", "popularity": "-popular"}
 """What the name of a data set ends with where it does not judge as the paper does, by the value of the option."""
@@ -15,13 +18,15 @@ class Judging(msgspec.Struct, frozen=True):
     """The way a data set of `source` judges models.
 
     `split` is what divides the rows (users or time), `negatives` the number of random negatives of a user (0: the
-    users' own dislikes), `negatives_by` how these are drawn (uniform or popularity).
+    users' own dislikes), `negatives_by` how these are drawn (uniform or popularity). `sizes` are those of the clean
+    source: data sets of one source and equal sizes are made of the same events.
     """
 
     source: str
     split: str = "users"
     negatives: int = 0
     negatives_by: str = "uniform"
+    sizes: dict[str, int] = {}
 
     @property
     def suffix(self) -> str:
@@ -34,6 +39,13 @@ class Judging(msgspec.Struct, frozen=True):
         drawn = {"uniform": "random", "popularity": "popular"}.get(self.negatives_by, self.negatives_by)
         negatives = f"{self.negatives} {drawn} negatives" if self.negatives else "own dislikes"
         return f"split by {self.split}, {negatives}"
+
+
+def judging_of_data(dataset: Dataset) -> Judging:
+    """The judging of a prepared data set, with the sizes of its source."""
+    manifest = dataset.manifest
+    judging = judging_of(manifest.source, manifest.options)
+    return msgspec.structs.replace(judging, sizes=manifest.counts["source"])
 
 
 def judging_of(source: str, options: Mapping[str, Any]) -> Judging:

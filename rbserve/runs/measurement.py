@@ -14,6 +14,7 @@ import numpy as np
 
 from rbserve.core.distillation import Distillation
 from rbserve.core.variants import CPU, device_of
+from rbserve.data.judging import Judging
 from rbserve.machine.environment import Environment
 from rbserve.runs.plan import Plan, Slate
 from rbserve.runs.provenance import GitState
@@ -168,7 +169,8 @@ class Measurement(msgspec.Struct, frozen=True):
     (`data.similarity`).
     `own_metrics` has, by variant, the values of the user's own metrics by their name, null where one is not defined,
     and `own_intervals` their 95% intervals over users, where they were computed.
-    `adopted` is what a model that was made elsewhere came as (onnx, lightgbm, …), empty for all others. Fields that a
+    `adopted` is what a model that was made elsewhere came as (onnx, lightgbm, …), empty for all others. `judging` says
+    how the data set divides rows and draws negatives; null for requests of no data set. Fields that a
     version did not know are empty in its files.
     """
 
@@ -210,6 +212,7 @@ class Measurement(msgspec.Struct, frozen=True):
     adopted: str = ""
     baseline_answers: dict[str, list[float]] = {}
     own_intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    judging: Judging | None = None
 
     @property
     def unjudged(self) -> str | None:

@@ -427,6 +427,10 @@ def test_popular_negatives_of_a_user_are_a_draw_without_replacement_also_where_o
     assert ((counts[3:] - expected) ** 2 / expected).sum() < 2 + 5 * np.sqrt(4)
 
 
+def test_where_nobody_likes_anything_no_negative_is_drawn_and_no_row_left() -> None:
+    assert _popular([0] * 9, [[0, 1]] * 3, 2) == [[], [], []]
+
+
 def test_popular_negatives_are_a_function_of_seed_and_user() -> None:
     likes = list(range(1, 41))
     touched = [[user % 7, 20 + user % 11, 33] for user in range(60)]

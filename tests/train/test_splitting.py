@@ -386,6 +386,20 @@ def test_popular_negatives_of_the_papers_split_are_drawn_by_the_likes_of_all_use
         assert abs((drawn < 10).mean() - share) < 0.08
 
 
+def test_given_likes_are_not_counted_for_popular_negatives(tmp_path: Path) -> None:
+    """Items 0 to 9 are liked before the observation alone: they are no negatives, which uniform ones may be."""
+    likes = _likes(
+        [[user % 10, 10 + user % 50, 10 + (user + 9) % 50, 10 + (user + 21) % 50] for user in range(200)]
+    )
+    raw = replace(likes, labels=np.where(likes.items < 10, GIVEN, 1).astype(np.int8))
+    for way, has_given in (("uniform", True), ("popularity", False)):
+        protocol = Protocol(held_out=2, negatives=2, negatives_by=way)
+        dataset = build(tmp_path / way, "made", raw, _table(60), protocol)
+        parts = [dataset.ctr(split) for split in SPLITS]
+        drawn = np.concatenate([part.candidates[part.labels == 0] for part in parts])
+        assert bool((drawn < 10).any()) == has_given
+
+
 def test_who_has_touched_every_item_gives_no_row_and_is_counted(tmp_path: Path) -> None:
     everything = list(range(12))
     touched = [everything if user < 20 else everything[: 11 if user < 40 else 8] for user in range(60)]

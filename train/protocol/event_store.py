@@ -112,12 +112,12 @@ class EventStore:
         return np.flatnonzero(np.diff(self.offsets))
 
     def met_items(self, period: Period) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which items anybody met before the end of the period, and how many likes each has in it."""
+        """Which items anybody met before the end of the period, and how many likes each has in it, GIVEN ones apart."""
         seen, likes = np.zeros(len(self.seen), bool), np.zeros(len(self.seen), np.int64)
         columns = [blocks(self.column(name)) for name in ("item", "label", "time")]
         for items, labels, times in zip(*columns, strict=True):
             seen[items[times <= period.last]] = True
-            liked = (labels != 0) & period.holds(times)
+            liked = (labels == 1) & period.holds(times)
             likes += np.bincount(items[liked], minlength=len(likes))
         return seen, likes
 

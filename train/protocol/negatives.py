@@ -90,7 +90,7 @@ def draw_negatives(rows: CtrRows, touched: Pairs, pool: ItemPool, seed: int) -> 
     taken = np.sort(touched.users.astype(np.int64) * span + touched.items)
     most = int(np.bincount(np.unique(rows.users[slots], return_inverse=True)[1]).max(initial=0))
     for attempt in range(64 + 2 * most):
-        if not len(slots):
+        if not len(slots) or not len(pool):
             break
         open_users, first_slot = np.unique(rows.users[slots], return_index=True)
         drawn = pool.draw(pair_hash(seed + 1, open_users, np.full(len(open_users), attempt)))
