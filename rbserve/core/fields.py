@@ -33,6 +33,8 @@ NUMBERS, CODES, USER_NUMBERS, USER_CODES = "numbers", "codes", "user_numbers", "
 USER, CONTEXT, TIME = "user.", "context.", "time"
 """How the entries of a request are called that have a user's fields (`user.country`), those of what is asked
 (`context.hour`), and the time of the request, in the unit of the data set."""
+SEPARATOR, WORDS = "|", ""
+"""What stands between several categories in a text, unless a field says otherwise; WORDS: a text's words are meant."""
 ALL, OWN, COUNTED = "all", "own", "counted"
 """What `fields=` takes beside names: every field, those of the user's tables, those that are counted."""
 
@@ -42,6 +44,7 @@ class FieldSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `size` is how many codes a category has, MISSING and UNSEEN among them, and 0 of a number. `width` is how many
     categories it has at most. `hashed`: its codes are hashes of the values, for which no vocabulary is kept.
+    `separator` stands between several categories that are written as one text; WORDS: its words are the categories.
     """
 
     name: str
@@ -50,11 +53,17 @@ class FieldSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int = 0
     width: int = 1
     hashed: bool = False
+    separator: str = SEPARATOR
 
     @property
     def is_number(self) -> bool:
         """Whether its values are numbers, not codes."""
         return self.kind == "number"
+
+    @property
+    def has_values(self) -> bool:
+        """Whether there is a vocabulary: the value of each code."""
+        return not (self.is_number or self.hashed)
 
     @property
     def entry(self) -> str:

@@ -91,8 +91,8 @@ class ColumnWriter:
         self._file.flush()  # from here on the file reads as an empty column
 
     def append(self, values: NDArray[Any]) -> None:
-        """Adds values at the end; they must be of the column's kind."""
-        piece = np.ascontiguousarray(values, self.dtype)
+        """Adds values at the end, row after row; they must be of the column's kind."""
+        piece = np.ascontiguousarray(values, self.dtype).ravel()
         with naming(self.path):
             self._file.write(piece.data)
         self.rows += len(piece)

@@ -250,6 +250,10 @@ class Dataset:
         users: NDArray[np.int32] = table["user"].to_numpy()
         return users
 
+    def field_values(self, spec: FieldSpec) -> list[str]:
+        """The values of a field's codes from FIRST on; none of a number and of a field whose codes are hashes."""
+        return read_field_values(self.file(f"fields/{values_file(spec)}")) if spec.has_values else []
+
     def item_field(self, spec: FieldSpec) -> NDArray[Any]:
         """The value of a field of each item: float32[n], int32[n], or int32[n, width] of several categories."""
         return self.field_column("fields", spec)
@@ -299,6 +303,16 @@ def open_dataset(path: Path) -> Dataset:
         )
     manifest = read_manifest(file, DatasetManifest, SCHEMA, "a data set manifest", f"{again} makes it anew")
     return Dataset(path, manifest)
+
+
+def values_file(spec: FieldSpec) -> str:
+    """The name of the file with the values of a field's codes."""
+    return f"values.{spec.name}.parquet"
+
+
+def read_field_values(path: Path) -> list[str]:
+    """Reads the values of a field's codes from FIRST on."""
+    return cast("list[str]", pq.read_table(path, columns=["value"])["value"].to_pylist())
 
 
 def read_words(path: Path) -> list[str]:

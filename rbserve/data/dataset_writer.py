@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rbserve.core.fields import FieldSpec
 from rbserve.core.files import digest, write_bytes
 from rbserve.core.tasks import CTR, SEQREC
 from rbserve.data.columns import ColumnWriter, Ragged, RaggedWriter, blocks, open_column
@@ -29,6 +30,7 @@ from rbserve.data.dataset import (
     DatasetManifest,
     SeqSplit,
     Split,
+    values_file,
 )
 
 ITEM_COLUMNS = ("candidate", "target", "history.values")
@@ -65,6 +67,7 @@ class DatasetWriter:
             for task, columns in COLUMNS.items()
             for split in SPLITS
         }
+        self._fields: list[FieldSpec] = []
 
     def add_ctr(
         self, split: Split, rows: CtrSplit, times: NDArray[np.int64], newest: NDArray[np.int64]
@@ -140,6 +143,27 @@ class DatasetWriter:
         limited = table.replace_schema_metadata({WORD_LIMIT: str(max_words)})
         pq.write_table(limited, self.folder / "text" / "words.parquet")
 
+    def add_field(self, spec: FieldSpec, values: Sequence[str] = ()) -> None:
+        """Makes a field one of the data set's, with the values of its codes from FIRST on where it has a vocabulary.
+
+        Its own values are written by `field_writer`.
+        """
+        self._fields.append(spec)
+        if spec.has_values:
+            (self.folder / "fields").mkdir(exist_ok=True)
+            table = pa.table({"value": pa.array(values, pa.string())})
+            pq.write_table(table, self.folder / "fields" / values_file(spec))
+
+    def field_writer(self, spec: FieldSpec, split: Split | None = None) -> ColumnWriter:
+        """The column that takes the values of a field; the caller closes it.
+
+        Of a field of the items: a value an item of the table; of the users: a value a row of users.parquet; of the
+        context: a value a row of the `split` of click prediction. Rows of codes int32[R, width] are given as they are.
+        """
+        assert (spec.scope == "context") == (split is not None), spec
+        folder = self.folder / (f"{CTR.name}/{split}" if split else "fields")
+        return ColumnWriter(folder / f"{spec.entry}.npy", np.float32 if spec.is_number else np.int32)
+
     def seal(
         self,
         *,
@@ -162,8 +186,9 @@ class DatasetWriter:
             counts={**counts, **self._counts()},
             dropped={reason: count for reason, count in sorted(dropped.items()) if count},
             repaired={reason: count for reason, count in sorted(repaired.items()) if count},
-            fingerprint=_fingerprint(self.folder),
+            fingerprint=_fingerprint(self.folder, self._fields),
             files={file.relative_to(self.folder).as_posix(): digest(file) for file in files},
+            fields=self._fields,
         )
         write_bytes(
             self.folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest, order="sorted"))
@@ -201,10 +226,11 @@ def _write_strings(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[li
     return rows
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(folder: Path, fields: Sequence[FieldSpec]) -> str:
     """A digest of the content, not of the files' bytes, which may change with the writer's version."""
-    sha = hashlib.sha256()
-    for name in ("items.parquet", "text/words.parquet"):
+    sha = hashlib.sha256(msgspec.json.encode(fields) if fields else b"")
+    values = [f"fields/{values_file(spec)}" for spec in fields if spec.has_values]
+    for name in ("items.parquet", "text/words.parquet", *values):
         with pq.ParquetFile(folder / name) as file:
             for column in file.schema_arrow.names:
                 sha.update(f"{name} {column}".encode())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import open_column
+from rbserve.data.dataset import read_field_values, values_file
+from rbserve.features.coding import FieldCoder
 from rbserve.features.counted import FOLDER as COUNTED
 from rbserve.features.counted import MANIFEST, CountedTables, read_counted_manifest
 from rbserve.features.maker import FeatureMaker
@@ -28,3 +30,14 @@ def open_counted(artifact: Artifact) -> CountedTables:
     manifest = read_counted_manifest(artifact.file(f"{COUNTED}/{MANIFEST}"))
     files = {name: open_column(artifact.file(f"{COUNTED}/{name}.npy")) for name in manifest.tables}
     return CountedTables(files, manifest.end)
+
+
+def open_coders(artifact: Artifact) -> dict[str, FieldCoder]:
+    """By name, what codes the values of each field that an artefact's model reads and that is not counted."""
+    coders = {}
+    for spec in artifact.layout.fields:
+        if spec.scope != "counted":
+            file = f"{FOLDER}/{values_file(spec)}"
+            values = read_field_values(artifact.file(file)) if spec.has_values else ()
+            coders[spec.name] = FieldCoder(spec, values)
+    return coders

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.fields import COUNTED, FieldSpec, Layout, chosen_fields
+from rbserve.core.fields import COUNTED, Layout, chosen_fields
 from rbserve.core.files import write_bytes
 from rbserve.core.requests import slate_request
 from rbserve.core.types import Items, Progress
-from rbserve.data.dataset import CtrSplit, Dataset, Extras, Split
+from rbserve.data.dataset import CtrSplit, Dataset, Extras, Split, values_file
 from rbserve.features.counted import FOLDER as COUNTED_FOLDER
 from rbserve.features.counted import MANIFEST, SIMILARITIES, counted_fields
 from rbserve.features.maker import FeatureMaker
@@ -76,8 +76,8 @@ class FieldRows:
         for spec in self.layout.fields:
             if spec.scope == "item":
                 self._copy(self.dataset.file(f"fields/{spec.entry}.npy"), folder / FOLDER)
-            if self._has_values(spec):
-                self._copy(self.dataset.file(f"fields/values.{spec.name}.parquet"), folder / FOLDER)
+            if spec.has_values:
+                self._copy(self.dataset.file(f"fields/{values_file(spec)}"), folder / FOLDER)
         if self.counted is not None:
             manifest = self.counted.manifest
             files = {name: manifest.files[f"{name}.npy"] for name in manifest.tables}
@@ -87,9 +87,6 @@ class FieldRows:
                 manifest, files={f"{name}.npy": file for name, file in files.items()}
             )
             write_bytes(folder / COUNTED_FOLDER / MANIFEST, msgspec.json.encode(kept))
-
-    def _has_values(self, spec: FieldSpec) -> bool:
-        return not (spec.is_number or spec.hashed)
 
     def _copy(self, source: Path, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
