@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,4 +33,19 @@ def report(
     if as_json:
         print_json({"folder": str(folder), "files": files})
         return
+    for line in _below_baselines(folder):
+        say(line)
     say(f"report -> {folder / 'report.html'}")
+
+
+def _below_baselines(folder: Path) -> list[str]:
+    """The models of each data set that are not above the best baseline: "ml-100k ctr, below popularity: dnn"."""
+    from rbserve.profilers.report.chart_data import chart_sections
+
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    lines = [
+        f"{section.dataset} {section.task}, {mark}: {', '.join(names)}"
+        for section in chart_sections(report)
+        for mark, names in section.below(section.points).items()
+    ]
+    return list(dict.fromkeys(lines))
