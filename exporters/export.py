@@ -137,11 +137,7 @@ def _graphs(
     """Writes the graphs of each precision; a model's graphs are in the order in which they run."""
     if isinstance(dataset, RequestSet):
         return adopted.write_graphs(artifact, dataset, folder, precisions)
-    # Imported here: the graphs of adopted models need no torch.
-    from rbserve.exporters import onnx, sequential
-
-    write_fp32 = sequential.write_fp32 if TASKS[artifact.manifest.task].ranks else onnx.write_fp32
-    fp32 = write_fp32(artifact, folder)
+    fp32 = _write_fp32(artifact, folder)
     graphs = {
         precision: fp32 if precision == "fp32" else _quantise(artifact, dataset, fp32, precision)
         for precision in precisions
@@ -150,6 +146,19 @@ def _graphs(
         for precision, (path,) in graphs.items():
             declare_table(artifact, precision, path)
     return graphs
+
+
+def _write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
+    """Writes the fp32 graphs of a zoo row."""
+    # Imported here: the graphs of adopted models, and of trees, need no torch.
+    if artifact.kind == "trees":
+        from rbserve.exporters import trees
+
+        return trees.write_fp32(artifact, folder)
+    from rbserve.exporters import onnx, sequential
+
+    write = sequential.write_fp32 if TASKS[artifact.manifest.task].ranks else onnx.write_fp32
+    return write(artifact, folder)
 
 
 def _quantise(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision: str) -> list[Path]:

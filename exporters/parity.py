@@ -171,7 +171,7 @@ def reference_variant(artifact: Artifact) -> str:
 
     Of a model that was made elsewhere it is that which it came as.
     """
-    if artifact.is_adopted:
+    if artifact.is_adopted or artifact.kind == "trees":
         return artifact.variants[0]
     if artifact.is_language_model and shortage(artifact, REFERENCE):
         return HALF_REFERENCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from rbserve.core.options import with_options
@@ -14,11 +15,17 @@ from rbserve.train.fitting.loop import Settings
 
 
 def train_small(
-    name: str, dataset: Dataset, path: Path, epochs: int = 12, seed: int = 2024, lr: float = 5e-3
+    name: str,
+    dataset: Dataset,
+    path: Path,
+    epochs: int = 12,
+    seed: int = 2024,
+    lr: float = 5e-3,
+    further: Mapping[str, str] | None = None,
 ) -> Artifact:
-    """A narrow version of a zoo row, trained for a few epochs."""
+    """A narrow version of a zoo row, trained for a few epochs, with `further` options of its config."""
     spec = find_model(name)
     narrow = {"dim": 16, "hidden": "64,32", "second_hidden": "64,32"}
-    options = {key: value for key, value in narrow.items() if hasattr(spec.config, key)}
+    options = {key: value for key, value in narrow.items() if hasattr(spec.config, key)} | {**(further or {})}
     spec = dataclasses.replace(spec, config=with_options(spec.config, options))
     return train(spec, dataset, path, Settings(batch=500, micro_batch=500, lr=lr, epochs=epochs, seed=seed))

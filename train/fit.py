@@ -33,12 +33,20 @@ from rbserve.data.artifact import (
     write_manifest,
 )
 from rbserve.data.dataset import Dataset, Split, write_items
-from rbserve.models.configs import EndpointConfig, ItemKnnConfig, LanguageConfig, config_to_dict, kind_of
+from rbserve.models.configs import (
+    EndpointConfig,
+    GbdtConfig,
+    ItemKnnConfig,
+    LanguageConfig,
+    config_to_dict,
+    kind_of,
+)
 from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.fitting.tensors import save_drawn, save_tensors
-from rbserve.train.tasks import ctr, endpoint, itemknn, language, next_item, seq
+from rbserve.train.tasks import ctr, endpoint, gbdt, itemknn, language, next_item, seq
 from rbserve.train.tasks.ctr import CtrTask
+from rbserve.train.tasks.gbdt import GbdtTask
 from rbserve.train.tasks.language import LanguageTask
 from rbserve.train.tasks.next_item import NextItemTask
 from rbserve.train.tasks.warm_start import WarmStart, continue_identifiers
@@ -109,7 +117,7 @@ class SavedTask(TrainingTask, Protocol):
 class WholeTask(Protocol):
     """A task that fits its model as a whole, without the training loop; `chosen` has the options that it chose."""
 
-    chosen: dict[str, float]
+    chosen: Mapping[str, float]
 
     def fit_whole(self, model: nn.Module, path: Path, progress: Progress) -> State:
         """Fits the model in place; temporary files may stand beside the artefact's `path` meanwhile."""
@@ -126,6 +134,8 @@ def _maker(spec: ModelSpec, lesson: TrainingLesson | None, start: WarmStart | No
         return endpoint.make
     if isinstance(spec.config, ItemKnnConfig):
         return itemknn.make
+    if isinstance(spec.config, GbdtConfig):
+        return gbdt.make
     if isinstance(spec.config, LanguageConfig):  # takes the weights before it adds adapters
         return partial(next_item.make if TASKS[spec.task].ranks else language.make, start=start)
     make: Maker = seq.make if TASKS[spec.task].ranks else ctr.make
@@ -242,8 +252,8 @@ def _write(
     with replacing_directory(path) as partial:
         if spec.random:
             save_drawn(partial / WEIGHTS, task.weights(model), settings.seed)
-        else:
-            save_tensors(partial / WEIGHTS, task.weights(model))
+        elif weights := task.weights(model):
+            save_tensors(partial / WEIGHTS, weights)
         write_items(partial / ITEMS, dataset.items)
         task.save(partial)
         manifest = ArtifactManifest(
@@ -269,8 +279,8 @@ def _write(
             ),
             libraries=library_versions(),
             prompts=prompts,
-            chosen=task.chosen if isinstance(task, WholeTask) else {},
-            fields=[*task.layout.fields] if isinstance(task, CtrTask) else [],
+            chosen={**task.chosen} if isinstance(task, WholeTask) else {},
+            fields=[*task.layout.fields] if isinstance(task, CtrTask | GbdtTask) else [],
             files={
                 str(file.relative_to(partial)): digest(file)
                 for file in sorted(partial.rglob("*"))

@@ -20,7 +20,7 @@ from rbserve.core.tasks import TaskName
 
 Group = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "X"]
 """The paper's groups of models; X are those beyond the paper."""
-ItemForm = Literal["id", "text", "embedding", "semantic_id"]
+ItemForm = Literal["id", "text", "embedding", "semantic_id", "features"]
 
 Items: TypeAlias = "NDArray[np.int32]"
 Scores: TypeAlias = "NDArray[np.float32]"

@@ -28,24 +28,25 @@ UNKNOWN = "unknown"
 CPU = "cpu"
 
 ModelKind = Literal[
-    "recommender", "neighbours", "language", "endpoint", "graph", "library", "program", "callable"
+    "recommender", "neighbours", "trees", "language", "endpoint", "graph", "library", "program", "callable"
 ]
-"""A model over rows of the item table, one of rows of neighbours, a language model that reads prompts, a model that
-answers from elsewhere.
+"""A model over rows of the item table, one of rows of neighbours, trees on fields, a language model that reads
+prompts, a model that answers from elsewhere.
 
 Of models that were made elsewhere and adopted: an ONNX graph, a model of another library that is also converted to
 ONNX, a program of torch.export, a Python callable."""
 
 
-_CONFIG_KINDS: Mapping[str, ModelKind] = {"endpoint": "endpoint", "itemknn": "neighbours"}
+_CONFIG_KINDS: Mapping[str, ModelKind] = {"endpoint": "endpoint", "itemknn": "neighbours", "gbdt": "trees"}
 UNCHANGED: Mapping[ModelKind, Mapping[str, str]] = {
-    "neighbours": {"int8": "it looks rows up and adds them; there are no products to round"}
+    "neighbours": {"int8": "it looks rows up and adds them; there are no products to round"},
+    "trees": {"int8": "trees compare numbers; there are no products to round"},
 }
 """The precisions that would change nothing in models of a kind, and why."""
 TRAINED: tuple[ModelKind, ...] = ("recommender", "language")
 CONVERTED: tuple[ModelKind, ...] = ("graph", "library", "program")
 """The kinds of adopted models that have an ONNX graph."""
-APPROXIMATED: tuple[ModelKind, ...] = ("library",)
+APPROXIMATED: tuple[ModelKind, ...] = ("library", "trees")
 """The kinds whose graph another project makes. It may score single rows otherwise, at the edges of a tree's branches:
 that is measured and shown as a warning."""
 
@@ -107,12 +108,12 @@ VARIANTS = (
         colour="#d55e00", dark_colour="#ff8f4d", marker="o",
     ),
     Variant(
-        "native", "native", "fp32", WEIGHTS, ("library",), tolerance=1e-3, usual=True, automatic=True,
+        "native", "native", "fp32", WEIGHTS, ("library", "trees"), tolerance=1e-3, usual=True, automatic=True,
         libraries=("lightgbm", "xgboost", "xgboost-cpu", "catboost", "scikit-learn", "skops"),
         colour="#a6761d", dark_colour="#e6b860", marker="X",
     ),
     Variant(
-        "onnx-fp32", "onnx", "fp32", "onnx-fp32", (*TRAINED, "neighbours", *CONVERTED), tolerance=1e-3,
+        "onnx-fp32", "onnx", "fp32", "onnx-fp32", (*TRAINED, "neighbours", "trees", *CONVERTED), tolerance=1e-3,
         usual=True, automatic=True, named_by_precision=True,
         colour="#0072b2", dark_colour="#56b4e9", marker="s",
     ),

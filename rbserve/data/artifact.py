@@ -2,7 +2,7 @@
 
     artifacts/<dataset>/<model>/
       manifest.json        spec, config, data fingerprint, training record, variants, file digests
-      model.safetensors    weights
+      model.safetensors    weights; of trees model.txt, a file of LightGBM
       items.parquet        item_id, text: the item table of the data set it was trained on, then items that were
                            added since; retired, where some were
       sids/                semantic identifiers, of a model that reads them
@@ -51,6 +51,7 @@ from rbserve.data.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semant
 
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
+TREES = "model.txt"
 ITEMS = "items.parquet"
 WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
@@ -407,7 +408,8 @@ class Artifact:
     def variant_files(self, variant: str) -> list[str]:
         """The members that hold a variant's weights; none where it is not exported."""
         if find_variant(variant).loaded_from == OF_WEIGHTS:
-            return self.manifest.adopted.files if self.manifest.adopted else [WEIGHTS]
+            own = [TREES] if self.kind == "trees" else [WEIGHTS]
+            return self.manifest.adopted.files if self.manifest.adopted else own
         record = self.exported(variant)
         return record.files if record else []
 

@@ -23,6 +23,7 @@ from rbserve.core.options import (
     Options,
     Positive,
     Rate,
+    Share,
     Widths,
     from_mapping,
 )
@@ -323,6 +324,37 @@ class SidSasRecConfig(GeneratedItems, SasRecConfig):
 
 
 @dataclass(frozen=True)
+class GbdtConfig(ModelConfig):
+    """Gradient-boosted trees of LightGBM on counted features and fields (Ke et al. 2017)."""
+
+    fields: Annotated[
+        Names,
+        Meta(
+            description="Fields that are read: names, or own (those of the data set's tables), counted (counts of "
+            "training rows), all.",
+        ),
+    ] = ("all",)
+    encoder: Annotated[
+        Name, Meta(description="Language model by which texts are compared: a name of rbserve backbones.")
+    ] = "minilm-l6"
+    objective: Annotated[
+        Literal["binary", "lambdarank"],
+        Meta(description="Log-loss of clicks, or the order of the candidates of each request."),
+    ] = "binary"
+    leaves: Annotated[Count, Meta(description="Leaves of a tree, at most.")] = 31
+    learning_rate: Annotated[
+        Positive, Meta(description="What a tree adds to the score, as a share of its fit.")
+    ] = 0.05
+    trees: Annotated[Count, Meta(description="Trees, at most.")] = 2000
+    patience: Annotated[
+        Count, Meta(description="Trees without a better validation AUC after which training stops.")
+    ] = 50
+    min_rows: Annotated[Count, Meta(description="Training rows of a leaf, at least.")] = 50
+    field_share: Annotated[Share, Meta(description="Share of the fields that a tree is given.")] = 0.8
+    row_share: Annotated[Share, Meta(description="Share of the training rows that a tree is given.")] = 0.8
+
+
+@dataclass(frozen=True)
 class LanguageConfig(ModelConfig):
     """A language model that is asked whether the user is interested in a candidate (section 3.1).
 
@@ -461,6 +493,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "gdcn-emb": GdcnEmbConfig,
     "sasrec": SasRecConfig,
     "itemknn": ItemKnnConfig,
+    "gbdt": GbdtConfig,
     "sid-sasrec": SidSasRecConfig,
     "zeroshot": ZeroShotConfig,
     "endpoint": EndpointConfig,

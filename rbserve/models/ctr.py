@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +134,7 @@ class CtrModel(nn.Module):
 
     def vectors(self, user: Tensor, item: Tensor) -> Tensor:
         """The vectors [N, F, d] of both sides."""
-        return join(user, item, self.left == self.right).reshape(item.size(0), sum(self.sides), -1)
+        return join(user, item, self.left == self.right).reshape(-1, sum(self.sides), _width(self.config))
 
     def folded(self) -> CtrModel:
         """A model that scores the same from a table of finished item vectors: group A's graph and speed."""
@@ -169,9 +169,13 @@ class Dnn(CtrModel):
 class Pnn(CtrModel):
     """MLP([u; t; <u, t>]): the inner-product variant (Qu et al. 2016). With fields, the products of all pairs."""
 
+    pairs: Tensor
+
     def __init__(self, config: PnnConfig, items: ItemEncoder, fields: Fields | None = None) -> None:
         super().__init__(config, items, fields)
         vectors = sum(self.sides)
+        pairs = [first * vectors + second for first, second in combinations(range(vectors), 2)]
+        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         self.deep = PairMlp(
             self.left, self.right + vectors * (vectors - 1) // 2, config.hidden, config.dropout
         )
@@ -181,15 +185,10 @@ class Pnn(CtrModel):
         if self.sides.are_single:
             products = (user * item).sum(-1, keepdim=True)
         else:
-            products = _inner_products(self.vectors(user, item))
+            vectors = self.vectors(user, item)
+            products = (vectors @ vectors.transpose(1, 2)).flatten(1)[:, self.pairs]
         logits: Tensor = self.output(self.deep(user, torch.cat([item, products], dim=-1)))
         return logits.reshape(-1)
-
-
-def _inner_products(vectors: Tensor) -> Tensor:
-    """The inner product of each pair of different vectors [N, F, d]: [N, F (F - 1) / 2]."""
-    first, second = torch.triu_indices(vectors.size(1), vectors.size(1), offset=1)
-    return (vectors @ vectors.transpose(1, 2))[:, first, second]
 
 
 class DeepFm(CtrModel):

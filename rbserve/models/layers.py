@@ -299,8 +299,9 @@ class FieldAttention(nn.Module):
             for part in torch.split(self.query_key_value(fields), self.width, dim=-1)
         )
         weights = self.dropout(torch.softmax(query @ key.transpose(2, 3), dim=-1))  # [B, H, F, F]
-        attended = (weights @ value).transpose(1, 2).flatten(2)
-        outputs = torch.relu(attended + self.residual(fields)).flatten(1)
+        # Every size but the batch's is said: of an empty slate no size can be told from the others.
+        attended = (weights @ value).transpose(1, 2).reshape(-1, count, self.width)
+        outputs = torch.relu(attended + self.residual(fields)).reshape(-1, count * self.width)
         left, right = torch.split(outputs, [self.left * self.width, self.right * self.width], dim=1)
         return left, right
 

@@ -30,6 +30,7 @@ from rbserve.models.configs import (
     DnnTextConfig,
     EndpointConfig,
     FinalMlpConfig,
+    GbdtConfig,
     GdcnConfig,
     GdcnEmbConfig,
     GdcnTextConfig,
@@ -341,7 +342,12 @@ MODELS: tuple[ModelSpec, ...] = (
 )
 
 
-BEYOND: tuple[ModelSpec, ...] = (_beyond("itemknn", SEQREC.name, "id", config=ItemKnnConfig()),)
+BEYOND: tuple[ModelSpec, ...] = (
+    _beyond("gbdt", CTR.name, "features", config=GbdtConfig()),
+    _beyond("dnn-emb-fields", CTR.name, "embedding", config=DnnEmbConfig(fields=("all",), vectors="tuned")),
+    _beyond("gdcn-emb-fields", CTR.name, "embedding", config=GdcnEmbConfig(fields=("all",), vectors="tuned")),
+    _beyond("itemknn", SEQREC.name, "id", config=ItemKnnConfig()),
+)
 """The rows that the paper lacks, group X: found by name or as `X`, and no part of `all`, which is the paper."""
 
 # The recipes with language models that the paper does not have: no rows of its tables.

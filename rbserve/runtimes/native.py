@@ -26,6 +26,7 @@ from rbserve.core.variants import Variant
 from rbserve.data.artifact import Artifact
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.skops_file import load_estimator, prepare_calls
+from rbserve.runtimes.trees import tree_scorer
 
 HINT = (
     "pip install lightgbm, xgboost-cpu, catboost, or scikit-learn and skops: the library that made the model"
@@ -58,11 +59,12 @@ def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: AR
 
 
 def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) -> Scorer:  # noqa: ARG001
-    """The scorer of an adopted model in its own library, its file verified."""
-    assert artifact.manifest.adopted
+    """The scorer of an adopted model, or of a row of trees, in its own library, its file verified."""
     library = library_of(artifact)
-    (name,) = artifact.manifest.adopted.files
+    (name,) = artifact.variant_files(variant.name)
     function = library.open(artifact.file(name), threads)
+    if not artifact.is_adopted:
+        return tree_scorer(artifact, function)
     features = artifact.signature.inputs[0].name
 
     def run(request: Request) -> list[NDArray[Any]]:
@@ -72,9 +74,9 @@ def open(artifact: Artifact, variant: Variant, threads: int, user_cache: int) ->
 
 
 def library_of(artifact: Artifact) -> Library:
-    """The row of the library that made an adopted model."""
-    assert artifact.manifest.adopted
-    return LIBRARIES[artifact.manifest.adopted.format]
+    """The row of the library that made an adopted model, or a row of trees."""
+    adopted = artifact.manifest.adopted
+    return LIBRARIES[adopted.format if adopted else "lightgbm"]
 
 
 def _score_alone(artifact: Artifact) -> Signature:

@@ -21,6 +21,7 @@ from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.ranking import Cache, Logits
 from rbserve.runtimes.reranker import open_reranker
 from rbserve.runtimes.session import Session, open_session
+from rbserve.runtimes.trees import MATRIX, tree_scorer
 
 ITEM_TABLE = "model.item_embedding.weight"
 """The graph's input, with a default, that has the vectors of all items: of models whose items are made of content."""
@@ -84,6 +85,8 @@ def exported_scorer(
         return GRAPH_SCORERS.get(artifact.manifest.adopted.format, _graph_scorer)(artifact, session)
     if artifact.is_language_model:
         return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
+    if artifact.kind == "trees":
+        return tree_scorer(artifact, lambda matrix: session.run(None, {MATRIX: matrix})[0])
     return OnnxScorer(session, artifact.layout)
 
 

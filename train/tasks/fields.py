@@ -22,7 +22,7 @@ from rbserve.features.counted import FOLDER as COUNTED_FOLDER
 from rbserve.features.counted import MANIFEST, SIMILARITIES, counted_fields
 from rbserve.features.maker import FeatureMaker
 from rbserve.features.opening import FOLDER
-from rbserve.models.configs import CtrConfig
+from rbserve.models.configs import CtrConfig, GbdtConfig
 from rbserve.train.counting import Counted, counted_features
 
 DEFAULT_ENCODER = "minilm-l6"
@@ -93,7 +93,7 @@ class FieldRows:
         shutil.copyfile(source, folder / source.name)
 
 
-def read_fields(config: CtrConfig, dataset: Dataset, progress: Progress) -> FieldRows | None:
+def read_fields(config: CtrConfig | GbdtConfig, dataset: Dataset, progress: Progress) -> FieldRows | None:
     """The fields that a config names, counted where they are counted features; None where it names none.
 
     Raises UsageError for a name that the data set does not have.
