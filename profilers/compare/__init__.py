@@ -1,5 +1,5 @@
 """Runs side by side: comparable points, the front, students, the paper.
 
-Imports `core`, `data`, `home`, `machine`, `runs` and `stats`. Imported by `cli`, `profilers.choose` and
+Imports `core`, `data`, `home`, `machine`, `runs` and `stats`. Imported by `bench`, `cli`, `profilers.choose` and
 `profilers.report`.
 """
