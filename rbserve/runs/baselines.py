@@ -18,9 +18,8 @@ from rbserve.runs.popularity import (
     Answers,
     Form,
     TimedRows,
-    like_forms,
     list_forms,
-    rate_forms,
+    pair_forms,
 )
 from rbserve.stats.listwise import ndcg_at_k, recall_at_k
 from rbserve.stats.pairwise import auc, gauc
@@ -91,7 +90,7 @@ def _forms(train: TimedRows, items: int, exclude_seen: bool) -> dict[str, dict[s
     """The forms of each baseline of the training rows' task; of equally strong ones the first is taken."""
     if isinstance(train.split, SeqSplit):
         return {"popularity": list_forms(train, items, exclude_seen)}
-    return {"popularity": like_forms(train, items), "item_mean": rate_forms(train, items)}
+    return pair_forms(train, items)
 
 
 def _strongest(forms: Mapping[str, Form], valid: TimedRows, metric: str) -> str:

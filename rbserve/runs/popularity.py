@@ -9,7 +9,7 @@ place in a file. No form reads a test label. Memory is bounded by BLOCK events a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -46,7 +46,13 @@ Form = Callable[[TimedRows], Answers]
 # ---- Forms of click prediction ----
 
 
-def like_forms(train: TimedRows, items: int) -> dict[str, Form]:
+def pair_forms(train: TimedRows, items: int) -> dict[str, dict[str, Form]]:
+    """The forms of `popularity`, an item's likes, and of `item_mean`, its click rate, by their names."""
+    moving = WindowCounts(train)
+    return {"popularity": like_forms(train, items, moving), "item_mean": rate_forms(train, items, moving)}
+
+
+def like_forms(train: TimedRows, items: int, moving: WindowCounts) -> dict[str, Form]:
     """The number of a candidate's likes: those that training rows ask about, those in histories too, or of windows."""
     split = train.split
     assert isinstance(split, CtrSplit)
@@ -54,11 +60,11 @@ def like_forms(train: TimedRows, items: int) -> dict[str, Form]:
     return {
         LAST_LIKES: partial(_of_candidates, last),
         ALL_LIKES: partial(_of_candidates, last + _longest_histories(split, items)),
-        **{f"likes of {name}": partial(_likes_within, train, width) for name, width in windows(train.times)},
+        **{f"likes of {name}": partial(_likes_within, moving, width) for name, width in moving.windows},
     }
 
 
-def rate_forms(train: TimedRows, items: int) -> dict[str, Form]:
+def rate_forms(train: TimedRows, items: int, moving: WindowCounts) -> dict[str, Form]:
     """A candidate's click rate in training rows, drawn towards the overall rate: of all rows (""), or of windows."""
     split = train.split
     assert isinstance(split, CtrSplit)
@@ -67,7 +73,7 @@ def rate_forms(train: TimedRows, items: int) -> dict[str, Form]:
     overall = (liked + PRIOR_ROWS * mean) / (shown + PRIOR_ROWS)
     return {
         "": partial(_of_candidates, overall),
-        **{name: partial(_rate_within, train, mean, width) for name, width in windows(train.times)},
+        **{name: partial(_rate_within, moving, mean, width) for name, width in moving.windows},
     }
 
 
@@ -75,43 +81,62 @@ def _of_candidates(score: Answers, rows: TimedRows) -> Answers:
     return score[rows.split.items]
 
 
-def _likes_within(train: TimedRows, width: int, rows: TimedRows) -> Answers:
-    return counts_within(train, width, rows, liked=True)
+def _likes_within(moving: WindowCounts, width: int, rows: TimedRows) -> Answers:
+    return moving.counts(rows, width, liked=True)
 
 
-def _rate_within(train: TimedRows, mean: float, width: int, rows: TimedRows) -> Answers:
-    likes, shows = (counts_within(train, width, rows, liked=liked) for liked in (True, False))
+def _rate_within(moving: WindowCounts, mean: float, width: int, rows: TimedRows) -> Answers:
+    likes, shows = (moving.counts(rows, width, liked=liked) for liked in (True, False))
     return (likes + PRIOR_ROWS * mean) / (shows + PRIOR_ROWS)
 
 
-def counts_within(train: TimedRows, width: int, rows: TimedRows, liked: bool) -> Answers:
-    """How often training rows ask about the item of each row in the `width` before its time: float64[R].
+class WindowCounts:
+    """Counts of training rows in `windows`, (name, width) each; all windows of a split are counted together, once."""
+
+    def __init__(self, train: TimedRows) -> None:
+        self._train = train
+        self.windows = windows(train.times)
+        self._known: list[tuple[TimedRows, bool, dict[int, Answers]]] = []
+
+    def counts(self, rows: TimedRows, width: int, liked: bool) -> Answers:
+        """The counts float64[R] of `counts_within` of one width."""
+        for known_rows, known_liked, counts in self._known:
+            if known_rows is rows and known_liked == liked:
+                return counts[width]
+        counts = counts_within(self._train, [width for _, width in self.windows], rows, liked)
+        self._known.append((rows, liked, counts))
+        return counts[width]
+
+
+def counts_within(
+    train: TimedRows, widths: Sequence[int], rows: TimedRows, liked: bool
+) -> dict[int, Answers]:
+    """How often training rows ask about the item of each row in each width of time before it: float64[R] by width.
 
     `liked` counts rows with label 1 alone. Items are counted some at a time, so that their events fit BLOCK.
     """
-    counts = np.zeros(len(rows.times))
+    counts = {width: np.zeros(len(rows.times)) for width in widths}
     until = window_ends(train.times, rows.times)
     for first, last in _item_ranges(train.split.items):
         items, times = _events_of(train, first, last, liked)
         own = np.flatnonzero((rows.split.items >= first) & (rows.split.items < last))
-        counts[own] = _occurrences(items, times, rows.split.items[own], until[own], width)
+        before = _counter(items, times, rows.split.items[own])
+        ends = before(until[own])
+        for width in widths:
+            counts[width][own] = ends - before(until[own] - width)
     return counts
 
 
-def _occurrences(items: Items, times: Times, candidates: Items, until: Times, width: int) -> Answers:
-    """Occurrences of each candidate in [until - width, until), by two searches in the events sorted by item and time.
+def _counter(items: Items, times: Times, candidates: Items) -> Callable[[Times], NDArray[np.intp]]:
+    """A function of moments int64[R]: of each candidate, its events before the moment and all of lower items.
 
-    An event's key is its item and the place of its time among all times: whole numbers, in that order.
+    Events are sorted by a key of their item and the place of their time among all times: whole numbers, in that order.
     """
     clock = np.sort(times)
     places = len(clock) + 1
     keys = np.sort(items.astype(np.int64) * places + np.searchsorted(clock, times))
     firsts = candidates.astype(np.int64) * places
-    high, low = (
-        np.searchsorted(keys, firsts + np.searchsorted(clock, end)) for end in (until, until - width)
-    )
-    counts: Answers = (high - low).astype(np.float64)
-    return counts
+    return lambda moments: np.searchsorted(keys, firsts + np.searchsorted(clock, moments))
 
 
 def _item_ranges(items: Items) -> Iterator[tuple[int, int]]:

@@ -182,7 +182,7 @@ def test_a_window_counts_what_happened_in_it_before_the_row_whatever_fits_in_mem
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(popularity, "BLOCK", block)
-        counts = counts_within(timed_pairs(train), width, timed_pairs(rows), liked)
+        counts = counts_within(timed_pairs(train), [width, 99], timed_pairs(rows), liked)[width]
     end = max((time for _, _, time in train), default=99) + 1
     assert counts.tolist() == [
         sum(
