@@ -85,6 +85,7 @@ def test_neighbours_are_those_of_a_dictionary_of_pairs_in_pieces_of_any_size(
 ) -> None:
     monkeypatch.setattr(pairs, "ROWS", rows_read)
     monkeypatch.setattr(pairs, "PIECE", piece)
+    monkeypatch.setattr(pairs, "MEMORY_A_PAIR", pairs.MEMORY // (100 * piece))
     split = random_sequences(400)
     np.testing.assert_allclose(
         counted(split, tmp_path, freshness), by_dictionaries(split, freshness), rtol=1e-5

@@ -40,7 +40,7 @@ from rbserve.train.tasks.pairs import Occurrences, PairTable
 from rbserve.train.tasks.seq import AT
 
 GRID: dict[str, tuple[float, ...]] = {
-    "decay": (0.8, 0.6, 0.9),
+    "decay": (0.8, 0.6, 0.9, 1.0),
     "freshness": (0.5, 0.0, 0.25, 1.0),
     "recency": (0.7, 0.5, 0.85, 1.0),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from rbserve.train.tasks.seq import with_targets
 MEMORY = 2 << 30
 """Bytes that DuckDB may take; more goes to disk."""
 MEMORY_A_THREAD = 512 << 20
+MEMORY_A_PAIR = 256  # bytes, while pairs are summed
 UNIT = 2.0**-28
 ROWS = 1 << 16  # training sequences that are read at a time
 PIECE = 1 << 20  # pairs that are handed on at a time, about
@@ -55,6 +57,7 @@ class PairTable:
 
         self.decays = tuple(decays)
         self._sums = [f"sum_{place}" for place in range(len(decays))]
+        self._at_once = max(1, memory // MEMORY_A_PAIR)
         self._database = duckdb.connect(str(folder / "pairs.duckdb"))
         threads = max(1, min(os.cpu_count() or 1, memory // MEMORY_A_THREAD))
         self._database.execute(f"set memory_limit = '{memory >> 20}MiB'")
@@ -75,18 +78,16 @@ class PairTable:
         self._database.execute("begin")  # one transaction: nothing has to survive a crash
         self._database.execute(f"create table occurrence (earlier integer, later integer, {columns})")
         counts = Occurrences(np.zeros(n_items, np.int64), np.bincount(split.targets, minlength=n_items))
+        followers = np.zeros(n_items, np.int64)
         for begin in range(0, len(split), ROWS):
             progress(begin, len(split), "sequences read")
             sequences = with_targets(_rows(split, begin, begin + ROWS), max_history)
             counts.all[:] += np.bincount(sequences.values, minlength=n_items)
             for distance in range(1, max_history + 1):
-                self._insert(*_followers(sequences, distance), distance)
-        progress(len(split), len(split), "sequences read, pairs counted and sorted")
-        sums = ", ".join(f"sum({name})::bigint as {name}" for name in self._sums)
-        self._database.execute(
-            f"create table pair as select earlier, later, {sums} from occurrence "
-            "group by earlier, later order by earlier, later"
-        )
+                earlier, later = _followers(sequences, distance)
+                self._insert(earlier, later, distance)
+                followers += np.bincount(earlier, minlength=n_items)
+        self._sum(followers, progress)
         self._database.execute("drop table occurrence")
         self._database.execute("commit")
         return counts
@@ -107,6 +108,23 @@ class PairTable:
             waiting = table.slice(whole)
         if waiting is not None:
             yield self._piece(waiting)
+
+    def _sum(self, followers: NDArray[np.int64], progress: Progress) -> None:
+        """Sums the occurrences of each pair: a block of earlier items at a time, whose pairs have room in memory.
+
+        `followers` int64[n] has the occurrences by earlier item.
+        """
+        columns = ", ".join(f"{name} bigint" for name in self._sums)
+        sums = ", ".join(f"sum({name})::bigint" for name in self._sums)
+        self._database.execute(f"create table pair (earlier integer, later integer, {columns})")
+        blocks = np.cumsum(followers) // self._at_once
+        begins = np.flatnonzero(np.diff(blocks, prepend=-1)).tolist()
+        for begin, end in pairwise([*begins, len(followers)]):
+            progress(begin, len(followers), "items whose followers are summed")
+            self._database.execute(
+                f"insert into pair select earlier, later, {sums} from occurrence "
+                f"where earlier >= {begin} and earlier < {end} group by earlier, later order by earlier, later"
+            )
 
     def _piece(self, table: pa.Table) -> PairPiece:
         sums = [table[name].to_numpy() * UNIT for name in self._sums]
