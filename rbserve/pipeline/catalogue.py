@@ -96,6 +96,13 @@ def why_no_new_items(artifact: Artifact) -> str | None:
     return "its items are their ids: an item's vector is learnt from clicks"
 
 
+def _training_anew(artifact: Artifact) -> str:
+    """The command after which the model has new items, in a few words."""
+    if issubclass(config_class(artifact), ItemKnnConfig):
+        return f"rbserve train --model {artifact.name} counts them in data that have them, in seconds"
+    return f"rbserve train --init {artifact.path} continues it on data that have the new items"
+
+
 def add_items(
     artifact: Artifact,
     new: Iterable[tuple[str, str]],
@@ -109,8 +116,7 @@ def add_items(
     if reason := why_no_new_items(artifact):
         raise UsageError(
             f"no items can be added to {artifact.name}: {reason}",
-            f"rbserve train --init {artifact.path} continues it on data that have the new items; "
-            "rows that read texts (-text, -emb, sid-) take new items without training",
+            f"{_training_anew(artifact)}; rows that read texts (-text, -emb, sid-) take new items without training",
         )
     fresh, known, repeated = _sorted_out(artifact.items, new)
     retired = artifact.items.retired

@@ -16,7 +16,7 @@ from rbserve.data.artifact import Artifact, ArtifactManifest, open_artifact
 from rbserve.data.dataset import Dataset, check_same_data, open_dataset
 from rbserve.home.paths import artifact_path, dataset_path, is_prepared, teachers_path
 from rbserve.home.target import Target, artifact_name
-from rbserve.models.configs import EndpointConfig, kind_of
+from rbserve.models.configs import EndpointConfig, ItemKnnConfig, kind_of
 from rbserve.pipeline.data import check_dataset, ensure_dataset
 from rbserve.progress import progress_bar, say
 
@@ -55,6 +55,8 @@ def train(
 
         spec = continued_spec(spec, start, [*(options or {})])
     chosen = _settings(spec, settings)
+    if isinstance(spec.config, ItemKnnConfig) and (unused := {*(settings or {})} - {"seed"}):
+        say(f"{spec.name} is counted, without a training loop: {', '.join(sorted(unused))} do not apply")
     path = out or artifact_path(artifact_name(spec.name, spec.random), dataset)
     _check_training(spec, path, resume)
     check_dataset(dataset)

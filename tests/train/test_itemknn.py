@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rbserve.exporters.export import export
 from rbserve.models.itemknn import PRIOR
 from rbserve.models.zoo import find_model
 from rbserve.pipeline.catalogue import add_items
+from rbserve.pipeline.home import Home
 from rbserve.runtimes.evaluate import rank_rows, recommend
 from rbserve.runtimes.opening import open_ranker
 from rbserve.runtimes.torch import load_model
@@ -235,11 +237,30 @@ def test_what_counting_cannot_do_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(UsageError, match="cannot be exported in int8: it looks rows up"):
         export(walked, chains, ["int8"])
-    with pytest.raises(UsageError, match=r"no items can be added to itemknn: .* nobody's neighbour"):
+    with pytest.raises(
+        UsageError, match=r"no items can be added to itemknn: .* nobody's neighbour"
+    ) as refused:
         add_items(walked, [("new", "a new item")], lambda _: np.empty((0, 0), np.float32))
+    assert "--init" not in str(refused.value.hint), "which would refuse it too"
     with pytest.raises(UsageError, match="its neighbours are counted anew"):
         require_continuable(walked)
     with pytest.raises(UsageError, match=r"text=0\.1 compares item texts, and data set chains has none"):
         made(chains, tmp_path, text="0.1")
     with pytest.raises(UsageError, match=r"invalid option: decay='1\.5'"):
         made(chains, tmp_path, decay="1.5")
+
+
+def test_settings_of_the_training_loop_are_said_not_to_apply(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path)
+    shutil.copytree(planted.path, tmp_path / "data/planted")
+    home.train("itemknn", "planted", settings={"epochs": 3, "seed": 1}, config=SET)
+    said = capsys.readouterr().err
+    assert "itemknn is counted, without a training loop: epochs do not apply" in said
+    assert "counted in" in said
+    assert "chosen" not in said
+    exported = home.export("itemknn", "planted")
+    assert [*exported.manifest.variants] == ["onnx-fp32"], "int8 would change nothing"
+    with pytest.raises(UsageError, match="cannot be exported in int8: it looks rows up"):
+        home.export("itemknn", "planted", ["int8"])
