@@ -195,9 +195,9 @@ _STUDENT = (
 )
 
 _BASELINE = (
-    "▼: no better than the best baseline on these test rows. “below” where 95% of "
-    f"{RESAMPLES:,} resamples of the same users agree; of run files that do not have the baseline's answers, where the "
-    "accuracy's own interval is below the baseline."
+    "▼: no better than the best baseline on these test rows. “below” where the 95% interval of the difference, from "
+    f"{RESAMPLES:,} resamples of the same users, excludes 0; of run files without the baseline's answers, where "
+    "the accuracy's own interval is below the baseline."
 )
 
 # fmt: off
