@@ -93,17 +93,12 @@ def profile(
     variants = processes.left
     machine = environment(device_of(variants))
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-    manifest = artifact.manifest
     digest = sha256(artifact.path / "manifest.json")
     known = test.baselines(plan.exclude_seen, further or {})
     measurement = Measurement(
         schema=SCHEMA,
         id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}",
         created=now.isoformat(),
-        model=artifact.name,
-        group=manifest.group,
-        task=manifest.task,
-        item_form=manifest.item_form,
         dataset=test.dataset,
         dataset_fingerprint=test.fingerprint,
         artifact_digest=digest,
@@ -119,22 +114,34 @@ def profile(
         judging=test.judging(),
         samples=[sample for _, report in reports for sample in report.samples],
         predictions=_predictions(test, reports),
-        random=artifact.is_random,
         left_out=dict(left_out or {}),
         command=command_line(),
         git=git_state(Path.cwd()),
         seconds=time.monotonic() - started,
-        config=manifest.config,
         costs=[cost for cost in costs if cost.variant in variants],
-        model_digest=artifact.model_digest,
-        distilled=manifest.training.distilled,
         failed=processes.failed,
-        artifact=option_of(artifact),
-        settings=manifest.training.settings,
-        continued=manifest.training.continued.said if manifest.training.continued else "",
-        adopted=manifest.adopted.format if manifest.adopted else "",
+        **_model_of(artifact),
     )
     return msgspec.structs.replace(measurement, results=summarise(measurement))
+
+
+def _model_of(artifact: Artifact) -> dict[str, Any]:
+    """What a run file says of the model, whatever was measured."""
+    manifest = artifact.manifest
+    return {
+        "model": artifact.name,
+        "group": manifest.group,
+        "task": manifest.task,
+        "item_form": manifest.item_form,
+        "random": artifact.is_random,
+        "config": manifest.config,
+        "model_digest": artifact.model_digest,
+        "distilled": manifest.training.distilled,
+        "artifact": option_of(artifact),
+        "settings": manifest.training.settings,
+        "continued": manifest.training.continued.said if manifest.training.continued else "",
+        "adopted": manifest.adopted.format if manifest.adopted else "",
+    }
 
 
 def check_plan(artifact: Artifact, data: Dataset | RequestSet, plan: Plan, variants: list[str]) -> None:

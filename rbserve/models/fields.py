@@ -50,6 +50,7 @@ class FieldVectors(nn.Module):
             nn.init.normal_(self.of_codes.weight, std=EMBEDDING_STD)
 
     def forward(self, numbers: Tensor | None, codes: Tensor | None) -> Tensor:
+        """The vectors side by side: that of the numbers, then that of each category field."""
         vectors = []
         if numbers is not None:
             vectors.append(self.of_numbers(self.standardised(numbers)))

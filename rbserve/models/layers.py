@@ -292,6 +292,7 @@ class FieldAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """What each field becomes, on its side."""
         count = self.left + self.right
         fields = join(user, item, self.left == self.right).reshape(-1, count, self.inputs)  # [B, F, inputs]
         query, key, value = (
@@ -314,6 +315,7 @@ class SideNorm(nn.LayerNorm):
         self.count, self.dim = count, dim
 
     def forward(self, side: Tensor) -> Tensor:
+        """The side with each of its vectors normalised."""
         if self.count == 1:
             return super().forward(side)
         vectors = F.layer_norm(side.reshape(-1, self.count, self.dim), (self.dim,), eps=self.eps)

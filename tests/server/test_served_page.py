@@ -132,7 +132,7 @@ def test_documents_are_ordered_by_a_model_that_reads_texts(
     ):
         page.wait_for_selector("#models tr:nth-child(2)")
         assert visible(page) == ["history", "candidates"]
-        page.select_option("#way", "rerank")
+        page.select_option("#way", "order")
         assert visible(page) == ["query", "documents", "top"]
         page.fill("#query", "hot noodle soup")
         page.fill("#documents", "a cat\n\n  hot <b>soup</b> \nhot noodle soup\nit's hot\n")
@@ -162,7 +162,7 @@ def test_what_is_wrong_with_documents_is_told(browser: Browser, services: list[S
     services[0].work.texts = SharedWords()
     with listening(*services) as url, shown(browser, url) as (page, _):
         page.wait_for_selector("#models tr")
-        page.select_option("#way", "rerank")
+        page.select_option("#way", "order")
         for field, text, message in (
             ("top", "0", "top_n"),
             ("query", " ", "query has a blank text"),

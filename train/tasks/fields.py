@@ -33,10 +33,14 @@ class RowsWithExtras(Protocol):
     """R rows with what their requests have beside history and candidate."""
 
     @property
-    def candidates(self) -> Items: ...
+    def candidates(self) -> Items:
+        """The candidate int32[R] of each row."""
+        ...
 
     @property
-    def extras(self) -> Extras: ...
+    def extras(self) -> Extras:
+        """What the request of each row has as well."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ class FieldRows:
             files = {name: manifest.files[f"{name}.npy"] for name in manifest.tables}
             for name in files:
                 self._copy(self.counted.path / f"{name}.npy", folder / COUNTED_FOLDER)
-            kept = msgspec.structs.replace(
+            own = msgspec.structs.replace(
                 manifest, files={f"{name}.npy": file for name, file in files.items()}
             )
-            write_bytes(folder / COUNTED_FOLDER / MANIFEST, msgspec.json.encode(kept))
+            write_bytes(folder / COUNTED_FOLDER / MANIFEST, msgspec.json.encode(own))
 
     def _copy(self, source: Path, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
