@@ -5,6 +5,7 @@
         client.recommend(["50", "181"], k=10)           # [("172", 3.1), ...]
         client.recommend(["50", "?"], unknown_history="skip")
         client.skipped                                  # ["?"]
+        client.score(["50"], ["172"], user={"country": "DE"}, context={"hour": 7})      # of a model that reads fields
         client.score_features({"likes": [3, 4], "age": 7})      # of an adopted model: [0.64, 0.58]
         client.rerank("noodles", ["a cat", "soup"])     # [(1, 0.93), (0, 0.02)]
 
@@ -35,6 +36,7 @@ from rbserve.core.wire import (
     ErrorResponse,
     FeatureInfo,
     FeatureScoreResponse,
+    FieldInfo,
     RecommendResponse,
     RequestsInfo,
     RerankResponse,
@@ -58,7 +60,8 @@ class ServerError(RbserveError):
 class ServedModel(msgspec.Struct, frozen=True):
     """A model that a server answers for. `task` is ctr or rerank (`Client.score`), or seqrec (`Client.recommend`).
 
-    An adopted model has `features` (`Client.score_features`) and `requests`.
+    An adopted model has `features` (`Client.score_features`) and `requests`; a model that reads fields has `fields`,
+    and may take the time of a request (`reads_time`).
     """
 
     name: str
@@ -69,6 +72,8 @@ class ServedModel(msgspec.Struct, frozen=True):
     items: int
     features: list[FeatureInfo] = []
     requests: RequestsInfo | None = None
+    fields: list[FieldInfo] = []
+    reads_time: bool = False
 
     def require_requests(self, fingerprint: str, url: str) -> None:
         """Raises UsageError where the model was adopted with other requests than those of the fingerprint."""
@@ -124,17 +129,23 @@ class Client:
         candidates: Sequence[str | Mapping[str, str]],
         model: str | None = None,
         unknown_history: str | None = None,
+        user: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        time: int | None = None,
     ) -> list[float]:
         """A score for each candidate, in their order; ids of items, of the history oldest first.
 
         An item that the model does not have is {"text": …}, for models that read texts. `model` is needed
         where the server has several that score. `unknown_history`: "refuse" or "skip" ids that the model does not
-        know; `skipped` has those of the last answer.
+        know; `skipped` has those of the last answer. `user` and `context` have fields by name, for models that read
+        them (`models()` lists them): one value each, of the context also a list with one for each candidate. `time`
+        is in the unit of the data set.
         """
-        body = {"history": list(history), "candidates": list(candidates)}
-        answer = self._post(
-            SCORE, body | _without_none(model=model, unknown_history=unknown_history), ScoreResponse
+        body: dict[str, object] = {"history": list(history), "candidates": list(candidates)}
+        further = _without_none(
+            model=model, unknown_history=unknown_history, user=user, context=context, time=time
         )
+        answer = self._post(SCORE, body | further, ScoreResponse)
         self.skipped = answer.skipped or []
         return [scored.score for scored in answer.scores]
 
@@ -278,7 +289,7 @@ def key_header(api_key: str | None = None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _without_none(**fields: str | int | None) -> dict[str, str | int]:
+def _without_none(**fields: object) -> dict[str, object]:
     """The fields of a request that have a value."""
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -16,15 +16,17 @@ import numpy as np
 
 from rbserve.client import TIMEOUT_S, Client, address_of, request_bytes
 from rbserve.core.errors import RbserveError, UsageError
+from rbserve.core.fields import TIME
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
+from rbserve.features.counted import reads_time
 from rbserve.profilers.measure.test_rows import check_same_requests, test_split
 from rbserve.profilers.timing.calls import Exercise, adopted_end_to_end, list_wise, pair_wise
 from rbserve.profilers.timing.latency import time_calls
-from rbserve.profilers.timing.requests import bodies, draw, draw_rows, feature_bodies
+from rbserve.profilers.timing.requests import bodies, draw, draw_rows, feature_bodies, request_coders
 from rbserve.runtimes.opening import open_ranker, open_scorer
 from rbserve.stats.intervals import student_interval
 
@@ -133,14 +135,16 @@ def _compare_rows(
 ) -> BothSides:
     """Test rows of a data set: slates of k candidates, or lists of k items."""
     requests = draw(rng, test_split(artifact, dataset), k, len(dataset.items))
-    sent = bodies(requests, artifact.items, k, artifact.name)
+    coders = request_coders(dataset, {spec.name for spec in artifact.layout.fields})
+    sent = bodies(requests, artifact.items, k, artifact.name, coders, reads_time(artifact.layout))
     histories = [requests.histories[row] for row in range(len(requests.histories))]
     if requests.candidates is None:
         ranker = open_ranker(artifact, variant, 1)
         return BothSides(list_wise(ranker, histories, k, False, artifact.items), sent, None)
     scorer = open_scorer(artifact, variant, 1)
-    known = pair_wise(scorer, histories, [*requests.candidates], artifact.items)
-    return BothSides(known, sent, [candidates for _, candidates in known.requests])
+    extras = [requests.extras_of(row, (*coders, TIME)) for row in range(len(histories))]
+    known = pair_wise(scorer, histories, [*requests.candidates], artifact.items, extras)
+    return BothSides(known, sent, [candidates for _, candidates, _ in known.requests])
 
 
 def _compare_requests(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.fields import TIME
 from rbserve.core.requests import is_of_request
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged
-from rbserve.data.dataset import NO_EXTRAS, CtrSplit, Extras, ItemTable, SeqSplit
+from rbserve.data.dataset import NO_EXTRAS, CtrSplit, Dataset, Extras, ItemTable, SeqSplit
 from rbserve.data.request_set import RequestSet
+from rbserve.features.coding import FieldCoder
 
+NO_CODERS: Mapping[str, FieldCoder] = {}
 REQUESTS = 256  # varied requests a slate
 EXTRA = "_extra."
 """What stands between a name of test rows or a slate and that of a field, in the file that workers read."""
@@ -31,9 +34,10 @@ class Requests(NamedTuple):
     candidates: Items | None
     extras: Extras = NO_EXTRAS
 
-    def extras_of(self, row: int) -> dict[str, NDArray[Any]]:
-        """What a request has beside history and candidates."""
-        return {name: column[row] for name, column in self.extras.items()}
+    def extras_of(self, row: int, entries: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+        """What a request has beside history and candidates: all of it, or those of some entries."""
+        chosen = self.extras if entries is None else self.extras.keys() & {*entries}
+        return {name: self.extras[name][row] for name in chosen}
 
 
 def draw(rng: np.random.Generator, test: CtrSplit | SeqSplit, slate: int, catalogue: int) -> Requests:
@@ -105,8 +109,19 @@ def _slate_rows(rng: np.random.Generator, begin: int, end: int, slate: int, tota
     return np.concatenate([own, rng.integers(total, size=slate - len(own))])
 
 
-def bodies(requests: Requests, items: ItemTable, k: int, model: str) -> list[bytes]:
-    """Requests as JSON bodies for POST /v1/score, or, with `k` items, for POST /v1/recommend, of a server's model."""
+def bodies(
+    requests: Requests,
+    items: ItemTable,
+    k: int,
+    model: str,
+    coders: Mapping[str, FieldCoder] = NO_CODERS,
+    timed: bool = False,
+) -> list[bytes]:
+    """Requests as JSON bodies for POST /v1/score, or, with `k` items, for POST /v1/recommend, of a server's model.
+
+    `coders` are those of the fields of the user and of the context that the model reads, by entry (`request_coders`).
+    `timed`: the model reads the time of a request.
+    """
     messages: list[dict[str, object]] = []
     for row in range(len(requests.histories)):
         history = items.names(requests.histories[row])
@@ -114,8 +129,37 @@ def bodies(requests: Requests, items: ItemTable, k: int, model: str) -> list[byt
             messages.append({"model": model, "history": history, "k": k})
         else:
             candidates = items.names(requests.candidates[row])
-            messages.append({"model": model, "history": history, "candidates": candidates})
+            fields = request_values(requests.extras_of(row), coders, timed)
+            messages.append({"model": model, "history": history, "candidates": candidates, **fields})
     return [msgspec.json.encode(body) for body in messages]
+
+
+def request_coders(dataset: Dataset, names: Collection[str]) -> dict[str, FieldCoder]:
+    """By entry, what codes the fields of the user and of the context among `names`.
+
+    Hashed fields are left out: the values of their codes are not kept.
+    """
+    sent = (spec for spec in dataset.manifest.fields if spec.scope in ("user", "context"))
+    return {
+        spec.entry: FieldCoder(spec, dataset.field_values(spec))
+        for spec in sent
+        if spec.name in names and not spec.hashed
+    }
+
+
+def request_values(
+    extras: Extras, coders: Mapping[str, FieldCoder], timed: bool = False
+) -> dict[str, dict[str, object] | int]:
+    """The fields of a request as a server takes them, {"user": {…}, "context": {…}}, and its time where it is `timed`.
+
+    `extras` has one value of each, or of the context one for each candidate.
+    """
+    body: dict[str, Any] = {TIME: int(extras[TIME].flat[0])} if timed and TIME in extras else {}
+    for entry, coder in coders.items():
+        scope, _, name = entry.partition(".")
+        values = [coder.raw(value) for value in extras[entry].reshape(-1, coder.spec.width)]
+        body.setdefault(scope, {})[name] = values[0] if len(values) == 1 else values
+    return body
 
 
 def feature_bodies(

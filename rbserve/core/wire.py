@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from rbserve.core.fields import FieldKind, FieldScope
+
 SCORE, RECOMMEND, RERANK, RELOAD = "/v1/score", "/v1/recommend", "/v1/rerank", "/v1/admin/reload"
 DEADLINE, MIN_DEADLINE_MS = "X-Deadline-Ms", 1
 OIP_PREFIX = "/v2"
@@ -108,6 +110,15 @@ class FeatureInfo(msgspec.Struct, frozen=True):
 
     name: str
     takes: str
+
+
+class FieldInfo(msgspec.Struct, frozen=True):
+    """A field that a model reads, what it belongs to, and what to send for it: null where requests do not have it."""
+
+    name: str
+    scope: FieldScope
+    kind: FieldKind
+    takes: str | None = None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

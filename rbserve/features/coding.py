@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, cast
 
 import msgspec
@@ -87,6 +88,25 @@ class FieldCoder:
         if number is None:
             raise ValueError(f"{self.spec.name} takes a number, not {value!r}")
         return np.array([number], np.float32)
+
+    def raw(self, coded: NDArray[Any]) -> object:
+        """A value of JSON that is coded so: a number, a text, a list of texts, or None where it is missing.
+
+        Of the codes of a hashed field, whose values are not kept, ValueError.
+        """
+        if self.spec.is_number:
+            number = float(coded.reshape(1)[0])
+            return None if math.isnan(number) else number
+        if self.spec.hashed:
+            raise ValueError(f"{self.spec.name} is hashed: its values are not kept")
+        texts = [self._text(code) for code in coded.reshape(-1).tolist() if code != MISSING]
+        return texts if self.spec.kind == "multi" else next(iter(texts), None)
+
+    def _text(self, code: int) -> str:
+        """The value of a code; of UNSEEN some text that the vocabulary does not have."""
+        if code == UNSEEN:
+            return next(text for place in count() if (text := f"unseen{place}") not in self._codes)
+        return self.values[code - FIRST]
 
     def _numbers(self, column: pa.Array) -> NDArray[np.float32]:
         texts = column_text(column)

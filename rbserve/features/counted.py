@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.fields import FieldSpec
+from rbserve.core.fields import FieldSpec, Layout
 from rbserve.core.files import FileDigest
 from rbserve.core.manifest import read_manifest
 from rbserve.core.types import Items, Vectors
@@ -59,6 +59,11 @@ def counted_names(times: bool, texts: bool) -> tuple[str, ...]:
 def counted_fields(times: bool, texts: bool) -> list[FieldSpec]:
     """The counted features as fields of a data set."""
     return [FieldSpec(name, "counted", "number") for name in counted_names(times, texts)]
+
+
+def reads_time(layout: Layout) -> bool:
+    """Whether the features of a layout depend on the time of a request."""
+    return any(spec.name in TIMES for spec in layout.counted)
 
 
 class CountedManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

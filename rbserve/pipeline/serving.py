@@ -177,12 +177,13 @@ def _bodies_of_rows(served: ServedModel, url: str, size: int, seed: int) -> list
     """Requests of test users, with `size` candidates or for as many items."""
     import numpy as np
 
-    from rbserve.profilers.timing.requests import bodies, draw
+    from rbserve.profilers.timing.requests import bodies, draw, request_coders
 
     data = ensure_dataset(served.dataset)
     served.require_data(data.fingerprint, url)
     requests = draw(np.random.default_rng(seed), data.rows(served.task, "test"), size, len(data.items))
-    return bodies(requests, data.items, size, served.name)
+    coders = request_coders(data, {field.name for field in served.fields})
+    return bodies(requests, data.items, size, served.name, coders, served.reads_time)
 
 
 def _bodies_of_requests(served: ServedModel, url: str, size: int, seed: int) -> list[bytes]:

@@ -6,6 +6,7 @@ server accepts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, Task
-from rbserve.core.wire import FeatureInfo, RecommendResponse, RequestsInfo, ScoreResponse
+from rbserve.core.wire import FeatureInfo, FieldInfo, RecommendResponse, RequestsInfo, ScoreResponse
 from rbserve.runs.plan import Slate
 from rbserve.server.api.options import UnknownHistory
 
@@ -37,6 +38,28 @@ Unknown = Annotated[
     Meta(
         description="Ids of the history that the model does not know: refuse the request (422), or skip them. "
         "Left out, the server's --unknown-history decides."
+    ),
+]
+
+
+FieldValue = str | int | float | bool | None
+"""A value of a field; null is missing."""
+UserFields = Annotated[
+    dict[str, FieldValue | list[FieldValue]] | UnsetType,
+    Meta(
+        description="Fields of the user by name, for models that read them: GET /v1/models lists them. A list is of a "
+        "field with several categories."
+    ),
+]
+ContextFields = Annotated[
+    dict[str, FieldValue | list[FieldValue | list[FieldValue]]] | UnsetType,
+    Meta(description="Fields of the context by name: one value, or a list with one for each candidate."),
+]
+Time = Annotated[
+    int | UnsetType,
+    Meta(
+        description="The time of the request in the unit of the data set, for models whose counts have times. Left "
+        "out, it is the last time that was counted."
     ),
 ]
 
@@ -72,6 +95,15 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     model: Which = UNSET
     unknown_history: Unknown = UNSET
+    user: UserFields = UNSET
+    context: ContextFields = UNSET
+    time: Time = UNSET
+
+    @property
+    def fields(self) -> Mapping[str, Mapping[str, Any]]:
+        """The fields that were sent, by scope and name."""
+        sent = {"user": self.user, "context": self.context}
+        return {scope: fields for scope, fields in sent.items() if fields is not UNSET}
 
 
 class FeatureScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,6 +237,12 @@ class ModelInfo(msgspec.Struct, frozen=True):
     example: Annotated[
         dict[str, Any] | UnsetType, Meta(description="Of an adopted model: features of two candidates.")
     ] = UNSET
+    fields: Annotated[
+        list[FieldInfo] | UnsetType, Meta(description="The fields that it reads, where it reads any.")
+    ] = UNSET
+    reads_time: Annotated[bool, Meta(description="Whether its features depend on the time of a request.")] = (
+        False
+    )
     reranks: Annotated[bool, Meta(description="Whether it reads texts: POST /v1/rerank.")] = False
 
 

@@ -66,6 +66,7 @@ from rbserve.server.routes.features import (
     parse_scores,
     require_items,
 )
+from rbserve.server.routes.fields import field_entries, fields_info
 from rbserve.server.routes.rerank import RerankRoute, reads_texts, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
@@ -159,7 +160,9 @@ class Handlers:
             scored = [*map(ScoredItem, names, scores.tolist())]
             return ScoreResponse(service.model, service.variant, scored, skipped)
 
-        slate = SlateQuery(history, self._candidates(service, body.candidates))
+        candidates = self._candidates(service, body.candidates)
+        time = None if body.time is msgspec.UNSET else body.time
+        slate = SlateQuery(history, candidates, field_entries(service, body.fields, time, len(names)))
         return _Prepared(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
 
     def _candidates(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> ItemList:
@@ -314,7 +317,7 @@ def _info(service: Service[Any, Any]) -> ModelInfo:
     return ModelInfo(
         service.model, service.variant, service.version, service.work.task.name, data.name, data.fingerprint,
         len(items), service.profiled.measured, service.profiled.note, [*islice(candidates, EXAMPLES)],
-        reranks=reads_texts(service), **adopted_info(service),
+        reranks=reads_texts(service), **adopted_info(service), **fields_info(service),
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from rbserve.server.api.schema import NOT_PROFILED, Profiled
 from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.scoring.adopted import AdoptedScoring
 from rbserve.server.scoring.models import Models
+from rbserve.server.scoring.request_fields import open_request_fields
 from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranking, Scoring, Work
 
@@ -133,7 +134,7 @@ def open_service(
         scorer = open_scorer(artifact, variant, threads, user_cache)
         content = partial(_open_content, artifact, encode) if content_kind(artifact) else None
         texts = text_scorer(scorer, partial(artifact_tokenizer, artifact), content)
-        work = Scoring(scorer, artifact.items, texts=texts)
+        work = Scoring(scorer, artifact.items, texts=texts, fields=open_request_fields(artifact))
     return Service(
         work, artifact.name, variant, artifact.manifest.dataset, telemetry or Telemetry(),
         version=artifact.model_digest[:VERSION_DIGITS], manifest=sha256(artifact.path / "manifest.json"),

@@ -7,11 +7,12 @@ or items and scores, come out. Nothing here waits, counts or knows of other requ
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
+from rbserve.core.fields import Layout
 from rbserve.core.requests import slate_request
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, no_observer
@@ -21,6 +22,7 @@ from rbserve.runtimes.evaluate import recommend, without_seen
 from rbserve.runtimes.language import LanguageScorer, PrefixCache
 from rbserve.runtimes.texts import Mixed, TextScorer
 from rbserve.server.api.options import Limits
+from rbserve.server.scoring.request_fields import NO_ENTRIES, Entries, RequestFields
 
 Query = TypeVar("Query")
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -89,10 +91,14 @@ class TextWork(Protocol):
 
 
 class SlateQuery(NamedTuple):
-    """A query for the scores of N candidates for the user of a history of T items."""
+    """A query for the scores of N candidates for the user of a history of T items.
+
+    `entries` are the fields of the user and of the context and the time, of a model that reads them.
+    """
 
     history: ItemList
     candidates: ItemList
+    entries: Entries = NO_ENTRIES
 
     @property
     def has_texts(self) -> bool:
@@ -104,27 +110,29 @@ class SlateQuery(NamedTuple):
 class Scoring:
     """A pair-wise model: the query is a slate, the answer its scores float32[N].
 
-    `texts` scores slates with texts of new items, where the model reads texts; else it is the reason why not.
+    `texts` scores slates with texts of new items, where the model reads texts; else it is the reason why not. `fields`
+    reads the fields of requests.
     """
 
     scorer: Scorer
     items: ItemTable
     task: Task = CTR
     texts: TextScorer | str = "it reads no texts of items"
+    fields: RequestFields = field(default_factory=lambda: RequestFields(Layout(()), {}))
 
     def __post_init__(self) -> None:
         self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
         self.prefix_cache = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
 
     def __call__(self, query: SlateQuery, observe: Observe = no_observer) -> Scores:
-        history, candidates = query
+        history, candidates, entries = query
         if isinstance(history, list) or isinstance(candidates, list):
             assert not isinstance(self.texts, str)
             scores = self.texts.score([*history], [*candidates], observe)
         elif self._staged is not None:
             scores = self._staged(slate_request(history, candidates), observe)
         else:
-            scores = self.scorer.score(slate_request(history, candidates))
+            scores = self.scorer.score({**slate_request(history, candidates), **entries})
         if scores.shape != (len(candidates),):
             raise ValueError(f"scores of shape {scores.shape} for {len(candidates)} candidates")
         return require_finite(scores)
