@@ -57,7 +57,9 @@ def show_dataset(
     Example: rbserve datasets show ml-100k
     """
     from rbserve.cli.integrity_tables import show_integrity
+    from rbserve.features.field_report import leak_warnings
     from rbserve.pipeline import data
+    from rbserve.progress import say
 
     requests = data.find_requests(name)
     if requests is not None:
@@ -68,6 +70,8 @@ def show_dataset(
         print_json(report)
     else:
         show_integrity(report)
+        for line in leak_warnings(report.fields):
+            say(line)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ from rbserve.cli.console import show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.data.integrity import Check, IntegrityReport, SplitFigures
+    from rbserve.data.integrity import Check, FieldFigures, IntegrityReport, SplitFigures
 
 
 def show_integrity(report: IntegrityReport) -> None:
@@ -20,7 +20,10 @@ def show_integrity(report: IntegrityReport) -> None:
 
 def integrity_tables(report: IntegrityReport) -> list[Table]:
     """The second look at a data set: summary, splits, what was dropped and mended, the paper's figures, checks."""
-    tables = [_summary_table(report), _splits_table(report.splits), _reasons_table(report)]
+    tables = [_summary_table(report), _splits_table(report.splits)]
+    if report.fields:
+        tables.append(_fields_table(report.fields))
+    tables.append(_reasons_table(report))
     if report.table_2:
         tables.append(_paper_table(report))
     return [*tables, _checks_table(report)]
@@ -75,6 +78,31 @@ def _splits_table(splits: list[SplitFigures]) -> Table:
             _percent(split.empty),
             _percent(split.full),
             _bars(split.history_lengths),
+        )
+    return table
+
+
+def _fields_table(fields: list[FieldFigures]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="\nFields", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in ("of the", "kind"):
+        table.add_column(name, vertical="bottom")
+    for name in ("values", "missing", "unseen\nin test", "AUC\nalone"):
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    for field in fields:
+        kind = f"up to {field.width} categories" if field.kind == "multi" else field.kind
+        values = "–" if field.values is None else f"{field.values:,}{' hashes' if field.hashed else ''}"
+        table.add_row(
+            escape(field.name),
+            field.scope,
+            kind,
+            values,
+            _percent(field.missing),
+            _percent(field.unseen),
+            "–" if field.auc is None else f"{field.auc:.3f}",
         )
     return table
 

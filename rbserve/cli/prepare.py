@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "Protocol (a source may have its own defaults)"
 TABLES = "Your own tables (csv, json, parquet)"
+FEATURES = "Features of your own tables"
 TEXTS = "Texts"
 RESOURCES = "Resources"
 
@@ -36,6 +37,9 @@ TABLE_FIELDS = (
     "interactions", "items", "user", "item", "time", "label", "rating", "item_key", "text", "delimiter",
     "histories", "histories_items", "quotes", "encoding", "allow_loss",
 )  # fmt: skip
+FEATURE_FIELDS = (
+    "item_features", "user_features", "context", "users", "user_key", "separator", "most_values",
+)  # fmt: skip
 SHARES = {"valid_users": {"ge": 0.01, "le": 0.9}}
 FLAGS = {
     "ctr_test_rows": "--ctr-test",
@@ -43,6 +47,9 @@ FLAGS = {
     "seqrec_test_rows": "--seqrec-test",
     "seqrec_finetune_rows": "--seqrec-finetune",
     "item_key": "--items-id",
+    "user_key": "--users-id",
+    "item_features": "--item-feature",
+    "user_features": "--user-feature",
     "min_count": "--min-word-count",
 }
 """Options whose names are not those of their fields."""
@@ -100,6 +107,7 @@ def prepare(
     ] = None,
     texts: Annotated[dict[str, Any], FromRecord(WordLimits, panel=TEXTS, flags=FLAGS)],
     tables: Annotated[dict[str, Any], FromRecord(Reading, TABLE_FIELDS, TABLES, FLAGS)],
+    features: Annotated[dict[str, Any], FromRecord(Reading, FEATURE_FIELDS, FEATURES, FLAGS)],
     table_format: Annotated[
         Literal["auto", "csv", "json", "parquet"],
         typer.Option(
@@ -122,6 +130,9 @@ def prepare(
     rbserve prepare csv --name shop --interactions clicks.csv --items goods.csv --user customer --item sku
     --time at --text name
 
+    rbserve prepare csv --name shop --interactions clicks.csv --items goods.csv --label clicked
+    --item-feature price:numeric --item-feature brand --context hour:numeric --users people.csv --user-feature country
+
     rbserve prepare json --name beauty --interactions All_Beauty.jsonl.gz --items meta_All_Beauty.jsonl.gz
     --item parent_asin --time timestamp --rating rating
     """
@@ -138,7 +149,7 @@ def prepare(
         raw,
         name=called,
         protocol=protocol,
-        reading=ratings | tables,
+        reading=ratings | tables | features,
         vocabulary=vocabulary,
         texts=texts,
         catalogue=catalogue,

@@ -57,7 +57,7 @@ class FromRecord:
         values = {}
         for flag, option in self.options():
             value = arguments.pop(option.name)
-            if value is not None:
+            if value is not None and value != []:
                 values[option.name] = option._replace(name=flag).value_of(value)
         return values
 
@@ -71,7 +71,7 @@ class FromRecord:
         choices = (
             get_args(option.type) if get_origin(option.type) is Literal else ()
         )  # the record checks them
-        kind = str if choices else option.type
+        kind = str if choices else list[str] if get_origin(option.type) is tuple else option.type
         info = typer.Option(
             declared,
             metavar=f"<{'|'.join(choices)}>" if choices else None,

@@ -34,6 +34,8 @@ PIECE = 4096  # rows
 MARKER = "export.json"
 REQUEST, USER, ITEM, LABEL = "request_id", "user", "item", "label"
 """Columns by which exported rows are known again (`dataset_rows.py`)."""
+EXPORTED = (REQUEST, USER, ITEM, LABEL, "time", "text", "history", "history_texts", "split")
+"""The columns of exported rows; fields stand behind them."""
 TableFormat = Literal["parquet", "csv"]
 
 

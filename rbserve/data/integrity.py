@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError
+from rbserve.core.fields import FieldKind, FieldScope
 from rbserve.core.tasks import CTR, SEQREC, TASKS, TaskName
 from rbserve.core.types import Items
 from rbserve.data import columns
@@ -27,6 +28,8 @@ from rbserve.data.judging import judging_of
 
 FOREVER = int(np.iinfo(np.int64).max)
 WITHOUT_TEXT = "item without text or not in the item file"
+LEAK = 0.99
+"""A field that alone orders labels with a higher AUC is told as a leak."""
 REPEATED = "repeated item of a user"
 
 # RecBench, Table 2: pair-wise is ctr, list-wise seqrec; finetune is train and valid together.
@@ -113,6 +116,25 @@ class Check(msgspec.Struct, frozen=True):
     detail: str
 
 
+class FieldFigures(msgspec.Struct, frozen=True):
+    """A field of the user's own tables, over the rows of click prediction.
+
+    `values` is how many values have a code of their own, or how many hashes there are; None: a number. `missing` is the
+    share of training rows without a value, `unseen` that of test rows with a value that has no code (None: a number or
+    hashes). `auc` says how well the field alone orders the labels of the training rows, from 0.5; above LEAK it leaks.
+    """
+
+    name: str
+    scope: FieldScope
+    kind: FieldKind
+    values: int | None
+    width: int
+    hashed: bool
+    missing: float
+    unseen: float | None
+    auc: float | None
+
+
 class PaperLine(msgspec.Struct, frozen=True):
     """A figure of the paper's Table 2 beside the same figure here; `ratio` is here / paper."""
 
@@ -136,7 +158,7 @@ class IntegrityReport(msgspec.Struct, frozen=True):
     positives, and given, which are history only and have no label. `positive_rate` is positives / (interactions -
     given). `lost` are raw rows and items that did not become clean ones, `left_out` what the protocol did not use
     (rows, but users where the reason counts users), `repaired` what was kept after something was mended.
-    `table_2` compares with the column `paper` of the paper's table.
+    `fields` are those of the user's own tables. `table_2` compares with the column `paper` of the paper's table.
     """
 
     name: str
@@ -154,6 +176,7 @@ class IntegrityReport(msgspec.Struct, frozen=True):
     checks: list[Check]
     paper: str | None
     table_2: list[PaperLine]
+    fields: list[FieldFigures] = []
 
 
 def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:

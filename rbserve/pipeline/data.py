@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from rbserve.core.errors import DataError, Interrupted, UsageError, needs_extra, unknown_name
 from rbserve.core.files import require_replaceable
 from rbserve.core.names import plain_name
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from rbserve.data.dataset_export import TableFormat
     from rbserve.data.integrity import IntegrityReport
+    from rbserve.train.datasets.options import Reading
 
 
 def prepare(
@@ -52,6 +55,7 @@ def prepare(
         source = sources.find_source(name)
         read = Reading(**(reading or {}))
         chosen = sources.protocol_of(source, protocol, read)
+        _check_features(name, read, source.own)
         judging = judging_of(name, dataclasses.asdict(chosen))
         path = dataset_path(
             f"{name}{judging.suffix}"
@@ -84,8 +88,38 @@ def prepare(
                 **options,
             )
     say(f"prepared {path.name}: {describe_counts(dataset)} -> {dataset.path}")
+    _tell_fields(dataset, read)
     _tell_left_behind(path.name, dataset)
     return dataset
+
+
+def _check_features(name: str, reading: Reading, is_own: bool) -> None:
+    """Raises UsageError for features that cannot be read, before anything is."""
+    from rbserve.train.datasets.feature_options import own_fields
+
+    if own_fields(reading).specs and not is_own:
+        raise UsageError(
+            f"{name} has no feature columns to name: those are of your own tables",
+            "prepare csv, json or parquet with --item-feature, --user-feature, --context",
+        )
+
+
+def _tell_fields(dataset: Dataset, reading: Reading) -> None:
+    """Prints a line for each field of the data set, and a warning for each that tells the label."""
+    from rbserve.features.field_report import describe_fields, leak_warnings
+
+    fields = describe_fields(dataset)
+    for spec, field in zip(dataset.manifest.fields, fields, strict=True):
+        values = "a number" if field.values is None else f"{field.values:,} values"
+        if field.hashed:
+            values = f"{field.values:,} hashes, since it has more values than --most-values"
+        if field.kind == "multi":
+            between = f"with {spec.separator!r} between them" if spec.separator else "the words of a text"
+            values += f", up to {field.width} a row, {between}"
+        origin = ", the first one of each user" if field.scope == "user" and reading.users is None else ""
+        say(f"  field {field.name} of the {field.scope}: {values}{origin}; {field.missing:.1%} missing")
+    for line in leak_warnings(fields):
+        say(line)
 
 
 def _tell_left_behind(name: str, dataset: Dataset) -> None:
@@ -204,6 +238,7 @@ def find_requests(name: str) -> RequestSet | None:
 def inspect_dataset(name: str) -> IntegrityReport:
     """Checks the files of a prepared data set, which is named or given by its directory, independently of `prepare`."""
     from rbserve.data.integrity import inspect
+    from rbserve.features.field_report import describe_fields
 
     path = Path(name) if names_directory(name) else dataset_path(name)
     if not names_directory(name):
@@ -214,7 +249,8 @@ def inspect_dataset(name: str) -> IntegrityReport:
 
     source = SOURCES.get(dataset.manifest.source)
     with progress_bar(f"inspect {dataset.name}"):
-        return inspect(dataset, source.paper if source else None)
+        report = inspect(dataset, source.paper if source else None)
+        return msgspec.structs.replace(report, fields=describe_fields(dataset))
 
 
 def check_dataset(name: str) -> None:

@@ -278,6 +278,7 @@ class Cut:
     users = property(lambda self: self.whole.users)
     items = property(lambda self: self.whole.items)
     rows = property(lambda self: self.whole.rows)
+    fields = property(lambda self: self.whole.fields)
 
     def pieces(self) -> Iterator[Interactions]:
         events = self.whole.events

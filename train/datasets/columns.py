@@ -6,6 +6,7 @@ their columns by roles only, so that a column called `ok`, `position` or `USER` 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = 
         if name not in names:
             raise DataError(
                 f"{path} lacks the column {name!r}; it has: {', '.join(names)[:200]}",
-                _delimiter_hint(name, names) or hint or _HINT,
+                _delimiter_hint(name, names) or _nearest(name, names) or hint or _HINT,
             )
         if names.count(name) > 1:
             raise DataError(
@@ -34,6 +35,12 @@ def column_places(path: Path, wanted: Wanted, names: Sequence[str], hint: str = 
                 "rename all but one of them: which one is meant cannot be known",
             )
     return {role: names.index(name) for role, name in roles.items()}
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """The advice for a name that is like one of the file's; empty if it is like none."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _delimiter_hint(name: str, names: Sequence[str]) -> str:

@@ -73,6 +73,14 @@ ITEMS = ReasonNames(
 )
 
 
+USERS = ReasonNames(
+    fields="user row with another number of fields",
+    several_lines="user record over several lines",
+    nul=NUL,
+    undecodable=None,
+)
+
+
 class DelimitedFile:
     """The records of a file. `names` are its columns: the first record, or `header` for a file without one.
 
@@ -308,13 +316,14 @@ def csv_records(
     tally: Tally,
     dialect: Dialect = COMMAS,
     header: Sequence[str] | None = None,
+    reasons: ReasonNames = ITEMS,
 ) -> Iterator[tuple[str, ...]]:
-    """The named `columns` of every record of an item file, as text, in the order of their names.
+    """The named `columns` of every record of a file of items or users, as text, in the order of their names.
 
     `header` names the columns of a file without a header line. Raises `DataError` as `DelimitedFile` does, and for a
     column that is missing or ambiguous.
     """
-    file = DelimitedFile(path, dialect, tally, ITEMS, header)
+    file = DelimitedFile(path, dialect, tally, reasons, header)
     hint = f"columns are separated by {dialect.delimiter!r} and named as they are in the file"
     places = column_places(path, columns, file.names, hint)
     for batch in file.batches(list(places.values())):

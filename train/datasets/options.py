@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError
-from rbserve.core.options import Options
+from rbserve.core.fields import SEPARATOR
+from rbserve.core.options import Count, Names, Options
 
 Quotes = Literal["auto", "csv", "literal"]
 Format = Literal["csv", "json", "parquet"]
@@ -93,6 +94,39 @@ class Reading(Options):
             extra={"note": "UTF-8; UTF-16 and UTF-32 by their byte order mark"},
         ),
     ] = None
+    item_features: Annotated[
+        Names,
+        Meta(
+            description="Column of the items that models can read, as NAME or NAME:KIND, several times; kinds: "
+            "category, numeric, multi (several categories), text (its words)."
+        ),
+    ] = ()
+    user_features: Annotated[
+        Names,
+        Meta(
+            description="Column of the users that models can read: of --users, else of the interactions, where a "
+            "user's first value counts."
+        ),
+    ] = ()
+    context: Annotated[
+        Names,
+        Meta(description="Column of the interactions that models can read: what is known when it is asked."),
+    ] = ()
+    users: Annotated[Path | None, Meta(description="Table of users: a file, or a folder of part files.")] = (
+        None
+    )
+    user_key: Annotated[
+        str | None,
+        Meta(description="Column of the id in the table of users.", extra={"note": "that of --user"}),
+    ] = None
+    separator: Annotated[
+        str,
+        Meta(min_length=1, description="What stands between several categories of a feature of kind multi."),
+    ] = SEPARATOR
+    most_values: Annotated[
+        Count,
+        Meta(description="Distinct values of a feature above which its codes are hashes, of this number."),
+    ] = 1_000_000
     allow_loss: Annotated[bool, Meta(description="Go on where more than 5% of the rows are lost.")] = False
 
     def __post_init__(self) -> None:

@@ -11,27 +11,37 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rbserve.core.errors import DataError
+from rbserve.core.fields import FieldSpec
 from rbserve.core.ids import column_text, lost_digits
+from rbserve.features.coding import field_text
 from rbserve.train.datasets.columns import column_places
 
 BATCH = 50_000
 BUFFER = 1 << 20
 IDS = ("user", "item")
+NO_FIELDS: Mapping[str, FieldSpec] = {}
 
 
 def text_batches(
-    parts: Sequence[Path], wanted: Mapping[str, str], at_most: int = 0
+    parts: Sequence[Path],
+    wanted: Mapping[str, str],
+    at_most: int = 0,
+    fields: Mapping[str, FieldSpec] = NO_FIELDS,
 ) -> Iterator[dict[str, pa.Array]]:
     """Batches of about `BATCH` rows of all parts, at most `at_most` rows (0: all): each role's column as strings.
 
-    Raises DataError for a file that is no Parquet, lacks a column or has two of its name, for a column of lists, and
-    for an id (roles `IDS`) that is a float and has lost digits.
+    `fields` are the roles whose columns are fields: of several categories lists too, as JSON. Raises DataError for a
+    file that is no Parquet, lacks a column or has two of its name, for another column of lists, and for an id (roles
+    `IDS`) that is a float and has lost digits.
     """
     left = at_most
     for part in parts:
         for batch in _batches(part, wanted):
             rows = batch.slice(0, left) if at_most else batch
-            yield {role: _text(part, name, rows[name], role in IDS) for role, name in wanted.items()}
+            yield {
+                role: _text(part, name, rows[name], role in IDS, fields.get(role))
+                for role, name in wanted.items()
+            }
             left -= len(rows)
             if at_most and not left:
                 return
@@ -85,12 +95,16 @@ def _unreadable(part: Path, error: Exception) -> DataError:
     return DataError(f"{part} is no readable Parquet file: {str(error).splitlines()[0]}", "fetch it again")
 
 
-def _text(part: Path, name: str, column: pa.Array, is_id: bool) -> pa.Array:
+def _text(part: Path, name: str, column: pa.Array, is_id: bool, field: FieldSpec | None = None) -> pa.Array:
     try:
         large = lost_digits(column) if is_id else None
-        text = column_text(column)
+        text = field_text(field, column) if field else column_text(column)
     except (ValueError, pa.ArrowException) as error:
-        hint = "each row must hold one value; a list of items a user is read by --histories"
+        hint = (
+            f"each row must hold one value; a feature of lists is named {name}:multi"
+            if field
+            else "each row must hold one value; a list of items a user is read by --histories"
+        )
         raise DataError(f"{part}: the column {name!r} {error}", hint) from None
     if large:
         raise DataError(

@@ -75,12 +75,15 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
     return map(without_end, _lines_with_ends(path, tally))
 
 
-def json_records(path: Path, fields: Sequence[str], tally: Tally) -> Iterator[tuple[str | None, ...]]:
+def json_records(
+    path: Path, fields: Sequence[str], tally: Tally, scalars: int | None = None, table: str = "item"
+) -> Iterator[tuple[str | None, ...]]:
     """The named `fields` of the JSON object on every line, in the order in which they are named.
 
-    Strings stay as they are, numbers and booleans become text as in `core/ids.py`; a list, an object, null
-    or a field that is missing is None. Blank lines are passed over; a line that holds no JSON object is
-    counted as dropped. Raises `DataError` for an empty file, and for one that is a JSON array or the like.
+    Strings stay as they are, numbers and booleans become text as in `core/ids.py`; a list, an object, null or a field
+    that is missing is None. Behind the first `scalars` fields (None: all) a list becomes JSON. Blank lines are passed
+    over; a line that holds no JSON object is counted as a dropped row of the `table`. Raises `DataError` for an empty
+    file, and for one that is a JSON array or the like.
     """
     require_json_lines(path)
     members = {f"field_{place}": name for place, name in enumerate(fields)}
@@ -94,9 +97,13 @@ def json_records(path: Path, fields: Sequence[str], tally: Tally) -> Iterator[tu
         try:
             values = msgspec.structs.astuple(decode(line))
         except (msgspec.DecodeError, RecursionError):
-            tally.dropped["item row that is no JSON object"] += 1
+            tally.dropped[f"{table} row that is no JSON object"] += 1
         else:
-            yield tuple([value if type(value) is str else _scalar_text(value) for value in values])
+            texts = [value if type(value) is str else _scalar_text(value) for value in values]
+            for place in range(len(fields) if scalars is None else scalars, len(fields)):
+                if isinstance(values[place], list):
+                    texts[place] = msgspec.json.encode(values[place]).decode()
+            yield tuple(texts)
     if empty:
         raise DataError(f"{path} is empty", "fetch the file again")
 
@@ -137,7 +144,15 @@ def clean_text(text: str) -> Cleaned:
 
 def items(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[tuple[str, str]]:
     """The id and the clean text of every pair (id, text) that has both; the others are counted as dropped."""
-    for item, text in records:
+    for item, text, *_ in item_rows(records, tally):
+        assert item is not None
+        assert text is not None
+        yield item, text
+
+
+def item_rows(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[Sequence[str | None]]:
+    """Every record (id, text, values of fields …) that has an id and a text, with both clean; counts the others."""
+    for item, text, *values in records:
         name = id_text(item)
         if not name:
             tally.dropped["item without id"] += 1
@@ -152,7 +167,7 @@ def items(records: Iterable[Sequence[str | None]], tally: Tally) -> Iterator[tup
                 tally.repaired["item text with HTML entities decoded"] += 1
             if cleaned.untagged:
                 tally.repaired["item text with HTML tags removed"] += 1
-            yield name, cleaned.text
+            yield (name, cleaned.text, *values)
 
 
 def _lines_with_ends(path: Path, tally: Tally) -> Iterator[str]:

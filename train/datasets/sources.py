@@ -21,6 +21,7 @@ from rbserve.train.datasets import (
     synthetic,
     tables,
 )
+from rbserve.train.datasets.feature_options import own_fields
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.source import DataSource, no_times
 from rbserve.train.datasets.workspace import Workspace
@@ -124,7 +125,8 @@ def prepare(
             )
         folder = Path()
     with scratch(temporary or path.parent, path.name) as work:
-        space = Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time")
+        own = own_fields(reading)
+        space = Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time", own)
         try:
             assert source.load is not None
             source.load(folder, space, reading)

@@ -1,7 +1,8 @@
 """A user's own data: an interactions and an items table, as CSV, TSV, JSON lines or Parquet, columns named by options.
 
 Interactions have a user, an item and, optionally, a time, and a label (1 or 0, true or false) or a rating. Items have
-an id and a text. Without times, rows are in time order. Without label and rating, every row is a like and negatives
+an id and a text. Each table may have columns that models read as fields, and so may a table of users. Without times,
+rows are in time order. Without label and rating, every row is a like and negatives
 are sampled. Histories have a user and a list of items that were liked before, as in RecBench's `users.parquet`.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from rbserve.core.errors import DataError, UsageError
 from rbserve.train.datasets.delimited import find_dialect
 from rbserve.train.datasets.formats import Table, locate_table, open_table
-from rbserve.train.datasets.item_file import read_items
+from rbserve.train.datasets.item_file import TableStyle, read_item_fields, read_user_fields
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.source import NEITHER, DataSource, in_file_order, rating_label
 from rbserve.train.datasets.times import time_sql
@@ -29,12 +30,15 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     if reading.label and reading.rating:
         raise UsageError("give either --label or --rating, not both")
     key = (reading.item_key or reading.item, reading.text)
-    dialect = (reading.quotes, reading.encoding)
-    pairs = read_items(catalogue, *key, work.tally, reading.delimiter, reading.format, *dialect)
-    work.add_items(pairs, catalogue)
+    style = TableStyle(reading.delimiter, reading.format, reading.quotes, reading.encoding)
+    work.add_items(read_item_fields(catalogue, *key, work.own.of_items, work.tally, style), catalogue)
+    if reading.users is not None:
+        user = reading.user_key or reading.user
+        work.add_users(read_user_fields(reading.users, user, work.own.of_users, work.tally, style))
     roles = {"user": reading.user, "item": reading.item, "time": reading.time, "label": reading.label,
              "rating": reading.rating}  # fmt: skip
     columns = {role: column for role, column in roles.items() if column is not None}
+    columns |= {role: spec.name for role, spec in work.own.of_events.items()}
     relation = _events(open_table(interactions, reading.format), columns, work, reading)
     if reading.time is None:
         relation, time = in_file_order(relation), "position"
@@ -48,8 +52,9 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
     elif reading.rating:
         label = rating_label("rating", reading)
     work.add_events(
-        relation, interactions, user='"user"', item="item", label=label, time=time, neither=NEITHER
-    )
+        relation, interactions, user='"user"', item="item", label=label, time=time, neither=NEITHER,
+        has_fields=True,
+    )  # fmt: skip
     if reading.histories is not None:
         histories = open_table(reading.histories)
         if histories.format != "parquet":

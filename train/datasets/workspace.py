@@ -30,6 +30,14 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.train.datasets import parquet, raw_file
 from rbserve.train.datasets.columns import Wanted, column_places
 from rbserve.train.datasets.delimited import COMMAS, EVENTS, SHOWN, DelimitedFile
+from rbserve.train.datasets.field_tables import (
+    NO_FIELDS,
+    OwnFields,
+    StoredFields,
+    declared,
+    first_values,
+    selected,
+)
 from rbserve.train.datasets.formats import require_json_lines
 from rbserve.train.datasets.loss import (
     ITEM_LOSSES,
@@ -71,6 +79,7 @@ class Workspace:
         max_rows: int = 0,
         progress: Progress = no_progress,
         needs_times: bool = False,
+        own: OwnFields = NO_FIELDS,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -80,6 +89,7 @@ class Workspace:
         ] = {}  # by the reason of a loss, what the user can do about it in these files
         self.max_rows = max_rows
         self.needs_times = needs_times
+        self.own = own
         self._progress = progress
         import duckdb  # imported here: listing the sources does not need it
 
@@ -95,9 +105,15 @@ class Workspace:
         }.items():
             self._database.execute(f"set {setting} = {_literal(value)}")
         self._database.execute("begin")  # one transaction: nothing has to survive a crash
-        self._database.execute("create table raw_item (position bigint, item_id varchar, text varchar)")
         self._database.execute(
-            "create table raw_event (problem tinyint, user_id varchar, item_id varchar, label tinyint, time bigint)"
+            f"create table raw_item (position bigint, item_id varchar, text varchar{declared(own.of_items)})"
+        )
+        self._database.execute(
+            f"create table raw_user (position bigint, user_id varchar{declared(own.of_users)})"
+        )
+        self._database.execute(
+            "create table raw_event (problem tinyint, user_id varchar, item_id varchar, label tinyint, time bigint"
+            f"{declared(own.of_events)})"
         )
         self._problems: Counter[int] = Counter()
         self._taken: list[tuple[str, dict[str, str]]] = []
@@ -117,19 +133,26 @@ class Workspace:
 
     # For sources
 
-    def add_items(self, pairs: Iterable[tuple[str, str]], path: Path | None = None) -> None:
-        """Adds (id, text) pairs of items from the file `path`; of several rows of an item the first counts."""
+    def add_items(self, rows: Iterable[Sequence[str | None]], path: Path | None = None) -> None:
+        """Adds items from the file `path`: id, text and the values of item fields; of several rows the first counts."""
         self._items_table = f"the items table {path}" if path else self._items_table
+        self._add_rows("raw_item", ("item_id", "text", *self.own.of_items), rows, "items read")
+
+    def add_users(self, rows: Iterable[Sequence[str | None]]) -> None:
+        """Adds users: id and the values of user fields; of several rows of a user the first counts."""
+        self._add_rows("raw_user", ("user_id", *self.own.of_users), rows, "users read")
+
+    def _add_rows(
+        self, table: str, names: Sequence[str], rows: Iterable[Sequence[str | None]], line: str
+    ) -> None:
         done = 0
-        stream = iter(pairs)
+        stream = iter(rows)
         while batch := list(islice(stream, BATCH)):
-            ids, texts = zip(*batch, strict=True)
+            columns = (pa.array(column, pa.string()) for column in zip(*batch, strict=True))
             positions = pa.array(range(done, done + len(batch)), pa.int64())
-            self._insert(
-                "raw_item", {"position": positions, "item_id": pa.array(ids), "text": pa.array(texts)}
-            )
+            self._insert(table, {"position": positions, **dict(zip(names, columns, strict=True))})
             done += len(batch)
-            self._progress(done, 0, "items read")
+            self._progress(done, 0, line)
 
     def delimited(
         self, path: Path, wanted: Wanted, dialect: Dialect = COMMAS, header: Sequence[str] | None = None
@@ -153,7 +176,7 @@ class Workspace:
         self._database.execute(f"create table parquet_rows ({names})")
         rows = parquet.count_rows(parts)
         total, done = min(rows, self.max_rows or rows), 0
-        for columns in parquet.text_batches(parts, wanted, self.max_rows):
+        for columns in parquet.text_batches(parts, wanted, self.max_rows, self.own.of_events):
             self._insert("parquet_rows", columns)
             done += len(columns["user"])
             self._progress(done, total, f"rows of {parts[0].name}")
@@ -214,19 +237,20 @@ class Workspace:
         return name
 
     def add_events(self, relation: str, path: Path, *, user: str, item: str, label: str, time: str,
-                   neither: str = "") -> None:  # fmt: skip
+                   neither: str = "", has_fields: bool = False) -> None:  # fmt: skip
         """Adds the events of `relation`, which has a column `ok`; the other arguments are SQL expressions over it.
 
         `label` is 1, 0, GIVEN, null (no label), -1 (neither liked nor disliked, for the reason `neither`), or -2 (a
-        rating that means none).
+        rating that means none). `has_fields`: the relation has the columns of the events' fields, else they are null.
         """
+        fields = "".join(f", {role if has_fields else 'null'} as {role}" for role in self.own.of_events)
         values = f"""select ok, {id_sql(user)} as user_id, {id_sql(item)} as item_id,
-            ({label})::tinyint as label, ({time})::bigint as time from ({relation})"""
+            ({label})::tinyint as label, ({time})::bigint as time{fields} from ({relation})"""
         select = f"""select case when not ok then 1
                    when coalesce(user_id, '') = '' or coalesce(item_id, '') = '' then 2
                    when time is null then 3 when label is null then 4
                    when label = -1 then 5 when label = -2 then 6 else 0 end as problem,
-            user_id, item_id, label, time from ({values})"""
+            user_id, item_id, label, time{selected(self.own.of_events)} from ({values})"""
         self._run(f"insert into raw_event {select}", path)
         empty = f"coalesce({id_sql(user)}, '') = '' or coalesce({id_sql(item)}, '') = ''"
         conditions = (empty, f"({time}) is null", f"({label}) is null")
@@ -258,25 +282,30 @@ class Workspace:
 
     def number(self, path: Path) -> None:
         """Numbers items and users by the length of their ids, then by id; events of items without text are dropped."""
-        self._run("""create table item as
+        of_items, of_users = self.own.of_items, self.own.roles("user")
+        self._run(f"""create table item as
             select item_id, (row_number() over (order by length(item_id), item_id) - 1)::int as item, text
-            from (select item_id, arg_min(text, position) as text from raw_item group by item_id)""")
+            {selected(of_items)} from (select item_id, arg_min(text, position) as text
+            {first_values(of_items, "position")} from raw_item group by item_id)""")
         self.items, read = self._one("select (select count(*) from item), (select count(*) from raw_item)")
         self.tally.dropped["duplicate item"] += read - self.items
         self.read_items = read
         self._run("""create table usr as
             select user_id, (row_number() over (order by length(user_id), user_id) - 1)::int as usr
             from (select distinct user_id from raw_event semi join item using (item_id) where problem = 0)""")
+        if of_users:
+            self._add_user_fields(of_users)
+        of_context = selected(self.own.roles("context"))
         total, event_item = self._one("select count(*), min(item_id) from raw_event where problem = 0")
         sorted_events = self.folder / "events.parquet"
-        self._run(f"""copy (select usr, item, label, time from raw_event
-            join item using (item_id) join usr using (user_id) where problem = 0 order by usr)
+        self._run(f"""copy (select usr, item, label, time{of_context} from raw_event
+            join item using (item_id) join usr using (user_id) where problem = 0 order by usr{of_context})
             to {_literal(sorted_events)} (format parquet, compression zstd)""")
         item = self._one("select min(item_id) from raw_item")[0]
         self.rows = pq.read_metadata(sorted_events).num_rows
         if is_too_much(total - self.rows, total):
             self._look_at_lost_items()
-        for table in ("raw_event", "raw_item"):
+        for table in ("raw_event", "raw_item", "raw_user"):
             self._database.execute(f"drop table {table}")
         self._database.execute("commit")  # cursors see it from here on
         self.users = self._one("select count(*) from usr")[0]
@@ -299,6 +328,15 @@ class Workspace:
                 f"{path} has no usable row: {_reasons(self.tally)}",
                 "columns must be what they are taken for, and both files must name items alike",
             )
+
+    def _add_user_fields(self, roles: Iterable[str]) -> None:
+        """Adds the fields of users to the table `usr`: from their own table, or the first value of their events."""
+        rows, order = ("raw_user", "position") if self.own.user_table else ("raw_event", "time")
+        usable = "" if self.own.user_table else "where problem = 0"
+        self._run(f"""create or replace table usr as select * from usr left join (select user_id
+            {first_values(roles, order)} from {rows} {usable} group by user_id) using (user_id)""")
+        (read, users) = self._one("select count(*), count(distinct user_id) from raw_user")
+        self.tally.dropped["duplicate user"] += read - users
 
     def _look_at_lost_items(self) -> None:
         """Finds an example of an item whose events are lost: one without a text, or one that is not in the table."""
@@ -360,14 +398,25 @@ class Workspace:
 
     # For the splitter: splitting.Events
 
+    @property
+    def fields(self) -> StoredFields | None:
+        """The values of fields, where the source has such."""
+        if not self.own.specs:
+            return None
+        return StoredFields(self._database, self.own, self.folder / "events.parquet")
+
     def pieces(self) -> Iterator[Interactions]:
         """The events by user, about PIECE at a time, never a user in two pieces."""
         waiting: list[Interactions] = []
-        size = 0
+        size = done = 0
+        names = ["usr", "item", "label", "time"]
         with pq.ParquetFile(self.folder / "events.parquet") as file:
-            for batch in file.iter_batches(batch_size=PIECE // 8, use_threads=False):
-                waiting.append(Interactions(*(column.to_numpy() for column in batch.columns)))
+            for batch in file.iter_batches(batch_size=PIECE // 8, columns=names, use_threads=False):
+                columns = [column.to_numpy() for column in batch.columns]
+                places = [np.arange(done, done + len(batch))] if self.own.specs else []
+                waiting.append(Interactions(*columns, *places))
                 size += len(batch)
+                done += len(batch)
                 if size >= PIECE:
                     whole, rest = _split_at_last_user(_join(waiting))
                     if len(whole):
@@ -512,8 +561,10 @@ def _split_at_last_user(events: Interactions) -> tuple[Interactions, Interaction
 
 
 def _join(pieces: list[Interactions]) -> Interactions:
-    columns = zip(*((piece.users, piece.items, piece.labels, piece.times) for piece in pieces), strict=True)
-    return Interactions(*(np.concatenate(column) for column in columns))
+    columns = [[piece.users, piece.items, piece.labels, piece.times] for piece in pieces]
+    places = [[piece.places] for piece in pieces if piece.places is not None] or [[]] * len(pieces)
+    parts = [of_piece + place for of_piece, place in zip(columns, places, strict=True)]
+    return Interactions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _reasons(tally: Tally) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rbserve.core.types import Progress
 from rbserve.data.columns import ColumnWriter, blocks, open_column
 from rbserve.train.protocol import sampling
+from rbserve.train.protocol.own_fields import FieldTables
 from rbserve.train.protocol.sampling import Interactions, Period
 from rbserve.train.protocol.tally import Tally
 
@@ -39,6 +40,11 @@ class Events(typing.Protocol):
     @property
     def rows(self) -> int:
         """The number of events."""
+        ...
+
+    @property
+    def fields(self) -> FieldTables | None:
+        """The values of fields beside ids and texts, where the source has such; events then have places."""
         ...
 
     def pieces(self) -> Iterator[Interactions]:
@@ -78,13 +84,21 @@ class EventStore:
         store = cls(folder, events.users, events.items)
         done = histories = liked = follow = together = 0
         with ExitStack() as files:
+            kinds: list[tuple[str, type[np.generic]]] = [
+                ("item", np.int32),
+                ("label", np.int8),
+                ("time", np.int64),
+            ]
+            kinds += [("place", np.int64)] if events.fields else []
             columns = [files.enter_context(closing(ColumnWriter(folder / f"{name}.npy", kind)))
-                       for name, kind in (("item", np.int32), ("label", np.int8), ("time", np.int64))]  # fmt: skip
+                       for name, kind in kinds]  # fmt: skip
             for piece in events.pieces():
                 clean = sampling.clean(piece, seed, tally.dropped)
                 columns[0].append(clean.items)
                 columns[1].append(clean.labels)
                 columns[2].append(clean.times)
+                if clean.places is not None:
+                    columns[3].append(clean.places)
                 count_users(store.offsets[1:], clean.users)
                 store.seen[clean.items] = True
                 watch(clean)
@@ -146,10 +160,9 @@ class EventStore:
         skipped = np.concatenate(([0], np.cumsum(lengths)))
         rows = np.repeat(begin - first - skipped[:-1], lengths) + np.arange(skipped[-1])
         # Opened anew for every piece: the pages of a closed memory map do not count as memory of this process.
-        item, label, time = (
-            np.array(self.column(name)[first:last][rows]) for name in ("item", "label", "time")
-        )
-        return Interactions(np.repeat(users, lengths).astype(np.int32), item, label, time)
+        names = ["item", "label", "time", *(["place"] if (self.folder / "place.npy").is_file() else [])]
+        columns = [np.array(self.column(name)[first:last][rows]) for name in names]
+        return Interactions(np.repeat(users, lengths).astype(np.int32), *columns)
 
 
 def count_users(counts: NDArray[np.int64], users: NDArray[np.int32]) -> None:

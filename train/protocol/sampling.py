@@ -23,6 +23,9 @@ Two rules that decide what histories hold:
   user and item: not by the order of the raw rows, which means nothing, nor by the item's number, which
   would tell labels apart.
 - *Repeats.* A user meets an item once: the first event counts; at equal times a dislike before a like.
+
+A row has the context (hour, page) of its own event. Random items have none: a user's take the contexts of the user's
+positive rows in turn, so that the context of a row says nothing of its label.
 """
 
 from __future__ import annotations
@@ -61,24 +64,32 @@ ALWAYS = Period()
 
 @dataclass(frozen=True)
 class Interactions:
-    """E events as columns: user and item numbers, label 1 (liked), 0 or GIVEN, time in any unit."""
+    """E events as columns: user and item numbers, label 1 (liked), 0 or GIVEN, time in any unit.
+
+    `places` says which event of the source each one is, where events have fields.
+    """
 
     users: NDArray[np.int32]
     items: Items
     labels: NDArray[np.int8]
     times: NDArray[np.int64]
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Interactions:
         """The given events, in that order."""
-        return Interactions(self.users[rows], self.items[rows], self.labels[rows], self.times[rows])
+        places = None if self.places is None else self.places[rows]
+        return Interactions(self.users[rows], self.items[rows], self.labels[rows], self.times[rows], places)
 
 
 @dataclass(frozen=True)
 class CtrRows:
-    """R click-prediction rows before their histories are copied: row r's is liked.items[begin[r]:end[r]]."""
+    """R click-prediction rows before their histories are copied: row r's is liked.items[begin[r]:end[r]].
+
+    `places` says which event of the source has the context of each row, where events have fields.
+    """
 
     users: NDArray[np.int32]
     candidates: Items
@@ -87,15 +98,17 @@ class CtrRows:
     begin: NDArray[np.int64]
     end: NDArray[np.int64]
     liked: Interactions
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> CtrRows:
         """The given rows, in that order."""
+        places = None if self.places is None else self.places[rows]
         return CtrRows(
             self.users[rows], self.candidates[rows], self.labels[rows], self.times[rows],
-            self.begin[rows], self.end[rows], self.liked)  # fmt: skip
+            self.begin[rows], self.end[rows], self.liked, places)  # fmt: skip
 
     @property
     def newest(self) -> NDArray[np.int64]:
@@ -222,9 +235,11 @@ def _held_out_rows(
     likes = replace(likes, labels=np.ones_like(likes.labels))
     if protocol.negatives:
         owner = np.repeat(np.arange(len(users)), protocol.negatives)
+        likes_in_turn = held[owner] + np.arange(len(owner)) % protocol.negatives % protocol.held_out
         negatives = CtrRows(
             users[owner], np.full(len(owner), SAMPLED, np.int32), np.zeros(len(owner), np.int8),
-            liked.times[last][owner], begin[owner], end[owner], liked)  # fmt: skip
+            liked.times[last][owner], begin[owner], end[owner], liked,
+            None if liked.places is None else liked.places[likes_in_turn])  # fmt: skip
     else:
         disliked = np.flatnonzero((events.labels == 0) & period.holds(events.times))
         owner = np.searchsorted(users, events.users[disliked])
@@ -248,6 +263,9 @@ def _by_user(likes: CtrRows, negatives: CtrRows) -> CtrRows:
         np.concatenate((likes.begin, negatives.begin)),
         np.concatenate((likes.end, negatives.end)),
         likes.liked,
+        None
+        if likes.places is None or negatives.places is None
+        else np.concatenate((likes.places, negatives.places)),
     )
     return rows.take(np.argsort(rows.users, kind="stable"))
 
@@ -256,8 +274,16 @@ def _event_rows(
     events: Interactions, rows: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64],
     liked: Interactions,
 ) -> CtrRows:  # fmt: skip
+    places = None if events.places is None else events.places[rows]
     return CtrRows(
-        events.users[rows], events.items[rows], events.labels[rows], events.times[rows], begin, end, liked
+        events.users[rows],
+        events.items[rows],
+        events.labels[rows],
+        events.times[rows],
+        begin,
+        end,
+        liked,
+        places,
     )
 
 

@@ -27,6 +27,7 @@ from rbserve.data.dataset_writer import DatasetWriter
 from rbserve.train.protocol.event_store import Events, EventStore
 from rbserve.train.protocol.negatives import POOLS, ItemPool, Pairs, draw_negatives
 from rbserve.train.protocol.options import Catalogue, Protocol, WordLimits
+from rbserve.train.protocol.own_fields import FieldTables, RowPlaces, write_fields
 from rbserve.train.protocol.sampling import CtrRows, Interactions, Period, Sequences
 from rbserve.train.protocol.tally import Tally
 from rbserve.train.protocol.time_split import TimeSplit
@@ -100,12 +101,16 @@ def write_splits(
         store = EventStore.write(partial / ".events", events, protocol.seed, tally, splitter.count, progress)
         read = splitter.choose(store)
         writer = DatasetWriter(partial)
-        with closing(writer):
-            _write_rows(writer, store, splitter, read, protocol, tally, progress)
+        places = RowPlaces(store.folder)
+        with closing(writer), closing(places):
+            _write_rows(writer, store, splitter, read, protocol, tally, progress, places)
         _require_rows(writer)
-        catalogued = _write_items(writer, events, store, catalogue, texts, progress)
+        listed = _listed_items(writer, events, store, catalogue)
+        catalogued = _write_items(writer, events, listed, texts, progress)
         users = writer.users()
         writer.add_users(users, events.user_ids(users))
+        if events.fields is not None:
+            write_fields(writer, events.fields, places, listed, users, events.rows, store.folder, tally)
         store.remove()
         writer.seal(
             name=path.name,
@@ -143,6 +148,11 @@ class EventsInMemory:
         """The number of events."""
         return len(self.events)
 
+    @property
+    def fields(self) -> FieldTables | None:
+        """No fields beside ids and texts."""
+        return None
+
     def pieces(self) -> Iterator[Interactions]:
         """All events in one piece."""
         yield self.events
@@ -168,16 +178,18 @@ def _write_rows(
     protocol: Protocol,
     tally: Tally,
     progress: Progress,
+    places: RowPlaces,
 ) -> None:
-    """The last pass: writes the rows of the users."""
+    """The last pass: writes the rows of the users, and to `places` the events that have the rows' context."""
     pools = _pools(store, splitter, protocol)
     total, done = int((np.diff(store.offsets)[users]).sum()), 0
     for events in store.of_users(users):
         touched = Pairs(events.users, events.items)
-        for split, pool, rows in zip(SPLITS, pools, splitter.ctr_rows(events), strict=True):
+        for number, (pool, rows) in enumerate(zip(pools, splitter.ctr_rows(events), strict=True)):
             drawn = draw_negatives(rows, touched, pool, protocol.seed)
             tally.dropped["ctr: no item left to sample"] += len(rows) - len(drawn)
-            writer.add_ctr(split, drawn.split(), drawn.times, drawn.newest)
+            writer.add_ctr(SPLITS[number], drawn.split(), drawn.times, drawn.newest)
+            places.add(number, drawn.places)
             touched = touched.add(drawn)
         for split, ordered in zip(SPLITS, splitter.sequences(events), strict=True):
             writer.add_seqrec(split, *ordered)
@@ -204,21 +216,20 @@ def _require_rows(writer: DatasetWriter) -> None:
             )
 
 
-def _write_items(
-    writer: DatasetWriter,
-    events: Events,
-    store: EventStore,
-    catalogue: Catalogue,
-    texts: Texts,
-    progress: Progress,
-) -> dict[str, float]:
-    """Writes the item table, renumbers the items of the splits, and writes texts as word numbers; returns counts."""
+def _listed_items(writer: DatasetWriter, events: Events, store: EventStore, catalogue: Catalogue) -> Items:
+    """The items of the item table, rising."""
     used = np.zeros(events.items, bool)
     writer.mark_items(used)
+    is_listed = {"used": used, "seen": store.seen | used, "all": np.ones(events.items, bool)}[catalogue]
+    return np.flatnonzero(is_listed).astype(np.int32)
+
+
+def _write_items(
+    writer: DatasetWriter, events: Events, listed: Items, texts: Texts, progress: Progress
+) -> dict[str, float]:
+    """Writes the item table, renumbers the items of the splits, and writes texts as word numbers; returns counts."""
     in_training = np.zeros(events.items, bool)
     writer.mark_items(in_training, ("train",))
-    is_listed = {"used": used, "seen": store.seen | used, "all": np.ones(events.items, bool)}[catalogue]
-    listed = np.flatnonzero(is_listed).astype(np.int32)
     numbers = np.full(events.items, -1, np.int32)
     numbers[listed] = np.arange(len(listed), dtype=np.int32)
     writer.renumber_items(numbers)
