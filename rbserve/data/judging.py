@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +12,21 @@ if TYPE_CHECKING:
 
 NAMES = {"time": "-time", "popularity": "-popular"}
 """What the name of a data set ends with where it does not judge as the paper does, by the value of the option."""
+
+
+_OPTIONS = {
+    "-time-popular": "--split time --negatives 2 --negatives-by popularity",
+    "-time": "--split time",
+    "-popular": "--negatives 2 --negatives-by popularity",
+}
+
+
+def prepare_command(name: str, sources: Container[str]) -> str | None:
+    """The command that makes the data set of this name, where the name is that of a source and a judging; else None."""
+    for suffix, options in _OPTIONS.items():
+        if (source := name.removesuffix(suffix)) != name and source in sources:
+            return f"rbserve prepare {source} {options}"
+    return None
 
 
 class Judging(msgspec.Struct, frozen=True):

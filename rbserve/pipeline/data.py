@@ -16,7 +16,7 @@ from rbserve.core.names import plain_name
 from rbserve.core.tasks import PAPER_TASKS
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.data.judging import judging_of
+from rbserve.data.judging import judging_of, prepare_command
 from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
 from rbserve.home.paths import dataset_path, is_prepared, is_there, outdated_artifacts, prepared_datasets
 from rbserve.home.target import names_directory
@@ -261,6 +261,8 @@ def check_dataset(name: str) -> None:
     if name not in [row["name"] for row in rows]:
         known = [str(row["name"]) for row in rows if not row["own"]]
         error = unknown_name("data set", name, known)
+        if made := prepare_command(name, known):
+            raise UsageError(error.message, f"{made} makes it")
         if error.hint and error.hint.startswith("known"):
             error.hint += f"; rbserve prepare csv --name {name} makes one of your own tables"
         raise error

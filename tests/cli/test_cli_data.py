@@ -217,6 +217,18 @@ MISTAKES = [
         "--time",
     ),
     (("prepare", "mind", "--negatives-by", "popularity"), 2, "has nothing to draw", "--negatives 2"),
+    (
+        ("datasets", "show", "hm-time"),
+        2,
+        "unknown data set: hm-time",
+        "rbserve prepare hm --split time makes it",
+    ),
+    (
+        ("train", "--model", "dnn", "--dataset", "cds-time-popular"),
+        2,
+        "unknown data set",
+        "prepare cds --split time --neg",
+    ),
     (("prepare", "ml-100k", "--negatives-by", "likes"), 2, "--negatives-by='likes'", "uniform, popularity"),
 ]
 
