@@ -17,10 +17,9 @@ test rows and requests to a server. The users of a training row are not among th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -36,11 +35,13 @@ SCHEMA = 1
 FOLDER = "counted"
 """Where artefacts and data sets keep counted features."""
 MANIFEST = "manifest.json"
-COUNTS = (
-    "likes", "shows", "like_rate", "in_histories", "history_length", "history_popularity",
-    "together_sum", "together_max", "together_normalised", "liked_together",
-)  # fmt: skip
+OF_ITEM = ("likes", "shows", "like_rate", "in_histories")
+OF_HISTORY = ("history_length", "history_popularity")
+TOGETHER = ("together_sum", "together_max", "together_normalised", "liked_together")
+COUNTS = (*OF_ITEM, *OF_HISTORY, *TOGETHER)
 """Features of every data set."""
+UNSEEN_COUNTS = dict.fromkeys(COUNTS, 0.0) | {"like_rate": 0.5}
+"""The counts of an item that no training row has."""
 TIMES = ("age", "recency")
 """Features of data sets whose counts are those before a time: since the item was first asked about, and last liked."""
 SIMILARITIES = (
@@ -87,113 +88,139 @@ def read_counted_manifest(path: Path) -> CountedManifest:
     return read_manifest(path, CountedManifest, SCHEMA, "a manifest of counted features", again)
 
 
-class _Pairs(NamedTuple):
-    """Of each candidate and item of a history, [N, T]: users who have both, and who like the candidate with it."""
-
-    together: Table
-    liked: Table
-
-
 class CountedTables:
-    """The tables of `files` by name, each an array; `end` is the time at which the counts end, where times count."""
+    """The tables of `files` by name, each an array; `end` is the time at which the counts end, where times count.
 
-    def __init__(self, files: Mapping[str, Table], end: int | None = None) -> None:
-        self._likes, self._shows, self._seen = (files[name] for name in ("likes", "shows", "in_histories"))
+    `chosen` are the features that are computed, in this order; left out, all that there are.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Table], end: int | None = None, chosen: Sequence[str] | None = None
+    ) -> None:
+        tables = {
+            name: np.asarray(table) for name, table in files.items()
+        }  # a memory map costs at each look-up
+        self._likes, self._shows, self._seen = (tables[name] for name in ("likes", "shows", "in_histories"))
         self._keys, self._together, self._liked = (
-            files[f"pairs.{name}"] for name in ("keys", "together", "liked")
+            tables[f"pairs.{name}"] for name in ("keys", "together", "liked")
         )
-        self._times = (files["first"], files["last_like"]) if "first" in files else None
+        self._times = {"age": tables["first"], "recency": tables["last_like"]} if "first" in tables else {}
         self._end = end
-        vectors = files.get("vectors")
+        vectors = tables.get("vectors")
         self._vectors = None if vectors is None else vectors.reshape(len(self._likes), -1)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
+        self.names = tuple(chosen or counted_names(bool(self._times), vectors is not None))
         """The features, in the order of their columns."""
-        return counted_names(self._times is not None, self._vectors is not None)
+        groups = {
+            OF_ITEM: self._item_counts, OF_HISTORY: self._history_counts, TOGETHER: self._pair_counts,
+            TIMES: self._ages, SIMILARITIES: self._similarities,
+        }  # fmt: skip
+        self._groups = [
+            group for names, group in groups.items() if not {*names}.isdisjoint(self.names)
+        ]  # what no feature is chosen of is not computed
 
     def features(self, history: Items, candidates: Items, time: int | None = None) -> Vectors:
-        """float32[N, features] of candidates int32[N] for history int32[T].
+        """float32[N, len(names)] of candidates int32[N] for history int32[T].
 
         NaN: no history to be similar to; a time that never was. Items beyond the tables were never seen; their texts
         have no vectors.
         """
         n = len(self._likes)
-        history = history[history < n]
-        known = candidates < n
-        if not known.all():
-            features = np.full((len(candidates), len(self.names)), np.nan, np.float32)
-            features[known] = self.features(history, candidates[known], time)
-            features[~known, : len(COUNTS)] = self._of_unseen(history)
-            return features
-        columns = self._counts(history, candidates)
-        if self._times is not None:
-            columns += self._ages(candidates, self._end if time is None else time)
-        if self._vectors is not None:
-            columns += self._similarities(history, candidates)
-        return np.stack(columns, axis=1).astype(np.float32) if len(candidates) else _no_rows(self.names)
+        if len(history) and history.max() >= n:
+            history = history[history < n]
+        if len(candidates) and candidates.max() >= n:
+            return self._with_unseen(history, candidates, time)
+        features = np.empty((len(candidates), len(self.names)), np.float32)
+        if len(candidates):
+            columns: dict[str, Table | float] = {}
+            for group in self._groups:
+                columns |= group(history, candidates, time)
+            for place, name in enumerate(self.names):
+                features[:, place] = columns[name]
+        return features
 
-    def _of_unseen(self, history: Items) -> Table:
-        """The counts of an item that no training row has."""
-        row = dict.fromkeys(COUNTS, 0.0) | {"like_rate": 0.5}
-        row |= {"history_length": float(len(history)), "history_popularity": self._popularity(history)}
-        return np.array([*row.values()])
+    def _with_unseen(self, history: Items, candidates: Items, time: int | None) -> Vectors:
+        """The features of candidates of which no training row has some."""
+        known = candidates < len(self._likes)
+        features = np.empty((len(candidates), len(self.names)), np.float32)
+        features[known] = self.features(history, candidates[known], time)
+        unseen = UNSEEN_COUNTS | self._history_counts(history, candidates, time)
+        features[~known] = [unseen.get(name, np.nan) for name in self.names]
+        return features
 
-    def _popularity(self, history: Items) -> float:
-        return float(np.log1p(self._seen[history]).mean()) if len(history) else 0.0
+    def _item_counts(self, history: Items, candidates: Items, time: int | None) -> dict[str, Table | float]:
+        del history, time
+        likes, shows = self._likes.take(candidates), self._shows.take(candidates)
+        rate = (likes + 1.0) / (shows + 2.0)
+        return {
+            "likes": likes, "shows": shows, "like_rate": rate, "in_histories": self._seen.take(candidates)
+        }  # fmt: skip
 
-    def _counts(self, history: Items, candidates: Items) -> list[Table]:
-        likes, shows, seen = (
-            table[candidates].astype(float) for table in (self._likes, self._shows, self._seen)
-        )
-        pairs = self._pairs(history, candidates)
-        expected = np.sqrt((seen[:, None] + 1) * (self._seen[history] + 1.0))
-        same = np.ones(len(candidates))
-        return [
-            likes, shows, (likes + 1) / (shows + 2), seen, same * len(history), same * self._popularity(history),
-            pairs.together.sum(axis=1), pairs.together.max(axis=1, initial=0),
-            _row_sums(pairs.together / expected), pairs.liked.sum(axis=1),
-        ]  # fmt: skip
+    def _history_counts(
+        self, history: Items, candidates: Items, time: int | None
+    ) -> dict[str, Table | float]:
+        del candidates, time
+        seen = np.log1p(self._seen.take(history).astype(np.float64))
+        popularity = float(np.add.reduce(seen)) / max(len(history), 1)
+        return {"history_length": float(len(history)), "history_popularity": popularity}
 
-    def _pairs(self, history: Items, candidates: Items) -> _Pairs:
-        keys = history.astype(np.int64) * len(self._likes) + candidates[:, None]
-        if not len(self._keys):
-            return _Pairs(np.zeros(keys.shape, np.int32), np.zeros(keys.shape, np.int32))
-        places = np.minimum(np.searchsorted(self._keys, keys.ravel()), len(self._keys) - 1).reshape(
-            keys.shape
-        )
-        there = self._keys[places] == keys
-        return _Pairs(self._together[places] * there, self._liked[places] * there)
+    def _pair_counts(self, history: Items, candidates: Items, time: int | None) -> dict[str, Table | float]:
+        """Features of the users who have both an item of the history and the candidate."""
+        del time
+        if not (len(self._keys) and len(history)):
+            return dict.fromkeys(TOGETHER, 0.0)
+        keys = history.astype(np.int64)[:, None] * len(self._likes) + candidates
+        places = self._keys.searchsorted(keys.ravel())  # of one item after another: neighbours in the table
+        places[places == len(self._keys)] = 0
+        there = self._keys.take(places) == keys.ravel()
+        together = (self._together.take(places) * there).reshape(keys.shape)
+        columns: dict[str, Table | float] = {
+            "together_sum": together.sum(axis=0), "together_max": together.max(axis=0)
+        }  # fmt: skip
+        if "liked_together" in self.names:
+            columns["liked_together"] = (self._liked.take(places) * there).reshape(keys.shape).sum(axis=0)
+        if "together_normalised" in self.names:
+            of_history, of_candidates = self._seen.take(history) + 1.0, self._seen.take(candidates) + 1.0
+            expected = np.sqrt(of_history[:, None] * of_candidates)
+            columns["together_normalised"] = _sums(together / expected)
+        return columns
 
-    def _ages(self, candidates: Items, time: int | None) -> list[Table]:
-        assert self._times is not None
-        assert time is not None
-        moments = (table[candidates] for table in self._times)
-        return [np.where(moment == NEVER, np.nan, np.maximum(time - moment, 0)) for moment in moments]
+    def _ages(self, history: Items, candidates: Items, time: int | None) -> dict[str, Table | float]:
+        del history
+        now = self._end if time is None else time
+        assert now is not None
+        moments = {name: table.take(candidates) for name, table in self._times.items()}
+        return {
+            name: np.where(moment == NEVER, np.nan, np.maximum(now - moment, 0))
+            for name, moment in moments.items()
+        }
 
-    def _similarities(self, history: Items, candidates: Items) -> list[Table]:
+    def _similarities(self, history: Items, candidates: Items, time: int | None) -> dict[str, Table | float]:
+        del time
         assert self._vectors is not None
+        columns: dict[str, Table | float] = dict.fromkeys(SIMILARITIES, np.nan)
         if not len(history):
-            return [np.full(len(candidates), np.nan)] * len(SIMILARITIES)
+            return columns
         of_history, of_candidates = self._vectors[history], self._vectors[candidates]
         # A product for each pair: of a matrix product the last bit would depend on the other candidates.
-        alike = np.vecdot(of_candidates[:, None], of_history).astype(float)
-        centre = of_history.sum(axis=0)
-        centre /= max(float(np.linalg.norm(centre)), 1e-9)
-        mean = _row_sums(alike) / len(history)
-        spread = np.sqrt(np.maximum(_row_sums(alike**2) / len(history) - mean**2, 0))
-        ordered = np.sort(alike, axis=1)
-        second = ordered[:, -2] if len(history) > 1 else np.full(len(candidates), np.nan)
-        return [ordered[:, -1], mean, alike[:, -1], second, np.vecdot(of_candidates, centre), spread]
+        alike = np.vecdot(of_history[:, None], of_candidates).astype(np.float64)
+        mean = _sums(alike) / len(history)
+        columns |= {
+            "similarity_max": alike.max(axis=0),
+            "similarity_mean": mean,
+            "similarity_last": alike[-1],
+        }
+        if len(history) > 1 and "similarity_second" in self.names:
+            columns["similarity_second"] = np.partition(alike, -2, axis=0)[-2]
+        if "similarity_of_mean" in self.names:
+            centre = of_history.sum(axis=0)
+            centre /= max(float(np.linalg.norm(centre)), 1e-9)
+            columns["similarity_of_mean"] = np.vecdot(of_candidates, centre)
+        if "similarity_spread" in self.names:
+            columns["similarity_spread"] = np.sqrt(np.maximum(_sums(alike**2) / len(history) - mean**2, 0))
+        return columns
 
 
-def _row_sums(values: Table) -> Table:
-    """The sum of each row of float64[N, T], added up from left to right whatever N is."""
-    total = np.zeros(len(values))
-    for column in values.T:
-        total = total + column
-    return total
-
-
-def _no_rows(names: tuple[str, ...]) -> Vectors:
-    return np.zeros((0, len(names)), np.float32)
+def _sums(values: Table) -> Table:
+    """The sums float64[N] over the first axis of float64[T, N], added up from the first to the last whatever N is."""
+    sums: Table = np.add.accumulate(values, axis=0)[-1]
+    return sums

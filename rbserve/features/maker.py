@@ -81,7 +81,9 @@ class FeatureMaker:
             if spec.scope != "counted"
         ]
         if self._counted:
-            columns.append(self._counts(request)[:, self._counted])
+            counts = self._counts(request)
+            in_order = self._counted == [*range(counts.shape[1])]
+            columns.append(counts if in_order else counts[:, self._counted])
         return _side_by_side(columns, np.float32)
 
     def _counts(self, request: Request) -> Vectors:
@@ -116,6 +118,8 @@ def _nothing(spec: FieldSpec) -> NDArray[Any]:
 
 
 def _side_by_side(columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    if len(columns) == 1:
+        return columns[0].astype(dtype, copy=False)
     rows = max((len(column) for column in columns), default=0)
     return np.concatenate(
         [np.broadcast_to(column, (rows, column.shape[1])) for column in columns], axis=1

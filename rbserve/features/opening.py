@@ -29,7 +29,8 @@ def open_counted(artifact: Artifact) -> CountedTables:
     """The tables by which the requests of an artefact's model are counted, its files verified."""
     manifest = read_counted_manifest(artifact.file(f"{COUNTED}/{MANIFEST}"))
     files = {name: open_column(artifact.file(f"{COUNTED}/{name}.npy")) for name in manifest.tables}
-    return CountedTables(files, manifest.end)
+    chosen = [spec.name for spec in artifact.layout.counted]
+    return CountedTables(files, manifest.end, chosen)
 
 
 def open_coders(artifact: Artifact) -> dict[str, FieldCoder]:

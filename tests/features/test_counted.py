@@ -16,7 +16,7 @@ from rbserve.core.files import digest
 from rbserve.core.types import Vectors
 from rbserve.data.columns import open_column
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.features.counted import CountedTables
+from rbserve.features.counted import CountedTables, counted_names
 from rbserve.stats.pairwise import auc
 from rbserve.train.counting import PARTS, Counted, counted_features, row_features
 
@@ -27,6 +27,11 @@ lists = st.lists(st.integers(0, ITEMS + 1), max_size=12).map(lambda values: np.a
 
 def tables(texts: bool = True) -> CountedTables:
     """Some tables of seven items."""
+    return CountedTables(files_of_tables(texts))
+
+
+def files_of_tables(texts: bool = True) -> dict[str, np.ndarray]:
+    """Tables of seven items by name."""
     keys = np.flatnonzero(rng.random(ITEMS * ITEMS) < 0.5)
     files = {
         "likes": rng.integers(0, 9, ITEMS), "shows": rng.integers(9, 20, ITEMS),
@@ -36,7 +41,7 @@ def tables(texts: bool = True) -> CountedTables:
     if texts:
         vectors = rng.standard_normal((ITEMS, 48)).astype(np.float32)
         files["vectors"] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).ravel()
-    return CountedTables(files)
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,18 @@ def test_a_candidates_features_do_not_depend_on_the_rest_of_its_slate(
     assert together.shape == (len(candidates), len(known.names))
     for row, features in enumerate(alone):
         np.testing.assert_array_equal(together[row], features[0])
+
+
+@given(lists, lists, st.permutations(counted_names(times=False, texts=True)), st.integers(1, 5))
+def test_features_that_are_chosen_are_those_among_all_in_the_order_chosen(
+    history: np.ndarray, candidates: np.ndarray, names: list[str], count: int
+) -> None:
+    files = files_of_tables()
+    everything, chosen = CountedTables(files), CountedTables(files, chosen=names[:count])
+    columns = [everything.names.index(name) for name in names[:count]]
+    np.testing.assert_array_equal(
+        chosen.features(history, candidates), everything.features(history, candidates)[:, columns]
+    )
 
 
 def test_test_rows_are_counted_as_dictionaries_count_them(planted: Dataset, counted: Counted) -> None:
