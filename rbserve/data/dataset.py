@@ -231,11 +231,9 @@ class Dataset:
         )
 
     def _extras(self, split: Split) -> Extras:
-        """The time and the fields of the user and of the context of each row, in data sets that have fields."""
-        if not self.manifest.fields:
-            return {}
+        """The fields of the user and of the context of each row; its time, where the splits lie in time."""
         folder = f"{CTR.name}/{split}"
-        extras = {TIME: self.column(folder, "time")}
+        extras = {TIME: self.column(folder, "time")} if self.by_time else {}
         for spec in self.manifest.fields:
             if spec.scope == "context":
                 extras[spec.entry] = self.field_column(folder, spec)

@@ -5,23 +5,29 @@ Counts of likes need no model; `runs/baselines.py` has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rbserve.core.errors import ArtifactError
+from rbserve.core.options import with_options
 from rbserve.core.tasks import TASKS
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.home.paths import artifact_path, runs_path
+from rbserve.models.zoo import find_model
+from rbserve.progress import progress_bar
 
 if TYPE_CHECKING:
     from rbserve.runs.measurement import Measurement
     from rbserve.runs.popularity import Answers
 
-PAIR_BASELINES: dict[str, Callable[[Dataset], Answers]] = {}
-"""Baselines of click prediction by name: a function of a data set gives the score float64[R] of each test row."""
+FOLDER = "baselines/gbdt"
+"""Where the trees of a data set stand, in its directory."""
+FEWEST_ROWS = 10_000
+"""Training rows below which no trees are fitted: counts of fewer say little."""
 
 
 def further_baselines(artifact: Artifact, data: Dataset | None, exclude_seen: bool) -> dict[str, Answers]:
@@ -33,11 +39,59 @@ def further_baselines(artifact: Artifact, data: Dataset | None, exclude_seen: bo
     if data is None or artifact.is_random:
         return {}
     if not TASKS[artifact.manifest.task].ranks:
-        return {name: scores(data) for name, scores in PAIR_BASELINES.items()}
+        scores = {name: baseline(data) for name, baseline in PAIR_BASELINES.items()}
+        return {name: answers for name, answers in scores.items() if answers is not None}
     from rbserve.runs.baselines import MODEL_BASELINES
 
     ranks = {name: _ranks(name, data, exclude_seen) for name in MODEL_BASELINES if name != artifact.name}
     return {name: answers for name, answers in ranks.items() if answers is not None}
+
+
+def trees_on_counts(data: Dataset) -> Answers | None:
+    """The scores float64[R] of the test rows by LightGBM's trees on counts alone, no similarity of texts among them.
+
+    The trees are fitted where they are missing, and stay beside the data set. None of a data set with few training
+    rows, of one without users, and where the packages for training are not installed.
+    """
+    from rbserve.features.counted import COUNTS, TIMES
+
+    if len(data.ctr("train")) < FEWEST_ROWS or not len(data.ctr("train").histories.values):
+        return None
+    names = COUNTS + (TIMES if data.by_time else ())
+    artifact = _trees_beside(data) or _fit_trees(data, names)
+    if artifact is None:
+        return None
+    from rbserve.runtimes.evaluate import score_rows
+    from rbserve.runtimes.opening import open_scorer
+
+    test = data.ctr("test")
+    scorer = open_scorer(artifact, artifact.variants[0])
+    return score_rows(scorer, test.histories, test.candidates, test.extras).astype(np.float64)
+
+
+PAIR_BASELINES: dict[str, Callable[[Dataset], Answers | None]] = {"gbdt on counts": trees_on_counts}
+"""Baselines of click prediction by name: a function of a data set gives the score float64[R] of each test row."""
+
+
+def _trees_beside(data: Dataset) -> Artifact | None:
+    try:
+        artifact = open_artifact(data.path / FOLDER)
+    except ArtifactError:
+        return None
+    return artifact if artifact.manifest.dataset.fingerprint == data.fingerprint else None
+
+
+def _fit_trees(data: Dataset, names: Sequence[str]) -> Artifact | None:
+    try:
+        from rbserve.train.fit import train
+    except ImportError:
+        return None
+    from rbserve.core.settings import Settings
+
+    spec = find_model("gbdt")
+    spec = replace(spec, config=with_options(spec.config, {"fields": ",".join(names)}))
+    with progress_bar(f"baseline of {data.name}") as progress:
+        return train(spec, data, data.path / FOLDER, Settings(**spec.training), progress=progress)
 
 
 def _ranks(name: str, data: Dataset, exclude_seen: bool) -> Answers | None:

@@ -107,14 +107,17 @@ class OnnxScorer:
     def __init__(self, session: Session, layout: Layout) -> None:
         self._session = session
         self._inputs = (HISTORY, CANDIDATES, *layout.tensors)
-        self._only_slates = not layout
         self.takes_vectors = any(value.name == ITEM_TABLE for value in session.get_overridable_initializers())
 
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
-        arrays = request if self._only_slates else {name: request[name] for name in self._inputs}
+        arrays = request if len(request) == len(self._inputs) else self._taken(request)
         scores: Scores = self._session.run(None, arrays)[0]
         return scores
+
+    def _taken(self, request: Request) -> Request:
+        """What the graph takes of a request that has more."""
+        return {name: request[name] for name in self._inputs}
 
     def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
         """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d].
