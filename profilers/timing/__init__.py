@@ -1,5 +1,5 @@
 """The only timing loop, and what one timed call is.
 
-Imports `core`, `data`, `runs` and `runtimes`. Imported by `bench`, `pipeline`, `profilers.client`, `profilers.cost`
-and `profilers.measure`.
+Imports `core`, `data`, `features`, `runs` and `runtimes`. Imported by `bench`, `pipeline`, `profilers.client`,
+`profilers.cost` and `profilers.measure`.
 """

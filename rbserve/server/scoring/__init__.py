@@ -2,6 +2,6 @@
 
 It knows nothing of HTTP.
 
-Imports `core`, `data`, `runtimes`, `server.api` and `server.observe`. Imported by `pipeline`, `server`,
+Imports `core`, `data`, `features`, `runtimes`, `server.api` and `server.observe`. Imported by `pipeline`, `server`,
 `server.process` and `server.routes`.
 """
