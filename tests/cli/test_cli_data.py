@@ -216,7 +216,13 @@ MISTAKES = [
         "without --time",
         "--time",
     ),
-    (("prepare", "mind", "--negatives-by", "popularity"), 2, "has nothing to draw", "--negatives 2"),
+    (("prepare", "ml-100k", "--negatives-by", "popularity"), 2, "has nothing to draw", "--negatives 2"),
+    (
+        ("prepare", "mind", "--negatives-by", "popularity", "--negatives", "2"),
+        2,
+        "nothing to draw",
+        "--negatives native",
+    ),
     (
         ("datasets", "show", "hm-time"),
         2,

@@ -79,6 +79,12 @@ def protocol_of(
             )
         values["held_out"] = 2
     protocol = Protocol(**values)
+    if protocol.negatives_by != "uniform" and protocol.given_history:
+        raise UsageError(
+            f"--negatives-by {protocol.negatives_by} has nothing to draw: given histories are older than the likes, "
+            "so that an item's age alone would tell likes from negatives",
+            "--negatives-by uniform, or negatives of the source's own: --negatives native",
+        )
     if protocol.negatives_by != "uniform" and not protocol.negatives:
         raise UsageError(
             f"--negatives-by {protocol.negatives_by} has nothing to draw: the negatives are the users' own dislikes",
