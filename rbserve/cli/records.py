@@ -71,10 +71,11 @@ class FromRecord:
         choices = (
             get_args(option.type) if get_origin(option.type) is Literal else ()
         )  # the record checks them
-        kind = str if choices else list[str] if get_origin(option.type) is tuple else option.type
+        is_list = get_origin(option.type) is tuple  # given once for each element
+        kind = str if choices else list[str] if is_list else option.type
         info = typer.Option(
             declared,
-            metavar=f"<{'|'.join(choices)}>" if choices else None,
+            metavar=f"<{'|'.join(choices)}>" if choices else "<name>" if is_list else None,
             help=option.help(shown),
             min=limits.get("ge"),
             max=limits.get("le"),

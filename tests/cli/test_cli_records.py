@@ -137,7 +137,7 @@ def test_every_option_of_a_record_is_in_the_help_with_its_meaning_and_default(
                     assert field.description.removesuffix(".") in line
                     if default is REQUIRED:
                         assert "[required]" in line
-                    elif default not in (None, False):
+                    elif default not in (None, False, ()):
                         assert f"(default {default_text(default)}" in line
 
 
