@@ -94,17 +94,21 @@ def export_tables(
     form: Annotated[
         Literal["parquet", "csv"], typer.Option("--format", help="Format of the tables (default parquet).")
     ] = "parquet",
+    counted: Annotated[
+        bool, typer.Option("--counted", help="Add the counts of training rows as columns of each row.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the rows of a data set as tables, for a model that is made elsewhere.
 
-    Writes train, valid and test rows of click prediction, sequences of next-item prediction, and the items. A model
+    Writes train, valid and test rows of click prediction, sequences of next-item prediction, and the items, with the
+    fields of the data set as raw values. A model
     whose requests are the test table is adopted with `--dataset NAME`, and shares a front with the zoo's models.
 
     Example: rbserve datasets export ml-100k --to tables
     """
     from rbserve.pipeline.home import Home
 
-    tables = Home().export_dataset(name, to, form)
+    tables = Home().export_dataset(name, to, form, counted)
     if as_json:
         print_json([str(table) for table in tables])

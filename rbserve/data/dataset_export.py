@@ -3,16 +3,19 @@
     <folder>/
       export.json                        name and fingerprint of the data set, and the columns
       train|valid|test.parquet           click prediction, a row a candidate: request_id, user, item, label, time, text,
-                                         history (ids of liked items, oldest first), history_texts, split
+                                         history (ids of liked items, oldest first), history_texts, split, the
+                                         fields of item, user and context, counted features if asked for
       sequences_train|valid|test.parquet next-item prediction: request_id, user, item (the target), time, history, split
-      items.parquet                      item, text: the whole catalogue
+      items.parquet                      item, text, fields: the whole catalogue
 
-Rows stand in the order of the split. Rows in turn of one user with one history are a request. In CSV a list is JSON.
+Fields have the values that a model reads: numbers, the texts of categories, lists of such. A missing one is null, one
+that training rows do not have is the empty text, and one whose codes are hashes is the hash. Rows stand in the order of
+the split. Rows in turn of one user with one history are a request. In CSV a list is JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +27,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rbserve.core.fields import MISSING, FieldSpec
 from rbserve.core.files import replacing_directory, require_replaceable
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.types import Progress, no_progress
@@ -47,16 +51,32 @@ class ExportRecord(msgspec.Struct, frozen=True):
     format: str
 
 
+Columns = Callable[[Split, NDArray[np.int64]], Mapping[str, NDArray[Any]]]
+"""Further columns, by name, of some click-prediction rows of a split."""
+
+
+def no_columns(split: Split, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+    """No further columns."""
+    del split, rows
+    return {}
+
+
 def export_dataset(
-    dataset: Dataset, folder: Path, form: TableFormat = "parquet", progress: Progress = no_progress
+    dataset: Dataset,
+    folder: Path,
+    form: TableFormat = "parquet",
+    progress: Progress = no_progress,
+    columns: Columns = no_columns,
 ) -> list[Path]:
     """Writes the tables of a data set to `folder`, all or none, and returns their paths.
+
+    Rows of click prediction get the further `columns` behind their own.
 
     An empty folder and an earlier export are replaced; UsageError for a folder that holds anything else.
     """
     require_replaceable(folder, MARKER)
     with replacing_directory(folder) as partial:
-        source = _ExportSource(dataset)
+        source = _ExportSource(dataset, columns)
         for name, batches in source.tables():
             _write_table(partial / f"{name}.{form}", batches, name, progress)
         record = ExportRecord(dataset.name, dataset.fingerprint, form)
@@ -67,8 +87,10 @@ def export_dataset(
 class _ExportSource:
     """The rows of a data set with raw ids and texts in the place of numbers."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, columns: Columns) -> None:
         self._dataset = dataset
+        self._columns = columns
+        self._fields = {spec.name: FieldTexts(dataset, spec) for spec in dataset.manifest.fields}
         self._ids = pa.array(dataset.items.ids, pa.string())
         self._texts = pa.array(dataset.items.texts, pa.string())
 
@@ -80,7 +102,12 @@ class _ExportSource:
         for split in SPLITS:
             if len(self._dataset.seqrec(split)):
                 yield f"sequences_{split}", self._rows(SEQREC, split)
-        yield "items", iter([pa.record_batch({ITEM: self._ids, "text": self._texts})])
+        fields = {
+            name: field.texts(self._dataset.item_field(field.spec))
+            for name, field in self._fields.items()
+            if field.spec.scope == "item"
+        }
+        yield "items", iter([pa.record_batch({ITEM: self._ids, "text": self._texts, **fields})])
 
     def _rows(self, task: Task, split: Split) -> Iterator[pa.RecordBatch]:
         rows = self._dataset.rows(task.name, split)
@@ -101,8 +128,15 @@ class _ExportSource:
                     "history": _lists(piece.histories, self._ids),
                     "history_texts": _lists(piece.histories, self._texts),
                     "split": pa.array([split] * len(piece)),
+                    **(self._further(piece, split, places) if isinstance(piece, CtrSplit) else {}),
                 }
             )
+
+    def _further(self, rows: CtrSplit, split: Split, places: NDArray[np.int64]) -> dict[str, pa.Array]:
+        """The fields of rows, and the further columns."""
+        fields = {name: field.texts(field.of_rows(rows)) for name, field in self._fields.items()}
+        further = {name: pa.array(column) for name, column in self._columns(split, places).items()}
+        return fields | further
 
     @cached_property
     def _user_table(self) -> pa.Table:
@@ -116,6 +150,35 @@ class _ExportSource:
     @cached_property
     def _user_ids(self) -> pa.Array:
         return self._user_table["user_id"].combine_chunks()
+
+
+class FieldTexts:
+    """The raw values of a field of a data set."""
+
+    def __init__(self, dataset: Dataset, spec: FieldSpec) -> None:
+        self._dataset, self.spec = dataset, spec
+        self._values = pa.array([None, "", *dataset.field_values(spec)], pa.string())
+
+    def of_rows(self, rows: CtrSplit) -> NDArray[Any]:
+        """The numbers or codes of R rows."""
+        of_item = self.spec.scope == "item"
+        column: NDArray[Any] = (
+            self._dataset.item_field(self.spec)[rows.candidates] if of_item else rows.extras[self.spec.entry]
+        )
+        return column
+
+    def texts(self, coded: NDArray[Any]) -> pa.Array:
+        """The raw values of numbers or codes: numbers, texts, hashes, or lists of these; null where one is missing."""
+        if self.spec.is_number:
+            return pa.array(coded, mask=np.isnan(coded))
+        codes = np.asarray(coded).reshape(-1, self.spec.width)
+        there = codes != MISSING
+        values = pa.array(codes[there]) if self.spec.hashed else self._values.take(pa.array(codes[there]))
+        if self.spec.kind == "multi":
+            ends = np.cumsum(there.sum(axis=1))
+            return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), values)
+        places = np.cumsum(there[:, 0]) - 1
+        return values.take(pa.array(places, mask=~there[:, 0]))
 
 
 def request_starts(rows: CtrSplit | SeqSplit) -> NDArray[np.int64]:

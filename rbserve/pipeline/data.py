@@ -25,7 +25,12 @@ from rbserve.progress import progress_bar, say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rbserve.data.dataset_export import TableFormat
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rbserve.core.types import Progress
+    from rbserve.data.dataset import Split
+    from rbserve.data.dataset_export import Columns, TableFormat
     from rbserve.data.integrity import IntegrityReport
     from rbserve.train.datasets.options import Reading
 
@@ -144,17 +149,35 @@ def _unfinished(path: Path) -> Iterator[None]:
         raise Interrupted(f"stopped; {there}") from None
 
 
-def export_tables(name: str, folder: Path, form: TableFormat) -> list[Path]:
-    """Writes the rows of a prepared data set as flat tables to `folder` and returns their paths."""
-    from rbserve.data.dataset_export import export_dataset
+def export_tables(name: str, folder: Path, form: TableFormat, with_counted: bool = False) -> list[Path]:
+    """Writes the rows of a prepared data set as flat tables to `folder` and returns their paths.
+
+    `with_counted` adds the counts of training rows as features, without the similarities of texts.
+    """
+    from rbserve.data.dataset_export import export_dataset, no_columns
 
     if not names_directory(name):
         check_dataset(name)
     dataset = open_dataset(Path(name) if names_directory(name) else dataset_path(name))
     with progress_bar(f"export {dataset.name}") as progress:
-        tables = export_dataset(dataset, folder, form, progress)
+        columns = _counted_columns(dataset, progress) if with_counted else no_columns
+        tables = export_dataset(dataset, folder, form, progress, columns)
     say(f"exported {dataset.name}: {', '.join(path.name for path in tables)} -> {folder}")
     return tables
+
+
+def _counted_columns(dataset: Dataset, progress: Progress) -> Columns:
+    """The counted features of rows by name, without those that need vectors of texts."""
+    with needs_extra("train", "counting features"):
+        from rbserve.train.counting import counted_features
+
+    counted = counted_features(dataset, None, progress=progress)
+    names = [spec.name for spec in counted.fields]
+
+    def columns(split: Split, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return dict(zip(names, counted.features(split)[rows].T, strict=True))
+
+    return columns
 
 
 def describe_counts(dataset: Dataset) -> str:

@@ -138,14 +138,15 @@ class Home:
 
     @_at_home
     def export_dataset(
-        self, name: str, to: str | Path, format: Literal["parquet", "csv"] = "parquet"
+        self, name: str, to: str | Path, format: Literal["parquet", "csv"] = "parquet", counted: bool = False
     ) -> list[Path]:
         """Writes the rows of a prepared data set as flat tables to the folder `to`, and returns the tables' paths.
 
-        A model that is made elsewhere is then trained and judged on exactly these rows. `to` is a new or an empty
+        A model that is made elsewhere is then trained and judged on exactly these rows. `counted` adds the counts of
+        training rows as columns of each row, without similarities of texts. `to` is a new or an empty
         folder, or one of an earlier export, which is replaced.
         """
-        return data.export_tables(name, Path(to), format)
+        return data.export_tables(name, Path(to), format, counted)
 
     @_at_home
     def train(

@@ -15,6 +15,7 @@ from small_shop import FEATURES, Shop, made_shop
 
 from rbserve.core.fields import FIRST, MISSING, UNSEEN, FieldSpec
 from rbserve.data.dataset import SPLITS, Dataset, open_dataset
+from rbserve.train.counting import counted_features
 
 
 def prepared(home: Path, words: tuple[str, ...], *more: str) -> Dataset:
@@ -172,3 +173,39 @@ def test_many_values_are_hashed_and_told(shop: Shop, tmp_path: Path) -> None:
     assert not (dataset.path / "fields" / "values.title.parquet").exists()
     assert specs(dataset)["country"].size == FIRST + 4
     assert dataset.item_field(title).max() < title.size
+
+
+def test_exported_rows_have_the_raw_values_and_counted_features_where_asked_for(
+    dataset: Dataset, shop: Shop, tmp_path: Path
+) -> None:
+    home = dataset.path.parents[1]
+    rbserve("datasets", "export", "shop", "--to", str(tmp_path / "tables"), "--counted", home=home)
+    people = {person["user_id"]: person for person in shop.people}
+    goods = {item["item_id"]: item for item in shop.goods}
+    clicks = {(click["user_id"], click["item_id"]): click for click in shop.clicks}
+    for split in SPLITS:
+        table = pq.read_table(tmp_path / "tables" / f"{split}.parquet").to_pylist()
+        counted = counted_features(dataset, None)
+        names = [spec.name for spec in counted.fields]
+        for row, features in zip(table, counted.features(split), strict=True):
+            item = goods[row["item"]]
+            assert row["price"] == pytest.approx(item["price"])
+            assert (row["tags"] or None, row["brand"]) == (item["tags"], item["brand"])
+            assert row["country"] == people[row["user"]]["country"]
+            assert row["hour"] == clicks[row["user"], row["item"]]["hour"]
+            np.testing.assert_array_equal([row[name] for name in names], features)
+    items = pq.read_table(tmp_path / "tables" / "items.parquet")
+    assert items.column_names == ["item", "text", "price", "tags", "brand"]
+    assert [goods[item]["brand"] for item in items["item"].to_pylist()] == items["brand"].to_pylist()
+
+
+def test_an_exported_value_that_training_rows_do_not_have_is_empty_and_a_hashed_one_its_hash(
+    shop: Shop, tmp_path: Path
+) -> None:
+    clicks = [click | {"visit": f"v{place}"} for place, click in enumerate(shop.clicks)]
+    words = Shop(shop.people, shop.goods, clicks).write(tmp_path / "raw", people=False)
+    for most, expected in (("100000", {""}), ("7", set(range(FIRST, FIRST + 7)))):
+        dataset = prepared(tmp_path, words, "--context", "visit", "--most-values", most)
+        rbserve("datasets", "export", str(dataset.path), "--to", str(tmp_path / "tables"), home=tmp_path)
+        values = pq.read_table(tmp_path / "tables" / "test.parquet")["visit"].to_pylist()
+        assert set(values) == expected
