@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import DataError
 from rbserve.core.fields import TIME, FieldSpec
 from rbserve.core.files import digest, mismatch, replacing_directory, scratch, write_bytes
-from rbserve.core.types import Progress, Vectors, no_progress
+from rbserve.core.types import Items, Progress, Vectors, no_progress
 from rbserve.data.columns import open_column
 from rbserve.data.dataset import NEVER, SPLITS, CtrSplit, Dataset, Split
 from rbserve.features.counted import (
@@ -72,6 +72,14 @@ class Counted:
         """The tables by which requests are counted."""
         return CountedTables({name: self._column(name) for name in self.manifest.tables}, self.manifest.end)
 
+    @property
+    def vectors(self) -> Vectors | None:
+        """The vectors float32[n, D] of the items' texts, of length 1, where texts are compared."""
+        if "vectors" not in self.manifest.tables:
+            return None
+        table = self._column("vectors")
+        return table.reshape(-1, len(table) // len(self._column("likes")))
+
     def _column(self, name: str) -> Table:
         path = self.path / f"{name}.npy"
         if reason := mismatch(path, self.manifest.files[path.name]):
@@ -94,9 +102,28 @@ def counted_features(
         if (manifest.fingerprint, manifest.encoder) == (dataset.fingerprint, encoder):
             return Counted(path, manifest)
     with replacing_directory(path) as partial, scratch(dataset.path, "counting") as temporary:
-        vectors = embed_texts(dataset.items.texts, encoder, progress=progress) if encoder else None
+        vectors = None
+        if encoder:
+            vectors = _of_length_one(embed_texts(dataset.items.texts, encoder, progress=progress))
         _Counting(dataset, temporary, vectors, memory, progress).write(partial, encoder)
     return Counted(path, read_counted_manifest(path / MANIFEST))
+
+
+def pair_features(
+    dataset: Dataset,
+    counted: Counted,
+    owners: NDArray[np.int64],
+    candidates: Items,
+    memory: int = MEMORY,
+    progress: Progress = no_progress,
+) -> Vectors:
+    """float32[P, features] of P candidates, each for the history of the training row `owners[p]`.
+
+    They are counted as the training row is: in the parts that do not have its user, or that are earlier.
+    """
+    with scratch(dataset.path, "counting") as temporary:
+        counting = _Counting(dataset, temporary, counted.vectors, memory, progress)
+        return counting.of_pairs(owners, candidates)
 
 
 class _Counting:
@@ -105,13 +132,14 @@ class _Counting:
     def __init__(
         self, dataset: Dataset, folder: Path, vectors: Vectors | None, memory: int, progress: Progress
     ) -> None:
+        """`vectors` are those of the items' texts, of length 1."""
         import duckdb  # imported here: what is counted already needs no DuckDB
 
         self._dataset, self._progress, self._items = dataset, progress, len(dataset.items)
         self._train = dataset.ctr("train")
         self._times = dataset.column("ctr/train", "time") if dataset.by_time else None
         self._parts = _parts_by_time(self._times) if self._times is not None else self._train.users % PARTS
-        self._vectors = None if vectors is None else _of_length_one(vectors)
+        self._vectors = vectors
         self._database = duckdb.connect(str(folder / "counts.duckdb"))
         self._database.execute(f"set memory_limit = '{memory >> 20}MiB'")
         self._database.execute(f"set temp_directory = '{folder / 'spilled'}'")
@@ -176,6 +204,20 @@ class _Counting:
                 made[piece] = row_features(tables, rows.take(piece), self._times_of(split, piece))
                 done += len(piece)
                 self._progress(done, len(rows), f"{split} rows with counted features")
+
+    def of_pairs(self, owners: NDArray[np.int64], candidates: Items) -> Vectors:
+        """float32[P, features] of candidates for the histories of training rows, counted as those rows are."""
+        end = None if self._times is None else int(self._times.max(initial=0))
+        made: Vectors | None = None
+        for rows, tables in self._counted_by("train", {}, end):
+            if made is None:
+                made = np.empty((len(owners), len(tables.names)), np.float32)
+            places = np.flatnonzero(np.isin(owners, rows))
+            for piece in np.split(places, range(PIECE, len(places), PIECE)):
+                pairs = replace(self._train.take(owners[piece]), candidates=candidates[piece])
+                made[piece] = row_features(tables, pairs, self._times_of("train", owners[piece]))
+        assert made is not None
+        return made
 
     def _times_of(self, split: Split, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         return self._dataset.column(f"ctr/{split}", "time")[rows] if self._dataset.by_time else None

@@ -147,6 +147,8 @@ def _make_started(
 ) -> tuple[nn.Module, SavedTask]:
     """A model with the weights of the artefact to start from, and its training task."""
     model, task = make(spec, dataset, progress)
+    if isinstance(task, CtrTask):
+        start.require_fields(task.layout)
     start.load(model)
     return model, task
 

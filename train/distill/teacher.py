@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import Interrupted, RbserveError
 from rbserve.core.files import optional_write, replacing
-from rbserve.core.requests import slate_request
+from rbserve.core.requests import Request, row_request, slate_of, slate_request
 from rbserve.core.types import Items, Progress, Scores, no_progress
 from rbserve.core.variants import DEFAULT_SERVED, REFERENCE
 from rbserve.data.artifact import Artifact
@@ -63,6 +63,16 @@ class Slates:
         """The candidates int32[sizes[slate]] of a slate: labelled ones, then others."""
         labelled = self.train.candidates[self.begins[slate] : self.ends[slate]]
         return np.concatenate((labelled, self.unlabelled[slate]))
+
+    def request(self, slate: int, has_fields: bool) -> Request:
+        """The request of a slate; `has_fields`: with the fields of its rows, and for other items those of the first."""
+        request = slate_request(self.history(slate), self.candidates(slate))
+        if not has_fields:
+            return request
+        begin, end = int(self.begins[slate]), int(self.ends[slate])
+        rows = np.concatenate([np.arange(begin, end), np.repeat(begin, len(self.unlabelled[slate]))])
+        extras = {name: column[rows] for name, column in self.train.extras.items()}
+        return row_request(*slate_of(request), extras, 0, len(rows))
 
 
 def draw_slates(train: CtrSplit, pairs: int, seed: int, users: int = 0) -> Slates:
@@ -137,7 +147,7 @@ def score_slates(
                 scorer = scorer or open_scorer(teacher, variant, threads)
                 parts = []
                 for place in places:
-                    parts.append(scorer.score(slate_request(slates.history(place), slates.candidates(place))))
+                    parts.append(scorer.score(slates.request(place, bool(teacher.layout))))
                     progress(ends[place], ends[-1], line)
                 scores = np.concatenate(parts)
                 _write(file, scores)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,8 @@ def make(
     `soft` replaces the training rows; its items must be among theirs.
     """
     fields = read_fields(spec.config, dataset, progress)
+    if soft is not None and fields is not None:
+        soft = replace(soft, extras=fields.extras_of(soft.owners, soft.candidates, progress))
     task = CtrTask(dataset, words=isinstance(spec.config, TextItems), soft=soft, fields=fields)
     model = build(spec.config, _items(spec, dataset, progress), fields.layout if fields else NO_FIELDS)
     if isinstance(model.item_embedding, IdItems):

@@ -23,7 +23,7 @@ from rbserve.features.counted import MANIFEST, SIMILARITIES, counted_fields
 from rbserve.features.maker import FeatureMaker
 from rbserve.features.opening import FOLDER
 from rbserve.models.configs import CtrConfig, GbdtConfig
-from rbserve.train.counting import Counted, counted_features
+from rbserve.train.counting import Counted, counted_features, pair_features
 
 DEFAULT_ENCODER = "minilm-l6"
 Tensors = Mapping[str, NDArray[Any]]
@@ -57,6 +57,20 @@ class FieldRows:
         if self.counted is None:
             return rows
         return replace(rows, extras={**rows.extras, COUNTED: self.counted.features(name)})
+
+    def extras_of(self, owners: NDArray[np.int64], candidates: Items, progress: Progress) -> Extras:
+        """What requests of P candidates have beside them, each for the user and the context of a training row.
+
+        Counted features are counted as those of the training row `owners[p]`: without its user, or before its time.
+        """
+        train = self.split("train")
+        extras = {name: column[owners] for name, column in train.extras.items()}
+        other = candidates != train.candidates[owners]
+        if self.counted is not None and other.any():
+            extras[COUNTED][other] = pair_features(
+                self.dataset, self.counted, owners[other], candidates[other], progress=progress
+            )
+        return extras
 
     @cached_property
     def maker(self) -> FeatureMaker:

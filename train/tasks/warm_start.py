@@ -28,13 +28,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rbserve.core.errors import UsageError
+from rbserve.core.fields import Layout
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.artifact import WEIGHTS, WORDS, Artifact, Continued
-from rbserve.data.dataset import Dataset, read_words
+from rbserve.data.dataset import Dataset, read_field_values, read_words, values_file
 from rbserve.data.semantic_ids import RQVAE, find_semantic_ids, sids_path, write_semantic_ids
+from rbserve.features.opening import FOLDER
 from rbserve.models.configs import (
     CodedItems,
     EndpointConfig,
+    GbdtConfig,
     ItemKnnConfig,
     ZeroShotConfig,
     config_from_dict,
@@ -65,6 +68,8 @@ def require_continuable(init: Artifact) -> None:
         reason = "nothing of it is learnt"
     elif isinstance(kind, ItemKnnConfig):
         reason = "its neighbours are counted anew from all training sequences"
+    elif isinstance(kind, GbdtConfig):
+        reason = "its trees are grown anew from all training rows"
     elif training.distilled is not None:
         reason = f"it learns from {training.distilled.teacher}; rbserve distill teaches it anew"
     elif training.random:
@@ -117,6 +122,26 @@ class WarmStart:
             known_items=known,
             new_items=len(self.dataset.items) - known,
         )
+
+    def require_fields(self, layout: Layout) -> None:
+        """Raises UsageError unless the artefact reads these fields, each with the values of the new data set."""
+        if layout != self.init.layout:
+            names = (
+                ", ".join(spec.name for spec in own.fields) or "none" for own in (self.init.layout, layout)
+            )
+            raise UsageError(
+                "{} reads other fields: {}; here they are {} (or have other sizes)".format(
+                    self.init.path, *names
+                ),
+                "train without --init",
+            )
+        for spec in layout.fields:
+            file = f"{FOLDER}/{values_file(spec)}"
+            if spec.has_values and read_field_values(self.init.file(file)) != self.dataset.field_values(spec):
+                raise UsageError(
+                    f"field {spec.name} has other values in {self.init.path} than in data set {self.dataset.name}",
+                    "train without --init: its vectors are those of the old values",
+                )
 
     def load(self, model: nn.Module) -> None:
         """Loads the artefact's weights into an untrained model of the data set's items."""
