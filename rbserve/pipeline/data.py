@@ -16,7 +16,7 @@ from rbserve.core.names import plain_name
 from rbserve.core.tasks import PAPER_TASKS
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.data.judging import judging_of, prepare_command
+from rbserve.data.judging import Judging, judging_of, prepare_command
 from rbserve.data.request_set import RequestSet, is_request_set, open_request_set
 from rbserve.home.paths import dataset_path, is_prepared, is_there, outdated_artifacts, prepared_datasets
 from rbserve.home.target import names_directory
@@ -61,23 +61,7 @@ def prepare(
         read = Reading(**(reading or {}))
         chosen = sources.protocol_of(source, protocol, read)
         _check_features(name, read, source.own)
-        judging = judging_of(name, dataclasses.asdict(chosen))
-        path = dataset_path(
-            f"{name}{judging.suffix}"
-            if called is None
-            else plain_name(called, "--name", "for example --name shop")
-        )
-        known = sources.SOURCES.get(path.name)
-        if judging.suffix and known:
-            raise UsageError(
-                f"{path.name} is the data set with the paper's judging: another one needs another name",
-                f"without --name it is {name}{judging.suffix}",
-            )
-        if source.own and known and not known.own:
-            raise UsageError(
-                f"{path.name} is the name of a source of rbserve's own",
-                "for example --name shop: another name",
-            )
+        path = _path_for(name, called, judging_of(name, dataclasses.asdict(chosen)))
         require_replaceable(path)
         words = read_vocabulary(vocabulary) if vocabulary else None
         with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
@@ -96,6 +80,25 @@ def prepare(
     _tell_fields(dataset, read)
     _tell_left_behind(path.name, dataset)
     return dataset
+
+
+def _path_for(source: str, called: str | None, judging: Judging) -> Path:
+    """Where the data set of a source and a judging goes; UsageError for a name that another data set has a right to."""
+    from rbserve.train.datasets.sources import SOURCES
+
+    usual = f"{source}{judging.suffix}"
+    path = dataset_path(usual if called is None else plain_name(called, "--name", "for example --name shop"))
+    known = SOURCES.get(path.name)
+    if judging.suffix and known:
+        raise UsageError(
+            f"{path.name} is the data set with the paper's judging: another one needs another name",
+            f"without --name it is {usual}",
+        )
+    if known and SOURCES[source].own and not known.own:
+        raise UsageError(
+            f"{path.name} is the name of a source of rbserve's own", "for example --name shop: another name"
+        )
+    return path
 
 
 def _check_features(name: str, reading: Reading, is_own: bool) -> None:
