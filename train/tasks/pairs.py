@@ -75,7 +75,7 @@ class PairTable:
     def count(self, split: SeqSplit, n_items: int, max_history: int, progress: Progress) -> Occurrences:
         """Counts the pairs of the last `max_history` items and the target of every row; returns the items' counts."""
         columns = ", ".join(f"{name} integer" for name in self._sums)
-        self._database.execute("begin")  # one transaction: nothing has to survive a crash
+        # No transaction around it all: DuckDB would hold what was inserted in memory, beyond its limit.
         self._database.execute(f"create table occurrence (earlier integer, later integer, {columns})")
         counts = Occurrences(np.zeros(n_items, np.int64), np.bincount(split.targets, minlength=n_items))
         followers = np.zeros(n_items, np.int64)
@@ -89,7 +89,6 @@ class PairTable:
                 followers += np.bincount(earlier, minlength=n_items)
         self._sum(followers, progress)
         self._database.execute("drop table occurrence")
-        self._database.execute("commit")
         return counts
 
     def pieces(self) -> Iterator[PairPiece]:
