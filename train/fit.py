@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from rbserve.core.errors import ArtifactError
+from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest, replacing_directory, require_replaceable, require_writable
 from rbserve.core.libraries import library_versions
 from rbserve.core.tasks import TASKS
@@ -74,6 +74,7 @@ def train(
 
     `say` gets a line that says whose weights are used and why, and one about histories that prompts cut.
     """
+    _require_rows(spec, dataset)
     require_replaceable(path)
     require_writable(path.parent)
     start = WarmStart(init, dataset) if init is not None else None
@@ -99,6 +100,15 @@ def train(
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
+
+
+def _require_rows(spec: ModelSpec, dataset: Dataset) -> None:
+    """Raises UsageError for a model of a task that the data set has no rows of: a log of clicks has no sequences."""
+    if not len(dataset.rows(spec.task, "train")):
+        raise UsageError(
+            f"data set {dataset.name} has no training rows for {spec.name}, a model of task {spec.task}",
+            f"rbserve datasets show {dataset.name} has the rows of each task",
+        )
 
 
 class SavedTask(TrainingTask, Protocol):

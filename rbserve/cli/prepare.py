@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROTOCOL = "Protocol (a source may have its own defaults)"
 TABLES = "Your own tables (csv, json, parquet)"
 FEATURES = "Features of your own tables"
+LOGS = "Logs of clicks (criteo, avazu)"
 TEXTS = "Texts"
 RESOURCES = "Resources"
 
@@ -32,6 +33,7 @@ PROTOCOL_FIELDS = (
     "split", "negatives_by", "seed", "held_out", "history", "min_history", "rows_per_label", "ctr_test_rows",
     "ctr_finetune_rows", "seqrec_test_rows", "seqrec_finetune_rows", "valid_users", "max_rows",
 )  # fmt: skip
+LOG_FIELDS = ("min_count_value",)
 RATING_FIELDS = ("like_from", "dislike_to", "rating_none")
 TABLE_FIELDS = (
     "interactions", "items", "user", "item", "time", "label", "rating", "item_key", "text", "delimiter",
@@ -74,7 +76,8 @@ def prepare(
         str, typer.Argument(metavar="DATASET", help="Source of the data (see rbserve datasets).")
     ],
     raw: Annotated[
-        Path | None, typer.Option(help="Folder of the raw files (default: they are fetched).")
+        Path | None,
+        typer.Option(help="Folder of the raw files; of criteo and avazu also the file (default: fetched)."),
     ] = None,
     called: Annotated[
         str | None, typer.Option("--name", help="Name of the data set (default the source's).")
@@ -108,6 +111,7 @@ def prepare(
     texts: Annotated[dict[str, Any], FromRecord(WordLimits, panel=TEXTS, flags=FLAGS)],
     tables: Annotated[dict[str, Any], FromRecord(Reading, TABLE_FIELDS, TABLES, FLAGS)],
     features: Annotated[dict[str, Any], FromRecord(Reading, FEATURE_FIELDS, FEATURES, FLAGS)],
+    logs: Annotated[dict[str, Any], FromRecord(Reading, LOG_FIELDS, LOGS, FLAGS)],
     table_format: Annotated[
         Literal["auto", "csv", "json", "parquet"],
         typer.Option(
@@ -126,6 +130,8 @@ def prepare(
     rbserve prepare ml-100k --split time
 
     rbserve prepare microlens --raw ~/MicroLens-50k
+
+    rbserve prepare criteo --raw train.txt.gz
 
     rbserve prepare csv --name shop --interactions clicks.csv --items goods.csv --user customer --item sku
     --time at --text name
@@ -149,7 +155,7 @@ def prepare(
         raw,
         name=called,
         protocol=protocol,
-        reading=ratings | tables | features,
+        reading=ratings | tables | features | logs,
         vocabulary=vocabulary,
         texts=texts,
         catalogue=catalogue,

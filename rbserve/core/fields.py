@@ -141,9 +141,12 @@ def chosen_fields(names: Sequence[str], own: Sequence[FieldSpec], counted: Seque
     wanted: set[str] = set()
     for name in names:
         if name in groups and not groups[name]:
-            raise UsageError(
-                f"fields={name}: the data set has none", "rbserve prepare --item-feature names columns"
+            hint = (
+                f"it has fields of its own: fields={OWN}"
+                if own
+                else "rbserve prepare --item-feature names columns"
             )
+            raise UsageError(f"fields={name}: the data set has none", hint)
         if name not in groups and name not in by_name:
             raise unknown_name("field", name, [*groups, *by_name])
         wanted |= {spec.name for spec in groups[name]} if name in groups else {name}

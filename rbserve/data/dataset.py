@@ -201,6 +201,11 @@ class Dataset:
         """Whether the splits lie one after another in time, so that users may be in several; else users are divided."""
         return self.manifest.options.get("split") == "time"
 
+    @property
+    def is_log(self) -> bool:
+        """Whether each row is a request of its own: no users, no histories, one item, known by its fields alone."""
+        return self.manifest.options.get("history") == 0
+
     @cached_property
     def items(self) -> ItemTable:
         return read_items(self.file("items.parquet"))

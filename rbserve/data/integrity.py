@@ -60,6 +60,8 @@ CHECKS: dict[str, tuple[str, str]] = {  # what each says, and what it counts
 }
 OF_A_SPLIT = {"user-disjoint": "users", "periods-apart": "time"}
 """Checks of data sets that are divided in one way only, and that way; all others are made of all."""
+OF_USERS = ("both-labels", "pairs-once", "one-sequence")
+"""Checks that are not made of logs, in which each row has a user of its own."""
 OF_HISTORIES = ("candidate-unseen", "history-earlier", "history-length", "items-once")
 
 
@@ -187,7 +189,10 @@ def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:
     manifest, items, findings = dataset.manifest, _item_count(dataset), _Findings()
     looks = [look for task in (CTR, SEQREC) for look in _inspect_task(dataset, task.name, items, findings)]
     split = judging_of(manifest.source, manifest.options).split
-    checks = [findings.check(name) for name in CHECKS if OF_A_SPLIT.get(name, split) == split]
+    left = OF_USERS if dataset.is_log else ()
+    checks = [
+        findings.check(name) for name in CHECKS if OF_A_SPLIT.get(name, split) == split and name not in left
+    ]
     sizes = manifest.counts["source"]
     left_out = {
         reason: count for reason, count in manifest.dropped.items() if reason.startswith(("ctr:", "seqrec:"))

@@ -86,10 +86,11 @@ def _path_for(source: str, called: str | None, judging: Judging) -> Path:
     """Where the data set of a source and a judging goes; UsageError for a name that another data set has a right to."""
     from rbserve.train.datasets.sources import SOURCES
 
-    usual = f"{source}{judging.suffix}"
+    suffix = "" if SOURCES[source].log else judging.suffix  # time is all that can divide a log
+    usual = f"{source}{suffix}"
     path = dataset_path(usual if called is None else plain_name(called, "--name", "for example --name shop"))
     known = SOURCES.get(path.name)
-    if judging.suffix and known:
+    if suffix and known:
         raise UsageError(
             f"{path.name} is the data set with the paper's judging: another one needs another name",
             f"without --name it is {usual}",

@@ -66,7 +66,12 @@ def baselines(
         forms |= {name: form} if form else {}
     chosen = slice(None) if rows is None else rows
     answers |= {name: np.asarray(whole, np.float64)[chosen] for name, whole in (further or {}).items()}
-    return Baselines({name: headline(test.split, own) for name, own in answers.items()}, forms, answers)
+    return Baselines({name: _defined(test.split, own) for name, own in answers.items()}, forms, answers)
+
+
+def _defined(rows: CtrSplit | SeqSplit, answers: Answers) -> dict[str, float]:
+    """The headline metrics that the rows define: no user of a log has rows of both labels, for a GAUC."""
+    return {metric: value for metric, value in headline(rows, answers).items() if not math.isnan(value)}
 
 
 def headline(rows: CtrSplit | SeqSplit, answers: Answers) -> dict[str, float]:

@@ -127,6 +127,10 @@ class Reading(Options):
         Count,
         Meta(description="Distinct values of a feature above which its codes are hashes, of this number."),
     ] = 1_000_000
+    min_count_value: Annotated[
+        Count,
+        Meta(description="Training rows that a value of a category must occur in; rarer ones are unseen."),
+    ] = 10
     allow_loss: Annotated[bool, Meta(description="Go on where more than 5% of the rows are lost.")] = False
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rbserve.core.errors import UsageError
 from rbserve.data.dataset import ItemTable
+from rbserve.train.datasets.click_log import ClickLog
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.sampling import Interactions
@@ -24,7 +25,8 @@ class DataSource:
     `load` reads a folder's files into a workspace; `defaults` are values of the protocol that differ from the usual
     ones; `needs` names the files that the user must provide, empty if `fetch` downloads them; `paper` is the source's
     column in Table 2. A source without files has `make` instead of `load`. `own`: the user's own tables, whose columns
-    `Reading` names. `times`: whether its events have times, not only an order.
+    `Reading` names. `times`: whether its events have times, not only an order. `log` instead of
+    `load`: its file is a log of clicks, without users and histories.
     """
 
     about: str
@@ -36,6 +38,7 @@ class DataSource:
     paper: str | None = None
     own: bool = False
     times: bool = True
+    log: ClickLog | None = None
 
 
 def no_times(table: str, hint: str = "divide the users: --split users") -> UsageError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from rbserve.core.files import scratch
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.dataset import Dataset
 from rbserve.train.datasets import (
+    avazu,
     cds,
+    criteo,
     goodbooks,
     goodreads,
     hm,
@@ -22,6 +25,7 @@ from rbserve.train.datasets import (
     tables,
 )
 from rbserve.train.datasets.feature_options import own_fields
+from rbserve.train.datasets.log_splits import EVERY_ROW, write_log
 from rbserve.train.datasets.options import Reading
 from rbserve.train.datasets.source import DataSource, no_times
 from rbserve.train.datasets.workspace import Workspace
@@ -38,12 +42,16 @@ SOURCES: dict[str, DataSource] = {
     "goodreads": goodreads.SOURCE,
     "cds": cds.SOURCE,
     "goodbooks": goodbooks.SOURCE,
+    "criteo": criteo.SOURCE,
+    "avazu": avazu.SOURCE,
     "csv": tables.CSV,
     "json": tables.JSON,
     "parquet": tables.PARQUET,
 }
 MEMORY = 2 << 30
 READING = Reading()
+LOG_OPTIONS = ("split", "valid_users", "ctr_test_rows", "ctr_finetune_rows", "max_rows")
+"""The options of the protocol that a log of clicks takes."""
 
 
 def find_source(name: str) -> DataSource:
@@ -61,6 +69,8 @@ def protocol_of(
     A user's own tables without label and rating have only likes: two random negatives a user are drawn. Random
     negatives need held-out likes: two, as in the paper, unless a number is given.
     """
+    if source.log is not None:
+        return _protocol_of_log(source, chosen or {})
     with_histories = {"given_history": True, "min_history": 1} if reading.histories else {}
     values = {**source.defaults, **with_histories, **(chosen or {})}
     likes_alone = source.own and not reading.label and not reading.rating
@@ -99,6 +109,24 @@ def protocol_of(
     return protocol
 
 
+def _protocol_of_log(source: DataSource, chosen: Mapping[str, Any]) -> Protocol:
+    """The protocol of a log of clicks: a tenth of the rows each for validation and test, by time."""
+    title = source.about.partition(":")[0]
+    for name in chosen:
+        if name not in LOG_OPTIONS:
+            raise UsageError(
+                f"{title} takes no option {name}: its rows have no users, items and histories",
+                f"it takes {', '.join(LOG_OPTIONS)}",
+            )
+    if chosen.get("split", "time") != "time":
+        raise UsageError(
+            f"{title} has no users to divide: each row is a request of its own",
+            "without --split, time divides",
+        )
+    shares = {"valid_users": 1 / 9, "ctr_test_rows": EVERY_ROW, "ctr_finetune_rows": EVERY_ROW}
+    return Protocol(**{**shares, **chosen, "split": "time"})
+
+
 def prepare(
     name: str,
     path: Path,
@@ -124,6 +152,11 @@ def prepare(
         events, items = source.make(tally)
         return write_splits(path, name, EventsInMemory(events, items), protocol, tally, **written)  # type: ignore[arg-type]
     folder = raw or (source.fetch() if source.fetch else None)
+    if source.log is not None and folder is not None:
+        with _stoppable():
+            return write_log(
+                source.log, name, path, folder, protocol, reading, memory, temporary or path.parent, progress
+            )
     if folder is None:
         if reading.interactions is None or reading.items is None:
             raise UsageError(
@@ -133,7 +166,7 @@ def prepare(
     with scratch(temporary or path.parent, path.name) as work:
         own = own_fields(reading)
         space = Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time", own)
-        try:
+        with closing(space), _stoppable():
             assert source.load is not None
             source.load(folder, space, reading)
             space.number(reading.interactions or folder)
@@ -143,9 +176,14 @@ def prepare(
             if reading.rating_none is not None:
                 options["rating_none"] = reading.rating_none
             return write_splits(path, name, space, protocol, tally, options=options, **written)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            if "interrupted" not in str(error):
-                raise
-            raise KeyboardInterrupt from None  # DuckDB's answer to Ctrl-C is an error of its own
-        finally:
-            space.close()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns DuckDB's answer to Ctrl-C, an error of its own, into KeyboardInterrupt."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "interrupted" not in str(error).lower():
+            raise
+        raise KeyboardInterrupt from None

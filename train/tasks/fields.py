@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.errors import UsageError
 from rbserve.core.fields import COUNTED, Layout, chosen_fields
 from rbserve.core.files import write_bytes
 from rbserve.core.requests import slate_request
@@ -114,12 +115,18 @@ class FieldRows:
 def read_fields(config: CtrConfig | GbdtConfig, dataset: Dataset, progress: Progress) -> FieldRows | None:
     """The fields that a config names, counted where they are counted features; None where it names none.
 
-    Raises UsageError for a name that the data set does not have.
+    Nothing is counted of a log: its rows are about one item and have no users. Raises UsageError for a name that the
+    data set does not have, and for a log where the config names none.
     """
     if not config.fields:
+        if dataset.is_log:
+            raise UsageError(
+                f"{dataset.name} has fields alone: a model that reads none has nothing to learn from",
+                "--set fields=own",
+            )
         return None
     encoder = getattr(config, "encoder", DEFAULT_ENCODER)
-    known = counted_fields(dataset.by_time, any(dataset.items.texts))
+    known = [] if dataset.is_log else counted_fields(dataset.by_time, any(dataset.items.texts))
     layout = chosen_fields(config.fields, dataset.manifest.fields, known)
     if not layout.counted:
         return FieldRows(dataset, layout, None)
