@@ -14,6 +14,7 @@ import numpy as np
 
 from rbserve.core.types import Items, Observe, Scorer, Scores, Vectors
 from rbserve.models.prompts import ItemTokenizer
+from rbserve.runtimes.fields import FieldScorer
 from rbserve.runtimes.item_vectors import ItemContent
 from rbserve.runtimes.language import LanguageScorer
 
@@ -116,6 +117,8 @@ def text_scorer(
             return LanguageTexts(scorer, tokenizer())
         except UsageError as error:
             return error.message
+    if isinstance(scorer, FieldScorer):
+        return "it reads fields of items, which a text does not have"
     if open_content is None or not isinstance(scorer, VectorScorer):
         return "it reads no texts of items"
     if not scorer.takes_vectors:

@@ -183,6 +183,45 @@ def score_body(dataset: Dataset, model: Artifact, test: CtrSplit, begin: int, en
     return {entry: dataset.items.names(row[entry]) for entry in ("history", "candidates")} | fields
 
 
+def tensor(name: str, datatype: str, values: list[Any]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [len(values)], "data": values}
+
+
+def test_the_open_inference_protocol_has_an_optional_tensor_for_each_field(
+    ask: Ask, dataset: Dataset
+) -> None:
+    path = "/v2/models/dnn"
+    listed = {own["name"]: own for own in ask("GET", path).json()["inputs"]}
+    assert listed["user.country"] == {"name": "user.country", "datatype": "BYTES", "shape": [1]}
+    assert listed["context.hour"] == {"name": "context.hour", "datatype": "FP32", "shape": [-1]}
+    configured = {own["name"]: own for own in ask("GET", f"{path}/config").json()["input"]}
+    assert configured["context.hour"]["optional"]
+    assert "optional" not in configured["history"]
+    plain = body(dataset)
+    inputs = [tensor(name, "BYTES", plain[name]) for name in ("history", "candidates")]
+
+    def infer(*further: dict[str, Any]) -> httpx.Response:
+        return ask("POST", f"{path}/infer", json={"inputs": [*inputs, *further]})
+
+    assert infer().json()["outputs"][0]["data"] == scores(ask, plain)
+    sent = [
+        tensor("user.country", "BYTES", ["FR"]), tensor("user.likes_of", "BYTES", ["blue|red"]),
+        tensor("context.hour", "FP32", [7.5, 8]),
+    ]  # fmt: skip
+    known = {"user": {"country": "FR", "likes_of": ["blue", "red"]}, "context": {"hour": [7.5, 8]}}
+    assert infer(*sent).json()["outputs"][0]["data"] == scores(ask, plain | known)
+    assert "3 values" in infer(tensor("context.hour", "FP32", [1, 2, 3])).json()["error"]
+    assert "there is no input" in infer(tensor("user.city", "BYTES", ["X"])).json()["error"]
+
+
+def test_a_text_has_no_fields_which_is_said(ask: Ask, dataset: Dataset) -> None:
+    request = body(dataset) | {"candidates": [{"text": "topic0word1"}]}
+    error = ask("POST", "/v1/score", json=request).json()["error"]
+    assert (error["code"], error["message"]) == (
+        "no_texts", "dnn scores no new items: it reads fields of items, which a text does not have"
+    )  # fmt: skip
+
+
 def test_a_client_sends_fields_and_lists_them(dataset: Dataset, model: Artifact) -> None:
     with serving(model) as process, Client(process.url) as client:
         assert FieldInfo("hour", "context", "number", client.model().fields[5].takes) in client.model().fields

@@ -12,10 +12,13 @@ import httpx
 import pytest
 from adopted_models import adopt_ranker
 from browser import needs_browser
+from field_dataset import train_with_fields, with_fields
 from test_client import listening
 from test_rerank import SharedWords
 
 from rbserve.data.artifact import Artifact
+from rbserve.data.dataset import Dataset
+from rbserve.exporters.export import export
 from rbserve.server.api.schema import Measured, Profiled
 from rbserve.server.observe.telemetry import Telemetry
 from rbserve.server.scoring.reload import open_service
@@ -226,3 +229,24 @@ def test_the_list_of_models_has_ids_and_says_why_nothing_is_measured(
     assert toy["examples"] == ["i0", "i1", "i2", "i3", "i4"]
     assert (toy["measured_note"], rank["measured_note"]) == (None, "not profiled")
     assert toy["measured"][1]["inconclusive"] == ["waited for the core"]
+
+
+def test_fields_of_a_request_can_be_tried(browser: Browser, planted: Dataset, tmp_path: Path) -> None:
+    dataset = with_fields(planted, tmp_path / "withfields")
+    trained = train_with_fields("dnn", dataset, tmp_path / "dnn", "own", epochs=1)
+    model = export(trained, dataset, precisions=["fp32"])
+    with listening(open_service(model, "onnx-fp32", 1)) as url, shown(browser, url) as (page, wrong):
+        page.wait_for_selector("#fields-field", state="visible")
+        assert '"country":null' in page.input_value("#fields")
+        page.click("button")
+        before = page.locator("#answer table").inner_text()
+        page.fill("#fields", '{"context": {"hour": 9}}')
+        page.click("button")
+        page.wait_for_function(
+            "text => document.querySelector('#answer table').innerText !== text", arg=before
+        )
+        assert '"context":{"hour":9}' in page.inner_text("#answer pre")
+        page.fill("#fields", "{")
+        page.click("button")
+        page.locator("#answer .error", has_text="the fields are no JSON").wait_for()
+        assert not wrong

@@ -1,24 +1,27 @@
 """The tensors of each kind of model in the Open Inference Protocol, and how they become a query and an answer.
 
-A zoo row that scores takes history BYTES[T] and candidates BYTES[N] and gives scores FP32[N]; one that ranks takes
-history BYTES[T] and k INT64[1] and gives items BYTES[K] and scores FP32[K]. An adopted model takes and gives the
-tensors of its own signature.
+A zoo row that scores takes history BYTES[T] and candidates BYTES[N] and gives scores FP32[N]; where it reads fields of
+the user and of the context it takes them too, such as user.country BYTES[1] and context.hour FP32[1 or N]. One that
+ranks takes history BYTES[T] and k INT64[1] and gives items BYTES[K] and scores FP32[K]. An adopted model takes and
+gives the tensors of its own signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.core.fields import TIME, FieldSpec
 from rbserve.core.requests import SLATE, TEXT, Dimension, TensorSpec
 from rbserve.core.types import Scores
 from rbserve.server.api.options import Limits, UnknownHistory
 from rbserve.server.http.requests import RequestError, check_length, encode
 from rbserve.server.routes.answering import check_candidates, check_slate_size, history_rows, item_rows
+from rbserve.server.routes.fields import field_entries
 from rbserve.server.routes.tensors import MAX_DIMENSIONS, InputTensor, Tensor, invalid
 from rbserve.server.scoring.adopted import AdoptedScoring, EveryOutput
 from rbserve.server.scoring.service import Service
@@ -53,6 +56,11 @@ class ModelTensors(Protocol):
         """The tensors that come out."""
         ...
 
+    @property
+    def optional(self) -> Collection[str]:
+        """The names of inputs that a request may leave out."""
+        ...
+
     def check_shape(self, tensor: Tensor, sent: InputTensor) -> None:
         """Raises RequestError for a shape that the input cannot have."""
         ...
@@ -75,6 +83,7 @@ class ItemTensors:
 
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
+    optional: Collection[str] = ()
 
     def __init__(self, service: Service[Any, Any], limits: Limits) -> None:
         self.service, self._limits = service, limits
@@ -95,21 +104,46 @@ class ItemTensors:
 
 
 class SlateTensors(ItemTensors):
-    """The tensors of a zoo row that scores candidates."""
+    """The tensors of a zoo row that scores candidates; those of the fields that it reads of requests are optional."""
 
-    inputs, outputs = (HISTORY, Tensor("candidates", "BYTES", [-1])), (SCORES,)
+    outputs = (SCORES,)
+
+    def __init__(self, service: Service[Any, Any], limits: Limits) -> None:
+        super().__init__(service, limits)
+        assert isinstance(service.work, Scoring)
+        self._sent = {spec.entry: spec for spec in service.work.fields.sent}
+        fields = [field_tensor(spec) for spec in self._sent.values()]
+        if service.work.fields.reads_time:
+            fields.append(Tensor(TIME, "INT64", [1]))
+        self.inputs: Sequence[Tensor] = (HISTORY, Tensor("candidates", "BYTES", [-1]), *fields)
+        self.optional: Collection[str] = {tensor.name for tensor in fields}
 
     def query(self, values: Values, unknown: Unknown) -> TensorQuery:
         """A history and candidates, both ids of items."""
         history, parameters = self._history(values, unknown)
         check_candidates(values["candidates"], self._limits)
+        rows = item_rows(self.service, "candidates", values["candidates"])
+        fields: dict[str, dict[str, Any]] = {}
+        for entry in self._sent.keys() & values.keys():
+            own = values[entry] if isinstance(values[entry], list) else values[entry].tolist()
+            scope, _, name = entry.partition(".")
+            fields.setdefault(scope, {})[name] = own[0] if len(own) == 1 else own
+        time = int(values[TIME][0]) if TIME in values else None
         return TensorQuery(
-            SlateQuery(history, item_rows(self.service, "candidates", values["candidates"])), parameters
+            SlateQuery(history, rows, field_entries(self.service, fields, time, len(rows))), parameters
         )
 
     def outputs_of(self, answer: Scores) -> Values:
         """The scores."""
         return {"scores": answer}
+
+
+def field_tensor(spec: FieldSpec) -> Tensor:
+    """The tensor of a field: one value of the user, or of the context one or one for each candidate.
+
+    Several categories are one string, with the field's separator between them.
+    """
+    return Tensor(spec.entry, "FP32" if spec.is_number else "BYTES", [1] if spec.scope == "user" else [-1])
 
 
 class TopTensors(ItemTensors):
@@ -138,6 +172,7 @@ class SignatureTensors:
     def __init__(self, service: Service[Any, Any], limits: Limits) -> None:
         assert isinstance(service.work, AdoptedScoring)
         self.service, self._limits, self._work = service, limits, service.work
+        self.optional: Collection[str] = ()
         self._specs = {spec.name: spec for spec in self._work.signature.inputs}
         self.inputs: Sequence[Tensor] = [*map(tensor_of_spec, self._work.signature.inputs)]
         self.outputs: Sequence[Tensor] = [*map(tensor_of_spec, self._work.outputs)]

@@ -136,10 +136,14 @@ class ModelRoutes:
     async def config(self, request: Request) -> Response:
         """Metadata in the shape of Triton's model configuration: the client batches nothing (max_batch_size 0)."""
         del request
+        tensors = self._interface.tensors
         return json_response({
             "name": self.name, "platform": "rbserve", "backend": "", "max_batch_size": 0,
-            "input": [_configured(tensor) for tensor in self._interface.tensors.inputs],
-            "output": [_configured(tensor) for tensor in self._interface.tensors.outputs],
+            "input": [
+                _configured(tensor) | ({"optional": True} if tensor.name in tensors.optional else {})
+                for tensor in tensors.inputs
+            ],
+            "output": [_configured(tensor) for tensor in tensors.outputs],
         })  # fmt: skip
 
     async def stats(self, request: Request) -> Response:
@@ -216,7 +220,7 @@ class ModelRoutes:
             tensors.check_shape(expected, tensor)
             own, tail = tensor_values(tensor, tail, flat=len(expected.shape) == 1)
             values[tensor.name] = tensors.read(expected, tensor, own)
-        if missing := known.keys() - values.keys():
+        if missing := known.keys() - values.keys() - {*tensors.optional}:
             raise invalid(f"input {min(missing)} is missing")
         if len(tail):
             raise invalid(f"{len(tail)} bytes follow the last binary input")
