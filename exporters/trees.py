@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rbserve.core.errors import UsageError
 from rbserve.data.artifact import TREES, Artifact
-from rbserve.exporters.adopt.library_graph import make_graph
-from rbserve.exporters.adopt.library_models import read_lightgbm
 from rbserve.exporters.graph import origin, save
+from rbserve.exporters.library_graph import make_graph
+from rbserve.exporters.library_models import read_lightgbm
 
 
 def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:

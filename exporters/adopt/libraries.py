@@ -16,8 +16,8 @@ from rbserve.core.errors import RbserveError, UsageError, unknown_name
 from rbserve.core.requests import SLATE, TEXT, Signature, TensorSpec
 from rbserve.data.request_set import ColumnRecord
 from rbserve.exporters.adopt.converted import Converted
-from rbserve.exporters.adopt.library_graph import Graph, make_graph
-from rbserve.exporters.adopt.library_models import FEATURES, READERS, LibraryModel
+from rbserve.exporters.library_graph import Graph, make_graph
+from rbserve.exporters.library_models import FEATURES, READERS, LibraryModel
 from rbserve.runtimes.native import HINT, LIBRARIES
 from rbserve.runtimes.request_scores import reason_of
 from rbserve.runtimes.skops_file import UntrustedTypes

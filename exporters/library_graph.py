@@ -10,7 +10,7 @@ import numpy as np
 from rbserve.core.errors import first_line
 from rbserve.core.requests import SLATE
 from rbserve.core.types import Vectors
-from rbserve.exporters.adopt.library_models import FEATURES, LibraryModel
+from rbserve.exporters.library_models import FEATURES, LibraryModel
 from rbserve.runtimes.session import open_session
 
 ROWS = 1_000
