@@ -1,5 +1,4 @@
 """Exports: a trained artefact becomes ONNX files that are checked against the torch reference.
 
-Imports `core`, `data`, `exporters.adopt`, `models`, `runtimes` and `stats`. Imported by `exporters.adopt` and
-`pipeline`.
+Imports `core`, `data`, `models`, `runtimes` and `stats`. Imported by `exporters.adopt` and `pipeline`.
 """
