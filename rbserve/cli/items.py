@@ -36,11 +36,18 @@ def add(
     file: Annotated[Path, typer.Option("--items", help="Table of new items: CSV, TSV or Parquet.")],
     item: IdColumn = "item_id",
     text: Annotated[str, typer.Option(help="Column of the item's text.")] = "title",
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated columns with item fields that the model reads, under the fields' names; of a field "
+            "that is left out, new items have no value."
+        ),
+    ] = None,
     delimiter: Delimiter = None,
     dataset: DatasetName = None,
     as_json: Json = False,
 ) -> None:
-    """Add items to a model that represents items by their texts: rows -text, -emb, zeroshot-, text-, sid-, seq-sid.
+    """Add items to a model that represents items by texts or fields: rows -text, -emb, gbdt, zeroshot-, text-, sid-.
 
     The artefact is replaced as a whole; its scores of other items do not change. A server loads it on SIGHUP, or on
     POST /v1/admin/reload.
@@ -49,7 +56,8 @@ def add(
     """
     from rbserve.pipeline import items
 
-    _show(items.add_items(_artifact(model, dataset), file, item, text, delimiter), as_json)
+    changed = items.add_items(_artifact(model, dataset), file, item, text, delimiter, words(fields))
+    _show(changed, as_json)
 
 
 @items.command()

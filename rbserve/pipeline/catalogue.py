@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from rbserve.core.errors import ArtifactError, UsageError
@@ -32,16 +34,19 @@ from rbserve.data.artifact import (
     open_artifact,
     write_manifest,
 )
-from rbserve.data.columns import Ragged, RaggedWriter
+from rbserve.data.columns import Ragged, RaggedWriter, open_column
 from rbserve.data.dataset import ItemTable, write_items
 from rbserve.data.golden import GoldenAnswer, scored_otherwise, write_checks
 from rbserve.data.semantic_ids import FOLDER as SIDS
 from rbserve.data.semantic_ids import MANIFEST as SIDS_MANIFEST
 from rbserve.data.semantic_ids import RQVAE, grow_semantic_ids
+from rbserve.features.opening import FOLDER as FIELDS
+from rbserve.features.opening import open_coders
 from rbserve.models.configs import (
     CodedItems,
     EmbeddingItems,
     EndpointConfig,
+    GbdtConfig,
     ItemKnnConfig,
     P5Config,
     SeqP5Config,
@@ -80,10 +85,18 @@ class Changed(msgspec.Struct, frozen=True):
     left_out: dict[str, int] = {}
 
 
+TAKE_NEW_ITEMS = (
+    TextItems, EmbeddingItems, ZeroShotConfig, TextLanguageConfig, EndpointConfig, GbdtConfig
+)  # fmt: skip
+"""The configs of models that make an item of its text, or of its fields and counts alone."""
+FieldTexts = Mapping[str, Mapping[str, str | None]]
+"""The values of item fields as texts, by the name of the field and the item's id; what is not there is missing."""
+
+
 def why_no_new_items(artifact: Artifact) -> str | None:
     """The reason why an artefact cannot have items that it was not trained with, or None."""
     config = config_class(artifact)
-    if issubclass(config, TextItems | EmbeddingItems | ZeroShotConfig | TextLanguageConfig | EndpointConfig):
+    if issubclass(config, TAKE_NEW_ITEMS):
         return None
     if issubclass(config, CodedItems):
         if f"{SIDS}/{RQVAE}" in artifact.manifest.files:
@@ -108,10 +121,13 @@ def add_items(
     new: Iterable[tuple[str, str]],
     encode: Encode,
     left_out: Mapping[str, int] | None = None,
+    fields: FieldTexts | None = None,
 ) -> Changed:
     """Adds items (id, text) to an artefact, in its place; `encode` makes vectors of texts where the model reads them.
 
-    Raises UsageError for a model whose items cannot be added, ArtifactError where it would then answer otherwise.
+    `fields` has the values of item fields that the model reads. New items have no counts of training rows. Raises
+    UsageError for a model whose items cannot be added and for a value that a field cannot have, ArtifactError where the
+    model would then answer otherwise.
     """
     if reason := why_no_new_items(artifact):
         raise UsageError(
@@ -129,7 +145,11 @@ def add_items(
         items = ItemTable(
             [*artifact.items.ids, *fresh], [*artifact.items.texts, *fresh.values()], retired - returned
         )
-        _replace(artifact, items, [*_edits(artifact, items, [*fresh.values()], encode)])
+        edits = [
+            *_edits(artifact, items, [*fresh.values()], encode),
+            *_field_edits(artifact, [*fresh], fields or {}),
+        ]
+        _replace(artifact, items, edits)
     return changed
 
 
@@ -196,6 +216,32 @@ def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: E
             yield _graph_edit(artifact, variant, record, vectors)
 
 
+def _field_edits(artifact: Artifact, ids: Sequence[str], fields: FieldTexts) -> Iterator[Edit]:
+    """The tables of the item fields that a model reads, with the values of new items of these ids at the end."""
+    if not ids:
+        return
+    coders = open_coders(artifact)
+    for spec in artifact.layout.fields:
+        if spec.scope == "item":
+            file, coder = f"{FIELDS}/{spec.entry}.npy", coders[spec.name]
+            there = open_column(artifact.file(file)).reshape(-1, spec.width)
+            earlier = [None] * (
+                len(artifact.items) - len(there)
+            )  # added by a version that knew no fields of them
+            texts = [*earlier, *map(fields.get(spec.name, {}).get, ids)]
+            new = coder.column(pa.array(texts, pa.string())).reshape(-1, spec.width)
+            if coder.counts.malformed:
+                raise UsageError(
+                    f"{spec.name} of a new item is no number: {coder.counts.example!r}", "nothing was changed"
+                )
+            yield Edit([file], partial(_save_column, np.concatenate([there, new]).ravel(), file))
+
+
+def _save_column(column: NDArray[Any], file: str, folder: Path) -> None:
+    """Writes a column into an artefact's directory."""
+    np.save(folder / file, column)
+
+
 def _graph_edit(artifact: Artifact, variant: str, record: VariantRecord, vectors: Vectors) -> Edit:
     """An exported graph with vectors float32[K, d] behind its item table."""
     from rbserve.exporters.item_table import append_rows
@@ -247,19 +293,19 @@ def _code_edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], enco
 def _replace(artifact: Artifact, items: ItemTable, edits: Sequence[Edit]) -> None:
     """Writes an artefact anew with the edits, and lets it take the old one's place once it answers as before."""
     changed = {name for edit in edits for name in edit.names}
-    with replacing_directory(artifact.path) as partial:
+    with replacing_directory(artifact.path) as made:
         for file in artifact.path.rglob("*"):
             name = file.relative_to(artifact.path).as_posix()
             if file.is_file() and name not in changed:
-                _link(file, partial / name)
+                _link(file, made / name)
         for edit in edits:
             for name in edit.names:
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            edit.write(partial)
-        manifest = _manifest(artifact, items, partial, changed)
-        write_manifest(partial, manifest)
-        if renewed := _check_answers(Artifact(partial, manifest), changed):
-            write_manifest(partial, _manifest(artifact, items, partial, changed | renewed))
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+            edit.write(made)
+        manifest = _manifest(artifact, items, made, changed)
+        write_manifest(made, manifest)
+        if renewed := _check_answers(Artifact(made, manifest), changed):
+            write_manifest(made, _manifest(artifact, items, made, changed | renewed))
         if open_artifact(artifact.path).manifest != artifact.manifest:
             raise ArtifactError(
                 f"{artifact.path} was changed by another command meanwhile; nothing was written", "try again"

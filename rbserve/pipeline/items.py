@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.errors import needs_extra
+from rbserve.core.errors import needs_extra, unknown_name
 from rbserve.data.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -15,17 +15,37 @@ if TYPE_CHECKING:
     from rbserve.runtimes.item_vectors import Encode
 
 
-def add_items(artifact: Artifact, file: Path, item: str, text: str, delimiter: str | None = None) -> Changed:
-    """Adds the items of a table to an artefact; `item` and `text` are its columns of ids and texts."""
+def add_items(
+    artifact: Artifact,
+    file: Path,
+    item: str,
+    text: str,
+    delimiter: str | None = None,
+    fields: Sequence[str] = (),
+) -> Changed:
+    """Adds the items of a table to an artefact; `item` and `text` are its columns of ids and texts.
+
+    `fields` are columns that have item fields which the model reads, under the fields' names. Of a field that is left
+    out, the new items have no value.
+    """
     from rbserve.pipeline import catalogue
 
+    known = {spec.name: spec for spec in artifact.layout.fields if spec.scope == "item"}
+    for name in fields:
+        if name not in known:
+            raise unknown_name(f"item field of {artifact.name}", name, [*known])
     with needs_extra("train", "adding items"):
-        from rbserve.train.datasets.item_file import read_items
+        from rbserve.train.datasets.item_file import TableStyle, read_item_fields
         from rbserve.train.protocol.tally import Tally
 
-        tally = Tally()
-        rows = list(read_items(file, item, text, tally, delimiter))
-        return catalogue.add_items(artifact, rows, text_encoder(artifact), tally.dropped)
+        tally, chosen = Tally(), {name: known[name] for name in fields}
+        rows = [*read_item_fields(file, item, text, chosen, tally, TableStyle(delimiter))]
+        values: dict[str, dict[str, str | None]] = {name: {} for name in fields}
+        for new, _, *own in reversed(rows):  # of an id that is repeated, the first row counts
+            for name, value in zip(fields, own, strict=True):
+                values[name][str(new)] = value
+        named = [(str(new), str(own_text)) for new, own_text, *_ in rows]
+        return catalogue.add_items(artifact, named, text_encoder(artifact), tally.dropped, values)
 
 
 def retire_items(
