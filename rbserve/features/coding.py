@@ -36,6 +36,8 @@ MOST_WIDTH = 16
 """Categories that a field of several has at most."""
 WHOLE_ROWS = 0.99
 """The share of the rows from which no category is cut off, as far as MOST_WIDTH allows."""
+NO_NUMBER = "value that is no number, taken for a missing one"
+"""How a malformed value of a column is counted."""
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NAMED = {"": math.nan, "nan": math.nan, "true": 1.0, "false": 0.0}

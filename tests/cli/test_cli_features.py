@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from entry_point import rbserve
 from small_shop import FEATURES, Shop, made_shop
@@ -13,6 +14,7 @@ from small_shop import FEATURES, Shop, made_shop
 from rbserve.core.fields import MISSING, UNSEEN
 from rbserve.core.requests import slate_request
 from rbserve.data.artifact import Artifact, open_artifact
+from rbserve.data.columns import open_column
 from rbserve.data.dataset import CtrSplit, open_dataset
 from rbserve.features.opening import open_coders
 from rbserve.runtimes.opening import open_scorer
@@ -202,3 +204,44 @@ def _scores(artifact: Artifact, rows: CtrSplit) -> list[float]:
         )
         for row in range(len(rows))
     ]  # fmt: skip
+
+
+def test_new_items_bring_their_own_fields_and_others_keep_theirs(
+    words: tuple[str, ...], shop: Shop, tmp_path: Path
+) -> None:
+    rbserve("prepare", *words, "--name", "shop", *FEATURES, home=tmp_path)
+    out = tmp_path / "model"
+    rbserve(
+        "train", "--model", "dnn-text", "--dataset", "shop", "--set", "fields=own", "--set", "hidden=8", "--set",
+        "dim=4", "--epochs", "1", "--out", str(out), home=tmp_path,
+    )  # fmt: skip
+    before = {
+        name: open_column(out / "fields" / f"item.{name}.npy").tolist() for name in ("price", "tags", "brand")
+    }
+    table = tmp_path / "new.csv"
+    table.write_text(
+        "item_id,title,price,brand,tags\nn1,thing 1,9.5,zen,new|sale|unheard\nn2,thing 2,,other,\n"
+    )
+    rbserve("items", "add", str(out), "--items", str(table), "--fields", "price,brand,tags", home=tmp_path)
+    artifact = open_artifact(out)
+    coders = open_coders(artifact)
+    width = coders["tags"].spec.width
+    added = {
+        "price": [9.5, float("nan")], "brand": [*coders["brand"].value("zen").tolist(), UNSEEN],
+        "tags": [*coders["tags"].value(["new", "sale", "unheard"]).tolist(), *[MISSING] * width],
+    }  # fmt: skip
+    for name, values in before.items():
+        now = open_column(artifact.file(f"fields/item.{name}.npy"))
+        np.testing.assert_array_equal(now, np.array([*values, *added[name]], now.dtype))
+    request = slate_request(np.array([0], np.int32), np.arange(len(artifact.items), dtype=np.int32))
+    assert np.isfinite(open_scorer(artifact, "torch-fp32").score(request)).all()
+    for text, says in {
+        "item_id,title,price\nn3,thing 3,1\n": "lacks the column 'tags'",
+        "item_id,title,price,tags\nn3,thing 3,cheap,\n": "is no number: 'cheap'",
+    }.items():
+        table.write_text(text)
+        more = ("--items", str(table), "--fields", "price,tags")
+        done = rbserve("items", "add", str(out), *more, home=tmp_path, check=None)
+        assert done.returncode != 0
+        assert says in done.stderr
+    assert open_artifact(out).manifest == artifact.manifest

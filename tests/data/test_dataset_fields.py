@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.fields import FIRST, TIME, FieldSpec
+from rbserve.core.fields import FIRST, FieldSpec
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import SPLITS, CtrSplit, Dataset, open_dataset
 from rbserve.data.dataset_writer import DatasetWriter
@@ -56,7 +56,7 @@ def test_fields_read_back_by_item_and_by_row(tmp_path: Path) -> None:
     assert dataset.item_field(TAGS).tolist() == [[2, 3], [0, 0], [3, 0]]
     assert (dataset.field_values(TAGS), dataset.field_values(PRICE)) == (["a", "b"], [])
     extras = dataset.ctr("test").extras
-    assert set(extras) == {"user.country", "context.hour", TIME}
+    assert set(extras) == {"user.country", "context.hour"}
     assert extras["user.country"].tolist() == [2, 3, 3]  # of users 3, 7, 7
     np.testing.assert_array_equal(extras["context.hour"], np.array([4, 5, np.nan], np.float32))
 

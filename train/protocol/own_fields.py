@@ -23,7 +23,7 @@ from rbserve.core.types import Items
 from rbserve.data.columns import ColumnWriter, blocks, open_column
 from rbserve.data.dataset import SPLITS
 from rbserve.data.dataset_writer import DatasetWriter
-from rbserve.features.coding import FieldCoder, ValueCounts
+from rbserve.features.coding import NO_NUMBER, FieldCoder, ValueCounts
 from rbserve.train.protocol.tally import Tally
 
 Tables = Iterator[dict[str, pa.Array]]
@@ -185,17 +185,17 @@ def _code(coders: Sequence[FieldCoder], table: Tables, columns: Sequence[ColumnW
 def _count_losses(coder: FieldCoder, allow_loss: bool, tally: Tally) -> None:
     """Counts values that are no numbers and categories that were cut off; DataError for too many of the former."""
     spec, counts = coder.spec, coder.counts
-    given = counts.rows - counts.missing + counts.malformed
-    if is_too_much(counts.malformed, given) and not allow_loss:
+    present = counts.rows - counts.missing + counts.malformed
+    if is_too_much(counts.malformed, present) and not allow_loss:
         raise loss_error(
             f"feature {spec.name}",
             counts.malformed,
-            given,
+            present,
             [f"{counts.malformed:,} values are no numbers, for example {counts.example!r}"],
             f"without :numeric {spec.name} is a category; --allow-loss takes these values for missing ones",
         )
     if counts.malformed:
-        tally.repaired[f"{spec.name}: value that is no number, taken for a missing one"] += counts.malformed
+        tally.repaired[f"{spec.name}: {NO_NUMBER}"] += counts.malformed
     if counts.cut:
         tally.repaired[f"{spec.name}: category beyond the {spec.width} of a row that are kept"] += counts.cut
     if spec.size == 2 and not spec.is_number:
