@@ -31,7 +31,7 @@ from rbserve.core.adoption import AdoptOptions
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.data.artifact import open_artifact
 from rbserve.data.request_set import ColumnRecord
-from rbserve.exporters.adopt import library_graph, library_models
+from rbserve.exporters import library_graph, library_models
 from rbserve.exporters.adopt.adopt import adopt as adopt_model
 from rbserve.exporters.adopt.adopt import fill
 from rbserve.exporters.adopt.converted import Converted
