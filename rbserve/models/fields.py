@@ -1,6 +1,7 @@
 """Fields as vectors: what a CTR model makes of the numbers and categories of a user, an item and a request.
 
-Each category field has a vector of its own, all numbers of a side together have one, as in DLRM (Naumov et al. 2019).
+Each category field has a vector of its own; all numbers of a side together have one, made by two layers, as in DLRM
+(Naumov et al. 2019).
 Shapes: R rows (or one user), d the width of a vector.
 """
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from rbserve.core.fields import CODES, NUMBERS, USER_CODES, USER_NUMBERS, FieldSpec, Layout, code_starts
 
 EMBEDDING_STD = 1e-2
+HIDDEN = 128
+"""Width of the hidden layer between a side's numbers and their vector."""
 
 
 class Sides(NamedTuple):
@@ -43,7 +46,9 @@ class FieldVectors(nn.Module):
         if numbers:
             self.register_buffer("center", torch.zeros(len(numbers)))
             self.register_buffer("scale", torch.ones(len(numbers)))
-            self.of_numbers = nn.Linear(2 * len(numbers), dim)
+            self.of_numbers = nn.Sequential(
+                nn.Linear(2 * len(numbers), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, dim)
+            )
         if codes:
             self.register_buffer("starts", torch.tensor(code_starts(codes), dtype=torch.int32))
             self.of_codes = nn.Embedding(sum(spec.size for spec in codes), dim)
