@@ -20,7 +20,7 @@ from rbserve.server.scoring import reload
 from rbserve.server.scoring.reload import ServedVariant, Opening
 from rbserve.server.serve import serve
 {before}
-opening = Opening([ServedVariant(Path(one), "onnx-fp32") for one in {paths!r}])
+opening = Opening([ServedVariant(Path(one), {variant!r}) for one in {paths!r}])
 try:
     serve(opening, ServerOptions(**{options!r}))
 except RbserveError as error:
@@ -58,10 +58,16 @@ class Process:
 
 
 @contextlib.contextmanager
-def serving(*artifacts: Artifact, before: str = "", after: str = "", **options: Any) -> Iterator[Process]:
-    """A server of the artefacts' onnx-fp32 on a port of its own, unless `options` (of `ServerOptions`) name one."""
+def serving(
+    *artifacts: Artifact, before: str = "", after: str = "", variant: str = "onnx-fp32", **options: Any
+) -> Iterator[Process]:
+    """A server of a variant of the artefacts on a port of its own, unless `options` (of `ServerOptions`) name one."""
     program = SERVE.format(
-        paths=[str(one.path) for one in artifacts], options={"port": 0} | options, before=before, after=after
+        paths=[str(one.path) for one in artifacts],
+        options={"port": 0} | options,
+        before=before,
+        after=after,
+        variant=variant,
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],

@@ -20,6 +20,7 @@ from rbserve.core.wire import FieldInfo
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
+from rbserve.features.counted import COUNTS
 from rbserve.profilers.client.verify import verify
 from rbserve.profilers.timing.requests import request_coders, request_values
 from rbserve.runtimes.evaluate import score_rows, slate_starts
@@ -161,14 +162,24 @@ def test_the_list_of_models_and_the_document_have_the_fields(ask: Ask) -> None:
     assert {"user", "context", "time"} <= schemas["ScoreRequest"]["properties"].keys()
 
 
+@pytest.fixture(scope="module")
+def trees(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Forty trees on every field."""
+    pytest.importorskip("lightgbm")
+    folder = tmp_path_factory.mktemp("artifacts")
+    return train_with_fields("gbdt", dataset, folder / "gbdt", "own," + ",".join(COUNTS))
+
+
+@pytest.mark.parametrize(("name", "variant"), [("model", "onnx-fp32"), ("trees", "native")])
 def test_a_thousand_requests_to_a_server_give_the_scores_of_the_test_rows_to_the_bit(
-    dataset: Dataset, model: Artifact
+    request: pytest.FixtureRequest, dataset: Dataset, name: str, variant: str
 ) -> None:
     """What is judged offline is what is served: no skew between the tables of training and the fields of a request."""
-    test = dataset.ctr("test")
-    judged = score_rows(open_scorer(model, "onnx-fp32"), test.histories, test.candidates, test.extras)
+    model, test = request.getfixturevalue(name), dataset.ctr("test")
+    judged = score_rows(open_scorer(model, variant), test.histories, test.candidates, test.extras)
+    assert len(np.unique(judged)) > len(judged) / 10
     slates = list(pairwise(slate_starts(test.histories, test.extras).tolist()))
-    with serving(model) as process, Client(process.url) as client:
+    with serving(model, variant=variant) as process, Client(process.url) as client:
         for begin, end in islice(cycle(slates), 1000):
             served = client.score(**score_body(dataset, model, test, begin, end))
             np.testing.assert_array_equal(np.array(served, np.float32), judged[begin:end])
