@@ -61,8 +61,8 @@ def with_fields(dataset: Dataset, folder: Path) -> Dataset:
             with closing(writer.field_writer(spec, split)) as column:
                 column.append(_values(spec, rows, of_rows, rng))
     writer.seal(
-        name="withfields", source="synthetic", seed=0, options=dataset.manifest.options, counts={}, dropped={},
-        repaired={},
+        name="withfields", source="synthetic", seed=0, options=dataset.manifest.options,
+        counts={"source": dataset.manifest.counts["source"]}, dropped={}, repaired={},
     )  # fmt: skip
     return open_dataset(folder)
 
