@@ -83,7 +83,10 @@ def _auc_alone(spec: FieldSpec, values: NDArray[Any], rows: CtrSplit) -> float |
 def _rates(spec: FieldSpec, values: NDArray[np.int32], rows: CtrSplit) -> NDArray[np.float64]:
     """The mean label of each row's categories among the users of the other half, float64[R]."""
     labels = np.asarray(rows.labels, float)
-    half = np.unique(rows.users, return_inverse=True)[1] % 2
+    users = np.unique(rows.users, return_inverse=True)[1]
+    half = (
+        users if users.any() else np.arange(len(rows))
+    ) % 2  # of rows, where there are no users to tell apart
     there = (values != MISSING) | (np.arange(spec.width) == 0)  # a row without any has the category MISSING
     rates = np.empty(values.shape)
     for number in (0, 1):
