@@ -1,0 +1,34 @@
+"""Counts that depend on the time of a row: test rows are scored as of theirs, as they were counted for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from field_dataset import train_with_fields
+from small_dataset import build
+
+from rbserve.core.fields import NUMBERS
+from rbserve.core.requests import row_request
+from rbserve.features.opening import open_maker
+from rbserve.profilers.measure.test_rows import test_split as rows_for_test
+from rbserve.train.counting import counted_features
+from rbserve.train.datasets import synthetic
+from rbserve.train.protocol.options import Protocol
+from rbserve.train.protocol.tally import Tally
+
+
+def test_test_rows_are_counted_as_of_their_times(tmp_path: Path) -> None:
+    tally = Tally()
+    events, items = synthetic.read(
+        synthetic.Planted(users=150, items=40, topics=4, events_per_user=30), tally.dropped
+    )
+    dataset = build(tmp_path / "data", "synthetic", events, items, Protocol(split="time"), tally)
+    model = train_with_fields("dnn", dataset, tmp_path / "dnn", "likes,age,recency", epochs=1)
+    rows, counted, maker = rows_for_test(model, dataset), counted_features(dataset, None), open_maker(model)
+    columns = [counted.manifest.names.index(spec.name) for spec in maker.layout.counted]
+    assert len(rows) > 20
+    for row in range(len(rows)):
+        request = row_request(rows.histories[row], rows.candidates[row : row + 1], rows.extras, row, row + 1)
+        expected = counted.features("test")[row : row + 1, columns]
+        np.testing.assert_array_equal(maker.tensors(request)[NUMBERS], expected)
