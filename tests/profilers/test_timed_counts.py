@@ -5,17 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from field_dataset import train_with_fields
 from small_dataset import build
 
-from rbserve.core.fields import NUMBERS
-from rbserve.core.requests import row_request
+from rbserve.core.fields import NUMBERS, TIME, FieldSpec, Layout
+from rbserve.core.requests import row_request, slate_request
+from rbserve.features.counted import CountedTables
+from rbserve.features.maker import FeatureMaker
 from rbserve.features.opening import open_maker
 from rbserve.profilers.measure.test_rows import test_split as rows_for_test
+from rbserve.server.scoring.features import FeatureError
+from rbserve.server.scoring.request_fields import RequestFields
 from rbserve.train.counting import counted_features
 from rbserve.train.datasets import synthetic
 from rbserve.train.protocol.options import Protocol
 from rbserve.train.protocol.tally import Tally
+
+FILES = {
+    **{name: np.ones(2, np.int32) for name in ("likes", "shows", "in_histories")},
+    **{f"pairs.{name}": np.empty(0, np.int64) for name in ("keys", "together", "liked")},
+    "first": np.array([10, 20]), "last_like": np.array([10, 20]),
+}  # fmt: skip
 
 
 def test_test_rows_are_counted_as_of_their_times(tmp_path: Path) -> None:
@@ -32,3 +43,17 @@ def test_test_rows_are_counted_as_of_their_times(tmp_path: Path) -> None:
         request = row_request(rows.histories[row], rows.candidates[row : row + 1], rows.extras, row, row + 1)
         expected = counted.features("test")[row : row + 1, columns]
         np.testing.assert_array_equal(maker.tensors(request)[NUMBERS], expected)
+
+
+def test_the_time_of_a_request_is_that_of_its_counts() -> None:
+    layout = Layout((FieldSpec("age", "counted", "number"),))
+    fields = RequestFields(layout, {})
+    assert fields.reads_time
+    assert fields.read({}, 1_700_000_000, 3)[TIME].tolist() == [1_700_000_000]
+    with pytest.raises(FeatureError, match="more than 64 bits"):
+        fields.read({}, 1 << 70, 3)
+    tables = CountedTables(FILES, end=100, chosen=["age"])
+    ages = FeatureMaker(layout, {}, tables)
+    request = slate_request(np.array([0], np.int32), np.array([1], np.int32))
+    assert ages.tensors({**request, **fields.read({}, 50, 1)})[NUMBERS].tolist() == [[30]]
+    assert ages.tensors(request)[NUMBERS].tolist() == [[80]]
