@@ -163,6 +163,10 @@ def export_tables(name: str, folder: Path, form: TableFormat, with_counted: bool
     if not names_directory(name):
         check_dataset(name)
     dataset = open_dataset(Path(name) if names_directory(name) else dataset_path(name))
+    if with_counted and dataset.is_log:
+        raise UsageError(
+            f"{dataset.name} has nothing to count: its rows are about one item", "without --counted"
+        )
     with progress_bar(f"export {dataset.name}") as progress:
         columns = _counted_columns(dataset, progress) if with_counted else no_columns
         tables = export_dataset(dataset, folder, form, progress, columns)
