@@ -37,6 +37,7 @@ from rbserve.features.counted import (
     SCHEMA,
     CountedManifest,
     CountedTables,
+    counted_names,
     read_counted_manifest,
 )
 from rbserve.runtimes.evaluate import slate_starts
@@ -99,7 +100,9 @@ def counted_features(
     path = dataset.path / FOLDER / name
     if (path / MANIFEST).is_file():
         manifest = read_counted_manifest(path / MANIFEST)
-        if (manifest.fingerprint, manifest.encoder) == (dataset.fingerprint, encoder):
+        names = [*counted_names(dataset.by_time, encoder is not None)]
+        made_of = (manifest.fingerprint, manifest.encoder, manifest.names)
+        if made_of == (dataset.fingerprint, encoder, names):
             return Counted(path, manifest)
     with replacing_directory(path) as partial, scratch(dataset.path, "counting") as temporary:
         vectors = None

@@ -37,7 +37,12 @@ FOLDER = "counted"
 MANIFEST = "manifest.json"
 OF_ITEM = ("likes", "shows", "like_rate", "in_histories")
 OF_HISTORY = ("history_length", "history_popularity")
-TOGETHER = ("together_sum", "together_max", "together_normalised", "liked_together")
+TOGETHER = (
+    "together_sum", "together_max", "together_normalised", "liked_together", "liked_normalised", "liked_recent",
+)  # fmt: skip
+_LIKED = frozenset(("liked_together", "liked_normalised", "liked_recent"))
+RECENCY = 0.7
+"""What an item of a history weighs in `liked_recent`, for each step back, against the one after it."""
 COUNTS = (*OF_ITEM, *OF_HISTORY, *TOGETHER)
 """Features of every data set."""
 UNSEEN_COUNTS = dict.fromkeys(COUNTS, 0.0) | {"like_rate": 0.5}
@@ -176,13 +181,23 @@ class CountedTables:
         columns: dict[str, Table | float] = {
             "together_sum": together.sum(axis=0), "together_max": together.max(axis=0)
         }  # fmt: skip
-        if "liked_together" in self.names:
-            columns["liked_together"] = (self._liked.take(places) * there).reshape(keys.shape).sum(axis=0)
+        if not _LIKED.isdisjoint(self.names):
+            columns |= self._liked_counts(history, (self._liked.take(places) * there).reshape(keys.shape))
         if "together_normalised" in self.names:
             of_history, of_candidates = self._seen.take(history) + 1.0, self._seen.take(candidates) + 1.0
             expected = np.sqrt(of_history[:, None] * of_candidates)
             columns["together_normalised"] = _sums(together / expected)
         return columns
+
+    def _liked_counts(self, history: Items, liked: Table) -> dict[str, Table | float]:
+        """Features of the users int32[T, N] who have an item of the history and like the candidate."""
+        shares = liked / np.sqrt(self._seen.take(history) + 1.0)[:, None]
+        weights = RECENCY ** np.arange(len(history) - 1, -1, -1.0)[:, None]
+        return {
+            "liked_together": liked.sum(axis=0),
+            "liked_normalised": _sums(shares),
+            "liked_recent": _sums(shares * weights),
+        }
 
     def _ages(self, history: Items, candidates: Items, time: int | None) -> dict[str, Table | float]:
         del history

@@ -89,6 +89,13 @@ def test_test_rows_are_counted_as_dictionaries_count_them(planted: Dataset, coun
     for row in range(0, len(test), 97):
         history, item = test.histories[row].tolist(), int(test.candidates[row])
         together = [sum({past, item} <= items for items in seen.values()) for past in history]
+        liking = [
+            sum(past in items and item in liked.get(user, ()) for user, items in seen.items())
+            for past in history
+        ]
+        shares = [
+            users / np.sqrt(in_histories[past] + 1) for users, past in zip(liking, history, strict=True)
+        ]
         expected = {
             "likes": likes[item], "shows": shows[item], "like_rate": (likes[item] + 1) / (shows[item] + 2),
             "in_histories": in_histories[item], "history_length": len(history),
@@ -98,9 +105,9 @@ def test_test_rows_are_counted_as_dictionaries_count_them(planted: Dataset, coun
                 both / np.sqrt((in_histories[past] + 1) * (in_histories[item] + 1))
                 for both, past in zip(together, history, strict=True)
             ),
-            "liked_together": sum(
-                past in items and item in liked.get(user, ()) for past in history for user, items in seen.items()
-            ),
+            "liked_together": sum(liking),
+            "liked_normalised": sum(shares),
+            "liked_recent": sum(share * 0.7**back for back, share in enumerate(reversed(shares))),
         }  # fmt: skip
         made = dict(zip(names, counted.features("test")[row].tolist(), strict=True))
         assert made == pytest.approx(expected, rel=1e-6)
