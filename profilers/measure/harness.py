@@ -70,10 +70,6 @@ def profile(
     """Measures every variant (or those named) and derives the table's figures.
 
     A variant whose process dies is `failed` and costs the others nothing; where none is left, its error is raised.
-
-    With `plan.budget_s`, a pilot process a variant judges the test rows and shows how long a process and a run take;
-    the number of both is then planned for what is left of the budget when the calls' costs have been looked into.
-
     `left_out` says of variants that are not measured why, for the record. `further` has the answers of baselines beside
     those of `runs.baselines` to all test rows of the data set, by their names.
     """
@@ -85,11 +81,7 @@ def profile(
         inputs = Path(folder) / "inputs.npz"
         test.write(inputs, plan)
         processes = Processes(artifact, inputs, variants, progress, test.labelled)
-        if plan.budget_s is None:
-            reports = processes.run(plan)
-            costs = processes.costs(plan) if plan.cost else []
-        else:
-            plan, reports, costs = processes.run_within(plan, plan.budget_s)
+        plan, reports, costs = processes.measure(plan)
     variants = processes.left
     machine = environment(device_of(variants))
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -277,12 +269,19 @@ class Processes:
         self._say(total, total, "measured")
         return [(variant, report) for variant in self.left for report in reports[variant]]
 
+    def measure(self, plan: Plan) -> tuple[Plan, list[tuple[str, Report]], list[roofline.Cost]]:
+        """What the plan asks for, within its budget where it has one: the plan as carried out, reports, and costs."""
+        if plan.budget_s is not None:
+            return self.run_within(plan, plan.budget_s)
+        return plan, self.run(plan), self.costs(plan) if plan.cost else []
+
     def run_within(
         self, plan: Plan, budget_s: float
     ) -> tuple[Plan, list[tuple[str, Report]], list[roofline.Cost]]:
         """Plans by a pilot process a variant, and measures within a budget: the plan, the reports, and the costs.
 
-        The pilot judges the test rows; its samples are not kept.
+        The pilot judges the test rows and shows how long a process and a run take; the number of both is then planned
+        for what is left of the budget when the calls' costs have been looked into. Its samples are not kept.
         """
         deadline = time.monotonic() + budget_s
         pilot = msgspec.structs.replace(plan, runs=PILOT_RUNS, seconds=min(plan.seconds, budget_s / 20))

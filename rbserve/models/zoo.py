@@ -344,7 +344,7 @@ MODELS: tuple[ModelSpec, ...] = (
 
 # Chosen on the validation users of MicroLens: a smaller network than the paper's, which learns counts by heart.
 _WITH_FIELDS: dict[str, Any] = {
-    "fields": ("all",), "vectors": "tuned", "dim": 128, "hidden": (512, 256), "dropout": 0.3,
+    "fields": ("all",), "vectors": "tuned", "dim": 128, "hidden": (512, 256), "dropout": 0.5,
 }  # fmt: skip
 _FIELDS_TRAINING = {"batch": 1024, "micro_batch": 1024, "lr": 3e-4}
 

@@ -190,6 +190,8 @@ def test_a_report_is_of_the_data_sets_that_were_named(
 
     def render(measurements: list[Any], folder: Path) -> Path:
         rendered.append(sorted({one.dataset for one in measurements}))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text('{"sections": []}')
         return folder
 
     monkeypatch.setattr("rbserve.profilers.report.render.render", render)
