@@ -530,11 +530,14 @@ def _check_certified(
     most, need = max(check.n for candidate in lacking for check in candidate.checks), runs_needed(q)
     first, runs = group[0], math.ceil(need / 5)
     best = sorted(lacking, key=lambda candidate: -(candidate.accuracy or 0.0))
-    models = [name for name in dict.fromkeys(candidate.model for candidate in best) if "(" not in name][:4]
+    rows = [name for name in dict.fromkeys(candidate.model for candidate in best) if "(" not in name][:4]
+    models = (
+        ",".join(rows) or "ARTEFACT"
+    )  # of other options than the zoo's, a model is named by its directory
     raise DataError(
         f"p{100 * q:g} is not certified by these runs: at most {most:,} timed calls of a variant at slate {slate}, "
         f"{need:,} are needed",
-        f"rbserve profile --models {','.join(models)} --dataset {shlex.quote(first.dataset)} --slates {slate} "
+        f"rbserve profile --models {models} --dataset {shlex.quote(first.dataset)} --slates {slate} "
         f"--processes 5 --runs {runs} --seconds 600",
     )
 
