@@ -438,13 +438,15 @@ def test_ctrl_c_while_the_table_is_read_leaves_nothing(
 def small_disk(largest: int) -> Iterator[None]:
     """Files grow to so many bytes; the system's error for more is, but for its number, that of a full disk.
 
-    Python writes no compiled module meanwhile: it would be cut off, and stay so.
+    Python, here and in processes that are started, writes no compiled module meanwhile: it would stay cut off.
     """
     before, compiles = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     sys.dont_write_bytecode = True
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("PYTHONDONTWRITEBYTECODE", "1")
+            yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         sys.dont_write_bytecode = compiles
