@@ -65,9 +65,8 @@ class FeatureMaker:
         if self.layout.numbers:
             made[NUMBERS] = self._candidate_numbers(request, candidates)
         if self.layout.codes:
-            made[CODES] = _side_by_side(
-                [self._of_candidates(spec, request, candidates) for spec in self.layout.codes], np.int32
-            )
+            columns = [self._of_candidates(spec, request, candidates) for spec in self.layout.codes]
+            made[CODES] = _side_by_side(columns, len(candidates), np.int32)
         if self.layout.user_numbers:
             made[USER_NUMBERS] = _of_user(self.layout.user_numbers, request, np.float32)
         if self.layout.user_codes:
@@ -84,7 +83,7 @@ class FeatureMaker:
             counts = self._counts(request)
             in_order = self._counted == [*range(counts.shape[1])]
             columns.append(counts if in_order else counts[:, self._counted])
-        return _side_by_side(columns, np.float32)
+        return _side_by_side(columns, len(candidates), np.float32)
 
     def _counts(self, request: Request) -> Vectors:
         known = request.get(COUNTED)
@@ -95,19 +94,24 @@ class FeatureMaker:
         return self._counter.features(*slate_of(request), None if time is None else int(time[0]))
 
     def _of_candidates(self, spec: FieldSpec, request: Request, candidates: Items) -> NDArray[Any]:
-        """A field of an item or of the context, [N, width]."""
+        """A field of an item or of the context, [N, width]; [1, width] where it is the same of all candidates."""
         if spec.scope == "item":
             values = self._items[spec.name]
             known = candidates < len(values)  # items that were added since have no fields
             own = values[np.where(known, candidates, 0)].reshape(len(candidates), -1)
             return own if known.all() else np.where(known[:, None], own, _nothing(spec))
-        values = request.get(spec.entry, _nothing(spec))
-        return np.broadcast_to(np.asarray(values).reshape(-1, spec.width), (len(candidates), spec.width))
+        return _of_request(spec, request)
 
 
 def _of_user(fields: Sequence[FieldSpec], request: Request, dtype: type[np.generic]) -> NDArray[Any]:
-    columns = [np.asarray(request.get(spec.entry, _nothing(spec))).reshape(-1, spec.width) for spec in fields]
-    return _side_by_side(columns, dtype)
+    columns = [_of_request(spec, request) for spec in fields]
+    return _side_by_side(columns, max(map(len, columns)), dtype)
+
+
+def _of_request(spec: FieldSpec, request: Request) -> NDArray[Any]:
+    """A field that is an entry of the request, [1 or more, width]."""
+    values = request.get(spec.entry)
+    return _nothing(spec) if values is None else np.asarray(values).reshape(-1, spec.width)
 
 
 def _nothing(spec: FieldSpec) -> NDArray[Any]:
@@ -117,10 +121,13 @@ def _nothing(spec: FieldSpec) -> NDArray[Any]:
     return np.full((1, spec.width), MISSING, np.int32)
 
 
-def _side_by_side(columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    if len(columns) == 1:
+def _side_by_side(columns: Sequence[NDArray[Any]], rows: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """The columns [1 or `rows`, width] as one tensor of so many rows; filling it is cheaper than NumPy's joining."""
+    if len(columns) == 1 and len(columns[0]) == rows:
         return columns[0].astype(dtype, copy=False)
-    rows = max((len(column) for column in columns), default=0)
-    return np.concatenate(
-        [np.broadcast_to(column, (rows, column.shape[1])) for column in columns], axis=1
-    ).astype(dtype, copy=False)
+    made = np.empty((rows, sum(column.shape[1] for column in columns)), dtype)
+    end = 0
+    for column in columns:
+        begin, end = end, end + column.shape[1]
+        made[:, begin:end] = column
+    return made
