@@ -76,7 +76,7 @@ def show_model(
     from rbserve.models.zoo import find_model
 
     if is_adopted(name):
-        raise UsageError(f"{name} was adopted: it has no options", "rbserve models lists what it is")
+        raise UsageError(f"{name} was adopted: it has no options", "what it is: rbserve models")
     spec = find_model(name)
     parts = {
         "config": list(_options(type(spec.config), vars(spec.config))),

@@ -138,7 +138,7 @@ MODELS = {
         "decoder", "a gpt2 model cannot be adopted as a reranker", options=TEXTS
     ),
     "a config that is no JSON": Wrong(
-        "spoilt_config", "transformers cannot load spoilt_config", options=TEXTS
+        "spoilt_config", "transformers cannot load the config of spoilt_config", options=TEXTS
     ),
     "a module that is not there": Wrong("gone_module:make", "there is no Python module gone_module"),
     "a factory that is not there": Wrong("wrong_rankers:gone", "wrong_rankers has no gone", "MODULE:FACTORY"),
