@@ -47,6 +47,7 @@ def test_a_config_survives_json(kind: str) -> None:
         "decay": "0.25",
         "dim": 8,
         "dropout": "0.25",
+        "leaves": "7",
         "max_tokens": 99,
         "lora_dropout": "0.25",
         "top_logprobs": "0",

@@ -327,6 +327,7 @@ def test_models_names_what_is_served(ask: Ask, artifact: Artifact) -> None:
                 "measured": [],
                 "measured_note": "not profiled",
                 "reranks": False,
+                "reads_time": False,
                 "examples": ["i0", "i1", "i2", "i3", "i4"],
             }
         ]
