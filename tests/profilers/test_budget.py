@@ -115,7 +115,7 @@ def budgeted(trained: Artifact, planted: Dataset, seconds: float) -> harness.Mea
     rows.split = rows.split.take(np.arange(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "open_test_rows", lambda *_: rows)
-        patch.setattr(rows, "baselines", lambda *_: Baselines({}, {}))
+        patch.setattr(rows, "baselines", lambda *_: Baselines({}, {}, {}))
         return profile(trained, planted, plan, ["onnx-fp32", "onnx-int8"])
 
 
