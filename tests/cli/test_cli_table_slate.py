@@ -67,6 +67,7 @@ def test_the_run_its_report_and_a_recommendation_have_it_as_a_slate(printed: str
     assert (answer["slate"], answer["pick"]["model"]) == ("table", "logistic")
 
 
+@pytest.mark.alone
 def test_the_gate_compares_it_like_any_other_slate(home: Path) -> None:
     sides = ("--base", "logistic.onnx", "--head", "logistic.onnx")
     words = ("check", *sides, *TABLE, "--metrics", "p50", "--budget", "40")
