@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.requests import slate_request
+from rbserve.core.requests import row_request, slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items
 from rbserve.data.artifact import Artifact
@@ -128,8 +128,8 @@ def calibrate(artifact: Artifact, dataset: Dataset, graphs: Sequence[Path]) -> l
         for number, row in enumerate(rng.permutation(len(clicks))[:REQUESTS]):
             others = rng.integers(len(artifact.items), size=SLATE - 1, dtype=np.int32)
             history = _shorten(clicks.histories[row], number, rng)
-            fields = {name: column[row : row + 1] for name, column in clicks.extras.items()}
-            scorer.score({**slate_request(history, np.append(clicks.candidates[row], others)), **fields})
+            slate = np.append(clicks.candidates[row], others)
+            scorer.score(row_request(history, slate, clicks.extras, row, row + 1))
     return [recorder.activations for recorder in recorders.values()]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rbserve.core.requests import slate_request
+from rbserve.core.requests import row_request, slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores
 from rbserve.core.variants import HALF_REFERENCE, REFERENCE
@@ -93,10 +93,7 @@ class ScoreReference:
         history, extras = self._rows.histories[row], self._rows.extras
         if not extras:
             return GoldenAnswer.of(history, slate, scorer.score(slate_request(history, slate)))
-        request = {
-            **slate_request(history, slate),
-            **{name: column[row : row + 1] for name, column in extras.items()},
-        }
+        request = row_request(history, slate, extras, row, row + 1)
         return GoldenAnswer.of_request(request, scorer.score(request))
 
     def is_equal(self, parity: Parity) -> bool:

@@ -42,6 +42,7 @@ from rbserve.features.counted import (
 )
 from rbserve.runtimes.evaluate import slate_starts
 from rbserve.train.encoders.embed import embed_texts
+from rbserve.train.spilling import open_database
 
 PARTS = 10
 MEMORY = 2 << 30
@@ -136,16 +137,12 @@ class _Counting:
         self, dataset: Dataset, folder: Path, vectors: Vectors | None, memory: int, progress: Progress
     ) -> None:
         """`vectors` are those of the items' texts, of length 1."""
-        import duckdb  # imported here: what is counted already needs no DuckDB
-
         self._dataset, self._progress, self._items = dataset, progress, len(dataset.items)
         self._train = dataset.ctr("train")
         self._times = dataset.column("ctr/train", "time") if dataset.by_time else None
         self._parts = _parts_by_time(self._times) if self._times is not None else self._train.users % PARTS
         self._vectors = vectors
-        self._database = duckdb.connect(str(folder / "counts.duckdb"))
-        self._database.execute(f"set memory_limit = '{memory >> 20}MiB'")
-        self._database.execute(f"set temp_directory = '{folder / 'spilled'}'")
+        self._database = open_database(folder, "counts", memory)
         self._database.execute("create table event (part tinyint, kind tinyint, user_ integer, item integer)")
         for place in range(0, len(self._train), PIECE):
             self._add(np.arange(place, min(place + PIECE, len(self._train))))

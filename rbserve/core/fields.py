@@ -12,7 +12,7 @@ A model that reads fields is given up to four tensors beside history and candida
     user_numbers  float32[numbers of the user]                         user_codes  int32[codes of the user]
 
 Columns stand in the order of the layout. Each field's codes begin at 0: a model that has one table for all of them adds
-`Layout.code_starts`.
+`code_starts`.
 """
 
 from __future__ import annotations

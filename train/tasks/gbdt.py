@@ -21,8 +21,8 @@ from rbserve.core.fields import Layout
 from rbserve.core.tasks import CTR
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.artifact import TREES
-from rbserve.data.columns import lists_as_before
 from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.data.dataset_export import request_starts
 from rbserve.models.configs import GbdtConfig
 from rbserve.runtimes.trees import column_names, tree_matrix
 from rbserve.stats.pairwise import auc
@@ -94,7 +94,9 @@ class GbdtTask:
         }  # fmt: skip
 
     def _dataset(self, rows: CtrSplit, **options: Any) -> lightgbm.Dataset:
-        group = _request_sizes(rows) if self._config.objective == "lambdarank" else None
+        group = None
+        if self._config.objective == "lambdarank":
+            group = np.diff(np.append(request_starts(rows), len(rows)))  # the rows of each request
         return lightgbm.Dataset(
             _Rows(self._fields, rows), np.asarray(rows.labels), group=group, params={"verbose": -1}, **options
         )
@@ -137,11 +139,3 @@ class _Rows(lightgbm.Sequence):  # type: ignore[misc]
 
     def __iter__(self) -> Any:
         return (self[begin : begin + PIECE] for begin in range(0, len(self), PIECE))
-
-
-def _request_sizes(rows: CtrSplit) -> NDArray[np.int64]:
-    """How many rows each request has: rows in turn of one user with one history."""
-    histories = rows.histories
-    same = lists_as_before(histories.values, histories.offsets[:-1], histories.lengths)
-    same[1:] &= rows.users[1:] == rows.users[:-1]
-    return np.diff(np.append(np.flatnonzero(~same), len(rows)))

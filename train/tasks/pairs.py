@@ -7,7 +7,6 @@ which DuckDB's threads add, and the same data gives the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from rbserve.core.types import Items, Progress
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import SeqSplit
+from rbserve.train.spilling import open_database
 from rbserve.train.tasks.seq import with_targets
 
 MEMORY = 2 << 30
 """Bytes that DuckDB may take; more goes to disk."""
-MEMORY_A_THREAD = 512 << 20
 MEMORY_A_PAIR = 256  # bytes, while pairs are summed
 UNIT = 2.0**-28
 ROWS = 1 << 16  # training sequences that are read at a time
@@ -53,18 +52,10 @@ class PairTable:
     """The pairs of a split's sequences in a temporary database below `folder`."""
 
     def __init__(self, folder: Path, decays: Sequence[float], memory: int = MEMORY) -> None:
-        import duckdb  # imported here: training another model does not need it
-
         self.decays = tuple(decays)
         self._sums = [f"sum_{place}" for place in range(len(decays))]
         self._at_once = max(1, memory // MEMORY_A_PAIR)
-        self._database = duckdb.connect(str(folder / "pairs.duckdb"))
-        threads = max(1, min(os.cpu_count() or 1, memory // MEMORY_A_THREAD))
-        self._database.execute(f"set memory_limit = '{memory >> 20}MiB'")
-        self._database.execute(
-            f"set temp_directory = '{str(folder / 'spilled').replace(chr(39), chr(39) * 2)}'"
-        )
-        self._database.execute(f"set threads = {threads}")
+        self._database = open_database(folder, "pairs", memory)
 
     def __enter__(self) -> PairTable:
         return self
