@@ -62,9 +62,11 @@ def scripted(answer: Answer) -> Iterator[str]:
         started.set()
         await stop.wait()
         server.close()
+        # Connections begin and end over several rounds of the loop; one whose handling never began would stay open.
+        await rounds(20)
         for task in tuple(handling):
             task.cancel()
-        await asyncio.sleep(0.05)  # connections end in the loop's next rounds
+        await rounds(20)
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
@@ -74,6 +76,11 @@ def scripted(answer: Answer) -> Iterator[str]:
     finally:
         found[0][1].call_soon_threadsafe(stop.set)
         thread.join(10)
+
+
+async def rounds(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 def at_once(number: int) -> tuple[float, int | None]:
