@@ -186,7 +186,7 @@ class DatasetWriter:
             counts={**counts, **self._counts()},
             dropped={reason: count for reason, count in sorted(dropped.items()) if count},
             repaired={reason: count for reason, count in sorted(repaired.items()) if count},
-            fingerprint=_fingerprint(self.folder, self._fields),
+            fingerprint=content_fingerprint(self.folder, self._fields),
             files={file.relative_to(self.folder).as_posix(): digest(file) for file in files},
             fields=self._fields,
         )
@@ -226,7 +226,7 @@ def _write_strings(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[li
     return rows
 
 
-def _fingerprint(folder: Path, fields: Sequence[FieldSpec]) -> str:
+def content_fingerprint(folder: Path, fields: Sequence[FieldSpec]) -> str:
     """A digest of the content, not of the files' bytes, which may change with the writer's version."""
     sha = hashlib.sha256(msgspec.json.encode(fields) if fields else b"")
     values = [f"fields/{values_file(spec)}" for spec in fields if spec.has_values]
