@@ -5,8 +5,9 @@
 - **histories**: each user, of every split, gets the history of another user of that split. A model falls to what can be
   said without the user, which `popularity` and `gbdt on counts` show.
 
-The copies are data sets of their own, NAME-labels-dealt and NAME-histories-dealt, below RBSERVE_HOME; what is trained on
-them stays there too. Accuracies are those of `rbserve profile` on all test rows, in onnx-fp32.
+The copies are data sets of their own, NAME-labels-dealt and NAME-histories-dealt, below RBSERVE_HOME; what is trained
+on them stays there too. Accuracies are those of `rbserve profile` on all test rows, in onnx-fp32. The intervals are
+those of the test users: labels that are dealt in another order give another AUC, above or below 0.5.
 """
 
 from __future__ import annotations
