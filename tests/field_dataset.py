@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rbserve.core.fields import FIRST, MISSING, UNSEEN, FieldSpec
+from rbserve.core.fields import FIRST, MISSING, UNSEEN, WORDS, FieldSpec
 from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import SPLITS, Dataset, open_dataset
@@ -30,6 +30,8 @@ OWN = (
     FieldSpec("likes_of", "user", "multi", size=FIRST + 3, width=2),
     FieldSpec("hour", "context", "number"),
     FieldSpec("page", "context", "category", size=FIRST + 2),
+    FieldSpec("town", "user", "category", size=FIRST + 5, hashed=True),
+    FieldSpec("words", "context", "multi", size=FIRST + 7, width=2, hashed=True, separator=WORDS),
 )
 VALUES = {"country": COUNTRIES, "page": PAGES, "tags": TAGS, "likes_of": TAGS}
 
@@ -75,7 +77,8 @@ def _values(
         numbers[rng.random(rows) < 0.05] = np.nan
         return numbers
     if spec.width == 1:
-        return rng.choice([MISSING, UNSEEN, *range(FIRST, spec.size)], rows).astype(np.int32)
+        unseen = () if spec.hashed else (UNSEEN,)
+        return rng.choice([MISSING, *unseen, *range(FIRST, spec.size)], rows).astype(np.int32)
     first = rng.integers(FIRST, spec.size, rows)
     second = np.where(rng.random(rows) < 0.5, rng.integers(FIRST, spec.size, rows), MISSING)
     return np.column_stack([first, second]).astype(np.int32)

@@ -135,15 +135,10 @@ def bodies(
 
 
 def request_coders(dataset: Dataset, names: Collection[str]) -> dict[str, FieldCoder]:
-    """By entry, what codes the fields of the user and of the context among `names`.
-
-    Hashed fields are left out: the values of their codes are not kept.
-    """
+    """By entry, what codes the fields of the user and of the context among `names`."""
     sent = (spec for spec in dataset.manifest.fields if spec.scope in ("user", "context"))
     return {
-        spec.entry: FieldCoder(spec, dataset.field_values(spec))
-        for spec in sent
-        if spec.name in names and not spec.hashed
+        spec.entry: FieldCoder(spec, dataset.field_values(spec)) for spec in sent if spec.name in names
     }
 
 

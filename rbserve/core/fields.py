@@ -71,6 +71,15 @@ class FieldSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.scope}.{self.name}"
 
 
+class HashedValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A value of a hashed field by its code, {"hash": 17}: what is known of a row whose value was not kept."""
+
+    hash: int
+
+    def __repr__(self) -> str:
+        return f'{{"hash": {self.hash}}}'
+
+
 @dataclass(frozen=True)
 class Layout:
     """The fields that a model reads, in the order of their columns."""

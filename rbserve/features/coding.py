@@ -5,7 +5,8 @@ column of a table, `FieldCoder.value` one Python value; a test holds them equal.
 
 - A number is float32. Nothing, an empty text and NaN are missing. A text that is no finite number is malformed: it is
   counted in a column, where it becomes a missing value, and refused as a single value.
-- A category is a code of the vocabulary; where there are too many values for one, a hash of its text.
+- A category is a code of the vocabulary; where there are too many values for one, a hash of its text. The values of a
+  hashed field are not kept, so that `FieldCoder.value` also takes a code in the place of a value (HashedValue).
 - Several categories are a list, a text that is a JSON list, or a text with a separator between them; or they are the
   words of a text, in lower case. Those beyond the field's width are cut off, and counted in a column.
 """
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rbserve.core.fields import FIRST, MISSING, UNSEEN, WORDS, FieldSpec
+from rbserve.core.fields import FIRST, MISSING, UNSEEN, WORDS, FieldSpec, HashedValue
 from rbserve.core.ids import EDGE, column_text, id_text, value_text
 
 MOST_VALUES = 1_000_000
@@ -85,7 +86,8 @@ class FieldCoder:
     def value(self, value: object) -> NDArray[Any]:
         """One Python value as float32[1] or int32[width]. Raises ValueError for a value that the field cannot have."""
         if not self.spec.is_number:
-            return np.array(self._row(categories(self.spec, value)), np.int32)
+            codes = self._given_codes(value) or self._codes_of(categories(self.spec, value))
+            return np.array(self._row(codes), np.int32)
         number = _number(_single(self.spec, value))
         if number is None:
             raise ValueError(f"{self.spec.name} takes a number, not {value!r}")
@@ -94,15 +96,26 @@ class FieldCoder:
     def raw(self, coded: NDArray[Any]) -> object:
         """A value of JSON that is coded so: a number, a text, a list of texts, or None where it is missing.
 
-        Of the codes of a hashed field, whose values are not kept, ValueError.
+        Of a hashed field, whose values are not kept, a HashedValue stands for a text.
         """
         if self.spec.is_number:
             number = float(coded.reshape(1)[0])
             return None if math.isnan(number) else number
-        if self.spec.hashed:
-            raise ValueError(f"{self.spec.name} is hashed: its values are not kept")
-        texts = [self._text(code) for code in coded.reshape(-1).tolist() if code != MISSING]
-        return texts if self.spec.kind == "multi" else next(iter(texts), None)
+        codes = [code for code in coded.reshape(-1).tolist() if code != MISSING]
+        values = [HashedValue(code) if self.spec.hashed else self._text(code) for code in codes]
+        return values if self.spec.kind == "multi" else next(iter(values), None)
+
+    def _given_codes(self, value: object) -> list[int]:
+        """The codes of a HashedValue, or of a list of them where there are several categories; none of other values."""
+        several = self.spec.kind == "multi" and isinstance(value, list | tuple)
+        given = cast(Sequence[object], value) if several else [value]
+        codes = [part.hash for part in given if isinstance(part, HashedValue)]
+        if not (codes and self.spec.hashed):
+            return []
+        last = self.spec.size - 1
+        if len(codes) < len(given) or not all(FIRST <= code <= last for code in codes):
+            raise ValueError(f"{self.spec.name} takes hashes from {FIRST} to {last}, not {value!r}")
+        return codes
 
     def _text(self, code: int) -> str:
         """The value of a code; of UNSEEN some text that the vocabulary does not have."""
@@ -137,14 +150,17 @@ class FieldCoder:
         if self.spec.kind == "multi":
             beyond = np.array([max(len(values) - self.spec.width, 0) for values in [*lists, []]])
             self.counts.cut += int(beyond[places].sum())
-        table = np.array([self._row(values) for values in [*lists, []]], np.int32)
+        table = np.array([self._row(self._codes_of(values)) for values in [*lists, []]], np.int32)
         codes: NDArray[np.int32] = table[places]
         return codes if self.spec.kind == "multi" else codes[:, 0]
 
-    def _row(self, values: Sequence[str]) -> list[int]:
-        """The codes of categories, filled up with MISSING to the field's width."""
-        codes = [self._code(value) for value in values[: self.spec.width]]
-        return codes + [MISSING] * (self.spec.width - len(codes))
+    def _codes_of(self, values: Sequence[str]) -> list[int]:
+        """The codes of as many categories as the field's width has room for."""
+        return [self._code(value) for value in values[: self.spec.width]]
+
+    def _row(self, codes: list[int]) -> list[int]:
+        """Codes cut off at the field's width, or filled up to it with MISSING."""
+        return codes[: self.spec.width] + [MISSING] * (self.spec.width - len(codes))
 
     def _code(self, value: str) -> int:
         if self.spec.hashed:
@@ -241,7 +257,7 @@ def text_hash(text: str) -> int:
 
 def _single(spec: FieldSpec, value: object) -> str:
     """The text of a value that is no list and no object."""
-    if isinstance(value, list | tuple | dict | set):
+    if isinstance(value, list | tuple | dict | set | HashedValue):
         noun = "a number" if spec.is_number else "one value"
         raise ValueError(f"{spec.name} takes {noun}, not {value!r}")
     return value_text(value)

@@ -20,6 +20,7 @@ from rbserve.core.wire import FieldInfo
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
+from rbserve.features.coding import text_hash
 from rbserve.features.counted import COUNTS
 from rbserve.profilers.client.verify import verify
 from rbserve.profilers.timing.requests import request_coders, request_values
@@ -101,6 +102,22 @@ def test_a_value_never_seen_and_one_that_is_missing_are_no_error(
     assert scores(ask, body(dataset, **sent)) == entries(model, dataset, **{entry: np.array(value)})
 
 
+def test_the_value_of_a_hashed_field_may_be_given_as_its_hash(
+    ask: Ask, model: Artifact, dataset: Dataset
+) -> None:
+    town = FIRST + text_hash("Ulm") % 5
+    words = [FIRST + text_hash(word) % 7 for word in ("red", "shoes")]
+    known = entries(
+        model, dataset, **{"user.town": np.array([town]), "context.words": np.array([words, [MISSING] * 2])}
+    )
+    by_text = {"user": {"town": "Ulm"}, "context": {"words": [["red", "shoes"], []]}}
+    by_hash = {
+        "user": {"town": {"hash": town}}, "context": {"words": [[{"hash": word} for word in words], []]}
+    }  # fmt: skip
+    assert scores(ask, body(dataset, **by_text)) == scores(ask, body(dataset, **by_hash)) == known
+    assert scores(ask, body(dataset)) != known
+
+
 @pytest.mark.parametrize(
     ("sent", "code", "part"),
     [
@@ -115,6 +132,11 @@ def test_a_value_never_seen_and_one_that_is_missing_are_no_error(
         ({"user": {"country": ["DE", "FR"]}}, "invalid_field", "takes one value"),
         ({"user": {"age": {"years": 3}}}, "invalid_request", "$.user"),
         ({"user": "DE"}, "invalid_request", "$.user"),
+        ({"user": {"town": {"hash": 7}}}, "invalid_field", 'takes hashes from 2 to 6, not {"hash": 7}'),
+        ({"user": {"town": {"hash": True}}}, "invalid_request", "$.user"),
+        ({"user": {"country": {"hash": 3}}}, "invalid_field", 'takes one value, not {"hash": 3}'),
+        ({"user": {"age": {"hash": 3}}}, "invalid_field", 'takes a number, not {"hash": 3}'),
+        ({"context": {"words": ["red", {"hash": 3}]}}, "invalid_field", "takes hashes from 2 to 8"),
         ({"time": 7}, "unknown_field", "time"),
         ({"time": "now"}, "invalid_request", "$.time"),
     ],
@@ -156,6 +178,7 @@ def test_the_list_of_models_and_the_document_have_the_fields(ask: Ask) -> None:
     fields = {field["name"]: field for field in listed["fields"]}
     assert (fields["country"]["scope"], fields["country"]["kind"]) == ("user", "category")
     assert fields["hour"]["takes"] == "a number, or a list with one for each candidate"
+    assert fields["town"]["takes"] == 'a text or a number, or {"hash": its code} in the place of each text'
     assert fields["price"]["takes"] is fields["likes"]["takes"] is None
     assert listed["reads_time"] is False
     schemas = ask("GET", "/openapi.json").json()["components"]["schemas"]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from rbserve.core.fields import HashedValue
 from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.wire import FeatureInfo, FieldInfo, RecommendResponse, RequestsInfo, ScoreResponse
@@ -42,7 +43,7 @@ Unknown = Annotated[
 ]
 
 
-FieldValue = str | int | float | bool | None
+FieldValue = str | int | float | bool | HashedValue | None
 """A value of a field; null is missing."""
 UserFields = Annotated[
     dict[str, FieldValue | list[FieldValue]] | UnsetType,

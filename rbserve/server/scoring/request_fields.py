@@ -85,6 +85,8 @@ def takes(spec: FieldSpec) -> str:
     value = {"number": "a number", "category": "a text or a number", "multi": "a list of categories"}[
         spec.kind
     ]
+    if spec.hashed:
+        value += ', or {"hash": its code} in the place of each text'
     return f"{value}, or a list with one for each candidate" if spec.scope == "context" else value
 
 
