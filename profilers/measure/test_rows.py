@@ -7,7 +7,6 @@ a file that the workers read (`inputs.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import DataError, UsageError
-from rbserve.core.fields import TIME
 from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
@@ -24,7 +22,6 @@ from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data, o
 from rbserve.data.judging import Judging, judging_of_data
 from rbserve.data.request_set import RequestSet
 from rbserve.data.similarity import data_sketch
-from rbserve.features.counted import reads_time
 from rbserve.home.paths import dataset_path
 from rbserve.profilers.timing.requests import EXTRA, REQUESTS, draw, draw_rows, draw_table
 from rbserve.runs.baselines import NO_BASELINES, Baselines, baselines
@@ -98,13 +95,10 @@ def check_data(artifact: Artifact, data: Dataset | RequestSet) -> None:
 
 
 def test_split(artifact: Artifact, dataset: Dataset) -> CtrSplit | SeqSplit:
-    """All test rows of an artefact's task, with their times where its features depend on them; DataError for none."""
+    """All test rows of an artefact's task, those of a split by time with their times; DataError for none."""
     split = dataset.rows(artifact.manifest.task, "test")
     if not len(split):
         raise DataError(f"data set {dataset.name} has no test rows for {artifact.name}")
-    if isinstance(split, CtrSplit) and reads_time(artifact.layout):
-        times = dataset.column(f"{artifact.manifest.task}/test", TIME)
-        split = replace(split, extras={**split.extras, TIME: times})
     return split
 
 

@@ -137,9 +137,7 @@ def bodies(
 def request_coders(dataset: Dataset, names: Collection[str]) -> dict[str, FieldCoder]:
     """By entry, what codes the fields of the user and of the context among `names`."""
     sent = (spec for spec in dataset.manifest.fields if spec.scope in ("user", "context"))
-    return {
-        spec.entry: FieldCoder(spec, dataset.field_values(spec)) for spec in sent if spec.name in names
-    }
+    return {spec.entry: FieldCoder(spec, dataset.field_values(spec)) for spec in sent if spec.name in names}
 
 
 def request_values(

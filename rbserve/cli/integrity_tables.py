@@ -9,7 +9,7 @@ from rbserve.cli.console import show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.data.integrity import Check, FieldFigures, IntegrityReport, SplitFigures
+    from rbserve.data.integrity_report import Check, FieldFigures, IntegrityReport, SplitFigures
 
 
 def show_integrity(report: IntegrityReport) -> None:

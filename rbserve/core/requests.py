@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Request: TypeAlias = "Mapping[str, NDArray[Any]]"
 """Arrays by the name of the tensor that they are."""
+NO_TENSORS: Request = {}
 
 SLATE = "N"
 TEXT = "str"

@@ -38,6 +38,7 @@ from rbserve.core.manifest import read_manifest
 from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged, open_column
+from rbserve.data.judging import prepare_command, remaking_command
 from rbserve.data.request_set import is_request_set
 
 SCHEMA = 2
@@ -288,7 +289,7 @@ class Dataset:
         if reason:
             raise DataError(
                 f"data set {self.name} is damaged: {path} {reason}",
-                f"rbserve prepare {self.manifest.source} makes it anew",
+                f"{remaking_command(self)} makes it anew",
             )
         return path
 
@@ -296,7 +297,7 @@ class Dataset:
 def open_dataset(path: Path) -> Dataset:
     """Opens a prepared data set; DataError when it is absent, unreadable or of another version."""
     file = path / "manifest.json"
-    again = f"rbserve prepare {path.name}"
+    again = prepare_command(path.name) or f"rbserve prepare {path.name}"
     if not file.is_file():
         raise DataError(f"no data set at {path}", again)
     if is_request_set(path):

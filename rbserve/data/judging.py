@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,13 @@ _OPTIONS = {
 }
 
 
-def prepare_command(name: str, sources: Container[str]) -> str | None:
-    """The command that makes the data set of this name, where the name is that of a source and a judging; else None."""
+def prepare_command(name: str, sources: Container[str] | None = None) -> str | None:
+    """The command that makes the data set of this name, where the name is that of a source and a judging; else None.
+
+    Without `sources`, any name before the judging is taken for one.
+    """
     for suffix, options in _OPTIONS.items():
-        if (source := name.removesuffix(suffix)) != name and source in sources:
+        if (source := name.removesuffix(suffix)) != name and (sources is None or source in sources):
             return f"rbserve prepare {source} {options}"
     return None
 
@@ -54,6 +58,23 @@ class Judging(msgspec.Struct, frozen=True):
         drawn = {"uniform": "random", "popularity": "popular"}.get(self.negatives_by, self.negatives_by)
         negatives = f"{self.negatives} {drawn} negatives" if self.negatives else "own dislikes"
         return f"split by {self.split}, {negatives}"
+
+
+def remaking_command(dataset: Dataset) -> str:
+    """The command that prepares a data set anew: its source, what it judges by, and its name where that is its own."""
+    manifest = dataset.manifest
+    judging = judging_of(manifest.source, manifest.options)
+    parts = [f"rbserve prepare {manifest.source}"]
+    named = manifest.name != manifest.source + ("" if dataset.is_log else judging.suffix)
+    if judging.split != "users" and not dataset.is_log:
+        parts.append(f"--split {judging.split}")
+    if judging.negatives and (named or judging.negatives_by != "uniform"):
+        parts.append(f"--negatives {judging.negatives}")
+    if judging.negatives_by != "uniform":
+        parts.append(f"--negatives-by {judging.negatives_by}")
+    if named:
+        parts.append(f"--name {shlex.quote(manifest.name)}")
+    return " ".join(parts)
 
 
 def judging_of_data(dataset: Dataset) -> Judging:

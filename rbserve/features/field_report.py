@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.fields import MISSING, UNSEEN, FieldSpec
 from rbserve.data.dataset import CtrSplit, Dataset
-from rbserve.data.integrity import LEAK, FieldFigures
+from rbserve.data.integrity_report import LEAK, FieldFigures
 from rbserve.stats.pairwise import auc
 
 ROWS = 200_000

@@ -1,8 +1,9 @@
 """The tensors of a model that reads fields (`core/fields.py`), made of a request by one code in training and serving.
 
 A request has history and candidates and, where the data set has such fields, an entry for each field of the user and of
-the context: of the user one value, of the context one value or one a candidate. What is left out is missing. `tensors`
-takes R rows of training as well: R candidates, with R values of each entry.
+the context: of the user one value, of the context one value or one a candidate. An entry of a field of the items
+(`item.price`) has a value for each candidate, which counts for candidates without a row. What is left out is missing.
+`tensors` takes R rows of training as well: R candidates, with R values of each entry.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from rbserve.core.fields import (
 )
 from rbserve.core.requests import Request, slate_of
 from rbserve.core.types import Items, Vectors
+
+NO_ROW = np.iinfo(np.int32).max
+"""The number of a candidate, or of an item of a history, that has no row in any table."""
 
 
 class Counter(Protocol):
@@ -99,7 +103,7 @@ class FeatureMaker:
             values = self._items[spec.name]
             known = candidates < len(values)  # items that were added since have no fields
             own = values[np.where(known, candidates, 0)].reshape(len(candidates), -1)
-            return own if known.all() else np.where(known[:, None], own, _nothing(spec))
+            return own if known.all() else np.where(known[:, None], own, _of_request(spec, request))
         return _of_request(spec, request)
 
 

@@ -127,10 +127,15 @@ class CtrModel(nn.Module):
             user, item = self.fields.beside(user, item, tensors)
         return self.interact(user, item)
 
-    def score_vectors(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """Click probabilities [N] of items with vectors [N, d] for the user of items with vectors [T, d]."""
+    def score_vectors(
+        self, history: Tensor, candidates: Tensor, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Click probabilities [N] of items with vectors [N, d] for the user of items with vectors [T, d].
+
+        `tensors` has those of the fields, as in `score`.
+        """
         user = history.sum(dim=0, keepdim=True) / max(len(history), 1)
-        return torch.sigmoid(self.interact(user, candidates))
+        return torch.sigmoid(self._interact(user, candidates, tensors))
 
     def vectors(self, user: Tensor, item: Tensor) -> Tensor:
         """The vectors [N, F, d] of both sides."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rbserve.core.types import Progress
     from rbserve.data.dataset import Split
     from rbserve.data.dataset_export import Columns, TableFormat
-    from rbserve.data.integrity import IntegrityReport
+    from rbserve.data.integrity_report import IntegrityReport
     from rbserve.train.datasets.options import Reading
 
 

@@ -14,16 +14,16 @@ class FieldScorer:
     """Scores requests of history, candidates and raw entries with a scorer that takes the tensors of a layout too."""
 
     def __init__(self, scorer: Scorer, maker: FeatureMaker) -> None:
-        self._scorer, self._maker = scorer, maker
+        self.scorer, self.maker = scorer, maker
 
     @property
     def layout(self) -> Layout:
         """The fields that are read."""
-        return self._maker.layout
+        return self.maker.layout
 
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
-        return self._scorer.score({**request, **self._maker.tensors(request)})
+        return self.scorer.score({**request, **self.maker.tensors(request)})
 
 
 def with_fields(artifact: Artifact, scorer: Scorer) -> Scorer:

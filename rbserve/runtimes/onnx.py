@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rbserve.core.fields import Layout
-from rbserve.core.requests import CANDIDATES, HISTORY, Request
+from rbserve.core.requests import CANDIDATES, HISTORY, NO_TENSORS, Request, slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
 from rbserve.core.variants import Variant
@@ -119,15 +119,15 @@ class OnnxScorer:
         """What the graph takes of a request that has more."""
         return {name: request[name] for name in self._inputs}
 
-    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
+    def score_vectors(self, history: Vectors, candidates: Vectors, tensors: Request = NO_TENSORS) -> Scores:
         """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d].
 
-        Only where the graph `takes_vectors`.
+        Only where the graph `takes_vectors`. `tensors` are those of the fields, of a model that reads some.
         """
         rows = np.arange(len(history) + len(candidates), dtype=np.int32)
         arrays = {
-            "history": rows[: len(history)],
-            "candidates": rows[len(history) :],
+            **tensors,
+            **slate_request(rows[: len(history)], rows[len(history) :]),
             ITEM_TABLE: np.concatenate([history, candidates]),
         }
         scores: Scores = self._session.run(None, arrays)[0]

@@ -1,7 +1,8 @@
 """Scoring with items that a model's table does not have, given by their texts, as candidates or in a history.
 
 A language model takes the tokens of a text. A model of group B or C takes a finished item vector
-(`runtimes/item_vectors.py`); its graph looks the vector up in a table that is an input of the call.
+(`runtimes/item_vectors.py`); its graph looks the vector up in a table that is an input of the call. A model that reads
+fields takes those of the item that the request has, and counts it as an item that no training row has.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rbserve.core.errors import UsageError
+from rbserve.core.requests import NO_TENSORS, Request, slate_request
 from rbserve.core.types import Items, Observe, Scorer, Scores, Vectors
+from rbserve.features.counted import SIMILARITIES
+from rbserve.features.maker import NO_ROW
 from rbserve.models.prompts import ItemTokenizer
 from rbserve.runtimes.fields import FieldScorer
 from rbserve.runtimes.item_vectors import ItemContent
 from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.trees import TreeScorer
 
 Mixed = list[int | str]
 """Items in order: a number is a row of the item table, a string the text of an item that has no row."""
@@ -26,8 +32,11 @@ KEPT_TEXTS = 10_000
 class TextScorer(Protocol):
     """Scores users and slates in which items may be given by their texts."""
 
-    def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
-        """Click probabilities float32[N]. Raises UsageError or ArtifactError where texts cannot be read here."""
+    def score(self, history: Mixed, candidates: Mixed, entries: Request, observe: Observe) -> Scores:
+        """Click probabilities float32[N]; `entries` is what the request has beside, of a model that reads fields.
+
+        Raises UsageError or ArtifactError where texts cannot be read here.
+        """
         ...
 
 
@@ -37,8 +46,11 @@ class VectorScorer(Protocol):
 
     takes_vectors: bool
 
-    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
-        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d]."""
+    def score_vectors(self, history: Vectors, candidates: Vectors, tensors: Request = NO_TENSORS) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d].
+
+        `tensors` are those of the fields, of a model that reads some.
+        """
         ...
 
 
@@ -48,8 +60,9 @@ class LanguageTexts:
     def __init__(self, scorer: LanguageScorer, tokenizer: ItemTokenizer) -> None:
         self._scorer, self._tokenizer = scorer, tokenizer
 
-    def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
-        """Click probabilities float32[N]."""
+    def score(self, history: Mixed, candidates: Mixed, entries: Request, observe: Observe) -> Scores:
+        """Click probabilities float32[N]; language models read no entries."""
+        del entries
         return self._scorer.score_tokens(self._tokens(history), self._tokens(candidates), observe)
 
     def _tokens(self, items: Mixed) -> list[Any]:
@@ -70,14 +83,14 @@ class VectorTexts:
         self._content: ItemContent | None = None
         self._kept: OrderedDict[str, Vectors] = OrderedDict()
 
-    def score(self, history: Mixed, candidates: Mixed, observe: Observe) -> Scores:
-        """Click probabilities float32[N]."""
+    def score(self, history: Mixed, candidates: Mixed, entries: Request, observe: Observe) -> Scores:
+        """Click probabilities float32[N]; the entries are the tensors of the fields, of a model that reads some."""
         if self._content is None:
             self._content = self._open()
         items = [*history, *candidates]
         vectors = self._vectors(items, self._content)
         observe("texts")
-        scores = self._scorer.score_vectors(vectors[: len(history)], vectors[len(history) :])
+        scores = self._scorer.score_vectors(vectors[: len(history)], vectors[len(history) :], entries)
         observe("forward")
         return scores
 
@@ -96,6 +109,29 @@ class VectorTexts:
         return vectors
 
 
+class FieldTexts:
+    """Texts for models that read fields: tensors are made as of an item without counts; `texts` scores with them.
+
+    Trees have no `texts`: of a new item they read its fields alone.
+    """
+
+    def __init__(self, scorer: FieldScorer, texts: VectorTexts | None) -> None:
+        self._scorer, self._texts = scorer, texts
+
+    def score(self, history: Mixed, candidates: Mixed, entries: Request, observe: Observe) -> Scores:
+        """Click probabilities float32[N]; the entries have fields of the new items too (`features/maker.py`)."""
+        rows = slate_request(_table_rows(history), _table_rows(candidates))
+        tensors = self._scorer.maker.tensors({**rows, **entries})
+        if self._texts is not None:
+            return self._texts.score(history, candidates, tensors, observe)
+        return self._scorer.scorer.score({**rows, **tensors})
+
+
+def _table_rows(items: Mixed) -> Items:
+    """The rows int32[K] of items; of those that are given by a text NO_ROW."""
+    return np.array([NO_ROW if isinstance(item, str) else item for item in items], np.int32)
+
+
 def mixed(rows: Items, texts: Sequence[str | None]) -> Mixed:
     """Rows and texts as one list of K items; `texts` has a text, or None at the place of the next of the rows."""
     row = iter(rows.tolist())
@@ -110,15 +146,27 @@ def text_scorer(
     `tokenizer` makes the tokenizer of a language model; it raises UsageError for a model that reads no texts.
     `open_content` opens the item content of groups B and C; it is None for every other model.
     """
-    from rbserve.core.errors import UsageError
-
     if isinstance(scorer, LanguageScorer):
         try:
             return LanguageTexts(scorer, tokenizer())
         except UsageError as error:
             return error.message
     if isinstance(scorer, FieldScorer):
-        return "it reads fields of items, which a text does not have"
+        return _field_texts(scorer, open_content)
+    return _vector_texts(scorer, open_content)
+
+
+def _field_texts(scorer: FieldScorer, open_content: Callable[[], ItemContent] | None) -> FieldTexts | str:
+    compared = [spec.name for spec in scorer.layout.counted if spec.name in SIMILARITIES]
+    if compared:
+        return f"its field {compared[0]} compares texts of the items that it was trained with"
+    if isinstance(scorer.scorer, TreeScorer):
+        return FieldTexts(scorer, None)
+    texts = _vector_texts(scorer.scorer, open_content)
+    return texts if isinstance(texts, str) else FieldTexts(scorer, texts)
+
+
+def _vector_texts(scorer: Scorer, open_content: Callable[[], ItemContent] | None) -> VectorTexts | str:
     if open_content is None or not isinstance(scorer, VectorScorer):
         return "it reads no texts of items"
     if not scorer.takes_vectors:

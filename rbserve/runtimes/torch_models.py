@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rbserve.core.requests import Request, slate_of
+from rbserve.core.requests import NO_TENSORS, Request, slate_of
 from rbserve.core.types import Items, Scores, Vectors
 from rbserve.models.prompts import Packed, Prompts, pack
 from rbserve.runtimes.ranking import Cache, Logits
@@ -33,22 +33,28 @@ class TorchScorer:
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]. The arrays are copied: torch wraps no read-only map of a file."""
         history, candidates = map(np.array, slate_of(request))
-        tensors = {name: self._from_numpy(np.array(request[name])) for name in self._tensors}
         with self._inference_mode():
             scores: Scores = self._model.score(
-                self._from_numpy(history), self._from_numpy(candidates), tensors
+                self._from_numpy(history), self._from_numpy(candidates), self._of_fields(request)
             ).numpy()
         return scores
 
     takes_vectors = True
 
-    def score_vectors(self, history: Vectors, candidates: Vectors) -> Scores:
-        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d]."""
+    def score_vectors(self, history: Vectors, candidates: Vectors, tensors: Request = NO_TENSORS) -> Scores:
+        """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d].
+
+        `tensors` are those of the fields, of a model that reads some.
+        """
         with self._inference_mode():
             scores: Scores = self._model.score_vectors(
-                self._from_numpy(history), self._from_numpy(candidates)
+                self._from_numpy(history), self._from_numpy(candidates), self._of_fields(tensors)
             ).numpy()
         return scores
+
+    def _of_fields(self, tensors: Request) -> dict[str, Any]:
+        """The tensors of the fields, copied, as torch has them."""
+        return {name: self._from_numpy(np.array(tensors[name])) for name in self._tensors}
 
 
 class TorchItemScores:

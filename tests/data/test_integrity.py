@@ -21,7 +21,8 @@ from rbserve.core.errors import DataError
 from rbserve.core.files import digest
 from rbserve.data import columns
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
-from rbserve.data.integrity import CHECKS, OF_HISTORIES, TABLE_2, TABLE_2_LINES, IntegrityReport, inspect
+from rbserve.data.integrity import CHECKS, OF_HISTORIES, TABLE_2, TABLE_2_LINES, inspect
+from rbserve.data.integrity_report import IntegrityReport
 from rbserve.train.protocol.options import Protocol
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally

@@ -248,11 +248,11 @@ def test_the_open_inference_protocol_has_an_optional_tensor_for_each_field(
     assert "there is no input" in infer(tensor("user.city", "BYTES", ["X"])).json()["error"]
 
 
-def test_a_text_has_no_fields_which_is_said(ask: Ask, dataset: Dataset) -> None:
+def test_a_row_of_ids_and_fields_reads_no_texts_which_is_said(ask: Ask, dataset: Dataset) -> None:
     request = body(dataset) | {"candidates": [{"text": "topic0word1"}]}
     error = ask("POST", "/v1/score", json=request).json()["error"]
     assert (error["code"], error["message"]) == (
-        "no_texts", "dnn scores no new items: it reads fields of items, which a text does not have"
+        "no_texts", "dnn scores no new items: it reads no texts of items"
     )  # fmt: skip
 
 

@@ -84,6 +84,52 @@ def test_a_new_item_has_the_fields_of_the_table_and_no_counts(
     assert np.isfinite(open_scorer(grown, "onnx-fp32").score(slate_request(history, rows))).all()
 
 
+def test_a_text_with_fields_scores_like_the_item_that_has_them(
+    copy: Artifact, dataset: Dataset, table: Path
+) -> None:
+    ids, further = [*dataset.items.ids], {"user": {"country": "FR"}, "context": {"hour": [7, 8, 9]}}
+
+    def scores(artifact: Artifact, *new: object) -> list[float]:
+        service = open_service(artifact, "onnx-fp32", 1)
+        body = {"history": ids[:3], "candidates": [ids[5], *new], **further}
+        answer = asker(Models([service]), Limits())("POST", "/v1/score", json=body)
+        service.close()
+        assert answer.status_code == 200, answer.text
+        return [scored["score"] for scored in answer.json()["scores"]]
+
+    sent = [
+        {"text": "topic1word2", "fields": {"price": 2.5, "tags": ["blue", "purple"]}},
+        {"text": "topic0word1", "id": "mine"},
+    ]
+    by_text = scores(copy, *sent)
+    add_items(copy, table, "item_id", "title", fields=["price", "tags"])
+    by_id = scores(open_artifact(copy.path), "f0", "f1")
+    np.testing.assert_allclose(by_text, by_id, rtol=1e-6)
+    assert len({*by_text}) == 3
+
+
+def test_fields_of_a_text_that_a_model_cannot_take_are_refused(copy: Artifact, dataset: Dataset) -> None:
+    service, ids = open_service(copy, "onnx-fp32", 1), dataset.items.ids
+    ask = asker(Models([service]), Limits())
+
+    def error(new: dict[str, object], history: list[object] | None = None) -> tuple[str, str]:
+        body = {"history": history or [ids[0]], "candidates": [new]}
+        refused = ask("POST", "/v1/score", json=body).json()["error"]
+        return refused["code"], f"{refused['message']}; {refused['hint']}"
+
+    assert error({"text": "a", "fields": {"colour": "red"}}) == (
+        "unknown_field", f"{copy.name}: the model reads no field colour of items; it reads price, tags"
+    )  # fmt: skip
+    code, message = error({"text": "a", "fields": {"price": "cheap"}})
+    assert (code, "takes a number, not 'cheap'" in message) == ("invalid_field", True)
+    code, message = error({"text": "a"}, [{"text": "b", "fields": {"price": 1}}])
+    assert (code, "no fields of items of the history" in message) == ("unknown_field", True)
+    assert error({"text": "a", "fields": 3})[0] == "invalid_request"
+    rerank = ask("POST", "/v1/rerank", json={"query": "a", "documents": ["b"]}).json()["error"]
+    assert "it reads fields, which a document does not have" in rerank["message"]
+    service.close()
+
+
 def test_a_new_item_without_fields_is_served_and_can_be_retired(
     copy: Artifact, dataset: Dataset, table: Path
 ) -> None:

@@ -22,7 +22,7 @@ from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 from rbserve.train.counting import PARTS, counted_features, pair_features
 from rbserve.train.distill.lesson import prepare_lesson
-from rbserve.train.distill.teacher import draw_slates
+from rbserve.train.distill.teacher import count_pairs, draw_slates, score_slates
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
 from rbserve.train.tasks.ctr import make
@@ -68,6 +68,43 @@ def test_a_teacher_is_asked_with_the_fields_of_the_rows(dataset: Dataset, teache
             np.testing.assert_array_equal(request[name][: len(known[name])], known[name])
         assert len(request["context.hour"]) == len(request["candidates"])
         assert len(request["user.country"]) == 1
+
+
+def test_a_teacher_does_not_count_the_users_own_rows(
+    dataset: Dataset, teacher: Artifact, tmp_path: Path
+) -> None:
+    rows, counted = dataset.ctr("train"), counted_features(dataset, None)
+    columns = [counted.manifest.names.index(spec.name) for spec in teacher.layout.counted]
+    plain = draw_slates(rows, 3, seed=1, users=12)
+    slates = count_pairs(teacher, dataset, plain, lambda *_: None)
+    labelled = rows.candidates[slates.pair_rows] == np.concatenate(
+        [slates.candidates(slate) for slate in range(len(slates))]
+    )
+    assert slates.counted is not None
+    own = slates.pair_rows[labelled]
+    np.testing.assert_array_equal(slates.counted[labelled], counted.features("train")[own][:, columns])
+    found = score_slates(teacher, "torch-fp32", slates, tmp_path / "own")
+    extras = {name: column[own] for name, column in rows.extras.items()}
+    extras[COUNTED] = counted.features("train")[own][:, columns]
+    scorer = open_scorer(teacher, "torch-fp32")
+    expected = score_rows(scorer, rows.histories.take(own), rows.candidates[own], extras)
+    np.testing.assert_allclose(found[labelled], expected, rtol=1e-5)
+    by_all = score_slates(teacher, "torch-fp32", plain, tmp_path / "all")
+    assert not np.allclose(found, by_all, rtol=1e-3), (
+        "the counts of all training rows have the users' own rows"
+    )
+
+
+def test_a_lesson_of_a_teacher_with_counts_has_those_scores(
+    dataset: Dataset, teacher: Artifact, tmp_path: Path
+) -> None:
+    teaching = Teaching(pairs=2, teacher_users=9, alpha=1.0)
+    lesson = prepare_lesson(teacher, "dnn", dataset, teaching, 1, tmp_path)
+    slates = count_pairs(teacher, dataset, draw_slates(dataset.ctr("train"), 2, 1, 9), lambda *_: None)
+    (folder,) = tmp_path.iterdir()
+    saved = np.concatenate([np.load(file) for file in sorted(folder.iterdir())])
+    expected = score_slates(teacher, lesson.record.variant, slates, tmp_path / "again")
+    np.testing.assert_allclose(saved, expected, rtol=1e-5)
 
 
 def test_a_student_reads_the_fields_of_its_pairs(dataset: Dataset, teacher: Artifact, tmp_path: Path) -> None:

@@ -27,11 +27,13 @@ from rbserve.machine.environment import allowed_cores
 from rbserve.stats.pairwise import auc, log_odds
 from rbserve.train.distill.teacher import (
     Slates,
+    count_pairs,
     describe_work,
     draw_slates,
     fastest_variant,
     score_slates,
     scores_name,
+    unscored,
 )
 from rbserve.train.tasks.ctr import SoftRows
 
@@ -74,6 +76,8 @@ def prepare_lesson(
     slates = draw_slates(train, teaching.pairs, seed, teaching.teacher_users)
     files = folder / scores_name(teacher, variant, dataset, teaching.pairs, seed)
     say(describe_work(teacher, variant, slates, files))
+    if teacher.layout.counted and unscored(slates, files):
+        slates = count_pairs(teacher, dataset, slates, progress)
     scores = score_slates(teacher, variant, slates, files, len(allowed_cores()) or 1, progress)
     parts = _split_scores(slates, scores)
     labels = train.labels[parts.rows]

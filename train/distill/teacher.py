@@ -1,5 +1,8 @@
 """A teacher's scores of training users: of their labelled candidates, and of random items without a label.
 
+A teacher that reads counted features is given those of training: without the user's own rows, or those before the row.
+Counts of all training rows would tell it the labels that its scores stand beside.
+
 A language model takes long to score them. Scores are saved in a folder, a file for each PIECE of slates, and read from
 there: stopped work continues and ends in the same bytes. The seed draws the order of the users, so that a run with
 more users continues the files of one with fewer.
@@ -9,24 +12,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.errors import Interrupted, RbserveError
+from rbserve.core.fields import COUNTED
 from rbserve.core.files import optional_write, replacing
 from rbserve.core.requests import Request, row_request, slate_of, slate_request
-from rbserve.core.types import Items, Progress, Scores, no_progress
+from rbserve.core.types import Items, Progress, Scores, Vectors, no_progress
 from rbserve.core.variants import DEFAULT_SERVED, REFERENCE
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.models.configs import config_from_dict
 from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.opening import open_scorer
 from rbserve.train.fitting.loop import Rows
+from rbserve.train.tasks.fields import read_fields
 from rbserve.train.tasks.language import users_begin
 
 PIECE = 32
@@ -38,7 +46,8 @@ class Slates:
     """S slates for a teacher to score, each with one history of a training user: labelled candidates, then others.
 
     Slate s has the training rows `begins[s]` to `ends[s]` and the items `unlabelled[s]`. The slates of a user are
-    adjacent, in the order of the rows.
+    adjacent, in the order of the rows. `counted` float32[sum of sizes, features] has the counted features that the
+    teacher reads, of every pair (`count_pairs`).
     """
 
     train: CtrSplit
@@ -46,6 +55,7 @@ class Slates:
     ends: Rows
     unlabelled: Ragged
     users: int
+    counted: Vectors | None = None
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -54,6 +64,19 @@ class Slates:
     def sizes(self) -> NDArray[np.int64]:
         """The number of candidates of each slate, int64[S]."""
         return self.ends - self.begins + self.unlabelled.lengths
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The place of each slate's first pair among all pairs, int64[S + 1]; the last is their number."""
+        return np.concatenate(([0], np.cumsum(self.sizes)))
+
+    @cached_property
+    def pair_rows(self) -> Rows:
+        """The training row of every pair, int64[sum of sizes]; for items without a label the first of the slate."""
+        rows = [np.empty(0, np.int64)]
+        for begin, end, others in zip(self.begins, self.ends, self.unlabelled.lengths, strict=True):
+            rows += [np.arange(begin, end), np.repeat(begin, others)]
+        return np.concatenate(rows)
 
     def history(self, slate: int) -> Items:
         """The history int32[T] of a slate."""
@@ -69,10 +92,24 @@ class Slates:
         request = slate_request(self.history(slate), self.candidates(slate))
         if not has_fields:
             return request
-        begin, end = int(self.begins[slate]), int(self.ends[slate])
-        rows = np.concatenate([np.arange(begin, end), np.repeat(begin, len(self.unlabelled[slate]))])
+        places = slice(self.starts[slate], self.starts[slate + 1])
+        rows = self.pair_rows[places]
         extras = {name: column[rows] for name, column in self.train.extras.items()}
+        if self.counted is not None:
+            extras[COUNTED] = self.counted[places]
         return row_request(*slate_of(request), extras, 0, len(rows))
+
+
+def count_pairs(teacher: Artifact, dataset: Dataset, slates: Slates, progress: Progress) -> Slates:
+    """The slates with the counted features that the teacher reads, counted for each pair as for its training row."""
+    config: Any = config_from_dict(teacher.manifest.config_kind, teacher.manifest.config)
+    fields = read_fields(config, dataset, progress)
+    assert fields
+    assert fields.counted
+    candidates = np.concatenate([slates.candidates(slate) for slate in range(len(slates))])
+    counted = fields.extras_of(slates.pair_rows, candidates, progress)[COUNTED]
+    names = fields.counted.manifest.names
+    return replace(slates, counted=counted[:, [names.index(spec.name) for spec in teacher.layout.counted]])
 
 
 def draw_slates(train: CtrSplit, pairs: int, seed: int, users: int = 0) -> Slates:
@@ -121,7 +158,9 @@ def fastest_variant(teacher: Artifact) -> str:
 
 def scores_name(teacher: Artifact, variant: str, dataset: Dataset, pairs: int, seed: int) -> str:
     """The name of the folder of a teacher's scores; another for each input that scores depend on."""
-    depends = [teacher.model_digest, variant, dataset.fingerprint, pairs, seed]
+    depends: list[object] = [teacher.model_digest, variant, dataset.fingerprint, pairs, seed]
+    if teacher.layout.counted:
+        depends.append("counted without the user")  # earlier versions counted by all training rows
     return f"{teacher.name}.{variant}.{hashlib.sha256(msgspec.json.encode(depends)).hexdigest()[:16]}"
 
 
@@ -137,7 +176,7 @@ def score_slates(
 
     Raises Interrupted on Ctrl-C, which loses one piece at most.
     """
-    ends = np.cumsum(slates.sizes).tolist()
+    ends = slates.starts[1:].tolist()
     scorer, pieces = None, [np.empty(0, np.float32)]
     line = f"pairs scored by {teacher.name}"
     try:
@@ -161,14 +200,19 @@ def score_slates(
     return np.concatenate(pieces)
 
 
-def describe_work(teacher: Artifact, variant: str, slates: Slates, folder: Path) -> str:
-    """One line that says how many pairs the teacher will score, and how many were scored before."""
-    todo = [
+def unscored(slates: Slates, folder: Path) -> list[int]:
+    """The slates whose scores are not saved in the folder."""
+    return [
         place
         for file, places, pairs in _pieces(slates, folder)
         if _read(file, pairs) is None
         for place in places
     ]
+
+
+def describe_work(teacher: Artifact, variant: str, slates: Slates, folder: Path) -> str:
+    """One line that says how many pairs the teacher will score, and how many were scored before."""
+    todo = unscored(slates, folder)
     pairs, missing = int(slates.sizes.sum()), int(slates.sizes[todo].sum())
     labelled = int((slates.ends - slates.begins).sum())
     line = (

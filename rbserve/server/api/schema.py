@@ -70,6 +70,13 @@ class NewItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text: Annotated[str, Meta(description="Not blank.")]
     id: Annotated[ItemId | None, Meta(description="What the answer is to call it. " + NUMBERS)] = None
+    fields: Annotated[
+        dict[str, FieldValue | list[FieldValue]] | UnsetType,
+        Meta(
+            description="Of a candidate, its fields of items by name, for models that read them. What is left out is "
+            "missing."
+        ),
+    ] = UNSET
 
     @property
     def name(self) -> str | None:

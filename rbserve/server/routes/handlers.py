@@ -66,7 +66,7 @@ from rbserve.server.routes.features import (
     parse_scores,
     require_items,
 )
-from rbserve.server.routes.fields import field_entries, fields_info
+from rbserve.server.routes.fields import field_entries, fields_info, item_entries
 from rbserve.server.routes.rerank import RerankRoute, reads_texts, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
@@ -163,6 +163,9 @@ class Handlers:
         candidates = self._candidates(service, body.candidates)
         time = None if body.time is msgspec.UNSET else body.time
         slate = SlateQuery(history, candidates, field_entries(service, body.fields, time, len(names)))
+        if slate.has_texts:
+            new = item_entries(service, body.history, body.candidates)
+            slate = slate._replace(entries={**slate.entries, **new})
         return _Prepared(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
 
     def _candidates(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> ItemList:

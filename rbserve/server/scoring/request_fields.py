@@ -1,9 +1,11 @@
 """Fields of a request, in JSON, become the entries that a model's tensors are made of (`core/fields.py`).
 
-    {"history": […], "candidates": […], "user": {"country": "DE"}, "context": {"hour": 7}, "time": 1700000000}
+    {"history": […], "candidates": ["172", {"text": "…", "fields": {"price": 3}}],
+     "user": {"country": "DE"}, "context": {"hour": 7}, "time": 1700000000}
 
-A field of the user has one value. A field of the context has one value, or a list with one for each candidate. What is
-left out, or null, is missing; a category that training did not have is UNSEEN. Values are coded as those of the data
+A field of the user has one value. A field of the context has one value, or a list with one for each candidate. Items of
+the table have their fields there; a candidate that is given by its text brings its own. What is left out, or null, is
+missing; a category that training did not have is UNSEEN. Values are coded as those of the data
 set were (`features/coding.py`): served scores equal profiled ones to the bit.
 """
 
@@ -35,8 +37,10 @@ class RequestFields:
     def __init__(self, layout: Layout, coders: Mapping[str, FieldCoder]) -> None:
         self.layout = layout
         self.reads_time = reads_time(layout)
-        sent = [spec for spec in layout.fields if spec.scope in SCOPES]
-        self._coders = {spec.entry: coders[spec.name] for spec in sent}
+        self._coders, self._item_coders = (
+            {spec.entry: coders[spec.name] for spec in layout.fields if spec.scope in scopes}
+            for scopes in (SCOPES, ("item",))
+        )
 
     @property
     def sent(self) -> Sequence[FieldSpec]:
@@ -59,6 +63,26 @@ class RequestFields:
                 entries[entry] = _coded(coder, value, slate)
         if time is not None:
             entries[TIME] = self._time(time)
+        return entries
+
+    def read_items(self, fields: Sequence[Mapping[str, Any] | None]) -> Entries:
+        """The entries of fields of items; `fields` has those of each candidate, None of one that has a row.
+
+        Raises FeatureError for a field of items that the model does not read, and for a value that it cannot have.
+        """
+        for own in fields:
+            for name in own or {}:
+                if f"item.{name}" not in self._item_coders:
+                    known = ", ".join(coder.spec.name for coder in self._item_coders.values())
+                    hint = f"it reads {known}" if known else "leave it out: it reads no fields of items"
+                    raise FeatureError(
+                        "unknown_field", f"the model reads no field {name[:80]} of items", hint
+                    )
+        entries = {}
+        for entry, coder in self._item_coders.items():
+            values = [(own or {}).get(coder.spec.name) for own in fields]
+            if any(value is not None for value in values):
+                entries[entry] = _values(coder, values)
         return entries
 
     def _time(self, time: int) -> NDArray[np.int64]:
@@ -97,8 +121,14 @@ def _coded(coder: FieldCoder, value: Any, slate: int) -> NDArray[Any]:
     if values is value and len(values) != slate:
         message = f"{spec.entry} has {len(values)} values, and the request has {slate} candidates"
         raise FeatureError("invalid_field", message, f"{spec.entry}: {takes(spec)}")
+    return _values(coder, values)
+
+
+def _values(coder: FieldCoder, values: Sequence[Any]) -> NDArray[Any]:
+    """The codes or numbers of R values of a field, [R, width]. Raises FeatureError for one that it cannot have."""
+    spec = coder.spec
     try:
-        return np.array([coder.value(own) for own in values]).reshape(len(values), spec.width)
+        return np.array([coder.value(value) for value in values]).reshape(len(values), spec.width)
     except ValueError as error:
         raise FeatureError(
             "invalid_field", f"{spec.entry}: {error}", f"{spec.entry}: {takes(spec)}"

@@ -93,7 +93,7 @@ class TextWork(Protocol):
 class SlateQuery(NamedTuple):
     """A query for the scores of N candidates for the user of a history of T items.
 
-    `entries` are the fields of the user and of the context and the time, of a model that reads them.
+    `entries` are the fields of the user, of the context and of new items, and the time, of a model that reads them.
     """
 
     history: ItemList
@@ -128,7 +128,7 @@ class Scoring:
         history, candidates, entries = query
         if isinstance(history, list) or isinstance(candidates, list):
             assert not isinstance(self.texts, str)
-            scores = self.texts.score([*history], [*candidates], observe)
+            scores = self.texts.score([*history], [*candidates], entries, observe)
         elif self._staged is not None:
             scores = self._staged(slate_request(history, candidates), observe)
         else:
@@ -155,6 +155,8 @@ class Scoring:
     @property
     def no_texts(self) -> str | None:
         """Why the model reads no texts; None where it does."""
+        if self.fields.layout:
+            return "it reads fields, which a document does not have"
         return self.texts if isinstance(self.texts, str) else None
 
     def text_query(self, queries: Sequence[str], documents: Sequence[str]) -> SlateQuery:
