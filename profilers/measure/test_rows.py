@@ -19,7 +19,7 @@ from rbserve.core.tasks import CTR
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset, SeqSplit, check_same_data, open_dataset
-from rbserve.data.judging import Judging, judging_of_data
+from rbserve.data.judging import Judging
 from rbserve.data.request_set import RequestSet
 from rbserve.data.similarity import data_sketch
 from rbserve.home.paths import dataset_path
@@ -155,7 +155,7 @@ class DatasetRows:
 
     def judging(self) -> Judging:
         """The judging of the data set."""
-        return judging_of_data(self._data)
+        return self._data.judging
 
 
 class RequestRows:
@@ -231,7 +231,7 @@ class RequestRows:
 
     def judging(self) -> Judging | None:
         """The judging of the data set whose test rows these are, if there is one."""
-        return judging_of_data(self._data) if self._data else None
+        return self._data.judging if self._data else None
 
     @cached_property
     def _users(self) -> NDArray[np.int32]:

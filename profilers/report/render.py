@@ -34,7 +34,6 @@ from rbserve.core.errors import DataError
 from rbserve.core.files import replacing_directory
 from rbserve.core.tasks import TASKS
 from rbserve.data.dataset import open_dataset
-from rbserve.data.judging import judging_of_data
 from rbserve.data.similarity import data_sketch
 from rbserve.profilers.compare.answers import answers
 from rbserve.profilers.compare.figures import page_choices, point_record
@@ -91,7 +90,7 @@ def with_sketch(run: Measurement, folder: Path) -> Measurement:
         if data.fingerprint != run.dataset_fingerprint:
             return run
         sketch = run.data_sketch or data_sketch(data)
-        return msgspec.structs.replace(run, data_sketch=sketch, judging=judging_of_data(data))
+        return msgspec.structs.replace(run, data_sketch=sketch, judging=data.judging)
     except DataError:  # damaged, or of another version: a report does not need it
         return run
 

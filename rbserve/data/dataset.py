@@ -38,7 +38,7 @@ from rbserve.core.manifest import read_manifest
 from rbserve.core.tasks import CTR, SEQREC, TASKS
 from rbserve.core.types import Items
 from rbserve.data.columns import Ragged, open_column
-from rbserve.data.judging import prepare_command, remaking_command
+from rbserve.data.judging import Judging, judging_of, prepare_command
 from rbserve.data.request_set import is_request_set
 
 SCHEMA = 2
@@ -207,6 +207,18 @@ class Dataset:
         """Whether each row is a request of its own: no users, no histories, one item, known by its fields alone."""
         return self.manifest.options.get("history") == 0
 
+    @property
+    def judging(self) -> Judging:
+        """How the data set judges models, with the sizes of its source."""
+        judging = judging_of(self.manifest.source, self.manifest.options)
+        return msgspec.structs.replace(judging, sizes=self.manifest.counts["source"])
+
+    @property
+    def _remaking_command(self) -> str:
+        if self.is_log:  # time is all that can divide it, which its name does not say
+            return Judging(self.manifest.source).remaking_command(self.name)
+        return self.judging.remaking_command(self.name)
+
     @cached_property
     def items(self) -> ItemTable:
         return read_items(self.file("items.parquet"))
@@ -289,7 +301,7 @@ class Dataset:
         if reason:
             raise DataError(
                 f"data set {self.name} is damaged: {path} {reason}",
-                f"{remaking_command(self)} makes it anew",
+                f"{self._remaking_command} makes it anew",
             )
         return path
 

@@ -29,10 +29,13 @@ from rbserve.data.integrity_report import (
     SplitFigures,
     TextCoverage,
 )
-from rbserve.data.judging import judging_of
 
 FOREVER = int(np.iinfo(np.int64).max)
 WITHOUT_TEXT = "item without text or not in the item file"
+FEWEST_STARTS = 100
+"""Users of whom it is asked whether they begin together."""
+STARTS_TOGETHER = 0.2
+"""The share of users who begin at one moment above which times are told as doubtful."""
 REPEATED = "repeated item of a user"
 
 # RecBench, Table 2: pair-wise is ctr, list-wise seqrec; finetune is train and valid together.
@@ -75,7 +78,7 @@ def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:
     """
     manifest, items, findings = dataset.manifest, _item_count(dataset), _Findings()
     looks = [look for task in (CTR, SEQREC) for look in _inspect_task(dataset, task.name, items, findings)]
-    split = judging_of(manifest.source, manifest.options).split
+    split = dataset.judging.split
     left = OF_USERS if dataset.is_log else ()
     checks = [
         findings.check(name) for name in CHECKS if OF_A_SPLIT.get(name, split) == split and name not in left
@@ -93,6 +96,23 @@ def inspect(dataset: Dataset, paper: str | None = None) -> IntegrityReport:
         lost=_reasons(lost), left_out=_reasons(left_out), repaired=_reasons(manifest.repaired),
         checks=checks, paper=paper, table_2=_beside_paper(paper, looks) if paper else [],
     )  # fmt: skip
+
+
+def shared_start(dataset: Dataset) -> float | None:
+    """The share of the users of training rows who begin at one moment, the most frequent one; None of few users.
+
+    Where times are moments, users begin at many of them. Where a source counts days or places of each user's own
+    rows, nearly all begin together.
+    """
+    first = np.full(int(dataset.column("ctr/train", "user").max(initial=-1)) + 1, FOREVER)
+    for users, times in zip(
+        blocks(dataset.column("ctr/train", "user")), blocks(dataset.column("ctr/train", "time")), strict=True
+    ):
+        np.minimum.at(first, users, times)
+    first = first[first < FOREVER]
+    if len(first) < FEWEST_STARTS:
+        return None
+    return float(np.unique_counts(first).counts.max() / len(first))
 
 
 @dataclass(frozen=True)
@@ -200,8 +220,7 @@ def _open(dataset: Dataset, task: TaskName, split: Split) -> _Columns:
     if len({len(part) for part in (users, items, times, newest, histories, labels) if part is not None}) > 1:
         raise DataError(f"data set {dataset.name} is damaged: columns of {where} differ in length")
     longest = int(dataset.manifest.options["history"]) - TASKS[task].ranks  # which counts the target
-    by_time = judging_of(dataset.manifest.source, dataset.manifest.options).split == "time"
-    is_strict = by_time or not TASKS[task].ranks
+    is_strict = dataset.by_time or not TASKS[task].ranks
     return _Columns(where, task, split, users, items, labels, times, newest, histories, longest, is_strict)
 
 

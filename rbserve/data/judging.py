@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Container, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    from rbserve.data.dataset import Dataset
 
 NAMES = {"time": "-time", "popularity": "-popular"}
 """What the name of a data set ends with where it does not judge as the paper does, by the value of the option."""
@@ -52,36 +49,25 @@ class Judging(msgspec.Struct, frozen=True):
         """What the data set's name ends with: "" as in the paper, "-time", "-popular" or "-time-popular"."""
         return "".join(NAMES.get(value, "") for value in (self.split, self.negatives_by))
 
+    def remaking_command(self, name: str) -> str:
+        """The command that prepares a data set of this judging and this name anew."""
+        parts, named = [f"rbserve prepare {self.source}"], name != f"{self.source}{self.suffix}"
+        if self.split != "users":
+            parts.append(f"--split {self.split}")
+        if self.negatives and (named or self.negatives_by != "uniform"):
+            parts.append(f"--negatives {self.negatives}")
+        if self.negatives_by != "uniform":
+            parts.append(f"--negatives-by {self.negatives_by}")
+        if named:
+            parts.append(f"--name {shlex.quote(name)}")
+        return " ".join(parts)
+
     @property
     def title(self) -> str:
         """The judging in words: split by time, 2 popular negatives."""
         drawn = {"uniform": "random", "popularity": "popular"}.get(self.negatives_by, self.negatives_by)
         negatives = f"{self.negatives} {drawn} negatives" if self.negatives else "own dislikes"
         return f"split by {self.split}, {negatives}"
-
-
-def remaking_command(dataset: Dataset) -> str:
-    """The command that prepares a data set anew: its source, what it judges by, and its name where that is its own."""
-    manifest = dataset.manifest
-    judging = judging_of(manifest.source, manifest.options)
-    parts = [f"rbserve prepare {manifest.source}"]
-    named = manifest.name != manifest.source + ("" if dataset.is_log else judging.suffix)
-    if judging.split != "users" and not dataset.is_log:
-        parts.append(f"--split {judging.split}")
-    if judging.negatives and (named or judging.negatives_by != "uniform"):
-        parts.append(f"--negatives {judging.negatives}")
-    if judging.negatives_by != "uniform":
-        parts.append(f"--negatives-by {judging.negatives_by}")
-    if named:
-        parts.append(f"--name {shlex.quote(manifest.name)}")
-    return " ".join(parts)
-
-
-def judging_of_data(dataset: Dataset) -> Judging:
-    """The judging of a prepared data set, with the sizes of its source."""
-    manifest = dataset.manifest
-    judging = judging_of(manifest.source, manifest.options)
-    return msgspec.structs.replace(judging, sizes=manifest.counts["source"])
 
 
 def judging_of(source: str, options: Mapping[str, Any]) -> Judging:

@@ -77,6 +77,7 @@ def prepare(
                 **options,
             )
     say(f"prepared {path.name}: {describe_counts(dataset)} -> {dataset.path}")
+    _tell_times(dataset)
     _tell_fields(dataset, read)
     _tell_left_behind(path.name, dataset)
     return dataset
@@ -110,6 +111,18 @@ def _check_features(name: str, reading: Reading, is_own: bool) -> None:
         raise UsageError(
             f"{name} has no feature columns to name: those are of your own tables",
             "prepare csv, json or parquet with --item-feature, --user-feature, --context",
+        )
+
+
+def _tell_times(dataset: Dataset) -> None:
+    """Prints a warning where the times that divide the rows seem to be none."""
+    from rbserve.data.integrity import STARTS_TOGETHER, shared_start
+
+    share = shared_start(dataset) if dataset.by_time and not dataset.is_log else None
+    if share is not None and share > STARTS_TOGETHER:
+        say(
+            f"warning: {share:.0%} of the training users begin at one moment: the times of this source look like "
+            "places in each user's own order, by which periods mean nothing; --split users divides the users"
         )
 
 

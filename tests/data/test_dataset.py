@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -147,6 +148,39 @@ def test_a_missing_data_set_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path / "ml-100k")
     assert error.value.hint == "rbserve prepare ml-100k"
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path / "hm-time-popular")
+    assert error.value.hint == "rbserve prepare hm --split time --negatives 2 --negatives-by popularity"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "command"),
+    [
+        ("hm", {}, "rbserve prepare hm"),
+        ("hm", {"negatives": 2}, "rbserve prepare hm"),
+        ("hm-time", {"split": "time"}, "rbserve prepare hm --split time"),
+        (
+            "hm-popular", {"negatives": 3, "negatives_by": "popularity"},
+            "rbserve prepare hm --negatives 3 --negatives-by popularity",
+        ),
+        ("hm-two", {"negatives": 2}, "rbserve prepare hm --negatives 2 --name hm-two"),
+        ("it's", {"split": "time"}, """rbserve prepare hm --split time --name 'it'"'"'s'"""),
+        ("other", {"split": "time", "history": 0}, "rbserve prepare hm --name other"),
+    ],
+)  # fmt: skip
+def test_a_damaged_data_set_says_how_it_was_prepared(
+    planted: Dataset, tmp_path: Path, name: str, options: dict[str, object], command: str
+) -> None:
+    shutil.copytree(planted.path, tmp_path / "copy")
+    manifest = msgspec.structs.replace(
+        planted.manifest, name=name, source="hm",
+        options={"history": 20, "split": "users", "negatives_by": "uniform", "negatives": 0, **options},
+    )  # fmt: skip
+    dataset = dataclasses.replace(planted, path=tmp_path / "copy", manifest=manifest)
+    (tmp_path / "copy" / "items.parquet").unlink()
+    with pytest.raises(DataError) as error:
+        _ = dataset.items
+    assert error.value.hint == f"{command} makes it anew"
 
 
 def test_unknown_item_ids_are_all_named() -> None:

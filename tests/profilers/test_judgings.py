@@ -16,7 +16,7 @@ from artificial import measurement, ranking, result, sampled
 from small_dataset import build
 
 from rbserve.data.dataset import Dataset, ItemTable
-from rbserve.data.judging import Judging, judging_of, judging_of_data
+from rbserve.data.judging import Judging, judging_of
 from rbserve.profilers.compare.judgings import JudgingTable, judging_tables
 from rbserve.profilers.compare.overall import overalls
 from rbserve.profilers.compare.sections import sections
@@ -156,7 +156,7 @@ def by_time(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_a_run_without_judging_takes_that_of_its_data_while_they_are_there(by_time: Dataset) -> None:
     run = _run("dnn", "ml-100k", judging=None, dataset_fingerprint=by_time.fingerprint)
-    judging = judging_of_data(by_time)
+    judging = by_time.judging
     assert (judging.source, judging.split, judging.suffix) == ("tea", "time", "-time")
     assert judging.sizes == by_time.manifest.counts["source"]
     assert with_sketch(run, by_time.path).judging == judging
