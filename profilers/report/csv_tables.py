@@ -1,15 +1,16 @@
-"""table.csv and paper.csv: every figure of every point, and every cell of the paper's tables."""
+"""table.csv, judgings.csv, paper.csv: figures of points, of models under each judging, cells of the paper's tables."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from rbserve.core.tasks import TASKS
 from rbserve.profilers.compare.figures import FIGURES
+from rbserve.profilers.compare.judgings import JudgedModel, JudgingTable
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.report.paper_tables import PaperCell, PaperTable, PaperTableRow
@@ -22,6 +23,11 @@ NESTED = {"accuracy", "stages", "lesson", "paper", "own_metrics", "own_intervals
 def csv_text(parts: Sequence[Section]) -> str:
     """table.csv: one row per point, every figure in a column of its own; what is not known is empty."""
     return _csv([_point_row(section, point) for section in parts for point in section.points])
+
+
+def judging_csv(tables: Sequence[JudgingTable]) -> str:
+    """judgings.csv: one row per model and data set of every table of judgings; without figures where there are none."""
+    return _csv([row for table in tables for model in table.models for row in _judging_rows(table, model)])
 
 
 def paper_csv(printed: Sequence[PaperTable]) -> str:
@@ -52,6 +58,27 @@ def _accuracy_name(key: str, task: str) -> str:
     metric = key.removesuffix("_ci95")
     shared = any(metric in METRICS[name] for name, other in TASKS.items() if other.ranks)
     return f"candidates_{key}" if shared and not TASKS[task].ranks else key
+
+
+def _judging_rows(table: JudgingTable, model: JudgedModel) -> Iterator[dict[str, str]]:
+    columns = zip(table.datasets, table.judgings, model.figures, strict=True)
+    for dataset, judging, figure in columns:
+        low, high = (figure and figure.ci95) or (None, None)
+        fields: dict[str, object] = {
+            "source": table.source,
+            "task": table.task,
+            "metric": table.metric,
+            "seen_items_left_out": table.exclude_seen,
+            "dataset": dataset,
+            "judging": judging,
+            "model": model.name,
+            "baseline": model.is_baseline,
+            "accuracy": figure and figure.accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "rank": figure and figure.rank,
+        }
+        yield _row(fields)
 
 
 def _paper_row(table: PaperTable, row: PaperTableRow, cell: PaperCell) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Run files -> reports/<name>/: table.md, table.csv, paper.csv, pareto.png, .svg, figures/, report.html, report.json.
 
+judgings.csv is there where the runs are of several judgings of one source.
+
 report.json is what every other file is drawn from, and stable within one `schema`:
 
 - `schema` 1; `created`: when the newest run was made; `sections`: one for each set of comparable runs;
@@ -43,7 +45,7 @@ from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.compare.sections import Section, sections
 from rbserve.profilers.compare.uncertainty import Evidence
 from rbserve.profilers.compare.wording import listing
-from rbserve.profilers.report.csv_tables import csv_text, paper_csv
+from rbserve.profilers.report.csv_tables import csv_text, judging_csv, paper_csv
 from rbserve.profilers.report.markdown import markdown
 from rbserve.profilers.report.page import page
 from rbserve.profilers.report.paper_tables import paper_tables
@@ -115,6 +117,8 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
         draw(report, partial)
         (partial / "table.md").write_text(markdown(book), encoding="utf-8")
         (partial / "table.csv").write_text(csv_text(parts), encoding="utf-8")
+        if book.judgings:
+            (partial / "judgings.csv").write_text(judging_csv(book.judgings), encoding="utf-8")
         (partial / "paper.csv").write_text(paper_csv(book.printed), encoding="utf-8")
         (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         (partial / "report.html").write_text(page(book, report), encoding="utf-8")

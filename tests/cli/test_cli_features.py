@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from entry_point import rbserve
+from field_dataset import train_with_fields
 from small_shop import FEATURES, Shop, made_shop
 
 from rbserve.core.fields import MISSING, UNSEEN
@@ -17,6 +18,7 @@ from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.columns import open_column
 from rbserve.data.dataset import CtrSplit, open_dataset
 from rbserve.features.opening import open_coders
+from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 
@@ -145,6 +147,23 @@ def test_an_identifier_of_rows_is_no_leak_though_it_has_a_value_for_each(shop: S
     words = Shop(shop.people, shop.goods, rows).write(tmp_path / "raw", people=False)
     done = rbserve("prepare", *words, "--name", "shop", "--context", "visit", home=tmp_path)
     assert "warning" not in done.stderr
+
+
+@pytest.mark.parametrize("model", ["dnn", "gbdt"])
+def test_columns_that_say_nothing_are_no_harm(model: str, shop: Shop, tmp_path: Path) -> None:
+    """A number that no row has, a category that all share, one with more values than a vocabulary may have."""
+    goods = [item | {"empty": None, "same": "x", "code": place} for place, item in enumerate(shop.goods)]
+    words = Shop(shop.people, goods, shop.clicks).write(tmp_path / "raw", people=False)
+    names = ("--item-feature", "empty:numeric", "--item-feature", "same", "--item-feature", "code")
+    done = rbserve("prepare", *words, "--name", "shop", *names, "--most-values", "9", home=tmp_path)
+    assert "field empty of the item: a number; 100.0% missing" in done.stderr
+    assert "field same of the item: 1 values; 0.0% missing" in done.stderr
+    assert "field code of the item: 9 hashes, since it has more values than --most-values" in done.stderr
+    dataset = open_dataset(tmp_path / "data" / "shop")
+    artifact = train_with_fields(model, dataset, tmp_path / model, "own", epochs=1)
+    test = dataset.ctr("test")
+    scores = score_rows(open_scorer(artifact, artifact.can_open[0]), test.histories, test.candidates)
+    assert np.isfinite(scores).all()
 
 
 def test_training_with_a_field_that_is_not_there_names_the_nearest(

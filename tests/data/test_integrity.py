@@ -6,6 +6,7 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,18 @@ from rbserve.core.errors import DataError
 from rbserve.core.files import digest
 from rbserve.data import columns
 from rbserve.data.dataset import NEVER, SPLITS, Dataset, ItemTable, open_dataset
-from rbserve.data.integrity import CHECKS, OF_HISTORIES, TABLE_2, TABLE_2_LINES, inspect
+from rbserve.data.integrity import (
+    CHECKS,
+    OF_HISTORIES,
+    STARTS_TOGETHER,
+    TABLE_2,
+    TABLE_2_LINES,
+    inspect,
+    shared_start,
+)
 from rbserve.data.integrity_report import IntegrityReport
+from rbserve.pipeline.data import _tell_times
+from rbserve.train.datasets import synthetic
 from rbserve.train.protocol.options import Protocol
 from rbserve.train.protocol.sampling import Interactions
 from rbserve.train.protocol.tally import Tally
@@ -379,6 +390,31 @@ def test_blocks_of_any_size_find_the_same(
     assert len(_failed(whole)) == len(CHECKS) - 1  # all but that of periods
     monkeypatch.setattr(columns, "BLOCK", size)
     assert inspect(open_dataset(copy), "CDs") == whole
+
+
+def test_times_that_are_places_in_each_users_order_are_told_from_moments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = synthetic.Planted(users=150, items=40, topics=4, events_per_user=30)
+    places, items = synthetic.read(sizes, Counter())
+    begins = np.random.default_rng(0).integers(10_000, size=sizes.users)
+    moments = replace(places, times=places.times + begins[places.users])
+    by_places, by_moments = (
+        build(tmp_path / name, "synthetic", events, items, Protocol(split="time"))
+        for name, events in (("places", places), ("moments", moments))
+    )
+    ordered, timed = shared_start(by_places), shared_start(by_moments)
+    assert ordered is not None
+    assert timed is not None
+    assert ordered > 2 * STARTS_TOGETHER > 10 * timed
+    _tell_times(by_moments)
+    assert capsys.readouterr().err == ""
+    _tell_times(by_places)
+    assert "begin at one moment: the times of this source look like places" in capsys.readouterr().err
+
+
+def test_of_few_users_it_is_not_asked_whether_they_begin_together(small: Dataset) -> None:
+    assert shared_start(small) is None
 
 
 def test_files_that_are_not_the_manifests_are_refused(copy: Path) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from rbserve.core.files import digest
 from rbserve.core.types import Vectors
 from rbserve.data.columns import open_column
-from rbserve.data.dataset import Dataset, open_dataset
+from rbserve.data.dataset import SPLITS, Dataset, open_dataset
 from rbserve.features.counted import CountedTables, counted_names
 from rbserve.stats.pairwise import auc
 from rbserve.train.counting import PARTS, Counted, counted_features, row_features
+from rbserve.train.tasks.pairs import PairTable
 
 ITEMS = 7
 rng = np.random.default_rng(3)
@@ -172,6 +173,22 @@ def _trees(features: Vectors, labels: np.ndarray, others: Vectors) -> np.ndarray
     lightgbm = pytest.importorskip("lightgbm")
     settings = {"objective": "binary", "num_threads": 1, "verbose": -1, "min_data_in_leaf": 20}
     return lightgbm.train(settings, lightgbm.Dataset(features, labels), 60).predict(others)
+
+
+def test_the_path_of_a_data_set_may_have_quotes_and_spaces(
+    planted: Dataset, counted: Counted, tmp_path: Path
+) -> None:
+    quoted = tmp_path / 'it\'s a "home"; --' / "data's"
+    shutil.copytree(planted.path, quoted, ignore=shutil.ignore_patterns("counted"))
+    again = counted_features(open_dataset(quoted), None)
+    for split in SPLITS:
+        np.testing.assert_array_equal(again.features(split), counted.features(split))
+    sequences = planted.seqrec("train")
+    with PairTable(quoted, [0.5]) as table, PairTable(tmp_path, [0.5]) as plain:
+        for one in (table, plain):
+            one.count(sequences, len(planted.items), 5, lambda *_: None)
+        pairs, expected = (np.concatenate([piece.sums for piece in one.pieces()]) for one in (table, plain))
+    np.testing.assert_array_equal(pairs, expected)
 
 
 def test_features_are_made_once_and_a_damaged_file_is_named(planted: Dataset, counted: Counted) -> None:

@@ -5,6 +5,7 @@ The figures are made up and mean nothing.
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -137,11 +138,27 @@ def test_markdown_json_and_page_show_the_table(table: JudgingTable, tmp_path: Pa
     assert 'href="#judgings"' in page
 
 
+def test_a_csv_has_a_row_for_each_model_and_judging(table: JudgingTable, tmp_path: Path) -> None:
+    folder = render(_runs(), tmp_path / "report")
+    rows = list(csv.DictReader((folder / "judgings.csv").read_text().splitlines()))
+    assert len(rows) == len(table.models) * len(table.datasets)
+    for model in table.models:
+        own = [row for row in rows if row["model"] == model.name]
+        assert [row["judging"] for row in own] == table.judgings
+        assert {row["baseline"] for row in own} == {"yes" if model.is_baseline else "no"}
+        for row, figure in zip(own, model.figures, strict=True):
+            accuracy, rank = (figure.accuracy, figure.rank) if figure else ("", "")
+            assert (row["accuracy"], row["rank"]) == (
+                f"{accuracy:.6g}" if figure else "", "" if rank is None else str(rank)
+            )  # fmt: skip
+
+
 def test_a_report_without_other_judgings_has_no_such_part(tmp_path: Path) -> None:
     folder = render([_run("dnn", "ml-100k")], tmp_path / "report")
     assert json.loads((folder / "report.json").read_text())["judgings"] == []
     assert "under each judging" not in (folder / "table.md").read_text()
     assert 'id="judgings"' not in (folder / "report.html").read_text()
+    assert not (folder / "judgings.csv").exists()
 
 
 @pytest.fixture(scope="module")

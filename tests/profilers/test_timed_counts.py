@@ -1,9 +1,10 @@
-"""Counts that depend on the time of a row: test rows are scored as of theirs, as they were counted for training."""
+"""Counts that depend on the time of a row: profile, parity and load take test rows as of theirs, as training does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from field_dataset import train_with_fields
@@ -11,10 +12,12 @@ from small_dataset import build
 
 from rbserve.core.fields import NUMBERS, TIME, FieldSpec, Layout
 from rbserve.core.requests import row_request, slate_request
+from rbserve.exporters.export import export
 from rbserve.features.counted import CountedTables
 from rbserve.features.maker import FeatureMaker
 from rbserve.features.opening import open_maker
 from rbserve.profilers.measure.test_rows import test_split as rows_for_test
+from rbserve.profilers.timing.requests import bodies, draw
 from rbserve.server.scoring.features import FeatureError
 from rbserve.server.scoring.request_fields import RequestFields
 from rbserve.train.counting import counted_features
@@ -39,6 +42,14 @@ def test_test_rows_are_counted_as_of_their_times(tmp_path: Path) -> None:
     rows, counted, maker = rows_for_test(model, dataset), counted_features(dataset, None), open_maker(model)
     columns = [counted.manifest.names.index(spec.name) for spec in maker.layout.counted]
     assert len(rows) > 20
+    exported = export(model, dataset, precisions=["fp32"])
+    times = dataset.column("ctr/test", "time")
+    assert rows.extras[TIME].tolist() == times.tolist()
+    assert {check.request[TIME].item() for check in exported.checks("onnx-fp32").checks} <= {*times.tolist()}
+    drawn = draw(np.random.default_rng(0), dataset.ctr("test"), 3, len(dataset.items))
+    sent = [msgspec.json.decode(body)["time"] for body in bodies(drawn, dataset.items, 3, "dnn", timed=True)]
+    assert len({*sent}) > 1
+    assert sent == drawn.extras[TIME].ravel().tolist()
     for row in range(len(rows)):
         request = row_request(rows.histories[row], rows.candidates[row : row + 1], rows.extras, row, row + 1)
         expected = counted.features("test")[row : row + 1, columns]

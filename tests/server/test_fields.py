@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice, pairwise
 from typing import Any
@@ -94,6 +96,9 @@ def test_fields_are_coded_as_those_of_the_data_set(ask: Ask, model: Artifact, da
         ({"user": {"likes_of": ["blue", "never seen", "red"]}}, "user.likes_of", [[FIRST + 2, UNSEEN]]),
         ({"user": {"likes_of": "green"}}, "user.likes_of", [[FIRST + 1, MISSING]]),
         ({"context": {"page": ["search", None]}}, "context.page", [FIRST + 1, MISSING]),
+        ({"context": {"hour": "nan"}}, "context.hour", [np.float32(np.nan)]),
+        ({"context": {"hour": None}}, "context.hour", [np.float32(np.nan)]),
+        ({"context": {"hour": True}}, "context.hour", [np.float32(1)]),
     ],
 )
 def test_a_value_never_seen_and_one_that_is_missing_are_no_error(
@@ -149,6 +154,13 @@ def test_a_field_that_the_model_cannot_take_is_refused_in_one_line(
     assert (answer.status_code, error["code"]) == (422, code)
     assert part in f"{error['message']} {error.get('hint', '')}"
     assert "\n" not in error["message"]
+
+
+def test_a_nan_in_the_body_is_no_json(ask: Ask, dataset: Dataset) -> None:
+    sent = json.dumps(body(dataset, context={"hour": math.nan}))
+    assert "NaN" in sent
+    answer = ask("POST", "/v1/score", content=sent)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
 def test_a_request_of_several_users_has_fields_of_each(ask: Ask, dataset: Dataset) -> None:
