@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -88,6 +89,16 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
     path = tmp_path_factory.mktemp("judged") / "judged"
     return build(path, "synthetic", events, table, Protocol(rows_per_label=5), Tally())
+
+
+@pytest.fixture(scope="session")
+def judged_tables(judged: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the rows of `judged` as flat tables."""
+    from rbserve.data.dataset_export import export_dataset
+
+    folder = tmp_path_factory.mktemp("tables") / "judged"
+    export_dataset(judged, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,40 +11,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers as tf
+from docs_example import load_example
 from small_reranker import POSITIONS, make_reranker
 
 from rbserve.core.adoption import AdoptOptions
-from rbserve.data.dataset import Dataset
-from rbserve.data.dataset_export import export_dataset
 from rbserve.data.request_table import write_request_set
 from rbserve.exporters.adopt.adopt import adopt
 from rbserve.runtimes.opening import open_scorer
 
-FILE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "cross_encoder.py"
 ROWS = 70
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cross_encoder", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("cross_encoder")
 
 
-@pytest.fixture(scope="module")
-def tables(judged: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tables") / "judged"
-    export_dataset(judged, folder)
-    return folder
-
-
-def test_a_query_has_the_newest_title_first(example: ModuleType, tables: Path) -> None:
-    table = pq.read_table(tables / "test.parquet")
+def test_a_query_has_the_newest_title_first(example: ModuleType, judged_tables: Path) -> None:
+    table = pq.read_table(judged_tables / "test.parquet")
     texts = example.pairs(table)
-    titles = dict(zip(*pq.read_table(tables / "items.parquet").to_pydict().values(), strict=True))
+    titles = dict(zip(*pq.read_table(judged_tables / "items.parquet").to_pydict().values(), strict=True))
     for row in range(0, len(table), 17):
         history, item = table["history"][row].as_py(), table["item"][row].as_py()
         assert texts["query"][row] == " ; ".join(titles[liked] for liked in reversed(history))
@@ -54,7 +39,7 @@ def test_a_query_has_the_newest_title_first(example: ModuleType, tables: Path) -
 
 def test_what_it_writes_is_adopted_and_scores_as_in_transformers(
     example: ModuleType,
-    tables: Path,
+    judged_tables: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -62,7 +47,7 @@ def test_what_it_writes_is_adopted_and_scores_as_in_transformers(
     encoder, folder = make_reranker(tmp_path / "encoder", head=False), tmp_path / "reranker"
     options = {"--to": folder, "--encoder": encoder, "--rows": ROWS, "--tokens": POSITIONS}
     given = [str(word) for option in options.items() for word in option]
-    monkeypatch.setattr(sys, "argv", ["cross_encoder.py", str(tables), *given])
+    monkeypatch.setattr(sys, "argv", ["cross_encoder.py", str(judged_tables), *given])
     example.main()
     assert f"step 3 of {-(-ROWS // example.BATCH)}: loss" in capsys.readouterr().out
     before, model = (tf.AutoModel.from_pretrained(path).state_dict() for path in (encoder, folder))

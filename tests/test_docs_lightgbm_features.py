@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -12,34 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from docs_example import load_example
 from numpy.typing import NDArray
 
 from rbserve.core.adoption import AdoptOptions
-from rbserve.data.dataset import Dataset
-from rbserve.data.dataset_export import export_dataset
 from rbserve.data.request_table import write_request_set
 from rbserve.exporters.adopt.adopt import adopt
 from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 
-FILE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "lightgbm_features.py"
-
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lightgbm_features", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def tables(judged: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tables") / "judged"
-    export_dataset(judged, folder)
-    return folder
+    return load_example("lightgbm_features")
 
 
 def vectors_of(texts: list[str], _encoder: str = "") -> NDArray[np.float32]:
@@ -48,16 +32,16 @@ def vectors_of(texts: list[str], _encoder: str = "") -> NDArray[np.float32]:
     return np.stack(rows).astype(np.float32)
 
 
-def training(example: ModuleType, tables: Path) -> tuple[Any, int, NDArray[np.float32]]:
-    items = pq.read_table(tables / "items.parquet")
+def training(example: ModuleType, judged_tables: Path) -> tuple[Any, int, NDArray[np.float32]]:
+    items = pq.read_table(judged_tables / "items.parquet")
     number = {item: row for row, item in enumerate(items["item"].to_pylist())}
     vectors = vectors_of(items["text"].to_pylist())
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return example.read(pq.read_table(tables / "train.parquet"), number), len(items), vectors
+    return example.read(pq.read_table(judged_tables / "train.parquet"), number), len(items), vectors
 
 
-def test_features_are_what_their_names_say(example: ModuleType, tables: Path) -> None:
-    train, items, vectors = training(example, tables)
+def test_features_are_what_their_names_say(example: ModuleType, judged_tables: Path) -> None:
+    train, items, vectors = training(example, judged_tables)
     made = example.training_features(train, items, vectors)
     for row in range(0, len(made), 37):
         others = train.user % example.FOLDS != train.user[row] % example.FOLDS
@@ -85,8 +69,8 @@ def test_features_are_what_their_names_say(example: ModuleType, tables: Path) ->
             assert values["similarity_spread"] == pytest.approx(np.std(alike), abs=1e-3)
 
 
-def test_no_feature_of_a_training_row_has_its_label(example: ModuleType, tables: Path) -> None:
-    train, items, vectors = training(example, tables)
+def test_no_feature_of_a_training_row_has_its_label(example: ModuleType, judged_tables: Path) -> None:
+    train, items, vectors = training(example, judged_tables)
     before = example.training_features(train, items, vectors)
     row = 11
     label = train.label.copy()
@@ -98,13 +82,15 @@ def test_no_feature_of_a_training_row_has_its_label(example: ModuleType, tables:
 
 def test_the_model_and_its_requests_are_adopted_and_score_as_it_said(
     example: ModuleType,
-    tables: Path,
+    judged_tables: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(example, "embed_texts", vectors_of)
-    monkeypatch.setattr(sys, "argv", ["lightgbm_features.py", str(tables), "--to", str(tmp_path / "ranker")])
+    monkeypatch.setattr(
+        sys, "argv", ["lightgbm_features.py", str(judged_tables), "--to", str(tmp_path / "ranker")]
+    )
     example.main()
     told = re.search(r"test AUC (0\.\d+)", capsys.readouterr().out)
     assert told is not None

@@ -49,7 +49,7 @@ MEMORY = 2 << 30
 MOST_PAIRS = 1 << 25
 FEWEST_PARTNERS, MOST_PARTNERS = 16, 256
 PIECE = 100_000  # rows
-SEEN, LIKED = 0, 1  # kinds of events
+IN_HISTORY, LIKED = 0, 1  # kinds of events
 Table = NDArray[Any]
 
 
@@ -157,7 +157,7 @@ class _Counting:
         events = pa.table(
             {
                 "part": np.concatenate([np.repeat(parts, lengths), parts[liked]]).astype(np.int8),
-                "kind": np.repeat([SEEN, LIKED], [lengths.sum(), liked.sum()]).astype(np.int8),
+                "kind": np.repeat([IN_HISTORY, LIKED], [lengths.sum(), liked.sum()]).astype(np.int8),
                 "user_": np.concatenate([np.repeat(piece.users, lengths), piece.users[liked]]),
                 "item": np.concatenate([piece.histories.values, piece.candidates[liked]]),
             }
@@ -173,10 +173,10 @@ class _Counting:
         for part in range(PARTS):
             self._progress(part, PARTS, "parts of the training rows counted")
             self._database.execute(
-                f"""insert into pair select {part}, one.item::bigint * {self._items} + other.item,
-                count(*) filter (other.kind = {SEEN}), count(*) filter (other.kind = {LIKED})
-                from (select user_, item from met where part = {part} and kind = {SEEN}) one
-                join (select user_, item, kind from met where part = {part}) other using (user_) group by all"""
+                f"""insert into pair select {part}, past.item::bigint * {self._items} + partner.item,
+                count(*) filter (partner.kind = {IN_HISTORY}), count(*) filter (partner.kind = {LIKED})
+                from (select user_, item from met where part = {part} and kind = {IN_HISTORY}) past
+                join (select user_, item, kind from met where part = {part}) partner using (user_) group by all"""
             )
 
     def write(self, folder: Path, encoder: str | None) -> None:
@@ -198,12 +198,12 @@ class _Counting:
     ) -> None:
         rows = self._dataset.ctr(split)
         made = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows) * width,)).reshape(-1, width)
-        done = 0
+        rows_made = 0
         for places, tables in self._counted_by(split, everything, end):
             for piece in np.split(places, range(PIECE, len(places), PIECE)):
                 made[piece] = row_features(tables, rows.take(piece), self._times_of(split, piece))
-                done += len(piece)
-                self._progress(done, len(rows), f"{split} rows with counted features")
+                rows_made += len(piece)
+                self._progress(rows_made, len(rows), f"{split} rows with counted features")
 
     def of_pairs(self, owners: NDArray[np.int64], candidates: Items) -> Vectors:
         """float32[P, features] of candidates for the histories of training rows, counted as those rows are."""
@@ -230,8 +230,11 @@ class _Counting:
             yield np.arange(len(self._dataset.ctr(split))), CountedTables(everything, end)
             return
         for part in range(PARTS):
-            others = [*range(part)] if self._dataset.by_time else [*range(part), *range(part + 1, PARTS)]
-            yield np.flatnonzero(self._parts == part), CountedTables(self._tables(others), end)
+            later = [] if self._dataset.by_time else [*range(part + 1, PARTS)]
+            yield (
+                np.flatnonzero(self._parts == part),
+                CountedTables(self._tables([*range(part), *later]), end),
+            )
 
     def _tables(self, parts: list[int]) -> dict[str, Table]:
         """The tables of some parts of the training rows."""
@@ -252,7 +255,7 @@ class _Counting:
     def _in_histories(self, parts: list[int]) -> Table:
         items = self._database.execute(
             "select item, count(distinct user_) as users from met "
-            f"where kind = {SEEN} and list_contains({parts}::tinyint[], part) group by item"
+            f"where kind = {IN_HISTORY} and list_contains({parts}::tinyint[], part) group by item"
         ).fetchnumpy()
         counts = np.zeros(self._items, np.int32)
         counts[items["item"]] = items["users"]

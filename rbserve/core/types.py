@@ -107,7 +107,7 @@ class StagedScorer(Scorer, Protocol):
     """A scorer whose calls have stages, and tell where the time goes."""
 
     def score_staged(self, request: Request, observe: Observe) -> Scores:
-        """As `score`; calls observe(name) at the end of each stage.
+        """Scores as `score` does, and calls observe(name) at the end of each stage.
 
         prompt: tokens laid out; prefill: the history with the candidates that fit behind it; candidates: the others;
         probabilities.
@@ -125,7 +125,7 @@ class StagedRanker(Ranker, Protocol):
     generates: bool
 
     def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
-        """As `top_k`; calls observe(name) at the end of each stage.
+        """Ranks as `top_k` does, and calls observe(name) at the end of each stage.
 
         prompt: tokens laid out; then forward, or, by beam search, prefill, a level's step, filter and top_k, and rank.
         """

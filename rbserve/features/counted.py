@@ -105,7 +105,9 @@ class CountedTables:
         tables = {
             name: np.asarray(table) for name, table in files.items()
         }  # a memory map costs at each look-up
-        self._likes, self._shows, self._seen = (tables[name] for name in ("likes", "shows", "in_histories"))
+        self._likes, self._shows, self._in_histories = (
+            tables[name] for name in ("likes", "shows", "in_histories")
+        )
         self._keys, self._together, self._liked = (
             tables[f"pairs.{name}"] for name in ("keys", "together", "liked")
         )
@@ -157,15 +159,15 @@ class CountedTables:
         likes, shows = self._likes.take(candidates), self._shows.take(candidates)
         rate = (likes + 1.0) / (shows + 2.0)
         return {
-            "likes": likes, "shows": shows, "like_rate": rate, "in_histories": self._seen.take(candidates)
+            "likes": likes, "shows": shows, "like_rate": rate, "in_histories": self._in_histories.take(candidates)
         }  # fmt: skip
 
     def _history_counts(
         self, history: Items, candidates: Items, time: int | None
     ) -> dict[str, Table | float]:
         del candidates, time
-        seen = np.log1p(self._seen.take(history).astype(np.float64))
-        popularity = float(np.add.reduce(seen)) / max(len(history), 1)
+        logarithms = np.log1p(self._in_histories.take(history).astype(np.float64))
+        popularity = float(np.add.reduce(logarithms)) / max(len(history), 1)
         return {"history_length": float(len(history)), "history_popularity": popularity}
 
     def _pair_counts(self, history: Items, candidates: Items, time: int | None) -> dict[str, Table | float]:
@@ -184,14 +186,17 @@ class CountedTables:
         if not _LIKED.isdisjoint(self.names):
             columns |= self._liked_counts(history, (self._liked.take(places) * there).reshape(keys.shape))
         if "together_normalised" in self.names:
-            of_history, of_candidates = self._seen.take(history) + 1.0, self._seen.take(candidates) + 1.0
+            of_history, of_candidates = (
+                self._in_histories.take(history) + 1.0,
+                self._in_histories.take(candidates) + 1.0,
+            )
             expected = np.sqrt(of_history[:, None] * of_candidates)
             columns["together_normalised"] = _sums(together / expected)
         return columns
 
     def _liked_counts(self, history: Items, liked: Table) -> dict[str, Table | float]:
         """Features of the users int32[T, N] who have an item of the history and like the candidate."""
-        shares = liked / np.sqrt(self._seen.take(history) + 1.0)[:, None]
+        shares = liked / np.sqrt(self._in_histories.take(history) + 1.0)[:, None]
         weights = RECENCY ** np.arange(len(history) - 1, -1, -1.0)[:, None]
         return {
             "liked_together": liked.sum(axis=0),

@@ -90,10 +90,10 @@ def _rates(spec: FieldSpec, values: NDArray[np.int32], rows: CtrSplit) -> NDArra
     there = (values != MISSING) | (np.arange(spec.width) == 0)  # a row without any has the category MISSING
     rates = np.empty(values.shape)
     for number in (0, 1):
-        others = there & (half != number)[:, None]
-        chosen, owner = values[others], np.nonzero(others)[0]
-        liked = np.bincount(chosen, labels[owner], minlength=spec.size) + labels.mean()
-        rates[half == number] = (liked / (np.bincount(chosen, minlength=spec.size) + 1))[
+        other_half = there & (half != number)[:, None]
+        codes, rows_of_codes = values[other_half], np.nonzero(other_half)[0]
+        liked = np.bincount(codes, labels[rows_of_codes], minlength=spec.size) + labels.mean()
+        rates[half == number] = (liked / (np.bincount(codes, minlength=spec.size) + 1))[
             values[half == number]
         ]
     means: NDArray[np.float64] = (rates * there).sum(axis=1) / there.sum(axis=1)

@@ -73,7 +73,7 @@ class LanguageScorer:
         return self.score_staged(request, no_observer)
 
     def score_staged(self, request: Request, observe: Observe) -> Scores:
-        """As `score`; `observe` hears the name of each stage as it ends."""
+        """Scores as `score` does; `observe` hears the name of each stage as it ends."""
         candidates = [self.tokens(candidate) for candidate in request[CANDIDATES].tolist()]
         return self._score(request[HISTORY], candidates, observe)
 

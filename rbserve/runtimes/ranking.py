@@ -57,7 +57,7 @@ class ScoringRanker:
         return self.top_k_staged(history, k, no_observer)
 
     def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
-        """As `top_k`; `observe` hears each of two stages as it ends: the prompt, if there is one, and the model."""
+        """Ranks as `top_k` does; `observe` hears each stage as it ends: the prompt, if there is one, and the model."""
         items, scores = self._ranked(history[None], k, observe)
         return items[0], scores[0]
 
@@ -108,7 +108,7 @@ class GeneratingRanker:
         return self.top_k_staged(history, k, no_observer)
 
     def top_k_staged(self, history: Items, k: int, observe: Observe) -> tuple[Items, Scores]:
-        """As `top_k`; `observe` hears the name of each stage of the decoding as it ends."""
+        """Ranks as `top_k` does; `observe` hears the name of each stage of the decoding as it ends."""
         items, scores = self._search(history[None], k, observe)
         listed = items[0] >= 0
         best = items[0][listed], scores[0][listed]

@@ -86,7 +86,7 @@ class CrossEncoder:
         return self.score_staged(request, no_observer)
 
     def score_staged(self, request: Request, observe: Observe) -> Scores:
-        """As `score`; calls observe(name) at the end of each stage: tokens, forward."""
+        """Scores as `score` does, and calls observe(name) at the end of each stage: tokens, forward."""
         query, documents = texts_of(request)
         if not documents:
             return np.zeros(0, np.float32)
@@ -104,7 +104,7 @@ class BiEncoder:
         return self.score_staged(request, no_observer)
 
     def score_staged(self, request: Request, observe: Observe) -> Scores:
-        """As `score`; calls observe(name) at the end of each stage: tokens, forward."""
+        """Scores as `score` does, and calls observe(name) at the end of each stage: tokens, forward."""
         query, documents = texts_of(request)
         vectors = self._graph.read([(text,) for text in (query, *documents)], observe)
         scores: Scores = vectors[1:] @ vectors[0]

@@ -21,7 +21,6 @@ import argparse
 import multiprocessing
 import os
 import sys
-import time
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -37,6 +36,10 @@ from rbserve.core.types import Items, Scores
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "examples" / "onnx"))
+
+from slowed_head import Slowed  # noqa: E402  (the example that slows the calls of adopted models)
+
 WORK = ROOT / "build" / "gate-curve"
 RESULTS = ROOT / "reports" / "gate-curve" / "curve.json"
 TRIALS = {"same": 500, "+5%": 100, "+10%": 100, "-0.002 AUC": 40}
@@ -68,21 +71,6 @@ class Curve(msgspec.Struct):
 
 
 # ---- Workers: python gate_curve.py worker KIND VALUE [SEED] ----
-
-
-class Slowed:
-    """A scorer whose calls take `share` longer, by spinning: a sleep would let the core rest."""
-
-    def __init__(self, scorer: Any, share: float) -> None:
-        self._score, self._factor = scorer.score, 1 + share
-
-    def score(self, request: Request) -> Scores:
-        start = time.perf_counter_ns()
-        scores: Scores = self._score(request)
-        end = start + (time.perf_counter_ns() - start) * self._factor
-        while time.perf_counter_ns() < end:
-            pass
-        return scores
 
 
 class Noisy:

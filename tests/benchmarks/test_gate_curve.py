@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import gate_curve
 import numpy as np
 import pytest
 from gate_curve import LOSS, Noisy, Slowed, Trial, amplitude, executor, left, noise_of, summarise, with_noise
@@ -34,7 +33,7 @@ def affinity(_: int) -> list[int]:
 
 def test_a_slowed_scorer_spins_for_its_share_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1000, 1100, 1104, 1105, 9999])
-    monkeypatch.setattr(gate_curve.time, "perf_counter_ns", lambda: next(clock))
+    monkeypatch.setattr("time.perf_counter_ns", lambda: next(clock))
     history = candidates = np.array([1, 2], np.int32)
     assert Slowed(Half(), 0.05).score(slate_request(history, candidates)).tolist() == [0.5, 0.5]
     assert next(clock) == 9999  # a call of 100 ns ended when 105 had passed

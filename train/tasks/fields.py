@@ -66,10 +66,10 @@ class FieldRows:
         """
         train = self.split("train")
         extras = {name: column[owners] for name, column in train.extras.items()}
-        other = candidates != train.candidates[owners]
-        if self.counted is not None and other.any():
-            extras[COUNTED][other] = pair_features(
-                self.dataset, self.counted, owners[other], candidates[other], progress=progress
+        unlabelled = candidates != train.candidates[owners]
+        if self.counted is not None and unlabelled.any():
+            extras[COUNTED][unlabelled] = pair_features(
+                self.dataset, self.counted, owners[unlabelled], candidates[unlabelled], progress=progress
             )
         return extras
 

@@ -152,8 +152,8 @@ def choose(preset: Values, evaluate: Callable[[Values], float], progress: Progre
     trials = [(name, value) for name, values in GRID.items() if name not in preset for value in values[1:]]
     progress(0, len(trials) + 1, "options tried")
     best = evaluate(options)
-    for done, (name, value) in enumerate(trials, start=1):
-        progress(done, len(trials) + 1, f"options tried, valid {SEQREC.metric} {best:.4f}")
+    for number, (name, value) in enumerate(trials, start=1):
+        progress(number, len(trials) + 1, f"options tried, valid {SEQREC.metric} {best:.4f}")
         metric = evaluate(tried := options | {name: value})
         if metric > best:
             options, best = tried, metric

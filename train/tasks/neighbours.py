@@ -61,9 +61,10 @@ def heaviest(pieces: Iterable[PairPiece], weigh: PairWeights, n_items: int, widt
 def heaviest_with_texts(
     pieces: Iterable[PairPiece], weigh: PairWeights, vectors: Vectors, text: float, width: int
 ) -> Neighbours:
-    """As `heaviest`, of all pairs of n items: `text` times the cosine of their vectors float32[n, d] is added.
+    """The `width` heaviest neighbours of each of n items by weight and text.
 
-    Every item is compared with every other: n^2 d products.
+    The weight of a pair is that of its occurrences, if it has some, plus `text` times the cosine of the items' vectors
+    float32[n, d]. Every item is compared with every other: n^2 d products.
     """
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     neighbours = Neighbours.none(len(vectors), width)
