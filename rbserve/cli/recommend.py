@@ -15,7 +15,8 @@ from rbserve.progress import say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.profilers.choose.recommend import Candidate, ObjectiveCheck, Recommendation
+    from rbserve.profilers.choose.objectives import ObjectiveCheck
+    from rbserve.profilers.choose.recommendation import Candidate, Recommendation
 
 
 def recommend(

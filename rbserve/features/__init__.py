@@ -2,6 +2,6 @@
 
 NumPy alone: training and serving make the same tensors by the same code.
 
-Imports `core`, `data` and `stats`. Imported by `cli`, `pipeline`, `profilers.client`, `profilers.measure`,
-`profilers.timing`, `runtimes`, `server.scoring`, `train`, `train.datasets`, `train.protocol` and `train.tasks`.
+Imports `core`, `data` and `stats`. Imported by `cli`, `pipeline`, `profilers.client`, `profilers.timing`, `runtimes`,
+`server.scoring`, `train`, `train.datasets`, `train.protocol` and `train.tasks`.
 """

@@ -108,12 +108,12 @@ class FieldCoder:
     def _given_codes(self, value: object) -> list[int]:
         """The codes of a HashedValue, or of a list of them where there are several categories; none of other values."""
         several = self.spec.kind == "multi" and isinstance(value, list | tuple)
-        given = cast(Sequence[object], value) if several else [value]
-        codes = [part.hash for part in given if isinstance(part, HashedValue)]
+        parts = cast(Sequence[object], value) if several else [value]
+        codes = [part.hash for part in parts if isinstance(part, HashedValue)]
         if not (codes and self.spec.hashed):
             return []
         last = self.spec.size - 1
-        if len(codes) < len(given) or not all(FIRST <= code <= last for code in codes):
+        if len(codes) < len(parts) or not all(FIRST <= code <= last for code in codes):
             raise ValueError(f"{self.spec.name} takes hashes from {FIRST} to {last}, not {value!r}")
         return codes
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from rbserve.core.settings import Settings, Teaching
     from rbserve.core.types import Ranker, Scorer
     from rbserve.profilers.choose.choice import Choice
-    from rbserve.profilers.choose.recommend import Recommendation
+    from rbserve.profilers.choose.recommendation import Recommendation
     from rbserve.profilers.gate.config import GateConfig
     from rbserve.profilers.gate.rounds import GateOutcome
     from rbserve.profilers.gate.sides import Scope

@@ -12,7 +12,7 @@ from rbserve.home.paths import dataset_path, report_path, runs_path
 from rbserve.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rbserve.profilers.choose.recommend import Recommendation
+    from rbserve.profilers.choose.recommendation import Recommendation
 
 
 def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) -> Path:
@@ -38,7 +38,7 @@ def report(name: str, runs: Path | None = None, datasets: Sequence[str] = ()) ->
 
 def recommend(slo: str, runs: Path | None = None, **choice: Any) -> Recommendation:
     """The most accurate variant that meets the latency objectives `slo`; `choice`: as `choose.recommend` takes it."""
-    from rbserve.profilers.choose.recommend import parse_objectives
+    from rbserve.profilers.choose.objectives import parse_objectives
     from rbserve.profilers.choose.recommend import recommend as choose
     from rbserve.profilers.report.render import collect
 

@@ -109,7 +109,7 @@ class VectorTexts:
         return vectors
 
 
-class FieldTexts:
+class TextsWithFields:
     """Texts for models that read fields: tensors are made as of an item without counts; `texts` scores with them.
 
     Trees have no `texts`: of a new item they read its fields alone.
@@ -156,14 +156,16 @@ def text_scorer(
     return _vector_texts(scorer, open_content)
 
 
-def _field_texts(scorer: FieldScorer, open_content: Callable[[], ItemContent] | None) -> FieldTexts | str:
+def _field_texts(
+    scorer: FieldScorer, open_content: Callable[[], ItemContent] | None
+) -> TextsWithFields | str:
     compared = [spec.name for spec in scorer.layout.counted if spec.name in SIMILARITIES]
     if compared:
         return f"its field {compared[0]} compares texts of the items that it was trained with"
     if isinstance(scorer.scorer, TreeScorer):
-        return FieldTexts(scorer, None)
+        return TextsWithFields(scorer, None)
     texts = _vector_texts(scorer.scorer, open_content)
-    return texts if isinstance(texts, str) else FieldTexts(scorer, texts)
+    return texts if isinstance(texts, str) else TextsWithFields(scorer, texts)
 
 
 def _vector_texts(scorer: Scorer, open_content: Callable[[], ItemContent] | None) -> VectorTexts | str:

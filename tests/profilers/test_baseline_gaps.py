@@ -13,7 +13,8 @@ import pytest
 from artificial import measurement, ranking, result, sampled
 
 from rbserve.profilers.choose.choice import Question, choose
-from rbserve.profilers.choose.recommend import parse_objectives, recommend
+from rbserve.profilers.choose.objectives import parse_objectives
+from rbserve.profilers.choose.recommend import recommend
 from rbserve.profilers.compare.answers import answers
 from rbserve.profilers.compare.baselines import gaps_of, marks_of
 from rbserve.profilers.compare.sections import sections

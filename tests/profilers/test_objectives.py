@@ -14,8 +14,9 @@ from entry_point import rbserve
 from rbserve.core.errors import DataError, UsageError
 from rbserve.models.configs import config_to_dict
 from rbserve.models.zoo import find_model
-from rbserve.profilers.choose.recommend import Recommendation, parse_objectives
+from rbserve.profilers.choose.objectives import parse_objectives
 from rbserve.profilers.choose.recommend import recommend as choose
+from rbserve.profilers.choose.recommendation import Recommendation
 from rbserve.runs.measurement import Measurement, Predictions
 from rbserve.runs.run_file import write_measurement
 from rbserve.runs.summary import summarise

@@ -159,7 +159,7 @@ def test_a_field_that_the_model_cannot_take_is_refused_in_one_line(
 def test_a_nan_in_the_body_is_no_json(ask: Ask, dataset: Dataset) -> None:
     sent = json.dumps(body(dataset, context={"hour": math.nan}))
     assert "NaN" in sent
-    answer = ask("POST", "/v1/score", content=sent)
+    answer = ask("POST", "/v1/score", content=sent, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
