@@ -135,7 +135,8 @@ class Client:
     ) -> list[float]:
         """A score for each candidate, in their order; ids of items, of the history oldest first.
 
-        An item that the model does not have is {"text": …}, for models that read texts. `model` is needed
+        An item that the model does not have is {"text": …}, for models that read texts; of a candidate with its fields
+        beside it, {"text": …, "fields": {…}}, where the model reads those. `model` is needed
         where the server has several that score. `unknown_history`: "refuse" or "skip" ids that the model does not
         know; `skipped` has those of the last answer. `user` and `context` have fields by name, for models that read
         them (`models()` lists them): one value each, of the context also a list with one for each candidate. `time`

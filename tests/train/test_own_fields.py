@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from entry_point import rbserve
+from field_dataset import train_with_fields
 from small_shop import FEATURES, Shop, made_shop
 
 from rbserve.core.fields import FIRST, MISSING, UNSEEN, FieldSpec
 from rbserve.data.dataset import SPLITS, Dataset, open_dataset
+from rbserve.runtimes.evaluate import score_rows
+from rbserve.runtimes.opening import open_scorer
 from rbserve.train.counting import counted_features
 
 
@@ -79,6 +82,37 @@ def test_all_formats_give_the_same_data_set(dataset: Dataset, shop: Shop, form: 
     again = prepared(tmp_path, shop.write(tmp_path / "raw", form), *FEATURES)
     assert again.manifest.fields == dataset.manifest.fields
     assert again.fingerprint == dataset.fingerprint
+
+
+def test_homes_data_sets_and_columns_may_have_quotes_and_spaces(
+    dataset: Dataset, shop: Shop, tmp_path: Path
+) -> None:
+    names = {"price": "the pri'ce", "brand": 'bra"nd', "hour": "ho ur;--", "country": "c'try", "tags": "tags"}
+    quoted = Shop(
+        *(
+            [{names.get(name, name): value for name, value in row.items()} for row in rows]
+            for rows in (shop.people, shop.goods, shop.clicks)
+        )
+    )
+    home = tmp_path / 'it\'s a "home"; --'
+    words = [
+        f"{names[name]}{colon}{kind}" if (name := word.partition(":")[0]) in names else word
+        for word in FEATURES
+        for _, colon, kind in [word.partition(":")]
+    ]
+    rbserve("prepare", *quoted.write(home / "raw's"), "--name", "sh op's", *words, home=home)
+    other = open_dataset(home / "data" / "sh op's")
+    known = specs(other)
+    assert [*known] == [names[name] for name in specs(dataset)]
+    for name, spec in specs(dataset).items():
+        if spec.scope == "item":
+            np.testing.assert_array_equal(other.item_field(known[names[name]]), dataset.item_field(spec))
+    artifact = train_with_fields(
+        "dnn", other, home / "dn'n", f"{names['price']},{names['brand']},likes", epochs=1
+    )
+    test = other.ctr("test")
+    scores = score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates, test.extras)
+    assert np.isfinite(scores).all()
 
 
 def test_the_order_of_the_rows_of_all_tables_means_nothing(
