@@ -14,6 +14,7 @@ from test_client import listening
 
 from rbserve.client import Client, ServerError
 from rbserve.core.requests import Signature, TensorSpec
+from rbserve.core.requests import Request
 from rbserve.core.types import Observe, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.server.api.openapi import openapi
@@ -33,8 +34,13 @@ class SharedWords:
     """A model whose score is the share of a document's words that the history has."""
 
     def score(
-        self, history: Sequence[int | str], candidates: Sequence[int | str], observe: Observe
+        self,
+        history: Sequence[int | str],
+        candidates: Sequence[int | str],
+        entries: Request,
+        observe: Observe,
     ) -> Scores:
+        assert not entries
         observe("forward")
         seen = {word for text in history for word in str(text).split()}
         return np.array([_share(str(text).split(), seen) for text in candidates], np.float32)
