@@ -13,8 +13,7 @@ from conftest import Ask
 from test_client import listening
 
 from rbserve.client import Client, ServerError
-from rbserve.core.requests import Signature, TensorSpec
-from rbserve.core.requests import Request
+from rbserve.core.requests import Request, Signature, TensorSpec
 from rbserve.core.types import Observe, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.server.api.openapi import openapi
