@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 LARGEST = 1 << 30
-ALL_SCORES = "all_scores"
+ALL_SCORES, N_ITEMS = "all_scores", "n_items"
 ACTIVATION_SCALES = "rbserve.activation_scales"  # in a graph's metadata
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -56,10 +56,10 @@ def append_top_k(model: ModelProto, n_items: int) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), "n_items"))
+    graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), N_ITEMS))
     graph.node.extend(
         [
-            helper.make_node("Min", ["k", "n_items"], ["k_or_all"], "bound_k"),
+            helper.make_node("Min", ["k", N_ITEMS], ["k_or_all"], "bound_k"),
             helper.make_node("TopK", [ALL_SCORES, "k_or_all"], ["scores", "places"], "top_k"),
             helper.make_node("Cast", ["places"], ["items"], "item_numbers", to=TensorProto.INT32),
         ]

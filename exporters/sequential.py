@@ -1,9 +1,10 @@
-"""Sequential models as ONNX graphs: SASRec and item neighbours as one, SID-SASRec as two.
+"""Sequential models as ONNX graphs: SASRec, HSTU and item neighbours as one, SID-SASRec as two.
 
 SASRec's graph takes histories int32[B, T] and k and returns the k best items and their scores: encoder, product with
 the item table and top k. One initializer holds the table for the look-up of the history and for the product. It is
 declared an input with a default, so that onnxruntime does not pack a second copy of it: a million items of width 64
-then take 244 MB instead of 488, and 14 ms a user instead of 10.
+then take 244 MB instead of 488, and 14 ms a user instead of 10. Where items have vectors of texts, the table has the
+finished vectors and each item a bias.
 
 SID-SASRec's graphs are driven by the beam search: prefill takes tokens int32[B, T] and returns logits and the prefix
 cache; step takes one more token of each beam with both caches and returns logits and the longer suffix cache
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
+from rbserve.exporters.item_table import BIASES, RANKED_TABLE
 from rbserve.models.itemknn import ItemKnn
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
 from rbserve.runtimes.torch import load_model
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 EXAMPLE_USERS, EXAMPLE_TOKENS, EXAMPLE_BEAMS = 2, 4, 3
-ITEM_TABLE = "model.transformer.token_embedding.weight"
 
 
 class _Encode(nn.Module):
@@ -40,8 +41,7 @@ class _Encode(nn.Module):
         self.model = model
 
     def forward(self, histories: Tensor) -> Tensor:
-        hidden: Tensor = self.model.transformer.prefill(histories)[0]
-        return hidden
+        return self.model.transformer.last(histories)
 
 
 class _Prefill(nn.Module):
@@ -80,7 +80,7 @@ def _graphs(model: SequentialModel | ItemKnn) -> Iterator[tuple[str, ModelProto]
     """The graphs of a model with their files' names."""
     if isinstance(model, ItemKnn):
         return _adding(model)
-    return _scoring(model) if isinstance(model, SasRec) else _generating(model)
+    return _generating(model) if isinstance(model, SidSasRec) else _scoring(model.folded())
 
 
 def _adding(model: ItemKnn) -> Iterator[tuple[str, ModelProto]]:
@@ -94,19 +94,23 @@ def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:
     graph = trace(
         _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),),
         {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
-    _append_scores(graph, model.n_items)
+    _append_scores(graph, model)
     yield "fp32.onnx", graph
 
 
-def _append_scores(model: ModelProto, n_items: int) -> None:
-    """Appends scores = hidden @ table^T and the best k of them to a graph that computes the user's vector `hidden`."""
-    from onnx import TensorProto, helper
+def _append_scores(graph_model: ModelProto, model: SasRec) -> None:
+    """Appends scores = hidden @ table^T + biases and the best k to a graph of the user's vector `hidden`."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    graph = model.graph
-    table = next(tensor for tensor in graph.initializer if tensor.name == ITEM_TABLE)
-    graph.node.append(helper.make_node("Gemm", ["hidden", table.name], [ALL_SCORES], "score", transB=1))
+    graph = graph_model.graph
+    table = next(tensor for tensor in graph.initializer if tensor.name == RANKED_TABLE)
+    terms = ["hidden", table.name]
+    if model.biases is not None:
+        terms.append(BIASES)
+        graph.initializer.append(numpy_helper.from_array(model.biases.numpy(), BIASES))
+    graph.node.append(helper.make_node("Gemm", terms, [ALL_SCORES], "score", transB=1))
     graph.input.append(helper.make_tensor_value_info(table.name, TensorProto.FLOAT, list(table.dims)))
-    append_top_k(model, n_items)
+    append_top_k(graph_model, model.n_items)
 
 
 def _generating(model: SidSasRec) -> Iterator[tuple[str, ModelProto]]:

@@ -38,13 +38,14 @@ from rbserve.models.configs import (
     GbdtConfig,
     ItemKnnConfig,
     LanguageConfig,
+    SasRecTextConfig,
     config_to_dict,
     kind_of,
 )
 from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.fitting.tensors import save_drawn, save_tensors
-from rbserve.train.tasks import ctr, endpoint, gbdt, itemknn, language, next_item, seq
+from rbserve.train.tasks import ctr, endpoint, gbdt, itemknn, language, next_item, seq, seq_text
 from rbserve.train.tasks.ctr import CtrTask
 from rbserve.train.tasks.gbdt import GbdtTask
 from rbserve.train.tasks.language import LanguageTask
@@ -124,10 +125,15 @@ class SavedTask(TrainingTask, Protocol):
 
 
 @runtime_checkable
-class WholeTask(Protocol):
-    """A task that fits its model as a whole, without the training loop; `chosen` has the options that it chose."""
+class ChoosingTask(Protocol):
+    """A task that chooses options on validation; `chosen` has those of the model that is saved."""
 
     chosen: Mapping[str, float]
+
+
+@runtime_checkable
+class WholeTask(ChoosingTask, Protocol):
+    """A task that fits its model as a whole, without the training loop."""
 
     def fit_whole(self, model: nn.Module, path: Path, progress: Progress) -> State:
         """Fits the model in place; temporary files may stand beside the artefact's `path` meanwhile."""
@@ -149,6 +155,8 @@ def _maker(spec: ModelSpec, lesson: TrainingLesson | None, start: WarmStart | No
     if isinstance(spec.config, LanguageConfig):  # takes the weights before it adds adapters
         return partial(next_item.make if TASKS[spec.task].ranks else language.make, start=start)
     make: Maker = seq.make if TASKS[spec.task].ranks else ctr.make
+    if isinstance(spec.config, SasRecTextConfig):
+        make = seq_text.make
     return make if start is None else partial(_make_started, make, start)
 
 
@@ -291,7 +299,7 @@ def _write(
             ),
             libraries=library_versions(),
             prompts=prompts,
-            chosen={**task.chosen} if isinstance(task, WholeTask) else {},
+            chosen={**task.chosen} if isinstance(task, ChoosingTask) else {},
             fields=[*task.layout.fields] if isinstance(task, CtrTask | GbdtTask) else [],
             files={
                 str(file.relative_to(partial)): digest(file)

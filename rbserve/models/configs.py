@@ -250,6 +250,48 @@ class SasRecConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
+class SasRecTextConfig(SasRecConfig):
+    """SASRec whose item vector is the item's own plus a projection of its text's vector; beyond the paper.
+
+    A score has a learnt bias of the item, and `freshness` times the logarithm of (occurrences as a target + 0.5) /
+    (occurrences + 3) in training sequences, which is chosen on validation where it is not set.
+    """
+
+    layers: Annotated[Count, Meta(description="Blocks of self-attention.")] = 2
+    dim: Annotated[Count, Meta(description="Width of the blocks and of the item vectors.")] = 128
+    heads: Annotated[Count, Meta(description="Attention heads; a divisor of dim.")] = 4
+    dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.3
+    encoder: Annotated[
+        Name, Meta(description="Language model that makes the items' vectors: a name of rbserve backbones.")
+    ] = "minilm-l6"
+    pooling: Annotated[
+        Pooling, Meta(description="An item's vector is the mean over its text's tokens, or the last token's.")
+    ] = "mean"
+    decay: Annotated[
+        Share,
+        Meta(
+            description="Weight of a target for each item between it and the position that predicts it; 0: the next "
+            "item alone."
+        ),
+    ] = 0.8
+    negatives: Annotated[
+        Natural,
+        Meta(
+            description="Items drawn for each batch that its targets are held against; 0: the whole catalogue."
+        ),
+    ] = 1024
+    freshness: Annotated[
+        Amount | None,
+        Meta(description="Weight of an item's share of occurrences as a target; 0: none.", extra=CHOSEN),
+    ] = None
+
+
+@dataclass(frozen=True)
+class HstuConfig(SasRecTextConfig):
+    """HSTU: pointwise attention with a gate and relative positions (Zhai et al. 2024), items as in SasRecTextConfig."""
+
+
+@dataclass(frozen=True)
 class ItemKnnConfig(ModelConfig):
     """Directed item neighbours with decay and freshness: counted instead of trained; beyond the paper.
 
@@ -492,6 +534,8 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "autoint-emb": AutoIntEmbConfig,
     "gdcn-emb": GdcnEmbConfig,
     "sasrec": SasRecConfig,
+    "sasrec-emb": SasRecTextConfig,
+    "hstu": HstuConfig,
     "itemknn": ItemKnnConfig,
     "gbdt": GbdtConfig,
     "sid-sasrec": SidSasRecConfig,

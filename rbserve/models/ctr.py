@@ -32,7 +32,7 @@ from rbserve.models.configs import (
     PnnConfig,
 )
 from rbserve.models.fields import Fields, Sides
-from rbserve.models.items import IdItems, ItemEncoder, items_like
+from rbserve.models.items import ITEMS, IdItems, ItemEncoder, items_like
 from rbserve.models.layers import (
     BilinearFusion,
     CrossNetwork,
@@ -53,7 +53,6 @@ from rbserve.models.layers import (
     join,
 )
 
-ITEMS = "item_embedding."
 NO_FIELDS = Layout(())
 
 

@@ -1,4 +1,4 @@
-"""The forms of an item in a CTR model: a vector of its own (group A), of its words (B), of a language model (C).
+"""The forms of an item: a vector of its own (group A), of its words (B), of a language model (C), or two of them.
 
 An item encoder turns item numbers into vectors. Groups B and C make them of an item's *content*, so they also
 have vectors for items that are not in the table, and for those that training never saw (section 3.1).
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from rbserve.models.configs import CtrConfig, EmbeddingItems, TextItems
 
+ITEMS = "item_embedding."
+"""Where the item encoder stands in a model's weights."""
 EMBEDDING_STD = 1e-2
 
 
@@ -144,6 +146,30 @@ class VectorItems(ItemEncoder):
     def like(cls, weights: Mapping[str, Tensor], config: CtrConfig) -> Self:
         assert isinstance(config, EmbeddingItems)
         return cls(torch.zeros_like(weights["vectors"]), config.dim, config.vectors == "tuned")
+
+
+class OwnAndTextItems(VectorItems):
+    """Beyond the paper: an item is the sum of a vector of its own and a projection of its text's vector.
+
+    Of an item that training never saw the projection is left: its own vector is zero (`IdItems.blank`).
+    """
+
+    def __init__(self, vectors: Tensor, dim: int, std: float = EMBEDDING_STD) -> None:
+        """vectors: float32[n, D]. Both parts start with a deviation of about `std`."""
+        super().__init__(vectors, dim, tuned=False)
+        self.own = IdItems(len(vectors), dim)
+        nn.init.normal_(self.own.weight, std=std)
+        nn.init.normal_(self.projection.weight, std=std * vectors.size(1) ** -0.5)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, items: Tensor) -> Tensor:
+        own: Tensor = self.own(items)
+        return own + super().forward(items)
+
+    @classmethod
+    def of_sizes(cls, vectors: Tensor, dim: int) -> Self:
+        """An encoder for as many items as `vectors` [n, D] has rows; its values are still to be loaded."""
+        return cls(torch.zeros_like(vectors), dim)
 
 
 def items_like(config: CtrConfig, weights: Mapping[str, Tensor]) -> ItemEncoder:

@@ -1,8 +1,9 @@
-"""Sequential recommenders of the paper's groups G and H (section 3.2): causal transformers over the history.
+"""Sequential recommenders: causal transformers over the history, those of the paper's groups G and H (section 3.2).
 
 SASRec (Kang & McAuley 2018) reads items and scores the catalogue with h · e_i (eq. 8). SID-SASRec reads every item
-as its semantic identifier, one token a level, and writes the next item's codes token by token. Both begin
-with a start vector, so that an empty history is a sequence too.
+as its semantic identifier, one token a level, and writes the next item's codes token by token. Beyond the paper,
+TextSasRec is a SASRec, or with other blocks an HSTU (`hstu.py`), whose item vectors are partly made of the items'
+texts. All begin with a start vector, so that an empty history is a sequence too.
 
 Shapes: B sequences, T positions, W beams, S codes a beam has written so far; d the width, H heads of C = d / H
 numbers, L layers. A `prefix` cache is [L, 2, B, H, T, C] (keys, then values): a user's prompt, shared by all of the
@@ -11,14 +12,16 @@ user's beams. A `suffix` cache is [L, 2, B, W, H, S, C].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rbserve.models.configs import SasRecConfig, SidSasRecConfig
+from rbserve.models.configs import HstuConfig, SasRecConfig, SasRecTextConfig, SidSasRecConfig
+from rbserve.models.hstu import HstuBlock
+from rbserve.models.items import ITEMS, OwnAndTextItems
 
 INIT_STD = 0.02
 
@@ -34,6 +37,11 @@ class Block(nn.Module):
         self.attended = nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def outputs(self) -> tuple[nn.Linear, ...]:
+        """The layers whose outputs are added to x."""
+        return self.attended, self.down
 
     def forward(self, x: Tensor, last_only: bool = False) -> tuple[Tensor, Tensor]:
         """Causal self-attention over x [B, T, d]: the outputs and the keys and values [2, B, H, T, C].
@@ -88,33 +96,48 @@ def _no_later(scores: Tensor) -> Tensor:
 
 
 class Transformer(nn.Module):
-    """A start vector, then token embeddings, each with its position's; blocks; a last LayerNorm."""
+    """A start vector, then token embeddings, each with its position's; blocks; a last LayerNorm.
 
-    def __init__(self, config: SasRecConfig, tokens: int, positions: int) -> None:
+    Without `tokens` it has no embeddings of its own, and reads vectors that are made elsewhere.
+    """
+
+    def __init__(self, config: SasRecConfig, tokens: int | None, positions: int) -> None:
         super().__init__()
         self.start = nn.Parameter(INIT_STD * torch.randn(config.dim))
-        self.token_embedding = nn.Embedding(tokens, config.dim)
+        if tokens is not None:
+            self.token_embedding = nn.Embedding(tokens, config.dim)
         self.position_embedding = nn.Embedding(positions + 1, config.dim)
         self.dropout = nn.Dropout(config.dropout)
-        blocks = [Block(config.dim, config.heads, config.dropout) for _ in range(config.layers)]
+        blocks = self._new_blocks(config)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.dim)
         self.apply(_start_weights)
         for block in blocks:  # so that the sum over layers starts as large as one of them (GPT-2)
-            for linear in (block.attended, block.down):
-                nn.init.normal_(linear.weight, std=INIT_STD * (2 * config.layers) ** -0.5)
+            for linear in block.outputs:
+                nn.init.normal_(linear.weight, std=INIT_STD * (len(block.outputs) * config.layers) ** -0.5)
+
+    def _new_blocks(self, config: SasRecConfig) -> Sequence[Block | HstuBlock]:
+        return [Block(config.dim, config.heads, config.dropout) for _ in range(config.layers)]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Hidden states [B, T + 1, d] of the start and tokens int[B, T]: position t has read t tokens."""
-        x = self._embed(tokens)
+        return self.read(self.token_embedding(tokens))
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """As `forward`, of tokens whose vectors [B, T, d] are given."""
+        x = self._embed(vectors)
         for block in self.blocks:
             x, _ = block(x)
         hidden: Tensor = self.norm(x)
         return hidden
 
+    def last(self, tokens: Tensor) -> Tensor:
+        """The hidden state [B, d] after all of tokens int[B, T]."""
+        return self.prefill(tokens)[0]
+
     def prefill(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden state [B, d] after all of tokens int[B, T], and the prefix cache."""
-        x, caches = self._embed(tokens), []
+        x, caches = self._embed(self.token_embedding(tokens)), []
         for number, block in enumerate(self.blocks, start=1):
             x, cache = block(x, last_only=number == len(self.blocks))
             caches.append(cache)
@@ -130,11 +153,40 @@ class Transformer(nn.Module):
             caches.append(cache)
         return self.norm(x), torch.stack(caches)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        start = self.start.expand(tokens.size(0), 1, -1)
-        x = torch.cat((start, self.token_embedding(tokens)), dim=1)
+    def _embed(self, vectors: Tensor) -> Tensor:
+        start = self.start.expand(vectors.size(0), 1, -1)
+        x = torch.cat((start, vectors), dim=1)
         embedded: Tensor = self.dropout(x + self.position_embedding.weight[: x.size(1)])
         return embedded
+
+
+class HstuTransformer(Transformer):
+    """The same with HSTU's blocks, which keep no caches."""
+
+    def _new_blocks(self, config: SasRecConfig) -> Sequence[Block | HstuBlock]:
+        return [
+            HstuBlock(config.dim, config.heads, config.max_history + 1, config.dropout)
+            for _ in range(config.layers)
+        ]
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of the start and of tokens whose vectors [B, T, d] are given."""
+        x = self._embed(vectors)
+        for block in self.blocks:
+            x = block(x)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def last(self, tokens: Tensor) -> Tensor:
+        """The hidden state [B, d] after all of tokens int[B, T]."""
+        last: Tensor = self(tokens)[:, -1]
+        return last
+
+
+def transformer_of(config: SasRecConfig, tokens: int | None, positions: int) -> Transformer:
+    """An untrained transformer with the blocks of `config`'s kind."""
+    kind = HstuTransformer if isinstance(config, HstuConfig) else Transformer
+    return kind(config, tokens, positions)
 
 
 def _start_weights(module: nn.Module) -> None:
@@ -145,13 +197,19 @@ def _start_weights(module: nn.Module) -> None:
 
 
 class SasRec(nn.Module):
-    """Group G: the score of item i is h · e_i, with e the embeddings that the history is read with."""
+    """Group G: the score of item i is h · e_i, with e the embeddings that the history is read with.
 
-    def __init__(self, config: SasRecConfig, n_items: int) -> None:
+    With `biases` [n_items], each item's is added to its score.
+    """
+
+    def __init__(self, config: SasRecConfig, n_items: int, biases: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
         self.n_items = n_items
-        self.transformer = Transformer(config, n_items, config.max_history)
+        self.transformer = transformer_of(config, n_items, config.max_history)
+        self.register_buffer("biases", biases)
+
+    biases: Tensor | None
 
     @property
     def items(self) -> Tensor:
@@ -165,12 +223,58 @@ class SasRec(nn.Module):
 
     def scores(self, histories: Tensor) -> Tensor:
         """Scores [B, n_items] of every item as the next one after histories int[B, T]."""
-        return F.linear(self.transformer.prefill(histories)[0], self.items)
+        return F.linear(self.transformer.last(histories), self.items, self.biases)
 
     def top_k(self, histories: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The best min(k, n_items) items int64[B, k] and their scores [B, k], best first."""
         scores, items = self.scores(histories).topk(min(k, self.n_items))
         return items, scores
+
+    def folded(self) -> SasRec:
+        """The model itself: its item vectors are a table already."""
+        return self
+
+
+class TextSasRec(nn.Module):
+    """SASRec or HSTU whose item vector is the item's own plus a projection of its text's vector; beyond the paper.
+
+    The score of item i is h · e_i + item_bias_i + freshness * item_life_i. The bias is learnt. The life is counted: the
+    logarithm of an item's share of occurrences as a target. `freshness`, a number, is chosen on validation. `new_item`
+    has the bias and the life of an item that training never saw.
+    """
+
+    item_life: Tensor
+    freshness: Tensor
+    new_item: Tensor
+
+    def __init__(self, config: SasRecTextConfig, items: OwnAndTextItems) -> None:
+        super().__init__()
+        self.config = config
+        self.item_embedding = items
+        self.transformer = transformer_of(config, None, config.max_history)
+        self.item_bias = nn.Parameter(torch.zeros(items.n_items))
+        self.register_buffer("item_life", torch.zeros(items.n_items))
+        self.register_buffer("freshness", torch.zeros(()))
+        self.register_buffer("new_item", torch.zeros(2))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of histories whose items' vectors [B, T, d] are given."""
+        return self.transformer.read(vectors)
+
+    def folded(self) -> SasRec:
+        """The SASRec that scores the same, from a table of finished item vectors and a bias for each item."""
+        with torch.no_grad():
+            table, biases = (
+                self.item_embedding.all_vectors(),
+                self.item_bias + self.freshness * self.item_life,
+            )
+        with torch.device("meta"):
+            model = SasRec(self.config, len(table))
+        state = {f"transformer.{name}": value for name, value in self.transformer.state_dict().items()}
+        state["transformer.token_embedding.weight"] = table
+        model.load_state_dict(state, assign=True)
+        model.item_biases = biases
+        return model.train(self.training)
 
 
 class SidSasRec(nn.Module):
@@ -200,16 +304,23 @@ class SidSasRec(nn.Module):
         return self.output(hidden), suffix
 
 
-SequentialModel = SasRec | SidSasRec
+SequentialModel = SasRec | TextSasRec | SidSasRec
 
 
-def build(config: SasRecConfig, n_items: int) -> SequentialModel:
-    """A freshly initialised model of `config`'s architecture, for items 0 to n_items - 1."""
-    return SidSasRec(config) if isinstance(config, SidSasRecConfig) else SasRec(config, n_items)
+def build(config: SasRecConfig, items: int | OwnAndTextItems) -> SequentialModel:
+    """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder."""
+    if isinstance(config, SasRecTextConfig):
+        assert isinstance(items, OwnAndTextItems)
+        return TextSasRec(config, items)
+    assert isinstance(items, int)
+    return SidSasRec(config) if isinstance(config, SidSasRecConfig) else SasRec(config, items)
 
 
 def rebuild(config: SasRecConfig, weights: Mapping[str, Tensor]) -> SequentialModel:
     """The model whose state `weights` is; KeyError or RuntimeError where they are not those of `config`."""
-    model = build(config, len(weights["transformer.token_embedding.weight"]))
+    if isinstance(config, SasRecTextConfig):
+        model = build(config, OwnAndTextItems.of_sizes(weights[f"{ITEMS}vectors"], config.dim))
+    else:
+        model = build(config, len(weights["transformer.token_embedding.weight"]))
     model.load_state_dict(weights)
     return model

@@ -34,6 +34,7 @@ from rbserve.models.configs import (
     GdcnConfig,
     GdcnEmbConfig,
     GdcnTextConfig,
+    HstuConfig,
     ItemKnnConfig,
     LanguageConfig,
     MaskNetConfig,
@@ -41,6 +42,7 @@ from rbserve.models.configs import (
     P5Config,
     PnnConfig,
     SasRecConfig,
+    SasRecTextConfig,
     SeqP5Config,
     SeqSidConfig,
     SidLanguageConfig,
@@ -347,6 +349,7 @@ _WITH_FIELDS: dict[str, Any] = {
     "fields": ("all",), "vectors": "tuned", "dim": 128, "hidden": (512, 256), "dropout": 0.5,
 }  # fmt: skip
 _FIELDS_TRAINING = {"batch": 1024, "micro_batch": 1024, "lr": 3e-4}
+_TEXTS_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 2e-3, "epochs": 10, "schedule": "cosine"}
 
 BEYOND: tuple[ModelSpec, ...] = (
     _beyond("gbdt", CTR.name, "features", config=GbdtConfig()),
@@ -365,6 +368,14 @@ BEYOND: tuple[ModelSpec, ...] = (
         training=_FIELDS_TRAINING,
     ),
     _beyond("itemknn", SEQREC.name, "id", config=ItemKnnConfig()),
+    _beyond(
+        "sasrec-2l-emb",
+        SEQREC.name,
+        "embedding",
+        config=SasRecTextConfig(),
+        training=_TEXTS_TRAINING,
+    ),
+    _beyond("hstu", SEQREC.name, "embedding", config=HstuConfig(), training=_TEXTS_TRAINING),
 )
 """The rows that the paper lacks, group X: found by name or as `X`, and no part of `all`, which is the paper."""
 

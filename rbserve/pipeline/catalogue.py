@@ -1,8 +1,8 @@
 """Items that come and go while a model stays: rows are added to an artefact's item table, or retired, without training.
 
 A row can be added where an item is made of something that a new item has too: words (group B), a vector of its text
-(C), its text itself (E), or codes of that vector (F, H, J). Existing rows keep their number, and their scores. The
-artefact is replaced as a whole; a server takes it up when it is told to reload.
+(C, `sasrec-2l-emb`, `hstu`), its text itself (E), or codes of that vector (F, H, J). Existing rows keep their number,
+and their scores. The artefact is replaced as a whole; a server takes it up when it is told to reload.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.tasks import TASKS
-from rbserve.core.types import Ranker, Vectors
+from rbserve.core.types import Ranker, Scores, Vectors
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import (
     ITEMS,
@@ -49,6 +49,7 @@ from rbserve.models.configs import (
     GbdtConfig,
     ItemKnnConfig,
     P5Config,
+    SasRecTextConfig,
     SeqP5Config,
     TextItems,
     TextLanguageConfig,
@@ -57,7 +58,13 @@ from rbserve.models.configs import (
 from rbserve.models.prompts import FOLDER as PROMPTS
 from rbserve.models.prompts import ITEM_TOKENS
 from rbserve.runtimes.contents import artifact_prompts, artifact_tokenizer
-from rbserve.runtimes.item_vectors import Encode, config_class, open_content, write_tensors
+from rbserve.runtimes.item_vectors import (
+    Encode,
+    OwnAndVectorContent,
+    config_class,
+    open_content,
+    write_tensors,
+)
 from rbserve.runtimes.opening import open_ranker, open_scorer
 
 
@@ -86,7 +93,7 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 TAKE_NEW_ITEMS = (
-    TextItems, EmbeddingItems, ZeroShotConfig, TextLanguageConfig, EndpointConfig, GbdtConfig
+    TextItems, EmbeddingItems, SasRecTextConfig, ZeroShotConfig, TextLanguageConfig, EndpointConfig, GbdtConfig
 )  # fmt: skip
 """The configs of models that make an item of its text, or of its fields and counts alone."""
 FieldTexts = Mapping[str, Mapping[str, str | None]]
@@ -212,8 +219,9 @@ def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: E
     elif texts and (content := open_content(artifact, encode)):
         grown, vectors = content.grown(texts), content.of_texts(texts)
         yield Edit([WEIGHTS], lambda folder: write_tensors(artifact, grown, folder / WEIGHTS))
+        biases = content.biases(len(texts)) if isinstance(content, OwnAndVectorContent) else None
         for variant, record in artifact.manifest.variants.items():
-            yield _graph_edit(artifact, variant, record, vectors)
+            yield _graph_edit(artifact, variant, record, vectors, biases)
 
 
 def _field_edits(artifact: Artifact, ids: Sequence[str], fields: FieldTexts) -> Iterator[Edit]:
@@ -242,14 +250,17 @@ def _save_column(column: NDArray[Any], file: str, folder: Path) -> None:
     np.save(folder / file, column)
 
 
-def _graph_edit(artifact: Artifact, variant: str, record: VariantRecord, vectors: Vectors) -> Edit:
-    """An exported graph with vectors float32[K, d] behind its item table."""
+def _graph_edit(
+    artifact: Artifact, variant: str, record: VariantRecord, vectors: Vectors, biases: Scores | None
+) -> Edit:
+    """An exported graph with vectors float32[K, d] behind its item table, and biases float32[K] of a ranking."""
     from rbserve.exporters.item_table import append_rows
 
     precision = find_variant(variant).precision
     source, *_ = (artifact.file(name) for name in record.files)  # weights beside it are read with it
     return Edit(
-        record.files, lambda folder: append_rows(artifact, precision, source, folder / record.file, vectors)
+        record.files,
+        lambda folder: append_rows(artifact, precision, source, folder / record.file, vectors, biases),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -71,18 +72,23 @@ def rank_rows(
     Histories of one length are ranked together, at most `batch` a call.
     """
     ranked = np.full((len(histories), k), -1, np.int32)
+    for together, seen in by_length(histories, batch):
+        items, _ = ranker.top_k_batch(seen, k + exclude_seen * seen.shape[1])
+        unwanted = items < 0
+        if exclude_seen:
+            unwanted |= (items[:, :, None] == seen[:, None, :]).any(axis=2)
+        best = _wanted_first(items, unwanted)[:, :k]
+        ranked[together, : best.shape[1]] = best
+    return ranked
+
+
+def by_length(histories: Ragged, batch: int) -> Iterator[tuple[NDArray[np.int64], Items]]:
+    """Histories of one length together, at most `batch` at a time: their rows int64[B] and their items int32[B, T]."""
     lengths = histories.lengths
     for length in np.unique(lengths).tolist():
         rows = np.flatnonzero(lengths == length)
         for together in np.split(rows, range(batch, len(rows), batch)):
-            seen = histories.take(together).values.reshape(len(together), length)
-            items, _ = ranker.top_k_batch(seen, k + exclude_seen * length)
-            unwanted = items < 0
-            if exclude_seen:
-                unwanted |= (items[:, :, None] == seen[:, None, :]).any(axis=2)
-            best = _wanted_first(items, unwanted)[:, :k]
-            ranked[together, : best.shape[1]] = best
-    return ranked
+            yield together, histories.take(together).values.reshape(len(together), length)
 
 
 def _wanted_first(items: Items, unwanted: NDArray[np.bool_]) -> Items:

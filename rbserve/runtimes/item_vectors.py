@@ -1,7 +1,7 @@
-"""Finished item vectors of groups B and C: of an artefact's own items, and of texts that its item table lacks.
+"""Finished item vectors of rows that make them of texts: of an artefact's own items, and of texts that its table lacks.
 
-Everything is NumPy over the weights file, without torch. Texts of group C need the language model that made the vectors
-of the table; the caller passes it as `Encode`.
+Groups B and C do, and the rankings with vectors of texts. Everything is NumPy over the weights file, without torch.
+Except in group B, texts need the language model that made the vectors of the table; the caller passes it as `Encode`.
 Shapes: K items at hand, d the width of an item vector, D that of a language model's.
 """
 
@@ -16,16 +16,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rbserve.core.errors import ArtifactError, UsageError
-from rbserve.core.types import Items, Vectors
+from rbserve.core.types import Items, Scores, Vectors
 from rbserve.data.artifact import WEIGHTS, WORDS, Artifact
 from rbserve.data.dataset import WORD_LIMIT
-from rbserve.models.configs import CONFIGS, EmbeddingItems, ModelConfig, TextItems
+from rbserve.models.configs import CONFIGS, EmbeddingItems, ModelConfig, SasRecTextConfig, TextItems
 from rbserve.models.words import MAX_WORDS, tokenize
 
 Encode = Callable[[Sequence[str]], Vectors]
 """Vectors float32[K, D] of K texts by a language model."""
 OF_ITEMS = "item_embedding."
-VECTORS = "vectors"
+VECTORS, OWN = "vectors", "own.weight"
+BIAS, LIFE, NEW_ITEM, FRESHNESS = "item_bias", "item_life", "new_item", "freshness"
+"""Tensors that the biases of a ranking are made of (`models/sasrec.py: TextSasRec`)."""
 SAME_ENCODER = 1e-2
 """How far the vector of a known text may differ from the one the model was trained with, in standard deviations."""
 
@@ -52,22 +54,25 @@ def config_class(artifact: Artifact) -> type[ModelConfig]:
 
 
 def content_kind(artifact: Artifact) -> type[WordContent] | type[VectorContent] | None:
-    """The class of an artefact's item content: words (group B), vectors (group C), or None for other groups."""
+    """The class of an artefact's item content: words (group B), vectors (group C), vectors beside the item's own, or
+    None for other rows."""
     config = config_class(artifact)
     if issubclass(config, TextItems):
         return WordContent
+    if issubclass(config, SasRecTextConfig):
+        return OwnAndVectorContent
     return VectorContent if issubclass(config, EmbeddingItems) else None
 
 
 def open_content(artifact: Artifact, encode: Encode) -> ItemContent | None:
-    """The item content of an artefact of group B or C, None for other groups; `encode` is used by group C alone.
+    """The item content of an artefact that makes items of texts, else None; group B does not use `encode`.
 
     Raises UsageError without the safetensors library, ArtifactError for a damaged file.
     """
     kind = content_kind(artifact)
     if kind is WordContent:
         return WordContent(artifact)
-    return VectorContent(artifact, encode) if kind is VectorContent else None
+    return kind(artifact, encode) if kind is not None and issubclass(kind, VectorContent) else None
 
 
 class WordContent:
@@ -174,6 +179,38 @@ class VectorContent:
                 "put the former model back, or train the row again",
             )
         self._same_encoder = True
+
+
+class OwnAndVectorContent(VectorContent):
+    """Rankings with vectors of texts: an item's own vector is added, and its score has a bias.
+
+    An item that is added has no vector of its own, and the bias of one that training never saw.
+    """
+
+    def __init__(self, artifact: Artifact, encode: Encode) -> None:
+        super().__init__(artifact, encode)
+        with open_tensors(artifact.path / WEIGHTS) as file:
+            self._own: Vectors = file.get_tensor(f"{OF_ITEMS}{OWN}")
+            self._biases = {name: file.get_tensor(name) for name in (BIAS, LIFE, NEW_ITEM, FRESHNESS)}
+
+    def of_rows(self, rows: Items) -> Vectors:
+        """Vectors float32[K, d] of items of the table."""
+        vectors: Vectors = super().of_rows(rows) + self._own[rows]
+        return vectors
+
+    def grown(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """All items' vectors, those of the texts last, their own vectors and what their biases are made of."""
+        added, (bias, life) = len(texts), self._biases[NEW_ITEM]
+        return super().grown(texts) | {
+            f"{OF_ITEMS}{OWN}": np.pad(self._own, ((0, added), (0, 0))),
+            BIAS: np.pad(self._biases[BIAS], (0, added), constant_values=bias),
+            LIFE: np.pad(self._biases[LIFE], (0, added), constant_values=life),
+        }
+
+    def biases(self, count: int) -> Scores:
+        """The bias float32[K] of each of so many added items in the score."""
+        bias, life = self._biases[NEW_ITEM]
+        return np.full(count, bias + self._biases[FRESHNESS] * life, np.float32)
 
 
 def item_tensors(artifact: Artifact, leave: str | None = None) -> dict[str, NDArray[Any]]:

@@ -58,7 +58,7 @@ def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
     return ranker_of(
         artifact,
         Parts(
-            lambda: TorchItemScores(model),
+            lambda: TorchItemScores(model.folded() if hasattr(model, "folded") else model),
             lambda: TorchStepper(model),
             lambda: TorchBestItems(model),
             lambda: TorchLanguageCall(model),

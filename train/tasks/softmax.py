@@ -1,4 +1,4 @@
-"""Cross-entropy over a whole catalogue (eq. 7) without its logits in memory.
+"""Cross-entropy over a whole catalogue (eq. 7) without its logits in memory, and over a pool of items.
 
 P predicted positions and n items have P x n logits: 17 million in a batch of MicroLens, of which autograd keeps
 several copies. The gradient of -log softmax is softmax minus one at the label, so the forward pass can compute it for
@@ -50,3 +50,19 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_hidden, to_items = ctx.saved_tensors
         return slope * to_hidden, slope * to_items, None, None
+
+
+def weighted_softmax_loss(
+    hidden: Tensor, items: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, log_odds: Tensor
+) -> Tensor:
+    """Cross-entropy of weighted targets, summed over P positions, with a pool of U items in place of a catalogue.
+
+    hidden [P, d]; items [U, d]; bias [U]; targets int64[P, K], rows of `items`; weights [P, K], of sum 1, are 0 where
+    there is no target. Item i stands for exp(log_odds[i]) items of the catalogue, log_odds [U], except where it is a
+    target of the position: there it stands for itself.
+    """
+    logits = (hidden @ items.T).float() + bias
+    wanted = logits.gather(1, targets)
+    filled = torch.where(weights > 0, targets, targets[:, :1])  # the first is always a target
+    total = (logits + log_odds).scatter(1, filled, logits.gather(1, filled)).logsumexp(1)
+    return (total - (weights * wanted).sum(1)).sum()

@@ -2,7 +2,8 @@
 
 Items are matched by their raw id. An item that the artefact does not have begins with:
 
-- groups B and C: the words of its text, or its vector, standardised as the artefact's vectors are;
+- groups B and C: the words of its text, or its vector, standardised as the artefact's vectors are; in a ranking with
+  such vectors (`sasrec-2l-emb`, `hstu`) its own vector and bias are those of an untrained row;
 - groups F, H and J: the nearest free semantic identifier, by the RQ-VAE that made the others;
 - group E: its text, for which nothing is learnt;
 - groups A, D, G and I: the mean of the vectors of the NEIGHBOURS items whose texts share the rarest words with its
@@ -44,6 +45,7 @@ from rbserve.models.configs import (
     config_to_dict,
     kind_of,
 )
+from rbserve.models.items import ITEMS
 from rbserve.models.words import tokenize
 
 DECODING = ("decoding", "width")
@@ -54,8 +56,9 @@ ITEM_ROWS = (
     "item_embedding.weight", "transformer.token_embedding.weight", "new_embedding.weight",
     "language.new_embedding.weight", "head.weight",
 )  # fmt: skip
+OWN_ROWS = (f"{ITEMS}own.weight", "item_bias")
+COUNTED = ("item_life", "new_item", "freshness")
 WORD_ROWS = "item_embedding.words.weight"
-CONTENT = "item_embedding."
 Rows = NDArray[np.int64]
 
 
@@ -151,15 +154,17 @@ class WarmStart:
 
     def _tensor(self, name: str, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
         new = fresh[name]
-        if name in (f"{CONTENT}values", f"{CONTENT}offsets"):
+        if name in (f"{ITEMS}values", f"{ITEMS}offsets", *COUNTED):
             return new
         if name not in old:
             raise UsageError(f"{self.init.path} has no weights {name}", "train without --init")
         before = old[name].to(new.dtype)
         if name == WORD_ROWS:
             return self._words(new, before)
-        if name == f"{CONTENT}vectors":
+        if name == f"{ITEMS}vectors":
             return self._vectors(fresh, old)
+        if name in OWN_ROWS:
+            return self._known(new, before)
         if self._has_item_rows(name, before):
             return self._items(new, before)
         if new.shape != before.shape:
@@ -177,10 +182,15 @@ class WarmStart:
 
     def _items(self, new: Tensor, before: Tensor) -> Tensor:
         """The artefact's rows of known items; of new ones the mean of items with similar texts, else the fresh row."""
-        table, rows = new.clone(), torch.from_numpy(self._old_rows)
-        table[rows >= 0] = before[rows[rows >= 0]]
+        table = self._known(new, before)
         for row, neighbours in self._neighbours.items():
             table[row] = before[torch.tensor(neighbours)].mean(dim=0)
+        return table
+
+    def _known(self, new: Tensor, before: Tensor) -> Tensor:
+        """The artefact's rows of known items, the fresh row of each new one."""
+        table, rows = new.clone(), torch.from_numpy(self._old_rows)
+        table[rows >= 0] = before[rows[rows >= 0]]
         return table
 
     def _words(self, new: Tensor, before: Tensor) -> Tensor:
@@ -193,11 +203,11 @@ class WarmStart:
 
     def _vectors(self, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
         """The data set's vectors, standardised as the artefact's are; known items keep vectors that were tuned."""
-        raw = fresh[f"{CONTENT}vectors"] / fresh[f"{CONTENT}scale"] + fresh[f"{CONTENT}center"]
-        vectors = (raw - old[f"{CONTENT}center"]) * old[f"{CONTENT}scale"]
+        raw = fresh[f"{ITEMS}vectors"] / fresh[f"{ITEMS}scale"] + fresh[f"{ITEMS}center"]
+        vectors = (raw - old[f"{ITEMS}center"]) * old[f"{ITEMS}scale"]
         if self.init.manifest.config.get("vectors") == "tuned":
             rows = torch.from_numpy(self._old_rows)
-            vectors[rows >= 0] = old[f"{CONTENT}vectors"][rows[rows >= 0]]
+            vectors[rows >= 0] = old[f"{ITEMS}vectors"][rows[rows >= 0]]
         return vectors
 
     @cached_property

@@ -1,0 +1,172 @@
+"""Next items with vectors of texts (`sasrec-2l-emb`, `hstu`): the training task of a TextSasRec.
+
+It differs from SASRec's task in three ways, each of which an option turns off.
+
+- A position predicts the items that follow it, not the next one alone: the one after k others counts decay^k.
+- Targets are held against the other items of the batch and `negatives` drawn ones, not against the whole catalogue. An
+  item that is present with probability p stands for 1 / p items, so that the sum over the pool is, in expectation, the
+  sum over the catalogue (Horvitz & Thompson 1952; logQ correction: Yi et al. 2019).
+- `freshness` is chosen on validation users after every epoch.
+
+Shapes: n items of the catalogue, U items of the pool, P positions that predict, K targets of a position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rbserve.core.errors import UsageError
+from rbserve.core.types import Items, ModelSpec, Progress, Ranker
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import Dataset
+from rbserve.models.configs import SasRecTextConfig
+from rbserve.models.items import OwnAndTextItems
+from rbserve.models.sasrec import INIT_STD, TextSasRec, build
+from rbserve.runtimes.evaluate import by_length
+from rbserve.runtimes.ranking import ScoringRanker
+from rbserve.runtimes.torch_models import TorchItemScores
+from rbserve.stats.listwise import ndcg_at_k
+from rbserve.train.encoders.embed import item_vectors
+from rbserve.train.fitting.loop import Rows
+from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
+from rbserve.train.tasks.softmax import weighted_softmax_loss
+
+FRESHNESS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""The values of `freshness` that are tried."""
+VALIDATION_ROWS = 5_000
+FARTHEST = 6
+"""Targets of a position, at most: with a decay of 0.8 the next one would count 0.26."""
+
+
+def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSasRec, TextItemTask]:
+    """The untrained model of a list-wise row whose items have vectors of texts, and its training task."""
+    config: SasRecTextConfig = spec.config
+    if not any(dataset.items.texts):
+        raise UsageError(
+            f"{spec.name} reads item texts, and data set {dataset.name} has none",
+            "sasrec-3l needs none; rbserve prepare --text names the column of one's own items",
+        )
+    vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
+    items = OwnAndTextItems(torch.from_numpy(vectors), config.dim, INIT_STD)
+    model, task = cast(TextSasRec, build(config, items)), TextItemTask(dataset, config)
+    items.own.blank(torch.from_numpy(task.counts == 0))
+    with torch.no_grad():
+        model.item_bias.copy_(_bias(task.counts))
+    model.item_life.copy_(_life(task.targets, task.counts))
+    nothing = np.zeros(1, np.int64)
+    model.new_item.copy_(torch.cat([_bias(nothing), _life(nothing, nothing)]))
+    model.freshness.fill_(config.freshness or 0.0)
+    return model, task
+
+
+def _bias(counts: NDArray[np.int64]) -> Tensor:
+    """The start of the biases: the logarithm of occurrences."""
+    return torch.from_numpy(np.log(counts + 1.0)).float()
+
+
+def _life(targets: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
+    """The logarithm of the share of occurrences that are targets, smoothed as itemknn's freshness is."""
+    return torch.from_numpy(np.log((targets + 0.5) / (counts + 3.0))).float()
+
+
+class TextItemTask(SeqTask):
+    """To predict the items that follow, with a pool of items in place of the catalogue; a row is a user's sequence."""
+
+    def __init__(self, dataset: Dataset, config: SasRecTextConfig) -> None:
+        super().__init__(dataset, config)
+        self._options, self.chosen = config, dict[str, float]()
+        n_items, values = len(dataset.items), with_targets(self._train, config.max_history).values
+        self.counts = np.bincount(values, minlength=n_items)
+        self.targets = np.bincount(self._train.targets, minlength=n_items)
+        self._known = torch.from_numpy(np.flatnonzero(self.counts))
+        self._shares = torch.from_numpy(self.counts / max(1, self.counts.sum()))
+        self._drawn = (self._shares + (self._shares > 0) / max(1, len(self._known))) / 2
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the predicting positions of the given training rows."""
+        assert isinstance(model, TextSasRec)
+        device = model.item_bias.device
+        sequences = self._sequences(rows)
+        pool, log_odds = self._pool(np.concatenate([part.values for part in sequences]), device)
+        place = torch.zeros(model.item_embedding.n_items, dtype=torch.int64, device=device)
+        place[pool] = torch.arange(len(pool), device=device)
+        table = model.item_embedding(pool)
+        hidden, targets, weights = [], [], []
+        for inputs, wanted, weight in (self._padded(part, device) for part in sequences):
+            known = weight.sum(-1) > 0
+            hidden.append(model(F.embedding(place[inputs], table))[known])
+            targets.append(place[wanted[known]])
+            weights.append(weight[known])
+        every = [_widened(tensors) for tensors in (targets, weights)]
+        return weighted_softmax_loss(
+            torch.cat(hidden), table, model.item_bias[pool], every[0], every[1], log_odds
+        )
+
+    def _padded(self, sequences: Ragged, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs int64[B, T], targets int64[B, T + 1, K] and their weights [B, T + 1, K], 0 where there is none."""
+        last = 1 if self.config.targets == "last" else None
+        inputs, labels = Padded.of(sequences, last).to(device)
+        farthest = min(FARTHEST, labels.size(1)) if self._options.decay else 1
+        shifted = [F.pad(labels[:, k:], (0, k), value=NO_LABEL) for k in range(farthest)]
+        targets = torch.stack(shifted, dim=-1)
+        weights = (targets != NO_LABEL) * self._options.decay ** torch.arange(farthest, device=device)
+        weights = weights * (labels != NO_LABEL)[..., None]
+        return inputs, targets.clamp(min=0), weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+
+    def _pool(self, present: Items, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Items int64[U] that targets are held against, those `present` among them, and the logarithm [U] of 1 / p."""
+        negatives = self._options.negatives
+        if not 0 < negatives < len(self._known):
+            return self._known.to(device), torch.zeros(len(self._known), device=device)
+        drawn = torch.multinomial(self._drawn, negatives)
+        pool = torch.unique(torch.cat((torch.from_numpy(present.astype(np.int64)), drawn)))
+        absent = len(present) * torch.log1p(-self._shares[pool]) + negatives * torch.log1p(-self._drawn[pool])
+        return pool.to(device), -torch.log(-torch.expm1(absent)).float().to(device)
+
+    def validate(self, model: nn.Module) -> float:
+        """nDCG@10 over the validation users, with the best freshness if it is to be chosen."""
+        assert isinstance(model, TextSasRec)
+        if self._options.freshness is None:
+            model.freshness.fill_(self._best_freshness(model))
+        return super().validate(model)
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """All weights of the model; the freshness among them is from now on `chosen`, if it was to be."""
+        if self._options.freshness is None:
+            self.chosen = {"freshness": float(cast(TextSasRec, model).freshness)}
+        return super().weights(model)
+
+    def ranker(self, model: nn.Module) -> Ranker:
+        """A ranker that scores every item of the catalogue."""
+        return ScoringRanker(TorchItemScores(cast(TextSasRec, model).folded()), self.config.max_history)
+
+    def _best_freshness(self, model: TextSasRec) -> float:
+        """The value with the best nDCG@10 of the first VALIDATION_ROWS validation users; the smallest of the best."""
+        valid = self._valid.take(np.arange(min(VALIDATION_ROWS, len(self._valid))))
+        folded, ranks = model.folded(), np.zeros((len(FRESHNESS), len(valid)), np.int64)
+        folded.biases = model.item_bias
+        for rows, histories in by_length(valid.histories, batch=256):
+            histories = histories[:, -self.config.max_history :].astype(np.int64)
+            targets = torch.from_numpy(valid.targets[rows].astype(np.int64)).to(model.item_bias.device)
+            scores = folded.scores(torch.from_numpy(histories).to(model.item_bias.device))
+            for place, freshness in enumerate(FRESHNESS):
+                ranks[place, rows] = _ranks(scores + freshness * model.item_life, targets).cpu().numpy()
+        return FRESHNESS[int(np.argmax([ndcg_at_k(of_value, AT) for of_value in ranks]))]
+
+
+def _ranks(scores: Tensor, targets: Tensor) -> Tensor:
+    """The place int64[B] of targets [B] among scores [B, n], from 1; ties stand before."""
+    return (scores >= scores.gather(1, targets[:, None])).sum(1)
+
+
+def _widened(parts: list[Tensor]) -> Tensor:
+    """Tensors [., K] of several K one after another, filled up with zeros to the largest."""
+    widest = max(part.size(1) for part in parts)
+    return torch.cat([F.pad(part, (0, widest - part.size(1))) for part in parts])
