@@ -273,7 +273,7 @@ class TextSasRec(nn.Module):
         state = {f"transformer.{name}": value for name, value in self.transformer.state_dict().items()}
         state["transformer.token_embedding.weight"] = table
         model.load_state_dict(state, assign=True)
-        model.item_biases = biases
+        model.biases = biases
         return model.train(self.training)
 
 

@@ -373,9 +373,17 @@ BEYOND: tuple[ModelSpec, ...] = (
         SEQREC.name,
         "embedding",
         config=SasRecTextConfig(),
+        needs=_GROUPS["C"].needs,
         training=_TEXTS_TRAINING,
     ),
-    _beyond("hstu", SEQREC.name, "embedding", config=HstuConfig(), training=_TEXTS_TRAINING),
+    _beyond(
+        "hstu",
+        SEQREC.name,
+        "embedding",
+        config=HstuConfig(),
+        needs=_GROUPS["C"].needs,
+        training=_TEXTS_TRAINING,
+    ),
 )
 """The rows that the paper lacks, group X: found by name or as `X`, and no part of `all`, which is the paper."""
 

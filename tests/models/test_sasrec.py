@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rbserve.models.configs import SasRecConfig, SidSasRecConfig
-from rbserve.models.sasrec import SasRec, SidSasRec, build, rebuild
+from rbserve.models.configs import HstuConfig, SasRecConfig, SasRecTextConfig, SidSasRecConfig
+from rbserve.models.items import OwnAndTextItems
+from rbserve.models.sasrec import SasRec, SidSasRec, TextSasRec, build, rebuild
 
 ITEMS = 50
 SIZE: Any = {"layers": 2, "dim": 16, "heads": 4, "max_history": 9}
@@ -23,6 +24,16 @@ def sasrec() -> SasRec:
 @pytest.fixture
 def sid_sasrec() -> SidSasRec:
     return _spread(build(SidSasRecConfig(**SIZE, **CODES), ITEMS))
+
+
+@pytest.fixture(params=[SasRecTextConfig, HstuConfig])
+def with_texts(request: pytest.FixtureRequest) -> TextSasRec:
+    torch.manual_seed(1)
+    items = OwnAndTextItems(3 + torch.randn(ITEMS, 7), SIZE["dim"])
+    model = _spread(build(request.param(**SIZE), items))
+    model.item_life.normal_()
+    model.freshness.fill_(0.5)
+    return model  # type: ignore[no-any-return]
 
 
 def _spread(model: Any) -> Any:
@@ -102,7 +113,7 @@ def test_the_blocks_are_those_of_gpt2(sasrec: SasRec) -> None:
             other.bias.copy_(mine.bias)
     oracle.ln_f.load_state_dict(transformer.norm.state_dict())
     history = torch.randint(ITEMS, (3, 7))
-    expected = oracle(inputs_embeds=transformer._embed(history)).last_hidden_state
+    expected = oracle(inputs_embeds=transformer._embed(sasrec.items[history])).last_hidden_state
     torch.testing.assert_close(sasrec(history), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -113,3 +124,26 @@ def test_a_model_is_rebuilt_from_its_state_alone(sasrec: SasRec, sid_sasrec: Sid
     tokens = torch.randint(24, (2, 6))
     again = rebuild(sid_sasrec.config, sid_sasrec.state_dict()).eval()
     assert torch.equal(again(tokens), sid_sasrec(tokens))
+
+
+@torch.inference_mode()
+def test_a_score_with_texts_is_that_of_the_items_parts(with_texts: TextSasRec) -> None:
+    items, history = with_texts.item_embedding, torch.randint(ITEMS, (3, 6))
+    vectors = items.own.weight + items.projection(items.vectors)
+    hidden = with_texts(vectors[history])[:, -1]
+    expected = hidden @ vectors.T + with_texts.item_bias + 0.5 * with_texts.item_life
+    folded = with_texts.folded()
+    torch.testing.assert_close(folded.scores(history), expected)
+    assert folded.folded() is folded
+    again = rebuild(with_texts.config, with_texts.state_dict()).eval()
+    assert isinstance(again, TextSasRec)
+    assert torch.equal(again.folded().scores(history), folded.scores(history))
+
+
+@torch.inference_mode()
+def test_hidden_states_with_texts_are_those_of_the_folded_model(with_texts: TextSasRec) -> None:
+    history = torch.randint(ITEMS, (2, 5))
+    states = with_texts(with_texts.item_embedding(history))
+    folded = with_texts.folded()
+    torch.testing.assert_close(folded(history), states)
+    torch.testing.assert_close(folded.transformer.last(history), states[:, -1])

@@ -74,6 +74,7 @@ def test_every_backbone_is_a_row_and_every_language_model_row_has_one() -> None:
         ("sid-sasrec-3l-cbs", ("semantic identifiers",)),
         ("seq-p5-bert-base", ("hub weights bert-base-uncased",)),
         ("sasrec-24l", ()),
+        ("sasrec-2l-emb", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")),
     ],
 )
 def test_a_row_names_what_it_takes(name: str, needs: tuple[str, ...]) -> None:

@@ -62,6 +62,8 @@ def made(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "dnn-emb": {"dim": "16", "hidden": "32", "encoder": bert},
         "gdcn-emb": {"dim": "16", "hidden": "32", "encoder": bert, "vectors": "tuned"},
         "sasrec-3l": SMALL,
+        "sasrec-2l-emb": SMALL | {"encoder": bert, "freshness": "0.5"},
+        "hstu": SMALL | {"encoder": bert, "freshness": "0.5"},
         "sid-sasrec-3l-cbs": SMALL | CODES | {"encoder": bert},
         "zeroshot-smollm2-135m": {"backbone": llama},
         "sid-smollm2-135m": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
@@ -194,7 +196,33 @@ def test_a_ranker_recommends_a_new_item_where_its_like_is_recommended(
         assert len(ranker.top_k(np.array([len(old.items)], np.int32), 5)[0])  # in a history
 
 
-@pytest.mark.parametrize("name", ["sasrec-3l", "sid-sasrec-3l-cbs", "seq-p5-smollm2-135m"])
+@pytest.mark.parametrize("name", ["sasrec-2l-emb", "hstu"])
+def test_a_ranking_with_texts_scores_a_new_item_by_its_text_and_the_bias_of_an_unseen_one(
+    name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
+) -> None:
+    old, history = made[name], planted.seqrec("test").histories[0]
+    new, count = added(copy_of(old, tmp_path)), len(planted.items)
+    model, everything = load_model(old), len(planted.items) + len(NEW)
+    encoded = torch.from_numpy(embed_texts([text for _, text in NEW], new.manifest.config["encoder"]))
+    items = model.item_embedding
+    with torch.inference_mode():
+        state = model.folded().transformer.last(torch.from_numpy(history[None].astype(np.int64)))
+        vectors = items.projection((encoded - items.center) * items.scale)
+        bias, life = model.new_item
+        expected = (state @ vectors.T)[0] + bias + 0.5 * life
+    for variant in old.variants:
+        ranked, scores = open_ranker(new, variant).top_k(history, everything)
+        before, known_scores = open_ranker(old, variant).top_k(history, count)
+        known = ranked < count
+        np.testing.assert_array_equal(ranked[known], before)
+        np.testing.assert_allclose(scores[known], known_scores, atol=1e-6)
+        by_item = dict(zip(ranked.tolist(), scores.tolist(), strict=True))
+        exact = 1e-4 if variant != "onnx-int8" else 0.1
+        np.testing.assert_allclose([by_item[count + row] for row in range(3)], expected, atol=exact)
+        assert len(open_ranker(new, variant).top_k(np.array([count, 1], np.int32), 5)[0]) == 5
+
+
+@pytest.mark.parametrize("name", ["sasrec-3l", "sasrec-2l-emb", "sid-sasrec-3l-cbs", "seq-p5-smollm2-135m"])
 def test_a_retired_item_is_never_recommended_and_the_others_keep_their_order(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
 ) -> None:
@@ -338,6 +366,12 @@ def test_content_of_rows_is_the_folded_table(made: dict[str, Artifact]) -> None:
         content = open_content(made[name], text_encoder(made[name]))
         assert content is not None
         folded = load_model(made[name]).folded().item_embedding.weight.detach().numpy()
+        rows = np.arange(len(folded), dtype=np.int32)
+        np.testing.assert_allclose(content.of_rows(rows), folded, atol=1e-5)
+    for name in ("sasrec-2l-emb", "hstu"):
+        content = open_content(made[name], text_encoder(made[name]))
+        assert content is not None
+        folded = load_model(made[name]).folded().items.detach().numpy()
         rows = np.arange(len(folded), dtype=np.int32)
         np.testing.assert_allclose(content.of_rows(rows), folded, atol=1e-5)
     assert open_content(made["dnn"], text_encoder(made["dnn"])) is None
