@@ -77,19 +77,21 @@ def test_the_last_targets_alone_can_be_predicted(planted: Dataset, encoder: str)
     assert 0 < float(last.loss(model, rows)) < float(task.loss(model, rows))
 
 
-@torch.no_grad()
-def test_a_pool_of_items_stands_for_the_catalogue_on_average(planted: Dataset, encoder: str) -> None:
-    """The sum over the pool is that over the catalogue in expectation, so the losses are nearly the same."""
-    model, whole = made(planted, encoder, negatives="0")
-    _, drawing = made(planted, encoder, negatives="20")
-    rows = np.arange(4)
-    expected = float(whole.loss(model, rows))
-    drawn = []
-    for seed in range(40):
-        torch.manual_seed(seed)
-        drawn.append(float(drawing.loss(model, rows)))
-    assert len(set(drawn)) > 30, "another pool each time"
-    assert np.mean(drawn) == pytest.approx(expected, rel=0.03)
+def test_the_items_of_a_pool_stand_for_all_trained_items(planted: Dataset, encoder: str) -> None:
+    """Horvitz-Thompson: weighted by one over its probability, a pool has the size of the catalogue on average."""
+    _, task = made(planted, encoder, negatives="10")
+    values = planted.seqrec("train").histories.values
+    rng, trained, sizes = np.random.default_rng(0), int((task.counts > 0).sum()), []
+    for _ in range(300):
+        present = rng.choice(np.repeat(np.arange(len(task.counts)), task.counts), 10).astype(values.dtype)
+        pool, log_odds = task._pool(present, torch.device("cpu"))
+        assert set(present.tolist()) <= set(pool.tolist())
+        assert len(pool) < trained
+        sizes.append(float(log_odds.exp().sum()))
+    assert np.mean(sizes) == pytest.approx(trained, rel=0.03)
+    everything, even = made(planted, encoder, negatives="0")[1]._pool(present, torch.device("cpu"))
+    assert len(everything) == trained
+    assert not even.any()
 
 
 def test_an_item_stands_for_as_many_as_its_log_odds_say_except_where_it_is_the_target() -> None:

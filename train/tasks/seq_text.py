@@ -5,7 +5,8 @@ It differs from SASRec's task in three ways, each of which an option turns off.
 - A position predicts the items that follow it, not the next one alone: the one after k others counts decay^k.
 - Targets are held against the other items of the batch and `negatives` drawn ones, not against the whole catalogue. An
   item that is present with probability p stands for 1 / p items, so that the sum over the pool is, in expectation, the
-  sum over the catalogue (Horvitz & Thompson 1952; logQ correction: Yi et al. 2019).
+  sum over the catalogue (Horvitz & Thompson 1952; logQ correction: Yi et al. 2019). What a user saw before is always
+  present and therefore counts too much: items that are seldom seen twice.
 - `freshness` is chosen on validation users after every epoch.
 
 Shapes: n items of the catalogue, U items of the pool, P positions that predict, K targets of a position.
