@@ -161,7 +161,7 @@ class Transformer(nn.Module):
 
 
 class HstuTransformer(Transformer):
-    """The same with HSTU's blocks, which keep no caches."""
+    """A transformer of HSTU blocks, which keep no caches."""
 
     def _new_blocks(self, config: SasRecConfig) -> Sequence[Block | HstuBlock]:
         return [
