@@ -349,7 +349,7 @@ _WITH_FIELDS: dict[str, Any] = {
     "fields": ("all",), "vectors": "tuned", "dim": 128, "hidden": (512, 256), "dropout": 0.5,
 }  # fmt: skip
 _FIELDS_TRAINING = {"batch": 1024, "micro_batch": 1024, "lr": 3e-4}
-_TEXTS_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 2e-3, "epochs": 10, "schedule": "cosine"}
+_TEXTS_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 2e-3, "epochs": 7, "schedule": "cosine"}
 
 BEYOND: tuple[ModelSpec, ...] = (
     _beyond("gbdt", CTR.name, "features", config=GbdtConfig()),
