@@ -13,7 +13,7 @@ import torch
 
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import origin, save, trace
-from rbserve.models.ctr import CtrModel
+from rbserve.models.ctr_base import CtrModel
 from rbserve.runtimes.torch import load_model
 
 TRACED_HISTORY = 3

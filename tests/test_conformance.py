@@ -21,11 +21,14 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import PROBABILITY_TOLERANCE
-from rbserve.models.zoo import MODELS
+from rbserve.models.configs import CtrConfig
+from rbserve.models.zoo import BEYOND, MODELS
 from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 
-ROWS = [spec.name for spec in MODELS if spec.group in "ABC"]
+ROWS = [
+    spec.name for spec in (*MODELS, *BEYOND) if isinstance(spec.config, CtrConfig) and not spec.config.fields
+]
 TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 1e-6}
 
 

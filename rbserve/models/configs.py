@@ -226,6 +226,54 @@ class GdcnEmbConfig(EmbeddingItems, GdcnConfig):
 
 
 @dataclass(frozen=True)
+class HistoryConfig(EmbeddingItems):
+    """Beyond the paper: the history is read item by item, before an MLP; its defaults were chosen on MicroLens."""
+
+    dim: Annotated[Count, Meta(description="Width of the items' vectors and of the layers.")] = 128
+    hidden: Annotated[Widths, Meta(description="Widths of the hidden layers.")] = (256,)
+    vectors: Annotated[
+        Literal["frozen", "tuned"],
+        Meta(description="Train only the projection of the vectors, or the vectors as well."),
+    ] = "tuned"
+    max_history: Annotated[Count, Meta(description="Last items of the history that are read.")] = 20
+
+
+@dataclass(frozen=True)
+class DinEmbConfig(HistoryConfig):
+    """Deep interest network over language-model vectors: the candidate weighs the items of the history (Zhou et al.
+    2018)."""
+
+    attention_hidden: Annotated[
+        Widths, Meta(description="Widths of the hidden layers that weigh an item of the history.")
+    ] = (64,)
+    softmax: Annotated[
+        bool, Meta(description="Weights that sum to 1; false: as they are, which keeps their strength.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class LayeredHistoryConfig(HistoryConfig):
+    """Layers of attention over the history, in its order; candidates behind it do not see each other."""
+
+    layers: Annotated[Count, Meta(description="Layers of attention.")] = 2
+    heads: Annotated[Count, Meta(description="Attention heads; a divisor of dim.")] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_divisor(self.heads, "dim", self.dim)
+
+
+@dataclass(frozen=True)
+class BstEmbConfig(LayeredHistoryConfig):
+    """Behaviour sequence transformer over language-model vectors (Chen et al. 2019)."""
+
+
+@dataclass(frozen=True)
+class HstuEmbConfig(LayeredHistoryConfig):
+    """Hierarchical sequential transduction units over language-model vectors (Zhai et al. 2024)."""
+
+
+@dataclass(frozen=True)
 class SasRecConfig(ModelConfig):
     """Self-attention over the history, in causal blocks (Kang & McAuley 2018)."""
 
@@ -533,6 +581,9 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "dcnv2-emb": DcnV2EmbConfig,
     "autoint-emb": AutoIntEmbConfig,
     "gdcn-emb": GdcnEmbConfig,
+    "din-emb": DinEmbConfig,
+    "bst-emb": BstEmbConfig,
+    "hstu-emb": HstuEmbConfig,
     "sasrec": SasRecConfig,
     "sasrec-emb": SasRecTextConfig,
     "hstu": HstuConfig,

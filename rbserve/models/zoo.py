@@ -20,11 +20,13 @@ from rbserve.models.configs import (
     AutoIntConfig,
     AutoIntEmbConfig,
     AutoIntTextConfig,
+    BstEmbConfig,
     DcnConfig,
     DcnV2Config,
     DcnV2EmbConfig,
     DcnV2TextConfig,
     DeepFmConfig,
+    DinEmbConfig,
     DnnConfig,
     DnnEmbConfig,
     DnnTextConfig,
@@ -35,6 +37,7 @@ from rbserve.models.configs import (
     GdcnEmbConfig,
     GdcnTextConfig,
     HstuConfig,
+    HstuEmbConfig,
     ItemKnnConfig,
     LanguageConfig,
     MaskNetConfig,
@@ -350,6 +353,10 @@ _WITH_FIELDS: dict[str, Any] = {
 }  # fmt: skip
 _FIELDS_TRAINING = {"batch": 1024, "micro_batch": 1024, "lr": 3e-4}
 _TEXTS_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 2e-3, "epochs": 7, "schedule": "cosine"}
+# A training row is a user's history with all of its candidates.
+_HISTORY_TRAINING = {
+    "batch": 64, "micro_batch": 64, "lr": 1e-3, "epochs": 4, "patience": 4, "schedule": "cosine",
+}  # fmt: skip
 
 BEYOND: tuple[ModelSpec, ...] = (
     _beyond("gbdt", CTR.name, "features", config=GbdtConfig()),
@@ -367,6 +374,9 @@ BEYOND: tuple[ModelSpec, ...] = (
         config=GdcnEmbConfig(**_WITH_FIELDS),
         training=_FIELDS_TRAINING,
     ),
+    _beyond("din-emb", CTR.name, "embedding", config=DinEmbConfig(), training=_HISTORY_TRAINING),
+    _beyond("bst-emb", CTR.name, "embedding", config=BstEmbConfig(), training=_HISTORY_TRAINING),
+    _beyond("hstu-emb", CTR.name, "embedding", config=HstuEmbConfig(), training=_HISTORY_TRAINING),
     _beyond("itemknn", SEQREC.name, "id", config=ItemKnnConfig()),
     _beyond(
         "sasrec-2l-emb",

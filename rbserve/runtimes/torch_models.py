@@ -13,7 +13,7 @@ from rbserve.models.prompts import Packed, Prompts, pack
 from rbserve.runtimes.ranking import Cache, Logits
 
 if TYPE_CHECKING:
-    from rbserve.models.ctr import CtrModel
+    from rbserve.models.ctr_base import CtrModel
     from rbserve.models.itemknn import ItemKnn
     from rbserve.models.lm import ClickModel, LanguageModel
     from rbserve.models.sasrec import SasRec, SidSasRec

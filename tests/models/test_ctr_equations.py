@@ -10,69 +10,40 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
+from equations import Array, Weights, hidden, layer_norm, linear, relu, sigmoid, softmax
+from history_equations import HISTORY_CASES
 from torch import Tensor, nn
 
+from rbserve.models.attention import HistoryModel
 from rbserve.models.configs import (
     CONFIGS,
     AutoIntConfig,
+    BstEmbConfig,
     CtrConfig,
     DcnConfig,
     DcnV2Config,
     DeepFmConfig,
+    DinEmbConfig,
     DnnConfig,
     EmbeddingItems,
     FinalMlpConfig,
     GdcnConfig,
+    HstuEmbConfig,
     MaskNetConfig,
     PnnConfig,
     TextItems,
 )
-from rbserve.models.ctr import MODULES, CtrModel, build
+from rbserve.models.ctr import MODULES, build
+from rbserve.models.ctr_base import CtrModel
 from rbserve.models.layers import PairLinear
 
-Array = NDArray[np.float64]
-Weights = dict[str, Array]
-Definition = Callable[[Weights, Any, Array, Array], Array]  # of its config, u and t
+Definition = Callable[[Weights, Any, Array, Array], Array]
+"""The logit by a config, u (the items of the history [T, d], for a model that reads them one by one) and t."""
 
 N_ITEMS = 13
 SMALL: dict[str, Any] = {"dim": 4, "hidden": (10, 8, 6), "dropout": 0.2}
 HISTORIES = [[1, 2, 3], [], [4], [12, 12, 0, 5, 7], [6, 1]]
 CANDIDATES = [3, 0, 12, 5, 9]
-
-
-def linear(w: Weights, name: str, x: Array) -> Array:
-    """W x + b of a Linear, or of a PairLinear on the concatenation it never makes."""
-    if f"{name}.left.weight" in w:
-        weight = np.hstack([w[f"{name}.left.weight"], w[f"{name}.right.weight"]])
-        return weight @ x + w[f"{name}.right.bias"]
-    return w[f"{name}.weight"] @ x + w.get(f"{name}.bias", np.zeros(1))
-
-
-def relu(x: Array) -> Array:
-    return np.maximum(x, 0)
-
-
-def sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
-
-
-def softmax(x: Array) -> Array:
-    return np.asarray(np.exp(x) / np.exp(x).sum())
-
-
-def layer_norm(w: Weights, name: str, x: Array) -> Array:
-    normal: Array = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
-    return normal * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def hidden(w: Weights, name: str, x: Array) -> Array:
-    """An MLP's three hidden layers, however the module names them."""
-    pair = [f"{name}.first", f"{name}.rest.0", f"{name}.rest.3"]
-    plain = [f"{name}.0", f"{name}.3", f"{name}.6"]
-    for layer in pair if f"{name}.first.left.weight" in w else plain:
-        x = relu(linear(w, layer, x))
-    return x
 
 
 def dnn(w: Weights, _: Any, u: Array, t: Array) -> Array:
@@ -206,6 +177,7 @@ CASES: dict[str, tuple[CtrConfig, Definition]] = {
     "autoint-projected": (AutoIntConfig(**SMALL, attention_dim=6, heads=3), autoint),
     "gdcn-parallel": (GdcnConfig(**SMALL), gdcn),
     "gdcn-stacked": (GdcnConfig(**SMALL, structure="stacked"), gdcn),
+    **HISTORY_CASES,
 }
 
 
@@ -240,6 +212,7 @@ def slate(model: CtrModel, history: list[int], candidates: list[int]) -> Tensor:
 def test_every_architecture_has_a_module_and_a_case() -> None:
     own = {cls for cls in CONFIGS.values() if issubclass(cls, CtrConfig)}
     own -= {cls for cls in own if issubclass(cls, TextItems | EmbeddingItems)}
+    own |= {DinEmbConfig, BstEmbConfig, HstuEmbConfig}
     assert set(MODULES) == own == {type(config) for config, _ in CASES.values()}
 
 
@@ -249,9 +222,9 @@ def test_logits_are_those_of_the_published_definition(case: tuple[CtrModel, Defi
     embeddings = weights["item_embedding.weight"]
     expected = []
     for history, candidate in zip(HISTORIES, CANDIDATES, strict=True):
-        user = np.zeros(embeddings.shape[1])
-        for item in history:
-            user += embeddings[item] / len(history)
+        user = embeddings[history]
+        if not isinstance(model, HistoryModel):
+            user = user.sum(axis=0) / max(len(history), 1)
         expected.append(float(np.squeeze(definition(weights, model.config, user, embeddings[candidate]))))
     logits = batch_logits(model, HISTORIES, CANDIDATES).detach().numpy()
     assert logits.std() > 0.01
@@ -271,6 +244,7 @@ def test_a_slate_scores_like_a_batch_of_the_same_user(model: CtrModel, history: 
     torch.testing.assert_close(slate(model, history, CANDIDATES), torch.sigmoid(logits))
 
 
+@pytest.mark.parametrize("case", CASES.keys() - HISTORY_CASES.keys(), indirect=True)
 def test_an_empty_history_is_the_zero_user(model: CtrModel) -> None:
     items = model.item_embedding(torch.tensor(CANDIDATES))
     logits = model.interact(torch.zeros(1, items.size(1), dtype=items.dtype), items)
@@ -300,6 +274,7 @@ def test_dropout_acts_in_training_only(model: CtrModel) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, about its exporter
+@pytest.mark.filterwarnings("ignore:Using len")  # a graph reads one history: a constant
 def test_a_traced_graph_scores_any_history_and_slate(model: CtrModel, tmp_path: Path) -> None:
     export(model.float(), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

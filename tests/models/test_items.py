@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rbserve.models.configs import CONFIGS, CtrConfig, EmbeddingItems, TextItems
-from rbserve.models.ctr import CtrModel, build, rebuild
+from rbserve.models.ctr import build, rebuild
+from rbserve.models.ctr_base import CtrModel
 from rbserve.models.items import ItemEncoder, VectorItems, WordItems
 
 TEXTS = [[0, 1, 2], [], [2, 2, 5], [4], [0, 5]]  # word numbers; the second item has none

@@ -112,7 +112,7 @@ def fit(
     model.to(accelerator.device)
     for value in _trained(model).values():
         value.copy_(broadcast(value))
-    optimizer = torch.optim.Adam(_trained_parameters(model), lr=settings.lr)
+    optimizer = torch.optim.Adam(_trained_parameters(model), lr=settings.lr, fused=True)
     best = copy.deepcopy(_trained(model))
     state = _load(checkpoint, model, optimizer, best) if resume else State()
     if trained_before and not resume:

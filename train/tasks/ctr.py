@@ -24,13 +24,15 @@ from rbserve.core.types import Items, ModelSpec, Progress
 from rbserve.data.artifact import WORDS
 from rbserve.data.columns import Ragged, blocks
 from rbserve.data.dataset import CtrSplit, Dataset, Extras, SeqSplit
-from rbserve.models.configs import EmbeddingItems, TextItems
-from rbserve.models.ctr import NO_FIELDS, CtrModel, build
+from rbserve.models.configs import EmbeddingItems, HistoryConfig, TextItems
+from rbserve.models.ctr import NO_FIELDS, build
+from rbserve.models.ctr_base import CtrModel
 from rbserve.models.items import IdItems, ItemEncoder, VectorItems, WordItems
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows, require_finite
 from rbserve.train.tasks.fields import FieldRows, read_fields
+from rbserve.train.tasks.packing import Packs
 
 VALIDATION_BATCH = 8_192
 SAMPLE = 1_000_000  # training rows by which numbers are brought to one scale
@@ -73,7 +75,8 @@ def make(
     fields = read_fields(spec.config, dataset, progress)
     if soft is not None and fields is not None:
         soft = replace(soft, extras=fields.extras_of(soft.owners, soft.candidates, progress))
-    task = CtrTask(dataset, words=isinstance(spec.config, TextItems), soft=soft, fields=fields)
+    words, packed = isinstance(spec.config, TextItems), isinstance(spec.config, HistoryConfig)
+    task = CtrTask(dataset, words, soft, fields, packed)
     model = build(spec.config, _items(spec, dataset, progress), fields.layout if fields else NO_FIELDS)
     if isinstance(model.item_embedding, IdItems):
         model.item_embedding.blank(torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items))))
@@ -123,29 +126,37 @@ class CtrTask:
         words: bool = False,
         soft: SoftRows | None = None,
         fields: FieldRows | None = None,
+        packed: bool = False,
     ) -> None:
         """`words`: the model reads words of the data set's vocabulary. `soft`: rows to train on instead of its own.
 
-        `fields`: what the model reads beside history and candidate.
+        `fields`: what the model reads beside history and candidate. `packed`: it reads a history once for all of its
+        candidates, which then are one row of the training loop.
         """
         self._words = dataset.file("text/words.parquet") if words else None
         self._fields = fields
         own = fields.split if fields else dataset.ctr
         self._train = own("train") if soft is None else soft
         self._valid = own("valid")
-        self.rows = len(self._train)
+        self._packs = self._pack() if packed else None
+        self.rows = len(self._train) if self._packs is None else len(self._packs)
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the given training rows."""
-        batch = self._train.take(rows)
+        batch = self._train.take(rows if self._packs is None else self._packs.rows(rows))
         device = next(model.parameters()).device
         labels = torch.from_numpy(batch.labels).to(device, torch.float32)
         return F.binary_cross_entropy_with_logits(self._logits(model, batch, device), labels, reduction="sum")
 
     def sample(self) -> Mapping[str, Tensor]:
         """The tensors of the fields of some training rows."""
-        rows = np.linspace(0, self.rows - 1, min(self.rows, SAMPLE)).astype(np.int64)
+        rows = np.linspace(0, len(self._train) - 1, min(len(self._train), SAMPLE)).astype(np.int64)
         return self._tensors(self._train.take(rows), torch.device("cpu"))
+
+    def _pack(self) -> Packs:
+        if isinstance(self._train, SoftRows):
+            return Packs.of(self._train.split, self._train.owners)
+        return Packs.of(self._train, np.arange(len(self._train)))
 
     def _tensors(self, batch: CtrSplit | SoftRows, device: torch.device) -> dict[str, Tensor]:
         if self._fields is None:

@@ -24,8 +24,8 @@ from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.tasks import CTR
 from rbserve.core.types import ModelSpec, Progress
 from rbserve.data.artifact import BACKBONE, TOKENIZER
-from rbserve.data.columns import Ragged, runs
-from rbserve.data.dataset import CtrSplit, Dataset
+from rbserve.data.columns import Ragged
+from rbserve.data.dataset import Dataset
 from rbserve.data.semantic_ids import copy_semantic_ids, find_semantic_ids
 from rbserve.models import prompts
 from rbserve.models.configs import (
@@ -47,6 +47,7 @@ from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, loc
 from rbserve.train.fitting.loop import Rows, require_finite
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 from rbserve.train.tasks.ctr import trained_items
+from rbserve.train.tasks.packing import users_begin
 from rbserve.train.tasks.warm_start import WarmStart
 
 MAX_HISTORY = 20
@@ -195,11 +196,6 @@ def save_tokenizer(backbone: Path, folder: Path) -> None:
     """Writes the tokeniser of the language model at `backbone` into an artefact, for the tokenizers library."""
     (folder / TOKENIZER).parent.mkdir(exist_ok=True)
     load_tokenizer(backbone).backend_tokenizer.save(str(folder / TOKENIZER))
-
-
-def users_begin(split: CtrSplit) -> NDArray[np.int64]:
-    """The first row of each run of rows with one user and one history, and the end of the split: int64[runs + 1]."""
-    return np.union1d(runs(split.histories), np.flatnonzero(np.diff(split.users)) + 1)
 
 
 def load(
