@@ -64,13 +64,18 @@ def check_items_that_training_never_saw_score_alike(
 
 
 def check_new_items_score_by_their_content(artifact: Artifact, dataset: Dataset) -> None:
-    """Items of which training knows no event, but what they are made of: other content, another score."""
+    """Items of which training knows no event, but what they are made of: other content, another score for some user."""
     unseen = np.array([dataset.items.index["new0"], dataset.items.index["new1"]], np.int32)
-    train = dataset.ctr("train")
-    history = np.array(train.histories[len(train) - 1])
+    histories = dataset.ctr("train").histories
     for variant in artifact.variants:
-        one, other = open_scorer(artifact, variant).score(slate_request(history, unseen))
-        assert abs(one - other) > 1e-3
+        scorer = open_scorer(artifact, variant)
+        scores = np.stack(
+            [
+                scorer.score(slate_request(np.array(histories[len(histories) - row]), unseen))
+                for row in (1, 21, 41)
+            ]
+        )
+        assert np.abs(scores[:, 0] - scores[:, 1]).max() > 1e-3
 
 
 def check_scores_are_probabilities(scorer: Scorer, dataset: Dataset, rows: int | None = None) -> None:

@@ -26,7 +26,7 @@ from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
 
-ROWS = [*(spec.name for spec in MODELS if spec.group == "A"), "dnn-text"]
+ROWS = [*(spec.name for spec in MODELS if spec.group == "A"), "dnn-text", "din-emb", "bst-emb", "hstu-emb"]
 FIELDS = ",".join(COUNTS)
 TOLERANCE = {"torch-fp32": 1e-5, "native": 1e-7, "onnx-fp32": 1e-5, "onnx-int8": 1e-6}
 TREES = {

@@ -29,7 +29,7 @@ def distill(
             help="Model that scores candidates: a zoo row or an artefact's directory; made if it is missing."
         ),
     ],
-    student: Annotated[str, typer.Option(help="Zoo row of groups A, B or C, such as gdcn-emb.")],
+    student: Annotated[str, typer.Option(help="Zoo row of groups A, B or C, such as gdcn-emb, or bst-emb.")],
     dataset: DatasetName = None,
     teacher_variant: Annotated[
         str | None,

@@ -77,14 +77,19 @@ def check_teacher(name: str, task: str, kind: str, random: bool = False) -> None
 
 
 def check_student(spec: ModelSpec) -> None:
-    """UsageError, with the reason, for a row that is no student: groups A, B and C are."""
-    if spec.group in "ABC":
+    """UsageError, with the reason, for a row that is no student.
+
+    Groups A, B and C are, and the networks beyond the paper.
+    """
+    if TASKS[spec.task].ranks:
+        reason = "it ranks the catalogue, and learns no click probability of a pair"
+    elif spec.item_form == "features":
+        reason = "its trees learn labels, and no probabilities"
+    elif spec.group in "ABCX":
         return
-    reason = (
-        "it ranks the catalogue, and learns no click probability of a pair"
-        if TASKS[spec.task].ranks
-        else "it is a language model, which is what a student is to be faster than"
-    )
+    else:
+        reason = "it is a language model, which is what a student is to be faster than"
     raise UsageError(
-        f"{spec.name} cannot be a student: {reason}", "a row of groups A, B or C, such as gdcn-emb"
+        f"{spec.name} cannot be a student: {reason}",
+        "a row of groups A, B or C, such as gdcn-emb, or bst-emb",
     )

@@ -158,7 +158,8 @@ class Din(HistoryModel):
         weights = self.unit(hidden).squeeze(3)  # [U, K, T]
         if self.softmax:
             weights = (weights if reading.unseen is None else weights + reading.unseen.squeeze(1)).softmax(-1)
-        return weights @ history  # gaps are zero vectors
+        found: Tensor = weights @ history  # gaps are zero vectors
+        return found
 
 
 class SelfAttention(nn.Module):

@@ -194,10 +194,10 @@ def _beyond(
     item_form: ItemForm,
     *,
     config: ModelConfig,
-    needs: tuple[str, ...] = (),
     training: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """A row that the paper lacks; its recipe is its name."""
+    needs = _GROUPS["C"].needs if item_form == "embedding" else ()
     return ModelSpec(
         name, BEYOND_GROUP, task, item_form, None, name, config, needs=needs, training=training or {}
     )

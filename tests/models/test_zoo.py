@@ -71,6 +71,7 @@ def test_every_backbone_is_a_row_and_every_language_model_row_has_one() -> None:
         ("zeroshot-gpt-3.5", ("an OpenAI-compatible endpoint", "item texts")),
         ("dnn-text", ("item texts",)),
         ("gdcn-emb", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")),
+        ("bst-emb", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")),
         ("sid-sasrec-3l-cbs", ("semantic identifiers",)),
         ("seq-p5-bert-base", ("hub weights bert-base-uncased",)),
         ("sasrec-24l", ()),

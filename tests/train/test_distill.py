@@ -23,7 +23,8 @@ from rbserve.data.artifact import Artifact
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.exporters.export import export
-from rbserve.models.zoo import MODELS, find_model
+from rbserve.models.configs import CtrConfig
+from rbserve.models.zoo import BEYOND, MODELS, find_model
 from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 from rbserve.stats.pairwise import auc
@@ -250,6 +251,24 @@ def test_a_student_learns_to_rank_like_its_teacher(
     assert spearmanr(taught, teacher).statistic > 0.8
 
 
+def test_a_student_that_reads_histories_in_order_learns_too(
+    trained: Artifact, planted: Dataset, tmp_path: Path
+) -> None:
+    lesson = prepare_lesson(
+        trained, "bst-emb", planted, Teaching(pairs=10, alpha=1.0), SEED, tmp_path / "scores"
+    )
+    spec = dataclasses.replace(small("bst-emb"), name="bst-emb-from-dnn")
+    settings = Settings(batch=100, micro_batch=100, lr=3e-3, epochs=4)
+    student = train(spec, planted, tmp_path / spec.name, settings, lesson=lesson)
+    test = planted.ctr("test")
+    taught, teacher = (
+        score_rows(open_scorer(one, "torch-fp32"), test.histories, test.candidates)
+        for one in (student, trained)
+    )
+    assert auc(test.labels, taught) > 0.8
+    assert spearmanr(taught, teacher).statistic > 0.8
+
+
 def test_a_students_manifest_names_its_teacher(student: Artifact, trained: Artifact) -> None:
     record = student.manifest.training.distilled
     assert record is not None
@@ -282,12 +301,14 @@ def test_an_interrupted_student_is_not_continued_with_another_lesson(
 # ---- What cannot be ----
 
 
-def test_students_are_the_rows_of_groups_a_b_and_c() -> None:
-    for spec in MODELS:
-        if spec.group in "ABC":
+def test_students_are_the_networks_that_score_pairs() -> None:
+    for spec in (*MODELS, *BEYOND):
+        if isinstance(spec.config, CtrConfig):
             check_student(spec)
         else:
-            with pytest.raises(UsageError, match=r"cannot be a student: it (is a language model|ranks)"):
+            with pytest.raises(
+                UsageError, match=r"cannot be a student: it(s trees| is a language model| ranks)"
+            ):
                 check_student(spec)
 
 

@@ -35,7 +35,7 @@ from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.opening import open_scorer
 from rbserve.train.fitting.loop import Rows
 from rbserve.train.tasks.fields import read_fields
-from rbserve.train.tasks.language import users_begin
+from rbserve.train.tasks.packing import users_begin
 
 PIECE = 32
 DRAWS = 4  # items drawn for each one that is needed, since some are drawn twice and some are excluded
