@@ -34,11 +34,15 @@ UNSEEN = -1e9
 """Added to the score of a place that is not looked at: its weight becomes exactly 0, in softmax and in SiLU."""
 
 
-class Reading(NamedTuple):
-    """A history that was read: the user's vector [U, d], and for each layer what candidates look at."""
+Memory = tuple[Tensor, Tensor]
+"""What a layer's candidates look at: keys and values [U, H, S, C] or, of DIN, two tensors [U, T, .]."""
+
+
+class HistoryReading(NamedTuple):
+    """Histories that were read: the users' vectors [U, d], and a memory for each layer."""
 
     user: Tensor
-    kept: list[tuple[Tensor, Tensor]]
+    memories: list[Memory]
     unseen: Tensor | None = None  # [U, 1, 1, S]: 0, and UNSEEN for gaps; None where there are none
 
 
@@ -51,11 +55,11 @@ class HistoryModel(CtrModel):
         self.deep = PairMlp(self.left, self.right + 2 * config.dim, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
-    def read(self, history: Tensor, lengths: Tensor | None = None) -> Reading:
+    def read(self, history: Tensor, lengths: Tensor | None = None) -> HistoryReading:
         """Reads histories [U, T, d]; where they are not all of T items, the last lengths[u] are the history."""
         raise NotImplementedError
 
-    def meet(self, reading: Reading, candidates: Tensor) -> Tensor:
+    def meet(self, reading: HistoryReading, candidates: Tensor) -> Tensor:
         """What candidates [U, K, d] find in the history before them, [U, K, d]."""
         raise NotImplementedError
 
@@ -78,8 +82,8 @@ class HistoryModel(CtrModel):
         places = places_within(owners)
         slates = items.new_zeros(len(histories), int(places.max()) + 1, items.size(1))
         slates[owners, places] = items
-        found = self.meet(reading, slates)[owners, places]
-        return self._answer(reading.user[owners], items, found, tensors)
+        matched = self.meet(reading, slates)[owners, places]
+        return self._answer(reading.user[owners], items, matched, tensors)
 
     def score(
         self, history: Tensor, candidates: Tensor, tensors: Mapping[str, Tensor] | None = None
@@ -100,9 +104,9 @@ class HistoryModel(CtrModel):
         return self._answer(reading.user, items, self.meet(reading, items.unsqueeze(0))[0], tensors)
 
     def _answer(
-        self, user: Tensor, item: Tensor, found: Tensor, tensors: Mapping[str, Tensor] | None
+        self, user: Tensor, item: Tensor, matched: Tensor, tensors: Mapping[str, Tensor] | None
     ) -> Tensor:
-        right = torch.cat([found, user * item], dim=1)
+        right = torch.cat([matched, user * item], dim=1)
         if self.fields is not None:
             assert tensors is not None
             user, item = self.fields.beside(user, item, tensors)
@@ -143,23 +147,27 @@ class Din(HistoryModel):
             nn.ReLU(), hidden_layers(first, rest, 0.0), nn.Linear(config.attention_hidden[-1], 1)
         )
 
-    def read(self, history: Tensor, lengths: Tensor | None = None) -> Reading:
+    def read(self, history: Tensor, lengths: Tensor | None = None) -> HistoryReading:
+        """Reads histories: their means, and the part of the unit's first layer that is the items' own."""
         if lengths is None:
             # T stays a tensor, so that an exported graph counts the history it is given.
             count, unseen = torch.ones_like(history[..., :1]).sum(dim=1), None
         else:
             count, unseen = lengths[:, None].to(history.dtype), gaps(history, lengths)
-        return Reading(history.sum(dim=1) / count.clamp(min=1), [(self.of_item(history), history)], unseen)
+        return HistoryReading(
+            history.sum(dim=1) / count.clamp(min=1), [(self.of_item(history), history)], unseen
+        )
 
-    def meet(self, reading: Reading, candidates: Tensor) -> Tensor:
-        seen, history = reading.kept[0]
+    def meet(self, reading: HistoryReading, candidates: Tensor) -> Tensor:
+        """The weighted sums [U, K, d] of the items for candidates [U, K, d]."""
+        seen, history = reading.memories[0]
         products = self.of_product(candidates.unsqueeze(2) * history.unsqueeze(1))  # [U, K, T, ·]
         hidden = self.of_candidate(candidates).unsqueeze(2) + seen.unsqueeze(1) + products
         weights = self.unit(hidden).squeeze(3)  # [U, K, T]
         if self.softmax:
             weights = (weights if reading.unseen is None else weights + reading.unseen.squeeze(1)).softmax(-1)
-        found: Tensor = weights @ history  # gaps are zero vectors
-        return found
+        matched: Tensor = weights @ history  # gaps are zero vectors
+        return matched
 
 
 class SelfAttention(nn.Module):
@@ -176,7 +184,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         start_weights(self, [self.attended, self.down], config.layers)
 
-    def read(self, x: Tensor, unseen: Tensor, last_only: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def read(self, x: Tensor, unseen: Tensor, last_only: bool) -> tuple[Tensor, Memory]:
         """The outputs for x [U, S, d], and keys and values, each [U, H, S, C]; unseen [., 1, S, S] hides later places.
 
         With `last_only` the outputs are those of the newest item, [U, 1, d].
@@ -187,15 +195,15 @@ class SelfAttention(nn.Module):
         weights = (query @ key.transpose(2, 3) + unseen).softmax(-1)
         return self._finish(x, self.dropout(weights) @ value), (key, value)
 
-    def meet(self, x: Tensor, kept: tuple[Tensor, Tensor], unseen: Tensor | None) -> Tensor:
+    def meet(self, x: Tensor, memory: Memory, unseen: Tensor | None) -> Tensor:
         """The outputs for candidates x [U, K, d], each of which sees the history and itself."""
         query, own_key, own_value = self._project(x)
-        scores = query @ kept[0].transpose(2, 3)  # [U, H, K, S]
+        scores = query @ memory[0].transpose(2, 3)  # [U, H, K, S]
         if unseen is not None:
             scores = scores + unseen
         own = (query * own_key).sum(-1, keepdim=True)
         weights = self.dropout(torch.cat([own, scores], dim=-1).softmax(-1))
-        mixed = weights[..., :1] * own_value + weights[..., 1:] @ kept[1]
+        mixed = weights[..., :1] * own_value + weights[..., 1:] @ memory[1]
         return self._finish(x, mixed)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,7 +247,7 @@ class TransductionUnit(nn.Module):
             "behind", (self.places - 1 - place[:, None] + place).clamp(max=self.places - 1), persistent=False
         )
 
-    def read(self, x: Tensor, unseen: Tensor, last_only: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def read(self, x: Tensor, unseen: Tensor, last_only: bool) -> tuple[Tensor, Memory]:
         """As `SelfAttention.read`."""
         gate, value, query, key = self._project(x)
         bias = self.bias[self.behind][: x.size(1), : x.size(1)]
@@ -249,15 +257,15 @@ class TransductionUnit(nn.Module):
         weights = F.silu(query @ key.transpose(2, 3) + bias + unseen)
         return self._finish(x, weights @ value, gate), (key, value)
 
-    def meet(self, x: Tensor, kept: tuple[Tensor, Tensor], unseen: Tensor | None) -> Tensor:
+    def meet(self, x: Tensor, memory: Memory, unseen: Tensor | None) -> Tensor:
         """As `SelfAttention.meet`."""
         gate, own_value, query, own_key = self._project(x)
-        length = kept[0].size(2)
-        scores = query @ kept[0].transpose(2, 3) + self.bias[self.places - 1 - length : -1]
+        length = memory[0].size(2)
+        scores = query @ memory[0].transpose(2, 3) + self.bias[self.places - 1 - length : -1]
         if unseen is not None:
             scores = scores + unseen
         own = F.silu((query * own_key).sum(-1, keepdim=True) + self.bias[-1])
-        return self._finish(x, F.silu(scores) @ kept[1] + own * own_value, gate)
+        return self._finish(x, F.silu(scores) @ memory[1] + own * own_value, gate)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gate [U, S, d]; values, queries and keys of x [U, S, d], each [U, H, S, C]."""
@@ -314,7 +322,8 @@ class LayeredHistory(HistoryModel):
         """Tells candidates [U, K, d] from items of the history."""
         return x
 
-    def read(self, history: Tensor, lengths: Tensor | None = None) -> Reading:
+    def read(self, history: Tensor, lengths: Tensor | None = None) -> HistoryReading:
+        """Reads a start and histories through all layers; of the last one, at the newest item alone."""
         start = self.start.expand(len(history), 1, -1)
         x = torch.cat([start, history], dim=1)
         unseen, hidden = None, self.later[: x.size(1), : x.size(1)][None, None]
@@ -323,18 +332,19 @@ class LayeredHistory(HistoryModel):
             x = torch.where(first[..., None], start, x)
             unseen = gaps(x, lengths + 1)
             hidden = hidden + unseen
-        x, kept = self.place(x), []
+        x, memories = self.place(x), []
         for number, layer in enumerate(self.layers, start=1):
             x, memory = cast(SelfAttention, layer).read(x, hidden, last_only=number == len(self.layers))
-            kept.append(memory)
-        return Reading(self.norm(x)[:, 0], kept, unseen)
+            memories.append(memory)
+        return HistoryReading(self.norm(x)[:, 0], memories, unseen)
 
-    def meet(self, reading: Reading, candidates: Tensor) -> Tensor:
+    def meet(self, reading: HistoryReading, candidates: Tensor) -> Tensor:
+        """The outputs [U, K, d] at candidates [U, K, d]."""
         x = self.place_candidates(candidates)
-        for layer, memory in zip(self.layers, reading.kept, strict=True):
+        for layer, memory in zip(self.layers, reading.memories, strict=True):
             x = cast(SelfAttention, layer).meet(x, memory, reading.unseen)
-        found: Tensor = self.norm(x)
-        return found
+        matched: Tensor = self.norm(x)
+        return matched
 
 
 class Bst(LayeredHistory):
@@ -346,11 +356,13 @@ class Bst(LayeredHistory):
         self.dropout = nn.Dropout(config.dropout)
 
     def place(self, x: Tensor) -> Tensor:
+        """Adds the vectors of the places."""
         behind = self.positions.size(0) - 1
         placed: Tensor = self.dropout(x + self.positions[behind - x.size(1) : behind])
         return placed
 
     def place_candidates(self, x: Tensor) -> Tensor:
+        """Adds the vector of the last place."""
         placed: Tensor = self.dropout(x + self.positions[-1])
         return placed
 
