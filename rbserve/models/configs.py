@@ -235,6 +235,13 @@ class HistoryConfig(EmbeddingItems):
         Literal["frozen", "tuned"],
         Meta(description="Train only the projection of the vectors, or the vectors as well."),
     ] = "tuned"
+    item_hidden: Annotated[
+        Natural,
+        Meta(
+            description="Width of a layer between an item's vector and its projection, which serving does not compute; "
+            "0: none."
+        ),
+    ] = 256
     max_history: Annotated[Count, Meta(description="Last items of the history that are read.")] = 20
 
 

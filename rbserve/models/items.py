@@ -124,8 +124,11 @@ class VectorItems(ItemEncoder):
     center: Tensor
     scale: Tensor
 
-    def __init__(self, vectors: Tensor, dim: int, tuned: bool) -> None:
-        """vectors: float32[n, D]. `tuned` says whether they are trained themselves."""
+    def __init__(self, vectors: Tensor, dim: int, tuned: bool, hidden: int = 0) -> None:
+        """vectors: float32[n, D]. `tuned` says whether they are trained themselves.
+
+        `hidden` is the width of a layer of SiLU before the projection; 0: none.
+        """
         super().__init__()
         self.n_items = len(vectors)
         deviation, center = torch.std_mean(vectors, dim=0, correction=0)
@@ -136,16 +139,22 @@ class VectorItems(ItemEncoder):
             self.vectors = nn.Parameter(start)
         else:
             self.register_buffer("vectors", start)
-        self.projection = nn.Linear(vectors.size(1), dim)
+        self.hidden = nn.Linear(vectors.size(1), hidden) if hidden else None
+        self.projection = nn.Linear(hidden or vectors.size(1), dim)
 
     def forward(self, items: Tensor) -> Tensor:
-        projected: Tensor = self.projection(self.vectors[items])
+        return self.project(self.vectors[items])
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """Item vectors [K, d] of standardised vectors [K, D]."""
+        projected: Tensor = self.projection(F.silu(self.hidden(vectors)) if self.hidden else vectors)
         return projected
 
     @classmethod
     def like(cls, weights: Mapping[str, Tensor], config: CtrConfig) -> Self:
         assert isinstance(config, EmbeddingItems)
-        return cls(torch.zeros_like(weights["vectors"]), config.dim, config.vectors == "tuned")
+        hidden = len(weights.get("hidden.bias", ()))
+        return cls(torch.zeros_like(weights["vectors"]), config.dim, config.vectors == "tuned", hidden)
 
 
 class OwnAndTextItems(VectorItems):

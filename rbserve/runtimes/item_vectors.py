@@ -126,7 +126,7 @@ class WordContent:
 
 
 class VectorContent:
-    """Group C: a projection of the text's vector from a language model."""
+    """Group C: a projection of the text's vector from a language model, behind a layer of SiLU where there is one."""
 
     def __init__(self, artifact: Artifact, encode: Encode) -> None:
         tensors = item_tensors(artifact, leave=VECTORS)
@@ -134,6 +134,9 @@ class VectorContent:
         self._table = open_tensors(artifact.path / WEIGHTS).get_slice(f"{OF_ITEMS}{VECTORS}")  # read by rows
         self._center, self._scale = tensors["center"], tensors["scale"]
         self._weight, self._bias = tensors["projection.weight"], tensors["projection.bias"]
+        self._hidden = (
+            (tensors["hidden.weight"], tensors["hidden.bias"]) if "hidden.weight" in tensors else None
+        )
 
     def of_rows(self, rows: Items) -> Vectors:
         """Vectors float32[K, d] of items of the table."""
@@ -155,6 +158,9 @@ class VectorContent:
         return made
 
     def _projected(self, vectors: Vectors) -> Vectors:
+        if self._hidden is not None:
+            vectors = vectors @ self._hidden[0].T + self._hidden[1]
+            vectors = vectors * (0.5 + 0.5 * np.tanh(0.5 * vectors))  # SiLU
         projected: Vectors = vectors @ self._weight.T + self._bias
         return projected
 

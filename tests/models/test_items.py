@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rbserve.models.configs import CONFIGS, CtrConfig, EmbeddingItems, TextItems
+from rbserve.models.configs import CONFIGS, CtrConfig, EmbeddingItems, HistoryConfig, TextItems
 from rbserve.models.ctr import build, rebuild
 from rbserve.models.ctr_base import CtrModel
 from rbserve.models.items import ItemEncoder, VectorItems, WordItems
@@ -27,7 +27,8 @@ def items_of(config: CtrConfig) -> ItemEncoder:
     if isinstance(config, TextItems):
         return WordItems(*ragged(TEXTS), n_words=6, dim=config.dim)
     assert isinstance(config, EmbeddingItems)
-    return VectorItems(VECTORS.clone(), config.dim, tuned=config.vectors == "tuned")
+    hidden = config.item_hidden if isinstance(config, HistoryConfig) else 0
+    return VectorItems(VECTORS.clone(), config.dim, config.vectors == "tuned", hidden)
 
 
 @pytest.fixture(params=KINDS)

@@ -160,7 +160,7 @@ def test_new_rows_score_as_torch_scores_their_texts(
             offsets = torch.tensor(np.cumsum([0, *map(len, words)]))
             return embedding_bag(values, items.words.weight, offsets, mode="mean", include_last_offset=True)
         encoded = torch.from_numpy(embed_texts(wanted, new.manifest.config["encoder"]))
-        return items.projection((encoded - items.center) * items.scale)
+        return items.project((encoded - items.center) * items.scale)
 
     rows = np.arange(len(planted.items), len(new.items), dtype=np.int32)
     with torch.inference_mode():

@@ -105,7 +105,8 @@ def _vector_items(spec: ModelSpec, dataset: Dataset, progress: Progress) -> Vect
     if not any(dataset.items.texts):
         raise _no_texts(spec, dataset)
     vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
-    return VectorItems(torch.from_numpy(vectors), config.dim, tuned=config.vectors == "tuned")
+    hidden = config.item_hidden if isinstance(config, HistoryConfig) else 0
+    return VectorItems(torch.from_numpy(vectors), config.dim, config.vectors == "tuned", hidden)
 
 
 def _no_texts(spec: ModelSpec, dataset: Dataset) -> UsageError:
