@@ -48,7 +48,25 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: Axes, outputs:
             output_names=list(outputs),
             dynamic_axes={name: dict(axes) for name, axes in {**inputs, **outputs}.items()},
         )
-        return onnx.load(traced)
+        model = onnx.load(traced)
+    use_weights_directly(model.graph)
+    return model
+
+
+def use_weights_directly(graph: GraphProto) -> None:
+    """Removes the nodes that give a weight a second name, in place: the exporter makes one for a module called twice.
+
+    A product by such a name would not be known as one by a constant (`calibration.weighted_products`).
+    """
+    weights, outputs = {tensor.name for tensor in graph.initializer}, {output.name for output in graph.output}
+    copies = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in weights]
+    names = {node.output[0]: node.input[0] for node in copies if node.output[0] not in outputs}
+    for inner in graphs_of(graph):
+        for node in inner.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+    others = [node for node in graph.node if node.output[0] not in names]
+    del graph.node[:]
+    graph.node.extend(others)
 
 
 def append_top_k(model: ModelProto, n_items: int) -> None:

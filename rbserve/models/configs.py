@@ -231,6 +231,7 @@ class HistoryConfig(EmbeddingItems):
 
     dim: Annotated[Count, Meta(description="Width of the items' vectors and of the layers.")] = 128
     hidden: Annotated[Widths, Meta(description="Widths of the hidden layers.")] = (256,)
+    dropout: Annotated[Rate, Meta(description="Share of the activations that dropout sets to 0.")] = 0.2
     vectors: Annotated[
         Literal["frozen", "tuned"],
         Meta(description="Train only the projection of the vectors, or the vectors as well."),
