@@ -227,7 +227,7 @@ class GdcnEmbConfig(EmbeddingItems, GdcnConfig):
 
 @dataclass(frozen=True)
 class HistoryConfig(EmbeddingItems):
-    """Beyond the paper: the history is read item by item, before an MLP; its defaults were chosen on MicroLens."""
+    """Beyond the paper: the history is read item by item, before an MLP; defaults chosen for BST on MicroLens."""
 
     dim: Annotated[Count, Meta(description="Width of the items' vectors and of the layers.")] = 128
     hidden: Annotated[Widths, Meta(description="Widths of the hidden layers.")] = (256,)
