@@ -353,7 +353,7 @@ _WITH_FIELDS: dict[str, Any] = {
 }  # fmt: skip
 _FIELDS_TRAINING = {"batch": 1024, "micro_batch": 1024, "lr": 3e-4}
 _TEXTS_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 2e-3, "epochs": 7, "schedule": "cosine"}
-# Chosen for bst-emb on the validation users of MicroLens. A training row is a user's history with all of its candidates.
+# Chosen for bst-emb on MicroLens' validation users. A training row is a user's history with all of its candidates.
 _HISTORY_TRAINING = {
     "batch": 64, "micro_batch": 64, "lr": 1e-3, "epochs": 3, "patience": 3, "schedule": "cosine",
 }  # fmt: skip
