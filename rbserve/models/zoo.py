@@ -383,7 +383,6 @@ BEYOND: tuple[ModelSpec, ...] = (
         SEQREC.name,
         "embedding",
         config=SasRecTextConfig(),
-        needs=_GROUPS["C"].needs,
         training=_TEXTS_TRAINING,
     ),
     _beyond(
@@ -391,7 +390,6 @@ BEYOND: tuple[ModelSpec, ...] = (
         SEQREC.name,
         "embedding",
         config=HstuConfig(),
-        needs=_GROUPS["C"].needs,
         training=_TEXTS_TRAINING,
     ),
 )
