@@ -39,6 +39,7 @@ UNDECLARED = {
     "fastapi": "tests/benchmarks/serving.py serves with it, by an interpreter that has it",
     "litserve": "tests/benchmarks/serving.py serves with it, by an interpreter that has it",
     "pydantic": "comes with fastapi",
+    "slowed_head": "an example of docs/examples/onnx, whose folder tests/benchmarks/gate_curve.py adds to the path",
 }
 
 
