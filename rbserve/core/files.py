@@ -191,12 +191,11 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
     import psutil  # imported here: the help of commands reads this module
 
     absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{name}.*.scratch"):
         process = left.name.removeprefix(f".{name}.").split(".")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{name}.{os.getpid()}.", suffix=".scratch", dir=folder))
+    made = _made_within(folder, f".{name}.{os.getpid()}.")
     try:
         yield made
     finally:
@@ -204,6 +203,18 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
         with suppress(OSError):  # one that holds something stays, and with it those above
             for parent in absent:
                 parent.rmdir()
+
+
+def _made_within(folder: Path, prefix: str) -> Path:
+    """A new directory in `folder`, which is made if need be.
+
+    Another process may take an empty `folder` away at the end of its own `scratch`, just before this one fills it.
+    """
+    for _ in range(100):
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return Path(tempfile.mkdtemp(prefix=prefix, suffix=".scratch", dir=folder))
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".scratch", dir=folder))
 
 
 def _flush(path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from rbserve.core.files import (
     replacing_directory,
     require_replaceable,
     require_writable,
+    scratch,
     write_bytes,
 )
 
@@ -138,3 +141,19 @@ def test_what_rbserve_did_not_make_is_not_replaced(tmp_path: Path) -> None:
             require_replaceable(path)
     with pytest.raises(UsageError, match="was not made by rbserve"):
         require_replaceable(ours, "report.json")
+
+
+def test_a_folder_that_another_process_takes_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, made = tmp_path / "answers", tempfile.mkdtemp
+
+    def taken_away_once(**given: Any) -> str:
+        monkeypatch.setattr(tempfile, "mkdtemp", made)
+        folder.rmdir()
+        return made(**given)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken_away_once)
+    with scratch(folder, "writable") as within:
+        assert within.parent == folder
+    assert not within.exists()
