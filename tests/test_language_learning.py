@@ -63,7 +63,7 @@ def test_a_pair_wise_row_learns_what_is_liked(
     recipe: str, llama: Path, judged: Dataset, tmp_path: Path
 ) -> None:
     """A ranking that knew the topics would reach an AUC of 0.9."""
-    settings = {"batch": 4, "micro_batch": 4, "lr": 3e-3, "epochs": 3, "epoch_rows": 680}
+    settings = {"batch": 4, "micro_batch": 4, "lr": 1.5e-3, "epochs": 3, "epoch_rows": 680}
     artifact = fine_tuned(recipe, llama, judged, tmp_path, **settings)
     test = judged.ctr("test")
     scores = score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
