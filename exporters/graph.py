@@ -64,9 +64,9 @@ def use_weights_directly(graph: GraphProto) -> None:
     for inner in graphs_of(graph):
         for node in inner.node:
             node.input[:] = [names.get(name, name) for name in node.input]
-    others = [node for node in graph.node if node.output[0] not in names]
+    nodes = [node for node in graph.node if node.output[0] not in names]
     del graph.node[:]
-    graph.node.extend(others)
+    graph.node.extend(nodes)
 
 
 def append_top_k(model: ModelProto, n_items: int) -> None:

@@ -248,7 +248,10 @@ class TransductionUnit(nn.Module):
         )
 
     def read(self, x: Tensor, unseen: Tensor, last_only: bool) -> tuple[Tensor, Memory]:
-        """As `SelfAttention.read`."""
+        """The outputs for x [U, S, d], with `last_only` at the newest item, [U, 1, d]; keys and values [U, H, S, C].
+
+        unseen [., 1, S, S] hides later places.
+        """
         gate, value, query, key = self._project(x)
         bias = self.bias[self.behind][: x.size(1), : x.size(1)]
         if last_only:
@@ -258,7 +261,7 @@ class TransductionUnit(nn.Module):
         return self._finish(x, weights @ value, gate), (key, value)
 
     def meet(self, x: Tensor, memory: Memory, unseen: Tensor | None) -> Tensor:
-        """As `SelfAttention.meet`."""
+        """The outputs for candidates x [U, K, d], each of which sees the history and itself."""
         gate, own_value, query, own_key = self._project(x)
         length = memory[0].size(2)
         scores = query @ memory[0].transpose(2, 3) + self.bias[self.places - 1 - length : -1]

@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         return self.read(self.token_embedding(tokens))
 
     def read(self, vectors: Tensor) -> Tensor:
-        """As `forward`, of tokens whose vectors [B, T, d] are given."""
+        """Hidden states [B, T + 1, d] of the start and of tokens whose vectors [B, T, d] are given."""
         x = self._embed(vectors)
         for block in self.blocks:
             x, _ = block(x)

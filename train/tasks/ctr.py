@@ -95,7 +95,7 @@ def _items(spec: ModelSpec, dataset: Dataset, progress: Progress) -> int | ItemE
 
 def _word_items(spec: ModelSpec, dataset: Dataset) -> WordItems:
     if not len(dataset.tokens.values):
-        raise _no_texts(spec, dataset)
+        raise no_texts(spec, dataset)
     values, offsets = np.array(dataset.tokens.values), np.array(dataset.tokens.offsets)
     return WordItems(torch.from_numpy(values), torch.from_numpy(offsets), len(dataset.words), spec.config.dim)
 
@@ -103,16 +103,17 @@ def _word_items(spec: ModelSpec, dataset: Dataset) -> WordItems:
 def _vector_items(spec: ModelSpec, dataset: Dataset, progress: Progress) -> VectorItems:
     config = spec.config
     if not any(dataset.items.texts):
-        raise _no_texts(spec, dataset)
+        raise no_texts(spec, dataset)
     vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
     hidden = config.item_hidden if isinstance(config, HistoryConfig) else 0
     return VectorItems(torch.from_numpy(vectors), config.dim, config.vectors == "tuned", hidden)
 
 
-def _no_texts(spec: ModelSpec, dataset: Dataset) -> UsageError:
+def no_texts(spec: ModelSpec, dataset: Dataset, instead: str = "a model of group A") -> UsageError:
+    """The error for a row that reads item texts on a data set without any; `instead` names a row that needs none."""
     return UsageError(
         f"{spec.name} reads item texts, and data set {dataset.name} has none",
-        "a model of group A needs none; rbserve prepare --text names the column of one's own items",
+        f"{instead} needs none; rbserve prepare --text names the column of one's own items",
     )
 
 

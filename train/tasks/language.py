@@ -46,7 +46,7 @@ from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, locate_shape, precision
 from rbserve.train.fitting.loop import Rows, require_finite
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
-from rbserve.train.tasks.ctr import trained_items
+from rbserve.train.tasks.ctr import no_texts, trained_items
 from rbserve.train.tasks.packing import users_begin
 from rbserve.train.tasks.warm_start import WarmStart
 
@@ -111,10 +111,7 @@ def weights_kind(spec: ModelSpec, folder: Path) -> torch.dtype | None:
 def check_texts(spec: ModelSpec, dataset: Dataset) -> None:
     """Raises UsageError if a row reads item texts and the data set has none."""
     if spec.item_form != "id" and not any(dataset.items.texts):
-        raise UsageError(
-            f"{spec.name} reads item texts, and data set {dataset.name} has none",
-            "a model of group A needs none; rbserve prepare --text names the column of one's own items",
-        )
+        raise no_texts(spec, dataset)
 
 
 class LanguageTask:

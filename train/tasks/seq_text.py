@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.errors import UsageError
 from rbserve.core.types import Items, ModelSpec, Progress, Ranker
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
@@ -36,6 +35,7 @@ from rbserve.runtimes.torch_models import TorchItemScores
 from rbserve.stats.listwise import ndcg_at_k
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows
+from rbserve.train.tasks.ctr import no_texts
 from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
 from rbserve.train.tasks.softmax import weighted_softmax_loss
 
@@ -50,10 +50,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSas
     """The untrained model of a list-wise row whose items have vectors of texts, and its training task."""
     config: SasRecTextConfig = spec.config
     if not any(dataset.items.texts):
-        raise UsageError(
-            f"{spec.name} reads item texts, and data set {dataset.name} has none",
-            "sasrec-3l needs none; rbserve prepare --text names the column of one's own items",
-        )
+        raise no_texts(spec, dataset, instead="sasrec-3l")
     vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
     items = OwnAndTextItems(torch.from_numpy(vectors), config.dim, INIT_STD)
     model, task = cast(TextSasRec, build(config, items)), TextItemTask(dataset, config)
