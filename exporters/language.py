@@ -12,26 +12,25 @@ every word; this graph does neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from rbserve.core.requests import slate_request
 from rbserve.core.tasks import TASKS
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
+from rbserve.exporters.layers import traceable
 from rbserve.exporters.parity import reference_variant
 from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
-from rbserve.models.drivers import GROUPED, architecture_of, grouped_attention
-from rbserve.models.lm import Answers, ClickModel, ItemScoreHead, LanguageModel, empty_past
+from rbserve.models.drivers import architecture_of
+from rbserve.models.lm import Answers, ItemScoreHead, LanguageModel, empty_past
 from rbserve.runtimes.torch import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
     `items` is the size of the catalogue if the model has a head for it, else 0.
     """
     tokens, positions, mask, read, past = example(model)
-    with _traceable(), _grouped(model):
+    with traceable(model):
         uncached = {name: axes for name, axes in INPUTS.items() if name != "past"}
         own_mask = mask[:, :, : tokens.size(1)]
         if items:
@@ -126,36 +125,6 @@ def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
                 Answers(model), (tokens, positions, own_mask, read), uncached, answers
             )
         return trace_without_weights(model, (tokens, positions, mask, read, past), INPUTS, OUTPUTS)
-
-
-@contextmanager
-def _traceable() -> Iterator[None]:
-    """Replaces `Tensor.repeat_interleave`, of which the exporter loses the rank (GLM's positions)."""
-    original = torch.Tensor.repeat_interleave
-
-    def repeated(tensor: Tensor, repeats: int, dim: int) -> Tensor:
-        assert dim == -1
-        return tensor.unsqueeze(-1).expand(*tensor.shape, repeats).flatten(-2)
-
-    torch.Tensor.repeat_interleave = repeated  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        torch.Tensor.repeat_interleave = original  # type: ignore[method-assign]
-
-
-@contextmanager
-def _grouped(model: nn.Module) -> Iterator[None]:
-    """Makes transformers' own forward of the model compute attention by `grouped_attention`."""
-    AttentionInterface.register(GROUPED, grouped_attention)
-    base = (model if isinstance(model, LanguageModel) else cast(ClickModel, model).language).base
-    config = cast(Any, base.config)
-    before = config._attn_implementation
-    config._attn_implementation = GROUPED
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 def example(model: nn.Module) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from rbserve.core.errors import RbserveError, UsageError, unknown_name
 from rbserve.core.files import sha256
 from rbserve.core.tasks import CTR, TASKS
 from rbserve.core.types import Progress, no_progress
-from rbserve.core.variants import device_of, find_variant
+from rbserve.core.variants import REMEMBERING, device_of, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
@@ -160,8 +160,8 @@ def refuse_table(model: str) -> NoReturn:
 def refuse_warm(model: str) -> NoReturn:
     """Raises UsageError for a model that cannot be measured warm."""
     raise UsageError(
-        f"{model} has nothing to remember of a user: no prompt begins alike for all candidates",
-        "--warm is for language models that score candidates",
+        f"{model} has nothing to remember of a user",
+        "--warm is for language models that score candidates and read the history before them",
     )
 
 
@@ -183,10 +183,10 @@ def check_numbers(model: str, task: str, plan: Plan) -> None:
 
 
 def _remembers(artifact: Artifact) -> bool:
-    """Whether the model reads all candidates behind one shared prefix, which can be cached."""
-    if TASKS[artifact.manifest.task].ranks or not artifact.is_language_model:
+    """Whether the model reads all candidates behind one shared history, which can be cached."""
+    if TASKS[artifact.manifest.task].ranks or artifact.kind not in REMEMBERING:
         return False
-    return artifact_prompts(artifact).pieces.shared
+    return not artifact.is_language_model or artifact_prompts(artifact).pieces.shared
 
 
 def _stopped(reports: Sequence[tuple[str, Report]]) -> dict[str, str]:

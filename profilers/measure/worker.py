@@ -36,7 +36,7 @@ from rbserve.profilers.timing.stages import Waterfall, time_stages
 from rbserve.runs.plan import FORWARD, WARM, Slate
 from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
-from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.histories import RememberingScorer
 from rbserve.runtimes.opening import open_ranker, open_scorer, runtime_of
 from rbserve.runtimes.request_scores import failures_told
 
@@ -98,7 +98,7 @@ def _sampled(
     """The times of every scope and slate."""
     samples: list[Samples] = []
     for scope in job.scopes:
-        if scope == WARM and not isinstance(model, LanguageScorer):
+        if scope == WARM and not isinstance(model, RememberingScorer):
             continue  # the paper's way remembers nobody
         load_ns += inputs.prepare(scope)
         for slate in job.slates:
@@ -127,7 +127,7 @@ def open_model(artifact: Artifact, variant: str, threads: int) -> Model:
 
 def _remembered(model: Model, exercise: Exercise) -> Exercise:
     """The first requests, after the model has read each user once."""
-    assert isinstance(model, LanguageScorer)
+    assert isinstance(model, RememberingScorer)
     scorer, requests = model.remembering(sys.maxsize), exercise.requests[:WARM_USERS]
     for request in requests:
         scorer.score(*request)

@@ -28,22 +28,35 @@ UNKNOWN = "unknown"
 CPU = "cpu"
 
 ModelKind = Literal[
-    "recommender", "neighbours", "trees", "language", "endpoint", "graph", "library", "program", "callable"
+    "recommender",
+    "item-language",
+    "neighbours",
+    "trees",
+    "language",
+    "endpoint",
+    "graph",
+    "library",
+    "program",
+    "callable",
 ]
-"""A model over rows of the item table, one of rows of neighbours, trees on fields, a language model that reads
-prompts, a model that answers from elsewhere.
+"""A model over rows of the item table, one whose layers are a language model's, one of rows of neighbours, trees on
+fields, a language model that reads prompts, a model that answers from elsewhere.
 
 Of models that were made elsewhere and adopted: an ONNX graph, a model of another library that is also converted to
 ONNX, a program of torch.export, a Python callable."""
 
 
-_CONFIG_KINDS: Mapping[str, ModelKind] = {"endpoint": "endpoint", "itemknn": "neighbours", "gbdt": "trees"}
+_CONFIG_KINDS: Mapping[str, ModelKind] = {
+    "endpoint": "endpoint", "item": "item-language", "itemknn": "neighbours", "gbdt": "trees",
+}  # fmt: skip
 UNCHANGED: Mapping[ModelKind, Mapping[str, str]] = {
     "neighbours": {"int8": "it looks rows up and adds them; there are no products to round"},
     "trees": {"int8": "trees compare numbers; there are no products to round"},
 }
 """The precisions that would change nothing in models of a kind, and why."""
-TRAINED: tuple[ModelKind, ...] = ("recommender", "language")
+TRAINED: tuple[ModelKind, ...] = ("recommender", "item-language", "language")
+REMEMBERING: tuple[ModelKind, ...] = ("item-language", "language")
+"""The kinds of models that can remember what they read of a user's history."""
 CONVERTED: tuple[ModelKind, ...] = ("graph", "library", "program")
 """The kinds of adopted models that have an ONNX graph."""
 APPROXIMATED: tuple[ModelKind, ...] = ("library", "trees")
@@ -128,11 +141,11 @@ VARIANTS = (
         colour="#b34e86", dark_colour="#e59fc6", marker="D",
     ),
     Variant(
-        "openvino-bf16", "openvino", "bf16", "onnx-fp32", ("language",), copies=2,
+        "openvino-bf16", "openvino", "bf16", "onnx-fp32", ("item-language", "language"), copies=2,
         automatic=True, named_by_precision=True,
         colour="#8a6d00", dark_colour="#f0e442", marker="v",
     ),
-    Variant("torch-bf16", "torch", "bf16", WEIGHTS, ("language",), bytes_per_weight=2.0),
+    Variant("torch-bf16", "torch", "bf16", WEIGHTS, ("item-language", "language"), bytes_per_weight=2.0),
     # Asks a language model the paper's way: to compare with, not to serve.
     Variant("torch-recbench", "torch", "recbench", WEIGHTS, ("language",), (CTR.name,)),
     Variant(

@@ -55,6 +55,8 @@ TREES = "model.txt"
 ITEMS = "items.parquet"
 WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
+LAYERS = "layers/config.json"
+"""The config of the language model whose first layers read items as tokens."""
 TOKENIZER = "backbone/tokenizer.json"
 
 

@@ -63,6 +63,14 @@ class HistoryModel(CtrModel):
         """What candidates [U, K, d] find in the history before them, [U, K, d]."""
         raise NotImplementedError
 
+    def match(self, history: Tensor, lengths: Tensor | None, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The users' vectors [U, d], and what candidates [U, K, d] find in the history before them, [U, K, d].
+
+        Histories [U, T, d]; where they are not all of T items, the last lengths[u] are the history.
+        """
+        reading = self.read(history, lengths)
+        return reading.user, self.meet(reading, candidates)
+
     def forward(
         self,
         history_values: Tensor,
@@ -78,12 +86,11 @@ class HistoryModel(CtrModel):
         items = F.embedding(rows[-len(candidates) :], table)
         history = table.new_zeros(*histories.shape, table.size(1))
         history[there] = F.embedding(rows[: len(rows) - len(candidates)], table)
-        reading = self.read(history, there.sum(dim=1))
         places = places_within(owners)
         slates = items.new_zeros(len(histories), int(places.max()) + 1, items.size(1))
         slates[owners, places] = items
-        matched = self.meet(reading, slates)[owners, places]
-        return self._answer(reading.user[owners], items, matched, tensors)
+        user, matched = self.match(history, there.sum(dim=1), slates)
+        return self._answer(user[owners], items, matched[owners, places], tensors)
 
     def score(
         self, history: Tensor, candidates: Tensor, tensors: Mapping[str, Tensor] | None = None
@@ -100,8 +107,8 @@ class HistoryModel(CtrModel):
 
     def _meet_one(self, history: Tensor, items: Tensor, tensors: Mapping[str, Tensor] | None) -> Tensor:
         """Logits [N] of items [N, d] for one history [T, d]."""
-        reading = self.read(history.unsqueeze(0))
-        return self._answer(reading.user, items, self.meet(reading, items.unsqueeze(0))[0], tensors)
+        user, matched = self.match(history.unsqueeze(0), None, items.unsqueeze(0))
+        return self._answer(user, items, matched[0], tensors)
 
     def _answer(
         self, user: Tensor, item: Tensor, matched: Tensor, tensors: Mapping[str, Tensor] | None

@@ -282,6 +282,47 @@ class HstuEmbConfig(LayeredHistoryConfig):
 
 
 @dataclass(frozen=True)
+class TunedWeights(ModelConfig):
+    """How the weights of a language model are trained."""
+
+    lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = (
+        32
+    )
+    lora_alpha: Annotated[Count, Meta(description="LoRA's scale, alpha.")] = 128
+    lora_dropout: Annotated[Rate, Meta(description="Share of LoRA's inputs that dropout sets to 0.")] = 0.1
+    checkpointing: Annotated[
+        bool, Meta(description="Compute activations twice instead of keeping them: less memory, more time.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class ItemLanguageConfig(HistoryConfig, TunedWeights):
+    """Beyond the paper: the first layers of a language model read items as tokens, made of vectors of their texts.
+
+    The history is read once, before all candidates, which do not see each other.
+    """
+
+    dim: Annotated[
+        Count, Meta(description="Width of the items' vectors, of which their tokens are made.")
+    ] = 256
+    backbone: Annotated[
+        Name, Meta(description="Language model: a name of rbserve backbones, a hub id or a directory.")
+    ] = "smollm2-135m"
+    layers: Annotated[Count, Meta(description="First layers of the language model that are run.")] = 6
+    start: Annotated[
+        Literal["trained", "drawn"],
+        Meta(
+            description="Weights that training starts with: the language model's, or drawn ones of its shape."
+        ),
+    ] = "trained"
+    item_tokens: Annotated[Count, Meta(description="Tokens of an item.")] = 1
+    lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = 0
+    layers_rate: Annotated[
+        Share, Meta(description="Learning rate of the language model's weights, as a share of --lr.")
+    ] = 0.2
+
+
+@dataclass(frozen=True)
 class SasRecConfig(ModelConfig):
     """Self-attention over the history, in causal blocks (Kang & McAuley 2018)."""
 
@@ -473,17 +514,8 @@ class ZeroShotConfig(LanguageConfig):
 
 
 @dataclass(frozen=True)
-class TunedLanguageConfig(LanguageConfig):
+class TunedLanguageConfig(TunedWeights, LanguageConfig):
     """A language model that is fine-tuned (section 4.3)."""
-
-    lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = (
-        32
-    )
-    lora_alpha: Annotated[Count, Meta(description="LoRA's scale, alpha.")] = 128
-    lora_dropout: Annotated[Rate, Meta(description="Share of LoRA's inputs that dropout sets to 0.")] = 0.1
-    checkpointing: Annotated[
-        bool, Meta(description="Compute activations twice instead of keeping them: less memory, more time.")
-    ] = False
 
 
 @dataclass(frozen=True)
@@ -592,6 +624,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "din-emb": DinEmbConfig,
     "bst-emb": BstEmbConfig,
     "hstu-emb": HstuEmbConfig,
+    "item": ItemLanguageConfig,
     "sasrec": SasRecConfig,
     "sasrec-emb": SasRecTextConfig,
     "hstu": HstuConfig,

@@ -10,7 +10,7 @@ user's side and the item's, both d without fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations, pairwise
 
 import torch
@@ -30,11 +30,13 @@ from rbserve.models.configs import (
     FinalMlpConfig,
     GdcnConfig,
     HstuEmbConfig,
+    ItemLanguageConfig,
     MaskNetConfig,
     PnnConfig,
 )
 from rbserve.models.ctr_base import CtrModel, width_of
 from rbserve.models.fields import Fields
+from rbserve.models.item_language import ItemLanguage
 from rbserve.models.items import ITEMS, IdItems, ItemEncoder, items_like
 from rbserve.models.layers import (
     BilinearFusion,
@@ -59,21 +61,29 @@ from rbserve.models.layers import (
 NO_FIELDS = Layout(())
 
 
-def build(config: CtrConfig, items: int | ItemEncoder, layout: Layout = NO_FIELDS) -> CtrModel:
+def build(
+    config: CtrConfig, items: int | ItemEncoder, layout: Layout = NO_FIELDS, base: nn.Module | None = None
+) -> CtrModel:
     """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder.
 
-    It reads the fields of `layout`.
+    It reads the fields of `layout`. `base`: the layers of a language model, of a model that has some.
     """
     module = next(MODULES[cls] for cls in type(config).__mro__ if cls in MODULES)
     encoder = IdItems(items, width_of(config)) if isinstance(items, int) else items
-    return module(config, encoder, Fields(layout, width_of(config)) if layout else None)
+    fields = Fields(layout, width_of(config)) if layout else None
+    return module(config, encoder, fields) if base is None else module(config, encoder, fields, base)
 
 
-def rebuild(config: CtrConfig, weights: Mapping[str, Tensor], layout: Layout = NO_FIELDS) -> CtrModel:
+def rebuild(
+    config: CtrConfig,
+    weights: Mapping[str, Tensor],
+    layout: Layout = NO_FIELDS,
+    base: nn.Module | None = None,
+) -> CtrModel:
     """The model that has the state `weights`. KeyError or RuntimeError where they are another model's."""
     of_items = {name.removeprefix(ITEMS): value for name, value in weights.items() if name.startswith(ITEMS)}
-    model = build(config, items_like(config, of_items), layout)
-    model.load_state_dict(weights)
+    model = build(config, items_like(config, of_items), layout, base)
+    model.load_state_dict(weights, assign=base is not None)
     return model
 
 
@@ -277,7 +287,7 @@ class Gdcn(CtrModel):
         return logits
 
 
-MODULES: dict[type[CtrConfig], type[CtrModel]] = {
+MODULES: dict[type[CtrConfig], Callable[..., CtrModel]] = {
     DnnConfig: Dnn,
     PnnConfig: Pnn,
     DeepFmConfig: DeepFm,
@@ -290,4 +300,5 @@ MODULES: dict[type[CtrConfig], type[CtrModel]] = {
     DinEmbConfig: Din,
     BstEmbConfig: Bst,
     HstuEmbConfig: Hstu,
+    ItemLanguageConfig: ItemLanguage,
 }

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+ENCODERS = ("bert", "mpnet")
+"""The architectures that read in both directions, of those that read items as tokens."""
+
 _LLAMA_7B: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 32000,

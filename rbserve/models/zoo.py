@@ -39,7 +39,7 @@ from rbserve.models.configs import (
     HstuConfig,
     HstuEmbConfig,
     ItemKnnConfig,
-    LanguageConfig,
+    ItemLanguageConfig,
     MaskNetConfig,
     ModelConfig,
     P5Config,
@@ -157,7 +157,7 @@ _GROUPS: dict[Group, _GroupFacts] = {
 def _row(
     group: Group,
     name: str,
-    paper_name: str,
+    paper_name: str | None,
     recipe: str,
     backbone: str | None = None,
     *,
@@ -165,7 +165,7 @@ def _row(
     training: Mapping[str, Any] | None = None,
     weights_of: str | None = None,
 ) -> ModelSpec:
-    facts = _GROUPS[group]
+    facts = _GROUPS["C" if group == BEYOND_GROUP else group]  # beyond the paper: items are vectors, as in C
     needs = facts.needs
     if backbone is not None:
         needs = (BACKBONES[backbone].needs, *needs)
@@ -251,11 +251,16 @@ class _Recipe(NamedTuple):
     """
 
     group: Group
-    config: Callable[..., LanguageConfig]
+    config: Callable[..., ModelConfig]
     training: Mapping[str, Any]
     names: str
     weights_of: str | None = None
 
+
+# Of a row a user's history with all of its candidates; the language model's layers learn at a share of the rate.
+_ITEM_TRAINING = {
+    "batch": 64, "micro_batch": 64, "lr": 1e-3, "epochs": 3, "patience": 3, "schedule": "cosine",
+}  # fmt: skip
 
 _RECIPES: dict[str, _Recipe] = {
     "zeroshot": _Recipe("E", ZeroShotConfig, {}, "zeroshot-{}"),
@@ -267,10 +272,13 @@ _RECIPES: dict[str, _Recipe] = {
     "seq-sid-cbs": _Recipe(
         "J", partial(SeqSidConfig, decoding="cbs"), _NEXT_ITEM_TRAINING, "seq-sid-{}-cbs", "seq-sid-{}"
     ),
+    "item": _Recipe(BEYOND_GROUP, ItemLanguageConfig, _ITEM_TRAINING, "item-{}"),
 }
+_UNREADABLE = ("api", "t5")
+"""The architectures of language models that do not read items as tokens."""
 
 
-def _language(recipe_name: str, backbone: str, paper_name: str) -> ModelSpec:
+def _language(recipe_name: str, backbone: str, paper_name: str | None) -> ModelSpec:
     """A recipe with a backbone."""
     recipe = _RECIPES[recipe_name]
     return _row(
@@ -397,10 +405,10 @@ BEYOND: tuple[ModelSpec, ...] = (
 
 # The recipes with language models that the paper does not have: no rows of its tables.
 _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
-    _language(recipe, backbone.name, f"{recipe} {backbone.name}")
-    for recipe in _RECIPES
+    _language(recipe, backbone.name, None if used.group == BEYOND_GROUP else f"{recipe} {backbone.name}")
+    for recipe, used in _RECIPES.items()
     for backbone in BACKBONES.values()
-    if not backbone.paper
+    if (backbone.architecture not in _UNREADABLE if used.group == BEYOND_GROUP else not backbone.paper)
 )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.files import require_writable
 from rbserve.core.tasks import TASKS
-from rbserve.core.variants import HALF_REFERENCE, REFERENCE
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE, REMEMBERING
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.home.paths import runs_path
@@ -121,7 +121,7 @@ def plan_of(model: Target, settings: Mapping[str, Any], variants: Sequence[str] 
     check_numbers(model.name, model.task, plan)
     if TABLE in plan.slates and not (artifact and artifact.has_own_requests):
         refuse_table(model.name)
-    if plan.warm and (TASKS[model.task].ranks or not model.is_language_model):
+    if plan.warm and (TASKS[model.task].ranks or model.kind not in REMEMBERING):
         refuse_warm(model.name)
     return plan
 

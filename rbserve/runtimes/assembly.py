@@ -6,13 +6,23 @@ model's scorer reads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rbserve.core.types import Ranker
-from rbserve.data.artifact import Artifact
-from rbserve.models.configs import ItemKnnConfig, SasRecConfig, SeqP5Config, SeqSidConfig, SidSasRecConfig
+from rbserve.data.artifact import LAYERS, Artifact
+from rbserve.models.configs import (
+    ItemKnnConfig,
+    ItemLanguageConfig,
+    SasRecConfig,
+    SeqP5Config,
+    SeqSidConfig,
+    SidSasRecConfig,
+)
+from rbserve.models.shapes import ENCODERS
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.histories import HistoryCall, HistoryScorer
 from rbserve.runtimes.language import (
     LanguageCall,
     LanguageScorer,
@@ -51,3 +61,11 @@ def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
 def language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> LanguageScorer:
     """The scorer of a language model that keeps up to `user_cache` bytes of its last users' prompts."""
     return LanguageScorer(call, artifact_prompts(artifact), PrefixCache(user_cache) if user_cache else None)
+
+
+def history_scorer(artifact: Artifact, call: HistoryCall, user_cache: int) -> HistoryScorer:
+    """The scorer of a model that reads items as tokens and keeps up to `user_cache` bytes of what it read of users."""
+    config = cast(ItemLanguageConfig, artifact_config(artifact))
+    kept = PrefixCache(user_cache, stride=1) if user_cache else None
+    causal = json.loads(artifact.file(LAYERS).read_text())["model_type"] not in ENCODERS
+    return HistoryScorer(call, config.max_history, config.item_tokens, causal, kept)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from rbserve.core.fields import Layout
 from rbserve.core.requests import Request
-from rbserve.core.types import Scorer, Scores
+from rbserve.core.types import Observe, Scorer, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.features.maker import FeatureMaker
 from rbserve.features.opening import open_maker
+from rbserve.runtimes.histories import RememberingScorer
+from rbserve.runtimes.language import PrefixCache
 
 
 class FieldScorer:
@@ -26,6 +28,30 @@ class FieldScorer:
         return self.scorer.score({**request, **self.maker.tensors(request)})
 
 
+class RememberingFieldScorer(FieldScorer):
+    """A FieldScorer over a scorer that can remember what it reads of users."""
+
+    scorer: RememberingScorer
+
+    @property
+    def kept(self) -> PrefixCache | None:
+        """What remembers users, if anything does."""
+        return self.scorer.kept
+
+    def remembering(self, limit: int) -> RememberingFieldScorer:
+        """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
+        return RememberingFieldScorer(self.scorer.remembering(limit), self.maker)
+
+    def score_staged(self, request: Request, observe: Observe) -> Scores:
+        """Scores as `score` does; `observe` hears the name of each stage as it ends."""
+        tensors = self.maker.tensors(request)
+        observe("fields")
+        return self.scorer.score_staged({**request, **tensors}, observe)
+
+
 def with_fields(artifact: Artifact, scorer: Scorer) -> Scorer:
     """The scorer as it is, or, of an artefact that reads fields, one that makes them first."""
-    return FieldScorer(scorer, open_maker(artifact)) if artifact.layout else scorer
+    if not artifact.layout:
+        return scorer
+    made = RememberingFieldScorer if isinstance(scorer, RememberingScorer) else FieldScorer
+    return made(scorer, open_maker(artifact))

@@ -17,7 +17,8 @@ from rbserve.core.variants import Variant
 from rbserve.data.artifact import Artifact
 from rbserve.models.prompts import Packed
 from rbserve.runtimes.adopted import AdoptedScorer
-from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
+from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
+from rbserve.runtimes.histories import State
 from rbserve.runtimes.ranking import Cache, Logits
 from rbserve.runtimes.reranker import open_reranker
 from rbserve.runtimes.session import Session, open_session
@@ -25,6 +26,12 @@ from rbserve.runtimes.trees import MATRIX, tree_scorer
 
 ITEM_TABLE = "model.item_embedding.weight"
 """The graph's input, with a default, that has the vectors of all items: of models whose items are made of content."""
+PAST, USER = "past", "user"
+"""The inputs, with the state of an empty history as their default, of a graph that reads items as tokens."""
+PAST_PLACES = 4
+"""The axis of PAST whose size is the number of tokens that were read."""
+SCORES, READ_PAST, READ_USER = "scores", "read_past", "read_user"
+"""The outputs of such a graph."""
 HINT = "pip install --force-reinstall onnxruntime"
 
 Opening = Callable[[Path], Session]
@@ -87,6 +94,8 @@ def exported_scorer(
         return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
     if artifact.kind == "trees":
         return tree_scorer(artifact, lambda matrix: session.run(None, {MATRIX: matrix})[0])
+    if artifact.kind == "item-language":
+        return history_scorer(artifact, OnnxHistoryCall(session, artifact.layout), user_cache)
     return OnnxScorer(session, artifact.layout)
 
 
@@ -132,6 +141,24 @@ class OnnxScorer:
         }
         scores: Scores = self._session.run(None, arrays)[0]
         return scores
+
+
+class OnnxHistoryCall(OnnxScorer):
+    """Scores with an exported graph that takes, by a default, what was read of a history before."""
+
+    def score(self, request: Request) -> Scores:
+        """Click probabilities float32[N]."""
+        scores: Scores = self._session.run([SCORES], self._taken(request))[0]
+        return scores
+
+    def score_behind(self, request: Request, state: State | None) -> tuple[Scores, State]:
+        """Click probabilities float32[N], and the state behind the request's history, which follows that of `state`."""
+        arrays = self._taken(request)
+        if state is not None:
+            arrays = {**arrays, PAST: state.past, USER: state.user}
+        scores, past, user = self._session.run([SCORES, READ_PAST, READ_USER], arrays)
+        items = len(arrays[HISTORY]) + (state.items if state else 0)
+        return scores, State(past, user, items)
 
 
 class OnnxItemScores:

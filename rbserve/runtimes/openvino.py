@@ -17,7 +17,7 @@ from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import DEFAULT_SERVED, Variant
 from rbserve.data.artifact import Artifact
 from rbserve.machine.environment import processor
-from rbserve.runtimes.onnx import over_graphs
+from rbserve.runtimes.onnx import PAST, PAST_PLACES, USER, over_graphs
 from rbserve.runtimes.session import Session
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -52,8 +52,11 @@ def open_bf16_session(path: Path, threads: int) -> Session:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # which cores there are is for whoever starts the process to say
     }
+    core = openvino.Core()
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        model = core.read_model(path)
+        defaults = _replaceable(model)
+        compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise ArtifactError(f"openvino cannot load {path}: {first_line(error)}") from error
     if any(
@@ -63,7 +66,30 @@ def open_bf16_session(path: Path, threads: int) -> Session:
             f"openvino misreads {path}, which an earlier version wrote",
             "rbserve export --precision fp32 writes it anew",
         )
-    return OpenVinoSession(compiled)
+    return OpenVinoSession(compiled, defaults)
+
+
+def _replaceable(model: Any) -> Mapping[str, NDArray[Any]]:
+    """Makes inputs of what a graph has as defaults of what was read of a history; OpenVINO takes them for constants.
+
+    Returns the defaults. An item table stays a constant: it would be handed over with each call.
+    """
+    from openvino import PartialShape, op
+
+    nodes = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    found = {node.get_friendly_name(): node for node in nodes if node.get_friendly_name() in (PAST, USER)}
+    defaults = {name: np.array(node.data) for name, node in found.items()}
+    for name, node in found.items():
+        shape = [
+            -1 if name == PAST and axis == PAST_PLACES else size for axis, size in enumerate(node.data.shape)
+        ]
+        entry = op.Parameter(node.get_element_type(), PartialShape(shape))
+        entry.get_output_tensor(0).set_names({name})
+        node.output(0).replace(entry.output(0))
+        model.add_parameters([entry])
+    if found:
+        model.validate_nodes_and_infer_types()
+    return defaults
 
 
 class OpenVinoSession:
@@ -75,7 +101,9 @@ class OpenVinoSession:
         name: str
         shape: list[int | None]
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, defaults: Mapping[str, NDArray[Any]]) -> None:
+        """`defaults`: values of inputs for calls that do not have them."""
+        self._defaults = defaults
         self._request, self._lock = compiled.create_infer_request(), Lock()
         self._names = [output.any_name for output in compiled.outputs]
         self._inputs, self._outputs = (
@@ -104,5 +132,6 @@ class OpenVinoSession:
     def run(self, names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
         """The named outputs, or all of them in their order; one call at a time."""
         with self._lock:
-            outputs = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+            inputs = {**self._defaults, **arrays} if self._defaults else arrays
+            outputs = self._request.infer(inputs, share_inputs=True, share_outputs=True)
             return [np.array(outputs[name]) for name in names or self._names]

@@ -10,16 +10,17 @@ from typing import Any
 from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scorer
-from rbserve.core.variants import REFERENCE, Variant, find_variant
-from rbserve.data.artifact import BACKBONE, WEIGHTS, Artifact
-from rbserve.models.configs import CtrConfig, ItemKnnConfig, LanguageConfig
+from rbserve.core.variants import REFERENCE, REMEMBERING, Variant, find_variant
+from rbserve.data.artifact import BACKBONE, LAYERS, WEIGHTS, Artifact
+from rbserve.models.configs import CtrConfig, ItemKnnConfig, ItemLanguageConfig, LanguageConfig
 from rbserve.runtimes.adopted import AdoptedScorer
-from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
+from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
 from rbserve.runtimes.program import load_program, program_function
 from rbserve.runtimes.torch_models import (
     ProtocolScorer,
     TorchBestItems,
+    TorchHistoryCall,
     TorchItemScores,
     TorchLanguageCall,
     TorchScorer,
@@ -32,7 +33,7 @@ RECBENCH = "recbench"
 
 def unavailable(artifact: Artifact, variant: Variant) -> str | None:  # noqa: ARG001
     """Why the artefact's module cannot be run here, if so."""
-    needed = ("torch", "safetensors", *(["transformers"] if artifact.is_language_model else []))
+    needed = ("torch", "safetensors", *(["transformers"] if artifact.kind in REMEMBERING else []))
     missing = (name for name in needed if importlib.util.find_spec(name) is None)
     return next((f"{name} is not installed" for name in missing), None)
 
@@ -70,6 +71,8 @@ def torch_scorer(artifact: Artifact, model: Any, user_cache: int = 0) -> Scorer:
     """The scorer of a pair-wise artefact over its torch module."""
     if artifact.is_language_model:
         return language_scorer(artifact, TorchLanguageCall(model), user_cache)
+    if artifact.kind == "item-language":
+        return history_scorer(artifact, TorchHistoryCall(model), user_cache)
     return TorchScorer(model)
 
 
@@ -85,7 +88,8 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
         if isinstance(config, LanguageConfig):
             return rebuild_model(artifact, backbone_config(artifact), weights).eval()
         if isinstance(config, CtrConfig):
-            return ctr.rebuild(config, weights, artifact.layout).eval()
+            base = item_layers(artifact) if isinstance(config, ItemLanguageConfig) else None
+            return ctr.rebuild(config, weights, artifact.layout, base).eval()
         rebuild: Any = itemknn.rebuild if isinstance(config, ItemKnnConfig) else sasrec.rebuild
         model = rebuild(config, weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
@@ -110,6 +114,15 @@ def backbone_config(artifact: Artifact) -> Any:
     from rbserve.models.drivers import read_config
 
     return read_config(artifact.file(BACKBONE))
+
+
+def item_layers(artifact: Artifact) -> Any:
+    """The language model's layers of an artefact that reads items as tokens; their weights are still to be loaded."""
+    from rbserve.models.drivers import read_config
+    from rbserve.models.item_language import layers_of, shortened
+
+    config = read_config(artifact.file(LAYERS))
+    return layers_of(shortened(config, artifact.manifest.config["layers"]))
 
 
 def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -> Any:

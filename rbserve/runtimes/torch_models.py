@@ -10,10 +10,12 @@ import numpy as np
 from rbserve.core.requests import NO_TENSORS, Request, slate_of
 from rbserve.core.types import Items, Scores, Vectors
 from rbserve.models.prompts import Packed, Prompts, pack
+from rbserve.runtimes.histories import State
 from rbserve.runtimes.ranking import Cache, Logits
 
 if TYPE_CHECKING:
     from rbserve.models.ctr_base import CtrModel
+    from rbserve.models.item_language import ItemLanguage
     from rbserve.models.itemknn import ItemKnn
     from rbserve.models.lm import ClickModel, LanguageModel
     from rbserve.models.sasrec import SasRec, SidSasRec
@@ -27,6 +29,7 @@ class TorchScorer:
 
         self._model = model
         self._tensors = model.fields.tensors if model.fields else []
+        self._precision = next(model.parameters()).dtype
         self._inference_mode = torch.inference_mode
         self._from_numpy = torch.from_numpy
 
@@ -34,9 +37,13 @@ class TorchScorer:
         """Click probabilities float32[N]. The arrays are copied: torch wraps no read-only map of a file."""
         history, candidates = map(np.array, slate_of(request))
         with self._inference_mode():
-            scores: Scores = self._model.score(
-                self._from_numpy(history), self._from_numpy(candidates), self._of_fields(request)
-            ).numpy()
+            scores: Scores = (
+                self._model.score(
+                    self._from_numpy(history), self._from_numpy(candidates), self._of_fields(request)
+                )
+                .float()
+                .numpy()
+            )
         return scores
 
     takes_vectors = True
@@ -47,14 +54,53 @@ class TorchScorer:
         `tensors` are those of the fields, of a model that reads some.
         """
         with self._inference_mode():
-            scores: Scores = self._model.score_vectors(
-                self._from_numpy(history), self._from_numpy(candidates), self._of_fields(tensors)
-            ).numpy()
+            scores: Scores = (
+                self._model.score_vectors(
+                    self._of_float(history), self._of_float(candidates), self._of_fields(tensors)
+                )
+                .float()
+                .numpy()
+            )
         return scores
 
     def _of_fields(self, tensors: Request) -> dict[str, Any]:
         """The tensors of the fields, copied, as torch has them."""
-        return {name: self._from_numpy(np.array(tensors[name])) for name in self._tensors}
+        made = {name: self._from_numpy(np.array(tensors[name])) for name in self._tensors}
+        return {name: self._of_weights(tensor) for name, tensor in made.items()}
+
+    def _of_float(self, array: Vectors) -> Any:
+        """The numbers in the precision of the weights."""
+        return self._of_weights(self._from_numpy(array))
+
+    def _of_weights(self, tensor: Any) -> Any:
+        """The tensor, a floating one in the precision of the weights."""
+        return tensor.to(self._precision) if tensor.is_floating_point() else tensor
+
+
+class TorchHistoryCall(TorchScorer):
+    """Scores with a module that reads items as tokens, behind what was read of a history before."""
+
+    _model: ItemLanguage
+
+    def score_behind(self, request: Request, state: State | None) -> tuple[Scores, State]:
+        """Click probabilities float32[N], and the state behind the request's history, which follows that of `state`."""
+        history, candidates = map(np.array, slate_of(request))
+        with self._inference_mode():
+            scores, (past, user) = self._model.score_behind(
+                self._state(state),
+                self._from_numpy(history),
+                self._from_numpy(candidates),
+                self._of_fields(request),
+            )
+        items = len(history) + (state.items if state else 0)
+        return scores.float().numpy(), State(past.float().numpy(), user.float().numpy(), items)
+
+    def _state(self, state: State | None) -> Any:
+        from rbserve.models.item_language import HistoryState
+
+        if state is None:
+            return self._model.start_state()
+        return HistoryState(self._of_float(state.past), self._of_float(state.user))
 
 
 class TorchItemScores:

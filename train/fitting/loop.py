@@ -18,7 +18,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,8 @@ WINDOW = 50  # batches whose rows are sorted by length together, for little padd
 class TrainingTask(Protocol):
     """What a model is trained for: a loss over training rows, and a validation metric, where higher is better.
 
-    If a task has `lengths`, int64[rows], rows of similar length are batched together.
+    If a task has `lengths`, int64[rows], rows of similar length are batched together. If it has `rates`, the weights
+    whose names begin with one of them learn at that share of the learning rate.
     """
 
     @property
@@ -112,7 +113,7 @@ def fit(
     model.to(accelerator.device)
     for value in _trained(model).values():
         value.copy_(broadcast(value))
-    optimizer = torch.optim.Adam(_trained_parameters(model), lr=settings.lr, fused=True)
+    optimizer = torch.optim.Adam(_groups(model, task), lr=settings.lr, fused=True)
     best = copy.deepcopy(_trained(model))
     state = _load(checkpoint, model, optimizer, best) if resume else State()
     if trained_before and not resume:
@@ -171,6 +172,17 @@ def _trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def _groups(model: nn.Module, task: TrainingTask) -> list[dict[str, Any]]:
+    """The trained weights by their share of the learning rate, for the optimiser."""
+    rates: Mapping[str, float] = getattr(task, "rates", {})
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = next((share for prefix, share in rates.items() if name.startswith(prefix)), 1.0)
+            groups.setdefault(share, []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
+
+
 def _batches(task: TrainingTask, settings: Settings, state: State) -> list[Rows]:
     """The batches of the epoch that are left, in the order that the seed and the epoch give."""
     order, rng = epoch_order(task.rows, settings, state.epoch)
@@ -222,7 +234,7 @@ def _step(
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
     _sum_gradients(accelerator, model)
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(
+        group["lr"] = group["share"] * _learning_rate(
             settings, _steps_done(state, task, settings), _total_steps(task, settings)
         )
     optimizer.step()

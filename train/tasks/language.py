@@ -7,7 +7,6 @@ The loss and its gradients are those of separate prompts, at a third of the toke
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -43,9 +42,10 @@ from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.stats.pairwise import auc
-from rbserve.train.encoders.backbone import load_tokenizer, loading, locate, locate_shape, precision
+from rbserve.train.encoders.backbone import load_tokenizer, loading
 from rbserve.train.fitting.loop import Rows, require_finite
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
+from rbserve.train.tasks.backbones import adapted, backbone_folder, merged, weights_kind
 from rbserve.train.tasks.ctr import no_texts, trained_items
 from rbserve.train.tasks.packing import users_begin
 from rbserve.train.tasks.warm_start import WarmStart
@@ -55,17 +55,6 @@ VALIDATION_ROWS = 2_000
 TEXTS_AT_ONCE = 10_000
 YES = ("Yes", " Yes", "YES", " YES", "yes", " yes")
 NO = ("No", " No", "NO", " NO", "no", " no")
-
-# The layers that LoRA adapts (section 4.3 and the authors' code): queries and values; of Qwen all seven products. MPT
-# computes queries, keys and values in one product.
-LORA_TARGETS: dict[str, list[str]] = {
-    "bert": ["query", "value"],
-    "mpnet": ["q", "v"],
-    "mpt": ["Wqkv"],
-    "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "t5": ["q", "v"],
-}
-DEFAULT_TARGETS = ["q_proj", "v_proj"]
 
 
 def make(
@@ -94,18 +83,8 @@ def make(
     if start is not None:
         start.load(model)
     if isinstance(config, TunedLanguageConfig) and not spec.random:
-        adapt(language, config)
+        language.base = adapted(language.base, config)
     return model, LanguageTask(dataset, spec, item_prompts, folder)
-
-
-def backbone_folder(spec: ModelSpec) -> Path:
-    """The directory of a row's language model; for random weights, one with its config and a tokeniser only."""
-    return locate_shape(spec.config.backbone) if spec.random else locate(spec.config.backbone)
-
-
-def weights_kind(spec: ModelSpec, folder: Path) -> torch.dtype | None:
-    """The type that a row's weights are read in (`backbone.precision`); None for random weights."""
-    return None if spec.random else precision(folder, tuned=isinstance(spec.config, TunedLanguageConfig))
 
 
 def check_texts(spec: ModelSpec, dataset: Dataset) -> None:
@@ -161,7 +140,8 @@ class LanguageTask:
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """All weights of the model, after its adapters were merged into the layers that they adapt."""
         if self._tuned:
-            merge(cast(ClickModel, model).language)
+            language = cast(ClickModel, model).language
+            language.base = merged(language.base)
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
@@ -386,39 +366,3 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     framed = tokenizer("a")["input_ids"]
     place = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
     return framed[:place], framed[place + len(plain) :]
-
-
-def adapt(language: LanguageModel, config: TunedLanguageConfig) -> None:
-    """Adds LoRA adapters and freezes the other weights but the answers' rows; with rank 0, trains all weights."""
-    from peft import LoraConfig, get_peft_model
-
-    for module in language.base.modules():  # BERT's: torch's fast attention on a CPU has no dropout
-        if hasattr(module, "dropout_prob"):
-            setattr(module, "dropout_prob", 0.0)  # noqa: B010
-    if config.checkpointing:
-        if not architecture_of(language.config).recomputes:
-            raise UsageError(
-                f"{language.config.model_type} cannot recompute activations", "--set checkpointing=false"
-            )
-        base = cast(Any, language.base)
-        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    if not config.lora_rank:
-        return
-    language.base.requires_grad_(False)
-    targets = LORA_TARGETS.get(language.config.model_type, DEFAULT_TARGETS)
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=targets,
-    )
-    with warnings.catch_warnings():  # peft asks transformers by a name that version 6 will not know
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        language.base = cast(Any, get_peft_model(cast(Any, language.base), lora))
-
-
-def merge(language: LanguageModel) -> None:
-    """Merges the adapters, if there are any, into the layers that they adapt, and removes them."""
-    if hasattr(language.base, "merge_and_unload"):
-        language.base = cast(Any, language.base).merge_and_unload()

@@ -34,17 +34,9 @@ from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.encoders.backbone import load_tokenizer
 from rbserve.train.fitting.loop import Rows, require_finite_weights
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
+from rbserve.train.tasks.backbones import adapted, backbone_folder, merged, weights_kind
 from rbserve.train.tasks.ctr import trained_items
-from rbserve.train.tasks.language import (
-    adapt,
-    backbone_folder,
-    check_texts,
-    load,
-    make_prompts,
-    merge,
-    save_prompts,
-    weights_kind,
-)
+from rbserve.train.tasks.language import check_texts, load, make_prompts, save_prompts
 from rbserve.train.tasks.seq import AT
 from rbserve.train.tasks.softmax import softmax_loss
 from rbserve.train.tasks.warm_start import WarmStart
@@ -79,7 +71,7 @@ def make(
     if start is not None:
         start.load(language)
     if not spec.random:
-        adapt(language, config)
+        language.base = adapted(language.base, config)
     return language, NextItemTask(dataset, config, item_prompts, folder, sids)
 
 
@@ -138,7 +130,8 @@ class NextItemTask:
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """All weights of the model, after its adapters were merged into the layers that they adapt."""
-        merge(cast(LanguageModel, model))
+        language = cast(LanguageModel, model)
+        language.base = merged(language.base)
         return model.state_dict()
 
     def save(self, folder: Path) -> None:

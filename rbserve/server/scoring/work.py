@@ -19,7 +19,8 @@ from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedSco
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
 from rbserve.runtimes.evaluate import recommend, without_seen
-from rbserve.runtimes.language import LanguageScorer, PrefixCache
+from rbserve.runtimes.histories import RememberingScorer
+from rbserve.runtimes.language import PrefixCache
 from rbserve.runtimes.texts import Mixed, TextScorer
 from rbserve.server.api.options import Limits
 from rbserve.server.scoring.request_fields import NO_ENTRIES, Entries, RequestFields
@@ -122,7 +123,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
-        self.prefix_cache = self.scorer.kept if isinstance(self.scorer, LanguageScorer) else None
+        self.prefix_cache = self.scorer.kept if isinstance(self.scorer, RememberingScorer) else None
 
     def __call__(self, query: SlateQuery, observe: Observe = no_observer) -> Scores:
         history, candidates, entries = query
@@ -130,7 +131,7 @@ class Scoring:
             assert not isinstance(self.texts, str)
             scores = self.texts.score([*history], [*candidates], entries, observe)
         elif self._staged is not None:
-            scores = self._staged(slate_request(history, candidates), observe)
+            scores = self._staged({**slate_request(history, candidates), **entries}, observe)
         else:
             scores = self.scorer.score({**slate_request(history, candidates), **entries})
         if scores.shape != (len(candidates),):
