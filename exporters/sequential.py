@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
 from rbserve.exporters.item_table import BIASES, RANKED_TABLE
+from rbserve.exporters.layers import traceable
 from rbserve.models.itemknn import ItemKnn
 from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
 from rbserve.runtimes.torch import load_model
@@ -91,9 +92,10 @@ def _adding(model: ItemKnn) -> Iterator[tuple[str, ModelProto]]:
 
 
 def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:
-    graph = trace(
-        _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),),
-        {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
+    with traceable(model):
+        graph = trace(
+            _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),),
+            {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
     _append_scores(graph, model)
     yield "fp32.onnx", graph
 

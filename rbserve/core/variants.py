@@ -47,7 +47,8 @@ ONNX, a program of torch.export, a Python callable."""
 
 
 _CONFIG_KINDS: Mapping[str, ModelKind] = {
-    "endpoint": "endpoint", "item": "item-language", "itemknn": "neighbours", "gbdt": "trees",
+    "endpoint": "endpoint", "item": "item-language", "seq-item": "item-language", "itemknn": "neighbours",
+    "gbdt": "trees",
 }  # fmt: skip
 UNCHANGED: Mapping[ModelKind, Mapping[str, str]] = {
     "neighbours": {"int8": "it looks rows up and adds them; there are no products to round"},

@@ -296,15 +296,9 @@ class TunedWeights(ModelConfig):
 
 
 @dataclass(frozen=True)
-class ItemLanguageConfig(HistoryConfig, TunedWeights):
-    """Beyond the paper: the first layers of a language model read items as tokens, made of vectors of their texts.
+class LayersConfig(TunedWeights):
+    """Beyond the paper: the first layers of a language model read items as tokens, made of vectors of their texts."""
 
-    The history is read once, before all candidates, which do not see each other.
-    """
-
-    dim: Annotated[
-        Count, Meta(description="Width of the items' vectors, of which their tokens are made.")
-    ] = 256
     backbone: Annotated[
         Name, Meta(description="Language model: a name of rbserve backbones, a hub id or a directory.")
     ] = "smollm2-135m"
@@ -315,11 +309,20 @@ class ItemLanguageConfig(HistoryConfig, TunedWeights):
             description="Weights that training starts with: the language model's, or drawn ones of its shape."
         ),
     ] = "trained"
-    item_tokens: Annotated[Count, Meta(description="Tokens of an item.")] = 1
     lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = 0
     layers_rate: Annotated[
         Share, Meta(description="Learning rate of the language model's weights, as a share of --lr.")
     ] = 0.2
+
+
+@dataclass(frozen=True)
+class ItemLanguageConfig(HistoryConfig, LayersConfig):
+    """The layers read the history once, before all candidates, which do not see each other."""
+
+    dim: Annotated[
+        Count, Meta(description="Width of the items' vectors, of which their tokens are made.")
+    ] = 256
+    item_tokens: Annotated[Count, Meta(description="Tokens of an item.")] = 1
 
 
 @dataclass(frozen=True)
@@ -386,6 +389,15 @@ class SasRecTextConfig(SasRecConfig):
 @dataclass(frozen=True)
 class HstuConfig(SasRecTextConfig):
     """HSTU: pointwise attention with a gate and relative positions (Zhai et al. 2024), items as in SasRecTextConfig."""
+
+
+@dataclass(frozen=True)
+class SeqItemConfig(SasRecTextConfig, LayersConfig):
+    """The layers of a language model in place of SASRec's blocks, items as in SasRecTextConfig."""
+
+    dim: Annotated[
+        Count, Meta(description="Width of the items' vectors, of which their tokens are made.")
+    ] = 256
 
 
 @dataclass(frozen=True)
@@ -627,6 +639,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "item": ItemLanguageConfig,
     "sasrec": SasRecConfig,
     "sasrec-emb": SasRecTextConfig,
+    "seq-item": SeqItemConfig,
     "hstu": HstuConfig,
     "itemknn": ItemKnnConfig,
     "gbdt": GbdtConfig,

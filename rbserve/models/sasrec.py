@@ -12,6 +12,7 @@ user's beams. A `suffix` cache is [L, 2, B, W, H, S, C].
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -19,9 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rbserve.models.configs import HstuConfig, SasRecConfig, SasRecTextConfig, SidSasRecConfig
+from rbserve.models.configs import (
+    HstuConfig,
+    SasRecConfig,
+    SasRecTextConfig,
+    SeqItemConfig,
+    SidSasRecConfig,
+)
 from rbserve.models.hstu import HstuBlock
 from rbserve.models.items import ITEMS, OwnAndTextItems
+from rbserve.models.language_layers import LanguageLayers
 
 INIT_STD = 0.02
 
@@ -183,10 +191,52 @@ class HstuTransformer(Transformer):
         return last
 
 
-def transformer_of(config: SasRecConfig, tokens: int | None, positions: int) -> Transformer:
-    """An untrained transformer with the blocks of `config`'s kind."""
+class LanguageTransformer(nn.Module):
+    """The layers of a language model in a transformer's place, which keep no caches; an encoder's read forwards too."""
+
+    def __init__(self, config: SeqItemConfig, base: nn.Module) -> None:
+        """`base`: the layers (`language_layers.py`)."""
+        super().__init__()
+        self.layers = LanguageLayers(base, config.dim, dropout=config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of the start and tokens int[B, T]: position t has read t tokens."""
+        return self.read(self.token_embedding(tokens))
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of the start and of tokens whose vectors [B, T, d] are given."""
+        start = self.layers.start.expand(vectors.size(0), 1, -1)
+        tokens = torch.cat((start, self.layers.tokens(vectors)), dim=1)
+        place = torch.arange(tokens.size(1), device=tokens.device)
+        hidden: Tensor = self.layers(tokens, place, place <= place[:, None])[0]
+        return hidden
+
+    def last(self, tokens: Tensor) -> Tensor:
+        """The hidden state [B, d] after all of tokens int[B, T]."""
+        return self(tokens)[:, -1]  # type: ignore[no-any-return]
+
+    token_embedding: nn.Embedding
+
+
+def transformer_of(
+    config: SasRecConfig, tokens: int | None, positions: int, base: nn.Module | None = None
+) -> AnyTransformer:
+    """An untrained transformer with the blocks of `config`'s kind, `base` of a language model's layers."""
+    if isinstance(config, SeqItemConfig):
+        assert base is not None
+        return LanguageTransformer(config, base)
     kind = HstuTransformer if isinstance(config, HstuConfig) else Transformer
     return kind(config, tokens, positions)
+
+
+AnyTransformer = Transformer | LanguageTransformer
+
+
+def with_table(transformer: AnyTransformer, table: Tensor) -> AnyTransformer:
+    """The transformer, its parts shared, with finished item vectors [n, d] as the embeddings of its tokens."""
+    shared, embedding = copy.copy(transformer), nn.Embedding(len(table), table.size(1), _weight=table)
+    shared._modules = {**transformer._modules, "token_embedding": embedding.requires_grad_(False)}
+    return shared
 
 
 def _start_weights(module: nn.Module) -> None:
@@ -202,11 +252,18 @@ class SasRec(nn.Module):
     With `biases` [n_items], each item's is added to its score.
     """
 
-    def __init__(self, config: SasRecConfig, n_items: int, biases: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        config: SasRecConfig,
+        n_items: int,
+        biases: Tensor | None = None,
+        transformer: AnyTransformer | None = None,
+    ) -> None:
+        """`transformer`: one that exists, with the embeddings of the items; else a new one."""
         super().__init__()
         self.config = config
         self.n_items = n_items
-        self.transformer = transformer_of(config, n_items, config.max_history)
+        self.transformer = transformer or transformer_of(config, n_items, config.max_history)
         self.register_buffer("biases", biases)
 
     biases: Tensor | None
@@ -247,11 +304,14 @@ class TextSasRec(nn.Module):
     freshness: Tensor
     new_item: Tensor
 
-    def __init__(self, config: SasRecTextConfig, items: OwnAndTextItems) -> None:
+    def __init__(
+        self, config: SasRecTextConfig, items: OwnAndTextItems, base: nn.Module | None = None
+    ) -> None:
+        """`base`: the layers of a language model, of a model that has some."""
         super().__init__()
         self.config = config
         self.item_embedding = items
-        self.transformer = transformer_of(config, None, config.max_history)
+        self.transformer = transformer_of(config, None, config.max_history, base)
         self.item_bias = nn.Parameter(torch.zeros(items.n_items))
         self.register_buffer("item_life", torch.zeros(items.n_items))
         self.register_buffer("freshness", torch.zeros(()))
@@ -268,13 +328,8 @@ class TextSasRec(nn.Module):
                 self.item_embedding.all_vectors(),
                 self.item_bias + self.freshness * self.item_life,
             )
-        with torch.device("meta"):
-            model = SasRec(self.config, len(table))
-        state = {f"transformer.{name}": value for name, value in self.transformer.state_dict().items()}
-        state["transformer.token_embedding.weight"] = table
-        model.load_state_dict(state, assign=True)
-        model.biases = biases
-        return model.train(self.training)
+        transformer = with_table(self.transformer, table)
+        return SasRec(self.config, len(table), biases, transformer).train(self.training)
 
 
 class SidSasRec(nn.Module):
@@ -307,20 +362,27 @@ class SidSasRec(nn.Module):
 SequentialModel = SasRec | TextSasRec | SidSasRec
 
 
-def build(config: SasRecConfig, items: int | OwnAndTextItems) -> SequentialModel:
-    """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder."""
+def build(
+    config: SasRecConfig, items: int | OwnAndTextItems, base: nn.Module | None = None
+) -> SequentialModel:
+    """A freshly initialised model of `config`'s architecture, for items 0 to n - 1 or for those of an encoder.
+
+    `base`: the layers of a language model, of a model that has some.
+    """
     if isinstance(config, SasRecTextConfig):
         assert isinstance(items, OwnAndTextItems)
-        return TextSasRec(config, items)
+        return TextSasRec(config, items, base)
     assert isinstance(items, int)
     return SidSasRec(config) if isinstance(config, SidSasRecConfig) else SasRec(config, items)
 
 
-def rebuild(config: SasRecConfig, weights: Mapping[str, Tensor]) -> SequentialModel:
+def rebuild(
+    config: SasRecConfig, weights: Mapping[str, Tensor], base: nn.Module | None = None
+) -> SequentialModel:
     """The model whose state `weights` is; KeyError or RuntimeError where they are not those of `config`."""
     if isinstance(config, SasRecTextConfig):
-        model = build(config, OwnAndTextItems.of_sizes(weights[f"{ITEMS}vectors"], config.dim))
+        model = build(config, OwnAndTextItems.of_sizes(weights[f"{ITEMS}vectors"], config.dim), base)
     else:
         model = build(config, len(weights["transformer.token_embedding.weight"]))
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=base is not None)
     return model

@@ -46,6 +46,7 @@ from rbserve.models.configs import (
     PnnConfig,
     SasRecConfig,
     SasRecTextConfig,
+    SeqItemConfig,
     SeqP5Config,
     SeqSidConfig,
     SidLanguageConfig,
@@ -154,6 +155,10 @@ _GROUPS: dict[Group, _GroupFacts] = {
 }
 
 
+_BEYOND_FACTS = {"item": _GROUPS["C"], "seq-item": _GROUPS["C"]._replace(task=SEQREC.name)}
+"""Of the recipes beyond the paper, by name."""
+
+
 def _row(
     group: Group,
     name: str,
@@ -165,7 +170,7 @@ def _row(
     training: Mapping[str, Any] | None = None,
     weights_of: str | None = None,
 ) -> ModelSpec:
-    facts = _GROUPS["C" if group == BEYOND_GROUP else group]  # beyond the paper: items are vectors, as in C
+    facts = _BEYOND_FACTS[recipe] if group == BEYOND_GROUP else _GROUPS[group]
     needs = facts.needs
     if backbone is not None:
         needs = (BACKBONES[backbone].needs, *needs)
@@ -262,6 +267,8 @@ _ITEM_TRAINING = {
     "batch": 64, "micro_batch": 64, "lr": 1e-3, "epochs": 3, "patience": 3, "schedule": "cosine",
 }  # fmt: skip
 
+_SEQ_ITEM_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 1e-3, "epochs": 5, "schedule": "cosine"}
+
 _RECIPES: dict[str, _Recipe] = {
     "zeroshot": _Recipe("E", ZeroShotConfig, {}, "zeroshot-{}"),
     "text": _Recipe("E", TextLanguageConfig, _LANGUAGE_TRAINING, "text-{}"),
@@ -273,6 +280,7 @@ _RECIPES: dict[str, _Recipe] = {
         "J", partial(SeqSidConfig, decoding="cbs"), _NEXT_ITEM_TRAINING, "seq-sid-{}-cbs", "seq-sid-{}"
     ),
     "item": _Recipe(BEYOND_GROUP, ItemLanguageConfig, _ITEM_TRAINING, "item-{}"),
+    "seq-item": _Recipe(BEYOND_GROUP, SeqItemConfig, _SEQ_ITEM_TRAINING, "seq-item-{}"),
 }
 _UNREADABLE = ("api", "t5")
 """The architectures of language models that do not read items as tokens."""

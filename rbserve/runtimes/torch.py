@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rbserve.core.errors import ArtifactError
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scorer
 from rbserve.core.variants import REFERENCE, REMEMBERING, Variant, find_variant
 from rbserve.data.artifact import BACKBONE, LAYERS, WEIGHTS, Artifact
-from rbserve.models.configs import CtrConfig, ItemKnnConfig, ItemLanguageConfig, LanguageConfig
+from rbserve.models.configs import (
+    CtrConfig,
+    ItemKnnConfig,
+    LanguageConfig,
+    LayersConfig,
+    ModelConfig,
+    SasRecConfig,
+)
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
 from rbserve.runtimes.contents import artifact_config, artifact_prompts
@@ -88,13 +95,12 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
         if isinstance(config, LanguageConfig):
             return rebuild_model(artifact, backbone_config(artifact), weights).eval()
         if isinstance(config, CtrConfig):
-            base = item_layers(artifact) if isinstance(config, ItemLanguageConfig) else None
-            return ctr.rebuild(config, weights, artifact.layout, base).eval()
-        rebuild: Any = itemknn.rebuild if isinstance(config, ItemKnnConfig) else sasrec.rebuild
-        model = rebuild(config, weights)
+            return ctr.rebuild(config, weights, artifact.layout, item_layers(artifact, config)).eval()
+        if isinstance(config, ItemKnnConfig):
+            return itemknn.rebuild(config, weights).eval()
+        return sasrec.rebuild(cast(SasRecConfig, config), weights, item_layers(artifact, config)).eval()
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
-    return model.eval()
 
 
 def _weights(path: Path, precision: str) -> dict[str, Any]:
@@ -116,13 +122,14 @@ def backbone_config(artifact: Artifact) -> Any:
     return read_config(artifact.file(BACKBONE))
 
 
-def item_layers(artifact: Artifact) -> Any:
-    """The language model's layers of an artefact that reads items as tokens; their weights are still to be loaded."""
+def item_layers(artifact: Artifact, config: ModelConfig) -> Any:
+    """The language model's layers of an artefact that reads items as tokens, without their weights, or None."""
+    if not isinstance(config, LayersConfig):
+        return None
     from rbserve.models.drivers import read_config
-    from rbserve.models.item_language import layers_of, shortened
+    from rbserve.models.language_layers import layers_of, shortened
 
-    config = read_config(artifact.file(LAYERS))
-    return layers_of(shortened(config, artifact.manifest.config["layers"]))
+    return layers_of(shortened(read_config(artifact.file(LAYERS)), config.layers))
 
 
 def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -> Any:

@@ -16,8 +16,9 @@ from transformers import AutoModel
 from rbserve.models.configs import ItemLanguageConfig
 from rbserve.models.ctr import build
 from rbserve.models.drivers import ARCHITECTURES, read_config
-from rbserve.models.item_language import ItemLanguage, layers_of, shortened, without_words
+from rbserve.models.item_language import ItemLanguage
 from rbserve.models.items import VectorItems
+from rbserve.models.language_layers import layers_of, shortened, without_words
 from rbserve.models.lm import as_decoder
 from rbserve.models.shapes import ENCODERS
 from rbserve.train.encoders.backbone import loading
@@ -44,7 +45,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             layers: Any = AutoModel.from_pretrained(folder, config=as_decoder(read_config(folder)))
         items = VectorItems(torch.randn(30, 12), config.dim, tuned=True, hidden=config.item_hidden)
         model = cast(ItemLanguage, build(config, items, base=without_words(layers)))
-        model.scale_tokens(0.5)
+        model.layers.scale_tokens(0.5)
         return model.eval()
 
     return made
@@ -95,9 +96,10 @@ def test_a_decoder_reads_what_transformers_reads(make: Make) -> None:
     model = make("llama", 2)
     history, candidate = ints(HISTORIES[0]), ints([10])
     items = model.item_embedding(torch.cat([history, candidate]))
-    tokens = model.tokens(items).reshape(1, -1, len(model.start))
-    embedded = torch.cat([model.start[None, None], tokens], dim=1)
-    hidden = model.answer(model.norm(cast(Any, model.base)(inputs_embeds=embedded).last_hidden_state))[0]
+    layers = model.layers
+    tokens = layers.token(layers.item_norm(items)).reshape(1, -1, layers.width)
+    embedded = torch.cat([layers.start[None, None], tokens], dim=1)
+    hidden = layers.answer(layers.norm(cast(Any, layers.base)(inputs_embeds=embedded).last_hidden_state))[0]
     user, item, found = hidden[-3], items[-1], hidden[-1]
     expected = model.output(model.deep(user[None], torch.cat([item, found, user * item])[None]))
     torch.testing.assert_close(model.score(history, candidate), torch.sigmoid(expected)[0], atol=1e-6, rtol=0)

@@ -62,6 +62,14 @@ def made(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "dnn-emb": {"dim": "16", "hidden": "32", "encoder": bert},
         "gdcn-emb": {"dim": "16", "hidden": "32", "encoder": bert, "vectors": "tuned"},
         "bst-emb": {"dim": "16", "heads": "2", "hidden": "32", "encoder": bert, "vectors": "frozen"},
+        "item-smollm2-135m": {
+            "dim": "16",
+            "hidden": "32",
+            "encoder": bert,
+            "vectors": "frozen",
+            "backbone": llama,
+            "layers": "1",
+        },
         "sasrec-3l": SMALL,
         "sasrec-2l-emb": SMALL | {"encoder": bert, "freshness": "0.5"},
         "hstu": SMALL | {"encoder": bert, "freshness": "0.5"},
@@ -97,7 +105,15 @@ def added(artifact: Artifact, new: list[tuple[str, str]] = NEW) -> Artifact:
     return open_artifact(artifact.path)
 
 
-SCORES = ["dnn-text", "dnn-emb", "gdcn-emb", "bst-emb", "zeroshot-smollm2-135m", "sid-smollm2-135m"]
+SCORES = [
+    "dnn-text",
+    "dnn-emb",
+    "gdcn-emb",
+    "bst-emb",
+    "item-smollm2-135m",
+    "zeroshot-smollm2-135m",
+    "sid-smollm2-135m",
+]
 RANKS = ["sid-sasrec-3l-cbs", "seq-sid-smollm2-135m-cbs"]
 
 
@@ -143,7 +159,7 @@ def test_an_item_with_the_text_of_another_scores_like_it_as_candidate_and_in_a_h
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dnn-text", "dnn-emb", "gdcn-emb", "bst-emb"])
+@pytest.mark.parametrize("name", ["dnn-text", "dnn-emb", "gdcn-emb", "bst-emb", "item-smollm2-135m"])
 def test_new_rows_score_as_torch_scores_their_texts(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
 ) -> None:
@@ -363,7 +379,7 @@ def test_words_need_no_torch(made: dict[str, Artifact], tmp_path: Path) -> None:
 
 
 def test_content_of_rows_is_the_folded_table(made: dict[str, Artifact]) -> None:
-    for name in ("dnn-text", "dnn-emb", "gdcn-emb", "bst-emb"):
+    for name in ("dnn-text", "dnn-emb", "gdcn-emb", "bst-emb", "item-smollm2-135m"):
         content = open_content(made[name], text_encoder(made[name]))
         assert content is not None
         folded = load_model(made[name]).folded().item_embedding.weight.detach().numpy()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.types import ModelSpec
-from rbserve.models.configs import ItemLanguageConfig, TunedLanguageConfig, TunedWeights
+from rbserve.data.artifact import LAYERS
+from rbserve.models.configs import LayersConfig, TunedLanguageConfig, TunedWeights
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, read_config
-from rbserve.models.item_language import layers_of, shortened, without_words
+from rbserve.models.language_layers import layers_of, shortened, without_words
 from rbserve.models.lm import as_decoder
 from rbserve.train.encoders.backbone import loading, locate, locate_shape, precision
 
@@ -40,15 +42,33 @@ def weights_kind(spec: ModelSpec, folder: Path) -> torch.dtype | None:
     return None if spec.random else precision(folder, tuned=isinstance(spec.config, TunedLanguageConfig))
 
 
-def first_layers(spec: ModelSpec, folder: Path) -> tuple[nn.Module, float]:
-    """The first layers of the language model at `folder`, adapters around them, and the deviation of its words.
+class FirstLayers(NamedTuple):
+    """The first layers of a row's language model: adapters are around them, or all their weights are trained.
+
+    `deviation` is that of its word embeddings, `rate` the layers' share of the learning rate, `folder` where the
+    language model lies.
+    """
+
+    base: nn.Module
+    deviation: float
+    rate: float
+    folder: Path
+
+    def save(self, folder: Path) -> None:
+        """Writes the language model's config into an artefact."""
+        (folder / LAYERS).parent.mkdir(exist_ok=True)
+        shutil.copyfile(self.folder / "config.json", folder / LAYERS)
+
+
+def first_layers(spec: ModelSpec, folder: Path) -> FirstLayers:
+    """The first layers of the language model at `folder`, as a row's config asks for.
 
     Random weights of a row that is not trained have no values (device "meta"). Raises UsageError where it has fewer
-    layers or keeps no cache, AssetError where it cannot be loaded.
+    layers or is an encoder-decoder, AssetError where it cannot be loaded.
     """
     from transformers import AutoModel
 
-    config: ItemLanguageConfig = spec.config
+    config: LayersConfig = spec.config
     drawn: Callable[[Any], Any] = AutoModel.from_config
     with loading(folder):
         shape = read_config(folder)
@@ -66,7 +86,7 @@ def first_layers(spec: ModelSpec, folder: Path) -> tuple[nn.Module, float]:
         )
     shape = as_decoder(shortened(shape, config.layers))
     if spec.random:
-        return layers_of(shape), 1.0
+        return FirstLayers(layers_of(shape), 1.0, config.layers_rate, folder)
     with loading(folder):
         if config.start == "drawn":
             base = drawn(shape)
@@ -75,7 +95,7 @@ def first_layers(spec: ModelSpec, folder: Path) -> tuple[nn.Module, float]:
     deviation = float(base.get_input_embeddings().weight.detach().std())
     without_words(base)
     base.requires_grad_(True)
-    return adapted(base, config), deviation
+    return FirstLayers(adapted(base, config), deviation, config.layers_rate, folder)
 
 
 def adapted(base: Any, config: TunedWeights) -> Any:

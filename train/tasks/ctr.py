@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,10 +22,10 @@ from rbserve.core.errors import UsageError
 from rbserve.core.fields import Layout
 from rbserve.core.tasks import CTR
 from rbserve.core.types import Items, ModelSpec, Progress
-from rbserve.data.artifact import LAYERS, WORDS
+from rbserve.data.artifact import WORDS
 from rbserve.data.columns import Ragged, blocks
 from rbserve.data.dataset import CtrSplit, Dataset, Extras, SeqSplit
-from rbserve.models.configs import EmbeddingItems, HistoryConfig, ItemLanguageConfig, TextItems
+from rbserve.models.configs import EmbeddingItems, HistoryConfig, LayersConfig, TextItems
 from rbserve.models.ctr import NO_FIELDS, build
 from rbserve.models.ctr_base import CtrModel
 from rbserve.models.item_language import ItemLanguage
@@ -32,7 +33,7 @@ from rbserve.models.items import IdItems, ItemEncoder, VectorItems, WordItems
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows, require_finite
-from rbserve.train.tasks.backbones import backbone_folder, first_layers, merged
+from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.fields import FieldRows, read_fields
 from rbserve.train.tasks.packing import Packs
 
@@ -78,15 +79,12 @@ def make(
     if soft is not None and fields is not None:
         soft = replace(soft, extras=fields.extras_of(soft.owners, soft.candidates, progress))
     words, packed = isinstance(spec.config, TextItems), isinstance(spec.config, HistoryConfig)
-    layers, rates, base, deviation = None, {}, None, 0.0
-    if isinstance(spec.config, ItemLanguageConfig):
-        layers, rates = backbone_folder(spec), {"base.": spec.config.layers_rate}
-        base, deviation = first_layers(spec, layers)
-    task = CtrTask(dataset, words, soft, fields, packed, layers, rates)
+    layers = first_layers(spec, backbone_folder(spec)) if isinstance(spec.config, LayersConfig) else None
+    task = CtrTask(dataset, words, soft, fields, packed, layers)
     items = _items(spec, dataset, progress)
-    model = build(spec.config, items, fields.layout if fields else NO_FIELDS, base)
-    if isinstance(model, ItemLanguage):
-        model.scale_tokens(deviation)
+    model = build(spec.config, items, fields.layout if fields else NO_FIELDS, layers.base if layers else None)
+    if layers is not None:
+        cast(ItemLanguage, model).layers.scale_tokens(layers.deviation)
     if isinstance(model.item_embedding, IdItems):
         model.item_embedding.blank(torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items))))
     if model.fields is not None:
@@ -138,17 +136,15 @@ class CtrTask:
         soft: SoftRows | None = None,
         fields: FieldRows | None = None,
         packed: bool = False,
-        layers: Path | None = None,
-        rates: Mapping[str, float] | None = None,
+        layers: FirstLayers | None = None,
     ) -> None:
         """`words`: the model reads words of the data set's vocabulary. `soft`: rows to train on instead of its own.
 
         `fields`: what the model reads beside history and candidate. `packed`: it reads a history once for all of its
-        candidates, which then are one row of the training loop. `layers`: where the language model lies whose layers
-        it has; `rates`: the share of the learning rate of some weights, by the beginning of their names.
+        candidates, which then are one row of the training loop. `layers`: those of a language model that it has.
         """
         self._layers = layers
-        self.rates = rates or {}
+        self.rates = {"layers.base.": layers.rate} if layers else {}
         self._words = dataset.file("text/words.parquet") if words else None
         self._fields = fields
         own = fields.split if fields else dataset.ctr
@@ -193,8 +189,9 @@ class CtrTask:
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """All weights of the model, after adapters were merged into the layers that they adapt."""
-        if isinstance(model, ItemLanguage):
-            model.base = merged(model.base)
+        if self._layers is not None:
+            layers = cast(ItemLanguage, model).layers
+            layers.base = merged(layers.base)
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
@@ -202,8 +199,7 @@ class CtrTask:
         and tables of fields.
         """
         if self._layers is not None:
-            (folder / LAYERS).parent.mkdir(exist_ok=True)
-            shutil.copyfile(self._layers / "config.json", folder / LAYERS)
+            self._layers.save(folder)
         if self._words is not None:
             shutil.copyfile(self._words, folder / WORDS)
         if self._fields is not None:

@@ -15,6 +15,7 @@ Shapes: n items of the catalogue, U items of the pool, P positions that predict,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -26,15 +27,16 @@ from torch import Tensor, nn
 from rbserve.core.types import Items, ModelSpec, Progress, Ranker
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
-from rbserve.models.configs import SasRecTextConfig
+from rbserve.models.configs import LayersConfig, SasRecTextConfig
 from rbserve.models.items import OwnAndTextItems
-from rbserve.models.sasrec import INIT_STD, TextSasRec, build
+from rbserve.models.sasrec import INIT_STD, LanguageTransformer, TextSasRec, build
 from rbserve.runtimes.evaluate import by_length
 from rbserve.runtimes.ranking import ScoringRanker
 from rbserve.runtimes.torch_models import TorchItemScores
 from rbserve.stats.listwise import ndcg_at_k
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows
+from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.ctr import no_texts
 from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
 from rbserve.train.tasks.softmax import weighted_softmax_loss
@@ -53,7 +55,11 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSas
         raise no_texts(spec, dataset, instead="sasrec-3l")
     vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
     items = OwnAndTextItems(torch.from_numpy(vectors), config.dim, INIT_STD)
-    model, task = cast(TextSasRec, build(config, items)), TextItemTask(dataset, config)
+    layers = first_layers(spec, backbone_folder(spec)) if isinstance(config, LayersConfig) else None
+    model = cast(TextSasRec, build(config, items, layers.base if layers else None))
+    task = TextItemTask(dataset, config, layers)
+    if layers is not None:
+        cast(LanguageTransformer, model.transformer).layers.scale_tokens(layers.deviation)
     items.own.blank(torch.from_numpy(task.counts == 0))
     with torch.no_grad():
         model.item_bias.copy_(_bias(task.counts))
@@ -77,8 +83,10 @@ def _life(targets: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
 class TextItemTask(SeqTask):
     """To predict the items that follow, with a pool of items in place of the catalogue; a row is a user's sequence."""
 
-    def __init__(self, dataset: Dataset, config: SasRecTextConfig) -> None:
+    def __init__(self, dataset: Dataset, config: SasRecTextConfig, layers: FirstLayers | None = None) -> None:
         super().__init__(dataset, config)
+        self._layers = layers
+        self.rates = {"transformer.layers.base.": layers.rate} if layers else {}
         self._options, self.chosen = config, dict[str, float]()
         n_items, values = len(dataset.items), with_targets(self._train, config.max_history).values
         self.counts = np.bincount(values, minlength=n_items)
@@ -139,7 +147,15 @@ class TextItemTask(SeqTask):
         """All weights of the model; the freshness among them is from now on `chosen`, if it was to be."""
         if self._options.freshness is None:
             self.chosen = {"freshness": float(cast(TextSasRec, model).freshness)}
+        if self._layers is not None:
+            layers = cast(LanguageTransformer, cast(TextSasRec, model).transformer).layers
+            layers.base = merged(layers.base)
         return super().weights(model)
+
+    def save(self, folder: Path) -> None:
+        """Writes the config of the language model whose layers it has."""
+        if self._layers is not None:
+            self._layers.save(folder)
 
     def ranker(self, model: nn.Module) -> Ranker:
         """A ranker that scores every item of the catalogue."""
