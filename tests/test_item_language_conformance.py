@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from conformance import (
     check_a_loaded_copy_scores_the_same,
     check_a_slate_scores_like_its_candidates_one_by_one,
@@ -22,11 +23,14 @@ from small_backbone import make_backbone
 from rbserve.core.errors import Interrupted, UsageError
 from rbserve.core.options import with_options
 from rbserve.core.requests import slate_request
-from rbserve.core.types import ModelSpec
+from rbserve.core.types import ModelSpec, no_progress
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.export import export
 from rbserve.exporters.parity import PROBABILITY_TOLERANCE
+from rbserve.models.configs import ItemLanguageConfig
+from rbserve.models.item_language import ItemLanguage
+from rbserve.models.items import VectorItems
 from rbserve.models.zoo import find_model, with_backbone
 from rbserve.profilers.measure.harness import profile
 from rbserve.runs.plan import Plan
@@ -36,6 +40,8 @@ from rbserve.runtimes.opening import open_scorer
 from rbserve.runtimes.openvino import without_bf16
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
+from rbserve.train.tasks.align import align
+from rbserve.train.tasks.ctr import make
 
 SMALL = {"dim": "16", "hidden": "32", "layers": "2", "dropout": "0", "layers_rate": "1.0"}
 KINDS = {"llama": {}, "bert": {"item_tokens": "2"}, "opt": {"lora_rank": "4"}}
@@ -149,6 +155,24 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         train(spec, planted, tmp_path / "parts", short, progress=stop)
     parts = train(spec, planted, tmp_path / "parts", short, resume=True)
     assert whole.file(WEIGHTS).read_bytes() == parts.file(WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_alignment_teaches_tokens_what_the_layers_say_of_texts(
+    backbones: dict[str, Path], planted: Dataset, name: str
+) -> None:
+    """And nothing else: the layers and the vectors of the texts stay as they are."""
+    spec = row(backbones[name], item_tokens="2", dim="64")
+    model = cast(ItemLanguage, make(spec, planted, no_progress)[0])
+    items = cast(VectorItems, model.item_embedding)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    config = cast(ItemLanguageConfig, with_options(spec.config, {"align": "30"}))
+    errors = align(model.layers, items, planted.items.texts, config, no_progress)
+    assert errors[-1] < 0.6 * errors[0]
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all(key.startswith(("item_embedding.hidden", "item_embedding.projection", "layers.token", "layers.start"))
+               for key in changed)  # fmt: skip
 
 
 def test_drawn_weights_have_the_language_models_shape(

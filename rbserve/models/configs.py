@@ -310,6 +310,13 @@ class LayersConfig(TunedWeights):
         ),
     ] = "trained"
     lora_rank: Annotated[Natural, Meta(description="Rank of LoRA's matrices; 0 fine-tunes every weight.")] = 0
+    align: Annotated[
+        Natural,
+        Meta(
+            description="Passes over the items, before training, in which the layers learn to say at an item's tokens "
+            "what they say of its text; 0: none."
+        ),
+    ] = 0
     layers_rate: Annotated[
         Share, Meta(description="Learning rate of the language model's weights, as a share of --lr.")
     ] = 0.2

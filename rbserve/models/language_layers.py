@@ -53,12 +53,27 @@ class LanguageLayers(nn.Module):
         positions int[L] or int[U, L]; mask bool[L, P + L] or bool[U, L, P + L] says what each token attends to; `past`
         is the cache of the P tokens before.
         """
-        users = tokens.size(0)
-        hidden, present = architecture_of(self.base.config).drive(
-            self.base, tokens, positions.expand(users, -1), mask.expand(users, -1, -1), past
-        )
+        hidden, present = self.hidden(tokens, positions, mask, past)
         said: Tensor = self.answer(self.norm(hidden))
         return said, present
+
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The layers' own hidden states [U, L, W], where `forward` has vectors of the items' width; and the cache."""
+        users = tokens.size(0)
+        drive = architecture_of(self.base.config).drive
+        return drive(self.base, tokens, positions.expand(users, -1), mask.expand(users, -1, -1), past)
+
+    def states_of(self, items: Tensor) -> Tensor:
+        """The hidden states [N, W] at the last token of each of items [N, d], read alone behind the start."""
+        start = self.start.expand(items.size(0), 1, -1)
+        tokens = torch.cat((start, self.tokens(items[:, None])), dim=1)
+        place = torch.arange(tokens.size(1), device=tokens.device)
+        mask = place <= place[:, None]
+        if not self.causal:  # the start sees itself alone
+            mask = mask | (place[:, None] > 0)
+        return self.hidden(tokens, place, mask)[0][:, -1]
 
 
 def token_width(config: Any) -> int:

@@ -45,9 +45,11 @@ def embed_texts(
     pooling: Pooling = "mean",
     max_tokens: int = MAX_TOKENS,
     progress: Progress = no_progress,
+    layers: int | None = None,
 ) -> Vectors:
     """Vectors float32[N, D] of N texts; `encoder` is a name of BACKBONES, a hub id or a directory.
 
+    With `layers` only that many of its first layers are run.
     Raises AssetError if the encoder cannot be loaded, UsageError for an option out of range.
     """
     if pooling not in POOLINGS:
@@ -56,17 +58,26 @@ def embed_texts(
         raise UsageError(f"max_tokens must be at least 1, not {max_tokens}")
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
     row = {text: number for number, text in enumerate(distinct)}
-    pieces = list(_chunks(distinct, encoder, pooling, max_tokens, progress))
+    pieces = list(_chunks(distinct, encoder, pooling, max_tokens, progress, layers))
     vectors: Vectors = np.concatenate(pieces) if pieces else np.empty((0, 0), np.float32)
     return vectors[[row[text] for text in texts]]
 
 
 def _chunks(
-    texts: Sequence[str], encoder: str, pooling: Pooling, max_tokens: int, progress: Progress
+    texts: Sequence[str],
+    encoder: str,
+    pooling: Pooling,
+    max_tokens: int,
+    progress: Progress,
+    layers: int | None,
 ) -> Iterator[Vectors]:
     """Yields the vectors of each chunk of texts. Loads the model for the first chunk that is not cached."""
     folder = locate(encoder)
-    files = cache() / "embeddings" / _digest([identity(folder), pooling, max_tokens])
+    files = (
+        cache()
+        / "embeddings"
+        / _digest([identity(folder), pooling, max_tokens, *([] if layers is None else [layers])])
+    )
     model: TextEncoder | None = None
 
     def report(done: int) -> None:
@@ -78,7 +89,7 @@ def _chunks(
         vectors = _read(file)
         if vectors is None or len(vectors) != len(chunk):
             report(start)
-            model = model or TextEncoder(folder, pooling, max_tokens)
+            model = model or TextEncoder(folder, pooling, max_tokens, layers)
             vectors = _encode(model, chunk, file, start, report)
         report(start + len(chunk))
         yield vectors

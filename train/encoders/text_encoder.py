@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbserve.models.drivers import read_config
+from rbserve.models.language_layers import shortened
 from rbserve.train.encoders.backbone import load_tokenizer, loading
 
 Pooling = Literal["mean", "last"]
@@ -24,9 +25,12 @@ BATCH_TOKENS = 8_192
 class TextEncoder:
     """A language model in eval mode and fp32, with its tokeniser."""
 
-    def __init__(self, folder: Path, pooling: Pooling, max_tokens: int) -> None:
-        """Texts are cut at `max_tokens`, or at the length that the model reads if that is less."""
-        self._tokenizer, self._model = _load(folder)
+    def __init__(self, folder: Path, pooling: Pooling, max_tokens: int, layers: int | None = None) -> None:
+        """Texts are cut at `max_tokens`, or at the length that the model reads if that is less.
+
+        With `layers` only that many of the model's first layers are run.
+        """
+        self._tokenizer, self._model = _load(folder, layers)
         self._pooling = pooling
         self._max_tokens = min(max_tokens, self._tokenizer.model_max_length)
         self._pad = self._tokenizer.pad_token_id or 0  # any token: the mask hides it
@@ -83,11 +87,11 @@ def _padded(tokens: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    """Tokeniser and model."""
+def _load(folder: Path, layers: int | None) -> tuple[Any, Any]:
+    """Tokeniser and model, with its first `layers` layers if so many are asked for."""
     from transformers import AutoModel
 
     with torch.random.fork_rng(), loading(folder):  # a head that the files lack is drawn at random
-        config = read_config(folder)
+        config = read_config(folder) if layers is None else shortened(read_config(folder), layers)
         model = AutoModel.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
     return load_tokenizer(folder), model.eval()
