@@ -20,7 +20,7 @@ def traceable(model: nn.Module) -> Iterator[None]:
     `Tensor.repeat_interleave`, of which the exporter loses the rank (GLM's positions), is replaced.
     """
     AttentionInterface.register(GROUPED, grouped_attention)
-    configs: list[Any] = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    configs: list[Any] = [part.config for part in _outermost(model)]
     before = [config._attn_implementation for config in configs]
     original = torch.Tensor.repeat_interleave
     torch.Tensor.repeat_interleave = _repeated  # type: ignore[assignment,method-assign]
@@ -32,6 +32,15 @@ def traceable(model: nn.Module) -> Iterator[None]:
         torch.Tensor.repeat_interleave = original  # type: ignore[method-assign]
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
+
+
+def _outermost(model: nn.Module) -> Iterator[PreTrainedModel]:
+    """The models of transformers inside `model`, but none inside another (T5's encoder and decoder)."""
+    if isinstance(model, PreTrainedModel):
+        yield model
+        return
+    for part in model.children():
+        yield from _outermost(part)
 
 
 def _repeated(tensor: Tensor, repeats: int, dim: int) -> Tensor:

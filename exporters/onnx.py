@@ -7,18 +7,21 @@ and data, so that a misplaced file can be recognised.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from rbserve.core.fields import Layout
 from rbserve.core.requests import CANDIDATES, HISTORY
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import Axes, origin, save, trace
+from rbserve.exporters.known_shapes import fix_shapes
 from rbserve.exporters.layers import traceable
 from rbserve.models.ctr_base import CtrModel
 from rbserve.models.item_language import HistoryState, ItemLanguage
-from rbserve.runtimes.onnx import PAST, READ_PAST, READ_USER, SCORES, USER
+from rbserve.runtimes.onnx import PAST, PAST_PLACES, READ_PAST, READ_USER, SCORES, USER
 from rbserve.runtimes.torch import load_model
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 TRACED_HISTORY = 3
 TRACED_CANDIDATES = 2
+UNLIKE = ((3, 5, 1), (7, 2, 9), (0, 1, 4), (2, 0, 2), (29, 23, 13))
+"""Items of a history, candidates, and places read before, by which sizes that never change are found."""
 
 
 class _BehindForward(torch.nn.Module):
@@ -38,10 +43,10 @@ class _BehindForward(torch.nn.Module):
 
     def forward(
         self,
-        history: torch.Tensor,
-        candidates: torch.Tensor,
         past: torch.Tensor,
         user: torch.Tensor,
+        history: torch.Tensor,
+        candidates: torch.Tensor,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         of_fields = dict(zip(self.tensors, tensors, strict=True))
@@ -66,43 +71,52 @@ class _ScoreForward(torch.nn.Module):
 def write_fp32(artifact: Artifact, folder: Path) -> list[Path]:
     """Writes the fp32 graph of an artefact into `folder`."""
     path = folder / "fp32.onnx"
-    model = load_model(artifact).folded()
-    fields = artifact.layout.tensors
-    rows = (
-        torch.zeros(TRACED_HISTORY, dtype=torch.int32),
-        torch.zeros(TRACED_CANDIDATES, dtype=torch.int32),
-    )
-    tensors = tuple(
-        torch.zeros(TRACED_CANDIDATES if per_candidate else 1, columns, dtype=getattr(torch, dtype))
-        for dtype, columns, per_candidate in fields.values()
-    )
-    axes = {name: {0: "N"} if per_candidate else {} for name, (_, _, per_candidate) in fields.items()}
-    inputs = {HISTORY: {0: "T"}, CANDIDATES: {0: "N"}}
+    model, layout = load_model(artifact).folded(), artifact.layout
+    request = _request(layout, TRACED_HISTORY, TRACED_CANDIDATES)
+    axes = {HISTORY: {0: "T"}, CANDIDATES: {0: "N"}} | {
+        name: {0: "N"} if per_candidate else {} for name, (_, _, per_candidate) in layout.tensors.items()
+    }
     if isinstance(model, ItemLanguage):
-        graph = _trace_behind(model, rows, tensors, inputs, axes)
+        graph = _trace_behind(model, layout, request, axes)
     else:
-        graph = trace(_ScoreForward(model), (*rows, *tensors), {**inputs, **axes}, {SCORES: {0: "N"}})
+        graph = trace(_ScoreForward(model), tuple(request.values()), axes, {SCORES: {0: "N"}})
     save(graph, path, origin(artifact, "fp32"))
     return [path]
 
 
+def _request(layout: Layout, items: int, candidates: int) -> dict[str, torch.Tensor]:
+    """Inputs of a graph, zeros, by name, in the order of its inputs."""
+    return {
+        HISTORY: torch.zeros(items, dtype=torch.int32),
+        CANDIDATES: torch.zeros(candidates, dtype=torch.int32),
+        **{
+            name: torch.zeros(candidates if per_candidate else 1, columns, dtype=getattr(torch, dtype))
+            for name, (dtype, columns, per_candidate) in layout.tensors.items()
+        },
+    }
+
+
 def _trace_behind(
-    model: ItemLanguage,
-    rows: tuple[torch.Tensor, ...],
-    tensors: tuple[torch.Tensor, ...],
-    inputs: Axes,
-    axes: Axes,
+    model: ItemLanguage, layout: Layout, request: Mapping[str, torch.Tensor], axes: Axes
 ) -> ModelProto:
     """The graph of a model that reads items as tokens, with the state of an empty history as a default."""
     from onnx import numpy_helper
 
     with torch.inference_mode():
         state = model.start_state()
+    history, candidates, *tensors = request.values()
     with traceable(model):
         graph = trace(
-            _BehindForward(model), (*rows, *state, *tensors),
-            {**inputs, PAST: {4: "P"}, USER: {}, **axes},
-            {SCORES: {0: "N"}, READ_PAST: {4: "read"}, READ_USER: {}})  # fmt: skip
+            _BehindForward(model), (*state, history, candidates, *tensors),
+            {PAST: {PAST_PLACES: "P"}, USER: {}, **axes},
+            {SCORES: {0: "N"}, READ_PAST: {PAST_PLACES: "read"}, READ_USER: {}})  # fmt: skip
+    fix_shapes(graph, [
+        {
+            **{name: tensor.numpy() for name, tensor in _request(layout, items, slate).items()},
+            PAST: state.past.repeat_interleave(known, PAST_PLACES).numpy(), USER: state.user.numpy(),
+        }
+        for items, slate, known in UNLIKE
+    ])  # fmt: skip
     for name, tensor in zip((PAST, USER), state, strict=True):
         graph.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
     return graph

@@ -221,8 +221,8 @@ def grouped_attention(
     Queries are [B, H, L, C], keys and values [B, G, P + L, C]. The H / G heads that share keys are rows of one
     product, where the usual way copies the keys for each of them.
     """
-    rows, heads, length, width = query.shape
-    groups = key.size(1)
+    rows, length = query.size(0), query.size(2)
+    heads, groups, width = int(query.size(1)), int(key.size(1)), int(query.size(3))  # constants in a graph
     scale = width**-0.5 if scaling is None else scaling
     together = query.reshape(rows, groups, heads // groups * length, width)
     scores = (together @ key.transpose(-1, -2)) * scale

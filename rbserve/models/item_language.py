@@ -75,9 +75,10 @@ class ItemLanguage(HistoryModel):
     ) -> tuple[Tensor, HistoryState]:
         """Click probabilities [N] of candidates int[N], and the state of the longer history.
 
-        history int[T]: the items behind those of `state`; none where it has all. `tensors` as in `CtrModel.score`.
+        history int[T]: the items behind those of `state`, of the last `max_history`; none where it has all. `tensors`
+        as in `CtrModel.score`.
         """
-        read = self.layers.tokens(self.item_embedding(history[-self.max_history :])[None])
+        read = self.layers.tokens(self.item_embedding(history)[None])
         items = self.item_embedding(candidates)
         said, present = self._run(read, self.layers.tokens(items[None]), past=state.past)
         before = read.size(1)

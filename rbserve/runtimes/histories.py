@@ -98,7 +98,7 @@ class HistoryScorer:
 
     def score_vectors(self, history: Array, candidates: Array, tensors: Request) -> Scores:
         """Click probabilities float32[N] of items float32[N, d] for the user of items float32[T, d]; uncached."""
-        return self._call.score_vectors(history, candidates, tensors)
+        return self._call.score_vectors(history[-self._max_history :], candidates, tensors)
 
     def remembering(self, limit: int) -> HistoryScorer:
         """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
@@ -113,11 +113,11 @@ class HistoryScorer:
         """Scores as `score` does; `observe` hears the name of each stage as it ends."""
         if not len(request[CANDIDATES]):  # a graph has no tokens then, and cannot be run
             return np.empty(0, np.float32)
+        history = request[HISTORY][-self._max_history :]
         if self.kept is None:
-            scores = self._call.score(request)
+            scores = self._call.score({**request, HISTORY: history})
             observe("history and candidates")
             return scores
-        history = request[HISTORY][-self._max_history :]
         state = self._known(history)
         observe("user cache")
         read = state.items if state else 0

@@ -7,6 +7,12 @@ at every place. A request is a test user's history and a slate of items. For eac
 so that a machine that slows down slows all alike; the paper's way, in which a candidate costs what every other costs,
 is timed on a few candidates of the slate. Ratios are of milliseconds per candidate: the geometric mean over requests,
 with Student's t interval of the logarithms. `cold`: a user never seen; `warm`: the prompt's beginning is still known.
+
+`--beside` times other models on the same requests, such as one that reads items as tokens, against the same calls of
+the paper's way; their scores are other scores, and are not compared.
+
+    python tests/benchmarks/fast_paths.py --model text-smollm2-135m --random --dataset microlens \
+        --beside item-smollm2-135m,bst-emb --variants onnx-fp32,onnx-int8
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from scipy import stats
 from rbserve.core.files import write_bytes
 from rbserve.core.requests import slate_request
 from rbserve.core.types import Items, Scores
+from rbserve.core.variants import REMEMBERING
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.parity import sample
@@ -53,16 +60,19 @@ def timed(call: Callable[[], Scores]) -> tuple[float, Scores]:
     return time.perf_counter() - start, scores
 
 
-def measure(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each slate, variant and user, cold or warm."""
+def measure(
+    artifact: Artifact, beside: list[Artifact], dataset: Dataset, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """A row for each slate, model, variant and user, cold or, of models that remember users, warm."""
     papers = open_scorer(artifact, "torch-recbench")
     scorers = {
-        (variant, state): open_scorer(artifact, variant, user_cache=USER_CACHE if state == "warm" else 0)
-        for variant in options.variants for state in ("cold", "warm")
+        (one.name, variant, state): open_scorer(one, variant, user_cache=USER_CACHE if state == "warm" else 0)
+        for one in (artifact, *beside) for variant in options.variants if variant in one.can_open
+        for state in (("cold", "warm") if one.kind in REMEMBERING else ("cold",))
     }  # fmt: skip
     prompts, rows = artifact_prompts(artifact), []
     for slate in options.slates:
-        seconds: dict[tuple[str, str], list[float]] = {key: [] for key in scorers}
+        seconds: dict[tuple[str, str, str], list[float]] = {key: [] for key in scorers}
         protocol, apart = [], dict.fromkeys(scorers, 0.0)
         tokens, papers_tokens = [], []
         for number, (history, candidates) in enumerate(
@@ -72,28 +82,28 @@ def measure(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) -
             taken, expected = timed(lambda: papers.score(slate_request(history, few)))  # noqa: B023
             prefix, suffixes = prompts.sizes(history, candidates)
             for key, scorer in scorers.items():
-                if key[1] == "warm":
+                if key[2] == "warm":
                     scorer.score(slate_request(history, candidates[:1]))
                 spent, found = timed(lambda: scorer.score(slate_request(history, candidates)))  # noqa: B023
-                apart[key] = max(
-                    apart[key], float(np.abs(log_odds(found[: len(few)]) - log_odds(expected)).max())
-                )
+                if key[0] == artifact.name:
+                    difference = np.abs(log_odds(found[: len(few)]) - log_odds(expected)).max()
+                    apart[key] = max(apart[key], float(difference))
                 if number:  # the first warms everything up
                     seconds[key].append(spent / slate)
             if number:
                 protocol.append(taken / len(few))
                 tokens.append(prefix + suffixes)
                 papers_tokens.append(slate * prefix + suffixes)
-        for (variant, state), spent in seconds.items():
+        for (name, variant, state), spent in seconds.items():
             logs = np.log(np.array(protocol) / np.array(spent))
             half = stats.sem(logs) * stats.t.ppf(0.975, len(logs) - 1)
             rows.append({
-                "slate": slate, "variant": variant, "user": state, "requests": len(logs),
+                "slate": slate, "model": name, "variant": variant, "user": state, "requests": len(logs),
                 "ratio": float(np.exp(logs.mean())), "low": float(np.exp(logs.mean() - half)),
                 "high": float(np.exp(logs.mean() + half)), "ms_a_candidate": 1e3 * float(np.median(spent)),
                 "protocol_ms_a_candidate": 1e3 * float(np.median(protocol)),
                 "tokens": float(np.mean(tokens)), "protocol_tokens": float(np.mean(papers_tokens)),
-                "largest_difference_of_log_odds": apart[variant, state],
+                "largest_difference_of_log_odds": apart[name, variant, state],
             })  # fmt: skip
             print(line(rows[-1]), flush=True)
     return rows
@@ -117,8 +127,9 @@ def accuracy(artifact: Artifact, dataset: Dataset, options: argparse.Namespace) 
 def line(row: dict[str, Any]) -> str:
     """A row of the Markdown table."""
     cells = (
-        row["slate"], row["variant"], row["user"], f"{row['ratio']:.1f} [{row['low']:.1f}, {row['high']:.1f}]",
-        f"{row['ms_a_candidate']:.1f} of {row['protocol_ms_a_candidate']:.0f}",
+        row["slate"], row["model"], row["variant"], row["user"],
+        f"{row['ratio']:,.1f} [{row['low']:,.1f}, {row['high']:,.1f}]",
+        f"{row['ms_a_candidate']:.3f} of {row['protocol_ms_a_candidate']:.0f}",
         f"{row['tokens']:.0f} of {row['protocol_tokens']:.0f}", f"{row['largest_difference_of_log_odds']:.1e}",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
@@ -136,6 +147,9 @@ def main() -> None:
         "--slates", type=lambda text: [int(one) for one in text.split(",")], default=[20, 100]
     )
     parser.add_argument("--variants", type=lambda text: text.split(","), default=["onnx-fp32", "onnx-int8"])
+    parser.add_argument(
+        "--beside", type=lambda text: text.split(","), default=[], help="models timed beside it"
+    )
     parser.add_argument("--requests", type=int, default=6)
     parser.add_argument("--protocol-candidates", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000, help="of which AUC is computed; 0: none")
@@ -153,11 +167,15 @@ def main() -> None:
     artifact = ensure_exported(
         ensure_artifact(resolve(options.model, options.dataset, options.random)), options.variants
     )
+    beside = [
+        ensure_exported(one, [variant for variant in options.variants if variant in one.can_have])
+        for one in (ensure_artifact(resolve(name, options.dataset)) for name in options.beside)
+    ]
     print(
-        "| slate | variant | user | times as fast [95%] | ms a candidate | tokens a slate | log-odds apart |"
+        "| slate | model | variant | user | times as fast [95%] | ms a candidate | tokens a slate | log-odds apart |"
     )
-    print("|--:|---|---|--:|--:|--:|--:|")
-    rows = measure(artifact, dataset, options)
+    print("|--:|---|---|---|--:|--:|--:|--:|")
+    rows = measure(artifact, beside, dataset, options)
     found = {
         "model": artifact.name, "dataset": dataset.name, "environment": msgspec.to_builtins(environment()),
         "parameters": parameters(artifact.path / WEIGHTS), "speed": rows,
