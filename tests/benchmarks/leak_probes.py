@@ -61,14 +61,23 @@ PROBES: dict[str, Spoil] = {"labels-dealt": deal_labels, "histories-dealt": deal
 
 def spoiled(dataset: Dataset, probe: str) -> str:
     """Makes the spoiled copy of a data set, and returns its name."""
-    name = f"{dataset.name}-{probe}"
+
+    def spoil(folder: Path) -> None:
+        for split in SPLITS:
+            PROBES[probe](dataset, split, folder / CTR.name / split)
+
+    return changed_copy(dataset, probe, spoil)
+
+
+def changed_copy(dataset: Dataset, suffix: str, change: Callable[[Path], None]) -> str:
+    """Makes a copy of a data set whose files are changed in its folder, NAME-suffix, and returns its name."""
+    name = f"{dataset.name}-{suffix}"
     with replacing_directory(dataset_path(name)) as folder:
         for file in dataset.manifest.files:
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(dataset.file(file), target)
-        for split in SPLITS:
-            PROBES[probe](dataset, split, folder / CTR.name / split)
+        change(folder)
         manifest = msgspec.structs.replace(
             dataset.manifest, name=name, fingerprint=content_fingerprint(folder, dataset.manifest.fields),
             files={file: digest(folder / file) for file in dataset.manifest.files})  # fmt: skip
