@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
+from small_backbone import make_backbone
 
 from rbserve.core.distillation import check_student, check_teacher
 from rbserve.core.errors import Interrupted, UsageError
@@ -251,13 +252,20 @@ def test_a_student_learns_to_rank_like_its_teacher(
     assert spearmanr(taught, teacher).statistic > 0.8
 
 
+@pytest.mark.parametrize("name", ["bst-emb", "item-smollm2-135m"])
 def test_a_student_that_reads_histories_in_order_learns_too(
-    trained: Artifact, planted: Dataset, tmp_path: Path
+    trained: Artifact, planted: Dataset, tmp_path: Path, name: str
 ) -> None:
-    lesson = prepare_lesson(
-        trained, "bst-emb", planted, Teaching(pairs=10, alpha=1.0), SEED, tmp_path / "scores"
-    )
-    spec = dataclasses.replace(small("bst-emb"), name="bst-emb-from-dnn")
+    lesson = prepare_lesson(trained, name, planted, Teaching(pairs=10, alpha=1.0), SEED, tmp_path / "scores")
+    spec = small(name)
+    if name.startswith("item-"):
+        layers = {
+            "backbone": str(make_backbone("llama", tmp_path / "llama")),
+            "layers": "2",
+            "layers_rate": "1",
+        }
+        spec = dataclasses.replace(spec, config=with_options(spec.config, layers))
+    spec = dataclasses.replace(spec, name=f"{name}-from-dnn")
     settings = Settings(batch=100, micro_batch=100, lr=3e-3, epochs=4)
     student = train(spec, planted, tmp_path / spec.name, settings, lesson=lesson)
     test = planted.ctr("test")
