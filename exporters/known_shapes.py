@@ -64,7 +64,7 @@ def fix_shapes(model: ModelProto, requests: Sequence[Mapping[str, Array]]) -> No
 
 def _sizes(nodes: Sequence[NodeProto], makers: Mapping[str, NodeProto]) -> list[str]:
     """The names of the tensors that sizes are computed with, from the question for a shape on."""
-    found: dict[str, None] = {}
+    sizes: dict[str, None] = {}
     waiting = [
         node.input[place]
         for node in nodes
@@ -73,12 +73,12 @@ def _sizes(nodes: Sequence[NodeProto], makers: Mapping[str, NodeProto]) -> list[
     ]
     while waiting:
         name = waiting.pop()
-        if name in found or name not in makers:
+        if name in sizes or name not in makers:
             continue
-        found[name] = None
+        sizes[name] = None
         if makers[name].op_type != "Shape":
             waiting.extend(makers[name].input)
-    return list(found)
+    return list(sizes)
 
 
 def _observed(
@@ -106,7 +106,9 @@ def _constant_shape(shapes: Sequence[Array], before: Sequence[tuple[int, ...]]) 
     for place, values in enumerate(zip(*shapes, strict=True)):
         if len(set(values)) == 1:
             shape.append(int(values[0]))
-        elif all(place < len(one) and one[place] == value for one, value in zip(before, values, strict=True)):
+        elif all(
+            place < len(sizes) and sizes[place] == value for sizes, value in zip(before, values, strict=True)
+        ):
             shape.append(COPIED)
         else:
             shape.append(None)

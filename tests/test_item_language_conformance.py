@@ -116,9 +116,9 @@ def test_a_remembered_user_scores_as_before(artifact: Artifact, planted: Dataset
         np.testing.assert_allclose(
             again.score(request), scorer.score(request), atol=0.02 if "fp32" not in variant else 1e-5, rtol=0
         )
-    assert again.kept is not None
-    assert again.kept.bytes_kept > 0
-    assert again.kept.tokens_found >= len(history)
+    assert again.user_cache is not None
+    assert again.user_cache.bytes_kept > 0
+    assert again.user_cache.tokens_found >= len(history)
 
 
 def test_a_known_history_is_not_read_again(artifact: Artifact) -> None:

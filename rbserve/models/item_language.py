@@ -56,15 +56,15 @@ class ItemLanguage(HistoryModel):
         start = self.layers.start
         read = torch.cat([start.expand(users, 1, -1), self.layers.tokens(history)], dim=1)
         read = torch.where((place == gap)[..., None], start, read)
-        said, _ = self._run(read, self.layers.tokens(candidates), gap)
-        return said[:, before - 1], self._at_candidates(said[:, before:])
+        answers, _ = self._run(read, self.layers.tokens(candidates), gap)
+        return answers[:, before - 1], self._at_candidates(answers[:, before:])
 
     def start_state(self) -> HistoryState:
         """The state of an empty history: the start alone was read."""
         start = self.layers.start
         gap = torch.zeros(1, 1, dtype=torch.long, device=start.device)
-        said, past = self._run(start[None, None], start.new_empty(1, 0, len(start)), gap)
-        return HistoryState(past, said[:, 0])
+        answers, past = self._run(start[None, None], start.new_empty(1, 0, len(start)), gap)
+        return HistoryState(past, answers[:, 0])
 
     def score_behind(
         self,
@@ -80,17 +80,17 @@ class ItemLanguage(HistoryModel):
         """
         read = self.layers.tokens(self.item_embedding(history)[None])
         items = self.item_embedding(candidates)
-        said, present = self._run(read, self.layers.tokens(items[None]), past=state.past)
+        answers, present = self._run(read, self.layers.tokens(items[None]), past=state.past)
         before = read.size(1)
-        user = torch.cat([state.user, said[0, :before]])[-1:]
+        user = torch.cat([state.user, answers[0, :before]])[-1:]
         past = torch.cat([state.past, present[..., :before, :]], dim=-2)
-        logits = self._answer(user, items, self._at_candidates(said[:, before:])[0], tensors)
+        logits = self._answer(user, items, self._at_candidates(answers[:, before:])[0], tensors)
         return torch.sigmoid(logits), HistoryState(past, user)
 
-    def _at_candidates(self, said: Tensor) -> Tensor:
-        """Of what is said at candidates' tokens [U, K * k, d] the last of each, [U, K, d]."""
+    def _at_candidates(self, answers: Tensor) -> Tensor:
+        """Of the outputs at candidates' tokens [U, K * k, d] the last of each, [U, K, d]."""
         k = self.layers.item_tokens
-        return said if k == 1 else said.reshape(len(said), -1, k, said.size(2))[:, :, -1]
+        return answers if k == 1 else answers.reshape(len(answers), -1, k, answers.size(2))[:, :, -1]
 
     def _run(
         self, read: Tensor, candidates: Tensor, gap: Tensor | None = None, past: Tensor | None = None

@@ -54,8 +54,8 @@ class LanguageLayers(nn.Module):
         is the cache of the P tokens before.
         """
         hidden, present = self.hidden(tokens, positions, mask, past)
-        said: Tensor = self.answer(self.norm(hidden))
-        return said, present
+        answers: Tensor = self.answer(self.norm(hidden))
+        return answers, present
 
     def hidden(
         self, tokens: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None = None

@@ -64,8 +64,8 @@ def language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> 
 
 
 def history_scorer(artifact: Artifact, call: HistoryCall, user_cache: int) -> HistoryScorer:
-    """The scorer of a model that reads items as tokens and keeps up to `user_cache` bytes of what it read of users."""
+    """The scorer of a model that reads items as tokens; it remembers up to `user_cache` bytes of users."""
     config = cast(ItemLanguageConfig, artifact_config(artifact))
-    kept = PrefixCache(user_cache, stride=1) if user_cache else None
+    cache = PrefixCache(user_cache, stride=1) if user_cache else None
     causal = json.loads(artifact.file(LAYERS).read_text())["model_type"] not in ENCODERS
-    return HistoryScorer(call, config.max_history, config.item_tokens, causal, kept)
+    return HistoryScorer(call, config.max_history, config.item_tokens, causal, cache)

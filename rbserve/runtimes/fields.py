@@ -34,9 +34,9 @@ class RememberingFieldScorer(FieldScorer):
     scorer: RememberingScorer
 
     @property
-    def kept(self) -> PrefixCache | None:
+    def user_cache(self) -> PrefixCache | None:
         """What remembers users, if anything does."""
-        return self.scorer.kept
+        return self.scorer.user_cache
 
     def remembering(self, limit: int) -> RememberingFieldScorer:
         """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""

@@ -1,7 +1,7 @@
 """Scorers that remember what they read of a user's history: rows that read items as tokens (`models/item_language.py`).
 
-A history is found by its items. Where a known one begins as it does, only the items behind that beginning are read; an
-encoder, which reads a history in both directions, finds a whole history or none.
+A history is known by its items. Where a known one begins as it does, only the items behind that beginning are read; an
+encoder, which reads a history in both directions, knows a whole history or none.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class RememberingScorer(Protocol):
     """A scorer that can remember what it read of users."""
 
     @property
-    def kept(self) -> PrefixCache | None:
+    def user_cache(self) -> PrefixCache | None:
         """What remembers users, if anything does."""
         ...
 
     def remembering(self, limit: int) -> RememberingScorer:
-        """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
+        """A scorer with this one's model that remembers up to `limit` bytes of what it reads of users."""
         ...
 
     def score(self, request: Request) -> Scores:
@@ -40,7 +40,7 @@ class RememberingScorer(Protocol):
         ...
 
 
-class State(NamedTuple):
+class ReadHistory(NamedTuple):
     """What was read of a history of `items`: the cache [layers, 2, 1, H, P, C], and the user's vector [1, d]."""
 
     past: Array
@@ -52,10 +52,10 @@ class State(NamedTuple):
         """Bytes in memory."""
         return self.past.nbytes + self.user.nbytes
 
-    def beginning(self, items: int, tokens: int) -> State:
+    def beginning(self, items: int, tokens: int) -> ReadHistory:
         """What was read of its first `items`, each of them `tokens`; the user's vector is then not known."""
         places = self.past.shape[4] - (self.items - items) * tokens
-        return State(np.ascontiguousarray(self.past[..., :places, :]), self.user, items)
+        return ReadHistory(np.ascontiguousarray(self.past[..., :places, :]), self.user, items)
 
 
 class HistoryCall(Protocol):
@@ -65,7 +65,7 @@ class HistoryCall(Protocol):
         """Click probabilities float32[N], of the request alone."""
         ...
 
-    def score_behind(self, request: Request, state: State | None) -> tuple[Scores, State]:
+    def score_behind(self, request: Request, state: ReadHistory | None) -> tuple[Scores, ReadHistory]:
         """Click probabilities float32[N], and the state behind the request's history, which follows that of `state`.
 
         None is the state of an empty history.
@@ -83,12 +83,17 @@ class HistoryCall(Protocol):
 
 
 class HistoryScorer:
-    """Scores candidates behind the user's history, which is read once for all of them, and kept if `kept` says so."""
+    """Scores candidates behind the user's history, which is read once for all, and remembers it in a cache."""
 
     def __init__(
-        self, call: HistoryCall, max_history: int, item_tokens: int, causal: bool, kept: PrefixCache | None
+        self,
+        call: HistoryCall,
+        max_history: int,
+        item_tokens: int,
+        causal: bool,
+        user_cache: PrefixCache | None,
     ) -> None:
-        self._call, self.kept = call, kept
+        self._call, self.user_cache = call, user_cache
         self._max_history, self._item_tokens, self._causal = max_history, item_tokens, causal
 
     @property
@@ -101,9 +106,9 @@ class HistoryScorer:
         return self._call.score_vectors(history[-self._max_history :], candidates, tensors)
 
     def remembering(self, limit: int) -> HistoryScorer:
-        """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
-        kept = PrefixCache(limit, stride=1)
-        return HistoryScorer(self._call, self._max_history, self._item_tokens, self._causal, kept)
+        """A scorer with this one's model that remembers up to `limit` bytes of what it reads of users."""
+        cache = PrefixCache(limit, stride=1)
+        return HistoryScorer(self._call, self._max_history, self._item_tokens, self._causal, cache)
 
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
@@ -114,7 +119,7 @@ class HistoryScorer:
         if not len(request[CANDIDATES]):  # a graph has no tokens then, and cannot be run
             return np.empty(0, np.float32)
         history = request[HISTORY][-self._max_history :]
-        if self.kept is None:
+        if self.user_cache is None:
             scores = self._call.score({**request, HISTORY: history})
             observe("history and candidates")
             return scores
@@ -123,19 +128,19 @@ class HistoryScorer:
         read = state.items if state else 0
         scores, longer = self._call.score_behind({**request, HISTORY: history[read:]}, state)
         if read < len(history):
-            self.kept.keep(history.astype(np.int64), longer)
+            self.user_cache.keep(history.astype(np.int64), longer)
         observe("candidates" if read == len(history) else "history and candidates")
         return scores
 
-    def _known(self, history: Items) -> State | None:
+    def _known(self, history: Items) -> ReadHistory | None:
         """The longest state whose items the history begins with."""
-        assert self.kept is not None
-        shared, state = self.kept.longest(history.astype(np.int64))
+        assert self.user_cache is not None
+        shared, state = self.user_cache.longest(history.astype(np.int64))
         if state is None or shared == state.items == len(history):
             return state
         if not self._causal:
             return None
         # The user's vector is known at the end of a state alone: the newest item is read again.
         read = min(shared, len(history) - 1)
-        known: State = state
+        known: ReadHistory = state
         return known if read == known.items else known.beginning(read, self._item_tokens) if read else None

@@ -60,7 +60,7 @@ class LanguageScorer:
         self._call, self._prompts, self._kept = call, prompts, kept
 
     @property
-    def kept(self) -> PrefixCache | None:
+    def user_cache(self) -> PrefixCache | None:
         """What remembers users, if anything does."""
         return self._kept
 

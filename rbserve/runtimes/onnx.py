@@ -18,7 +18,7 @@ from rbserve.data.artifact import Artifact
 from rbserve.models.prompts import Packed
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
-from rbserve.runtimes.histories import State
+from rbserve.runtimes.histories import ReadHistory
 from rbserve.runtimes.ranking import Cache, Logits
 from rbserve.runtimes.reranker import open_reranker
 from rbserve.runtimes.session import Session, open_session
@@ -151,14 +151,14 @@ class OnnxHistoryCall(OnnxScorer):
         scores: Scores = self._session.run([SCORES], self._taken(request))[0]
         return scores
 
-    def score_behind(self, request: Request, state: State | None) -> tuple[Scores, State]:
+    def score_behind(self, request: Request, state: ReadHistory | None) -> tuple[Scores, ReadHistory]:
         """Click probabilities float32[N], and the state behind the request's history, which follows that of `state`."""
         arrays = self._taken(request)
         if state is not None:
             arrays = {**arrays, PAST: state.past, USER: state.user}
         scores, past, user = self._session.run([SCORES, READ_PAST, READ_USER], arrays)
         items = len(arrays[HISTORY]) + (state.items if state else 0)
-        return scores, State(past, user, items)
+        return scores, ReadHistory(past, user, items)
 
 
 class OnnxItemScores:

@@ -77,9 +77,9 @@ def _replaceable(model: Any) -> Mapping[str, NDArray[Any]]:
     from openvino import PartialShape, op
 
     nodes = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
-    found = {node.get_friendly_name(): node for node in nodes if node.get_friendly_name() in (PAST, USER)}
-    defaults = {name: np.array(node.data) for name, node in found.items()}
-    for name, node in found.items():
+    states = {node.get_friendly_name(): node for node in nodes if node.get_friendly_name() in (PAST, USER)}
+    defaults = {name: np.array(node.data) for name, node in states.items()}
+    for name, node in states.items():
         shape = [
             -1 if name == PAST and axis == PAST_PLACES else size for axis, size in enumerate(node.data.shape)
         ]
@@ -87,7 +87,7 @@ def _replaceable(model: Any) -> Mapping[str, NDArray[Any]]:
         entry.get_output_tensor(0).set_names({name})
         node.output(0).replace(entry.output(0))
         model.add_parameters([entry])
-    if found:
+    if states:
         model.validate_nodes_and_infer_types()
     return defaults
 

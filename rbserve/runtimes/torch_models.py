@@ -10,7 +10,7 @@ import numpy as np
 from rbserve.core.requests import NO_TENSORS, Request, slate_of
 from rbserve.core.types import Items, Scores, Vectors
 from rbserve.models.prompts import Packed, Prompts, pack
-from rbserve.runtimes.histories import State
+from rbserve.runtimes.histories import ReadHistory
 from rbserve.runtimes.ranking import Cache, Logits
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TorchHistoryCall(TorchScorer):
 
     _model: ItemLanguage
 
-    def score_behind(self, request: Request, state: State | None) -> tuple[Scores, State]:
+    def score_behind(self, request: Request, state: ReadHistory | None) -> tuple[Scores, ReadHistory]:
         """Click probabilities float32[N], and the state behind the request's history, which follows that of `state`."""
         history, candidates = map(np.array, slate_of(request))
         with self._inference_mode():
@@ -93,9 +93,9 @@ class TorchHistoryCall(TorchScorer):
                 self._of_fields(request),
             )
         items = len(history) + (state.items if state else 0)
-        return scores.float().numpy(), State(past.float().numpy(), user.float().numpy(), items)
+        return scores.float().numpy(), ReadHistory(past.float().numpy(), user.float().numpy(), items)
 
-    def _state(self, state: State | None) -> Any:
+    def _state(self, state: ReadHistory | None) -> Any:
         from rbserve.models.item_language import HistoryState
 
         if state is None:

@@ -77,5 +77,5 @@ def _error(
     layers: LanguageLayers, items: VectorItems, batch: Tensor, wanted: Tensor, center: Tensor, scale: Tensor
 ) -> Tensor:
     """The error summed over a batch of items."""
-    said = (layers.states_of(items(batch)) - center) * scale
-    return F.mse_loss(said, wanted, reduction="none").mean(1).sum()
+    states = (layers.states_of(items(batch)) - center) * scale
+    return F.mse_loss(states, wanted, reduction="none").mean(1).sum()

@@ -123,7 +123,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         self._staged = self.scorer.score_staged if isinstance(self.scorer, StagedScorer) else None
-        self.prefix_cache = self.scorer.kept if isinstance(self.scorer, RememberingScorer) else None
+        self.prefix_cache = self.scorer.user_cache if isinstance(self.scorer, RememberingScorer) else None
 
     def __call__(self, query: SlateQuery, observe: Observe = no_observer) -> Scores:
         history, candidates, entries = query
