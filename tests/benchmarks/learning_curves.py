@@ -1,8 +1,9 @@
 """Test AUC over the number of training users: python learning_curves.py --models gbdt,bst-emb --shares 0.01,0.1,1
 
 Of each share the copy NAME-<share> of a data set keeps the training rows of that many users, drawn once: a smaller
-share is a part of the larger ones. Validation and test stay whole. A model's epochs are its own divided by the square
-root of the share, since little data have to be read more often; the best on validation stays. Test AUC is that of
+share is a part of the larger ones. Validation and test stay whole. Where a row
+has a number of epochs, it is divided by the square root of the share, since little data have to be read more often;
+other rows stop early as ever. The best on validation stays. Test AUC is that of
 onnx-fp32, with the interval over users, on all test rows and on those whose candidate no training row has (`cold`).
 What is trained on the copies stays below RBSERVE_HOME.
 
@@ -36,7 +37,6 @@ from rbserve.stats.pairwise import auc
 from rbserve.train.tasks.ctr import trained_items
 
 SEED = 7
-DEFAULT_EPOCHS = 20  # of rows that wait for a better validation
 
 
 def with_share(dataset: Dataset, share: float) -> str:
@@ -66,14 +66,10 @@ def trained(home: Home, model: str, name: str, share: float, precision: str) -> 
     """The model, `row:option=value:...`, trained on the copy of a share."""
     row, *options = model.split(":")
     spec = find_model(row)
-    settings: dict[str, Any] = {}
-    if spec.item_form != "features":  # trees have no epochs
-        epochs = math.ceil(spec.training.get("epochs", DEFAULT_EPOCHS) / math.sqrt(share))
-        settings = {
-            "epochs": epochs,
-            "patience": epochs,
-            "precision": precision if row.startswith("item-") else "fp32",
-        }
+    settings: dict[str, Any] = {"precision": precision} if row.startswith("item-") else {}
+    if epochs := spec.training.get("epochs"):  # the learning rate falls over them; other rows stop early
+        more = math.ceil(epochs / math.sqrt(share))
+        settings |= {"epochs": more, "patience": more}
     config: Mapping[str, str] = dict(option.split("=", 1) for option in options)
     out = Path("artifacts") / name / model.replace(":", "-").replace("=", "-")
     return home.train(row, name, settings=settings, config=config, out=home.path / out)
