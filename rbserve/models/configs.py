@@ -422,6 +422,11 @@ class SidSasRecConfig(GeneratedItems, SasRecConfig):
 
 
 @dataclass(frozen=True)
+class ParallelSasRecConfig(CodedItems, SasRecConfig):
+    """SASRec that reads an item as one token and predicts all codes of the next item at once; beyond the paper."""
+
+
+@dataclass(frozen=True)
 class GbdtConfig(ModelConfig):
     """Gradient-boosted trees of LightGBM on counted features and fields (Ke et al. 2017)."""
 
@@ -538,6 +543,12 @@ class SeqSidConfig(GeneratedItems, NextItemLanguageConfig):
 
 
 @dataclass(frozen=True)
+class SeqParallelConfig(CodedItems, NextItemLanguageConfig):
+    """A language model that reads semantic identifiers and predicts all codes of the next item at once; beyond the
+    paper."""
+
+
+@dataclass(frozen=True)
 class EndpointConfig(ModelConfig):
     """Group E, Table 3: a language model behind an OpenAI-compatible endpoint, without fine-tuning."""
 
@@ -598,6 +609,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "itemknn": ItemKnnConfig,
     "gbdt": GbdtConfig,
     "sid-sasrec": SidSasRecConfig,
+    "sid-sasrec-parallel": ParallelSasRecConfig,
     "zeroshot": ZeroShotConfig,
     "endpoint": EndpointConfig,
     "text": TextLanguageConfig,
@@ -605,6 +617,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "sid": SidLanguageConfig,
     "seq-p5": SeqP5Config,
     "seq-sid": SeqSidConfig,
+    "seq-sid-parallel": SeqParallelConfig,
 }
 
 

@@ -43,10 +43,12 @@ from rbserve.models.configs import (
     MaskNetConfig,
     ModelConfig,
     P5Config,
+    ParallelSasRecConfig,
     PnnConfig,
     SasRecConfig,
     SasRecTextConfig,
     SeqP5Config,
+    SeqParallelConfig,
     SeqSidConfig,
     SidLanguageConfig,
     SidSasRecConfig,
@@ -153,6 +155,9 @@ _GROUPS: dict[Group, _GroupFacts] = {
     "J": _GroupFacts(SEQREC.name, "semantic_id", ("semantic identifiers",)),
 }
 
+BEYOND_GROUP: Group = "X"
+"""The group of the rows that the paper lacks, and of models that were made elsewhere."""
+
 
 def _row(
     group: Group,
@@ -184,10 +189,6 @@ def _row(
     )
 
 
-BEYOND_GROUP: Group = "X"
-"""The group of the rows that the paper lacks, and of models that were made elsewhere."""
-
-
 def _beyond(
     name: str,
     task: TaskName,
@@ -197,7 +198,7 @@ def _beyond(
     training: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """A row that the paper lacks; its recipe is its name."""
-    needs = _GROUPS["C"].needs if item_form == "embedding" else ()
+    needs = next((facts.needs for facts in _GROUPS.values() if facts.item_form == item_form), ())
     return ModelSpec(
         name, BEYOND_GROUP, task, item_form, None, name, config, needs=needs, training=training or {}
     )
@@ -247,7 +248,7 @@ _NEXT_ITEM_TRAINING = {"batch": 64, "micro_batch": 16, "lr": 1e-4, "patience": 2
 class _Recipe(NamedTuple):
     """A way to use a language model, the name of whose row is filled into `names`.
 
-    `weights_of` names the row whose weights it decodes in another way.
+    `weights_of` names the row whose weights it decodes in another way; `beyond`: the paper lacks it.
     """
 
     group: Group
@@ -255,6 +256,7 @@ class _Recipe(NamedTuple):
     training: Mapping[str, Any]
     names: str
     weights_of: str | None = None
+    beyond: bool = False
 
 
 _RECIPES: dict[str, _Recipe] = {
@@ -267,17 +269,21 @@ _RECIPES: dict[str, _Recipe] = {
     "seq-sid-cbs": _Recipe(
         "J", partial(SeqSidConfig, decoding="cbs"), _NEXT_ITEM_TRAINING, "seq-sid-{}-cbs", "seq-sid-{}"
     ),
+    "seq-sid-parallel": _Recipe(
+        "J", SeqParallelConfig, _NEXT_ITEM_TRAINING, "seq-sid-{}-parallel", beyond=True
+    ),
 }
 
 
 def _language(recipe_name: str, backbone: str, paper_name: str) -> ModelSpec:
     """A recipe with a backbone."""
     recipe = _RECIPES[recipe_name]
-    return _row(
+    spec = _row(
         recipe.group, recipe.names.format(backbone), paper_name, recipe_name, backbone,
         config=recipe.config(backbone=backbone), training=recipe.training,
         weights_of=recipe.weights_of and recipe.weights_of.format(backbone),
     )  # fmt: skip
+    return replace(spec, group=BEYOND_GROUP, paper_name=None) if recipe.beyond else spec
 
 
 MODELS: tuple[ModelSpec, ...] = (
@@ -392,6 +398,14 @@ BEYOND: tuple[ModelSpec, ...] = (
         config=HstuConfig(),
         training=_TEXTS_TRAINING,
     ),
+    _beyond(
+        "sid-sasrec-3l-parallel",
+        SEQREC.name,
+        "semantic_id",
+        config=ParallelSasRecConfig(**_SIZES["3l"]),
+        training=_SEQUENTIAL_TRAINING["3l"],
+    ),
+    _language("seq-sid-parallel", "minilm-l6", ""),
 )
 """The rows that the paper lacks, group X: found by name or as `X`, and no part of `all`, which is the paper."""
 
@@ -400,7 +414,7 @@ _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
     _language(recipe, backbone.name, f"{recipe} {backbone.name}")
     for recipe in _RECIPES
     for backbone in BACKBONES.values()
-    if not backbone.paper
+    if not backbone.paper and (recipe, backbone.name) not in {(spec.recipe, spec.backbone) for spec in BEYOND}
 )
 
 

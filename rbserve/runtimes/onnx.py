@@ -25,6 +25,8 @@ from rbserve.runtimes.trees import MATRIX, tree_scorer
 
 ITEM_TABLE = "model.item_embedding.weight"
 """The graph's input, with a default, that has the vectors of all items: of models whose items are made of content."""
+ITEM_CODES = "item_codes"
+"""The graph's input that has the code tokens int32[n, L] of all items: of models that predict all codes at once."""
 HINT = "pip install --force-reinstall onnxruntime"
 
 Opening = Callable[[Path], Session]
@@ -68,9 +70,9 @@ def exported_ranker(artifact: Artifact, graphs: Sequence[Path], opening: Opening
     return ranker_of(
         artifact,
         Parts(
-            lambda: OnnxItemScores(*sessions),
+            lambda codes: OnnxItemScores(next(sessions), codes),
             lambda: OnnxStepper(*sessions),
-            lambda: OnnxBestItems(*sessions),
+            lambda codes: OnnxBestItems(next(sessions), codes),
             lambda: OnnxLanguageCall(*sessions),
         ),
     )
@@ -137,11 +139,13 @@ class OnnxScorer:
 class OnnxItemScores:
     """SASRec as an exported graph with the top k inside."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, codes: Items | None = None) -> None:
+        """`codes` int32[n, L] are the code tokens of all items, where the graph takes them."""
+        self._session, self._codes = session, _codes_input(codes)
 
     def __call__(self, inputs: Items, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {"histories": inputs, "k": np.array([k], np.int64)})
+        arrays = {"histories": inputs, **self._codes}
+        items, scores = self._session.run(None, {**arrays, "k": np.array([k], np.int64)})
         return items, scores
 
 
@@ -166,14 +170,21 @@ class OnnxStepper:
 
 
 class OnnxBestItems:
-    """An exported graph."""
+    """A language model as an exported graph with the top k inside."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, codes: Items | None = None) -> None:
+        """`codes` int32[n, L] are the code tokens of all items, where the graph takes them."""
+        self._session, self._codes = session, _codes_input(codes)
 
     def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {**inputs.arrays, "k": np.array([k], np.int64)})
+        arrays = {**inputs.arrays, **self._codes}
+        items, scores = self._session.run(None, {**arrays, "k": np.array([k], np.int64)})
         return items, scores
+
+
+def _codes_input(codes: Items | None) -> dict[str, Items]:
+    """The input of a graph that scores items by their codes."""
+    return {} if codes is None else {ITEM_CODES: codes}
 
 
 class OnnxLanguageCall:

@@ -66,9 +66,11 @@ def made(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "sasrec-2l-emb": SMALL | {"encoder": bert, "freshness": "0.5"},
         "hstu": SMALL | {"encoder": bert, "freshness": "0.5"},
         "sid-sasrec-3l-cbs": SMALL | CODES | {"encoder": bert},
+        "sid-sasrec-3l-parallel": SMALL | CODES | {"encoder": bert},
         "zeroshot-smollm2-135m": {"backbone": llama},
         "sid-smollm2-135m": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-sid-smollm2-135m-cbs": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
+        "seq-sid-smollm2-135m-parallel": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-p5-smollm2-135m": {"backbone": llama, "lora_rank": "4"},
     }
 
@@ -98,7 +100,12 @@ def added(artifact: Artifact, new: list[tuple[str, str]] = NEW) -> Artifact:
 
 
 SCORES = ["dnn-text", "dnn-emb", "gdcn-emb", "bst-emb", "zeroshot-smollm2-135m", "sid-smollm2-135m"]
-RANKS = ["sid-sasrec-3l-cbs", "seq-sid-smollm2-135m-cbs"]
+RANKS = [
+    "sid-sasrec-3l-cbs",
+    "seq-sid-smollm2-135m-cbs",
+    "sid-sasrec-3l-parallel",
+    "seq-sid-smollm2-135m-parallel",
+]
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -223,7 +230,10 @@ def test_a_ranking_with_texts_scores_a_new_item_by_its_text_and_the_bias_of_an_u
         assert len(open_ranker(new, variant).top_k(np.array([count, 1], np.int32), 5)[0]) == 5
 
 
-@pytest.mark.parametrize("name", ["sasrec-3l", "sasrec-2l-emb", "sid-sasrec-3l-cbs", "seq-p5-smollm2-135m"])
+@pytest.mark.parametrize(
+    "name",
+    ["sasrec-3l", "sasrec-2l-emb", "sid-sasrec-3l-cbs", "sid-sasrec-3l-parallel", "seq-p5-smollm2-135m"],
+)
 def test_a_retired_item_is_never_recommended_and_the_others_keep_their_order(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
 ) -> None:

@@ -1,8 +1,8 @@
 """Next-item prediction with a language model as a training task (groups I and J): eq. 7, over items or over codes.
 
 The prompt is the history; the answer is the next item, as one token of the catalogue or as a semantic identifier, code
-by code. An encoder reads the prompt in both directions and the answer from left to right only (a prefix language
-model), so that no position sees the token that it predicts.
+by code or, beyond the paper, all codes at once. An encoder reads the prompt in both directions and the answer from left
+to right only (a prefix language model), so that no position sees the token that it predicts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from rbserve.core.tasks import SEQREC
 from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
-from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
+from rbserve.models.code_scores import code_loss
+from rbserve.models.configs import CodedItems, NextItemLanguageConfig, SeqParallelConfig, SeqSidConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
-from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
+from rbserve.models.prompts import Packed, Prompts, pack_answer, pack_questions, pad
 from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.language import LanguageStepper, packed_questions
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
@@ -67,12 +68,12 @@ def make(
     if isinstance(config, SeqSidConfig) and architecture_of(language.config).reads == "encoder-decoder":
         raise UsageError(
             f"{spec.name}: {language.config.model_type} answers with one word, and semantic identifiers have several",
-            f"rbserve train --model seq-p5 --backbone {config.backbone} names items, one word each",
+            f"rbserve train --model seq-sid-parallel --backbone {config.backbone} predicts all codes at once",
         )
     seen = trained_items(dataset.seqrec("train"), len(dataset.items))
     item_prompts = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
-    sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None
-    answers = config.levels * config.codes if isinstance(config, SeqSidConfig) else len(dataset.items)
+    sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, CodedItems) else None
+    answers = config.levels * config.codes if isinstance(config, CodedItems) else len(dataset.items)
     language.transform = nn.Identity()
     language.head = nn.Linear(language.head.in_features, answers, bias=sids is not None)
     nn.init.normal_(language.head.weight, std=HEAD_STD)
@@ -98,6 +99,7 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
+        self._is_parallel = isinstance(config, SeqParallelConfig)
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -117,6 +119,8 @@ class NextItemTask:
             last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
             return softmax_loss(last, language.head.weight, wanted[:, 0])
         logits, _ = model(**tensors)
+        if self._is_parallel:
+            return code_loss(logits[:, 0], wanted)
         return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
 
     def validate(self, model: nn.Module) -> float:
@@ -128,10 +132,9 @@ class NextItemTask:
 
     def ranker(self, language: LanguageModel) -> Ranker:
         """The ranker that serves the model, for validation."""
-        if self.sids is None:
-            return ScoringRanker(
-                TorchBestItems(language), self._config.max_history, packed_questions(self.prompts)
-            )
+        if self.sids is None or self._is_parallel:
+            scores = TorchBestItems(language, self.sids.tokens if self.sids else None)
+            return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
         assert isinstance(self._config, SeqSidConfig)
         stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
         return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
@@ -156,5 +159,7 @@ class NextItemTask:
     def _pack(self, split: SeqSplit, row: int) -> Packed:
         history = split.histories[row][-self._config.max_history :]
         question = self.prompts.questions(history[None])[0]
+        if self._is_parallel:
+            return pack_questions(question[None], self.prompts.pieces.causal)
         answer = self.prompts.items[int(split.targets[row])].astype(np.int64)
         return pack_answer(question, answer, self.prompts.pieces.causal)
