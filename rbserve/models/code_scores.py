@@ -5,14 +5,12 @@ given the history: the score of an item is the sum over the levels of the log-pr
 catalogue is scored by look-ups and additions, without a product by item vectors (PQTopK, Petrov et al. 2024, arXiv
 2408.09992).
 
-Shapes: B users, P positions, L levels of K codes, n items. Code c of level l is token l * K + c, whose logit stands at
+Shapes: B users, L levels of K codes, n items. Code c of level l is token l * K + c, whose logit stands at
 that place; `codes` int[n, L] has the tokens of all items.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -22,11 +20,3 @@ def code_scores(logits: Tensor, codes: Tensor) -> Tensor:
     by_level = logits.reshape(users, levels, -1).log_softmax(-1).flatten(1)
     by_item = by_level.index_select(1, codes.flatten()).reshape(users, items, levels)
     return by_item.sum(-1)
-
-
-def code_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log probability of the codes int64[P, L] of the items that follow, summed over P, by logits [P, L * K]."""
-    positions, levels = labels.shape
-    by_level = logits.float().reshape(positions, levels, -1)
-    first = by_level.size(2) * torch.arange(levels, device=labels.device)
-    return F.cross_entropy(by_level.flatten(0, 1), (labels - first).flatten(), reduction="sum")

@@ -422,7 +422,20 @@ class SidSasRecConfig(GeneratedItems, SasRecConfig):
 
 
 @dataclass(frozen=True)
-class ParallelSasRecConfig(CodedItems, SasRecConfig):
+class ParallelItems(CodedItems):
+    """All codes of an item are predicted at once, and the catalogue is ranked by sums of their scores."""
+
+    loss: Annotated[
+        Literal["items", "codes"],
+        Meta(
+            description="Training holds the next item against the whole catalogue, or each of its codes against those "
+            "of its level."
+        ),
+    ] = "items"
+
+
+@dataclass(frozen=True)
+class ParallelSasRecConfig(ParallelItems, SasRecConfig):
     """SASRec that reads an item as one token and predicts all codes of the next item at once; beyond the paper."""
 
 
@@ -543,7 +556,7 @@ class SeqSidConfig(GeneratedItems, NextItemLanguageConfig):
 
 
 @dataclass(frozen=True)
-class SeqParallelConfig(CodedItems, NextItemLanguageConfig):
+class SeqParallelConfig(ParallelItems, NextItemLanguageConfig):
     """A language model that reads semantic identifiers and predicts all codes of the next item at once; beyond the
     paper."""
 

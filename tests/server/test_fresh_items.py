@@ -204,6 +204,19 @@ def test_a_ranker_recommends_a_new_item_where_its_like_is_recommended(
         assert len(ranker.top_k(np.array([len(old.items)], np.int32), 5)[0])  # in a history
 
 
+def test_sums_of_code_scores_stay_what_they_were_beside_new_items(
+    made: dict[str, Artifact], planted: Dataset, tmp_path: Path
+) -> None:
+    old, history = made["sid-sasrec-3l-parallel"], planted.seqrec("test").histories[0]
+    new = added(copy_of(old, tmp_path))
+    for variant in old.variants:
+        before, scores_before = open_ranker(old, variant).top_k(history, len(old.items))
+        after, scores_after = open_ranker(new, variant).top_k(history, len(new.items))
+        known = after < len(old.items)
+        assert known.sum() == len(new.items) - len(NEW) == len(before)
+        np.testing.assert_array_equal(scores_after[known], scores_before)
+
+
 @pytest.mark.parametrize("name", ["sasrec-2l-emb", "hstu"])
 def test_a_ranking_with_texts_scores_a_new_item_by_its_text_and_the_bias_of_an_unseen_one(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path

@@ -22,7 +22,6 @@ from rbserve.core.tasks import SEQREC
 from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
-from rbserve.models.code_scores import code_loss
 from rbserve.models.configs import CodedItems, NextItemLanguageConfig, SeqParallelConfig, SeqSidConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
@@ -35,6 +34,7 @@ from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.encoders.backbone import load_tokenizer
 from rbserve.train.fitting.loop import Rows, require_finite_weights
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
+from rbserve.train.tasks.code_heads import code_heads_loss
 from rbserve.train.tasks.ctr import trained_items
 from rbserve.train.tasks.language import (
     adapt,
@@ -99,7 +99,7 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
-        self._is_parallel = isinstance(config, SeqParallelConfig)
+        self._codes = torch.from_numpy(sids.tokens.astype(np.int64)) if sids else torch.empty(0)
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -111,17 +111,18 @@ class NextItemTask:
         """Cross-entropy summed over the answers' tokens of the given rows."""
         language, split = cast(LanguageModel, model), self._train.take(rows)
         device = next(model.parameters()).device
-        wanted = torch.from_numpy(self._answers(split)).to(device)
         packed = pad([self._pack(split, row) for row in range(len(split))])
         tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
-        if self.sids is None:
-            hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
-            last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
-            return softmax_loss(last, language.head.weight, wanted[:, 0])
-        logits, _ = model(**tensors)
-        if self._is_parallel:
-            return code_loss(logits[:, 0], wanted)
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+        targets = torch.from_numpy(split.targets.astype(np.int64)).to(device)
+        codes = self._codes.to(device)
+        if isinstance(self._config, SeqSidConfig):
+            logits, _ = model(**tensors)
+            return F.cross_entropy(logits.flatten(0, 1).float(), codes[targets].flatten(), reduction="sum")
+        hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
+        last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
+        if isinstance(self._config, SeqParallelConfig):
+            return code_heads_loss(last, language.head, codes, targets, self._config.loss)
+        return softmax_loss(last, language.head.weight, targets)
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
@@ -132,12 +133,12 @@ class NextItemTask:
 
     def ranker(self, language: LanguageModel) -> Ranker:
         """The ranker that serves the model, for validation."""
-        if self.sids is None or self._is_parallel:
-            scores = TorchBestItems(language, self.sids.tokens if self.sids else None)
-            return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
-        assert isinstance(self._config, SeqSidConfig)
-        stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
-        return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
+        if isinstance(self._config, SeqSidConfig):
+            assert self.sids is not None
+            stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
+            return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
+        scores = TorchBestItems(language, self.sids.tokens if self.sids else None)
+        return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """All weights of the model, after its adapters were merged into the layers that they adapt."""
@@ -145,21 +146,15 @@ class NextItemTask:
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Writes prompts, the language model's config and tokeniser, and the semantic identifiers of group J."""
+        """Writes prompts, the language model's config and tokeniser, and the semantic identifiers that it reads."""
         save_prompts(self.prompts, self._folder, folder)
         if self.sids is not None:
             copy_semantic_ids(self.sids, folder)
 
-    def _answers(self, split: SeqSplit) -> NDArray[np.int64]:
-        """The targets as outputs of the head: items int64[R, 1], or codes int64[R, levels]."""
-        if self.sids is None:
-            return split.targets.astype(np.int64)[:, None]
-        return self.sids.tokens[split.targets].astype(np.int64)
-
     def _pack(self, split: SeqSplit, row: int) -> Packed:
         history = split.histories[row][-self._config.max_history :]
-        question = self.prompts.questions(history[None])[0]
-        if self._is_parallel:
-            return pack_questions(question[None], self.prompts.pieces.causal)
+        questions = self.prompts.questions(history[None])
+        if not isinstance(self._config, SeqSidConfig):
+            return pack_questions(questions, self.prompts.pieces.causal)
         answer = self.prompts.items[int(split.targets[row])].astype(np.int64)
-        return pack_answer(question, answer, self.prompts.pieces.causal)
+        return pack_answer(questions[0], answer, self.prompts.pieces.causal)

@@ -22,7 +22,6 @@ from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.columns import Ragged, slices
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
-from rbserve.models.code_scores import code_loss
 from rbserve.models.configs import ParallelSasRecConfig, SasRecConfig, SidSasRecConfig
 from rbserve.models.sasrec import ParallelSasRec, SasRec, SequentialModel, SidSasRec, build
 from rbserve.runtimes.evaluate import rank_rows
@@ -30,6 +29,7 @@ from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtimes.torch_models import TorchItemScores, TorchStepper
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.fitting.loop import Rows, require_finite_weights
+from rbserve.train.tasks.code_heads import code_heads_loss
 from rbserve.train.tasks.softmax import softmax_loss
 
 AT = 10
@@ -140,11 +140,11 @@ class ParallelTask(SeqTask):
 
     def __init__(self, dataset: Dataset, config: ParallelSasRecConfig, sids: SemanticIds) -> None:
         super().__init__(dataset, config)
-        self.sids = sids
+        self._against, self.sids = config.loss, sids
         self._codes = torch.from_numpy(sids.tokens.astype(np.int64))
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
-        """Cross-entropy summed over the codes of the predicted items of the given training rows."""
+        """Cross-entropy summed over the predicted positions of the given training rows."""
         assert isinstance(model, ParallelSasRec)
         codes = self._codes.to(model.heads.weight.device)
         hidden, labels = [], []
@@ -153,8 +153,8 @@ class ParallelTask(SeqTask):
             inputs, wanted = Padded.of(sequences, last).to(codes.device)
             known = wanted != NO_LABEL
             hidden.append(model(inputs, codes)[known])
-            labels.append(codes[wanted[known]])
-        return code_loss(model.heads(torch.cat(hidden)), torch.cat(labels))
+            labels.append(wanted[known])
+        return code_heads_loss(torch.cat(hidden), model.heads, codes, torch.cat(labels), self._against)
 
     def save(self, folder: Path) -> None:
         """Copies the semantic identifiers."""
