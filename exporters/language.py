@@ -133,8 +133,8 @@ def trace_graph(model: nn.Module, config: Any, catalogue: Catalogue | None = Non
             inputs: tuple[Tensor, ...] = (tokens, positions, own_mask, read[:, :1])
             axes: Axes = uncached
             if catalogue.levels:
-                inputs = (*inputs, torch.zeros((EXAMPLE_ITEMS, catalogue.levels), dtype=torch.int32))
-                axes = {**uncached, ITEM_CODES: {0: "n"}}
+                inputs = (*inputs, torch.zeros((catalogue.levels, EXAMPLE_ITEMS), dtype=torch.int32))
+                axes = {**uncached, ITEM_CODES: {1: "n"}}
             whole = ItemScoreHead(cast(LanguageModel, model))
             graph = trace_without_weights(whole, inputs, axes, {ALL_SCORES: {0: "B", 1: "n"}})
             append_top_k(graph, catalogue.items)

@@ -104,10 +104,10 @@ def _adding(model: ItemKnn) -> Iterator[tuple[str, ModelProto]]:
 
 
 def _parallel(model: ParallelSasRec) -> Iterator[tuple[str, ModelProto]]:
-    codes = _tokens(EXAMPLE_ITEMS, model.config.levels)
+    codes = _tokens(model.config.levels, EXAMPLE_ITEMS)
     graph = trace(
         _CodeScores(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS), codes),
-        {"histories": {0: "B", 1: "T"}, ITEM_CODES: {0: "n"}}, {ALL_SCORES: {0: "B", 1: "n"}})  # fmt: skip
+        {"histories": {0: "B", 1: "T"}, ITEM_CODES: {1: "n"}}, {ALL_SCORES: {0: "B", 1: "n"}})  # fmt: skip
     append_top_k(graph)
     yield "fp32.onnx", graph
 

@@ -155,7 +155,7 @@ class ItemScoreHead(nn.Module):
     ) -> Tensor:
         """Scores [B, n] of all items after the place that is read, int[B, 1].
 
-        With the items' code tokens `codes` int[n, L] the answers are logits of codes (`code_scores.py`).
+        With the items' code tokens `codes` int[L, n] the answers are logits of codes (`code_scores.py`).
         """
         answers, _ = self.language(tokens, positions, mask, read)
         scores: Tensor = answers[:, 0]

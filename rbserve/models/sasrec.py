@@ -319,7 +319,7 @@ class SidSasRec(nn.Module):
 class ParallelSasRec(nn.Module):
     """Beyond the paper: reads an item as the sum of its codes' embeddings, predicts all codes of the next one at once.
 
-    It has weights for codes alone. `codes` int[n, L] has the code tokens of all items (`code_scores.py`).
+    It has weights for codes alone. `codes` int[L, n] has the code tokens of all items (`code_scores.py`).
     """
 
     def __init__(self, config: ParallelSasRecConfig) -> None:
@@ -341,12 +341,12 @@ class ParallelSasRec(nn.Module):
 
     def top_k(self, histories: Tensor, k: int, codes: Tensor) -> tuple[Tensor, Tensor]:
         """The best min(k, n) items int64[B, k] and their scores [B, k], best first."""
-        scores, items = self.scores(histories, codes).topk(min(k, len(codes)))
+        scores, items = self.scores(histories, codes).topk(min(k, codes.size(1)))
         return items, scores
 
     def _vectors(self, histories: Tensor, codes: Tensor) -> Tensor:
         """The items' vectors [B, T, d]."""
-        vectors: Tensor = self.transformer.token_embedding(codes[histories]).sum(-2)
+        vectors: Tensor = self.transformer.token_embedding(codes[:, histories]).sum(0)
         return vectors
 
 

@@ -13,7 +13,7 @@ from rbserve.core.types import Items, Ranker
 from rbserve.data.artifact import Artifact
 from rbserve.models.configs import (
     ItemKnnConfig,
-    ParallelSasRecConfig,
+    ParallelItems,
     SasRecConfig,
     SeqP5Config,
     SeqParallelConfig,
@@ -34,7 +34,7 @@ from rbserve.runtimes.ranking import GeneratingRanker, ItemScores, ScoringRanker
 class Parts(NamedTuple):
     """How to open the parts of a list-wise model in one runtime; an artefact has one of them.
 
-    `item_scores` and `best_items` take the code tokens int32[n, L] of all items, of a model that scores items by them.
+    `item_scores` and `best_items` take the code tokens int32[L, n] of all items, of a model that scores items by them.
     """
 
     item_scores: Callable[[Items | None], ItemScores]
@@ -50,7 +50,7 @@ def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
         prompts = artifact_prompts(artifact)
         stepper = LanguageStepper(parts.language(), prompts)
         return GeneratingRanker(stepper, artifact.sids, config, prompts.questions)
-    codes = artifact.sids.tokens if isinstance(config, SeqParallelConfig | ParallelSasRecConfig) else None
+    codes = artifact.sids.tokens_by_level if isinstance(config, ParallelItems) else None
     if isinstance(config, SeqP5Config | SeqParallelConfig):
         questions = packed_questions(artifact_prompts(artifact))
         return ScoringRanker(parts.best_items(codes), config.max_history, questions, retired)

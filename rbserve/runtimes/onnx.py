@@ -26,7 +26,7 @@ from rbserve.runtimes.trees import MATRIX, tree_scorer
 ITEM_TABLE = "model.item_embedding.weight"
 """The graph's input, with a default, that has the vectors of all items: of models whose items are made of content."""
 ITEM_CODES = "item_codes"
-"""The graph's input that has the code tokens int32[n, L] of all items: of models that predict all codes at once."""
+"""The graph's input that has the code tokens int32[L, n] of all items: of models that predict all codes at once."""
 HINT = "pip install --force-reinstall onnxruntime"
 
 Opening = Callable[[Path], Session]
@@ -140,7 +140,7 @@ class OnnxItemScores:
     """SASRec as an exported graph with the top k inside."""
 
     def __init__(self, session: Session, codes: Items | None = None) -> None:
-        """`codes` int32[n, L] are the code tokens of all items, where the graph takes them."""
+        """`codes` int32[L, n] are the code tokens of all items, where the graph takes them."""
         self._session, self._codes = session, _codes_input(codes)
 
     def __call__(self, inputs: Items, k: int) -> tuple[Items, Scores]:
@@ -173,7 +173,7 @@ class OnnxBestItems:
     """A language model as an exported graph with the top k inside."""
 
     def __init__(self, session: Session, codes: Items | None = None) -> None:
-        """`codes` int32[n, L] are the code tokens of all items, where the graph takes them."""
+        """`codes` int32[L, n] are the code tokens of all items, where the graph takes them."""
         self._session, self._codes = session, _codes_input(codes)
 
     def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:

@@ -61,7 +61,7 @@ class TorchItemScores:
     """SASRec or item neighbours in eager torch: the reference."""
 
     def __init__(self, model: SasRec | ParallelSasRec | ItemKnn, codes: Items | None = None) -> None:
-        """`codes` int32[n, L] are the code tokens of all items, where the model scores items by them."""
+        """`codes` int32[L, n] are the code tokens of all items, where the model scores items by them."""
         import torch
 
         self._torch, self._model = torch, model
@@ -108,7 +108,7 @@ class TorchBestItems:
     """A language model that scores the catalogue in eager torch: the reference."""
 
     def __init__(self, model: LanguageModel, codes: Items | None = None) -> None:
-        """`codes` int32[n, L] are the code tokens of all items, where the model scores items by them."""
+        """`codes` int32[L, n] are the code tokens of all items, where the model scores items by them."""
         import torch
 
         from rbserve.models.lm import ItemScoreHead

@@ -38,7 +38,7 @@ def sums(model: ParallelSasRec, histories: Any, tokens: Any) -> Any:
     by_level = logits.reshape(len(histories), LEVELS, CODES)
     by_level = by_level - np.log(np.exp(by_level).sum(-1, keepdims=True))
     model.float()
-    return by_level.reshape(len(histories), -1)[:, tokens].sum(-1)
+    return by_level.reshape(len(histories), -1)[:, tokens].sum(1)
 
 
 def test_the_graph_ranks_by_sums_of_code_scores_and_ties_by_number(
@@ -49,7 +49,7 @@ def test_the_graph_ranks_by_sums_of_code_scores_and_ties_by_number(
     codes = rng.integers(CODES, size=(ITEMS, LEVELS))
     for items in (ITEMS, 2 * ITEMS):
         table = np.concatenate([codes, codes])[:items]  # the second half ties with the first
-        tokens = (table + CODES * np.arange(LEVELS)).astype(np.int32)
+        tokens = np.ascontiguousarray((table + CODES * np.arange(LEVELS)).T, np.int32)
         rank = OnnxItemScores(open_session(path, 1), tokens)
         for length in (0, 1, 7):
             histories = rng.integers(items, size=(USERS, length)).astype(np.int32)

@@ -19,15 +19,16 @@ SIZE: Any = {"layers": 2, "dim": 16, "heads": 4, "max_history": 9, "levels": LEV
 
 
 def tokens_of(codes: Any) -> torch.Tensor:
-    """The tokens int32[n, L] of codes [n, L]: code c of level l is token l * K + c."""
-    return torch.tensor(codes, dtype=torch.int32) + CODES * torch.arange(LEVELS, dtype=torch.int32)
+    """The tokens int32[L, n] of codes [n, L]: code c of level l is token l * K + c."""
+    by_item = torch.tensor(codes, dtype=torch.int32) + CODES * torch.arange(LEVELS, dtype=torch.int32)
+    return by_item.T.contiguous()
 
 
 def oracle(logits: torch.Tensor, tokens: torch.Tensor) -> Any:
     """The definition, one user, item and level at a time."""
-    scores = np.zeros((len(logits), len(tokens)))
+    scores = np.zeros((len(logits), tokens.size(1)))
     for user, by_level in enumerate(logits.double().numpy().reshape(-1, LEVELS, CODES)):
-        for item, path in enumerate(tokens.tolist()):
+        for item, path in enumerate(tokens.T.tolist()):
             for level, token in enumerate(path):
                 scores[user, item] += np.log(softmax(by_level[level])[token - level * CODES])
     return scores
@@ -66,7 +67,7 @@ def test_an_item_is_read_as_one_token_the_sum_of_its_codes(
 ) -> None:
     history = torch.randint(ITEMS, (USERS, 6))
     table = model.transformer.token_embedding.weight.numpy()
-    vectors = np.array([[table[tokens[item]].sum(0) for item in row] for row in history.tolist()])
+    vectors = np.array([[table[tokens[:, item]].sum(0) for item in row] for row in history.tolist()])
     hidden = model.transformer.read(torch.from_numpy(vectors))
     torch.testing.assert_close(model(history, tokens), hidden)
     assert hidden.shape == (USERS, 7, SIZE["dim"]), "a position for each item and one for the start"
@@ -85,7 +86,7 @@ def test_a_model_is_rebuilt_from_its_state_and_knows_no_number_of_items(
     history = torch.randint(ITEMS, (USERS, 4))
     again = rebuild(model.config, model.state_dict()).eval()
     assert isinstance(again, ParallelSasRec)
-    more = torch.cat((tokens, tokens[:3]))
+    more = torch.cat((tokens, tokens[:, :3]), dim=1)
     scores = again.scores(history, more)
     torch.testing.assert_close(scores[:, :ITEMS], model.scores(history, tokens))
     torch.testing.assert_close(scores[:, ITEMS:], scores[:, :3])

@@ -43,7 +43,7 @@ def heads() -> nn.Linear:
 @pytest.fixture
 def codes() -> torch.Tensor:
     drawn = np.random.default_rng(0).integers(CODES, size=(ITEMS, LEVELS))
-    return torch.from_numpy(drawn + CODES * np.arange(LEVELS))
+    return torch.from_numpy((drawn + CODES * np.arange(LEVELS)).T)
 
 
 def by_scores(

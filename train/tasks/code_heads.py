@@ -26,12 +26,14 @@ def code_heads_loss(
 ) -> Tensor:
     """-log probability of the next items int64[P], summed over P, by the states [P, d] before them.
 
-    `heads` gives logits of L * K code tokens; `codes` int64[n, L] has the tokens of all items.
+    `heads` gives logits of L * K code tokens; `codes` int64[L, n] has the tokens of all items.
     """
     if against == "codes":
-        return _loss_of_codes(heads(hidden), codes[items])
+        return _loss_of_codes(heads(hidden), codes[:, items].T)
     weights = torch.cat((heads.weight, heads.bias[:, None]), dim=1)
-    table = F.embedding_bag(codes, weights, mode="sum")  # what the codes of an item add up to, its bias last
+    table = F.embedding_bag(
+        codes.T.contiguous(), weights, mode="sum"
+    )  # what the codes of an item add up to, its bias last
     return softmax_loss(F.pad(hidden, (0, 1), value=1.0), table, items)
 
 

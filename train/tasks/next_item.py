@@ -99,7 +99,7 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
-        self._codes = torch.from_numpy(sids.tokens.astype(np.int64)) if sids else torch.empty(0)
+        self._codes = torch.from_numpy(sids.tokens_by_level.astype(np.int64)) if sids else torch.empty(0)
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -117,7 +117,9 @@ class NextItemTask:
         codes = self._codes.to(device)
         if isinstance(self._config, SeqSidConfig):
             logits, _ = model(**tensors)
-            return F.cross_entropy(logits.flatten(0, 1).float(), codes[targets].flatten(), reduction="sum")
+            return F.cross_entropy(
+                logits.flatten(0, 1).float(), codes[:, targets].T.flatten(), reduction="sum"
+            )
         hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
         last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
         if isinstance(self._config, SeqParallelConfig):
@@ -137,7 +139,7 @@ class NextItemTask:
             assert self.sids is not None
             stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
             return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
-        scores = TorchBestItems(language, self.sids.tokens if self.sids else None)
+        scores = TorchBestItems(language, self.sids.tokens_by_level if self.sids else None)
         return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:

@@ -141,7 +141,7 @@ class ParallelTask(SeqTask):
     def __init__(self, dataset: Dataset, config: ParallelSasRecConfig, sids: SemanticIds) -> None:
         super().__init__(dataset, config)
         self._against, self.sids = config.loss, sids
-        self._codes = torch.from_numpy(sids.tokens.astype(np.int64))
+        self._codes = torch.from_numpy(sids.tokens_by_level.astype(np.int64))
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the predicted positions of the given training rows."""
@@ -162,7 +162,7 @@ class ParallelTask(SeqTask):
 
     def ranker(self, model: nn.Module) -> Ranker:
         """A ranker that scores every item of the catalogue by its codes."""
-        scores = TorchItemScores(cast(ParallelSasRec, model), self.sids.tokens)
+        scores = TorchItemScores(cast(ParallelSasRec, model), self.sids.tokens_by_level)
         return ScoringRanker(scores, self.config.max_history)
 
 
