@@ -69,12 +69,18 @@ def use_weights_directly(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def append_top_k(model: ModelProto, n_items: int) -> None:
-    """Adds an input k to a graph of ALL_SCORES [B, n_items]; its outputs become the best k items and their scores."""
+def append_top_k(model: ModelProto, n_items: int | None = None) -> None:
+    """Adds an input k to a graph of ALL_SCORES [B, n_items]; its outputs become the best k items and their scores.
+
+    Without `n_items` a call's scores say how many items there are.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), N_ITEMS))
+    if n_items is None:
+        graph.node.append(helper.make_node("Shape", [ALL_SCORES], [N_ITEMS], "count_items", start=1, end=2))
+    else:
+        graph.initializer.append(numpy_helper.from_array(np.array([n_items], np.int64), N_ITEMS))
     graph.node.extend(
         [
             helper.make_node("Min", ["k", N_ITEMS], ["k_or_all"], "bound_k"),

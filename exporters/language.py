@@ -3,8 +3,8 @@
 Inputs: tokens and positions int64[B, L], mask bool[B, L, P + L], read int64[B, N], past float32[layers, 2, B, H, P, C].
 Outputs: present float32[layers, 2, B, H, L, C] and answers: log-odds float32[B, N] of a click, or logits
 float32[B, N, K] of codes. The one graph reads a prompt at once, a history before its candidates, candidates apart, or
-beams token by token. A model with a head for the catalogue returns its best k items; a model that keeps no cache has
-neither past nor present.
+beams token by token. A model with a head for the catalogue returns its best k items, and so does one that predicts all
+codes at once, which takes the code tokens of all items; a model that keeps no cache has neither past nor present.
 
 Exporters of whole language models (optimum's) copy the history's cache for every candidate and compute the logits of
 every word; this graph does neither.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,8 +29,11 @@ from rbserve.exporters.layers import traceable
 from rbserve.exporters.parity import reference_variant
 from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
+from rbserve.models.configs import SeqP5Config, SeqParallelConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import Answers, ItemScoreHead, LanguageModel, empty_past
+from rbserve.runtimes.contents import artifact_config
+from rbserve.runtimes.onnx import ITEM_CODES
 from rbserve.runtimes.torch import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
 
 if TYPE_CHECKING:
@@ -47,6 +50,14 @@ OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
 UNPLANNED: Plan = {}
 PLANNED = 16  # requests that a rounding plan is made from
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
+EXAMPLE_ITEMS = 5
+
+
+class Catalogue(NamedTuple):
+    """The items that a graph ranks: `items`, each an output of the head, or any number of items by `levels` codes."""
+
+    items: int | None = None
+    levels: int = 0
 
 
 def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANNED) -> list[Path]:
@@ -57,10 +68,17 @@ def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANN
     weights, path = artifact.file(WEIGHTS), folder / f"{precision}.onnx"
     config = backbone_config(artifact)
     model = rebuild_model(artifact, config, weightless(shapes_of(weights)))
-    items = len(artifact.items) if artifact.manifest.config_kind == "seq-p5" else 0
     metadata = origin(artifact, precision)
-    write_graph(model, config, weights, path, metadata, BITS[precision], items, plan)
+    write_graph(model, config, weights, path, metadata, BITS[precision], _catalogue(artifact), plan)
     return [path]
+
+
+def _catalogue(artifact: Artifact) -> Catalogue | None:
+    """The items that an artefact's graph ranks; None where it returns answers."""
+    config = artifact_config(artifact)
+    if isinstance(config, SeqP5Config):
+        return Catalogue(items=len(artifact.items))
+    return Catalogue(levels=config.levels) if isinstance(config, SeqParallelConfig) else None
 
 
 def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:
@@ -93,31 +111,32 @@ def _answer_requests(artifact: Artifact, model: nn.Module, dataset: Dataset) -> 
 
 def write_graph(
     model: nn.Module, config: Any, weights: Path, path: Path, origin: Mapping[str, str], bits: int = 32,
-    items: int = 0, plan: Plan = UNPLANNED,
+    catalogue: Catalogue | None = None, plan: Plan = UNPLANNED,
 ) -> None:  # fmt: skip
     """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
-    graph = trace_graph(model, config, items)
+    graph = trace_graph(model, config, catalogue)
     wrapper = (
-        "language." if items else "model."
+        "language." if catalogue else "model."
     )  # before the names of saved weights in ItemScoreHead and Answers
     fill(graph, weights, lambda name: name.removeprefix(wrapper), data_file(path), bits, plan)
     save(graph, path, origin)
 
 
-def trace_graph(model: nn.Module, config: Any, items: int = 0) -> ModelProto:
-    """The graph, without weights, of a model over a base of transformers' `config`.
-
-    `items` is the size of the catalogue if the model has a head for it, else 0.
-    """
+def trace_graph(model: nn.Module, config: Any, catalogue: Catalogue | None = None) -> ModelProto:
+    """The graph, without weights, of a model over a base of transformers' `config`, which may rank a catalogue."""
     tokens, positions, mask, read, past = example(model)
     with traceable(model):
         uncached = {name: axes for name, axes in INPUTS.items() if name != "past"}
         own_mask = mask[:, :, : tokens.size(1)]
-        if items:
+        if catalogue:
+            inputs: tuple[Tensor, ...] = (tokens, positions, own_mask, read[:, :1])
+            axes: Axes = uncached
+            if catalogue.levels:
+                inputs = (*inputs, torch.zeros((catalogue.levels, EXAMPLE_ITEMS), dtype=torch.int32))
+                axes = {**uncached, ITEM_CODES: {1: "n"}}
             whole = ItemScoreHead(cast(LanguageModel, model))
-            inputs = (tokens, positions, own_mask, read[:, :1])
-            graph = trace_without_weights(whole, inputs, uncached, {ALL_SCORES: {0: "B"}})
-            append_top_k(graph, items)
+            graph = trace_without_weights(whole, inputs, axes, {ALL_SCORES: {0: "B", 1: "n"}})
+            append_top_k(graph, catalogue.items)
             return graph
         if architecture_of(config).reads == "encoder-decoder":
             answers = {"answers": OUTPUTS["answers"]}

@@ -117,7 +117,7 @@ class ListReference:
     def __init__(self, artifact: Artifact, dataset: Dataset) -> None:
         self._artifact = artifact
         split = dataset.seqrec("test")
-        rows = GENERATED_ROWS if "levels" in artifact.manifest.config else ROWS
+        rows = GENERATED_ROWS if "decoding" in artifact.manifest.config else ROWS
         self._rows = split.take(_chosen(len(split), RANDOM_ROWS if artifact.is_random else rows, SEED))
         self._lists = _lists(open_ranker(artifact, reference_variant(artifact)), self._rows.histories)
 

@@ -10,7 +10,8 @@ SID-SASRec's graphs are driven by the beam search: prefill takes tokens int32[B,
 cache; step takes one more token of each beam with both caches and returns logits and the longer suffix cache
 (`models/sasrec.py` has the shapes).
 
-The graph of item neighbours takes and returns what SASRec's does.
+The graph of item neighbours takes and returns what SASRec's does. So does that of a model that predicts all codes at
+once, which takes the code tokens of all items with each call as well: items come and go without a change of the graph.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trac
 from rbserve.exporters.item_table import BIASES, RANKED_TABLE
 from rbserve.exporters.layers import traceable
 from rbserve.models.itemknn import ItemKnn
-from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec
+from rbserve.models.sasrec import ParallelSasRec, SasRec, SequentialModel, SidSasRec
+from rbserve.runtimes.onnx import ITEM_CODES
 from rbserve.runtimes.torch import load_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-EXAMPLE_USERS, EXAMPLE_TOKENS, EXAMPLE_BEAMS = 2, 4, 3
+EXAMPLE_USERS, EXAMPLE_TOKENS, EXAMPLE_BEAMS, EXAMPLE_ITEMS = 2, 4, 3, 5
 
 
 class _Encode(nn.Module):
@@ -43,6 +45,15 @@ class _Encode(nn.Module):
 
     def forward(self, histories: Tensor) -> Tensor:
         return self.model.transformer.last(histories)
+
+
+class _CodeScores(nn.Module):
+    def __init__(self, model: ParallelSasRec) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, histories: Tensor, codes: Tensor) -> Tensor:
+        return self.model.scores(histories, codes)
 
 
 class _Prefill(nn.Module):
@@ -81,6 +92,8 @@ def _graphs(model: SequentialModel | ItemKnn) -> Iterator[tuple[str, ModelProto]
     """The graphs of a model with their files' names."""
     if isinstance(model, ItemKnn):
         return _adding(model)
+    if isinstance(model, ParallelSasRec):
+        return _parallel(model)
     return _generating(model) if isinstance(model, SidSasRec) else _scoring(model.folded())
 
 
@@ -88,6 +101,15 @@ def _adding(model: ItemKnn) -> Iterator[tuple[str, ModelProto]]:
     histories = _tokens(EXAMPLE_USERS, EXAMPLE_TOKENS)
     graph = trace(model, (histories,), {"histories": {0: "B", 1: "T"}}, {ALL_SCORES: {0: "B"}})
     append_top_k(graph, model.n_items)
+    yield "fp32.onnx", graph
+
+
+def _parallel(model: ParallelSasRec) -> Iterator[tuple[str, ModelProto]]:
+    codes = _tokens(model.config.levels, EXAMPLE_ITEMS)
+    graph = trace(
+        _CodeScores(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS), codes),
+        {"histories": {0: "B", 1: "T"}, ITEM_CODES: {1: "n"}}, {ALL_SCORES: {0: "B", 1: "n"}})  # fmt: skip
+    append_top_k(graph)
     yield "fp32.onnx", graph
 
 

@@ -27,7 +27,9 @@ from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.opening import open_scorer
 
 ROWS = [
-    spec.name for spec in (*MODELS, *BEYOND) if isinstance(spec.config, CtrConfig) and not spec.config.fields
+    spec.name
+    for spec in (*MODELS, *BEYOND)
+    if isinstance(spec.config, CtrConfig) and not spec.config.fields and spec.backbone is None
 ]
 TOLERANCE = {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 1e-6}
 

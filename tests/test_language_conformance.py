@@ -363,7 +363,7 @@ def test_semantic_identifiers_are_not_answered_by_an_encoder_decoder(
 ) -> None:
     with pytest.raises(UsageError, match="t5 answers with one word") as refused:
         make_next_item(row("seq-sid", backbones["t5"], levels=3, codes=8), planted, lambda *_: None)
-    assert "--model seq-p5 --backbone" in (refused.value.hint or "")
+    assert "--model seq-sid-parallel --backbone" in (refused.value.hint or "")
 
 
 def test_a_prompt_reads_as_the_papers(backbones: Folders, planted: Dataset) -> None:

@@ -19,7 +19,7 @@ from rbserve.core.requests import slate_request
 from rbserve.core.tasks import SEQREC
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
-from rbserve.models.zoo import find_model
+from rbserve.models.zoo import with_backbone
 from rbserve.runs.baselines import baselines
 from rbserve.runtimes.contents import artifact_prompts
 from rbserve.runtimes.evaluate import rank_rows, score_rows
@@ -52,8 +52,8 @@ def fine_tuned(
     **settings: Any,
 ) -> Artifact:
     """Every weight, not adapters: those of so small a model have nothing to adapt."""
-    spec = find_model(f"{recipe}-smollm2-135m")
-    options = {"backbone": str(backbone), "lora_rank": "0", **changed} | (CODES if "sid" in recipe else {})
+    spec = with_backbone(recipe, str(backbone))
+    options = {"lora_rank": "0", **changed} | (CODES if "sid" in recipe else {})
     spec = dataclasses.replace(spec, config=with_options(spec.config, options))
     return train(spec, dataset, folder / spec.name, Settings(**settings))
 
@@ -93,7 +93,7 @@ def test_a_decoders_history_cannot_see_a_candidate(llama: Path, judged: Dataset,
         fine_tuned("text", llama, judged, tmp_path, {"shared_history": "false"}, epochs=1)
 
 
-@pytest.mark.parametrize("recipe", ["seq-p5", "seq-sid"])
+@pytest.mark.parametrize("recipe", ["seq-p5", "seq-sid", "seq-sid-parallel"])
 def test_a_list_wise_row_learns_what_follows(
     recipe: str, llama: Path, planted: Dataset, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from rbserve.core.variants import precisions_of
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
-from rbserve.models.zoo import find_model
+from rbserve.models.zoo import find_model, with_backbone
 from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.opening import open_ranker
 from rbserve.runtimes.openvino import without_bf16
@@ -36,8 +36,9 @@ def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
 
 
 ROWS = ["sasrec-3l", "sasrec-2l-emb", "hstu", "itemknn", "sid-sasrec-3l", "sid-sasrec-3l-cbs",
-        "seq-p5 bert", "seq-p5 llama", "seq-p5 t5", "seq-sid opt", "seq-sid-cbs bert", "seq-sid-cbs llama",
-        "seq-sid-cbs mpnet", "seq-sid-cbs mpt", "seq-item llama", "seq-item bert"]  # fmt: skip
+        "sid-sasrec-3l-parallel", "seq-p5 bert", "seq-p5 llama", "seq-p5 t5", "seq-sid opt", "seq-sid-cbs bert",
+        "seq-sid-cbs llama", "seq-sid-cbs mpnet", "seq-sid-cbs mpt", "seq-sid-parallel bert",
+        "seq-sid-parallel llama", "seq-sid-parallel t5", "seq-item llama", "seq-item bert"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=ROWS)
@@ -47,7 +48,7 @@ def ranked(
     if " " in request.param:
         return language_row(*request.param.split(), planted, tmp_path_factory.mktemp("lists"))
     spec = find_model(request.param)
-    codes = {"levels": "3", "codes": "8"} if spec.group == "H" else {}
+    codes = {"levels": "3", "codes": "8"} if spec.item_form == "semantic_id" else {}
     encoder = {"encoder": str(make_backbone("sentence-bert", tmp_path_factory.mktemp("encoder") / "bert"))}
     texts = encoder if spec.item_form == "embedding" else {}
     options = {name: value for name, value in (SMALL | codes | texts).items() if hasattr(spec.config, name)}
@@ -58,11 +59,10 @@ def ranked(
 
 
 def language_row(recipe: str, backbone: str, planted: Dataset, folder: Path) -> Artifact:
-    """A recipe with a small language model."""
-    suffix = "-cbs" if recipe.endswith("-cbs") else ""
-    spec = find_model(f"{recipe.removesuffix('-cbs')}-smollm2-135m{suffix}")
-    codes = {"levels": "3", "codes": "8"} if spec.group == "J" else {}
-    options = {"backbone": str(make_backbone(backbone, folder / "backbone")), "lora_rank": "4"}
+    """A recipe of list-wise rows with a small language model."""
+    spec = with_backbone(recipe, str(make_backbone(backbone, folder / "backbone")))
+    codes = {"levels": "3", "codes": "8"} if spec.item_form == "semantic_id" else {}
+    options = {"lora_rank": "4"}
     if spec.item_form == "embedding":
         encoder = str(make_backbone("sentence-bert", folder / "encoder"))
         options |= {"layers": "2", "dim": "16", "layers_rate": "1", "encoder": encoder}
@@ -116,7 +116,7 @@ def test_training_changes_the_embeddings_and_restores_them(ranked: Artifact) -> 
         pytest.skip("it has no embeddings: test_itemknn.py counts its neighbours anew")
     model = load_model(ranked)
     weights = (model.folded() if ranked.manifest.item_form == "embedding" else model).state_dict()
-    if ranked.manifest.group in "IJ":
+    if ranked.is_language_model:
         pytest.skip("new tokens are drawn like those of the language model: test_language_conformance.py")
     start = 0.02 * 4  # the embeddings were drawn with deviation 0.02
     assert weights["transformer.token_embedding.weight"].abs().max() > start

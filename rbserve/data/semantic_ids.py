@@ -111,6 +111,11 @@ class SemanticIds:
         """int32[n, L]: the codes as tokens of one vocabulary; code c of level l is token l * K + c."""
         return self.codes + np.arange(self.levels, dtype=np.int32) * np.int32(self.vocabulary)
 
+    @cached_property
+    def tokens_by_level(self) -> NDArray[np.int32]:
+        """int32[L, n]: `tokens`, those of a level side by side."""
+        return np.ascontiguousarray(self.tokens.T)
+
     def __len__(self) -> int:
         return len(self.codes)
 

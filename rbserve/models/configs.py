@@ -482,6 +482,24 @@ class SidSasRecConfig(GeneratedItems, SasRecConfig):
 
 
 @dataclass(frozen=True)
+class ParallelItems(CodedItems):
+    """All codes of an item are predicted at once, and the catalogue is ranked by sums of their scores."""
+
+    loss: Annotated[
+        Literal["items", "codes"],
+        Meta(
+            description="Training holds the next item against the whole catalogue, or each of its codes against those "
+            "of its level."
+        ),
+    ] = "items"
+
+
+@dataclass(frozen=True)
+class ParallelSasRecConfig(ParallelItems, SasRecConfig):
+    """SASRec that reads an item as one token and predicts all codes of the next item at once; beyond the paper."""
+
+
+@dataclass(frozen=True)
 class GbdtConfig(ModelConfig):
     """Gradient-boosted trees of LightGBM on counted features and fields (Ke et al. 2017)."""
 
@@ -589,6 +607,12 @@ class SeqSidConfig(GeneratedItems, NextItemLanguageConfig):
 
 
 @dataclass(frozen=True)
+class SeqParallelConfig(ParallelItems, NextItemLanguageConfig):
+    """A language model that reads semantic identifiers and predicts all codes of the next item at once; beyond the
+    paper."""
+
+
+@dataclass(frozen=True)
 class EndpointConfig(ModelConfig):
     """Group E, Table 3: a language model behind an OpenAI-compatible endpoint, without fine-tuning."""
 
@@ -651,6 +675,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "itemknn": ItemKnnConfig,
     "gbdt": GbdtConfig,
     "sid-sasrec": SidSasRecConfig,
+    "sid-sasrec-parallel": ParallelSasRecConfig,
     "zeroshot": ZeroShotConfig,
     "endpoint": EndpointConfig,
     "text": TextLanguageConfig,
@@ -658,6 +683,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "sid": SidLanguageConfig,
     "seq-p5": SeqP5Config,
     "seq-sid": SeqSidConfig,
+    "seq-sid-parallel": SeqParallelConfig,
 }
 
 

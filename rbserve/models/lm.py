@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rbserve.models.code_scores import code_scores
 from rbserve.models.drivers import architecture_of
 
 
@@ -143,17 +144,22 @@ class Answers(nn.Module):
 
 
 class ItemScoreHead(nn.Module):
-    """What a language model with a head for the whole catalogue says of every item."""
+    """What a language model says of every item: by a head for the whole catalogue, or by heads for items' codes."""
 
     def __init__(self, language: LanguageModel) -> None:
         super().__init__()
         self.language = language
 
-    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, read: Tensor) -> Tensor:
-        """Scores [B, n_items] after the place that is read, int[B, 1]."""
+    def forward(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, read: Tensor, codes: Tensor | None = None
+    ) -> Tensor:
+        """Scores [B, n] of all items after the place that is read, int[B, 1].
+
+        With the items' code tokens `codes` int[L, n] the answers are logits of codes (`code_scores.py`).
+        """
         answers, _ = self.language(tokens, positions, mask, read)
         scores: Tensor = answers[:, 0]
-        return scores
+        return scores if codes is None else code_scores(scores.float(), codes)
 
 
 class MaskedWordTransform(nn.Module):

@@ -3,7 +3,8 @@
 SASRec (Kang & McAuley 2018) reads items and scores the catalogue with h · e_i (eq. 8). SID-SASRec reads every item
 as its semantic identifier, one token a level, and writes the next item's codes token by token. Beyond the paper,
 TextSasRec is a SASRec, or with other blocks an HSTU (`hstu.py`), whose item vectors are partly made of the items'
-texts. All begin with a start vector, so that an empty history is a sequence too.
+texts; ParallelSasRec reads an item's codes as one token and predicts those of the next item at once
+(`code_scores.py`). All begin with a start vector, so that an empty history is a sequence too.
 
 Shapes: B sequences, T positions, W beams, S codes a beam has written so far; d the width, H heads of C = d / H
 numbers, L layers. A `prefix` cache is [L, 2, B, H, T, C] (keys, then values): a user's prompt, shared by all of the
@@ -20,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rbserve.models.code_scores import code_scores
 from rbserve.models.configs import (
     HstuConfig,
+    ParallelSasRecConfig,
     SasRecConfig,
     SasRecTextConfig,
     SeqItemConfig,
@@ -145,7 +148,11 @@ class Transformer(nn.Module):
 
     def prefill(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden state [B, d] after all of tokens int[B, T], and the prefix cache."""
-        x, caches = self._embed(self.token_embedding(tokens)), []
+        return self.prefill_vectors(self.token_embedding(tokens))
+
+    def prefill_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The hidden state [B, d] after all of the tokens whose vectors [B, T, d] are given, and the prefix cache."""
+        x, caches = self._embed(vectors), []
         for number, block in enumerate(self.blocks, start=1):
             x, cache = block(x, last_only=number == len(self.blocks))
             caches.append(cache)
@@ -359,7 +366,41 @@ class SidSasRec(nn.Module):
         return self.output(hidden), suffix
 
 
-SequentialModel = SasRec | TextSasRec | SidSasRec
+class ParallelSasRec(nn.Module):
+    """Beyond the paper: reads an item as the sum of its codes' embeddings, predicts all codes of the next one at once.
+
+    It has weights for codes alone. `codes` int[L, n] has the code tokens of all items (`code_scores.py`).
+    """
+
+    def __init__(self, config: ParallelSasRecConfig) -> None:
+        super().__init__()
+        self.config = config
+        tokens = config.levels * config.codes
+        self.transformer = Transformer(config, tokens, config.max_history)
+        self.heads = nn.Linear(config.dim, tokens)
+        _start_weights(self.heads)
+
+    def forward(self, histories: Tensor, codes: Tensor) -> Tensor:
+        """Hidden states [B, T + 1, d] of histories int[B, T]; position t is the user after t items."""
+        return self.transformer.read(self._vectors(histories, codes))
+
+    def scores(self, histories: Tensor, codes: Tensor) -> Tensor:
+        """Scores [B, n] of every item as the next one after histories int[B, T]."""
+        hidden, _ = self.transformer.prefill_vectors(self._vectors(histories, codes))
+        return code_scores(self.heads(hidden), codes)
+
+    def top_k(self, histories: Tensor, k: int, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """The best min(k, n) items int64[B, k] and their scores [B, k], best first."""
+        scores, items = self.scores(histories, codes).topk(min(k, codes.size(1)))
+        return items, scores
+
+    def _vectors(self, histories: Tensor, codes: Tensor) -> Tensor:
+        """The items' vectors [B, T, d]."""
+        vectors: Tensor = self.transformer.token_embedding(codes[:, histories]).sum(0)
+        return vectors
+
+
+SequentialModel = SasRec | TextSasRec | SidSasRec | ParallelSasRec
 
 
 def build(
@@ -373,6 +414,8 @@ def build(
         assert isinstance(items, OwnAndTextItems)
         return TextSasRec(config, items, base)
     assert isinstance(items, int)
+    if isinstance(config, ParallelSasRecConfig):
+        return ParallelSasRec(config)
     return SidSasRec(config) if isinstance(config, SidSasRecConfig) else SasRec(config, items)
 
 

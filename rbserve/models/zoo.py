@@ -43,11 +43,13 @@ from rbserve.models.configs import (
     MaskNetConfig,
     ModelConfig,
     P5Config,
+    ParallelSasRecConfig,
     PnnConfig,
     SasRecConfig,
     SasRecTextConfig,
     SeqItemConfig,
     SeqP5Config,
+    SeqParallelConfig,
     SeqSidConfig,
     SidLanguageConfig,
     SidSasRecConfig,
@@ -154,8 +156,13 @@ _GROUPS: dict[Group, _GroupFacts] = {
     "J": _GroupFacts(SEQREC.name, "semantic_id", ("semantic identifiers",)),
 }
 
+BEYOND_GROUP: Group = "X"
+"""The group of the rows that the paper lacks, and of models that were made elsewhere."""
 
-_BEYOND_FACTS = {"item": _GROUPS["C"], "seq-item": _GROUPS["C"]._replace(task=SEQREC.name)}
+
+_BEYOND_FACTS = {
+    "item": _GROUPS["C"], "seq-item": _GROUPS["C"]._replace(task=SEQREC.name), "seq-sid-parallel": _GROUPS["J"],
+}  # fmt: skip
 """Of the recipes beyond the paper, by name."""
 
 
@@ -189,10 +196,6 @@ def _row(
     )
 
 
-BEYOND_GROUP: Group = "X"
-"""The group of the rows that the paper lacks, and of models that were made elsewhere."""
-
-
 def _beyond(
     name: str,
     task: TaskName,
@@ -202,7 +205,7 @@ def _beyond(
     training: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """A row that the paper lacks; its recipe is its name."""
-    needs = _GROUPS["C"].needs if item_form == "embedding" else ()
+    needs = next((facts.needs for facts in _GROUPS.values() if facts.item_form == item_form), ())
     return ModelSpec(
         name, BEYOND_GROUP, task, item_form, None, name, config, needs=needs, training=training or {}
     )
@@ -281,9 +284,12 @@ _RECIPES: dict[str, _Recipe] = {
     ),
     "item": _Recipe(BEYOND_GROUP, ItemLanguageConfig, _ITEM_TRAINING, "item-{}"),
     "seq-item": _Recipe(BEYOND_GROUP, SeqItemConfig, _SEQ_ITEM_TRAINING, "seq-item-{}"),
+    "seq-sid-parallel": _Recipe(BEYOND_GROUP, SeqParallelConfig, _NEXT_ITEM_TRAINING, "seq-sid-{}-parallel"),
 }
+_OF_ITEM_TOKENS = ("item", "seq-item")
+"""The recipes that read items as tokens."""
 _UNREADABLE = ("api", "t5")
-"""The architectures of language models that do not read items as tokens."""
+"""The architectures of language models that do not."""
 
 
 def _language(recipe_name: str, backbone: str, paper_name: str | None) -> ModelSpec:
@@ -408,6 +414,16 @@ BEYOND: tuple[ModelSpec, ...] = (
         config=HstuConfig(),
         training=_TEXTS_TRAINING,
     ),
+    _beyond(
+        "sid-sasrec-3l-parallel",
+        SEQREC.name,
+        "semantic_id",
+        config=ParallelSasRecConfig(**_SIZES["3l"]),
+        training=_SEQUENTIAL_TRAINING["3l"],
+    ),
+    _language("seq-sid-parallel", "minilm-l6", None),
+    _language("item", "smollm2-135m", None),
+    _language("seq-item", "smollm2-135m", None),
 )
 """The rows that the paper lacks, group X: found by name or as `X`, and no part of `all`, which is the paper."""
 
@@ -416,7 +432,8 @@ _OTHER_BACKBONES: tuple[ModelSpec, ...] = tuple(
     _language(recipe, backbone.name, None if used.group == BEYOND_GROUP else f"{recipe} {backbone.name}")
     for recipe, used in _RECIPES.items()
     for backbone in BACKBONES.values()
-    if (backbone.architecture not in _UNREADABLE if used.group == BEYOND_GROUP else not backbone.paper)
+    if (backbone.architecture not in _UNREADABLE if recipe in _OF_ITEM_TOKENS else not backbone.paper)
+    and (recipe, backbone.name) not in {(spec.recipe, spec.backbone) for spec in BEYOND}
 )
 
 

@@ -1,8 +1,9 @@
 """Items that come and go while a model stays: rows are added to an artefact's item table, or retired, without training.
 
 A row can be added where an item is made of something that a new item has too: words (group B), a vector of its text
-(C, `sasrec-2l-emb`, `hstu`), its text itself (E), or codes of that vector (F, H, J). Existing rows keep their number,
-and their scores. The artefact is replaced as a whole; a server takes it up when it is told to reload.
+(C, `sasrec-2l-emb`, `hstu`), its text itself (E), or codes of that vector (F, H, J and rows that predict all codes at
+once). Existing rows keep their number, and their scores. The artefact is replaced as a whole; a server takes it up when
+it is told to reload.
 """
 
 from __future__ import annotations

@@ -10,13 +10,15 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from rbserve.core.types import Ranker
+from rbserve.core.types import Items, Ranker
 from rbserve.data.artifact import LAYERS, Artifact
 from rbserve.models.configs import (
     ItemKnnConfig,
     ItemLanguageConfig,
+    ParallelItems,
     SasRecConfig,
     SeqP5Config,
+    SeqParallelConfig,
     SeqSidConfig,
     SidSasRecConfig,
 )
@@ -34,11 +36,14 @@ from rbserve.runtimes.ranking import GeneratingRanker, ItemScores, ScoringRanker
 
 
 class Parts(NamedTuple):
-    """How to open the parts of a list-wise model in one runtime; an artefact has one of them."""
+    """How to open the parts of a list-wise model in one runtime; an artefact has one of them.
 
-    item_scores: Callable[[], ItemScores]
+    `item_scores` and `best_items` take the code tokens int32[L, n] of all items, of a model that scores items by them.
+    """
+
+    item_scores: Callable[[Items | None], ItemScores]
     stepper: Callable[[], Any]
-    best_items: Callable[[], ItemScores]
+    best_items: Callable[[Items | None], ItemScores]
     language: Callable[[], LanguageCall]
 
 
@@ -49,13 +54,14 @@ def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
         prompts = artifact_prompts(artifact)
         stepper = LanguageStepper(parts.language(), prompts)
         return GeneratingRanker(stepper, artifact.sids, config, prompts.questions)
-    if isinstance(config, SeqP5Config):
+    codes = artifact.sids.tokens_by_level if isinstance(config, ParallelItems) else None
+    if isinstance(config, SeqP5Config | SeqParallelConfig):
         questions = packed_questions(artifact_prompts(artifact))
-        return ScoringRanker(parts.best_items(), config.max_history, questions, retired)
+        return ScoringRanker(parts.best_items(codes), config.max_history, questions, retired)
     if isinstance(config, SidSasRecConfig):
         return GeneratingRanker(parts.stepper(), artifact.sids, config)
     assert isinstance(config, SasRecConfig | ItemKnnConfig)
-    return ScoringRanker(parts.item_scores(), config.max_history, retired=retired)
+    return ScoringRanker(parts.item_scores(codes), config.max_history, retired=retired)
 
 
 def language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> LanguageScorer:

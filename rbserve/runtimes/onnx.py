@@ -32,6 +32,8 @@ PAST_PLACES = 4
 """The axis of PAST whose size is the number of tokens that were read."""
 SCORES, READ_PAST, READ_USER = "scores", "read_past", "read_user"
 """The outputs of such a graph."""
+ITEM_CODES = "item_codes"
+"""The graph's input that has the code tokens int32[L, n] of all items: of models that predict all codes at once."""
 HINT = "pip install --force-reinstall onnxruntime"
 
 Opening = Callable[[Path], Session]
@@ -75,9 +77,9 @@ def exported_ranker(artifact: Artifact, graphs: Sequence[Path], opening: Opening
     return ranker_of(
         artifact,
         Parts(
-            lambda: OnnxItemScores(*sessions),
+            lambda codes: OnnxItemScores(next(sessions), codes),
             lambda: OnnxStepper(*sessions),
-            lambda: OnnxBestItems(*sessions),
+            lambda codes: OnnxBestItems(next(sessions), codes),
             lambda: OnnxLanguageCall(*sessions),
         ),
     )
@@ -164,11 +166,13 @@ class OnnxHistoryCall(OnnxScorer):
 class OnnxItemScores:
     """SASRec as an exported graph with the top k inside."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, codes: Items | None = None) -> None:
+        """`codes` int32[L, n] are the code tokens of all items, where the graph takes them."""
+        self._session, self._codes = session, _codes_input(codes)
 
     def __call__(self, inputs: Items, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {"histories": inputs, "k": np.array([k], np.int64)})
+        arrays = {"histories": inputs, **self._codes}
+        items, scores = self._session.run(None, {**arrays, "k": np.array([k], np.int64)})
         return items, scores
 
 
@@ -193,14 +197,21 @@ class OnnxStepper:
 
 
 class OnnxBestItems:
-    """An exported graph."""
+    """A language model as an exported graph with the top k inside."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, codes: Items | None = None) -> None:
+        """`codes` int32[L, n] are the code tokens of all items, where the graph takes them."""
+        self._session, self._codes = session, _codes_input(codes)
 
     def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:
-        items, scores = self._session.run(None, {**inputs.arrays, "k": np.array([k], np.int64)})
+        arrays = {**inputs.arrays, **self._codes}
+        items, scores = self._session.run(None, {**arrays, "k": np.array([k], np.int64)})
         return items, scores
+
+
+def _codes_input(codes: Items | None) -> dict[str, Items]:
+    """The input of a graph that scores items by their codes."""
+    return {} if codes is None else {ITEM_CODES: codes}
 
 
 class OnnxLanguageCall:

@@ -1,8 +1,9 @@
 """Rankers: a history in, the k best items of the whole catalogue out; torch or onnxruntime, scored or generated.
 
-A ranker that scores (SASRec) multiplies the user's vector with all item vectors and takes the top k. One that
-generates (SID-SASRec) writes semantic identifiers by beam search, and knows no more items than it has beams.
-The parts that differ from runtime to runtime are in `runtimes/onnx.py` and `runtimes/torch_models.py`.
+A ranker that scores (SASRec) multiplies the user's vector with all item vectors, or adds the scores of every item's
+codes, and takes the top k. One that generates (SID-SASRec) writes semantic identifiers by beam search, and knows no
+more items than it has beams. The parts that differ from runtime to runtime are in `runtimes/onnx.py` and
+`runtimes/torch_models.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ItemScores(Protocol):
 
 
 class ScoringRanker:
-    """Ranks all items by score (group G)."""
+    """Ranks all items by score (groups G and I, and rows that predict all codes at once)."""
 
     generates = False
 

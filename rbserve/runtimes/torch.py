@@ -66,9 +66,9 @@ def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
     return ranker_of(
         artifact,
         Parts(
-            lambda: TorchItemScores(model.folded() if hasattr(model, "folded") else model),
+            lambda codes: TorchItemScores(model.folded() if hasattr(model, "folded") else model, codes),
             lambda: TorchStepper(model),
-            lambda: TorchBestItems(model),
+            lambda codes: TorchBestItems(model, codes),
             lambda: TorchLanguageCall(model),
         ),
     )

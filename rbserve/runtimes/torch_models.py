@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rbserve.models.item_language import ItemLanguage
     from rbserve.models.itemknn import ItemKnn
     from rbserve.models.lm import ClickModel, LanguageModel
-    from rbserve.models.sasrec import SasRec, SidSasRec
+    from rbserve.models.sasrec import ParallelSasRec, SasRec, SidSasRec
 
 
 class TorchScorer:
@@ -106,14 +106,16 @@ class TorchHistoryCall(TorchScorer):
 class TorchItemScores:
     """SASRec or item neighbours in eager torch: the reference."""
 
-    def __init__(self, model: SasRec | ItemKnn) -> None:
+    def __init__(self, model: SasRec | ParallelSasRec | ItemKnn, codes: Items | None = None) -> None:
+        """`codes` int32[L, n] are the code tokens of all items, where the model scores items by them."""
         import torch
 
         self._torch, self._model = torch, model
+        self._codes = [] if codes is None else [_on_device(torch, model, codes)]
 
     def __call__(self, inputs: Items, k: int) -> tuple[Items, Scores]:
         with self._torch.inference_mode():
-            items, scores = self._model.top_k(_on_device(self._torch, self._model, inputs), k)
+            items, scores = self._model.top_k(_on_device(self._torch, self._model, inputs), k, *self._codes)
             return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
 
 
@@ -149,22 +151,24 @@ def _on_device(torch: Any, model: Any, array: Items) -> Any:
 
 
 class TorchBestItems:
-    """A language model with a head for the catalogue in eager torch: the reference."""
+    """A language model that scores the catalogue in eager torch: the reference."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, codes: Items | None = None) -> None:
+        """`codes` int32[L, n] are the code tokens of all items, where the model scores items by them."""
         import torch
 
         from rbserve.models.lm import ItemScoreHead
 
         self._torch, self._model = torch, ItemScoreHead(model)
         self._device = next(model.parameters()).device
+        self._codes = [] if codes is None else [_on_device(torch, model, codes)]
 
     def __call__(self, inputs: Packed, k: int) -> tuple[Items, Scores]:
         arrays = {
             name: self._torch.from_numpy(array).to(self._device) for name, array in inputs.arrays.items()
         }
         with self._torch.inference_mode():
-            scores = self._model(**arrays)
+            scores = self._model(*arrays.values(), *self._codes)
             scores, items = scores.float().topk(min(k, scores.size(-1)))
         return items.cpu().numpy().astype(np.int32), scores.cpu().numpy()
 

@@ -102,7 +102,7 @@ def test_compare_without_both_labels_has_no_auc() -> None:
     assert found.auc_difference is None
 
 
-@pytest.mark.parametrize("name", ["dnn", "sasrec-3l", "sid-sasrec-3l-cbs"])
+@pytest.mark.parametrize("name", ["dnn", "sasrec-3l", "sid-sasrec-3l-cbs", "sid-sasrec-3l-parallel"])
 def test_large_weights_lie_beside_the_graph_and_are_checked_too(
     name: str, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +110,7 @@ def test_large_weights_lie_beside_the_graph_and_are_checked_too(
     monkeypatch.setattr(graph, "LARGEST", 1_000)
     spec = find_model(name)
     own = {"dim": "16", "hidden": "32"} if name == "dnn" else {"layers": "1", "dim": "16", "heads": "2"}
-    codes = {"levels": "3", "codes": "8"} if spec.group == "H" else {}
+    codes = {"levels": "3", "codes": "8"} if spec.item_form == "semantic_id" else {}
     spec = dataclasses.replace(spec, config=with_options(spec.config, own | codes))
     data = open_dataset(Path(shutil.copytree(planted.path, tmp_path / "planted")))
     artifact = export(train(spec, data, tmp_path / name, Settings(batch=64, micro_batch=64, epochs=1)), data)

@@ -34,7 +34,8 @@ from rbserve.train.fitting.loop import Settings
 
 NARROW = {"dim": "16", "hidden": "64,32", "second_hidden": "64,32"}
 SMALL = {"layers": "2", "dim": "16", "heads": "2"}
-SEQUENTIAL = {"sasrec-3l": SMALL, "sid-sasrec-3l": SMALL | {"levels": "3", "codes": "8"}}
+CODES = {"levels": "3", "codes": "8"}
+SEQUENTIAL = {"sasrec-3l": SMALL, "sid-sasrec-3l": SMALL | CODES, "sid-sasrec-3l-parallel": SMALL | CODES}
 
 
 def undrawn(name: str) -> ModelSpec:

@@ -75,6 +75,8 @@ def test_every_backbone_is_a_row_and_every_language_model_row_has_one() -> None:
         ("sid-sasrec-3l-cbs", ("semantic identifiers",)),
         ("seq-p5-bert-base", ("hub weights bert-base-uncased",)),
         ("sasrec-24l", ()),
+        ("sid-sasrec-3l-parallel", ("semantic identifiers",)),
+        ("seq-sid-minilm-l6-parallel", ("asset minilm-l6", "semantic identifiers")),
         ("sasrec-2l-emb", ("item texts", "a frozen language model: minilm-l6, or --set encoder=")),
     ],
 )
@@ -90,7 +92,8 @@ def test_constrained_decoding_has_a_recipe_of_its_own() -> None:
 
 def test_rows_beyond_the_paper_are_named_like_their_config_and_stand_outside_its_groups() -> None:
     assert {spec.group for spec in BEYOND} == {"X"}
-    assert all(spec.paper_name is None and spec.name == spec.recipe for spec in BEYOND)
+    assert all(spec.paper_name is None for spec in BEYOND)
+    assert all(spec.name == spec.recipe for spec in BEYOND if spec.backbone is None)
     assert not {spec.name for spec in BEYOND} & {spec.name for spec in MODELS}
     assert models("X") == BEYOND
 
@@ -149,5 +152,8 @@ def test_a_recipe_takes_any_backbone() -> None:
     own = with_backbone("seq-sid-cbs", "someone/My_Llama 2")
     assert (own.name, own.weights_of, own.group) == ("seq-sid-my-llama-2-cbs", "seq-sid-my-llama-2", "J")
     assert own.config.backbone == "someone/My_Llama 2"
+    assert with_backbone("seq-sid-parallel", "minilm-l6") is find_model("seq-sid-minilm-l6-parallel")
+    beyond = with_backbone("seq-sid-parallel", "bert-base")
+    assert (beyond.name, beyond.weights_of, beyond.group) == ("seq-sid-bert-base-parallel", None, "X")
     with pytest.raises(UsageError, match="unknown recipe: dnn"):
         with_backbone("dnn", "bert-base")

@@ -74,9 +74,11 @@ def made(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "sasrec-2l-emb": SMALL | {"encoder": bert, "freshness": "0.5"},
         "hstu": SMALL | {"encoder": bert, "freshness": "0.5"},
         "sid-sasrec-3l-cbs": SMALL | CODES | {"encoder": bert},
+        "sid-sasrec-3l-parallel": SMALL | CODES | {"encoder": bert},
         "zeroshot-smollm2-135m": {"backbone": llama},
         "sid-smollm2-135m": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-sid-smollm2-135m-cbs": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
+        "seq-sid-smollm2-135m-parallel": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-p5-smollm2-135m": {"backbone": llama, "lora_rank": "4"},
     }
 
@@ -114,7 +116,12 @@ SCORES = [
     "zeroshot-smollm2-135m",
     "sid-smollm2-135m",
 ]
-RANKS = ["sid-sasrec-3l-cbs", "seq-sid-smollm2-135m-cbs"]
+RANKS = [
+    "sid-sasrec-3l-cbs",
+    "seq-sid-smollm2-135m-cbs",
+    "sid-sasrec-3l-parallel",
+    "seq-sid-smollm2-135m-parallel",
+]
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -213,6 +220,19 @@ def test_a_ranker_recommends_a_new_item_where_its_like_is_recommended(
         assert len(ranker.top_k(np.array([len(old.items)], np.int32), 5)[0])  # in a history
 
 
+def test_sums_of_code_scores_stay_what_they_were_beside_new_items(
+    made: dict[str, Artifact], planted: Dataset, tmp_path: Path
+) -> None:
+    old, history = made["sid-sasrec-3l-parallel"], planted.seqrec("test").histories[0]
+    new = added(copy_of(old, tmp_path))
+    for variant in old.variants:
+        before, scores_before = open_ranker(old, variant).top_k(history, len(old.items))
+        after, scores_after = open_ranker(new, variant).top_k(history, len(new.items))
+        known = after < len(old.items)
+        assert known.sum() == len(new.items) - len(NEW) == len(before)
+        np.testing.assert_array_equal(scores_after[known], scores_before)
+
+
 @pytest.mark.parametrize("name", ["sasrec-2l-emb", "hstu"])
 def test_a_ranking_with_texts_scores_a_new_item_by_its_text_and_the_bias_of_an_unseen_one(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
@@ -239,7 +259,10 @@ def test_a_ranking_with_texts_scores_a_new_item_by_its_text_and_the_bias_of_an_u
         assert len(open_ranker(new, variant).top_k(np.array([count, 1], np.int32), 5)[0]) == 5
 
 
-@pytest.mark.parametrize("name", ["sasrec-3l", "sasrec-2l-emb", "sid-sasrec-3l-cbs", "seq-p5-smollm2-135m"])
+@pytest.mark.parametrize(
+    "name",
+    ["sasrec-3l", "sasrec-2l-emb", "sid-sasrec-3l-cbs", "sid-sasrec-3l-parallel", "seq-p5-smollm2-135m"],
+)
 def test_a_retired_item_is_never_recommended_and_the_others_keep_their_order(
     name: str, made: dict[str, Artifact], planted: Dataset, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def bases(before: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "sasrec-3l": SMALL,
         "sasrec-2l-emb": SMALL | {"encoder": bert},
         "sid-sasrec-3l": SMALL | CODES | {"encoder": bert},
+        "sid-sasrec-3l-parallel": SMALL | CODES | {"encoder": bert},
         "text-smollm2-135m": lora,
         "p5-smollm2-135m": lora,
         "sid-smollm2-135m": lora | CODES | {"encoder": bert},
@@ -113,7 +114,8 @@ def started(base: Artifact, dataset: Dataset) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     "name", ["dnn", "deepfm", "dnn-text", "dnn-emb", "dnn-emb tuned", "sasrec-3l", "sasrec-2l-emb", "sid-sasrec-3l",
-             "text-smollm2-135m", "p5-smollm2-135m", "sid-smollm2-135m", "seq-p5-smollm2-135m"],
+             "sid-sasrec-3l-parallel", "text-smollm2-135m", "p5-smollm2-135m", "sid-smollm2-135m",
+             "seq-p5-smollm2-135m"],
 )  # fmt: skip
 def test_known_items_begin_with_what_they_had_under_their_new_numbers(
     name: str, bases: dict[str, Artifact], before: Dataset, after: Dataset

@@ -1,8 +1,8 @@
 """Next-item prediction with a language model as a training task (groups I and J): eq. 7, over items or over codes.
 
 The prompt is the history; the answer is the next item, as one token of the catalogue or as a semantic identifier, code
-by code. An encoder reads the prompt in both directions and the answer from left to right only (a prefix language
-model), so that no position sees the token that it predicts.
+by code or, beyond the paper, all codes at once. An encoder reads the prompt in both directions and the answer from left
+to right only (a prefix language model), so that no position sees the token that it predicts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rbserve.core.tasks import SEQREC
 from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
-from rbserve.models.configs import NextItemLanguageConfig, SeqSidConfig
+from rbserve.models.configs import CodedItems, NextItemLanguageConfig, SeqParallelConfig, SeqSidConfig
 from rbserve.models.drivers import architecture_of
 from rbserve.models.lm import LanguageModel
-from rbserve.models.prompts import Packed, Prompts, pack_answer, pad
+from rbserve.models.prompts import Packed, Prompts, pack_answer, pack_questions, pad
 from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.language import LanguageStepper, packed_questions
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
@@ -35,6 +35,7 @@ from rbserve.train.encoders.backbone import load_tokenizer
 from rbserve.train.fitting.loop import Rows, require_finite_weights
 from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 from rbserve.train.tasks.backbones import adapted, backbone_folder, merged, weights_kind
+from rbserve.train.tasks.code_heads import code_heads_loss
 from rbserve.train.tasks.ctr import trained_items
 from rbserve.train.tasks.language import check_texts, load, make_prompts, save_prompts
 from rbserve.train.tasks.seq import AT
@@ -59,12 +60,12 @@ def make(
     if isinstance(config, SeqSidConfig) and architecture_of(language.config).reads == "encoder-decoder":
         raise UsageError(
             f"{spec.name}: {language.config.model_type} answers with one word, and semantic identifiers have several",
-            f"rbserve train --model seq-p5 --backbone {config.backbone} names items, one word each",
+            f"rbserve train --model seq-sid-parallel --backbone {config.backbone} predicts all codes at once",
         )
     seen = trained_items(dataset.seqrec("train"), len(dataset.items))
     item_prompts = make_prompts(load_tokenizer(folder), language, config, dataset, seen, progress)
-    sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, SeqSidConfig) else None
-    answers = config.levels * config.codes if isinstance(config, SeqSidConfig) else len(dataset.items)
+    sids = ensure_semantic_ids(dataset, config, progress) if isinstance(config, CodedItems) else None
+    answers = config.levels * config.codes if isinstance(config, CodedItems) else len(dataset.items)
     language.transform = nn.Identity()
     language.head = nn.Linear(language.head.in_features, answers, bias=sids is not None)
     nn.init.normal_(language.head.weight, std=HEAD_STD)
@@ -90,6 +91,7 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
+        self._codes = torch.from_numpy(sids.tokens_by_level.astype(np.int64)) if sids else torch.empty(0)
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -101,15 +103,20 @@ class NextItemTask:
         """Cross-entropy summed over the answers' tokens of the given rows."""
         language, split = cast(LanguageModel, model), self._train.take(rows)
         device = next(model.parameters()).device
-        wanted = torch.from_numpy(self._answers(split)).to(device)
         packed = pad([self._pack(split, row) for row in range(len(split))])
         tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
-        if self.sids is None:
-            hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
-            last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
-            return softmax_loss(last, language.head.weight, wanted[:, 0])
-        logits, _ = model(**tensors)
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+        targets = torch.from_numpy(split.targets.astype(np.int64)).to(device)
+        codes = self._codes.to(device)
+        if isinstance(self._config, SeqSidConfig):
+            logits, _ = model(**tensors)
+            return F.cross_entropy(
+                logits.flatten(0, 1).float(), codes[:, targets].T.flatten(), reduction="sum"
+            )
+        hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
+        last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
+        if isinstance(self._config, SeqParallelConfig):
+            return code_heads_loss(last, language.head, codes, targets, self._config.loss)
+        return softmax_loss(last, language.head.weight, targets)
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
@@ -120,13 +127,12 @@ class NextItemTask:
 
     def ranker(self, language: LanguageModel) -> Ranker:
         """The ranker that serves the model, for validation."""
-        if self.sids is None:
-            return ScoringRanker(
-                TorchBestItems(language), self._config.max_history, packed_questions(self.prompts)
-            )
-        assert isinstance(self._config, SeqSidConfig)
-        stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
-        return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
+        if isinstance(self._config, SeqSidConfig):
+            assert self.sids is not None
+            stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
+            return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
+        scores = TorchBestItems(language, self.sids.tokens_by_level if self.sids else None)
+        return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """All weights of the model, after its adapters were merged into the layers that they adapt."""
@@ -135,19 +141,15 @@ class NextItemTask:
         return model.state_dict()
 
     def save(self, folder: Path) -> None:
-        """Writes prompts, the language model's config and tokeniser, and the semantic identifiers of group J."""
+        """Writes prompts, the language model's config and tokeniser, and the semantic identifiers that it reads."""
         save_prompts(self.prompts, self._folder, folder)
         if self.sids is not None:
             copy_semantic_ids(self.sids, folder)
 
-    def _answers(self, split: SeqSplit) -> NDArray[np.int64]:
-        """The targets as outputs of the head: items int64[R, 1], or codes int64[R, levels]."""
-        if self.sids is None:
-            return split.targets.astype(np.int64)[:, None]
-        return self.sids.tokens[split.targets].astype(np.int64)
-
     def _pack(self, split: SeqSplit, row: int) -> Packed:
         history = split.histories[row][-self._config.max_history :]
-        question = self.prompts.questions(history[None])[0]
+        questions = self.prompts.questions(history[None])
+        if not isinstance(self._config, SeqSidConfig):
+            return pack_questions(questions, self.prompts.pieces.causal)
         answer = self.prompts.items[int(split.targets[row])].astype(np.int64)
-        return pack_answer(question, answer, self.prompts.pieces.causal)
+        return pack_answer(questions[0], answer, self.prompts.pieces.causal)

@@ -22,13 +22,14 @@ from rbserve.core.types import ModelSpec, Progress, Ranker
 from rbserve.data.columns import Ragged, slices
 from rbserve.data.dataset import Dataset, SeqSplit
 from rbserve.data.semantic_ids import SemanticIds, copy_semantic_ids
-from rbserve.models.configs import SasRecConfig, SidSasRecConfig
-from rbserve.models.sasrec import SasRec, SequentialModel, SidSasRec, build
+from rbserve.models.configs import ParallelSasRecConfig, SasRecConfig, SidSasRecConfig
+from rbserve.models.sasrec import ParallelSasRec, SasRec, SequentialModel, SidSasRec, build
 from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.ranking import GeneratingRanker, ScoringRanker
 from rbserve.runtimes.torch_models import TorchItemScores, TorchStepper
 from rbserve.stats.listwise import ndcg_at_k, ranks_in_lists
 from rbserve.train.fitting.loop import Rows, require_finite_weights
+from rbserve.train.tasks.code_heads import code_heads_loss
 from rbserve.train.tasks.softmax import softmax_loss
 
 AT = 10
@@ -40,11 +41,14 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[Sequent
     """The untrained model of a sequential row, and its training task."""
     config: SasRecConfig = spec.config
     model = build(config, len(dataset.items))
-    if not isinstance(config, SidSasRecConfig):
+    if not isinstance(config, SidSasRecConfig | ParallelSasRecConfig):
         return model, ItemTask(dataset, config)
     from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 
-    return model, CodeTask(dataset, config, ensure_semantic_ids(dataset, config, progress))
+    sids = ensure_semantic_ids(dataset, config, progress)
+    if isinstance(config, ParallelSasRecConfig):
+        return model, ParallelTask(dataset, config, sids)
+    return model, CodeTask(dataset, config, sids)
 
 
 class SeqTask:
@@ -129,6 +133,37 @@ class CodeTask(SeqTask):
     def ranker(self, model: nn.Module) -> Ranker:
         """A ranker that finds items by beam search."""
         return GeneratingRanker(TorchStepper(cast(SidSasRec, model)), self.sids, self._sid_config)
+
+
+class ParallelTask(SeqTask):
+    """To predict all codes of the next item at once, beyond the paper."""
+
+    def __init__(self, dataset: Dataset, config: ParallelSasRecConfig, sids: SemanticIds) -> None:
+        super().__init__(dataset, config)
+        self._against, self.sids = config.loss, sids
+        self._codes = torch.from_numpy(sids.tokens_by_level.astype(np.int64))
+
+    def loss(self, model: nn.Module, rows: Rows) -> Tensor:
+        """Cross-entropy summed over the predicted positions of the given training rows."""
+        assert isinstance(model, ParallelSasRec)
+        codes = self._codes.to(model.heads.weight.device)
+        hidden, labels = [], []
+        for sequences in self._sequences(rows):
+            last = 1 if self.config.targets == "last" else None
+            inputs, wanted = Padded.of(sequences, last).to(codes.device)
+            known = wanted != NO_LABEL
+            hidden.append(model(inputs, codes)[known])
+            labels.append(wanted[known])
+        return code_heads_loss(torch.cat(hidden), model.heads, codes, torch.cat(labels), self._against)
+
+    def save(self, folder: Path) -> None:
+        """Copies the semantic identifiers."""
+        copy_semantic_ids(self.sids, folder)
+
+    def ranker(self, model: nn.Module) -> Ranker:
+        """A ranker that scores every item of the catalogue by its codes."""
+        scores = TorchItemScores(cast(ParallelSasRec, model), self.sids.tokens_by_level)
+        return ScoringRanker(scores, self.config.max_history)
 
 
 @dataclass(frozen=True)

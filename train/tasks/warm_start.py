@@ -4,7 +4,8 @@ Items are matched by their raw id. An item that the artefact does not have begin
 
 - groups B and C: the words of its text, or its vector, standardised as the artefact's vectors are; in a ranking with
   such vectors (`sasrec-2l-emb`, `hstu`) its own vector and bias are those of an untrained row;
-- groups F, H and J: the nearest free semantic identifier, by the RQ-VAE that made the others;
+- groups F, H and J, and rows that predict all codes at once: the nearest free semantic identifier, by the RQ-VAE that
+  made the others;
 - group E: its text, for which nothing is learnt;
 - groups A, D, G and I: the mean of the vectors of the NEIGHBOURS items whose texts share the rarest words with its
   text, or the vector of an untrained row if no item does.
