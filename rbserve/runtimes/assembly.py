@@ -7,12 +7,13 @@ model's scorer reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rbserve.core.types import Ranker
 from rbserve.data.artifact import Artifact
 from rbserve.models.configs import ItemKnnConfig, SasRecConfig, SeqP5Config, SeqSidConfig, SidSasRecConfig
-from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.models.prompts import Prompts
+from rbserve.runtimes.contents import artifact_config, artifact_prompts, artifact_states
 from rbserve.runtimes.language import (
     LanguageCall,
     LanguageScorer,
@@ -20,6 +21,7 @@ from rbserve.runtimes.language import (
     PrefixCache,
     packed_questions,
 )
+from rbserve.runtimes.meeting import MeetingCall, MeetingScorer, States
 from rbserve.runtimes.ranking import GeneratingRanker, ItemScores, ScoringRanker
 
 
@@ -50,4 +52,17 @@ def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
 
 def language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> LanguageScorer:
     """The scorer of a language model that keeps up to `user_cache` bytes of its last users' prompts."""
-    return LanguageScorer(call, artifact_prompts(artifact), PrefixCache(user_cache) if user_cache else None)
+    states = artifact_states(artifact)
+    return prompt_scorer(
+        call, artifact_prompts(artifact), states, PrefixCache(user_cache) if user_cache else None
+    )
+
+
+def prompt_scorer(
+    call: LanguageCall | MeetingCall, prompts: Prompts, states: States | None = None,
+    cache: PrefixCache | None = None,
+) -> LanguageScorer:  # fmt: skip
+    """The scorer of a language model with such prompts; `states` are those of the items, of one that has a table."""
+    if prompts.pieces.meet:
+        return MeetingScorer(cast(MeetingCall, call), prompts, states, cache)
+    return LanguageScorer(cast(LanguageCall, call), prompts, cache)

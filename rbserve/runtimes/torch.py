@@ -7,23 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from rbserve.core.errors import ArtifactError
+from rbserve.core.files import digest
 from rbserve.core.tasks import TASKS
-from rbserve.core.types import Ranker, Scorer
+from rbserve.core.types import Progress, Ranker, Scorer, no_progress
 from rbserve.core.variants import REFERENCE, Variant, find_variant
-from rbserve.data.artifact import BACKBONE, WEIGHTS, Artifact
+from rbserve.data.artifact import BACKBONE, ITEM_STATES, WEIGHTS, Artifact, ArtifactManifest
 from rbserve.models.configs import CtrConfig, ItemKnnConfig, LanguageConfig
+from rbserve.models.prompts import Prompts
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
-from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.contents import artifact_config, artifact_prompts, artifact_states
+from rbserve.runtimes.meeting import write_item_states
 from rbserve.runtimes.program import load_program, program_function
 from rbserve.runtimes.torch_models import (
     ProtocolScorer,
     TorchBestItems,
     TorchItemScores,
     TorchLanguageCall,
+    TorchMeetingCall,
     TorchScorer,
     TorchStepper,
+    torch_call,
 )
 
 HINT = "pip install 'rbserve[train]', or choose an ONNX variant"
@@ -69,7 +76,7 @@ def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
 def torch_scorer(artifact: Artifact, model: Any, user_cache: int = 0) -> Scorer:
     """The scorer of a pair-wise artefact over its torch module."""
     if artifact.is_language_model:
-        return language_scorer(artifact, TorchLanguageCall(model), user_cache)
+        return language_scorer(artifact, torch_call(model), user_cache)
     return TorchScorer(model)
 
 
@@ -91,6 +98,25 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
     return model.eval()
+
+
+def with_item_states(artifact: Artifact, progress: Progress = no_progress) -> ArtifactManifest:
+    """Writes the table of item states into an artefact; returns its manifest with that file."""
+    write_states(artifact, artifact.path / ITEM_STATES, progress=progress)
+    files = artifact.manifest.files | {ITEM_STATES: digest(artifact.path / ITEM_STATES)}
+    return msgspec.structs.replace(artifact.manifest, files=files)
+
+
+def write_states(
+    artifact: Artifact, path: Path, prompts: Prompts | None = None, progress: Progress = no_progress
+) -> None:
+    """Writes the states of all items of an artefact to the file `path`, as its torch module computes them in fp32.
+
+    With `prompts`, which have more items behind those of the artefact, only the states of these are computed.
+    """
+    own, table = artifact_prompts(artifact), artifact_states(artifact) if prompts else None
+    early = TorchMeetingCall(load_model(artifact)).early
+    write_item_states(early, prompts or own, path, table, 0 if table is None else len(own.items), progress)
 
 
 def _weights(path: Path, precision: str) -> dict[str, Any]:
@@ -118,4 +144,5 @@ def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -
 
     if TASKS[artifact.manifest.task].ranks:
         return lm.rebuild(config, weights)
-    return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)
+    pieces = artifact_prompts(artifact).pieces
+    return lm.rebuild_click_model(config, weights, pieces.yes, pieces.meet)

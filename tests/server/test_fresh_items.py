@@ -67,6 +67,7 @@ def made(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "hstu": SMALL | {"encoder": bert, "freshness": "0.5"},
         "sid-sasrec-3l-cbs": SMALL | CODES | {"encoder": bert},
         "zeroshot-smollm2-135m": {"backbone": llama},
+        "text-minilm-l6": {"backbone": bert, "meet": "1", "lora_rank": "4"},
         "sid-smollm2-135m": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-sid-smollm2-135m-cbs": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-p5-smollm2-135m": {"backbone": llama, "lora_rank": "4"},
@@ -97,7 +98,15 @@ def added(artifact: Artifact, new: list[tuple[str, str]] = NEW) -> Artifact:
     return open_artifact(artifact.path)
 
 
-SCORES = ["dnn-text", "dnn-emb", "gdcn-emb", "bst-emb", "zeroshot-smollm2-135m", "sid-smollm2-135m"]
+SCORES = [
+    "dnn-text",
+    "dnn-emb",
+    "gdcn-emb",
+    "bst-emb",
+    "zeroshot-smollm2-135m",
+    "text-minilm-l6",
+    "sid-smollm2-135m",
+]
 RANKS = ["sid-sasrec-3l-cbs", "seq-sid-smollm2-135m-cbs"]
 
 
