@@ -272,7 +272,7 @@ def test_what_cannot_meet_late_is_refused(
     assert refused.value.hint
 
 
-@pytest.mark.parametrize("meet", [1, 2])
+@pytest.mark.parametrize("meet", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_it_learns_what_is_liked(
     meet: int, backbones: dict[str, Path], judged: Dataset, tmp_path: Path
 ) -> None:
@@ -282,3 +282,16 @@ def test_it_learns_what_is_liked(
     test = judged.ctr("test")
     scores = score_rows(open_scorer(artifact, "torch-fp32"), test.histories, test.candidates)
     assert auc(test.labels, scores) > 0.75
+
+
+def test_random_weights_have_drawn_states_that_are_served_and_exported(
+    backbones: dict[str, Path], planted: Dataset, tmp_path: Path
+) -> None:
+    """Latency can be measured before anything is trained, and a large catalogue takes seconds."""
+    spec = dataclasses.replace(row(backbones["sentence-bert"], 1), random=True)
+    artifact = export(train(spec, planted, tmp_path / "random", Settings()), planted, ["int8"])
+    table = artifact_states(artifact)
+    assert table is not None
+    assert table.std() == pytest.approx(1, abs=0.05)
+    slate = slate_request(np.arange(3, dtype=np.int32), np.arange(4, dtype=np.int32))
+    assert np.isfinite(open_scorer(artifact, "onnx-int8").score(slate)).all()

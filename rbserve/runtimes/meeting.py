@@ -153,3 +153,13 @@ def write_item_states(
             table.append(states)
         progress(end, total, "states of items")
     table.close()
+
+
+def draw_item_states(prompts: Prompts, width: int, path: Path, seed: int) -> None:
+    """Writes random states of this width for all items, in the form of `write_item_states`."""
+    table, rng = ColumnWriter(path, np.float16), np.random.default_rng(seed)
+    rows = prompts.state_count(len(prompts.items))
+    for begin in range(0, rows, ROWS_TOKENS):
+        drawn = rng.standard_normal((min(ROWS_TOKENS, rows - begin), width), np.float32)
+        table.append(drawn.astype(np.float16))
+    table.close()

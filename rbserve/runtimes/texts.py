@@ -63,12 +63,14 @@ class LanguageTexts:
     def score(self, history: Mixed, candidates: Mixed, entries: Request, observe: Observe) -> Scores:
         """Click probabilities float32[N]; language models read no entries."""
         del entries
-        read = [self._candidate(item) for item in history]
-        tokens = [self._scorer.tokens(item) if isinstance(item, int) else item for item in read]
-        return self._scorer.score_tokens(tokens, [self._candidate(item) for item in candidates], observe)
-
-    def _candidate(self, item: int | str) -> Candidate:
-        return self._tokenizer.tokens(item) if isinstance(item, str) else item
+        tokens = [
+            self._tokenizer.tokens(item) if isinstance(item, str) else self._scorer.tokens(item)
+            for item in history
+        ]
+        slate: list[Candidate] = [
+            self._tokenizer.tokens(item) if isinstance(item, str) else int(item) for item in candidates
+        ]
+        return self._scorer.score_tokens(tokens, slate, observe)
 
 
 class VectorTexts:

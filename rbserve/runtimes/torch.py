@@ -20,7 +20,7 @@ from rbserve.models.prompts import Prompts
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, language_scorer, ranker_of
 from rbserve.runtimes.contents import artifact_config, artifact_prompts, artifact_states
-from rbserve.runtimes.meeting import write_item_states
+from rbserve.runtimes.meeting import draw_item_states, write_item_states
 from rbserve.runtimes.program import load_program, program_function
 from rbserve.runtimes.torch_models import (
     ProtocolScorer,
@@ -101,8 +101,16 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
 
 
 def with_item_states(artifact: Artifact, progress: Progress = no_progress) -> ArtifactManifest:
-    """Writes the table of item states into an artefact; returns its manifest with that file."""
-    write_states(artifact, artifact.path / ITEM_STATES, progress=progress)
+    """Writes the table of item states into an artefact; returns its manifest with that file.
+
+    Of random weights the states are drawn as well: as many, in seconds.
+    """
+    path = artifact.path / ITEM_STATES
+    if artifact.is_random:
+        width, seed = backbone_config(artifact).hidden_size, artifact.manifest.training.seed
+        draw_item_states(artifact_prompts(artifact), width, path, seed)
+    else:
+        write_states(artifact, path, progress=progress)
     files = artifact.manifest.files | {ITEM_STATES: digest(artifact.path / ITEM_STATES)}
     return msgspec.structs.replace(artifact.manifest, files=files)
 
