@@ -6,6 +6,9 @@ float32[B, N, K] of codes. The one graph reads a prompt at once, a history befor
 beams token by token. A model with a head for the catalogue returns its best k items, and so does one that predicts all
 codes at once, which takes the code tokens of all items; a model that keeps no cache has neither past nor present.
 
+An encoder whose candidates meet the history late has two graphs: `early`, from tokens, positions and mask bool[B, L, L]
+to states float32[B, L, d], and `late`, from states, mask, read and past to present and answers.
+
 Exporters of whole language models (optimum's) copy the history's cache for every candidate and compute the logits of
 every word; this graph does neither.
 """
@@ -31,7 +34,15 @@ from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
 from rbserve.models.configs import SeqP5Config, SeqParallelConfig
 from rbserve.models.drivers import architecture_of
-from rbserve.models.lm import Answers, ItemScoreHead, LanguageModel, empty_past
+from rbserve.models.lm import (
+    Answers,
+    ClickModel,
+    EarlyLayers,
+    ItemScoreHead,
+    LanguageModel,
+    LateLayers,
+    empty_past,
+)
 from rbserve.runtimes.contents import artifact_config
 from rbserve.runtimes.onnx import ITEM_CODES
 from rbserve.runtimes.torch import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
@@ -47,6 +58,8 @@ INPUTS: Axes = {
     "past": {2: "B", 4: "P"},
 }
 OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
+STATES: Axes = {"states": {0: "B", 1: "L"}}
+OWN_MASK: Axes = {"mask": {0: "B", 1: "L", 2: "L"}}
 UNPLANNED: Plan = {}
 PLANNED = 16  # requests that a rounding plan is made from
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
@@ -61,14 +74,16 @@ class Catalogue(NamedTuple):
 
 
 def write(artifact: Artifact, folder: Path, precision: str, plan: Plan = UNPLANNED) -> list[Path]:
-    """Writes the graph of an artefact in a precision of BITS into `folder`; memory holds one weight at a time.
+    """Writes the graphs of an artefact in a precision of BITS into `folder`, in the order in which they run.
 
-    `plan` says which int8 products are rounded by token, and how.
+    `plan` says which int8 products are rounded by token, and how. Memory holds one weight at a time.
     """
     weights, path = artifact.file(WEIGHTS), folder / f"{precision}.onnx"
     config = backbone_config(artifact)
     model = rebuild_model(artifact, config, weightless(shapes_of(weights)))
     metadata = origin(artifact, precision)
+    if isinstance(model, ClickModel) and model.language.meet:
+        return write_halves(model, weights, folder, precision, metadata, plan)
     write_graph(model, config, weights, path, metadata, BITS[precision], _catalogue(artifact), plan)
     return [path]
 
@@ -79,6 +94,41 @@ def _catalogue(artifact: Artifact) -> Catalogue | None:
     if isinstance(config, SeqP5Config):
         return Catalogue(items=len(artifact.items))
     return Catalogue(levels=config.levels) if isinstance(config, SeqParallelConfig) else None
+
+
+def write_halves(
+    model: ClickModel, weights: Path, folder: Path, precision: str, origin: Mapping[str, str],
+    plan: Plan = UNPLANNED,
+) -> list[Path]:  # fmt: skip
+    """Writes the graphs of the layers before and behind the one where candidates meet the history."""
+    paths = []
+    with traceable(model):
+        for half, graph in (("early", _early_graph(model)), ("late", _late_graph(model))):
+            path = folder / f"{precision}.{half}.onnx"
+            fill(graph, weights, _name_in_file, data_file(path), BITS[precision], plan)
+            save(graph, path, origin)
+            paths.append(path)
+    return paths
+
+
+def _early_graph(model: ClickModel) -> ModelProto:
+    tokens, positions, mask, _, _ = example(model)
+    inputs = {"tokens": INPUTS["tokens"], "positions": INPUTS["positions"], **OWN_MASK}
+    return trace_without_weights(
+        EarlyLayers(model), (tokens, positions, mask[:, :, : tokens.size(1)]), inputs, STATES
+    )
+
+
+def _late_graph(model: ClickModel) -> ModelProto:
+    tokens, _, mask, read, past = example(model)
+    states = torch.zeros(*tokens.shape, model.language.config.hidden_size)
+    inputs = {**STATES, "mask": INPUTS["mask"], "read": INPUTS["read"], "past": INPUTS["past"]}
+    return trace_without_weights(LateLayers(model), (states, mask, read, past), inputs, OUTPUTS)
+
+
+def _name_in_file(name: str) -> str:
+    """The name of a saved weight, by that in a module around the model."""
+    return name.removeprefix("model.")
 
 
 def rounding_plan(artifact: Artifact, dataset: Dataset) -> Plan:

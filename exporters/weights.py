@@ -73,22 +73,27 @@ def fill(
 ) -> None:
     """Fills a graph of `trace_without_weights` with the weights of a safetensors file.
 
-    In 32 bits all weights are copied. In 8 bits the products in `plan` become `TokenwiseProducts`; the others, and all
-    in 4 bits, have weights in blocks (`quantise_blocks`). Rounded graphs keep embeddings in 16 bits. More than LARGEST
-    bytes of fp32 weights go into the file `data`.
+    In 32 bits all weights are copied that a node takes. In 8 bits the products in `plan` become `TokenwiseProducts`;
+    the others, and all in 4 bits, have weights in blocks (`quantise_blocks`). Rounded graphs keep embeddings in 16
+    bits. More than LARGEST bytes of fp32 weights go into the file `data`.
     """
     with safe_open(weights, framework="pt") as file:
         parameters = {
             entry.name: name_in_file(entry.name) for entry in graph.graph.input
             if name_in_file(entry.name) in file.keys()  # noqa: SIM118
         }  # fmt: skip
-        total = sum(4 * int(np.prod(file.get_slice(name).get_shape())) for name in parameters.values())
         uses = _uses(graph, parameters)
+        total = sum(
+            4 * int(np.prod(file.get_slice(name).get_shape()))
+            for key, name in parameters.items()
+            if uses[key]
+        )
         with _writing(graph, data if total > LARGEST else None) as add:
             placing = _Placing(add, bits)
             for parameter, name in parameters.items():
-                array = file.get_tensor(name).float().numpy()
-                placing.place(parameter, array, uses[parameter], plan.get(name))
+                if uses[parameter]:
+                    array = file.get_tensor(name).float().numpy()
+                    placing.place(parameter, array, uses[parameter], plan.get(name))
     nodes = [*placing.nodes(graph.graph.node)]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)

@@ -42,6 +42,7 @@ from rbserve.models.configs import (
     config_to_dict,
     kind_of,
 )
+from rbserve.runtimes.torch import with_item_states
 from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.fitting.tensors import save_drawn, save_tensors
@@ -97,7 +98,7 @@ def train(
         state = fit(model, task, settings, checkpoint, resume, progress, start is not None)
     processes = PartialState()
     if processes.is_main_process:
-        _write(spec, dataset, path, settings, state, model, task, prompts, lesson, start)
+        _write(spec, dataset, path, settings, state, model, task, prompts, lesson, start, progress)
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
@@ -268,6 +269,7 @@ def _identity(
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
     task: SavedTask, prompts: dict[str, PromptFit], lesson: TrainingLesson | None, start: WarmStart | None,
+    progress: Progress,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         if spec.random:
@@ -307,4 +309,6 @@ def _write(
                 if file.is_file()
             },
         )
+        if isinstance(task, LanguageTask) and task.prompts.pieces.meet:
+            manifest = with_item_states(Artifact(partial, manifest), progress)
         write_manifest(partial, manifest)

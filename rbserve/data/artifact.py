@@ -9,7 +9,8 @@
       words.parquet        word, items: the vocabulary, where a model reads texts
       fields/              of a model that reads fields: item.<name>.npy, a value an item; values.<name>.parquet
       counted/             of a model that reads counted features: the tables that they are looked up in
-      prompt/              prompts as token ids, of a language model
+      prompt/              prompts as token ids, of a language model; states.npy, where candidates meet the history
+                           late: the states of every item's tokens
       backbone/            its config and tokeniser
       onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
       onnx/<precision>.checks.json   a few requests and what the variant answered them
@@ -58,6 +59,7 @@ BACKBONE = "backbone/config.json"
 LAYERS = "layers/config.json"
 """The config of the language model whose first layers read items as tokens."""
 TOKENIZER = "backbone/tokenizer.json"
+ITEM_STATES = "prompt/states.npy"
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -408,12 +410,13 @@ class Artifact:
         return path
 
     def variant_files(self, variant: str) -> list[str]:
-        """The members that hold a variant's weights; none where it is not exported."""
+        """The members that hold a variant's weights, and its items' states; none where it is not exported."""
+        states = [ITEM_STATES] if ITEM_STATES in self.manifest.files else []
         if find_variant(variant).loaded_from == OF_WEIGHTS:
             own = [TREES] if self.kind == "trees" else [WEIGHTS]
-            return self.manifest.adopted.files if self.manifest.adopted else own
+            return self.manifest.adopted.files if self.manifest.adopted else own + states
         record = self.exported(variant)
-        return record.files if record else []
+        return record.files + states if record else []
 
 
 def open_artifact(path: Path) -> Artifact:

@@ -572,6 +572,14 @@ class ClickLanguageConfig(TunedLanguageConfig):
 class TextLanguageConfig(ClickLanguageConfig):
     """Group E, Table 4: items are their texts."""
 
+    meet: Annotated[
+        Natural,
+        Meta(
+            description="Layers of an encoder in which a candidate attends only to itself: its states behind them are "
+            "computed once, and looked up in each request; 0: in no layer."
+        ),
+    ] = 0
+
 
 @dataclass(frozen=True)
 class P5Config(ClickLanguageConfig):

@@ -32,17 +32,32 @@ hidden states [B, L, d] and the cache of the L tokens; that one is empty in trai
 
 
 @dataclass(frozen=True)
+class Layerwise:
+    """How an encoder is driven some layers at a time, so that parts of a prompt can meet late (`lm.py`).
+
+    `embed`: (base, embedded [B, L, d], positions int[B, L]) to the states [B, L, d] that the first layer reads. `run`:
+    (base, states [B, L, d], mask bool[B, L, P + L], cache of these layers or None, which layers) to the states
+    [B, L, d] behind these layers and a cache [2, B, H, L, C] of each.
+    """
+
+    embed: Callable[[Any, Tensor, Tensor], Tensor]
+    run: Callable[[Any, Tensor, Tensor, Tensor | None, slice], tuple[Tensor, list[Tensor]]]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What drives an architecture, and how it reads.
 
     A decoder reads from left to right; an encoder in both directions, and it answers at a [MASK]; an encoder-decoder
     in both directions, and it answers with its decoder's first word and keeps no cache. `recomputes`: whether its
-    activations can be computed twice instead of kept (gradient checkpointing).
+    activations can be computed twice instead of kept (gradient checkpointing). `layerwise`: how it runs some of its
+    layers; None where it runs all of them or none.
     """
 
     drive: Drive
     reads: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
     recomputes: bool = True
+    layerwise: Layerwise | None = None
 
 
 def decoder(
@@ -61,9 +76,30 @@ def bert(
     BERT makes segments for as many tokens as it has positions; packed prompts are longer. Its whole forward takes
     another kind of mask in transformers 4 than in 5; its encoder takes one kind in both.
     """
-    segments = torch.zeros_like(positions)
-    hidden = base.embeddings(inputs_embeds=embedded, position_ids=positions, token_type_ids=segments)
+    hidden = _embed_bert(base, embedded, positions)
     return _own_forward(base, base.encoder, embedded, mask, past, hidden_states=hidden)
+
+
+def _embed_bert(base: Any, embedded: Tensor, positions: Tensor) -> Tensor:
+    segments = torch.zeros_like(positions)
+    hidden: Tensor = base.embeddings(inputs_embeds=embedded, position_ids=positions, token_type_ids=segments)
+    return hidden
+
+
+def _run_bert(
+    base: Any, hidden: Tensor, mask: Tensor, past: Tensor | None, chosen: slice
+) -> tuple[Tensor, list[Tensor]]:
+    """Some of BERT's layers; see Layerwise."""
+    bias = _blocked(mask, hidden.new_zeros(()))[:, None]
+    states = []
+    for layer, before in _with_past(base.encoder.layer[chosen], past):
+        own = layer.attention.self
+        products = own.query(hidden), own.key(hidden), own.value(hidden)
+        context, new = _attend(products, before, bias, own.num_attention_heads)
+        attended = layer.attention.output(context, hidden)
+        hidden = layer.output(layer.intermediate(attended), attended)
+        states.append(new)
+    return hidden, states
 
 
 def mpt(
@@ -89,19 +125,34 @@ def mpnet(
     base: Any, embedded: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """MPNet, whose positions begin behind its padding's, and whose heads have a bias for each distance; see Drive."""
-    hidden = base.embeddings(inputs_embeds=embedded, position_ids=positions + MPNET_FIRST)
+    hidden = _embed_mpnet(base, embedded, positions)
+    hidden, states = _run_mpnet(base, hidden, mask, past, slice(None), positions)
+    return hidden, _present(base, states)
+
+
+def _embed_mpnet(base: Any, embedded: Tensor, positions: Tensor) -> Tensor:
+    hidden: Tensor = base.embeddings(inputs_embeds=embedded, position_ids=positions + MPNET_FIRST)
+    return hidden
+
+
+def _run_mpnet(
+    base: Any, hidden: Tensor, mask: Tensor, past: Tensor | None, chosen: slice,
+    positions: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """Some of MPNet's layers, where each token stands in its own prompt by default; see Layerwise."""
     encoder = base.encoder
-    buckets = encoder.relative_position_bucket(_distance(positions, mask))
+    distance = _distance(_places(mask) if positions is None else positions, mask)
+    buckets = encoder.relative_position_bucket(distance)
     bias = _blocked(mask[:, None], encoder.relative_attention_bias(buckets).permute(0, 3, 1, 2))
     states = []
-    for layer, before in _with_past(encoder.layer, past):
+    for layer, before in _with_past(encoder.layer[chosen], past):
         own = layer.attention.attn
         products = own.q(hidden), own.k(hidden), own.v(hidden)
         context, new = _attend(products, before, bias, own.num_attention_heads)
         attended = layer.attention.LayerNorm(layer.attention.dropout(own.o(context)) + hidden)
         hidden = layer.output(layer.intermediate(attended), attended)
         states.append(new)
-    return hidden, _present(base, states)
+    return hidden, states
 
 
 def t5(
@@ -140,11 +191,11 @@ GROUPED = "rbserve-grouped"
 """What transformers knows `grouped_attention` as, in exporters/runtimes/language.py."""
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(bert, "encoder"),
+    "bert": Architecture(bert, "encoder", layerwise=Layerwise(_embed_bert, _run_bert)),
     "glm": Architecture(decoder),
     "llama": Architecture(decoder),
     "mistral": Architecture(decoder),
-    "mpnet": Architecture(mpnet, "encoder", recomputes=False),
+    "mpnet": Architecture(mpnet, "encoder", recomputes=False, layerwise=Layerwise(_embed_mpnet, _run_mpnet)),
     "mpt": Architecture(mpt, recomputes=False),
     "opt": Architecture(decoder),
     "phi": Architecture(decoder),
@@ -236,6 +287,13 @@ def grouped_attention(
 def _distance(positions: Tensor, mask: Tensor) -> Tensor:
     """Position of each key less its query's, int[B, L, P + L], where the one attends to the other."""
     return mask.long().cumsum(-1) - 1 - positions.unsqueeze(-1)
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Where each token stands among those that it attends to, itself included: int[B, L] of mask bool[B, L, P + L]."""
+    rows, length, total = mask.shape
+    own = torch.arange(length, device=mask.device) + (total - length)
+    return (mask.long().cumsum(-1) - 1).gather(2, own.view(1, -1, 1).expand(rows, -1, 1)).squeeze(-1)
 
 
 def _blocked(mask: Tensor, bias: Tensor) -> Tensor:

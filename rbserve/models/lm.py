@@ -5,6 +5,11 @@ asked for and no others, and new tokens where items are tokens of their own. It 
 mask and explicit positions (drivers.py), so the prompts of one user's candidates can be packed behind the history that
 they share, and a history that was read before comes as a cache.
 
+The parts of an encoder's prompt can meet late (PreTTR, MacAvaney et al. 2020; MICE, 2026): in the first `meet` layers
+history and candidates attend only to themselves, so that a candidate's states behind these layers depend on the
+candidate alone and can be computed before there is a request. Where the parts meet behind the last layer, only the
+means of their states are compared.
+
 Shapes: B rows of L tokens, after P tokens in the cache; N answers a row, each over K answer tokens; layers, H heads
 of C numbers each.
 """
@@ -19,19 +24,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rbserve.models.code_scores import code_scores
-from rbserve.models.drivers import architecture_of
+from rbserve.models.drivers import Layerwise, architecture_of
 
 
 class LanguageModel(nn.Module):
     """Logits of answer tokens at chosen places of packed prompts."""
 
     def __init__(
-        self, base: nn.Module, head: nn.Linear, transform: nn.Module | None = None, new_tokens: int = 0
-    ) -> None:
+        self, base: nn.Module, head: nn.Linear, transform: nn.Module | None = None, new_tokens: int = 0,
+        meet: int = 0,
+    ) -> None:  # fmt: skip
         """`base` is a model of transformers that ends in hidden states, `transform` what its own head does before the
-        product with the token embeddings (encoders), `head` the rows [K, d] of that product which are asked for."""
+        product with the token embeddings (encoders), `head` the rows [K, d] of that product which are asked for.
+        In the first `meet` layers the parts of a prompt do not attend to one another."""
         super().__init__()
-        self.base, self.head = base, head
+        self.base, self.head, self.meet = base, head, meet
         self.transform = transform or nn.Identity()
         width = cast(nn.Embedding, base.get_input_embeddings()).embedding_dim  # type: ignore[operator]
         self.new_embedding = nn.Embedding(new_tokens, width) if new_tokens else None
@@ -82,8 +89,12 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [B, L, d] and the cache [layers, 2, B, H, L, C] of tokens int[B, L]; empty in training.
 
-        Where answers are read of means, the cache has one layer more: the hidden states themselves, and zeros.
+        Where answers are read of means, the cache has one layer more: the hidden states themselves, and zeros. Where
+        the parts of a prompt meet late, the cache is that of the layers in which they do (`late`).
         """
+        if self.meet:
+            own = mask[:, :, mask.size(2) - mask.size(1) :]
+            return self.late(self.early(tokens, positions, own & own.transpose(1, 2)), mask, past)
         drive = architecture_of(self.config).drive
         if not self.pairs:
             return drive(self.base, self.embed(tokens), positions, mask, past)
@@ -92,8 +103,34 @@ class LanguageModel(nn.Module):
         )
         if self.base.training:
             return hidden, present
-        own = _by_heads(hidden, present.size(3))
-        return hidden, torch.cat((present, torch.stack((own, torch.zeros_like(own)))[None]))
+        return hidden, torch.cat((present, _hidden_layer(hidden, present.size(3))[None]))
+
+    def early(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """States [B, L, d] of tokens int[B, L] behind the layers in which the parts of a prompt are apart.
+
+        mask bool[B, L, L] lets a token attend to its own part alone, where it stands at its position.
+        """
+        layers = self._layerwise
+        states = layers.embed(self.base, self.embed(tokens), positions)
+        return layers.run(self.base, states, mask, None, slice(self.meet))[0]
+
+    def late(self, states: Tensor, mask: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, L, d], and the cache of the layers in which the parts meet, from the `early` states
+        [B, L, d]; see `hidden`.
+        """
+        known = past[:-1] if past is not None and self.pairs else past
+        hidden, caches = self._layerwise.run(self.base, states, mask, known, slice(self.meet, None))
+        if self.base.training:
+            return hidden, hidden.new_empty(0)
+        if self.pairs:
+            caches.append(_hidden_layer(hidden, self.config.num_attention_heads))
+        return hidden, torch.stack(caches)
+
+    @property
+    def _layerwise(self) -> Layerwise:
+        layers = architecture_of(self.config).layerwise
+        assert layers is not None, "checked where the option is read"
+        return layers
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [B, L, d]; tokens past the base model's vocabulary are the new ones."""
@@ -128,6 +165,34 @@ class ClickModel(nn.Module):
         """Log-odds [...] of a click from the answers' logits [..., K]."""
         logits = logits.float()
         return logits[..., : self.yes].logsumexp(-1) - logits[..., self.yes :].logsumexp(-1)
+
+
+class EarlyLayers(nn.Module):
+    """The layers of a model in which the parts of a prompt are apart."""
+
+    def __init__(self, model: ClickModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """States [B, L, d]; see LanguageModel.early."""
+        return self.model.language.early(tokens, positions, mask)
+
+
+class LateLayers(nn.Module):
+    """The layers of a model in which the parts of a prompt meet, and its answers."""
+
+    def __init__(self, model: ClickModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, states: Tensor, mask: Tensor, read: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-odds [B, N] of a click at places read int[B, N] of states [B, L, d], and the cache; see LanguageModel."""
+        language = self.model.language
+        hidden, present = language.late(states, mask, past)
+        return self.model.odds(language.answers(hidden, mask, read, past)), present
 
 
 class Answers(nn.Module):
@@ -214,6 +279,12 @@ def _by_heads(hidden: Tensor, heads: int) -> Tensor:
     return hidden.reshape(*hidden.shape[:2], heads, -1).transpose(1, 2)
 
 
+def _hidden_layer(hidden: Tensor, heads: int) -> Tensor:
+    """Hidden states [B, L, d] as a layer of a cache, [2, B, H, L, C]: themselves, and zeros."""
+    own = _by_heads(hidden, heads)
+    return torch.stack((own, torch.zeros_like(own)))
+
+
 def _mean(hidden: Tensor, chosen: Tensor) -> Tensor:
     """Means [B, N, d] of those of hidden states [B, L, d] that bool[B, N, L] says; of none, zero."""
     weights = chosen.to(hidden.dtype)
@@ -237,15 +308,16 @@ def bare(base: Any) -> None:
 
 
 def empty_past(model: nn.Module, rows: int = 1) -> Tensor:
-    """A model's cache of no tokens at all, float32[layers, 2, rows, H, 0, C]."""
+    """A model's cache of no tokens at all, float32[layers, 2, rows, H, 0, C]; see `LanguageModel.hidden`."""
     language = model.language if isinstance(model, ClickModel) else cast(LanguageModel, model)
     config = language.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return torch.zeros(config.num_hidden_layers + language.pairs, 2, rows, heads, 0, width)
+    layers = config.num_hidden_layers - language.meet + language.pairs
+    return torch.zeros(layers, 2, rows, heads, 0, width)
 
 
-def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
+def rebuild(config: Any, weights: Mapping[str, Tensor], meet: int = 0) -> LanguageModel:
     """The model whose state `weights` is, over a base of transformers' `config`; without memory for a second copy."""
     from accelerate import init_empty_weights
     from transformers import AutoModel
@@ -261,13 +333,13 @@ def rebuild(config: Any, weights: Mapping[str, Tensor]) -> LanguageModel:
             transform = (
                 PairTransform(width) if of_pairs else MaskedWordTransform(width, config.layer_norm_eps)
             )
-        language = LanguageModel(base, head, transform, new_tokens=0 if new is None else len(new))
+        language = LanguageModel(base, head, transform, 0 if new is None else len(new), meet)
     bare(base)
     language.load_state_dict(weights, assign=True)
     return language
 
 
-def rebuild_click_model(config: Any, weights: Mapping[str, Tensor], yes: int) -> ClickModel:
+def rebuild_click_model(config: Any, weights: Mapping[str, Tensor], yes: int, meet: int = 0) -> ClickModel:
     """Rebuilds a model that answers yes or no, from its config and weights."""
     own = {name.removeprefix("language."): value for name, value in weights.items()}
-    return ClickModel(rebuild(config, own), yes)
+    return ClickModel(rebuild(config, own, meet), yes)

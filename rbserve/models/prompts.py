@@ -55,6 +55,10 @@ class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first `yes` answers of the model's head are the ways to say yes, the others those to say no. New tokens are
     numbered from `vocabulary`. `parted`: the answer is read of the means of prefix and suffix, which are told apart by
     the place that is read: no token of the prefix attends to that one.
+
+    `meet`: in so many layers prefix and suffix attend only to themselves. A suffix then is a text of its own: it begins
+    with `opening`, and its positions begin at 0 whatever the prefix is. `pooled`: these are all layers, behind which
+    each part is one state, the mean of its tokens'.
     """
 
     schema: int
@@ -69,6 +73,9 @@ class Pieces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     yes: int
     vocabulary: int
     parted: bool = False
+    meet: int = 0
+    opening: list[int] = []
+    pooled: bool = False
 
 
 class Prompts:
@@ -77,8 +84,9 @@ class Prompts:
     def __init__(self, pieces: Pieces, items: Ragged) -> None:
         """`items` are the token ids of every item. UsageError when there is no room for the longest of them."""
         self.pieces, self.items = pieces, items
-        self._start, self._candidate, self._answer = (
-            np.array(part, np.int64) for part in (pieces.start, pieces.candidate, pieces.answer)
+        self._start, self._candidate, self._opening, self._answer = (
+            np.array(part, np.int64)
+            for part in (pieces.start, pieces.candidate, pieces.opening, pieces.answer)
         )
         self._numbers = [np.array(number, np.int64) for number in pieces.numbers]
         self._longest = int(items.lengths.max(initial=0))
@@ -90,7 +98,7 @@ class Prompts:
 
     def _room(self, candidate: int = 0) -> int:
         """Tokens left for a history before a candidate of so many, or of as many as the longest item has."""
-        fixed = sum(map(len, (self.pieces.start, self.pieces.candidate, self.pieces.answer)))
+        fixed = sum(map(len, (self._start, self._candidate, self._opening, self._answer)))
         return self.pieces.max_tokens - fixed - max(candidate, self._longest)
 
     def kept(self, history: Items, candidate: int = 0) -> int:
@@ -163,12 +171,27 @@ class Prompts:
 
     def suffix_of(self, item: NDArray[Any]) -> Tokens:
         """The suffix of an item of these tokens, [I], which need not be in the table."""
-        return np.concatenate((item, self._answer)).astype(np.int64)
+        return np.concatenate((self._opening, item, self._answer)).astype(np.int64)
+
+    def suffix_of_candidate(self, candidate: int | NDArray[Any]) -> Tokens:
+        """The suffix of a row of the item table, or of an item of these tokens, [I]."""
+        return self.suffix(candidate) if isinstance(candidate, int) else self.suffix_of(candidate)
+
+    def state_rows(self, item: int) -> slice:
+        """Which rows of the table of item states are those of an item of the table."""
+        return slice(self.state_count(item), self.state_count(item + 1))
+
+    def state_count(self, items: int) -> int:
+        """The rows that the first `items` items have in the table of item states: one for each token of a suffix."""
+        if self.pieces.pooled:
+            return items
+        return int(self.items.offsets[items]) + items * (len(self._opening) + len(self._answer))
 
     def sizes(self, history: Items, candidates: Items) -> tuple[int, int]:
         """Tokens of the prefix of history int32[T], and of all suffixes of candidates int32[N] together."""
         own = self.items.offsets[candidates + 1] - self.items.offsets[candidates]
-        return len(self.prefix(history)), int(own.sum()) + len(self._answer) * len(candidates)
+        fixed = len(self._opening) + len(self._answer)
+        return len(self.prefix(history)), int(own.sum()) + fixed * len(candidates)
 
     def questions(self, histories: Items) -> Tokens:
         """History and question of B users, int32[B, T], whose items all have the same number of tokens: int64[B, P]."""
@@ -257,18 +280,29 @@ class Packed:
 def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int = 0) -> Packed:
     """One user's prefix and suffixes, in one row: B = 1.
 
-    Each suffix attends to the prefix and itself, at the positions it would have alone. The first `before` tokens of
-    the prefix were read by an earlier call, and are not laid out. A prefix that is not `shared` attends to its one
-    suffix as well. Without suffixes one place is read all the same: not every runtime reads none.
+    Each suffix attends to the prefix and itself, at the positions it would have alone; where prefix and suffix `meet`
+    late, at positions that begin at 0. The first `before` tokens of the prefix were read by an earlier call, and are
+    not laid out. A prefix that is not `shared` attends to its one suffix as well.
     """
     parts = [prefix[before:], *suffixes]
     lengths = np.array([len(part) for part in parts])
-    begins = np.cumsum(lengths) - lengths
-    own, total, shared = int(lengths[0]), int(lengths.sum()), len(prefix)
+    mask, read = block_mask(lengths, before, pieces)
+    first = 0 if pieces.meet else len(prefix)
     positions = np.concatenate(
-        [np.arange(before, shared), *(np.arange(shared, shared + length) for length in lengths[1:])]
+        [np.arange(before, len(prefix)), *(np.arange(first, first + length) for length in lengths[1:])]
     )
-    part_of = np.repeat(np.arange(len(parts)), lengths)
+    return Packed(np.concatenate(parts)[None], positions[None], mask, read)
+
+
+def block_mask(lengths: NDArray[np.int64], before: int, pieces: Pieces) -> tuple[NDArray[np.bool_], Tokens]:
+    """Mask bool[1, L, before + L] and places to read int64[1, N] of a prefix and N suffixes of these lengths, in turn.
+
+    `before` tokens of the prefix are in the cache, and not in its length. See `pack`. Without suffixes one place is
+    read all the same: not every runtime reads none.
+    """
+    begins = np.cumsum(lengths) - lengths
+    own, total, suffixes = int(lengths[0]), int(lengths.sum()), len(lengths) - 1
+    part_of = np.repeat(np.arange(len(lengths)), lengths)
     mask = part_of[:, None] == part_of[None, :]
     if pieces.causal:
         mask &= np.tri(total, dtype=bool)
@@ -278,7 +312,7 @@ def pack(prefix: Tokens, suffixes: Sequence[Tokens], pieces: Pieces, before: int
     if pieces.parted and suffixes:
         mask[:own, read] = False
     mask = np.concatenate((np.ones((total, before), bool), mask), axis=1)
-    return Packed(np.concatenate(parts)[None], positions[None], mask[None], read[None])
+    return mask[None], read[None]
 
 
 def pack_answer(question: Tokens, answer: Tokens, causal: bool) -> Packed:

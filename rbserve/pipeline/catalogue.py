@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rbserve.core.errors import ArtifactError, UsageError
+from rbserve.core.errors import ArtifactError, UsageError, needs_extra
 from rbserve.core.files import digest, replacing_directory
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scores, Vectors
 from rbserve.core.variants import find_variant
 from rbserve.data.artifact import (
+    ITEM_STATES,
     ITEMS,
     WEIGHTS,
     Artifact,
@@ -57,7 +58,7 @@ from rbserve.models.configs import (
     ZeroShotConfig,
 )
 from rbserve.models.prompts import FOLDER as PROMPTS
-from rbserve.models.prompts import ITEM_TOKENS
+from rbserve.models.prompts import ITEM_TOKENS, Prompts
 from rbserve.runtimes.contents import artifact_prompts, artifact_tokenizer
 from rbserve.runtimes.item_vectors import (
     Encode,
@@ -216,7 +217,7 @@ def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: E
     elif texts and artifact.is_language_model:
         longest = int(artifact_prompts(artifact).items.lengths.max())  # a longer one would take others' room
         tokenizer = artifact_tokenizer(artifact)
-        yield _prompt_edit(artifact, [tokenizer.tokens(text)[:longest] for text in texts])
+        yield from _prompt_edits(artifact, [tokenizer.tokens(text)[:longest] for text in texts])
     elif texts and (content := open_content(artifact, encode)):
         grown, vectors = content.grown(texts), content.of_texts(texts)
         yield Edit([WEIGHTS], lambda folder: write_tensors(artifact, grown, folder / WEIGHTS))
@@ -265,22 +266,24 @@ def _graph_edit(
     )
 
 
-def _prompt_edit(artifact: Artifact, tokens: Sequence[NDArray[Any]]) -> Edit:
-    """The items' tokens, those of new items last."""
-    there = artifact_prompts(artifact).items
-    ends = there.offsets[-1] + np.cumsum([len(own) for own in tokens], dtype=np.int64)
+def _prompt_edits(artifact: Artifact, tokens: Sequence[NDArray[Any]]) -> Iterator[Edit]:
+    """The items' tokens and, of a model that has them, their states; those of new items last."""
+    own = artifact_prompts(artifact)
+    ends = np.cumsum([own.items.offsets[-1], *map(len, tokens)], dtype=np.int64)
+    values = np.concatenate([own.items.values, *tokens]).astype(np.int32)
+    items = Ragged(values, np.concatenate([own.items.offsets[:-1], ends]))
 
     def write(folder: Path) -> None:
         writer = RaggedWriter(folder / PROMPTS, ITEM_TOKENS)
-        writer.append(
-            Ragged(
-                np.concatenate([there.values, *tokens]).astype(np.int32),
-                np.concatenate([there.offsets, ends]),
-            )
-        )
+        writer.append(items)
         writer.close()
 
-    return Edit([f"{PROMPTS}/{ITEM_TOKENS}.{part}.npy" for part in ("values", "offsets")], write)
+    yield Edit([f"{PROMPTS}/{ITEM_TOKENS}.{part}.npy" for part in ("values", "offsets")], write)
+    if ITEM_STATES in artifact.manifest.files:
+        with needs_extra("train", "computing the states of new items"):
+            from rbserve.runtimes.torch import write_states
+        grown = Prompts(own.pieces, items)
+        yield Edit([ITEM_STATES], lambda folder: write_states(artifact, folder / ITEM_STATES, grown))
 
 
 def _code_edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: Encode) -> Iterator[Edit]:
@@ -294,7 +297,7 @@ def _code_edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], enco
         codes = np.concatenate([codes, new])
         if artifact.is_language_model:
             tokens = new + np.arange(sids.levels, dtype=np.int32) * np.int32(sids.vocabulary)
-            yield _prompt_edit(artifact, [*(tokens + artifact_prompts(artifact).pieces.vocabulary)])
+            yield from _prompt_edits(artifact, [*(tokens + artifact_prompts(artifact).pieces.vocabulary)])
 
     def write(folder: Path) -> None:
         grow_semantic_ids(sids, folder / SIDS, codes, items.retired)
@@ -358,11 +361,11 @@ def _manifest(
     )  # fmt: skip
 
 
-def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
+def _check_answers(artifact: Artifact, changed: Set[str]) -> set[str]:
     """Compares exported variants with the answers that were stored at their export; returns the files of new checks.
 
-    The score of a pair stays the same: ArtifactError if a graph that was written anew gives another. A ranking changes,
-    since retired items leave it and new items join it, so its checks are written anew; its graphs stay as they were.
+    The score of a pair stays the same: ArtifactError if a graph or table that was written anew gives another. A ranking
+    changes, since retired items leave it and new items join it: its checks are written anew, its graphs stay.
     """
     renewed = set()
     for variant, record in artifact.manifest.variants.items():
@@ -374,7 +377,7 @@ def _check_answers(artifact: Artifact, changed: Collection[str]) -> set[str]:
             now = [_ranked_again(check, ranker) for check in checks.checks]
             write_checks(artifact.path / record.checks, now, checks.tolerance)  # a new file behind the name
             renewed.add(record.checks)
-        elif record.file in changed:
+        elif changed & {record.file, ITEM_STATES}:
             difference = scored_otherwise(checks, open_scorer(artifact, variant).score)
             if difference:
                 raise ArtifactError(

@@ -22,8 +22,9 @@ from rbserve.models.configs import (
     SeqSidConfig,
     SidSasRecConfig,
 )
+from rbserve.models.prompts import Prompts
 from rbserve.models.shapes import ENCODERS
-from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.contents import artifact_config, artifact_prompts, artifact_states
 from rbserve.runtimes.histories import HistoryCall, HistoryScorer
 from rbserve.runtimes.language import (
     LanguageCall,
@@ -32,6 +33,7 @@ from rbserve.runtimes.language import (
     PrefixCache,
     packed_questions,
 )
+from rbserve.runtimes.meeting import MeetingCall, MeetingScorer, States
 from rbserve.runtimes.ranking import GeneratingRanker, ItemScores, ScoringRanker
 
 
@@ -66,7 +68,20 @@ def ranker_of(artifact: Artifact, parts: Parts) -> Ranker:
 
 def language_scorer(artifact: Artifact, call: LanguageCall, user_cache: int) -> LanguageScorer:
     """The scorer of a language model that keeps up to `user_cache` bytes of its last users' prompts."""
-    return LanguageScorer(call, artifact_prompts(artifact), PrefixCache(user_cache) if user_cache else None)
+    states = artifact_states(artifact)
+    return prompt_scorer(
+        call, artifact_prompts(artifact), states, PrefixCache(user_cache) if user_cache else None
+    )
+
+
+def prompt_scorer(
+    call: LanguageCall | MeetingCall, prompts: Prompts, states: States | None = None,
+    cache: PrefixCache | None = None,
+) -> LanguageScorer:  # fmt: skip
+    """The scorer of a language model with such prompts; `states` are those of the items, of one that has a table."""
+    if prompts.pieces.meet:
+        return MeetingScorer(cast(MeetingCall, call), prompts, states, cache)
+    return LanguageScorer(cast(LanguageCall, call), prompts, cache)
 
 
 def history_scorer(artifact: Artifact, call: HistoryCall, user_cache: int) -> HistoryScorer:

@@ -30,6 +30,9 @@ of the cache."""
 ROWS_TOKENS = 2048
 """Tokens of a call whose rows are whole prompts."""
 
+Candidate = int | NDArray[Any]
+"""A row of the item table, or the token ids [I] of a text that has none."""
+
 
 class LanguageCall(Protocol):
     """A language model in one of the runtimes."""
@@ -74,16 +77,15 @@ class LanguageScorer:
 
     def score_staged(self, request: Request, observe: Observe) -> Scores:
         """Scores as `score` does; `observe` hears the name of each stage as it ends."""
-        candidates = [self.tokens(candidate) for candidate in request[CANDIDATES].tolist()]
-        return self._score(request[HISTORY], candidates, observe)
+        return self._score(request[HISTORY], request[CANDIDATES].tolist(), observe)
 
     def score_tokens(
         self,
         history: Items | Sequence[NDArray[Any]],
-        candidates: Sequence[NDArray[Any]],
+        candidates: Sequence[Candidate],
         observe: Observe = no_observer,
     ) -> Scores:
-        """Click probabilities float32[N] of candidates as token ids, [I] each: items of the table, or texts of others
+        """Click probabilities float32[N] of candidates: rows of the item table, or token ids [I] of other texts
         (`ItemTokenizer`). A history is rows int32[T], or such token ids.
         """
         return self._score(history, candidates, observe)
@@ -95,31 +97,44 @@ class LanguageScorer:
     def _score(
         self,
         history: Items | Sequence[NDArray[Any]],
-        candidates: Sequence[NDArray[Any]],
+        candidates: Sequence[Candidate],
         observe: Observe,
     ) -> Scores:
         prefix_of = self._prompts.prefix if isinstance(history, np.ndarray) else self._prompts.prefix_of
-        prefix = prefix_of(history, max(map(len, candidates), default=0))  # type: ignore[arg-type]
-        suffixes = [self._prompts.suffix_of(candidate) for candidate in candidates]
-        pieces = self._prompts.pieces
-        odds = (self._behind_one if pieces.shared else self._apart)(prefix, suffixes, observe)
+        texts = (len(candidate) for candidate in candidates if not isinstance(candidate, int))
+        prefix = prefix_of(history, max(texts, default=0))  # type: ignore[arg-type]
+        odds = self._odds(prefix, candidates, observe) if candidates else np.empty(0, np.float32)
         scores: Scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
         observe("probabilities")
         return scores
 
+    def _odds(self, prefix: Tokens, candidates: Sequence[Candidate], observe: Observe) -> Scores:
+        """Log-odds float32[N] of one candidate at least."""
+        suffixes = [self._prompts.suffix_of_candidate(candidate) for candidate in candidates]
+        read = self._behind_one if self._prompts.pieces.shared else self._apart
+        return read(prefix, suffixes, observe)
+
     def _behind_one(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
         """The prefix, or what of it is not known yet, with the first suffixes; the others behind its cache."""
-        if not suffixes:
-            return np.empty(0, np.float32)
-        pieces = self._prompts.pieces
         read, past = self._kept.longest(prefix) if self._kept else (0, None)
         if past is not None:
             past = self._call.head_of(past, read)
             observe("user cache")
+        return self._in_groups(prefix, prefix, suffixes, read, past, observe)
+
+    def _in_groups(
+        self, tokens: Tokens, prefix: NDArray[Any], suffixes: Sequence[NDArray[Any]], read: int,
+        past: Any | None, observe: Observe,
+    ) -> Scores:  # fmt: skip
+        """Log-odds float32[N] of suffixes behind a prefix, whose first `read` rows are in the cache `past`.
+
+        A row of these is what the model reads: a token or, behind some layers, a state. The user cache knows the
+        prefix by its `tokens`.
+        """
         answers: list[Scores] = []
         groups = [*_groups(suffixes, len(prefix) - read, CALL_TOKENS)]
         for place, group in enumerate(groups):
-            packed = pack(prefix, group, pieces, read)
+            packed = self._pack(prefix, group, read)
             observe("prompt")
             new = len(prefix) - read
             cached = new > 0 and (self._kept is not None or place + 1 < len(groups))
@@ -129,11 +144,15 @@ class LanguageScorer:
                 fresh = self._call.head_of(present, new)
                 past = fresh if past is None else self._call.joined(past, fresh)
                 if self._kept:
-                    self._kept.keep(prefix, past)
+                    self._kept.keep(tokens, past)
             observe("prefill" if new else "candidates")
             read = len(prefix)
         together: Scores = np.concatenate(answers, axis=1)[0]
         return together
+
+    def _pack(self, prefix: NDArray[Any], group: Sequence[NDArray[Any]], read: int) -> Any:
+        """What the model is called with, for the prefix behind its first `read` rows and a group of suffixes."""
+        return pack(prefix, group, self._prompts.pieces, read)
 
     def _apart(self, prefix: Tokens, suffixes: Sequence[Tokens], observe: Observe) -> Scores:
         """A row for each candidate, whose prefix is read anew: what the prefix becomes depends on it.
@@ -206,6 +225,17 @@ class PrefixCache:
                 self.tokens_found += shared
                 return shared, cache
         return 0, None
+
+    def whole(self, tokens: Tokens) -> Any | None:
+        """The cache of a prompt that is exactly tokens int64[P]; None where none is kept."""
+        with self._lock:
+            self.tokens_asked += len(tokens)
+            key = tokens.tobytes()
+            if key not in self._entries:
+                return None
+            self._entries.move_to_end(key)
+            self.tokens_found += len(tokens)
+            return self._entries[key][1]
 
     def keep(self, tokens: Tokens, cache: Any) -> None:
         """Keeps the cache of tokens int64[P]; what is larger than the limit is not kept."""

@@ -19,6 +19,7 @@ from rbserve.models.prompts import Packed
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
 from rbserve.runtimes.histories import ReadHistory
+from rbserve.runtimes.meeting import PackedStates
 from rbserve.runtimes.ranking import Cache, Logits
 from rbserve.runtimes.reranker import open_reranker
 from rbserve.runtimes.session import Session, open_session
@@ -88,12 +89,13 @@ def exported_ranker(artifact: Artifact, graphs: Sequence[Path], opening: Opening
 def exported_scorer(
     artifact: Artifact, graphs: Sequence[Path], opening: Opening | None = None, user_cache: int = 0
 ) -> Scorer:
-    """The scorer of a pair-wise artefact over its exported graph."""
-    (session,) = map(opening or opening_of(artifact), graphs)
+    """The scorer of a pair-wise artefact over its exported graph; over two, where candidates meet the history late."""
+    session, *later = map(opening or opening_of(artifact), graphs)
     if artifact.manifest.adopted:
         return GRAPH_SCORERS.get(artifact.manifest.adopted.format, _graph_scorer)(artifact, session)
     if artifact.is_language_model:
-        return language_scorer(artifact, OnnxLanguageCall(session), user_cache)
+        call = OnnxMeetingCall(session, *later) if later else OnnxLanguageCall(session)
+        return language_scorer(artifact, call, user_cache)
     if artifact.kind == "trees":
         return tree_scorer(artifact, lambda matrix: session.run(None, {MATRIX: matrix})[0])
     if artifact.kind == "item-language":
@@ -222,12 +224,12 @@ class OnnxLanguageCall:
         shapes = {graph_input.name: graph_input.shape for graph_input in session.get_inputs()}
         self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
 
-    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+    def __call__(self, packed: Packed | PackedStates, past: Any | None, cached: bool) -> tuple[Scores, Any]:
         """Log-odds float32[B, N] and the cache."""
         arrays: dict[str, Any] = packed.arrays
         if self._past is not None:
             layers, two, _, heads, _, width = self._past
-            nothing = np.zeros((layers, two, len(packed.tokens), heads, 0, width), np.float32)
+            nothing = np.zeros((layers, two, len(packed.mask), heads, 0, width), np.float32)
             arrays["past"] = nothing if past is None else past
         names = ["answers", "present"] if cached else ["answers"]
         odds, *cache = self._session.run(names, arrays)
@@ -240,3 +242,18 @@ class OnnxLanguageCall:
     def joined(self, cache: Any, more: Any) -> Any:
         """The cache of tokens, extended by that of those that follow them."""
         return np.concatenate((cache, more), axis=-2)
+
+
+class OnnxMeetingCall(OnnxLanguageCall):
+    """Two exported graphs: the layers before and behind the one where candidates meet the history."""
+
+    def __init__(self, early: Session, late: Session) -> None:
+        super().__init__(late)
+        self._early = early
+
+    def early(self, packed: Packed) -> Vectors:
+        """States float32[B, L, d] behind the layers in which a part of a prompt is alone."""
+        arrays = packed.arrays
+        del arrays["read"]
+        states: Vectors = self._early.run(None, arrays)[0]
+        return states

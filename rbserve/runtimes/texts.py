@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from rbserve.features.maker import NO_ROW
 from rbserve.models.prompts import ItemTokenizer
 from rbserve.runtimes.fields import FieldScorer
 from rbserve.runtimes.item_vectors import ItemContent
-from rbserve.runtimes.language import LanguageScorer
+from rbserve.runtimes.language import Candidate, LanguageScorer
 from rbserve.runtimes.trees import TreeScorer
 
 Mixed = list[int | str]
@@ -63,13 +63,14 @@ class LanguageTexts:
     def score(self, history: Mixed, candidates: Mixed, entries: Request, observe: Observe) -> Scores:
         """Click probabilities float32[N]; language models read no entries."""
         del entries
-        return self._scorer.score_tokens(self._tokens(history), self._tokens(candidates), observe)
-
-    def _tokens(self, items: Mixed) -> list[Any]:
-        return [
+        tokens = [
             self._tokenizer.tokens(item) if isinstance(item, str) else self._scorer.tokens(item)
-            for item in items
+            for item in history
         ]
+        slate: list[Candidate] = [
+            self._tokenizer.tokens(item) if isinstance(item, str) else int(item) for item in candidates
+        ]
+        return self._scorer.score_tokens(tokens, slate, observe)
 
 
 class VectorTexts:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from rbserve.core.errors import ArtifactError
+from rbserve.core.files import digest
 from rbserve.core.tasks import TASKS
-from rbserve.core.types import Ranker, Scorer
+from rbserve.core.types import Progress, Ranker, Scorer, no_progress
 from rbserve.core.variants import REFERENCE, REMEMBERING, Variant, find_variant
-from rbserve.data.artifact import BACKBONE, LAYERS, WEIGHTS, Artifact
+from rbserve.data.artifact import BACKBONE, ITEM_STATES, LAYERS, WEIGHTS, Artifact, ArtifactManifest
 from rbserve.models.configs import (
     CtrConfig,
     ItemKnnConfig,
@@ -20,9 +23,11 @@ from rbserve.models.configs import (
     ModelConfig,
     SasRecConfig,
 )
+from rbserve.models.prompts import Prompts
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
-from rbserve.runtimes.contents import artifact_config, artifact_prompts
+from rbserve.runtimes.contents import artifact_config, artifact_prompts, artifact_states
+from rbserve.runtimes.meeting import draw_item_states, write_item_states
 from rbserve.runtimes.program import load_program, program_function
 from rbserve.runtimes.torch_models import (
     ProtocolScorer,
@@ -30,8 +35,10 @@ from rbserve.runtimes.torch_models import (
     TorchHistoryCall,
     TorchItemScores,
     TorchLanguageCall,
+    TorchMeetingCall,
     TorchScorer,
     TorchStepper,
+    torch_call,
 )
 
 HINT = "pip install 'rbserve[train]', or choose an ONNX variant"
@@ -77,7 +84,7 @@ def torch_ranker(artifact: Artifact, model: Any) -> Ranker:
 def torch_scorer(artifact: Artifact, model: Any, user_cache: int = 0) -> Scorer:
     """The scorer of a pair-wise artefact over its torch module."""
     if artifact.is_language_model:
-        return language_scorer(artifact, TorchLanguageCall(model), user_cache)
+        return language_scorer(artifact, torch_call(model), user_cache)
     if artifact.kind == "item-language":
         return history_scorer(artifact, TorchHistoryCall(model), user_cache)
     return TorchScorer(model)
@@ -101,6 +108,33 @@ def load_model(artifact: Artifact, variant: str = REFERENCE) -> Any:
         return sasrec.rebuild(cast(SasRecConfig, config), weights, item_layers(artifact, config)).eval()
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{path} does not hold the weights of {artifact.name}: {error}") from error
+
+
+def with_item_states(artifact: Artifact, progress: Progress = no_progress) -> ArtifactManifest:
+    """Writes the table of item states into an artefact; returns its manifest with that file.
+
+    Of random weights the states are drawn as well: as many, in seconds.
+    """
+    path = artifact.path / ITEM_STATES
+    if artifact.is_random:
+        width, seed = backbone_config(artifact).hidden_size, artifact.manifest.training.seed
+        draw_item_states(artifact_prompts(artifact), width, path, seed)
+    else:
+        write_states(artifact, path, progress=progress)
+    files = artifact.manifest.files | {ITEM_STATES: digest(artifact.path / ITEM_STATES)}
+    return msgspec.structs.replace(artifact.manifest, files=files)
+
+
+def write_states(
+    artifact: Artifact, path: Path, prompts: Prompts | None = None, progress: Progress = no_progress
+) -> None:
+    """Writes the states of all items of an artefact to the file `path`, as its torch module computes them in fp32.
+
+    With `prompts`, which have more items behind those of the artefact, only the states of these are computed.
+    """
+    own, table = artifact_prompts(artifact), artifact_states(artifact) if prompts else None
+    early = TorchMeetingCall(load_model(artifact)).early
+    write_item_states(early, prompts or own, path, table, 0 if table is None else len(own.items), progress)
 
 
 def _weights(path: Path, precision: str) -> dict[str, Any]:
@@ -138,4 +172,5 @@ def rebuild_model(artifact: Artifact, config: Any, weights: Mapping[str, Any]) -
 
     if TASKS[artifact.manifest.task].ranks:
         return lm.rebuild(config, weights)
-    return lm.rebuild_click_model(config, weights, artifact_prompts(artifact).pieces.yes)
+    pieces = artifact_prompts(artifact).pieces
+    return lm.rebuild_click_model(config, weights, pieces.yes, pieces.meet)

@@ -11,6 +11,7 @@ from rbserve.core.requests import NO_TENSORS, Request, slate_of
 from rbserve.core.types import Items, Scores, Vectors
 from rbserve.models.prompts import Packed, Prompts, pack
 from rbserve.runtimes.histories import ReadHistory
+from rbserve.runtimes.meeting import PackedStates
 from rbserve.runtimes.ranking import Cache, Logits
 
 if TYPE_CHECKING:
@@ -184,12 +185,12 @@ class TorchLanguageCall:
 
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
         """Log-odds float32[B, N] and the cache, which eager torch has at no cost."""
-        arrays = {
-            name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()
-        }
         with self._torch.inference_mode():
-            odds, cache = self._model(**arrays, past=past)
+            odds, cache = self._model(**self._tensors(packed), past=past)
         return odds.float().cpu().numpy(), cache
+
+    def _tensors(self, packed: Packed | PackedStates) -> dict[str, Any]:
+        return {name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()}
 
     def head_of(self, cache: Any, length: int) -> Any:
         """The cache of the first `length` tokens."""
@@ -198,6 +199,42 @@ class TorchLanguageCall:
     def joined(self, cache: Any, more: Any) -> Any:
         """The cache of tokens, extended by that of those that follow them."""
         return self._torch.cat((cache, more), dim=-2)
+
+
+class TorchMeetingCall(TorchLanguageCall):
+    """The reference of a model whose candidates meet the history late: eager torch."""
+
+    def __init__(self, model: ClickModel) -> None:
+        from rbserve.models.lm import EarlyLayers, LateLayers
+
+        super().__init__(model)
+        self._early, self._late = EarlyLayers(model), LateLayers(model)
+        self._type = next(model.parameters()).dtype
+
+    def early(self, packed: Packed) -> Vectors:
+        """States float32[B, L, d] behind the layers in which a part of a prompt is alone."""
+        tensors = self._tensors(packed)
+        del tensors["read"]
+        with self._torch.inference_mode():
+            states: Vectors = self._early(**tensors).float().cpu().numpy()
+        return states
+
+    def __call__(self, packed: PackedStates, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # type: ignore[override]  # noqa: ARG002
+        """Log-odds float32[B, N] and the cache of the later layers."""
+        tensors = self._tensors(packed)
+        tensors["states"] = tensors["states"].to(self._type)
+        with self._torch.inference_mode():
+            odds, cache = self._late(**tensors, past=past)
+        return odds.float().cpu().numpy(), cache
+
+
+def torch_call(model: ClickModel | LanguageModel) -> TorchLanguageCall:
+    """The call of a language model in eager torch."""
+    from rbserve.models.lm import ClickModel
+
+    if isinstance(model, ClickModel) and model.language.meet:
+        return TorchMeetingCall(model)
+    return TorchLanguageCall(model)
 
 
 class ProtocolScorer:

@@ -76,6 +76,7 @@ def made(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "sid-sasrec-3l-cbs": SMALL | CODES | {"encoder": bert},
         "sid-sasrec-3l-parallel": SMALL | CODES | {"encoder": bert},
         "zeroshot-smollm2-135m": {"backbone": llama},
+        "text-minilm-l6": {"backbone": bert, "meet": "1", "lora_rank": "4"},
         "sid-smollm2-135m": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-sid-smollm2-135m-cbs": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
         "seq-sid-smollm2-135m-parallel": {"backbone": llama, "lora_rank": "4", "encoder": bert} | CODES,
@@ -114,6 +115,7 @@ SCORES = [
     "bst-emb",
     "item-smollm2-135m",
     "zeroshot-smollm2-135m",
+    "text-minilm-l6",
     "sid-smollm2-135m",
 ]
 RANKS = [

@@ -31,13 +31,19 @@ from rbserve.train.fitting.loop import Settings
 Ask = Callable[..., httpx.Response]
 
 
-@pytest.fixture(scope="module")
-def reads(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service[Any, Any]]:
-    """A small language model, asked as it is."""
+@pytest.fixture(scope="module", params=["zeroshot-smollm2-135m", "text-minilm-l6"])
+def reads(
+    request: pytest.FixtureRequest, planted: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service[Any, Any]]:
+    """A small language model, asked as it is, or one whose candidates meet the history late."""
     folder = tmp_path_factory.mktemp("reads")
-    spec = find_model("zeroshot-smollm2-135m")
-    config = with_options(spec.config, {"backbone": str(make_backbone("llama", folder / "llama"))})
-    artifact = train(dataclasses.replace(spec, config=config), planted, folder / spec.name, Settings())
+    spec = find_model(request.param)
+    options = {"backbone": str(make_backbone("llama", folder / "llama"))}
+    if spec.name == "text-minilm-l6":
+        options = {"backbone": str(make_backbone("sentence-bert", folder / "bert")), "meet": "1"}
+    spec = dataclasses.replace(spec, config=with_options(spec.config, options))
+    settings = Settings(batch=8, micro_batch=8, epochs=1, epoch_rows=8)
+    artifact = train(spec, planted, folder / spec.name, settings)
     opened = open_service(export(artifact, planted, ["fp32"]), "onnx-fp32", 1)
     opened.warm_up(Limits(max_history=5, max_candidates=4))
     yield opened

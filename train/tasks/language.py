@@ -33,14 +33,15 @@ from rbserve.models.configs import (
     LanguageConfig,
     P5Config,
     SeqP5Config,
+    TextLanguageConfig,
     TunedLanguageConfig,
 )
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens, read_config
 from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, PairTransform, as_decoder, bare
 from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
+from rbserve.runtimes.assembly import prompt_scorer
 from rbserve.runtimes.evaluate import score_rows
-from rbserve.runtimes.language import LanguageScorer
-from rbserve.runtimes.torch_models import TorchLanguageCall
+from rbserve.runtimes.torch_models import torch_call
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.backbone import load_tokenizer, loading
 from rbserve.train.fitting.loop import Rows, require_finite
@@ -73,6 +74,8 @@ def make(
     seen = trained_items(dataset.ctr("train"), len(dataset.items))
     if isinstance(config, TunedLanguageConfig):
         relate(language)
+    if isinstance(config, TextLanguageConfig):
+        meet_late(language, config)
     item_prompts = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
     if isinstance(config, ClickLanguageConfig) and item_prompts.pieces.shared and not config.shared_history:
         raise UsageError(
@@ -132,7 +135,7 @@ class LanguageTask:
         """AUC over at most VALIDATION_ROWS rows of the validation users, the first ones."""
         rows = np.arange(min(VALIDATION_ROWS, len(self._valid)))
         valid = self._valid.take(rows)
-        scorer = LanguageScorer(TorchLanguageCall(cast(ClickModel, model)), self.prompts)
+        scorer = prompt_scorer(torch_call(cast(ClickModel, model)), self.prompts)
         scores = score_rows(scorer, valid.histories, valid.candidates)
         require_finite(bool(np.isfinite(scores).all()), "the model's scores are")
         return auc(valid.labels, scores)
@@ -255,6 +258,30 @@ def relate(language: LanguageModel) -> None:
         language.transform = PairTransform(like.size(1)).to(like.device, like.dtype)
 
 
+def meet_late(language: LanguageModel, config: TextLanguageConfig) -> None:
+    """Keeps candidates and history apart in the first `meet` layers; UsageError where the model cannot."""
+    reads, layers = architecture_of(language.config).reads, getattr(language.config, "num_hidden_layers", 0)
+    most = layers if language.pairs else layers - 1
+    reason, hint = None, f"--set meet=0 for {config.backbone}"
+    if not config.meet:
+        return
+    if reads != "encoder":
+        reason = f"it is for encoders: {config.backbone} is no encoder"
+    elif not config.shared_history:
+        reason, hint = (
+            "with shared_history=false the history sees the candidate in every layer",
+            "leave one out",
+        )
+    elif config.checkpointing:
+        reason, hint = "its layers are run one by one, and recompute nothing", "--set checkpointing=false"
+    elif config.meet > most:
+        why = "" if language.pairs else ", and its [MASK] must see the history in one of them"
+        reason, hint = f"{config.backbone} has {layers} layers{why}", f"--set meet={most} at most"
+    if reason:
+        raise UsageError(f"meet={config.meet} does not fit: {reason}", hint)
+    language.meet = config.meet
+
+
 def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:
     """The spellings of a word that are a single token, as token ids; AssetError if there is none."""
     tokens: dict[int, None] = {}
@@ -331,12 +358,15 @@ def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared
     before, after = _special_tokens(tokenizer)
     mask = [tokenizer.mask_token_id] if reads == "encoder" and yes else []
     tail = [*mask, *after] if mask or reads == "encoder-decoder" else []
+    answer = [*ids(prompts.ANSWER if yes else prompts.NEXT_ITEM), *tail]
+    if language.meet and language.pairs:  # a candidate alone is a text, as the encoder was taught them
+        mask, answer = [], after
     return Pieces(
         schema=prompts.SCHEMA,
         start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY if yes else prompts.HISTORY)],
         numbers=[ids(prompts.numbered(place)) for place in range(1, MAX_HISTORY + 1)],
         candidate=ids(prompts.CANDIDATE) if yes else [],
-        answer=[*ids(prompts.ANSWER if yes else prompts.NEXT_ITEM), *tail],
+        answer=answer,
         max_tokens=limit,
         read_from_end=len(tail) - 1 if mask else 0,
         shared=reads == "decoder" or (shared and reads == "encoder"),
@@ -344,6 +374,9 @@ def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared
         yes=yes,
         vocabulary=language.vocabulary,
         parted=language.pairs,
+        meet=language.meet,
+        opening=before if language.meet else [],
+        pooled=language.meet > 0 and language.meet == language.config.num_hidden_layers,
     )
 
 
