@@ -5,15 +5,18 @@ Nothing here imports torch or NumPy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError
 from rbserve.core.options import Count, Natural, Options, Positive, Share
 
-Precision = Literal["fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "auto"]
 Schedule = Literal["constant", "cosine"]
 
 
@@ -32,7 +35,11 @@ class Settings(Options):
     ] = 5
     seed: Annotated[int, Meta(description="Seed of the weights, of the rows' order and of dropout.")] = 2024
     precision: Annotated[
-        Precision, Meta(description="Numbers of matrix products: bf16 has 16 bits; weights and sums keep 32.")
+        Precision,
+        Meta(
+            description="Numbers of matrix products: bf16 has 16 bits, while weights and sums keep 32; auto takes bf16 "
+            "for a language model on a processor with bf16 products, else fp32."
+        ),
     ] = "fp32"
     schedule: Annotated[
         Schedule,
@@ -43,6 +50,41 @@ class Settings(Options):
     epoch_rows: Annotated[
         Natural, Meta(description="Training rows per epoch, drawn anew for each; 0 takes all rows.")
     ] = 0
+    device: Annotated[
+        Device,
+        Meta(description="Where the model is trained; auto is a CUDA device if there is one, else the CPU."),
+    ] = "auto"
+    threads: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_024,
+            description="CPU threads of the training; 0 is a thread for each core that the process may use, or "
+            "OMP_NUM_THREADS if it is fewer.",
+        ),
+    ] = 0
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that say how a model is fitted, by name: all but those that say where (`PLACE`)."""
+        return without_place(asdict(self))
+
+
+PLACE = frozenset({"device", "threads"})
+"""The settings that say where a model is trained; they are no reason to call two trainings different."""
+
+
+def without_place(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name without those of `PLACE`."""
+    return {name: value for name, value in settings.items() if name not in PLACE}
+
+
+class Computation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a training was computed on: `cpu` or `cuda`, CPU threads, and the precision of matrix products."""
+
+    device: str
+    threads: int
+    precision: str
 
 
 SID_SETTINGS = Settings(batch=1_024, micro_batch=1_024, lr=1e-3, epochs=100, patience=100)

@@ -58,7 +58,7 @@ def train(
     if isinstance(spec.config, ItemKnnConfig) and (unused := {*(settings or {})} - {"seed"}):
         say(f"{spec.name} is counted, without a training loop: {', '.join(sorted(unused))} do not apply")
     path = out or artifact_path(artifact_name(spec.name, spec.random), dataset)
-    _check_training(spec, path, resume)
+    _check_training(spec, path, resume, chosen)
     check_dataset(dataset)
     return _fit(spec, ensure_dataset(dataset), path, chosen, resume, init=start)
 
@@ -115,7 +115,7 @@ def distill(
     chosen = _settings(spec, settings)
     teacher.check_variants([] if variant is None else [variant])
     path = out or artifact_path(name, dataset)
-    _check_training(spec, path, resume)
+    _check_training(spec, path, resume, chosen)
     check_dataset(dataset)
     artifact, data, folder = ensure_artifact(teacher), ensure_dataset(dataset), teachers_path(dataset)
     with progress_bar(f"score {artifact.name}") as progress:
@@ -125,12 +125,14 @@ def distill(
     return _fit(spec, data, path, chosen, resume, lesson)
 
 
-def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
-    """Raises UsageError for a training that cannot begin: nothing to resume, no such language model, a path in use."""
+def _check_training(spec: ModelSpec, path: Path, resume: bool, settings: Settings) -> None:
+    """Raises UsageError for a training that cannot begin: a path in use, nothing to resume, no such device or model."""
     with needs_extra("train", "training"):
         from rbserve.train.encoders.backbone import require_findable
         from rbserve.train.fit import checkpoint_path
+        from rbserve.train.fitting.device import resolve
     require_replaceable(path)
+    resolve(settings)
     if resume and not checkpoint_path(path).is_file():
         raise UsageError(
             f"nothing to resume: no checkpoint at {checkpoint_path(path)}", "train without --resume"
