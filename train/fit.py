@@ -43,6 +43,7 @@ from rbserve.models.configs import (
     config_to_dict,
     kind_of,
 )
+from rbserve.train.distill.layers import LayerLesson
 from rbserve.train.distill.lesson import TrainingLesson
 from rbserve.train.fitting.device import cpu_threads, resolve
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
@@ -63,7 +64,7 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
-    lesson: TrainingLesson | None = None,
+    lesson: Lesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
     """Trains a zoo row and writes its artefact at `path`, atomically; an earlier artefact there is replaced.
@@ -71,7 +72,8 @@ def train(
     - A `random` row is saved with its initial weights; a language model then takes no memory.
     - A row that decodes the weights of another row (`weights_of`) copies them from the artefact beside `path` if that
       was trained on the same data with the same config and settings, and is trained anew otherwise.
-    - With a `lesson`, a pair-wise row learns the lesson's soft labels instead of the labels of the training rows.
+    - With a `lesson`, a pair-wise row learns the lesson's soft labels instead of the labels of the training rows; a
+      `LayerLesson` makes the model, of layers of its teacher.
     - With `init`, training starts from the weights of that artefact (`warm_start.py`), which stay if no epoch
       validates better.
 
@@ -158,7 +160,12 @@ class WholeTask(ChoosingTask, Protocol):
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
-def _maker(spec: ModelSpec, lesson: TrainingLesson | None, start: WarmStart | None) -> Maker:
+Lesson = TrainingLesson | LayerLesson
+
+
+def _maker(spec: ModelSpec, lesson: Lesson | None, start: WarmStart | None) -> Maker:
+    if isinstance(lesson, LayerLesson):
+        return lesson.make
     if lesson is not None:
         return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
@@ -267,7 +274,7 @@ def _identity(
     dataset: Dataset,
     settings: Settings,
     computed: Settings,
-    lesson: TrainingLesson | None,
+    lesson: Lesson | None,
     start: WarmStart | None,
 ) -> dict[str, object]:
     """What a run must have in common with a checkpoint to be resumed from it; `computed` are its resolved settings."""
@@ -284,7 +291,7 @@ def _identity(
 
 def _write(
     spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, computed: Settings, state: State,
-    model: nn.Module, task: SavedTask, prompts: dict[str, PromptFit], lesson: TrainingLesson | None,
+    model: nn.Module, task: SavedTask, prompts: dict[str, PromptFit], lesson: Lesson | None,
     start: WarmStart | None,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:

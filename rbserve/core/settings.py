@@ -13,11 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from rbserve.core.errors import UsageError
-from rbserve.core.options import Count, Natural, Options, Positive, Share
+from rbserve.core.options import Amount, Count, Natural, Options, Positive, Share
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "auto"]
 Schedule = Literal["constant", "cosine"]
+Keep = Literal["first", "even"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ SID_SETTINGS = Settings(batch=1_024, micro_batch=1_024, lr=1e-3, epochs=100, pat
 
 @dataclass(frozen=True)
 class Teaching(Options):
-    """How much a student learns from its teacher. Rows of users that the teacher does not score keep their labels."""
+    """How much a student learns from its teacher. Rows of users that the teacher does not score keep their labels.
+
+    With `layers`, the student is the teacher with that many layers, and reads what the teacher reads, row by row.
+    """
 
     pairs: Annotated[
         Natural, Meta(description="Items without a label that the teacher scores for each training user.")
@@ -105,10 +109,36 @@ class Teaching(Options):
     teacher_users: Annotated[
         Natural, Meta(description="Training users that the teacher scores, drawn at random; 0 scores all.")
     ] = 0
+    layers: Annotated[
+        Natural,
+        Meta(
+            description="Layers of a student that is its teacher, a language model, with fewer layers; 0: none such."
+        ),
+    ] = 0
+    keep: Annotated[
+        Keep,
+        Meta(
+            description="Layers of the teacher that the student begins with: its first ones, or evenly spaced ones."
+        ),
+    ] = "first"
+    hidden: Annotated[
+        Amount,
+        Meta(
+            description="Weight of the distance of the student's hidden states from the teacher's, with --layers."
+        ),
+    ] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.alpha and not self.pairs:
+        if self.layers:
+            self._check_layers()
+        elif not self.alpha and not self.pairs:
             raise UsageError(
                 "with no pairs and alpha 0 the teacher teaches nothing", "--pairs 20, or --alpha 0.5"
+            )
+
+    def _check_layers(self) -> None:
+        if not self.alpha and not self.hidden:
+            raise UsageError(
+                "with alpha 0 and hidden 0 the teacher teaches nothing", "--alpha 0.5, or --hidden 1"
             )

@@ -37,12 +37,15 @@ class Architecture:
 
     A decoder reads from left to right; an encoder in both directions, and it answers at a [MASK]; an encoder-decoder
     in both directions, and it answers with its decoder's first word and keeps no cache. `recomputes`: whether its
-    activations can be computed twice instead of kept (gradient checkpointing).
+    activations can be computed twice instead of kept (gradient checkpointing). `layers` is the base's list of layers,
+    empty for a model that has two; `layer_end` the part of a layer whose output is the layer's, empty for all of it.
     """
 
     drive: Drive
     reads: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
     recomputes: bool = True
+    layers: str = "layers"
+    layer_end: str = ""
 
 
 def decoder(
@@ -140,16 +143,16 @@ GROUPED = "rbserve-grouped"
 """What transformers knows `grouped_attention` as, in exporters/runtimes/language.py."""
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(bert, "encoder"),
+    "bert": Architecture(bert, "encoder", layers="encoder.layer"),
     "glm": Architecture(decoder),
     "llama": Architecture(decoder),
     "mistral": Architecture(decoder),
-    "mpnet": Architecture(mpnet, "encoder", recomputes=False),
-    "mpt": Architecture(mpt, recomputes=False),
-    "opt": Architecture(decoder),
+    "mpnet": Architecture(mpnet, "encoder", recomputes=False, layers="encoder.layer", layer_end="output"),
+    "mpt": Architecture(mpt, recomputes=False, layers="blocks", layer_end="ffn"),
+    "opt": Architecture(decoder, layers="decoder.layers"),
     "phi": Architecture(decoder),
     "qwen2": Architecture(decoder),
-    "t5": Architecture(t5, "encoder-decoder"),
+    "t5": Architecture(t5, "encoder-decoder", layers=""),
 }
 
 

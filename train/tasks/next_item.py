@@ -107,17 +107,21 @@ class NextItemTask:
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the answers' tokens of the given rows."""
-        language, split = cast(LanguageModel, model), self._train.take(rows)
-        device = next(model.parameters()).device
-        wanted = torch.from_numpy(self._answers(split)).to(device)
-        packed = pad([self._pack(split, row) for row in range(len(split))])
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
+        language = cast(LanguageModel, model)
+        tensors, wanted = self.batch(rows, next(model.parameters()).device)
         if self.sids is None:
             hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
-            last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
+            last = hidden[torch.arange(len(wanted), device=wanted.device), tensors["read"][:, 0]]
             return softmax_loss(last, language.head.weight, wanted[:, 0])
         logits, _ = model(**tensors)
         return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+
+    def batch(self, rows: Rows, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """The model's tensors for the prompts of rows, and the answers int64[R, A] as outputs of the head."""
+        split = self._train.take(rows)
+        packed = pad([self._pack(split, row) for row in range(len(split))])
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
+        return tensors, torch.from_numpy(self._answers(split)).to(device)
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
