@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import digest, replacing_directory, require_replaceable, require_writable
 from rbserve.core.libraries import library_versions
+from rbserve.core.settings import Computation, without_place
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import ModelSpec, Progress, no_progress
 from rbserve.data.artifact import (
@@ -43,7 +44,9 @@ from rbserve.models.configs import (
     kind_of,
 )
 from rbserve.runtimes.torch import with_item_states
+from rbserve.train.distill.layers import LayerLesson
 from rbserve.train.distill.lesson import TrainingLesson
+from rbserve.train.fitting.device import cpu_threads, resolve
 from rbserve.train.fitting.loop import Checkpoint, Settings, State, TrainingTask, fit
 from rbserve.train.fitting.tensors import save_drawn, save_tensors
 from rbserve.train.tasks import ctr, endpoint, gbdt, itemknn, language, next_item, seq, seq_text
@@ -62,7 +65,7 @@ def train(
     resume: bool = False,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
-    lesson: TrainingLesson | None = None,
+    lesson: Lesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
     """Trains a zoo row and writes its artefact at `path`, atomically; an earlier artefact there is replaced.
@@ -70,12 +73,15 @@ def train(
     - A `random` row is saved with its initial weights; a language model then takes no memory.
     - A row that decodes the weights of another row (`weights_of`) copies them from the artefact beside `path` if that
       was trained on the same data with the same config and settings, and is trained anew otherwise.
-    - With a `lesson`, a pair-wise row learns the lesson's soft labels instead of the labels of the training rows.
+    - With a `lesson`, a pair-wise row learns the lesson's soft labels instead of the labels of the training rows; a
+      `LayerLesson` makes the model, of layers of its teacher.
     - With `init`, training starts from the weights of that artefact (`warm_start.py`), which stay if no epoch
       validates better.
 
-    `say` gets a line that says whose weights are used and why, and one about histories that prompts cut.
+    `say` gets a line that says whose weights are used and why, one about histories that prompts cut, and how much work
+    the training is.
     """
+    computed = resolve(settings, gains_by_bf16(spec))
     _require_rows(spec, dataset)
     require_replaceable(path)
     require_writable(path.parent)
@@ -83,7 +89,9 @@ def train(
     donor = None if start else _donor(spec, dataset, path, settings, say)
     if donor is not None:
         return _copy_weights(donor, spec, path)
-    checkpoint = Checkpoint(checkpoint_path(path), _identity(spec, dataset, settings, lesson, start))
+    checkpoint = Checkpoint(
+        checkpoint_path(path), _identity(spec, dataset, settings, computed, lesson, start)
+    )
     torch.manual_seed(settings.seed)
     if init is not None:
         continue_identifiers(init, dataset, progress)
@@ -93,15 +101,24 @@ def train(
         say(f"{spec.name}: {warning}")
     state = State()
     if isinstance(task, WholeTask) and task.rows and not spec.random:
-        state = task.fit_whole(model, path, progress)
+        with cpu_threads(computed.threads):
+            state = task.fit_whole(model, path, progress)
     elif task.rows and not spec.random:
-        state = fit(model, task, settings, checkpoint, resume, progress, start is not None)
+        state = fit(
+            model, task, computed, checkpoint, resume, progress, start is not None,
+            lambda line: say(f"{spec.name}: {line}"),
+        )  # fmt: skip
     processes = PartialState()
     if processes.is_main_process:
-        _write(spec, dataset, path, settings, state, model, task, prompts, lesson, start, progress)
+        _write(spec, dataset, path, settings, computed, state, model, task, prompts, lesson, start, progress)
         checkpoint.path.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return open_artifact(path)
+
+
+def gains_by_bf16(spec: ModelSpec) -> bool:
+    """Whether `--precision auto` trains a row in bf16 where it can: language models, and rows that do so unasked."""
+    return isinstance(spec.config, LanguageConfig) or spec.training.get("precision") == "bf16"
 
 
 def _require_rows(spec: ModelSpec, dataset: Dataset) -> None:
@@ -144,7 +161,12 @@ class WholeTask(ChoosingTask, Protocol):
 Maker = Callable[[ModelSpec, Dataset, Progress], tuple[nn.Module, SavedTask]]
 
 
-def _maker(spec: ModelSpec, lesson: TrainingLesson | None, start: WarmStart | None) -> Maker:
+Lesson = TrainingLesson | LayerLesson
+
+
+def _maker(spec: ModelSpec, lesson: Lesson | None, start: WarmStart | None) -> Maker:
+    if isinstance(lesson, LayerLesson):
+        return lesson.make
     if lesson is not None:
         return partial(ctr.make, soft=lesson.rows)
     if isinstance(spec.config, EndpointConfig):
@@ -205,7 +227,7 @@ def _differences(donor: Artifact, spec: ModelSpec, dataset: Dataset, settings: S
     wanted = config_to_dict(spec.config) | {"decoding": theirs.config.get("decoding")}
     pairs = [
         ("config", theirs.config, json.loads(json.dumps(wanted))),
-        ("setting", theirs.training.settings, dataclasses.asdict(settings)),
+        ("setting", without_place(theirs.training.settings), settings.recipe),
     ]
     differences = [] if theirs.dataset.fingerprint == dataset.fingerprint else ["they are of other data"]
     if theirs.training.continued is not None:
@@ -252,14 +274,16 @@ def _identity(
     spec: ModelSpec,
     dataset: Dataset,
     settings: Settings,
-    lesson: TrainingLesson | None,
+    computed: Settings,
+    lesson: Lesson | None,
     start: WarmStart | None,
 ) -> dict[str, object]:
-    """What a run must have in common with a checkpoint to be resumed from it."""
+    """What a run must have in common with a checkpoint to be resumed from it; `computed` are its resolved settings."""
     return {
         "model": spec.name,
         **{f"config {key}": value for key, value in config_to_dict(spec.config).items()},
-        **{f"setting {key}": value for key, value in dataclasses.asdict(settings).items()},
+        **{f"setting {key}": value for key, value in settings.recipe.items()},
+        "setting precision": computed.precision,
         "data": dataset.fingerprint,
         **({"lesson": msgspec.to_builtins(lesson.record)} if lesson else {}),
         **({"init": start.init.model_digest} if start else {}),
@@ -267,9 +291,9 @@ def _identity(
 
 
 def _write(
-    spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, state: State, model: nn.Module,
-    task: SavedTask, prompts: dict[str, PromptFit], lesson: TrainingLesson | None, start: WarmStart | None,
-    progress: Progress,
+    spec: ModelSpec, dataset: Dataset, path: Path, settings: Settings, computed: Settings, state: State,
+    model: nn.Module, task: SavedTask, prompts: dict[str, PromptFit], lesson: Lesson | None,
+    start: WarmStart | None, progress: Progress,
 ) -> None:  # fmt: skip
     with replacing_directory(path) as partial:
         if spec.random:
@@ -298,6 +322,9 @@ def _write(
                 random=spec.random,
                 distilled=lesson.record if lesson else None,
                 continued=start.record if start else None,
+                computation=None
+                if spec.random
+                else Computation(computed.device, computed.threads, computed.precision),
             ),
             libraries=library_versions(),
             prompts=prompts,

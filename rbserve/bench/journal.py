@@ -17,6 +17,7 @@ from rbserve.core.errors import DataError, RbserveError
 from rbserve.core.files import home, sha256, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.options import with_options
+from rbserve.core.settings import without_place
 from rbserve.core.variants import exports_of
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.home.paths import artifact_path, runs_path
@@ -112,7 +113,10 @@ def trained_otherwise(cell: Cell) -> bool:
     changed = json.loads(json.dumps({key: config[key] for key in cell.options}))
     return any(
         of.get(name) != value
-        for of, wanted in ((manifest.training.settings, cell.training), (manifest.config, changed))
+        for of, wanted in (
+            (manifest.training.settings, without_place(cell.training)),
+            (manifest.config, changed),
+        )
         for name, value in wanted.items()
     )
 

@@ -1,4 +1,4 @@
-"""The verb `distill`: a small, fast model from the scores of a slow one."""
+"""The verb `distill`: a small, fast model from the scores of a slow one, or from some of its layers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ def distill(
     teacher: Annotated[
         str,
         typer.Option(
-            help="Model that scores candidates: a zoo row or an artefact's directory; made if it is missing."
+            help="Model that scores candidates, or with --layers any fine-tuned language model: a zoo row or an "
+            "artefact's directory; made if it is missing."
         ),
     ],
-    student: Annotated[str, typer.Option(help="Zoo row of groups A, B or C, such as gdcn-emb, or bst-emb.")],
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="Zoo row of groups A, B or C, such as gdcn-emb, or bst-emb. Leave it out with --layers."
+        ),
+    ] = None,
     dataset: DatasetName = None,
     teacher_variant: Annotated[
         str | None,
@@ -46,9 +52,12 @@ def distill(
 ) -> None:
     """Train a small, fast model on the scores of a slow one.
 
-    The artefact is named STUDENT-from-TEACHER.
+    The artefact is named STUDENT-from-TEACHER. With --layers, the student is the teacher, a language model, with fewer
+    layers, which learns from its hidden states as well.
 
-    Example: rbserve distill --teacher text-minilm-l6 --student gdcn-emb --dataset microlens --teacher-users 2500
+    Examples: rbserve distill --teacher text-minilm-l6 --student gdcn-emb --dataset microlens --teacher-users 2500
+
+    rbserve distill --teacher text-minilm-l6 --layers 3 --dataset microlens
     """
     from rbserve.pipeline.home import Home
 

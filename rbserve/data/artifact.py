@@ -36,6 +36,7 @@ from rbserve.core.fields import FieldSpec, Layout
 from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.requests import ZOO_SIGNATURE, FeatureSpec, Signature
+from rbserve.core.settings import Computation
 from rbserve.core.variants import (
     DEFAULT_SERVED,
     NOTHING,
@@ -136,7 +137,8 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the weights came about. `taken_from` names the row they were trained (and validated) as, if another.
 
     `random`: they were drawn, not learnt; the model has its true shape, and nothing to say. `distilled`: they were
-    learnt from another model's scores. `continued`: they began as those of another artefact.
+    learnt from another model's scores. `continued`: they began as those of another artefact. `computation`: what they
+    were computed on; None for random weights and in older artefacts.
     """
 
     seed: int
@@ -150,6 +152,7 @@ class TrainingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     random: bool = False
     distilled: Distillation | None = None
     continued: Continued | None = None
+    computation: Computation | None = None
 
 
 class PromptFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -86,7 +86,7 @@ def remaking_command(artifact: Artifact) -> str:
     if artifact.manifest.adopted:
         return f"rbserve adopt {shlex.quote(artifact.manifest.adopted.source)} --requests TABLE"
     if taught:
-        return making_command(taught.student, dataset, taught.teacher)
+        return making_command(taught.student, dataset, taught.teacher, taught.layers)
     return making_command(artifact.name, dataset)
 
 
@@ -157,12 +157,13 @@ def training_command(measurement: Measurement) -> str | None:
         return None
     verb = f"train --model {shlex.quote(measurement.model)}"
     if taught:
-        verb = f"distill --teacher {shlex.quote(taught.teacher)} --student {taught.student}"
+        verb = f"distill --teacher {shlex.quote(taught.teacher)}"
+        verb += "" if taught.layers else f" --student {taught.student}"
     options = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changed(measurement).items()]
     options += _endpoint_options(measurement, spec)
     options += [f"--{key.replace('_', '-')} {value}" for key, value in training_changes(measurement).items()]
     if taught:
-        options += [f"--teacher-variant {taught.variant}"]
+        options += [] if taught.layers else [f"--teacher-variant {taught.variant}"]
         options += [f"--{key} {value}" for key, value in taught.changed.items()]
     options += ["--weights random"] * measurement.random
     place = model_option(measurement)

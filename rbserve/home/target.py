@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbserve.core.distillation import FROM
+from rbserve.core.distillation import FROM, split_layers
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.types import ModelSpec
@@ -37,14 +37,16 @@ MOST_NAMED = 8  # artefacts that an error lists
 class ModelName:
     """A value of --model. `spec` is the row that the model is trained as, None where it is found as an artefact alone.
 
-    `teacher` is the model that taught a student, and None for all others. `adopted`: the name is that of adopted
-    artefacts below the home directory; without it, a model without a row is the directory of an artefact.
+    `teacher` is the model that taught a student, and None for all others; `layers` the number of its layers that the
+    student has, 0 for another row. `adopted`: the name is that of adopted artefacts below the home directory; without
+    it, a model without a row is the directory of an artefact.
     """
 
     text: str
     spec: ModelSpec | None = field(hash=False)
     teacher: str | None = None
     adopted: bool = False
+    layers: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -116,7 +118,10 @@ class Target:
     def how_to_make(self) -> str:
         """The command that makes the artefact."""
         return making_command(
-            self.model.spec.name if self.model.spec else self.name, self.dataset, self.model.teacher
+            self.model.spec.name if self.model.spec else self.name,
+            self.dataset,
+            self.model.teacher,
+            self.model.layers,
         )
 
     def check_variants(self, variants: Iterable[str]) -> None:
@@ -164,8 +169,10 @@ def parse_model(model: str | Path | ModelName) -> ModelName:
     if is_adopted(model):
         return ModelName(model, None, adopted=True)
     student, separator, teacher = model.partition(FROM)
-    _check_readable(student)
-    return ModelName(model, find_model(student, adopted_names), teacher if separator else None)
+    row, layers = split_layers(student) if separator and not _is_row(student) else (student, 0)
+    _check_readable(row)
+    spec = find_model(row, adopted_names)
+    return ModelName(model, spec, teacher if separator else None, layers=layers)
 
 
 def parse_models(values: Iterable[str]) -> list[ModelName]:
@@ -238,10 +245,11 @@ def model_path(model: str, dataset: str, random: bool = False) -> Path:
     return Path(model) if names_directory(model) else artifact_path(artifact_name(model, random), dataset)
 
 
-def making_command(row: str, dataset: str, teacher: str | None = None) -> str:
-    """The command that trains a row on a data set, or distills it from a teacher."""
+def making_command(row: str, dataset: str, teacher: str | None = None, layers: int = 0) -> str:
+    """The command that trains a row on a data set, or distills it, or a number of layers, from a teacher."""
     if teacher is not None:
-        return f"rbserve distill --teacher {teacher} --student {row} --dataset {dataset}"
+        student = f"--layers {layers}" if layers else f"--student {row}"
+        return f"rbserve distill --teacher {teacher} {student} --dataset {dataset}"
     return f"rbserve train --model {row} --dataset {dataset}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
@@ -53,6 +54,10 @@ ISA_FLAGS = (
 )
 
 
+# Instruction sets with matrix products of bf16 numbers.
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
 def environment(device: str = CPU) -> Environment:
     """Describes this machine now, of which `device` computes."""
     cpu, flags = processor()
@@ -79,6 +84,17 @@ def allowed_cores() -> list[int]:
     if not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0))
+
+
+def usable_cores() -> int:
+    """Cores that this process can keep busy: those it may run on, or the control group's quota if that is less."""
+    cores, quota = len(allowed_cores()) or psutil.cpu_count(logical=True) or 1, cgroup_cpus()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices by instructions of its own (AVX512-BF16 or AMX)."""
+    return bool(BF16_FLAGS & processor()[1])
 
 
 def processor(root: Path = ROOT) -> tuple[str, set[str]]:

@@ -302,7 +302,7 @@ class LayersConfig(TunedWeights):
     backbone: Annotated[
         Name, Meta(description="Language model: a name of rbserve backbones, a hub id or a directory.")
     ] = "smollm2-135m"
-    layers: Annotated[Count, Meta(description="First layers of the language model that are run.")] = 6
+    layers: Annotated[Count, Meta(description="First layers of the language model that are run.")] = 2
     start: Annotated[
         Literal["trained", "drawn"],
         Meta(

@@ -51,13 +51,16 @@ class Architecture:
     A decoder reads from left to right; an encoder in both directions, and it answers at a [MASK]; an encoder-decoder
     in both directions, and it answers with its decoder's first word and keeps no cache. `recomputes`: whether its
     activations can be computed twice instead of kept (gradient checkpointing). `layerwise`: how it runs some of its
-    layers; None where it runs all of them or none.
+    layers; None where it runs all of them or none. `layers` is the base's list of layers, empty for a model that has
+    two; `layer_end` the part of a layer whose output is the layer's, empty for all of it.
     """
 
     drive: Drive
     reads: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
     recomputes: bool = True
     layerwise: Layerwise | None = None
+    layers: str = "layers"
+    layer_end: str = ""
 
 
 def decoder(
@@ -191,16 +194,25 @@ GROUPED = "rbserve-grouped"
 """What transformers knows `grouped_attention` as, in exporters/runtimes/language.py."""
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(bert, "encoder", layerwise=Layerwise(_embed_bert, _run_bert)),
+    "bert": Architecture(
+        bert, "encoder", layerwise=Layerwise(_embed_bert, _run_bert), layers="encoder.layer"
+    ),
     "glm": Architecture(decoder),
     "llama": Architecture(decoder),
     "mistral": Architecture(decoder),
-    "mpnet": Architecture(mpnet, "encoder", recomputes=False, layerwise=Layerwise(_embed_mpnet, _run_mpnet)),
-    "mpt": Architecture(mpt, recomputes=False),
-    "opt": Architecture(decoder),
+    "mpnet": Architecture(
+        mpnet,
+        "encoder",
+        recomputes=False,
+        layerwise=Layerwise(_embed_mpnet, _run_mpnet),
+        layers="encoder.layer",
+        layer_end="output",
+    ),
+    "mpt": Architecture(mpt, recomputes=False, layers="blocks", layer_end="ffn"),
+    "opt": Architecture(decoder, layers="decoder.layers"),
     "phi": Architecture(decoder),
     "qwen2": Architecture(decoder),
-    "t5": Architecture(t5, "encoder-decoder"),
+    "t5": Architecture(t5, "encoder-decoder", layers=""),
 }
 
 

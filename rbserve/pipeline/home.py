@@ -186,7 +186,7 @@ class Home:
     def distill(
         self,
         teacher: Model,
-        student: str,
+        student: str | None = None,
         dataset: str = DEFAULT_DATASET,
         *,
         settings: Settings | Changes | None = None,
@@ -199,11 +199,12 @@ class Home:
         """Trains the zoo row `student` on the scores of `teacher`, a model, which is trained if it is missing.
 
         `variant` of the teacher scores: onnx-fp32 where it is exported, else torch-fp32. The other options are those
-        of `train`.
+        of `train`. With `teaching={"layers": L}` in the place of `student`, the student is the teacher, a language
+        model, with L layers.
         """
         return training.distill(
             resolve(teacher, dataset),
-            find_model(student),
+            None if student is None else find_model(student),
             dataset,
             _values(settings),
             config,

@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbserve.core.distillation import check_student, check_teacher, student_name
+from rbserve.core.distillation import (
+    LAYER_OPTIONS,
+    SCORE_OPTIONS,
+    check_layer_teacher,
+    check_student,
+    check_teacher,
+    student_name,
+)
 from rbserve.core.errors import ArtifactError, UsageError, memory_told, needs_extra
 from rbserve.core.files import require_replaceable
 from rbserve.core.options import with_options
@@ -16,13 +23,14 @@ from rbserve.data.artifact import Artifact, ArtifactManifest, open_artifact
 from rbserve.data.dataset import Dataset, check_same_data, open_dataset
 from rbserve.home.paths import artifact_path, dataset_path, is_prepared, teachers_path
 from rbserve.home.target import Target, artifact_name
-from rbserve.models.configs import EndpointConfig, ItemKnnConfig, kind_of
+from rbserve.models.configs import EndpointConfig, ItemKnnConfig, config_from_dict, config_to_dict, kind_of
+from rbserve.models.zoo import with_backbone
 from rbserve.pipeline.data import check_dataset, ensure_dataset
 from rbserve.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from rbserve.core.types import ModelSpec
-    from rbserve.train.distill.lesson import TrainingLesson
+    from rbserve.train.fit import Lesson
 
 
 LESS_MEMORY = (
@@ -58,7 +66,7 @@ def train(
     if isinstance(spec.config, ItemKnnConfig) and (unused := {*(settings or {})} - {"seed"}):
         say(f"{spec.name} is counted, without a training loop: {', '.join(sorted(unused))} do not apply")
     path = out or artifact_path(artifact_name(spec.name, spec.random), dataset)
-    _check_training(spec, path, resume)
+    _check_training(spec, path, resume, chosen)
     check_dataset(dataset)
     return _fit(spec, ensure_dataset(dataset), path, chosen, resume, init=start)
 
@@ -90,7 +98,7 @@ def _artifact_to_continue(path: Path, random: bool) -> Artifact:
 
 def distill(
     teacher: Target,
-    student: ModelSpec,
+    student: ModelSpec | None,
     dataset: str,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -101,13 +109,22 @@ def distill(
 ) -> Artifact:
     """Trains a pair-wise row on the scores of a teacher, which is trained if it is missing.
 
-    `variant` of the teacher scores; `teaching` changes the defaults of `Teaching`; the rest is as in `train`.
-    UsageError for a model that cannot teach, and for a row that cannot learn.
+    `variant` of the teacher scores; `teaching` changes the defaults of `Teaching`; the rest is as in `train`. Without a
+    `student`, it is the teacher with `teaching["layers"]` layers. UsageError for a model that cannot teach, and for a
+    row that cannot learn.
     """
     wanted = Teaching(**(teaching or {}))
+    if bool(student) == bool(wanted.layers):
+        raise UsageError(
+            "a student is either a row or some layers of its teacher", "give --student ROW or --layers NUMBER"
+        )
+    if student is None:
+        unused = {*(teaching or {})} & SCORE_OPTIONS | ({"teacher_variant"} if variant else set())
+        _refuse_options(unused, "only with --student")
+        return _distill_layers(teacher, dataset, wanted, settings, options, out, resume)
+    _refuse_options({*(teaching or {})} & LAYER_OPTIONS, "only with --layers")
     check_student(student)
-    kind = teacher.artifact.manifest.config_kind if teacher.artifact else kind_of(teacher.spec.config)
-    check_teacher(teacher.name, teacher.task, kind, teacher.random)
+    check_teacher(teacher.name, teacher.task, _kind(teacher), teacher.random)
     with needs_extra("train", "distilling"):
         from rbserve.train.distill.lesson import prepare_lesson
     name = student_name(student.name, teacher.name)
@@ -115,7 +132,7 @@ def distill(
     chosen = _settings(spec, settings)
     teacher.check_variants([] if variant is None else [variant])
     path = out or artifact_path(name, dataset)
-    _check_training(spec, path, resume)
+    _check_training(spec, path, resume, chosen)
     check_dataset(dataset)
     artifact, data, folder = ensure_artifact(teacher), ensure_dataset(dataset), teachers_path(dataset)
     with progress_bar(f"score {artifact.name}") as progress:
@@ -125,12 +142,58 @@ def distill(
     return _fit(spec, data, path, chosen, resume, lesson)
 
 
-def _check_training(spec: ModelSpec, path: Path, resume: bool) -> None:
-    """Raises UsageError for a training that cannot begin: nothing to resume, no such language model, a path in use."""
+def _distill_layers(
+    teacher: Target,
+    dataset: str,
+    teaching: Teaching,
+    settings: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None,
+    out: Path | None,
+    resume: bool,
+) -> Artifact:
+    """Trains a copy of a language model with some of its layers on its hidden states and answers.
+
+    The student has the teacher's config but for `options`, and is trained as its row is but for `settings`.
+    """
+    check_layer_teacher(teacher.name, _kind(teacher), teacher.is_language_model, teacher.random)
+    with needs_extra("train", "distilling"):
+        from rbserve.train.distill.layers import check_shape, prepare_layer_lesson, shape_of
+    config = teacher.artifact.manifest.config if teacher.artifact else config_to_dict(teacher.spec.config)
+    row = with_backbone(_kind(teacher), config["backbone"])
+    changed = with_options(config_from_dict(_kind(teacher), config), options or {})
+    check_shape(teacher.name, shape_of(teacher.artifact, config["backbone"]), teaching.layers)
+    row_name = teacher.model.spec.name if teacher.model.spec else teacher.name
+    name = student_name(row_name, teacher.name, teaching.layers)
+    spec = replace(row, name=name, config=changed, weights_of=None)
+    chosen = _settings(spec, settings)
+    path = out or artifact_path(name, dataset)
+    _check_training(spec, path, resume, chosen)
+    check_dataset(dataset)
+    artifact, data = ensure_artifact(teacher), ensure_dataset(dataset)
+    return _fit(
+        spec, data, path, chosen, resume, prepare_layer_lesson(artifact, row_name, data, teaching, say)
+    )
+
+
+def _kind(target: Target) -> str:
+    """The kind of a model's config."""
+    return target.artifact.manifest.config_kind if target.artifact else kind_of(target.spec.config)
+
+
+def _refuse_options(names: set[str], reason: str) -> None:
+    if names:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
+        raise UsageError(f"{listed} {reason}", "leave it out" if len(names) == 1 else "leave them out")
+
+
+def _check_training(spec: ModelSpec, path: Path, resume: bool, settings: Settings) -> None:
+    """Raises UsageError for a training that cannot begin: a path in use, nothing to resume, no such device or model."""
     with needs_extra("train", "training"):
         from rbserve.train.encoders.backbone import require_findable
         from rbserve.train.fit import checkpoint_path
+        from rbserve.train.fitting.device import resolve
     require_replaceable(path)
+    resolve(settings)
     if resume and not checkpoint_path(path).is_file():
         raise UsageError(
             f"nothing to resume: no checkpoint at {checkpoint_path(path)}", "train without --resume"
@@ -145,7 +208,7 @@ def _fit(
     path: Path,
     settings: Settings,
     resume: bool,
-    lesson: TrainingLesson | None = None,
+    lesson: Lesson | None = None,
     init: Artifact | None = None,
 ) -> Artifact:
     """Trains a row into an artefact at `path`, and says how good it is."""

@@ -68,13 +68,16 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def test_what_it_takes_is_told_before_and_scores_are_kept(here: Here, said: str) -> None:
-    first, second, last = said.strip().splitlines()
+    first, second, work, *_, last = said.strip().splitlines()
     assert re.fullmatch(
         r"text-llama torch-fp32 scores [\d,]+ pairs of 30 training users: [\d,]+ labelled, 120 not; "
         r"about [\d,]+ tokens to read\. Ctrl-C keeps what is scored\.",
         first,
     )
     assert "its log-odds x become" in second
+    assert re.fullmatch(
+        rf"{NAME}: [\d,]+ training rows an epoch in \d+ updates?, 2 epochs; on cpu in fp32, .*", work
+    )
     assert f"{NAME} on judged: taught by text-llama torch-fp32 (alpha 0.5)" in last
     code, again = here("distill", "--teacher", TEACHER, "--student", "dnn", *TEACH)
     assert code == 0
@@ -145,6 +148,43 @@ def test_wrong_words_get_one_line_and_a_hint(home: Path, here: Here, words: list
     assert message in error
     assert hint.startswith("hint: ")
     assert not (home / "artifacts" / "judged" / "dnn-from-dnn").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--teacher", TEACHER, "--layers", "2"], "text-llama has 2 layers, and a student has fewer: --layers 2"),
+        (["--teacher", "text-minilm-l6", "--layers", "6"], "text-minilm-l6 has 6 layers, and a student has fewer"),
+        (["--teacher", TEACHER, "--layers", "-1"], "Invalid value for '--layers'"),
+        (["--teacher", TEACHER], "a student is either a row or some layers of its teacher"),
+        (["--teacher", TEACHER, "--layers", "1", "--student", "dnn"], "a student is either a row or some layers"),
+        (["--teacher", "dnn", "--layers", "1"], "not of dnn: it is no language model"),
+        (["--teacher", "zeroshot-minilm-l6", "--layers", "1"], "it is not fine-tuned"),
+        (["--teacher", TEACHER, "--layers", "1", "--pairs", "3"], "--pairs only with --student"),
+        (["--teacher", "dnn", "--student", "dnn", "--keep", "even"], "--keep only with --layers"),
+    ],
+)  # fmt: skip
+def test_layers_of_what_has_none_get_one_line_and_a_hint(here: Here, words: list[str], message: str) -> None:
+    code, (*_, error, hint) = here("distill", "--dataset", "judged", *words)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("hint: ")
+
+
+def test_some_layers_of_a_teacher_are_a_student_like_any_other(home: Path, here: Here) -> None:
+    few = ("--batch", "4", "--micro-batch", "4", "--epochs", "1", "--epoch-rows", "8")
+    code, lines = here("distill", "--teacher", TEACHER, "--layers", "1", "--dataset", "judged", *few)
+    assert code == 0
+    name = "text-llama-1l-from-text-llama"
+    assert lines[0].startswith("text-llama teaches 1 of its 2 layers: the student begins with layers 1, ")
+    assert "first 1 layers of text-llama, taught by it on" in lines[-1]
+    assert open_artifact(home / "artifacts" / "judged" / name).manifest.training.distilled is not None
+    code, (_, hint) = here(
+        "export", "--model", "text-minilm-l6-3l-from-text-minilm-l6", "--dataset", "judged"
+    )
+    assert code == 2
+    assert hint == "hint: rbserve distill --teacher text-minilm-l6 --layers 3 --dataset judged"
 
 
 def test_a_teacher_of_another_data_set_is_refused(home: Path, here: Here) -> None:

@@ -302,7 +302,9 @@ def test_an_interrupted_student_is_not_continued_with_another_lesson(
         prepare_lesson(trained, "dnn", planted, Teaching(pairs=2, alpha=alpha), SEED, tmp_path)
         for alpha in (0.2, 0.4)
     ]
-    one, other = (_identity(small("dnn"), planted, Settings(), lesson, None) for lesson in lessons)
+    one, other = (
+        _identity(small("dnn"), planted, Settings(), Settings(), lesson, None) for lesson in lessons
+    )
     assert one != other
 
 

@@ -55,7 +55,7 @@ class Line:
         return 1 / (1 + float((model(self.x)[:, 0] - self.y).square().mean()))
 
 
-def _model() -> nn.Module:
+def model_with_dropout() -> nn.Module:
     torch.manual_seed(7)
     return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
@@ -64,7 +64,7 @@ def _fit(
     tmp_path: Path, resume: bool = False, stop_after: int | None = None, **changes: object
 ) -> tuple[nn.Module, State]:
     settings = Settings(**{"batch": 10, "micro_batch": 10, "lr": 0.05, "epochs": 6, **changes})  # type: ignore[arg-type]
-    model = _model()
+    model = model_with_dropout()
     checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", {"lr": settings.lr, "batch": settings.batch})
     return model, fit(model, Line(stop_after), settings, checkpoint, resume)
 
@@ -109,7 +109,7 @@ def test_a_cosine_schedule_rises_to_lr_and_falls_to_nothing_at_the_last_epoch(tm
             return next(one for one in gc.get_objects() if isinstance(one, torch.optim.Adam))
 
     settings = Settings(batch=1, micro_batch=1, lr=0.05, epochs=4, patience=4, schedule="cosine")
-    fit(_model(), Watched(), settings, Checkpoint(tmp_path / "c", {}))
+    fit(model_with_dropout(), Watched(), settings, Checkpoint(tmp_path / "c", {}))
     rates = rates[1:]  # each update's rate is read at the next one
     peak = int(np.argmax(rates))
     assert len(rates) == 4 * 64 - 1
@@ -143,7 +143,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> 
             self.weights.append(model.state_dict()["0.weight"].clone())
             return next(self.scores)
 
-    task, model = Worsening(), _model()
+    task, model = Worsening(), model_with_dropout()
     state = fit(model, task, Settings(batch=10, epochs=6, patience=3), Checkpoint(tmp_path / "c", {}))
     assert (state.epoch, state.best_epoch, state.best_metric) == (5, 1, 0.9)
     assert torch.equal(model.state_dict()["0.weight"], task.weights[1])
@@ -152,7 +152,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> 
 def test_a_model_that_memory_cannot_train_is_refused_with_the_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = 4 * sum(one.numel() for one in _model().parameters())
+    trained = 4 * sum(one.numel() for one in model_with_dropout().parameters())
     free = SimpleNamespace(available=4 * trained)
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     _fit(tmp_path, epochs=1)
@@ -298,4 +298,4 @@ def test_two_processes_train_adapters_like_accumulated_gradients_on_one(
     assert (trained - start).abs().max() > 1e-4
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
-    assert two.manifest.training.best_metric == pytest.approx(one.manifest.training.best_metric, abs=1e-6)
+    assert two.manifest.training.best_metric == pytest.approx(one.manifest.training.best_metric, abs=1e-5)

@@ -1,4 +1,5 @@
 """The one training loop: batches, updates, validation, checkpoints; and files of tensors.
 
-Imports `core`. Imported by `train`, `train.distill`, `train.semantic_ids` and `train.tasks`.
+Imports `core` and `machine`. Imported by `pipeline`, `train`, `train.distill`, `train.semantic_ids` and
+`train.tasks`.
 """

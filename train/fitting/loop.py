@@ -18,7 +18,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate import PartialState
+from accelerate.utils import broadcast, reduce
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ from rbserve.core.errors import Interrupted, RbserveError, UsageError
 from rbserve.core.files import replacing
 from rbserve.core.settings import Settings as Settings
 from rbserve.core.types import Progress, no_progress
+from rbserve.train.fitting.device import cpu_threads, open_device, resolve
+from rbserve.train.fitting.forecast import Forecast
 from rbserve.train.fitting.tensors import save_tensors
 
 Rows = NDArray[np.int64]
@@ -100,17 +102,28 @@ def fit(
     resume: bool = False,
     progress: Progress = no_progress,
     trained_before: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> State:
-    """Trains `model` in place and leaves it with the weights that validated best.
+    """Trains `model` in place and leaves it with the weights that validated best, on the device that trained it.
 
     If the model was `trained_before`, its weights are validated before the first epoch and stay if none is better.
-    Raises Interrupted after Ctrl-C (SIGINT) or SIGTERM, once the running step is done and saved.
+    `say` gets how much work it is and, after a few updates, how long it will take. Raises UsageError for a device that
+    is not there, Interrupted after Ctrl-C (SIGINT) or SIGTERM, once the running step is done and saved.
     """
+    settings = resolve(settings)
+    with cpu_threads(settings.threads):
+        return _fit(model, task, settings, checkpoint, resume, progress, trained_before, say)
+
+
+def _fit(
+    model: nn.Module, task: TrainingTask, settings: Settings, checkpoint: Checkpoint, resume: bool, progress: Progress,
+    trained_before: bool, say: Callable[[str], None],
+) -> State:  # fmt: skip
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # none of it is read
-    accelerator = Accelerator()
+    model.to(open_device(settings))
     require_memory(model)
-    model.to(accelerator.device)
+    is_main = PartialState().is_main_process
     for value in _trained(model).values():
         value.copy_(broadcast(value))
     optimizer = torch.optim.Adam(_groups(model, task), lr=settings.lr, fused=True)
@@ -121,15 +134,23 @@ def fit(
     total = _total_steps(task, settings)
     saved = started = time.monotonic()
     before = state.seconds
+    forecast = Forecast(
+        settings,
+        _epoch_steps(task, settings),
+        _steps_done(state, task, settings),
+        say if is_main else _nothing,
+    )
+    forecast.describe_work(task.rows)
 
     with _stop_requests() as stop:
         while not _finished(state, settings):
             for batch in _batches(task, settings, state):
-                _step(accelerator, model, optimizer, task, settings, state, batch)
+                with forecast.update():
+                    _step(model, optimizer, task, settings, state, batch)
                 state.seconds = before + time.monotonic() - started
                 progress(_steps_done(state, task, settings), total, _describe(state, task))
                 due = time.monotonic() - saved >= checkpoint.every_s
-                if accelerator.is_main_process and (due or stop.is_set()):
+                if is_main and (due or stop.is_set()):
                     _save(checkpoint, state, model, optimizer, best)
                     saved = time.monotonic()
                 if stop.is_set():
@@ -213,8 +234,11 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
+def _nothing(_line: str) -> None:
+    """Says nothing: of several processes the first one speaks."""
+
+
 def _step(
-    accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     task: TrainingTask,
@@ -227,12 +251,13 @@ def _step(
         int(np.random.SeedSequence((settings.seed, state.epoch, state.step)).generate_state(1)[0])
     )
     model.train()
-    share = batch[accelerator.process_index :: accelerator.num_processes]
+    processes, device = PartialState(), next(model.parameters()).device
+    share = batch[processes.process_index :: processes.num_processes]
     for start in range(0, len(share), settings.micro_batch):
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = task.loss(model, share[start : start + settings.micro_batch])
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-    _sum_gradients(accelerator, model)
+    _sum_gradients(model)
     for group in optimizer.param_groups:
         group["lr"] = group["share"] * _learning_rate(
             settings, _steps_done(state, task, settings), _total_steps(task, settings)
@@ -242,14 +267,14 @@ def _step(
     state.step += 1
 
 
-def _sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
+def _sum_gradients(model: nn.Module) -> None:
     """Gives every process the gradient of the whole batch; a process without rows contributes zero."""
-    if accelerator.num_processes == 1:
+    if PartialState().num_processes == 1:
         return
     for parameter in model.parameters():
         if parameter.requires_grad:
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = accelerator.reduce(own, "sum")
+            parameter.grad = reduce(own, "sum")
 
 
 def _end_epoch(model: nn.Module, task: TrainingTask, state: State, best: dict[str, Tensor]) -> None:

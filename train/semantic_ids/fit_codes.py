@@ -86,7 +86,7 @@ def make_semantic_ids(
     if processes.is_main_process:
         codes, report = name_items(model, vectors, state)
         write_semantic_ids(
-            path, dataset, codes, config_to_dict(config), dataclasses.asdict(settings), report,
+            path, dataset, codes, config_to_dict(config), settings.recipe, report,
             lambda file: save_tensors(file, model.state_dict()),
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def train_rqvae(
     model.centre, model.scale = _moments(vectors)
     if not resume:
         model.start_from(_sample(vectors, ROWS_A_CLUSTER * config.codes, settings.seed))
-    run = {**config_to_dict(config), **dataclasses.asdict(settings), "items": len(vectors)}
+    run = {**config_to_dict(config), **settings.recipe, "items": len(vectors)}
     task = RqVaeTask(vectors, config, settings.seed)
     state = fit(model, task, settings, Checkpoint(checkpoint, run), resume, progress)
     return model.cpu(), state

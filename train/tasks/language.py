@@ -121,15 +121,19 @@ class LanguageTask:
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the candidates of the given rows."""
-        device = next(model.parameters()).device
+        tensors, is_answer, wanted = self.batch(rows, next(model.parameters()).device)
+        odds, _ = model(**tensors)
+        return F.binary_cross_entropy_with_logits(odds[is_answer], wanted, reduction="sum")
+
+    def batch(self, rows: Rows, device: torch.device) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The model's tensors for B prompts, which answers bool[B, N] are a candidate's, and their labels float[C]."""
         packed = [prompt for row in rows.tolist() for prompt in self._pack(row)]
         labels = np.concatenate([self._train.labels[self._span(row)] for row in rows.tolist()])
         answers = np.array([prompt.read.shape[1] for prompt in packed])
         padded = pad(packed)
-        odds, _ = model(**{name: torch.from_numpy(array).to(device) for name, array in padded.arrays.items()})
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in padded.arrays.items()}
         is_answer = torch.from_numpy(np.arange(padded.read.shape[1]) < answers[:, None]).to(device)
-        wanted = torch.from_numpy(labels).to(device, torch.float32)
-        return F.binary_cross_entropy_with_logits(odds[is_answer], wanted, reduction="sum")
+        return tensors, is_answer, torch.from_numpy(labels).to(device, torch.float32)
 
     def validate(self, model: nn.Module) -> float:
         """AUC over at most VALIDATION_ROWS rows of the validation users, the first ones."""

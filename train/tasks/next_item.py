@@ -101,22 +101,24 @@ class NextItemTask:
 
     def loss(self, model: nn.Module, rows: Rows) -> Tensor:
         """Cross-entropy summed over the answers' tokens of the given rows."""
-        language, split = cast(LanguageModel, model), self._train.take(rows)
-        device = next(model.parameters()).device
-        packed = pad([self._pack(split, row) for row in range(len(split))])
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
-        targets = torch.from_numpy(split.targets.astype(np.int64)).to(device)
-        codes = self._codes.to(device)
+        language, device = cast(LanguageModel, model), next(model.parameters()).device
+        tensors, wanted = self.batch(rows, device)
         if isinstance(self._config, SeqSidConfig):
             logits, _ = model(**tensors)
-            return F.cross_entropy(
-                logits.flatten(0, 1).float(), codes[:, targets].T.flatten(), reduction="sum"
-            )
+            return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
         hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
-        last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
+        last = hidden[torch.arange(len(wanted), device=device), tensors["read"][:, 0]]
         if isinstance(self._config, SeqParallelConfig):
-            return code_heads_loss(last, language.head, codes, targets, self._config.loss)
-        return softmax_loss(last, language.head.weight, targets)
+            codes = self._codes.to(device)
+            return code_heads_loss(last, language.head, codes, wanted[:, 0], self._config.loss)
+        return softmax_loss(last, language.head.weight, wanted[:, 0])
+
+    def batch(self, rows: Rows, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """The model's tensors for the prompts of rows, and the answers int64[R, A]: codes in turn, or the item."""
+        split = self._train.take(rows)
+        packed = pad([self._pack(split, row) for row in range(len(split))])
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
+        return tensors, torch.from_numpy(self._answers(split)).to(device)
 
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 of the first 500 validation users, ranks among the whole catalogue."""
@@ -145,6 +147,13 @@ class NextItemTask:
         save_prompts(self.prompts, self._folder, folder)
         if self.sids is not None:
             copy_semantic_ids(self.sids, folder)
+
+    def _answers(self, split: SeqSplit) -> NDArray[np.int64]:
+        """The targets: items int64[R, 1], or of identifiers that are written code by code int64[R, levels]."""
+        if not isinstance(self._config, SeqSidConfig):
+            return split.targets.astype(np.int64)[:, None]
+        assert self.sids is not None
+        return self.sids.tokens[split.targets].astype(np.int64)
 
     def _pack(self, split: SeqSplit, row: int) -> Packed:
         history = split.histories[row][-self._config.max_history :]
