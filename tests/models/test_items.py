@@ -7,14 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rbserve.models.configs import CONFIGS, CtrConfig, EmbeddingItems, HistoryConfig, TextItems
+from rbserve.models.configs import CONFIGS, CtrConfig, EmbeddingItems, HistoryConfig, LayersConfig, TextItems
 from rbserve.models.ctr import build, rebuild
 from rbserve.models.ctr_base import CtrModel
 from rbserve.models.items import ItemEncoder, VectorItems, WordItems
 
 TEXTS = [[0, 1, 2], [], [2, 2, 5], [4], [0, 5]]  # word numbers; the second item has none
 VECTORS = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (len(TEXTS), 7)).astype(np.float32))
-KINDS = [kind for kind, cls in CONFIGS.items() if issubclass(cls, TextItems | EmbeddingItems)]
+KINDS = [
+    kind
+    for kind, cls in CONFIGS.items()
+    if issubclass(cls, TextItems | EmbeddingItems) and not issubclass(cls, LayersConfig)
+]
 HISTORY, CANDIDATES = [0, 2, 3], [4, 1, 2]
 
 
