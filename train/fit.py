@@ -39,6 +39,7 @@ from rbserve.models.configs import (
     GbdtConfig,
     ItemKnnConfig,
     LanguageConfig,
+    LayersConfig,
     SasRecTextConfig,
     config_to_dict,
     kind_of,
@@ -118,7 +119,7 @@ def train(
 
 def gains_by_bf16(spec: ModelSpec) -> bool:
     """Whether `--precision auto` trains a row in bf16 where it can: language models, and rows that do so unasked."""
-    return isinstance(spec.config, LanguageConfig) or spec.training.get("precision") == "bf16"
+    return isinstance(spec.config, LanguageConfig | LayersConfig) or spec.training.get("precision") == "bf16"
 
 
 def _require_rows(spec: ModelSpec, dataset: Dataset) -> None:

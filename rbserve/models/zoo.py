@@ -268,9 +268,10 @@ class _Recipe(NamedTuple):
 # Of a row a user's history with all of its candidates; the language model's layers learn at a share of the rate.
 _ITEM_TRAINING = {
     "batch": 64, "micro_batch": 64, "lr": 1e-3, "epochs": 3, "patience": 3, "schedule": "cosine",
+    "precision": "auto",
 }  # fmt: skip
 
-_SEQ_ITEM_TRAINING = {"batch": 128, "micro_batch": 128, "lr": 1e-3, "epochs": 5, "schedule": "cosine"}
+_SEQ_ITEM_TRAINING = {**_ITEM_TRAINING, "batch": 128, "micro_batch": 128, "epochs": 5, "patience": 5}
 
 _RECIPES: dict[str, _Recipe] = {
     "zeroshot": _Recipe("E", ZeroShotConfig, {}, "zeroshot-{}"),

@@ -12,7 +12,7 @@ with Student's t interval of the logarithms. `cold`: a user never seen; `warm`: 
 the paper's way; their scores are other scores, and are not compared.
 
     python tests/benchmarks/fast_paths.py --model text-smollm2-135m --random --dataset microlens \
-        --beside item-smollm2-135m,bst-emb --variants onnx-fp32,onnx-int8
+        --beside item-smollm2-135m,bst-emb --beside-variants onnx-fp32,onnx-int8
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def measure(
     papers = open_scorer(artifact, "torch-recbench")
     scorers = {
         (one.name, variant, state): open_scorer(one, variant, user_cache=USER_CACHE if state == "warm" else 0)
-        for one in (artifact, *beside) for variant in options.variants if variant in one.can_open
+        for one, variants in ((artifact, options.variants), *((one, options.beside_variants) for one in beside))
+        for variant in variants if variant in one.can_open
         for state in (("cold", "warm") if one.kind in REMEMBERING else ("cold",))
     }  # fmt: skip
     prompts, rows = artifact_prompts(artifact), []
@@ -150,6 +151,9 @@ def main() -> None:
     parser.add_argument(
         "--beside", type=lambda text: text.split(","), default=[], help="models timed beside it"
     )
+    parser.add_argument(
+        "--beside-variants", type=lambda text: text.split(","), default=["onnx-fp32", "onnx-int8"]
+    )
     parser.add_argument("--requests", type=int, default=6)
     parser.add_argument("--protocol-candidates", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000, help="of which AUC is computed; 0: none")
@@ -168,7 +172,7 @@ def main() -> None:
         ensure_artifact(resolve(options.model, options.dataset, options.random)), options.variants
     )
     beside = [
-        ensure_exported(one, [variant for variant in options.variants if variant in one.can_have])
+        ensure_exported(one, [variant for variant in options.beside_variants if variant in one.can_have])
         for one in (ensure_artifact(resolve(name, options.dataset)) for name in options.beside)
     ]
     print(
