@@ -99,7 +99,6 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
-        self._codes = torch.from_numpy(sids.tokens_by_level.astype(np.int64)) if sids else torch.empty(0)
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -114,15 +113,14 @@ class NextItemTask:
         packed = pad([self._pack(split, row) for row in range(len(split))])
         tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.arrays.items()}
         targets = torch.from_numpy(split.targets.astype(np.int64)).to(device)
-        codes = self._codes.to(device)
         if isinstance(self._config, SeqSidConfig):
             logits, _ = model(**tensors)
-            return F.cross_entropy(
-                logits.flatten(0, 1).float(), codes[:, targets].T.flatten(), reduction="sum"
-            )
+            wanted = self._codes(device)[:, targets].T
+            return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
         hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
         last = hidden[torch.arange(len(split), device=device), tensors["read"][:, 0]]
         if isinstance(self._config, SeqParallelConfig):
+            codes = self._codes(device)
             return code_heads_loss(last, language.head, codes, targets, self._config.loss)
         return softmax_loss(last, language.head.weight, targets)
 
@@ -139,7 +137,7 @@ class NextItemTask:
             assert self.sids is not None
             stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
             return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
-        scores = TorchBestItems(language, self.sids.tokens_by_level if self.sids else None)
+        scores = TorchBestItems(language, self.sids.tokens_by_level if self.sids is not None else None)
         return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -152,6 +150,11 @@ class NextItemTask:
         save_prompts(self.prompts, self._folder, folder)
         if self.sids is not None:
             copy_semantic_ids(self.sids, folder)
+
+    def _codes(self, device: torch.device) -> Tensor:
+        """The code tokens int64[L, n] of all items."""
+        assert self.sids is not None
+        return torch.from_numpy(self.sids.tokens_by_level.astype(np.int64)).to(device)
 
     def _pack(self, split: SeqSplit, row: int) -> Packed:
         history = split.histories[row][-self._config.max_history :]
