@@ -17,8 +17,8 @@ from torch import Tensor
 def code_scores(logits: Tensor, codes: Tensor) -> Tensor:
     """Scores [B, n] of all items, logarithms of probabilities, by logits [B, L * K].
 
-    A level is added at a time: a single look-up of all levels takes onnxruntime three times as long for a user, and
-    forty times as long for a user of 32, since its result has L times the size (LOG.md).
+    A level is added at a time: a single look-up of all levels takes onnxruntime three times as long for one user and
+    more for a batch, since its result has L times the size (LOG.md).
     """
     users, levels = logits.size(0), codes.size(0)
     by_token = logits.reshape(users, levels, -1).log_softmax(-1).flatten(1)

@@ -5,7 +5,7 @@
 - "codes": each code that follows against the codes of its level (RPG, Hou et al. 2025, section 3.2). It costs L * K
   products a position instead of n, and gives probability to paths that no item has.
 
-The ranking is computed in one way for both, since the two differ by a number that all items share.
+Both train the same sums: what a score lacks of the first probability is a number that all items share.
 
 Shapes: P predicted positions of width d, n items of L codes each from K.
 """
@@ -33,7 +33,7 @@ def code_heads_loss(
     weights = torch.cat((heads.weight, heads.bias[:, None]), dim=1)
     table = F.embedding_bag(
         codes.T.contiguous(), weights, mode="sum"
-    )  # what the codes of an item add up to, its bias last
+    )  # sums of the items' codes, biases last
     return softmax_loss(F.pad(hidden, (0, 1), value=1.0), table, items)
 
 

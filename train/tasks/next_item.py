@@ -91,7 +91,6 @@ class NextItemTask:
     ) -> None:
         self._train, self._valid = dataset.seqrec("train"), dataset.seqrec("valid")
         self._config, self.prompts, self._folder, self.sids = config, item_prompts, folder, sids
-        self._codes = torch.from_numpy(sids.tokens_by_level.astype(np.int64)) if sids else torch.empty(0)
         self.rows, self.max_history = len(self._train), config.max_history
 
     @property
@@ -109,7 +108,7 @@ class NextItemTask:
         hidden, _ = language.hidden(tensors["tokens"], tensors["positions"], tensors["mask"])
         last = hidden[torch.arange(len(wanted), device=device), tensors["read"][:, 0]]
         if isinstance(self._config, SeqParallelConfig):
-            codes = self._codes.to(device)
+            codes = self._codes(device)
             return code_heads_loss(last, language.head, codes, wanted[:, 0], self._config.loss)
         return softmax_loss(last, language.head.weight, wanted[:, 0])
 
@@ -133,7 +132,7 @@ class NextItemTask:
             assert self.sids is not None
             stepper = LanguageStepper(TorchLanguageCall(language), self.prompts)
             return GeneratingRanker(stepper, self.sids, self._config, self.prompts.questions)
-        scores = TorchBestItems(language, self.sids.tokens_by_level if self.sids else None)
+        scores = TorchBestItems(language, self.sids.tokens_by_level if self.sids is not None else None)
         return ScoringRanker(scores, self._config.max_history, packed_questions(self.prompts))
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -154,6 +153,11 @@ class NextItemTask:
             return split.targets.astype(np.int64)[:, None]
         assert self.sids is not None
         return self.sids.tokens[split.targets].astype(np.int64)
+
+    def _codes(self, device: torch.device) -> Tensor:
+        """The code tokens int64[L, n] of all items."""
+        assert self.sids is not None
+        return torch.from_numpy(self.sids.tokens_by_level.astype(np.int64)).to(device)
 
     def _pack(self, split: SeqSplit, row: int) -> Packed:
         history = split.histories[row][-self._config.max_history :]
