@@ -289,7 +289,11 @@ def test_random_weights_have_drawn_states_that_are_served_and_exported(
 ) -> None:
     """Latency can be measured before anything is trained, and a large catalogue takes seconds."""
     spec = dataclasses.replace(row(backbones["sentence-bert"], 1), random=True)
-    artifact = export(train(spec, planted, tmp_path / "random", Settings()), planted, ["int8"])
+    lines: list[str] = []
+    drawn = train(spec, planted, tmp_path / "random", Settings(), say=lines.append)
+    size = drawn.manifest.files[ITEM_STATES].bytes / 2**20
+    assert [line for line in lines if f"the states of 82 items take {size:,.1f} MiB" in line]
+    artifact = export(drawn, planted, ["int8"])
     table = artifact_states(artifact)
     assert table is not None
     assert table.std() == pytest.approx(1, abs=0.05)
