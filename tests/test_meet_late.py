@@ -39,6 +39,7 @@ from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.meeting import MeetingScorer
 from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.openvino import without_bf16
 from rbserve.stats.pairwise import auc
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
@@ -158,6 +159,18 @@ def test_every_variant_conforms(artifact: Artifact, planted: Dataset, tmp_path: 
         checks = artifact.checks(variant)
         assert checks is None or scored_otherwise(checks, scorer.score) is None
     check_scores_are_probabilities(open_scorer(artifact, "onnx-fp32"), planted, rows=60)
+
+
+@pytest.mark.skipif(bool(without_bf16()), reason=without_bf16() or "")
+@pytest.mark.parametrize("artifact", CASES[:2], indirect=True, ids=["layer-1", "layer-2"])
+def test_the_fp32_graphs_score_alike_in_bf16(artifact: Artifact, planted: Dataset) -> None:
+    exact, coarse = (open_scorer(artifact, variant) for variant in ("onnx-fp32", "openvino-bf16"))
+    assert isinstance(coarse, LanguageScorer)
+    warm = coarse.remembering(1 << 20)
+    request = slate_request(planted.ctr("test").histories[0], np.arange(9, dtype=np.int32))
+    for scorer in (coarse, warm, warm):
+        np.testing.assert_allclose(scorer.score(request), exact.score(request), atol=0.03, rtol=0)
+    check_empty_history_and_empty_slate_are_legal(coarse)
 
 
 def test_ids_texts_and_computed_states_score_alike(artifact: Artifact, planted: Dataset) -> None:
