@@ -39,6 +39,7 @@ from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.language import LanguageScorer
 from rbserve.runtimes.meeting import MeetingScorer
 from rbserve.runtimes.opening import open_scorer
+from rbserve.runtimes.openvino import without_bf16
 from rbserve.stats.pairwise import auc
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
@@ -158,6 +159,18 @@ def test_every_variant_conforms(artifact: Artifact, planted: Dataset, tmp_path: 
         checks = artifact.checks(variant)
         assert checks is None or scored_otherwise(checks, scorer.score) is None
     check_scores_are_probabilities(open_scorer(artifact, "onnx-fp32"), planted, rows=60)
+
+
+@pytest.mark.skipif(bool(without_bf16()), reason=without_bf16() or "")
+@pytest.mark.parametrize("artifact", CASES[:2], indirect=True, ids=["layer-1", "layer-2"])
+def test_the_fp32_graphs_score_alike_in_bf16(artifact: Artifact, planted: Dataset) -> None:
+    exact, coarse = (open_scorer(artifact, variant) for variant in ("onnx-fp32", "openvino-bf16"))
+    assert isinstance(coarse, LanguageScorer)
+    warm = coarse.remembering(1 << 20)
+    request = slate_request(planted.ctr("test").histories[0], np.arange(9, dtype=np.int32))
+    for scorer in (coarse, warm, warm):
+        np.testing.assert_allclose(scorer.score(request), exact.score(request), atol=0.03, rtol=0)
+    check_empty_history_and_empty_slate_are_legal(coarse)
 
 
 def test_ids_texts_and_computed_states_score_alike(artifact: Artifact, planted: Dataset) -> None:
@@ -289,7 +302,11 @@ def test_random_weights_have_drawn_states_that_are_served_and_exported(
 ) -> None:
     """Latency can be measured before anything is trained, and a large catalogue takes seconds."""
     spec = dataclasses.replace(row(backbones["sentence-bert"], 1), random=True)
-    artifact = export(train(spec, planted, tmp_path / "random", Settings()), planted, ["int8"])
+    lines: list[str] = []
+    drawn = train(spec, planted, tmp_path / "random", Settings(), say=lines.append)
+    size = drawn.manifest.files[ITEM_STATES].bytes / 2**20
+    assert [line for line in lines if f"the states of 82 items take {size:,.1f} MiB" in line]
+    artifact = export(drawn, planted, ["int8"])
     table = artifact_states(artifact)
     assert table is not None
     assert table.std() == pytest.approx(1, abs=0.05)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 import torch
@@ -44,6 +44,8 @@ from rbserve.models.configs import (
     config_to_dict,
     kind_of,
 )
+from rbserve.models.lm import ClickModel
+from rbserve.runtimes.meeting import describe_table
 from rbserve.runtimes.torch import with_item_states
 from rbserve.train.distill.layers import LayerLesson
 from rbserve.train.distill.lesson import TrainingLesson
@@ -79,8 +81,8 @@ def train(
     - With `init`, training starts from the weights of that artefact (`warm_start.py`), which stay if no epoch
       validates better.
 
-    `say` gets a line that says whose weights are used and why, one about histories that prompts cut, and how much work
-    the training is.
+    `say` gets a line that says whose weights are used and why, one about histories that prompts cut, one with the size of
+    the table of item states, of a model that has one, and how much work the training is.
     """
     computed = resolve(settings, gains_by_bf16(spec))
     _require_rows(spec, dataset)
@@ -100,6 +102,9 @@ def train(
     prompts = _prompt_fits(spec, dataset, task)
     for warning in filter(None, (prompt_fit.said(split) for split, prompt_fit in prompts.items())):
         say(f"{spec.name}: {warning}")
+    if isinstance(task, LanguageTask) and task.prompts.pieces.meet:
+        width = cast(ClickModel, model).language.config.hidden_size
+        say(f"{spec.name}: {describe_table(task.prompts, width)}")
     state = State()
     if isinstance(task, WholeTask) and task.rows and not spec.random:
         with cpu_threads(computed.threads):

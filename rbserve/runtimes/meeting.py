@@ -155,6 +155,16 @@ def write_item_states(
     table.close()
 
 
+def describe_table(prompts: Prompts, width: int) -> str:
+    """What the table of item states takes, in one line: the whole and an item, by their mean."""
+    items = len(prompts.items)
+    size = prompts.state_count(items) * width * np.dtype(np.float16).itemsize
+    return (
+        f"the states of {items:,} items take {size / 2**20:,.1f} MiB on disk, {size / max(items, 1) / 1024:.2f} KiB "
+        "an item; they are read through a memory map"
+    )
+
+
 def draw_item_states(prompts: Prompts, width: int, path: Path, seed: int) -> None:
     """Writes random states of this width for all items, in the form of `write_item_states`."""
     table, rng = ColumnWriter(path, np.float16), np.random.default_rng(seed)

@@ -227,12 +227,16 @@ def describe_work(teacher: Artifact, variant: str, slates: Slates, folder: Path)
 
 
 def _count_tokens(teacher: Artifact, slates: Slates, places: list[int]) -> int:
-    """The tokens of the prompts of slates; a history counts once if the model shares it among candidates."""
+    """The tokens of the prompts of slates; a history counts once if the model shares it among candidates.
+
+    Candidates that meet the history behind the last layer are looked up, not read.
+    """
     prompts, total = artifact_prompts(teacher), 0
     for place in places:
         candidates = slates.candidates(place)
         prefix, suffixes = prompts.sizes(slates.history(place), candidates)
-        total += prefix * (1 if prompts.pieces.shared else len(candidates)) + suffixes
+        total += prefix * (1 if prompts.pieces.shared else len(candidates))
+        total += 0 if prompts.pieces.pooled else suffixes
     return total
 
 
