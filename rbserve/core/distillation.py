@@ -25,7 +25,8 @@ class Distillation(msgspec.Struct, frozen=True):
     the teacher, only of whether it has something to teach; None with `layers`.
 
     With `layers`, the student is the teacher with that many of its layers, those that `keep` says. It learnt from the
-    teacher's log-odds as they are, and from its hidden states, whose distance has weight `hidden`.
+    teacher's answers as they are, and from its hidden states, whose distance has weight `hidden`; `labelled` are the
+    training rows that epochs drew from.
     """
 
     student: str
@@ -59,7 +60,7 @@ class Distillation(msgspec.Struct, frozen=True):
         """The distillation in one line, for tables and reports."""
         if self.layers:
             return (
-                f"{self.keep} {self.layers} layers of {self.teacher}, taught by it on {self.labelled:,} rows "
+                f"{self.layers} layers of {self.teacher} ({self.keep}), taught by its hidden states and answers "
                 f"(alpha {self.alpha:g}, hidden {self.hidden:g})"
             )
         return (

@@ -118,9 +118,9 @@ class Teaching(Options):
     keep: Annotated[
         Keep,
         Meta(
-            description="Layers of the teacher that the student begins with: its first ones, or evenly spaced ones."
+            description="Layers of the teacher that the student begins with: evenly spaced ones, or its first ones."
         ),
-    ] = "first"
+    ] = "even"
     hidden: Annotated[
         Amount,
         Meta(

@@ -161,7 +161,7 @@ def test_wrong_words_get_one_line_and_a_hint(home: Path, here: Here, words: list
         (["--teacher", "dnn", "--layers", "1"], "not of dnn: it is no language model"),
         (["--teacher", "zeroshot-minilm-l6", "--layers", "1"], "it is not fine-tuned"),
         (["--teacher", TEACHER, "--layers", "1", "--pairs", "3"], "--pairs only with --student"),
-        (["--teacher", "dnn", "--student", "dnn", "--keep", "even"], "--keep only with --layers"),
+        (["--teacher", "dnn", "--student", "dnn", "--keep", "first"], "--keep only with --layers"),
     ],
 )  # fmt: skip
 def test_layers_of_what_has_none_get_one_line_and_a_hint(here: Here, words: list[str], message: str) -> None:
@@ -178,7 +178,7 @@ def test_some_layers_of_a_teacher_are_a_student_like_any_other(home: Path, here:
     assert code == 0
     name = "text-llama-1l-from-text-llama"
     assert lines[0].startswith("text-llama teaches 1 of its 2 layers: the student begins with layers 1, ")
-    assert "first 1 layers of text-llama, taught by it on" in lines[-1]
+    assert "1 layers of text-llama (even), taught by its hidden states and answers" in lines[-1]
     assert open_artifact(home / "artifacts" / "judged" / name).manifest.training.distilled is not None
     code, (_, hint) = here(
         "export", "--model", "text-minilm-l6-3l-from-text-minilm-l6", "--dataset", "judged"

@@ -222,7 +222,7 @@ def test_a_student_has_fewer_layers_and_reads_what_its_teacher_reads(
     assert record is not None
     assert (record.layers, record.teacher_digest, record.variant) == (1, teacher.model_digest, "torch-fp32")
     assert record.changed == {"layers": "1"}
-    assert record.said.startswith(f"first 1 layers of {teacher.name}, taught by it on ")
+    assert record.said.startswith(f"1 layers of {teacher.name} (even), taught by its hidden states")
 
 
 @pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-int8"])
