@@ -81,8 +81,8 @@ def train(
     - With `init`, training starts from the weights of that artefact (`warm_start.py`), which stay if no epoch
       validates better.
 
-    `say` gets a line that says whose weights are used and why, one about histories that prompts cut, one with the size of
-    the table of item states, of a model that has one, and how much work the training is.
+    `say` gets a line that says whose weights are used and why, one about histories that prompts cut, one with the size
+    of the table of item states, of a model that has one, and how much work the training is.
     """
     computed = resolve(settings, gains_by_bf16(spec))
     _require_rows(spec, dataset)
