@@ -402,7 +402,7 @@ def test_lost_history_is_told_before_training_kept_and_shown_by_a_profile(
     made, histories = artifact_prompts(artifact), planted.ctr("test").histories
     kept = np.array([made.kept(histories[one]) for one in range(len(histories))])
     assert found.cut == np.count_nonzero(kept < histories.lengths) > 0
-    assert [line.split(" of ")[0] for line in told] == [
+    assert [line.split(" of ")[0] for line in told if "prompts lose" in line] == [
         f"text-smollm2-135m: {artifact.manifest.prompts[split].cut:,}" for split in ("train", "test")
     ]
     plan = Plan(1, 1, 1.0, [1], 1, "forward", seed=1, test_users=1)
