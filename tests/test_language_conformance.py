@@ -413,7 +413,7 @@ def test_lost_history_is_told_before_training_kept_and_shown_by_a_profile(
         row("zeroshot", backbones["llama"]), planted, tmp_path / "asked", Settings(), say=told.append
     )
     assert [*asked.manifest.prompts] == ["test"], "nothing is trained"
-    assert len(told) == 3
+    assert sum("prompts lose" in line for line in told) == 3
 
 
 def test_a_text_scores_like_the_item_it_is_the_text_of(artifact: Artifact, planted: Dataset) -> None:
