@@ -5,6 +5,7 @@ A CUDA device takes no code of its own in models and tasks: a task sends its ten
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,15 @@ def open_device(settings: Settings) -> torch.device:
     if settings.device == "cuda":  # cuBLAS repeats its sums bit by bit only with a workspace of fixed size
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     processes = PartialState(cpu=settings.device == "cpu")
+    if processes.num_processes > 1:
+        atexit.register(_leave_group)
     return processes.device if processes.num_processes > 1 else torch.device(settings.device)
+
+
+def _leave_group() -> None:
+    """Leaves the other processes; whoever ends without that may be aborted by threads that still wait for them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager
