@@ -33,13 +33,19 @@ UNLIKE = ((3, 5, 1), (7, 2, 9), (0, 1, 4), (2, 0, 2), (29, 23, 13))
 """Items of a history, candidates, and places read before, by which sizes that never change are found."""
 
 
-class _BehindForward(torch.nn.Module):
-    """A model whose `forward` is `score_behind`."""
+class _Traced(torch.nn.Module):
+    """A model for the exporter, which traces `forward`; the tensors of its fields come last."""
 
-    def __init__(self, model: ItemLanguage) -> None:
+    def __init__(self, model: CtrModel) -> None:
         super().__init__()
         self.model = model
         self.tensors = model.fields.tensors if model.fields else []
+
+
+class _BehindForward(_Traced):
+    """A model whose `forward` is `score_behind`."""
+
+    model: ItemLanguage
 
     def forward(
         self,
@@ -54,13 +60,8 @@ class _BehindForward(torch.nn.Module):
         return scores, *state
 
 
-class _ScoreForward(torch.nn.Module):
-    """A model whose `forward` is `score`, for the exporter, which traces `forward`."""
-
-    def __init__(self, model: CtrModel) -> None:
-        super().__init__()
-        self.model = model
-        self.tensors = model.fields.tensors if model.fields else []
+class _ScoreForward(_Traced):
+    """A model whose `forward` is `score`."""
 
     def forward(
         self, history: torch.Tensor, candidates: torch.Tensor, *tensors: torch.Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,15 @@ def check_scores_are_probabilities(scorer: Scorer, dataset: Dataset, rows: int |
     test = dataset.ctr("test").take(np.arange(rows or len(dataset.ctr("test"))))
     scores = score_rows(scorer, test.histories, test.candidates)
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def check_variants(artifact: Artifact, dataset: Dataset, tolerance: Mapping[str, float]) -> None:
+    """In each variant of `tolerance`: a slate scores like its candidates, within the tolerance; nothing is legal."""
+    for variant, most in tolerance.items():
+        scorer = open_scorer(artifact, variant)
+        check_a_slate_scores_like_its_candidates_one_by_one(scorer, dataset, most)
+        check_empty_history_and_empty_slate_are_legal(scorer)
+        check_scores_are_probabilities(scorer, dataset)
 
 
 def check_a_loaded_copy_scores_the_same(artifact: Artifact, dataset: Dataset, copy: Path) -> None:

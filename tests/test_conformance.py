@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from conformance import (
     check_a_loaded_copy_scores_the_same,
-    check_a_slate_scores_like_its_candidates_one_by_one,
-    check_empty_history_and_empty_slate_are_legal,
     check_it_learns_the_planted_structure,
     check_items_that_training_never_saw_score_alike,
     check_new_items_score_by_their_content,
-    check_scores_are_probabilities,
+    check_variants,
 )
 from small import train_small
 
@@ -50,11 +48,7 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
         check_items_that_training_never_saw_score_alike(artifact, planted)
     else:
         check_new_items_score_by_their_content(artifact, planted)
-    for variant, tolerance in TOLERANCE.items():
-        scorer = open_scorer(artifact, variant)
-        check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, tolerance)
-        check_empty_history_and_empty_slate_are_legal(scorer)
-        check_scores_are_probabilities(scorer, planted)
+    check_variants(artifact, planted, TOLERANCE)
 
 
 def test_exported_scores_agree_with_the_reference(artifact: Artifact, planted: Dataset) -> None:

@@ -12,11 +12,10 @@ import pytest
 import torch
 from conformance import (
     check_a_loaded_copy_scores_the_same,
-    check_a_slate_scores_like_its_candidates_one_by_one,
     check_empty_history_and_empty_slate_are_legal,
     check_it_learns_the_planted_structure,
     check_new_items_score_by_their_content,
-    check_scores_are_probabilities,
+    check_variants,
 )
 from small_backbone import make_backbone
 
@@ -79,11 +78,7 @@ def test_a_row_conforms(artifact: Artifact, planted: Dataset, tmp_path: Path) ->
     check_it_learns_the_planted_structure(artifact, planted)
     check_a_loaded_copy_scores_the_same(artifact, planted, tmp_path / "copy")
     check_new_items_score_by_their_content(artifact, planted)
-    for variant, tolerance in {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 5e-3}.items():
-        scorer = open_scorer(artifact, variant)
-        check_a_slate_scores_like_its_candidates_one_by_one(scorer, planted, tolerance)
-        check_empty_history_and_empty_slate_are_legal(scorer)
-        check_scores_are_probabilities(scorer, planted)
+    check_variants(artifact, planted, {"torch-fp32": 1e-5, "onnx-fp32": 1e-5, "onnx-int8": 5e-3})
 
 
 def test_exported_scores_agree_with_the_reference(artifact: Artifact, planted: Dataset) -> None:

@@ -96,13 +96,3 @@ def without_words(base: nn.Module) -> nn.Module:
     bare(base)
     base.set_input_embeddings(None)  # type: ignore[operator]
     return base
-
-
-def shortened(config: Any, layers: int) -> Any:
-    """transformers' `config` with its first `layers` layers; ValueError where it has fewer."""
-    if layers > config.num_hidden_layers:
-        raise ValueError(f"{config.num_hidden_layers} layers")
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    return config

@@ -160,8 +160,9 @@ def item_layers(artifact: Artifact, config: ModelConfig) -> Any:
     """The language model's layers of an artefact that reads items as tokens, without their weights, or None."""
     if not isinstance(config, LayersConfig):
         return None
+    from rbserve.models.depth import shortened
     from rbserve.models.drivers import read_config
-    from rbserve.models.language_layers import layers_of, shortened
+    from rbserve.models.language_layers import layers_of
 
     return layers_of(shortened(read_config(artifact.file(LAYERS)), config.layers))
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small import drawn_parallel
 
 from rbserve.exporters.sequential import write_graphs
-from rbserve.models.configs import ParallelSasRecConfig
-from rbserve.models.sasrec import ParallelSasRec, build
+from rbserve.models.sasrec import ParallelSasRec
 from rbserve.runtimes.onnx import OnnxItemScores
 from rbserve.runtimes.session import open_session
 
@@ -21,12 +21,7 @@ SIZE: Any = {"layers": 2, "dim": 16, "heads": 4, "levels": LEVELS, "codes": CODE
 
 @pytest.fixture
 def model() -> ParallelSasRec:
-    made = build(ParallelSasRecConfig(**SIZE), ITEMS)
-    assert isinstance(made, ParallelSasRec)
-    torch.manual_seed(0)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return made.eval()
+    return drawn_parallel(ITEMS, **SIZE)
 
 
 @torch.inference_mode()

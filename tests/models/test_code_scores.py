@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from equations import softmax
+from small import drawn_parallel
 
 from rbserve.models.code_scores import code_scores
-from rbserve.models.configs import ParallelSasRecConfig
-from rbserve.models.sasrec import ParallelSasRec, build, rebuild
+from rbserve.models.sasrec import ParallelSasRec, rebuild
 
 LEVELS, CODES, USERS, ITEMS = 3, 5, 4, 40
 SIZE: Any = {"layers": 2, "dim": 16, "heads": 4, "max_history": 9, "levels": LEVELS, "codes": CODES}
@@ -41,12 +41,7 @@ def tokens() -> torch.Tensor:
 
 @pytest.fixture
 def model() -> ParallelSasRec:
-    made = build(ParallelSasRecConfig(**SIZE), ITEMS)
-    assert isinstance(made, ParallelSasRec)
-    torch.manual_seed(0)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return made.eval()
+    return drawn_parallel(ITEMS, **SIZE)
 
 
 def test_a_score_is_the_sum_of_the_log_probabilities_of_an_items_codes(tokens: torch.Tensor) -> None:

@@ -15,10 +15,11 @@ from transformers import AutoModel
 
 from rbserve.models.configs import ItemLanguageConfig
 from rbserve.models.ctr import build
+from rbserve.models.depth import shortened
 from rbserve.models.drivers import ARCHITECTURES, read_config
 from rbserve.models.item_language import ItemLanguage
 from rbserve.models.items import VectorItems
-from rbserve.models.language_layers import layers_of, shortened, without_words
+from rbserve.models.language_layers import layers_of, without_words
 from rbserve.models.lm import as_decoder
 from rbserve.models.shapes import ENCODERS
 from rbserve.train.encoders.backbone import loading

@@ -1,4 +1,4 @@
-"""What is known of a training before it, and how long it will take after its first updates."""
+"""A training says its work before it begins, and after its first updates how long it will take."""
 
 from __future__ import annotations
 

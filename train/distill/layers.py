@@ -11,7 +11,6 @@ the square of the teacher's states). Its answers are held against the teacher's 
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import shutil
@@ -34,6 +33,7 @@ from rbserve.core.variants import REFERENCE
 from rbserve.data.artifact import BACKBONE, TOKENIZER, WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.data.semantic_ids import FOLDER as SIDS
+from rbserve.models.depth import cut_config, cut_values, depth
 from rbserve.models.drivers import ARCHITECTURES, architecture_of
 from rbserve.models.lm import ClickModel, LanguageModel
 from rbserve.models.prompts import FOLDER as PROMPTS
@@ -46,10 +46,6 @@ from rbserve.train.tasks.backbones import adapted
 from rbserve.train.tasks.language import LanguageTask
 from rbserve.train.tasks.next_item import NextItemTask
 
-DEPTHS = ("num_hidden_layers", "n_layers")
-"""The names of the number of layers in configs of transformers."""
-TYPES = "layer_types"
-"""The name of the list in some configs that has an entry for each layer."""
 READ = (PROMPTS, TOKENIZER, SIDS)
 """The parts of an artefact that say how a model reads a request, which a student has of its teacher."""
 
@@ -123,11 +119,6 @@ def prepare_layer_lesson(
 # ---- Layers ----
 
 
-def depth(config: Mapping[str, Any]) -> int:
-    """The number of layers in a config of transformers."""
-    return next(int(config[name]) for name in DEPTHS if name in config)
-
-
 def shape_of(teacher: Artifact | None, backbone: str) -> dict[str, Any]:
     """transformers' config of a teacher, or of the backbone it would be trained from (fetched if need be)."""
     if teacher is None and backbone in SHAPES:
@@ -173,22 +164,6 @@ def cut_weights(weights: Mapping[str, Tensor], layers: str, initial: Sequence[in
         elif int(layer[2]) in places:
             cut[f"{layer[1]}{places[int(layer[2])]}{name[layer.end() - 1 :]}"] = tensor.clone()
     return cut
-
-
-def cut_config(config: Any, initial: Sequence[int]) -> Any:
-    """transformers' config with the layers `initial` alone."""
-    cut = copy.deepcopy(config)
-    for name, value in cut_values(config.to_dict(), initial).items():
-        setattr(cut, name, value)
-    return cut
-
-
-def cut_values(config: Mapping[str, Any], initial: Sequence[int]) -> dict[str, Any]:
-    """The values, by name, that a config of transformers has of the layers `initial` alone."""
-    values: dict[str, Any] = {name: len(initial) for name in DEPTHS if name in config}
-    if config.get(TYPES):
-        values[TYPES] = [config[TYPES][layer] for layer in initial]
-    return values
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rbserve.models.depth import shortened
 from rbserve.models.drivers import read_config
-from rbserve.models.language_layers import shortened
 from rbserve.train.encoders.backbone import load_tokenizer, loading
 
 Pooling = Literal["mean", "last"]

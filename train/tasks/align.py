@@ -14,15 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rbserve.core.types import Progress
+from rbserve.core.types import ModelSpec, Progress
 from rbserve.models.configs import LayersConfig
 from rbserve.models.items import VectorItems
 from rbserve.models.language_layers import LanguageLayers
 from rbserve.models.rqvae_config import Pooling
 from rbserve.train.encoders.embed import embed_texts
+from rbserve.train.tasks.backbones import FirstLayers
 
 BATCH = 256
 RATE = 1e-3
+
+
+def start_tokens(
+    layers: LanguageLayers,
+    first: FirstLayers,
+    items: VectorItems,
+    spec: ModelSpec,
+    texts: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Draws what tokens are made with, to the size of the words that the layers know; then aligns, if asked."""
+    layers.scale_tokens(first.deviation)
+    if not spec.random:
+        align(layers, items, texts, spec.config, progress)
 
 
 def align(

@@ -15,8 +15,9 @@ from rbserve.core.errors import AssetError, UsageError
 from rbserve.core.types import ModelSpec
 from rbserve.data.artifact import LAYERS
 from rbserve.models.configs import LayersConfig, TunedLanguageConfig, TunedWeights
+from rbserve.models.depth import shortened
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, read_config
-from rbserve.models.language_layers import layers_of, shortened, without_words
+from rbserve.models.language_layers import layers_of, without_words
 from rbserve.models.lm import as_decoder
 from rbserve.train.encoders.backbone import loading, locate, locate_shape, precision
 

@@ -33,7 +33,7 @@ from rbserve.models.items import IdItems, ItemEncoder, VectorItems, WordItems
 from rbserve.stats.pairwise import auc
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows, require_finite
-from rbserve.train.tasks.align import align
+from rbserve.train.tasks.align import start_tokens
 from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.fields import FieldRows, read_fields
 from rbserve.train.tasks.packing import Packs
@@ -86,9 +86,7 @@ def make(
     model = build(spec.config, items, fields.layout if fields else NO_FIELDS, layers.base if layers else None)
     if layers is not None:
         own = cast(ItemLanguage, model).layers
-        own.scale_tokens(layers.deviation)
-        if not spec.random:
-            align(own, cast(VectorItems, items), dataset.items.texts, spec.config, progress)
+        start_tokens(own, layers, cast(VectorItems, items), spec, dataset.items.texts, progress)
     if isinstance(model.item_embedding, IdItems):
         model.item_embedding.blank(torch.from_numpy(~trained_items(dataset.ctr("train"), len(dataset.items))))
     if model.fields is not None:

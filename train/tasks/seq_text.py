@@ -36,7 +36,7 @@ from rbserve.runtimes.torch_models import TorchItemScores
 from rbserve.stats.listwise import ndcg_at_k
 from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows
-from rbserve.train.tasks.align import align
+from rbserve.train.tasks.align import start_tokens
 from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.ctr import no_texts
 from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
@@ -61,9 +61,7 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSas
     task = TextItemTask(dataset, config, layers)
     if layers is not None:
         own = cast(LanguageTransformer, model.transformer).layers
-        own.scale_tokens(layers.deviation)
-        if not spec.random:
-            align(own, items, dataset.items.texts, spec.config, progress)
+        start_tokens(own, layers, items, spec, dataset.items.texts, progress)
     items.own.blank(torch.from_numpy(task.counts == 0))
     with torch.no_grad():
         model.item_bias.copy_(_bias(task.counts))
