@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import N_ITEMS, origin, save
+from rbserve.runtimes.item_vectors import NEIGHBOUR_ROWS
 from rbserve.runtimes.onnx import ITEM_TABLE
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ RANKED_TABLE = "model.transformer.token_embedding.weight"
 """The item table of a graph that ranks."""
 BIASES = "item_biases"
 """The items' biases, float32[n], in a graph that ranks with them."""
+OF_NEIGHBOURS = "neighbour_scores"
+"""What neighbours add to the scores, float32[B, n], in a graph that ranks with them."""
+COUNTED_ROWS = tuple(f"model.{name}" for name in NEIGHBOUR_ROWS)
+"""The rows of items in such a graph, to which new items add zeros."""
 
 
 def declare_table(artifact: Artifact, precision: str, path: Path) -> None:
@@ -61,6 +66,9 @@ def append_rows(
     for tensor in graph.graph.initializer:
         if tensor.name == BIASES and biases is not None:
             grown = np.concatenate([numpy_helper.to_array(tensor), biases])
+        elif tensor.name in COUNTED_ROWS:
+            counted = numpy_helper.to_array(tensor)
+            grown = np.concatenate([counted, np.zeros((len(vectors), *counted.shape[1:]), counted.dtype)])
         elif tensor.name == N_ITEMS:
             grown = numpy_helper.to_array(tensor) + len(vectors)
         else:

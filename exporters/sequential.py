@@ -4,7 +4,7 @@ SASRec's graph takes histories int32[B, T] and k and returns the k best items an
 the item table and top k. One initializer holds the table for the look-up of the history and for the product. It is
 declared an input with a default, so that onnxruntime does not pack a second copy of it: a million items of width 64
 then take 244 MB instead of 488, and 14 ms a user instead of 10. Where items have vectors of texts, the table has the
-finished vectors and each item a bias.
+finished vectors and each item a bias; neighbours that are counted have their rows in the graph too.
 
 SID-SASRec's graphs are driven by the beam search: prefill takes tokens int32[B, T] and returns logits and the prefix
 cache; step takes one more token of each beam with both caches and returns logits and the longer suffix cache
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import ALL_SCORES, append_top_k, origin, save, trace
-from rbserve.exporters.item_table import BIASES, RANKED_TABLE
+from rbserve.exporters.item_table import BIASES, OF_NEIGHBOURS, RANKED_TABLE
 from rbserve.exporters.layers import traceable
 from rbserve.models.itemknn import ItemKnn
 from rbserve.models.sasrec import ParallelSasRec, SasRec, SequentialModel, SidSasRec
@@ -43,8 +43,11 @@ class _Encode(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, histories: Tensor) -> Tensor:
-        return self.model.transformer.last(histories)
+    def forward(self, histories: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        hidden = self.model.transformer.last(histories)
+        if self.model.neighbours is None:
+            return hidden
+        return hidden, self.model.neighbours(histories)
 
 
 class _CodeScores(nn.Module):
@@ -114,16 +117,22 @@ def _parallel(model: ParallelSasRec) -> Iterator[tuple[str, ModelProto]]:
 
 
 def _scoring(model: SasRec) -> Iterator[tuple[str, ModelProto]]:
+    outputs = {"hidden": {0: "B"}}
+    if model.neighbours is not None:
+        outputs[OF_NEIGHBOURS] = {0: "B"}
     with traceable(model):
         graph = trace(
             _Encode(model), (_tokens(EXAMPLE_USERS, EXAMPLE_TOKENS),),
-            {"histories": {0: "B", 1: "T"}}, {"hidden": {0: "B"}})  # fmt: skip
+            {"histories": {0: "B", 1: "T"}}, outputs)  # fmt: skip
     _append_scores(graph, model)
     yield "fp32.onnx", graph
 
 
 def _append_scores(graph_model: ModelProto, model: SasRec) -> None:
-    """Appends scores = hidden @ table^T + biases and the best k to a graph of the user's vector `hidden`."""
+    """Appends scores = hidden @ table^T + biases and the best k to a graph of the user's vector `hidden`.
+
+    What the graph has of neighbours is added.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     graph = graph_model.graph
@@ -132,7 +141,10 @@ def _append_scores(graph_model: ModelProto, model: SasRec) -> None:
     if model.biases is not None:
         terms.append(BIASES)
         graph.initializer.append(numpy_helper.from_array(model.biases.numpy(), BIASES))
-    graph.node.append(helper.make_node("Gemm", terms, [ALL_SCORES], "score", transB=1))
+    of_table = ALL_SCORES if model.neighbours is None else "table_scores"
+    graph.node.append(helper.make_node("Gemm", terms, [of_table], "score", transB=1))
+    if model.neighbours is not None:
+        graph.node.append(helper.make_node("Add", [of_table, OF_NEIGHBOURS], [ALL_SCORES], "add_neighbours"))
     graph.input.append(helper.make_tensor_value_info(table.name, TensorProto.FLOAT, list(table.dims)))
     append_top_k(graph_model, model.n_items)
 

@@ -35,7 +35,8 @@ def planted(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return open_dataset(shutil.copytree(planted.path, tmp_path_factory.mktemp("lists") / "planted"))
 
 
-ROWS = ["sasrec-3l", "sasrec-2l-emb", "hstu", "itemknn", "sid-sasrec-3l", "sid-sasrec-3l-cbs",
+ROWS = ["sasrec-3l", "sasrec-2l-emb", "sasrec-2l-emb+neighbours", "hstu", "itemknn", "sid-sasrec-3l",
+        "sid-sasrec-3l-cbs",
         "sid-sasrec-3l-parallel", "seq-p5 bert", "seq-p5 llama", "seq-p5 t5", "seq-sid opt", "seq-sid-cbs bert",
         "seq-sid-cbs llama", "seq-sid-cbs mpnet", "seq-sid-cbs mpt", "seq-sid-parallel bert",
         "seq-sid-parallel llama", "seq-sid-parallel t5", "seq-item llama", "seq-item bert"]  # fmt: skip
@@ -47,11 +48,14 @@ def ranked(
 ) -> Artifact:
     if " " in request.param:
         return language_row(*request.param.split(), planted, tmp_path_factory.mktemp("lists"))
-    spec = find_model(request.param)
+    name, _, with_neighbours = request.param.partition("+")
+    spec = find_model(name)
     codes = {"levels": "3", "codes": "8"} if spec.item_form == "semantic_id" else {}
     encoder = {"encoder": str(make_backbone("sentence-bert", tmp_path_factory.mktemp("encoder") / "bert"))}
     texts = encoder if spec.item_form == "embedding" else {}
-    options = {name: value for name, value in (SMALL | codes | texts).items() if hasattr(spec.config, name)}
+    counted = {"neighbours": "8"} if with_neighbours else {}
+    wanted = SMALL | codes | texts | counted
+    options = {name: value for name, value in wanted.items() if hasattr(spec.config, name)}
     spec = dataclasses.replace(spec, config=with_options(spec.config, options))
     settings = Settings(batch=64, micro_batch=64, lr=5e-3, epochs=3)
     trained = train(spec, planted, tmp_path_factory.mktemp("lists") / spec.name, settings)

@@ -391,6 +391,22 @@ class SasRecTextConfig(SasRecConfig):
         Amount | None,
         Meta(description="Weight of an item's share of occurrences as a target; 0: none.", extra=CHOSEN),
     ] = None
+    neighbours: Annotated[
+        Natural,
+        Meta(
+            description="Heaviest neighbours of an item, counted as itemknn's are, that add to the scores; 0: none."
+        ),
+    ] = 0
+    neighbour_text: Annotated[
+        Amount,
+        Meta(description="Weight of the similarity of texts among neighbours, as itemknn's text; 0: none."),
+    ] = 0.2
+    neighbour_weight: Annotated[
+        Amount | None,
+        Meta(
+            description="Weight of the logarithm of an item's share of the neighbours' scores.", extra=CHOSEN
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from rbserve.models.configs import ItemKnnConfig
 
 PRIOR = 1e-6
 """The score of the most popular item before the history is read: it orders items that no item of the history names."""
+FLOOR = 1e-5
+"""Added to an item's share of the neighbours' scores, so that it has a logarithm."""
 
 
 class ItemKnn(nn.Module):
@@ -54,6 +56,40 @@ class ItemKnn(nn.Module):
         """The best min(k, n) items int64[B, k] and their scores [B, k], best first."""
         scores, items = self(histories).topk(min(k, self.n_items))
         return items, scores
+
+
+class WeightedNeighbours(nn.Module):
+    """What neighbours add to the scores of another model: a weight times the logarithm of an item's share of theirs.
+
+    `weight`, a number, is chosen on validation.
+    """
+
+    weight: Tensor
+
+    def __init__(self, items: ItemKnn) -> None:
+        super().__init__()
+        self.items = items
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, histories: Tensor) -> Tensor:
+        """[B, n], after histories int[B, T]."""
+        return self.weight * self.log_shares(histories)
+
+    def log_shares(self, histories: Tensor) -> Tensor:
+        """log(s_i / sum_j s_j + FLOOR) [B, n] with the neighbours' scores s, after histories int[B, T]."""
+        scores = self.items(histories)
+        return (scores / scores.sum(1, keepdim=True).clamp(min=PRIOR) + FLOOR).log()
+
+
+def without_neighbours(n_items: int, neighbours: int, max_history: int) -> ItemKnn:
+    """A model whose neighbours are still to be counted: `neighbours` of each item at most, all with weight 0."""
+    width = min(neighbours, n_items)
+    return ItemKnn(
+        torch.zeros((n_items, width), dtype=torch.int32),
+        torch.zeros((n_items, width)),
+        recency_weights(1.0, max_history),
+        torch.zeros(n_items),
+    )
 
 
 def recency_weights(recency: float, max_history: int) -> Tensor:

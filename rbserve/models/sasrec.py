@@ -31,6 +31,7 @@ from rbserve.models.configs import (
     SidSasRecConfig,
 )
 from rbserve.models.hstu import HstuBlock
+from rbserve.models.itemknn import WeightedNeighbours, without_neighbours
 from rbserve.models.items import ITEMS, OwnAndTextItems
 from rbserve.models.language_layers import LanguageLayers
 
@@ -256,7 +257,7 @@ def _start_weights(module: nn.Module) -> None:
 class SasRec(nn.Module):
     """Group G: the score of item i is h · e_i, with e the embeddings that the history is read with.
 
-    With `biases` [n_items], each item's is added to its score.
+    With `biases` [n_items], each item's is added to its score, and with `neighbours` what they say of it.
     """
 
     def __init__(
@@ -265,6 +266,7 @@ class SasRec(nn.Module):
         n_items: int,
         biases: Tensor | None = None,
         transformer: AnyTransformer | None = None,
+        neighbours: WeightedNeighbours | None = None,
     ) -> None:
         """`transformer`: one that exists, with the embeddings of the items; else a new one."""
         super().__init__()
@@ -272,6 +274,7 @@ class SasRec(nn.Module):
         self.n_items = n_items
         self.transformer = transformer or transformer_of(config, n_items, config.max_history)
         self.register_buffer("biases", biases)
+        self.neighbours = neighbours
 
     biases: Tensor | None
 
@@ -287,7 +290,8 @@ class SasRec(nn.Module):
 
     def scores(self, histories: Tensor) -> Tensor:
         """Scores [B, n_items] of every item as the next one after histories int[B, T]."""
-        return F.linear(self.transformer.last(histories), self.items, self.biases)
+        scores = F.linear(self.transformer.last(histories), self.items, self.biases)
+        return scores if self.neighbours is None else scores + self.neighbours(histories)
 
     def top_k(self, histories: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The best min(k, n_items) items int64[B, k] and their scores [B, k], best first."""
@@ -304,7 +308,7 @@ class TextSasRec(nn.Module):
 
     The score of item i is h · e_i + item_bias_i + freshness * item_life_i. The bias is learnt. The life is counted: the
     logarithm of an item's share of occurrences as a target. `freshness`, a number, is chosen on validation. `new_item`
-    has the bias and the life of an item that training never saw.
+    has the bias and the life of an item that training never saw. `neighbours`, if the config asks for some, are added.
     """
 
     item_life: Tensor
@@ -323,6 +327,10 @@ class TextSasRec(nn.Module):
         self.register_buffer("item_life", torch.zeros(items.n_items))
         self.register_buffer("freshness", torch.zeros(()))
         self.register_buffer("new_item", torch.zeros(2))
+        self.neighbours = None
+        if config.neighbours:
+            counted = without_neighbours(items.n_items, config.neighbours, config.max_history)
+            self.neighbours = WeightedNeighbours(counted)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Hidden states [B, T + 1, d] of histories whose items' vectors [B, T, d] are given."""
@@ -336,7 +344,8 @@ class TextSasRec(nn.Module):
                 self.item_bias + self.freshness * self.item_life,
             )
         transformer = with_table(self.transformer, table)
-        return SasRec(self.config, len(table), biases, transformer).train(self.training)
+        folded = SasRec(self.config, len(table), biases, transformer, self.neighbours)
+        return folded.train(self.training)
 
 
 class SidSasRec(nn.Module):

@@ -27,6 +27,7 @@ Encode = Callable[[Sequence[str]], Vectors]
 OF_ITEMS = "item_embedding."
 VECTORS, OWN = "vectors", "own.weight"
 BIAS, LIFE, NEW_ITEM, FRESHNESS = "item_bias", "item_life", "new_item", "freshness"
+NEIGHBOUR_ROWS = tuple(f"neighbours.items.{name}" for name in ("neighbours", "weights", "prior"))
 """Tensors that the biases of a ranking are made of (`models/sasrec.py: TextSasRec`)."""
 SAME_ENCODER = 1e-2
 """How far the vector of a known text may differ from the one the model was trained with, in standard deviations."""
@@ -190,7 +191,7 @@ class VectorContent:
 class OwnAndVectorContent(VectorContent):
     """Rankings with vectors of texts: an item's own vector is added, and its score has a bias.
 
-    An item that is added has no vector of its own, and the bias of one that training never saw.
+    An item that is added has no vector of its own, no neighbours, and the bias of one that training never saw.
     """
 
     def __init__(self, artifact: Artifact, encode: Encode) -> None:
@@ -198,6 +199,8 @@ class OwnAndVectorContent(VectorContent):
         with open_tensors(artifact.path / WEIGHTS) as file:
             self._own: Vectors = file.get_tensor(f"{OF_ITEMS}{OWN}")
             self._biases = {name: file.get_tensor(name) for name in (BIAS, LIFE, NEW_ITEM, FRESHNESS)}
+            counted = NEIGHBOUR_ROWS if NEIGHBOUR_ROWS[0] in file.keys() else ()  # noqa: SIM118  (not a dict)
+            self._neighbours = {name: file.get_tensor(name) for name in counted}
 
     def of_rows(self, rows: Items) -> Vectors:
         """Vectors float32[K, d] of items of the table."""
@@ -205,12 +208,16 @@ class OwnAndVectorContent(VectorContent):
         return vectors
 
     def grown(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """All items' vectors, those of the texts last, their own vectors and what their biases are made of."""
+        """All items' vectors, those of the texts last, their own vectors and what else their scores are made of."""
         added, (bias, life) = len(texts), self._biases[NEW_ITEM]
         return super().grown(texts) | {
             f"{OF_ITEMS}{OWN}": np.pad(self._own, ((0, added), (0, 0))),
             BIAS: np.pad(self._biases[BIAS], (0, added), constant_values=bias),
             LIFE: np.pad(self._biases[LIFE], (0, added), constant_values=life),
+            **{
+                name: np.pad(rows, ((0, added), *((0, 0),) * (rows.ndim - 1)))
+                for name, rows in self._neighbours.items()
+            },
         }
 
     def biases(self, count: int) -> Scores:

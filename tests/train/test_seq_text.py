@@ -19,8 +19,9 @@ from rbserve.models.sasrec import TextSasRec
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
+from rbserve.train.tasks import itemknn
 from rbserve.train.tasks.seq import with_targets
-from rbserve.train.tasks.seq_text import FRESHNESS, TextItemTask, make
+from rbserve.train.tasks.seq_text import FRESHNESS, NEIGHBOUR_WEIGHTS, TextItemTask, make
 from rbserve.train.tasks.softmax import weighted_softmax_loss
 
 SMALL = {"layers": "1", "dim": "16", "heads": "2", "dropout": "0"}
@@ -120,6 +121,43 @@ def test_freshness_is_chosen_on_validation_unless_it_is_set(planted: Dataset, en
         assert float(fixed.freshness) == freshness
     assert best == max(values.values())
     assert float(model.freshness) == max(values, key=lambda value: values[value])
+
+
+@torch.no_grad()
+def test_neighbours_add_their_share_with_the_weight_that_is_best_on_validation(
+    planted: Dataset, encoder: str
+) -> None:
+    """Beside the network alone, and with every other weight set: none is better."""
+    model, task = made(planted, encoder, neighbours="8")
+    best = task.validate(model)
+    assert model.neighbours is not None
+    values = {}
+    for weight in NEIGHBOUR_WEIGHTS:
+        fixed, other = made(planted, encoder, neighbours="8", neighbour_weight=str(weight))
+        values[weight] = other.validate(fixed)
+    assert best == max(values.values()) > values[0.0]
+    assert float(model.neighbours.weight) == max(values, key=lambda value: values[value])
+
+    history = torch.tensor([[3, 1, 2]])
+    alone, _ = made(planted, encoder, freshness=str(float(model.freshness)))
+    counted = model.neighbours.items(history)
+    expected = alone.folded().scores(history) + model.neighbours.weight * torch.log(
+        counted / counted.sum() + 1e-5
+    )
+    torch.testing.assert_close(model.folded().scores(history), expected)
+
+
+@torch.no_grad()
+def test_neighbours_of_a_ranking_are_those_of_itemknn(planted: Dataset, encoder: str, tmp_path: Path) -> None:
+    model, _ = made(planted, encoder, neighbours="8", neighbour_text="0")
+    spec = find_model("itemknn")
+    alone, task = itemknn.make(
+        dataclasses.replace(spec, config=with_options(spec.config, {"neighbours": "8"})), planted, no_progress
+    )
+    task.fit_whole(alone, tmp_path / "itemknn", no_progress)
+    assert model.neighbours is not None
+    for name, tensor in model.neighbours.items.state_dict().items():
+        torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=0, atol=0)
 
 
 def test_what_was_chosen_is_in_the_manifest_and_unseen_items_keep_the_vector_of_their_text(

@@ -21,7 +21,7 @@ from rbserve.core.tasks import SEQREC
 from rbserve.core.types import ModelSpec, Progress, Vectors
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import ItemKnnConfig
-from rbserve.models.itemknn import PRIOR, ItemKnn, recency_weights
+from rbserve.models.itemknn import PRIOR, ItemKnn, recency_weights, without_neighbours
 from rbserve.runtimes.evaluate import rank_rows
 from rbserve.runtimes.ranking import ScoringRanker
 from rbserve.runtimes.torch_models import TorchItemScores
@@ -52,14 +52,16 @@ Values = dict[str, float]
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[ItemKnn, ItemKnnTask]:
     """A model without neighbours, or with drawn ones if `spec.random`, and the task that counts them."""
     config: ItemKnnConfig = spec.config
-    n_items, width = len(dataset.items), min(config.neighbours, len(dataset.items))
-    neighbours = torch.zeros((n_items, width), dtype=torch.int32)
+    model = without_neighbours(len(dataset.items), config.neighbours, config.max_history)
     if spec.random:
-        neighbours.random_(n_items)
-    recency = recency_weights(1.0, config.max_history)
-    model = ItemKnn(neighbours, torch.zeros((n_items, width)), recency, torch.zeros(n_items))
+        draw_neighbours(model)
     with_texts = config.text and not spec.random
     return model, ItemKnnTask(dataset, config, _vectors(dataset, config, progress) if with_texts else None)
+
+
+def draw_neighbours(model: ItemKnn) -> None:
+    """Gives every item drawn neighbours, with weight 0."""
+    model.neighbours.random_(model.n_items)
 
 
 def _vectors(dataset: Dataset, config: ItemKnnConfig, progress: Progress) -> Vectors:

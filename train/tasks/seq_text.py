@@ -7,7 +7,7 @@ It differs from SASRec's task in three ways, each of which an option turns off.
   item that is present with probability p stands for 1 / p items, so that the sum over the pool is, in expectation, the
   sum over the catalogue (Horvitz & Thompson 1952; logQ correction: Yi et al. 2019). What a user saw before is always
   present and therefore counts too much: items that are seldom seen twice.
-- `freshness` is chosen on validation users after every epoch.
+- `freshness`, and the weight of neighbours that are counted, are chosen on validation users after every epoch.
 
 Shapes: n items of the catalogue, U items of the pool, P positions that predict, K targets of a position.
 """
@@ -15,6 +15,7 @@ Shapes: n items of the catalogue, U items of the pool, P positions that predict,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -24,10 +25,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.types import Items, ModelSpec, Progress, Ranker
+from rbserve.core.types import Items, ModelSpec, Progress, Ranker, Vectors
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
-from rbserve.models.configs import LayersConfig, SasRecTextConfig
+from rbserve.models.configs import ItemKnnConfig, LayersConfig, SasRecTextConfig
+from rbserve.models.itemknn import ItemKnn
 from rbserve.models.items import OwnAndTextItems
 from rbserve.models.sasrec import INIT_STD, LanguageTransformer, TextSasRec, build
 from rbserve.runtimes.evaluate import by_length
@@ -39,11 +41,20 @@ from rbserve.train.fitting.loop import Rows
 from rbserve.train.tasks.align import start_tokens
 from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.ctr import no_texts
+from rbserve.train.tasks.itemknn import ItemKnnTask, draw_neighbours
 from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
 from rbserve.train.tasks.softmax import weighted_softmax_loss
 
 FRESHNESS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The values of `freshness` that are tried."""
+NEIGHBOUR_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+"""The values of `neighbour_weight` that are tried."""
+PROJECTION_RATE = 0.2
+"""The share of the learning rate at which the projection of texts' vectors learns.
+
+It reads hundreds of numbers of like size, which all change by as much in an update of Adam: at the whole rate its
+outputs outgrow what reads them, and some trainings never recover.
+"""
 VALIDATION_ROWS = 5_000
 FARTHEST = 6
 """Targets of a position, at most: with a decay of 0.8 the next one would count 0.26."""
@@ -69,7 +80,25 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSas
     nothing = np.zeros(1, np.int64)
     model.new_item.copy_(torch.cat([_bias(nothing), _life(nothing, nothing)]))
     model.freshness.fill_(config.freshness or 0.0)
+    if model.neighbours is not None:
+        model.neighbours.weight.fill_(config.neighbour_weight or 0.0)
+        _count_neighbours(model.neighbours.items, spec, dataset, vectors, progress)
     return model, task
+
+
+def _count_neighbours(
+    items: ItemKnn, spec: ModelSpec, dataset: Dataset, vectors: Vectors, progress: Progress
+) -> None:
+    """Fills in the neighbours of items, with the options of `itemknn` that are best on validation."""
+    config: SasRecTextConfig = spec.config
+    if spec.random:
+        draw_neighbours(items)
+        return
+    counted = ItemKnnConfig(
+        text=config.neighbour_text, neighbours=config.neighbours, max_history=config.max_history
+    )
+    task = ItemKnnTask(dataset, counted, vectors if config.neighbour_text else None)
+    task.fit_whole(items, dataset.path, progress)
 
 
 def _bias(counts: NDArray[np.int64]) -> Tensor:
@@ -88,7 +117,9 @@ class TextItemTask(SeqTask):
     def __init__(self, dataset: Dataset, config: SasRecTextConfig, layers: FirstLayers | None = None) -> None:
         super().__init__(dataset, config)
         self._layers = layers
-        self.rates = {"transformer.layers.base.": layers.rate} if layers else {}
+        self.rates = {"item_embedding.projection.": PROJECTION_RATE}
+        if layers:
+            self.rates["transformer.layers.base."] = layers.rate
         self._options, self.chosen = config, dict[str, float]()
         n_items, values = len(dataset.items), with_targets(self._train, config.max_history).values
         self.counts = np.bincount(values, minlength=n_items)
@@ -139,18 +170,20 @@ class TextItemTask(SeqTask):
         return pool.to(device), -torch.log(-torch.expm1(absent)).float().to(device)
 
     def validate(self, model: nn.Module) -> float:
-        """nDCG@10 over the validation users, with the best freshness if it is to be chosen."""
+        """nDCG@10 over the validation users, with the best values of what is to be chosen."""
         assert isinstance(model, TextSasRec)
-        if self._options.freshness is None:
-            model.freshness.fill_(self._best_freshness(model))
+        self._choose(model)
         return super().validate(model)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """All weights of the model; the freshness among them is from now on `chosen`, if it was to be."""
+        """All weights of the model; what was chosen among them is from now on `chosen`."""
+        assert isinstance(model, TextSasRec)
         if self._options.freshness is None:
-            self.chosen = {"freshness": float(cast(TextSasRec, model).freshness)}
+            self.chosen["freshness"] = float(model.freshness)
+        if model.neighbours is not None and self._options.neighbour_weight is None:
+            self.chosen["neighbour_weight"] = float(model.neighbours.weight)
         if self._layers is not None:
-            layers = cast(LanguageTransformer, cast(TextSasRec, model).transformer).layers
+            layers = cast(LanguageTransformer, model.transformer).layers
             layers.base = merged(layers.base)
         return super().weights(model)
 
@@ -163,18 +196,35 @@ class TextItemTask(SeqTask):
         """A ranker that scores every item of the catalogue."""
         return ScoringRanker(TorchItemScores(cast(TextSasRec, model).folded()), self.config.max_history)
 
-    def _best_freshness(self, model: TextSasRec) -> float:
-        """The value with the best nDCG@10 of the first VALIDATION_ROWS validation users; the smallest of the best."""
+    def _choose(self, model: TextSasRec) -> None:
+        """Sets the freshness and the weight of neighbours that have the best nDCG@10 of the first VALIDATION_ROWS
+        validation users, as far as they are to be chosen; the smallest of the best.
+        """
+        neighbours, options = model.neighbours, self._options
+        freshness = FRESHNESS if options.freshness is None else (options.freshness,)
+        weights: tuple[float, ...] = (0.0,)
+        if neighbours is not None:
+            weights = NEIGHBOUR_WEIGHTS if options.neighbour_weight is None else (options.neighbour_weight,)
+        values = [*product(weights, freshness)]
+        if len(values) == 1:
+            return
         valid = self._valid.take(np.arange(min(VALIDATION_ROWS, len(self._valid))))
-        folded, ranks = model.folded(), np.zeros((len(FRESHNESS), len(valid)), np.int64)
-        folded.biases = model.item_bias
+        folded, ranks = model.folded(), np.zeros((len(values), len(valid)), np.int64)
+        folded.biases, folded.neighbours = model.item_bias, None
+        device = model.item_bias.device
         for rows, histories in by_length(valid.histories, batch=256):
-            histories = histories[:, -self.config.max_history :].astype(np.int64)
-            targets = torch.from_numpy(valid.targets[rows].astype(np.int64)).to(model.item_bias.device)
-            scores = folded.scores(torch.from_numpy(histories).to(model.item_bias.device))
-            for place, freshness in enumerate(FRESHNESS):
-                ranks[place, rows] = _ranks(scores + freshness * model.item_life, targets).cpu().numpy()
-        return FRESHNESS[int(np.argmax([ndcg_at_k(of_value, AT) for of_value in ranks]))]
+            read = torch.from_numpy(histories[:, -self.config.max_history :].astype(np.int64)).to(device)
+            targets = torch.from_numpy(valid.targets[rows].astype(np.int64)).to(device)
+            scores, shares = folded.scores(read), torch.zeros((), device=device)
+            if neighbours is not None:
+                shares = neighbours.log_shares(read)
+            for place, (weight, fresh) in enumerate(values):
+                tried = scores + fresh * model.item_life + weight * shares
+                ranks[place, rows] = _ranks(tried, targets).cpu().numpy()
+        weight, fresh = values[int(np.argmax([ndcg_at_k(of_value, AT) for of_value in ranks]))]
+        model.freshness.fill_(fresh)
+        if neighbours is not None:
+            neighbours.weight.fill_(weight)
 
 
 def _ranks(scores: Tensor, targets: Tensor) -> Tensor:

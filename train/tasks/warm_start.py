@@ -58,7 +58,7 @@ ITEM_ROWS = (
     "language.new_embedding.weight", "head.weight",
 )  # fmt: skip
 OWN_ROWS = (f"{ITEMS}own.weight", "item_bias")
-COUNTED = ("item_life", "new_item", "freshness")
+COUNTED = ("item_life", "new_item", "freshness", "neighbours.")
 WORD_ROWS = "item_embedding.words.weight"
 Rows = NDArray[np.int64]
 
@@ -155,7 +155,7 @@ class WarmStart:
 
     def _tensor(self, name: str, fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
         new = fresh[name]
-        if name in (f"{ITEMS}values", f"{ITEMS}offsets", *COUNTED):
+        if name.startswith((f"{ITEMS}values", f"{ITEMS}offsets", *COUNTED)):
             return new
         if name not in old:
             raise UsageError(f"{self.init.path} has no weights {name}", "train without --init")
