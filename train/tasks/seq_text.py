@@ -34,13 +34,13 @@ from rbserve.runtimes.evaluate import by_length
 from rbserve.runtimes.ranking import ScoringRanker
 from rbserve.runtimes.torch_models import TorchItemScores
 from rbserve.stats.listwise import ndcg_at_k
-from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows
 from rbserve.train.tasks.align import start_tokens
 from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.ctr import no_texts
 from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
 from rbserve.train.tasks.softmax import weighted_softmax_loss
+from rbserve.train.tasks.tower import TowerTraining, add_tower, encoder_vectors, require_tower
 
 FRESHNESS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The values of `freshness` that are tried."""
@@ -52,13 +52,13 @@ FARTHEST = 6
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSasRec, TextItemTask]:
     """The untrained model of a list-wise row whose items have vectors of texts, and its training task."""
     config: SasRecTextConfig = spec.config
+    require_tower(spec)
     if not any(dataset.items.texts):
         raise no_texts(spec, dataset, instead="sasrec-3l")
-    vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
-    items = OwnAndTextItems(torch.from_numpy(vectors), config.dim, INIT_STD)
+    items = OwnAndTextItems(encoder_vectors(spec, dataset, progress), config.dim, INIT_STD)
     layers = first_layers(spec, backbone_folder(spec)) if isinstance(config, LayersConfig) else None
     model = cast(TextSasRec, build(config, items, layers.base if layers else None))
-    task = TextItemTask(dataset, config, layers)
+    task = TextItemTask(dataset, config, layers, add_tower(spec, items, dataset, progress))
     if layers is not None:
         own = cast(LanguageTransformer, model.transformer).layers
         start_tokens(own, layers, items, spec, dataset.items.texts, progress)
@@ -85,10 +85,19 @@ def _life(targets: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
 class TextItemTask(SeqTask):
     """To predict the items that follow, with a pool of items in place of the catalogue; a row is a user's sequence."""
 
-    def __init__(self, dataset: Dataset, config: SasRecTextConfig, layers: FirstLayers | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: SasRecTextConfig,
+        layers: FirstLayers | None = None,
+        tower: TowerTraining | None = None,
+    ) -> None:
         super().__init__(dataset, config)
-        self._layers = layers
-        self.rates = {"transformer.layers.base.": layers.rate} if layers else {}
+        self._layers, self._tower, self._n_items = layers, tower, len(dataset.items)
+        self.rates = {
+            **({"transformer.layers.base.": layers.rate} if layers else {}),
+            **(tower.rates if tower else {}),
+        }
         self._options, self.chosen = config, dict[str, float]()
         n_items, values = len(dataset.items), with_targets(self._train, config.max_history).values
         self.counts = np.bincount(values, minlength=n_items)
@@ -141,23 +150,28 @@ class TextItemTask(SeqTask):
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 over the validation users, with the best freshness if it is to be chosen."""
         assert isinstance(model, TextSasRec)
+        if self._tower is not None:
+            self._tower.read(np.arange(self._n_items))
         if self._options.freshness is None:
             model.freshness.fill_(self._best_freshness(model))
         return super().validate(model)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """All weights of the model; the freshness among them is from now on `chosen`, if it was to be."""
+        """All weights of the model but a tower's; the freshness among them is from now on `chosen`, if it was to be."""
         if self._options.freshness is None:
             self.chosen = {"freshness": float(cast(TextSasRec, model).freshness)}
         if self._layers is not None:
             layers = cast(LanguageTransformer, cast(TextSasRec, model).transformer).layers
             layers.base = merged(layers.base)
-        return super().weights(model)
+        weights = super().weights(model)
+        return weights if self._tower is None else self._tower.finish(weights)
 
     def save(self, folder: Path) -> None:
-        """Writes the config of the language model whose layers it has."""
+        """Writes the config of the language model whose layers it has, and a trained tower."""
         if self._layers is not None:
             self._layers.save(folder)
+        if self._tower is not None:
+            self._tower.save(folder)
 
     def ranker(self, model: nn.Module) -> Ranker:
         """A ranker that scores every item of the catalogue."""
