@@ -65,8 +65,9 @@ def export(
                 precision: (files, reference.compare(files))
                 for precision, files in _graphs(artifact, dataset, folder, wanted).items()
             }
+        tower = _export_tower(artifact, folder) if artifact.has_tower else []
         records = {
-            exported_variant(precision): _admit(artifact, precision, files, comparison, reference)
+            exported_variant(precision): _admit(artifact, precision, files, comparison, reference, tower)
             for precision, (files, comparison) in graphs.items()
         }
     return add_variants(artifact, records)
@@ -168,12 +169,20 @@ def _quantise(artifact: Artifact, dataset: Dataset, fp32: list[Path], precision:
     return paths
 
 
+def _export_tower(artifact: Artifact, folder: Path) -> list[str]:
+    """Writes the graph of an artefact's tower into it, which every variant has; returns the names of its files."""
+    from rbserve.exporters.item_tower import write_tower  # imported here: needs torch
+
+    return _move_files(artifact, write_tower(artifact, folder))
+
+
 def _admit(
     artifact: Artifact,
     precision: str,
     graphs: list[Path],
     comparison: parity.Comparison,
     reference: parity.Reference,
+    tower: list[str],
 ) -> VariantRecord:
     """Moves exported files into the artefact; ParityError for an fp32 graph that differs from the reference."""
     measured, variant = comparison.parity, exported_variant(precision)
@@ -192,6 +201,7 @@ def _admit(
         step_file=step[0] if step else None,
         data_files=data, checks=checks,
         activation_scales=activation_scales(artifact, precision),
+        tower=tower,
     )  # fmt: skip
 
 
@@ -203,10 +213,15 @@ def _move_graphs(artifact: Artifact, graphs: list[Path]) -> list[str]:
     if graphs[0].is_relative_to(artifact.path / "onnx"):
         return artifact.manifest.variants[DEFAULT_SERVED].data_files
     data = [weights for path in graphs if (weights := data_file(path)).exists()]
-    for path in (*data, *graphs):
+    return _move_files(artifact, [*data, *graphs])[: len(data)]
+
+
+def _move_files(artifact: Artifact, paths: list[Path]) -> list[str]:
+    """Moves exported files into an artefact; returns their names in it."""
+    for path in paths:
         with replacing(artifact.path / "onnx" / path.name) as partial:
             path.replace(partial)
-    return [f"onnx/{path.name}" for path in data]
+    return [f"onnx/{path.name}" for path in paths]
 
 
 def _warnings(artifact: Artifact, precision: str, measured: Parity, reference: parity.Reference) -> list[str]:

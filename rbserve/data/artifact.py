@@ -12,7 +12,9 @@
       prompt/              prompts as token ids, of a language model; states.npy, where candidates meet the history
                            late: the states of every item's tokens
       backbone/            its config and tokeniser
+      tower/               weights, config and tokeniser of the encoder of texts, where it was trained with the model
       onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
+      onnx/tower.onnx      the encoder of texts, where it was trained with the model
       onnx/<precision>.checks.json   a few requests and what the variant answered them
 
 Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
@@ -59,6 +61,9 @@ WORDS = "words.parquet"
 BACKBONE = "backbone/config.json"
 LAYERS = "layers/config.json"
 """The config of the language model whose first layers read items as tokens."""
+TOWER, TOWER_CONFIG, TOWER_TOKENIZER = "tower/model.safetensors", "tower/config.json", "tower/tokenizer.json"
+"""The language model that reads texts of items, where it was trained with the model: weights, config, tokeniser."""
+TOWER_GRAPH = "onnx/tower.onnx"
 TOKENIZER = "backbone/tokenizer.json"
 ITEM_STATES = "prompt/states.npy"
 
@@ -90,7 +95,8 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `step_file` continues what `file` has begun (beam search); `data_files` hold weights too large for a graph's file;
     `checks` has a few requests and what the variant answered them (`data.golden`). `activation_scales` says what has a
     scale of its own where activations are integers: each product, token or block; null in fp32 and in files of version
-    0.1, which did not say.
+    0.1, which did not say. `tower` is the graph that makes vectors of new texts, the same one for all variants, and the
+    file of its weights if they are large.
     """
 
     file: str
@@ -100,6 +106,7 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_files: list[str] = []
     checks: str | None = None
     activation_scales: str | None = None
+    tower: list[str] = []
 
     @property
     def graphs(self) -> list[str]:
@@ -114,7 +121,7 @@ class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def exported(self) -> list[str]:
         """Everything that its export wrote."""
-        return [*self.files, *([] if self.checks is None else [self.checks])]
+        return [*self.files, *self.tower, *([] if self.checks is None else [self.checks])]
 
 
 class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -338,6 +345,11 @@ class Artifact:
     def is_language_model(self) -> bool:
         """Whether the model reads prompts."""
         return BACKBONE in self.manifest.files
+
+    @property
+    def has_tower(self) -> bool:
+        """Whether it has the encoder of its items' texts, which was trained with the model."""
+        return TOWER in self.manifest.files
 
     @property
     def is_random(self) -> bool:

@@ -320,16 +320,53 @@ class LayersConfig(TunedWeights):
     layers_rate: Annotated[
         Share, Meta(description="Learning rate of the language model's weights, as a share of --lr.")
     ] = 0.2
+    tower_layers: Annotated[
+        Natural,
+        Meta(
+            description="With vectors=end-to-end: first layers of the encoder that are run and trained; 0: all."
+        ),
+    ] = 0
+    tower_rate: Annotated[
+        Share,
+        Meta(
+            description="With vectors=end-to-end: learning rate of the encoder's weights, as a share of --lr."
+        ),
+    ] = 0.1
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether the encoder of the items' texts is trained with the model."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tower_layers and not self.trains_tower:
+            raise UsageError(
+                f"invalid option: tower_layers={self.tower_layers} is of an encoder that is trained",
+                "--set vectors=end-to-end, or without it",
+            )
 
 
 @dataclass(frozen=True)
 class ItemLanguageConfig(HistoryConfig, LayersConfig):
     """The layers read the history once, before all candidates, which do not see each other."""
 
+    vectors: Annotated[
+        Literal["frozen", "tuned", "end-to-end"],
+        Meta(
+            description="Train only the projection of the vectors; the vectors as well (tuned); or, in their place, "
+            "the encoder that makes them of texts (end-to-end)."
+        ),
+    ] = "tuned"  # type: ignore[assignment]  # one value more than in HistoryConfig
     dim: Annotated[
         Count, Meta(description="Width of the items' vectors, of which their tokens are made.")
     ] = 256
     item_tokens: Annotated[Count, Meta(description="Tokens of an item.")] = 1
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether the encoder of the items' texts is trained with the model."""
+        return self.vectors == "end-to-end"
 
 
 @dataclass(frozen=True)
@@ -421,6 +458,18 @@ class SeqItemConfig(SasRecTextConfig, LayersConfig):
     dim: Annotated[
         Count, Meta(description="Width of the items' vectors, of which their tokens are made.")
     ] = 256
+    vectors: Annotated[
+        Literal["frozen", "end-to-end"],
+        Meta(
+            description="Train only the projection of the vectors, or also the encoder that makes them of texts "
+            "(end-to-end)."
+        ),
+    ] = "frozen"
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether the encoder of the items' texts is trained with the model."""
+        return self.vectors == "end-to-end"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rbserve.models.configs import CtrConfig, EmbeddingItems, TextItems
+from rbserve.models.item_tower import ItemTower
 
 ITEMS = "item_embedding."
 """Where the item encoder stands in a model's weights."""
@@ -118,6 +119,9 @@ class VectorItems(ItemEncoder):
 
     Those vectors are brought to mean 0 and deviation 1 in each of their D dimensions first: sentence encoders put
     all texts into a narrow cone, and a projection of what they have in common tells no item from another.
+
+    With a `tower` vectors are made anew in training, so that it learns; in eval mode the table is read, which
+    `read_texts` fills.
     """
 
     vectors: Tensor
@@ -141,9 +145,22 @@ class VectorItems(ItemEncoder):
             self.register_buffer("vectors", start)
         self.hidden = nn.Linear(vectors.size(1), hidden) if hidden else None
         self.projection = nn.Linear(hidden or vectors.size(1), dim)
+        self.tower: ItemTower | None = None
 
     def forward(self, items: Tensor) -> Tensor:
-        return self.project(self.vectors[items])
+        made = self.vectors[items] if self.tower is None or not self.training else self._by_tower(items)
+        return self.project(made)
+
+    @torch.no_grad()
+    def read_texts(self, items: Tensor) -> None:
+        """Makes the vectors of items int64[K] in the table those that the tower makes of their texts."""
+        self.vectors[items] = self._by_tower(items)
+
+    def _by_tower(self, items: Tensor) -> Tensor:
+        """The tower's vectors [K, D], standardised as the table was before training."""
+        assert self.tower is not None
+        read: Tensor = self.tower(items)
+        return (read - self.center) * self.scale
 
     def project(self, vectors: Tensor) -> Tensor:
         """Item vectors [K, d] of standardised vectors [K, D]."""

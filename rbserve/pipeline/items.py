@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbserve.core.errors import needs_extra, unknown_name
 from rbserve.data.artifact import Artifact
+from rbserve.machine.environment import usable_cores
 
 if TYPE_CHECKING:
     from rbserve.core.types import Vectors
@@ -66,7 +68,10 @@ def text_encoder(artifact: Artifact) -> Encode:
     """A function from texts to vectors, by the language model that made the vectors of the artefact's items.
 
     The language model is loaded at the first call; the vectors are kept in the cache, like those of a data set's items.
+    An artefact with a tower has its own language model, whose vectors are not kept.
     """
+    if artifact.has_tower:
+        return _tower_encoder(artifact, usable_cores())
     config = artifact.manifest.config
 
     def encode(texts: Sequence[str]) -> Vectors:
@@ -80,6 +85,8 @@ def text_encoder(artifact: Artifact) -> Encode:
 
 def serving_encoder(artifact: Artifact) -> Encode:
     """A function from texts to vectors for a server: the language model stays loaded, and nothing is written."""
+    if artifact.has_tower:
+        return _tower_encoder(artifact, threads=1)
     config = artifact.manifest.config
     loaded: list[Any] = []
 
@@ -98,3 +105,15 @@ def serving_encoder(artifact: Artifact) -> Encode:
         return vectors
 
     return encode
+
+
+def _tower_encoder(artifact: Artifact, threads: int) -> Encode:
+    """A function from texts to vectors by the artefact's own tower, which is opened at the first call."""
+
+    @cache
+    def opened() -> Encode:
+        from rbserve.runtimes.item_tower import open_tower
+
+        return open_tower(artifact, threads)
+
+    return lambda texts: opened()(texts)

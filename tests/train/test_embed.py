@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from rbserve.core.errors import AssetError, UsageError
+from rbserve.models.rqvae_config import Pooling
 from rbserve.train.encoders import backbone, embed
 from rbserve.train.encoders.backbone import locate
 from rbserve.train.encoders.embed import embed_texts
-from rbserve.train.encoders.text_encoder import Pooling
 
 TEXTS = ["red shoe", "blue", "", "a long red red blue shoe a a", "red shoe", "unheard"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "shoe", "a", "long"]

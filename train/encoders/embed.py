@@ -20,8 +20,10 @@ from rbserve.core.errors import UsageError
 from rbserve.core.files import cache, optional_write, replacing
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.dataset import Dataset
+from rbserve.models.item_tower import POOLINGS
+from rbserve.models.rqvae_config import Pooling
 from rbserve.train.encoders.backbone import identity, locate
-from rbserve.train.encoders.text_encoder import POOLINGS, Pooling, TextEncoder, Vectors
+from rbserve.train.encoders.text_encoder import TextEncoder, Vectors
 
 CHUNK = 512
 """Texts in a cached file."""
@@ -33,10 +35,14 @@ MAX_TOKENS = 256
 
 
 def item_vectors(
-    dataset: Dataset, encoder: str, pooling: Pooling = "mean", progress: Progress = no_progress
+    dataset: Dataset,
+    encoder: str,
+    pooling: Pooling = "mean",
+    progress: Progress = no_progress,
+    layers: int | None = None,
 ) -> Vectors:
-    """The vectors float32[n_items, D] of a data set's item texts."""
-    return embed_texts(dataset.items.texts, encoder, pooling, progress=progress)
+    """The vectors float32[n_items, D] of a data set's item texts; with `layers` by the encoder's first layers alone."""
+    return embed_texts(dataset.items.texts, encoder, pooling, progress=progress, layers=layers)
 
 
 def embed_texts(

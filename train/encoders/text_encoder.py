@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from rbserve.models.depth import shortened
 from rbserve.models.drivers import read_config
+from rbserve.models.item_tower import POOLINGS
+from rbserve.models.rqvae_config import Pooling
 from rbserve.train.encoders.backbone import load_tokenizer, loading
 
-Pooling = Literal["mean", "last"]
 Vectors = NDArray[np.float32]
 
 BATCH_TOKENS = 8_192
@@ -50,20 +51,6 @@ class TextEncoder:
                 hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
                 vectors[rows] = POOLINGS[self._pooling](hidden.float(), mask).numpy()
         return vectors
-
-
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean over a text's tokens, as in sentence-transformers: [B, L, D] -> [B, D]."""
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1)
-
-
-def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The last token of a text, the only one at which a decoder has read all of it: [B, L, D] -> [B, D]."""
-    return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
-
-
-POOLINGS = {"mean": _mean, "last": _last}
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

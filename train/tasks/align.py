@@ -70,6 +70,7 @@ def align(
     ] + [layers.start]
     optimizer = torch.optim.Adam(learning, lr=RATE)
     layers.eval()
+    items.eval()  # vectors of a table, also where a tower makes them in training
     errors = []
     for number in range(config.align):
         total = 0.0
@@ -85,6 +86,7 @@ def align(
     for weight in learning:
         weight.grad = None
     layers.train()
+    items.train()
     return errors
 
 

@@ -106,9 +106,7 @@ def adapted(base: Any, config: TunedWeights) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    for module in base.modules():  # BERT's: torch's fast attention on a CPU has no dropout
-        if hasattr(module, "dropout_prob"):
-            setattr(module, "dropout_prob", 0.0)  # noqa: B010
+    without_attention_dropout(base)
     kind = base.config.model_type
     if config.checkpointing:
         if not architecture_of(base.config).recomputes:
@@ -127,6 +125,13 @@ def adapted(base: Any, config: TunedWeights) -> Any:
     with warnings.catch_warnings():  # peft asks transformers by a name that version 6 will not know
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         return get_peft_model(base, lora)
+
+
+def without_attention_dropout(base: nn.Module) -> None:
+    """Takes the dropout out of BERT's attention, in place: torch's fast attention on a CPU has none."""
+    for module in base.modules():
+        if hasattr(module, "dropout_prob"):
+            setattr(module, "dropout_prob", 0.0)  # noqa: B010
 
 
 def merged(base: Any) -> Any:

@@ -31,12 +31,12 @@ from rbserve.models.ctr_base import CtrModel
 from rbserve.models.item_language import ItemLanguage
 from rbserve.models.items import IdItems, ItemEncoder, VectorItems, WordItems
 from rbserve.stats.pairwise import auc
-from rbserve.train.encoders.embed import item_vectors
 from rbserve.train.fitting.loop import Rows, require_finite
 from rbserve.train.tasks.align import start_tokens
 from rbserve.train.tasks.backbones import FirstLayers, backbone_folder, first_layers, merged
 from rbserve.train.tasks.fields import FieldRows, read_fields
 from rbserve.train.tasks.packing import Packs
+from rbserve.train.tasks.tower import TowerTraining, add_tower, encoder_vectors, require_tower
 
 VALIDATION_BATCH = 8_192
 SAMPLE = 1_000_000  # training rows by which numbers are brought to one scale
@@ -76,13 +76,15 @@ def make(
 
     `soft` replaces the training rows; its items must be among theirs.
     """
+    require_tower(spec)
     fields = read_fields(spec.config, dataset, progress)
     if soft is not None and fields is not None:
         soft = replace(soft, extras=fields.extras_of(soft.owners, soft.candidates, progress))
     words, packed = isinstance(spec.config, TextItems), isinstance(spec.config, HistoryConfig)
     layers = first_layers(spec, backbone_folder(spec)) if isinstance(spec.config, LayersConfig) else None
-    task = CtrTask(dataset, words, soft, fields, packed, layers)
     items = _items(spec, dataset, progress)
+    tower = add_tower(spec, items, dataset, progress) if isinstance(items, VectorItems) else None
+    task = CtrTask(dataset, words, soft, fields, packed, layers, tower)
     model = build(spec.config, items, fields.layout if fields else NO_FIELDS, layers.base if layers else None)
     if layers is not None:
         own = cast(ItemLanguage, model).layers
@@ -113,9 +115,10 @@ def _vector_items(spec: ModelSpec, dataset: Dataset, progress: Progress) -> Vect
     config = spec.config
     if not any(dataset.items.texts):
         raise no_texts(spec, dataset)
-    vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
     hidden = config.item_hidden if isinstance(config, HistoryConfig) else 0
-    return VectorItems(torch.from_numpy(vectors), config.dim, config.vectors == "tuned", hidden)
+    return VectorItems(
+        encoder_vectors(spec, dataset, progress), config.dim, config.vectors == "tuned", hidden
+    )
 
 
 def no_texts(spec: ModelSpec, dataset: Dataset, instead: str = "a model of group A") -> UsageError:
@@ -139,14 +142,19 @@ class CtrTask:
         fields: FieldRows | None = None,
         packed: bool = False,
         layers: FirstLayers | None = None,
+        tower: TowerTraining | None = None,
     ) -> None:
         """`words`: the model reads words of the data set's vocabulary. `soft`: rows to train on instead of its own.
 
         `fields`: what the model reads beside history and candidate. `packed`: it reads a history once for all of its
         candidates, which then are one row of the training loop. `layers`: those of a language model that it has.
+        `tower`: what reads the items' texts and is trained.
         """
-        self._layers = layers
-        self.rates = {"layers.base.": layers.rate} if layers else {}
+        self._layers, self._tower = layers, tower
+        self.rates = {
+            **({"layers.base.": layers.rate} if layers else {}),
+            **(tower.rates if tower else {}),
+        }
         self._words = dataset.file("text/words.parquet") if words else None
         self._fields = fields
         own = fields.split if fields else dataset.ctr
@@ -190,18 +198,21 @@ class CtrTask:
         return logits
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """All weights of the model, after adapters were merged into the layers that they adapt."""
+        """All weights of the model but a tower's, after adapters were merged into the layers that they adapt."""
         if self._layers is not None:
             layers = cast(ItemLanguage, model).layers
             layers.base = merged(layers.base)
-        return model.state_dict()
+        weights = model.state_dict()
+        return weights if self._tower is None else self._tower.finish(weights)
 
     def save(self, folder: Path) -> None:
         """Copies the vocabulary of a model that reads words, which encodes new texts with it, a language model's config
-        and tables of fields.
+        and tables of fields; writes a trained tower.
         """
         if self._layers is not None:
             self._layers.save(folder)
+        if self._tower is not None:
+            self._tower.save(folder)
         if self._words is not None:
             shutil.copyfile(self._words, folder / WORDS)
         if self._fields is not None:
@@ -214,6 +225,8 @@ class CtrTask:
 
     def validate(self, model: nn.Module) -> float:
         """AUC over the validation users' rows; RbserveError when training has diverged."""
+        if self._tower is not None:
+            self._tower.read(np.union1d(self._valid.histories.values, self._valid.candidates))
         device = next(model.parameters()).device
         rows = np.arange(len(self._valid))
         pieces = np.split(rows, range(VALIDATION_BATCH, len(rows), VALIDATION_BATCH))

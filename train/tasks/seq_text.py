@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.core.types import Items, ModelSpec, Progress, Ranker, Vectors
+from rbserve.core.types import Items, ModelSpec, Progress, Ranker
 from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
 from rbserve.models.configs import ItemKnnConfig, LayersConfig, SasRecTextConfig
@@ -44,6 +44,7 @@ from rbserve.train.tasks.ctr import no_texts
 from rbserve.train.tasks.itemknn import ItemKnnTask, draw_neighbours
 from rbserve.train.tasks.seq import AT, NO_LABEL, Padded, SeqTask, with_targets
 from rbserve.train.tasks.softmax import weighted_softmax_loss
+from rbserve.train.tasks.tower import TowerTraining, add_tower, encoder_vectors, require_tower
 
 FRESHNESS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """The values of `freshness` that are tried."""
@@ -63,13 +64,13 @@ FARTHEST = 6
 def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSasRec, TextItemTask]:
     """The untrained model of a list-wise row whose items have vectors of texts, and its training task."""
     config: SasRecTextConfig = spec.config
+    require_tower(spec)
     if not any(dataset.items.texts):
         raise no_texts(spec, dataset, instead="sasrec-3l")
-    vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
-    items = OwnAndTextItems(torch.from_numpy(vectors), config.dim, INIT_STD)
+    items = OwnAndTextItems(encoder_vectors(spec, dataset, progress), config.dim, INIT_STD)
     layers = first_layers(spec, backbone_folder(spec)) if isinstance(config, LayersConfig) else None
     model = cast(TextSasRec, build(config, items, layers.base if layers else None))
-    task = TextItemTask(dataset, config, layers)
+    task = TextItemTask(dataset, config, layers, add_tower(spec, items, dataset, progress))
     if layers is not None:
         own = cast(LanguageTransformer, model.transformer).layers
         start_tokens(own, layers, items, spec, dataset.items.texts, progress)
@@ -82,13 +83,11 @@ def make(spec: ModelSpec, dataset: Dataset, progress: Progress) -> tuple[TextSas
     model.freshness.fill_(config.freshness or 0.0)
     if model.neighbours is not None:
         model.neighbours.weight.fill_(config.neighbour_weight or 0.0)
-        _count_neighbours(model.neighbours.items, spec, dataset, vectors, progress)
+        _count_neighbours(model.neighbours.items, spec, dataset, progress)
     return model, task
 
 
-def _count_neighbours(
-    items: ItemKnn, spec: ModelSpec, dataset: Dataset, vectors: Vectors, progress: Progress
-) -> None:
+def _count_neighbours(items: ItemKnn, spec: ModelSpec, dataset: Dataset, progress: Progress) -> None:
     """Fills in the neighbours of items, with the options of `itemknn` that are best on validation."""
     config: SasRecTextConfig = spec.config
     if spec.random:
@@ -97,7 +96,10 @@ def _count_neighbours(
     counted = ItemKnnConfig(
         text=config.neighbour_text, neighbours=config.neighbours, max_history=config.max_history
     )
-    task = ItemKnnTask(dataset, counted, vectors if config.neighbour_text else None)
+    vectors = None
+    if config.neighbour_text:
+        vectors = item_vectors(dataset, config.encoder, config.pooling, progress)
+    task = ItemKnnTask(dataset, counted, vectors)
     task.fit_whole(items, dataset.path, progress)
 
 
@@ -114,12 +116,20 @@ def _life(targets: NDArray[np.int64], counts: NDArray[np.int64]) -> Tensor:
 class TextItemTask(SeqTask):
     """To predict the items that follow, with a pool of items in place of the catalogue; a row is a user's sequence."""
 
-    def __init__(self, dataset: Dataset, config: SasRecTextConfig, layers: FirstLayers | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: SasRecTextConfig,
+        layers: FirstLayers | None = None,
+        tower: TowerTraining | None = None,
+    ) -> None:
         super().__init__(dataset, config)
-        self._layers = layers
-        self.rates = {"item_embedding.projection.": PROJECTION_RATE}
-        if layers:
-            self.rates["transformer.layers.base."] = layers.rate
+        self._layers, self._tower, self._n_items = layers, tower, len(dataset.items)
+        self.rates = {
+            "item_embedding.projection.": PROJECTION_RATE,
+            **({"transformer.layers.base.": layers.rate} if layers else {}),
+            **(tower.rates if tower else {}),
+        }
         self._options, self.chosen = config, dict[str, float]()
         n_items, values = len(dataset.items), with_targets(self._train, config.max_history).values
         self.counts = np.bincount(values, minlength=n_items)
@@ -172,11 +182,13 @@ class TextItemTask(SeqTask):
     def validate(self, model: nn.Module) -> float:
         """nDCG@10 over the validation users, with the best values of what is to be chosen."""
         assert isinstance(model, TextSasRec)
+        if self._tower is not None:
+            self._tower.read(np.arange(self._n_items))
         self._choose(model)
         return super().validate(model)
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """All weights of the model; what was chosen among them is from now on `chosen`."""
+        """All weights of the model but a tower's; what was chosen among them is from now on `chosen`."""
         assert isinstance(model, TextSasRec)
         if self._options.freshness is None:
             self.chosen["freshness"] = float(model.freshness)
@@ -185,12 +197,15 @@ class TextItemTask(SeqTask):
         if self._layers is not None:
             layers = cast(LanguageTransformer, model.transformer).layers
             layers.base = merged(layers.base)
-        return super().weights(model)
+        weights = super().weights(model)
+        return weights if self._tower is None else self._tower.finish(weights)
 
     def save(self, folder: Path) -> None:
-        """Writes the config of the language model whose layers it has."""
+        """Writes the config of the language model whose layers it has, and a trained tower."""
         if self._layers is not None:
             self._layers.save(folder)
+        if self._tower is not None:
+            self._tower.save(folder)
 
     def ranker(self, model: nn.Module) -> Ranker:
         """A ranker that scores every item of the catalogue."""

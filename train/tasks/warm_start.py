@@ -2,7 +2,8 @@
 
 Items are matched by their raw id. An item that the artefact does not have begins with:
 
-- groups B and C: the words of its text, or its vector, standardised as the artefact's vectors are; in a ranking with
+- groups B and C: the words of its text, or its vector, standardised as the artefact's vectors are, by the artefact's
+  own tower where it has one; in a ranking with
   such vectors (`sasrec-2l-emb`, `hstu`) its own vector and bias are those of an untrained row;
 - groups F, H and J, and rows that predict all codes at once: the nearest free semantic identifier, by the RQ-VAE that
   made the others;
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from rbserve.core.errors import UsageError
 from rbserve.core.fields import Layout
 from rbserve.core.types import ModelSpec, Progress
-from rbserve.data.artifact import WEIGHTS, WORDS, Artifact, Continued
+from rbserve.data.artifact import TOWER, WEIGHTS, WORDS, Artifact, Continued
 from rbserve.data.dataset import Dataset, read_field_values, read_words, values_file
 from rbserve.data.semantic_ids import RQVAE, find_semantic_ids, sids_path, write_semantic_ids
 from rbserve.features.opening import FOLDER
@@ -48,6 +49,7 @@ from rbserve.models.configs import (
 )
 from rbserve.models.items import ITEMS
 from rbserve.models.words import tokenize
+from rbserve.train.tasks.tower import OF_TEXT
 
 DECODING = ("decoding", "width")
 NEIGHBOURS = 5
@@ -150,6 +152,8 @@ class WarmStart:
     def load(self, model: nn.Module) -> None:
         """Loads the artefact's weights into an untrained model of the data set's items."""
         old = load_file(self.init.file(WEIGHTS))
+        if self.init.has_tower:
+            old |= {f"{OF_TEXT}{name}": tensor for name, tensor in load_file(self.init.file(TOWER)).items()}
         fresh = model.state_dict()
         model.load_state_dict({name: self._tensor(name, fresh, old) for name in fresh})
 
