@@ -56,7 +56,7 @@ def fused_rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     places = (torch.ones_like(cos[:, 0, 0], dtype=torch.int64).cumsum(0) - 1)[None]
     halves = (part[:, 0, : width // 2] for part in (cos, sin))
     together: Tensor = _FusedRotary.apply(  # type: ignore[no-untyped-call]
-        states.reshape(1, -1, heads * width), places, *halves, heads
+        states.reshape(1, -1, heads * width), places, *halves, heads, width
     )
     return together.reshape(-1, heads, width)
 
@@ -65,15 +65,17 @@ class _FusedRotary(torch.autograd.Function):
     """Rotary positions of states [1, L, H * C], by the cosines and sines [L, C / 2] of their pairs of numbers."""
 
     @staticmethod
-    def forward(_: Any, states: Tensor, places: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:  # noqa: ARG004
-        own = states[0].reshape(states.size(1), heads, -1)
+    def forward(
+        _: Any, states: Tensor, __: Tensor, cos: Tensor, sin: Tensor, heads: int, width: int
+    ) -> Tensor:
+        own = states[0].reshape(-1, heads, width)
         whole = (torch.cat((part, part), -1)[:, None] for part in (cos, sin))
         return turned(own, *whole).flatten(1)[None]
 
     @staticmethod
-    def symbolic(graph: Any, states: Any, places: Any, cos: Any, sin: Any, heads: int) -> Any:
+    def symbolic(graph: Any, states: Any, places: Any, cos: Any, sin: Any, heads: int, width: int) -> Any:
         """The node for the exporter."""
         node = graph.op(
             f"{DOMAIN}::RotaryEmbedding", states, places, cos, sin, interleaved_i=0, num_heads_i=heads
         )
-        return node.setType(states.type().with_sizes([1, None, states.type().sizes()[2]]))
+        return node.setType(states.type().with_sizes([1, None, heads * width]))

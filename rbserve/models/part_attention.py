@@ -78,14 +78,14 @@ def read_parts(
     for number, (layer, before) in enumerate(zip(base.layers, past.unbind(0), strict=True)):
         attention, width = layer.self_attn, layer.self_attn.head_dim
         normed = layer.input_layernorm(hidden)
-        key = turn(attention.k_proj(normed).unflatten(-1, (-1, width)), *angles).transpose(0, 1)
-        value = attention.v_proj(normed).unflatten(-1, (-1, width)).transpose(0, 1)
+        key, value = (_by_heads(part, normed, width) for part in (attention.k_proj, attention.v_proj))
+        key, value = turn(key, *angles).transpose(0, 1), value.transpose(0, 1)
         states.append(torch.stack((key, value)))
         queries = every
         if number == last:
             queries, hidden, normed = answering, hidden[read], normed[read]
             scaled_angles = tuple(part[read] for part in scaled_angles)
-        query = turn(attention.q_proj(normed).unflatten(-1, (-1, width)), *scaled_angles)
+        query = turn(_by_heads(attention.q_proj, normed, width), *scaled_angles)
         attended = attend(query, key[:, own], value[:, own], before[:, 0], queries)
         hidden = hidden + attention.o_proj(attended)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -140,6 +140,12 @@ def part_queries(own: Tensor, place: Tensor, read: Tensor, like: Tensor) -> tupl
         ),
         Queries((parts, longest), None, torch.where(step > at[:, None], hidden, seen)[:, None, None], None),
     )
+
+
+def _by_heads(product: nn.Linear, states: Tensor, width: int) -> Tensor:
+    """The product of states [L, d] as [L, H, C], by sizes that are constants in a graph."""
+    heads: Tensor = product(states).reshape(-1, product.out_features // width, width)
+    return heads
 
 
 def turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
