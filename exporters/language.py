@@ -6,6 +6,9 @@ float32[B, N, K] of codes. The one graph reads a prompt at once, a history befor
 beams token by token. A model with a head for the catalogue returns its best k items, and so does one that predicts all
 codes at once, which takes the code tokens of all items; a model that keeps no cache has neither past nor present.
 
+A decoder of `part_attention.ARCHITECTURES` that predicts clicks reads prompts part by part, without a mask: tokens and
+positions int64[L], own int64[N, S], place int64[L], read int64[N] (`PackedParts`) and past to answers and present.
+
 An encoder whose candidates meet the history late has two graphs: `early`, from tokens, positions and mask bool[B, L, L]
 to states float32[B, L, d], and `late`, from states, mask, read and past to present and answers.
 
@@ -28,7 +31,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.data.artifact import WEIGHTS, Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.exporters.graph import ALL_SCORES, Axes, append_top_k, data_file, origin, save
-from rbserve.exporters.layers import traceable
+from rbserve.exporters.layers import fused_rotary, traceable
 from rbserve.exporters.parity import reference_variant
 from rbserve.exporters.tokenwise import Plan, Recorder, Rounding
 from rbserve.exporters.weights import fill, shapes_of, trace_without_weights, weightless
@@ -43,6 +46,8 @@ from rbserve.models.lm import (
     LateLayers,
     empty_past,
 )
+from rbserve.models.part_attention import ARCHITECTURES, PartAnswers, turned
+from rbserve.models.part_packing import pack_parts
 from rbserve.runtimes.contents import artifact_config
 from rbserve.runtimes.onnx import ITEM_CODES
 from rbserve.runtimes.torch import backbone_config, load_model, rebuild_model, torch_ranker, torch_scorer
@@ -57,6 +62,15 @@ INPUTS: Axes = {
     "read": {0: "B", 1: "N"},
     "past": {2: "B", 4: "P"},
 }
+PART_INPUTS: Axes = {
+    "tokens": {0: "L"},
+    "positions": {0: "L"},
+    "own": {0: "N", 1: "S"},
+    "place": {0: "L"},
+    "read": {0: "N"},
+    "past": {4: "P"},
+}
+PART_OUTPUTS: Axes = {"answers": {1: "N"}, "present": {4: "L"}}
 OUTPUTS: Axes = {"answers": {0: "B", 1: "N"}, "present": {2: "B", 4: "L"}}
 STATES: Axes = {"states": {0: "B", 1: "L"}}
 OWN_MASK: Axes = {"mask": {0: "B", 1: "L", 2: "L"}}
@@ -164,12 +178,34 @@ def write_graph(
     catalogue: Catalogue | None = None, plan: Plan = UNPLANNED,
 ) -> None:  # fmt: skip
     """Writes the graph of a model over a base of transformers' `config`, whose weights are in a safetensors file."""
-    graph = trace_graph(model, config, catalogue)
+    in_parts = reads_parts(model, config)
+    graph = trace_parts(model, bits) if in_parts else trace_graph(model, config, catalogue)
     wrapper = (
         "language." if catalogue else "model."
-    )  # before the names of saved weights in ItemScoreHead and Answers
-    fill(graph, weights, lambda name: name.removeprefix(wrapper), data_file(path), bits, plan)
+    )  # before the names of saved weights, in modules around models
+    fill(graph, weights, lambda name: name.removeprefix(wrapper), data_file(path), bits, plan, in_parts)
     save(graph, path, origin)
+
+
+def reads_parts(model: nn.Module, config: Any) -> bool:
+    """Whether the graph of a model over a base of transformers' `config` reads prompts part by part."""
+    return isinstance(model, ClickModel) and config.model_type in ARCHITECTURES
+
+
+def trace_parts(model: nn.Module, bits: int) -> ModelProto:
+    """The graph, without weights, of a model that is read part by part; in 32 bits all operators are ONNX's own."""
+    past = empty_past(model)
+    layers, two, rows, heads, _, width = past.shape
+    packed = pack_parts([np.ones(3, np.int64), np.ones(2, np.int64)], 2)
+    inputs = tuple(torch.from_numpy(array) for array in packed.arrays.values())
+    turn = turned if bits == BITS["fp32"] else fused_rotary
+    with traceable(model):
+        return trace_without_weights(
+            PartAnswers(cast(ClickModel, model), turn),
+            (*inputs, torch.zeros(layers, two, rows, heads, 2, width)),
+            PART_INPUTS,
+            PART_OUTPUTS,
+        )
 
 
 def trace_graph(model: nn.Module, config: Any, catalogue: Catalogue | None = None) -> ModelProto:

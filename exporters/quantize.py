@@ -156,6 +156,38 @@ def round_rows(name: str, prefix: str, add: Add, opset: int = OPSET) -> list[Nod
     ]
 
 
+def round_matrix(name: str, prefix: str, add: Add) -> list[NodeProto]:
+    """The nodes that round an activation [rows, K] as `round_rows` does, in fewer passes over it.
+
+    QuantizeLinear divides by the scales of the rows itself. It takes them as a vector, for which no other number of
+    dimensions would do.
+    """
+    from onnx import helper, numpy_helper
+
+    add(SMALLEST, np.array(1e-9, np.float32))
+    add(STEPS, np.array(LEVELS, np.float32))
+    add(ONE, np.array(1, np.float32))
+    add(MIDDLE, np.array(ZERO_POINT, np.uint8))
+    add(LAST_AXIS, np.array([-1], np.int64))
+    middle = numpy_helper.from_array(np.array([ZERO_POINT], np.uint8))
+    names = (
+        f"{prefix}.{part}"
+        for part in ("largest", "smallest", "below", "above", "scale", "scales", "rows", "middles")
+    )
+    largest, smallest, below, above, scale, scales, rows, middles = names
+    return [
+        helper.make_node("ReduceMax", [name, LAST_AXIS], [largest], keepdims=1),
+        helper.make_node("ReduceMin", [name, LAST_AXIS], [smallest], keepdims=1),
+        helper.make_node("Neg", [smallest], [below]),
+        helper.make_node("Max", [largest, below, SMALLEST], [above]),
+        helper.make_node("Div", [above, STEPS], [scale]),
+        helper.make_node("Squeeze", [scale, LAST_AXIS], [scales]),
+        helper.make_node("Shape", [scales], [rows]),
+        helper.make_node("ConstantOfShape", [rows], [middles], value=middle),
+        helper.make_node("QuantizeLinear", [name, scales, middles], [f"{prefix}.int8"], axis=0),
+    ]
+
+
 def _product(
     node: NodeProto, rounded: Rounded, tensor: TensorProto, bias_of: tuple[NodeProto, str] | None, add: Add
 ) -> list[NodeProto]:

@@ -19,7 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rbserve.exporters.quantize import DOMAIN, LEVELS, MIDDLE, ONE, SEVEN_BITS, quantise_outputs, round_rows
+from rbserve.exporters.quantize import (
+    DOMAIN,
+    LEVELS,
+    MIDDLE,
+    ONE,
+    SEVEN_BITS,
+    quantise_outputs,
+    round_matrix,
+    round_rows,
+)
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -132,9 +141,9 @@ def _error(rows: Tensor, weight: Tensor, smooth: Tensor) -> float:
 class TokenwiseProducts:
     """The nodes of products that have a scale for each token; an input of several products is rounded once."""
 
-    def __init__(self, add: Callable[[str, Array], None]) -> None:
-        """`add` adds a tensor to the graph, once for each name."""
-        self._add = add
+    def __init__(self, add: Callable[[str, Array], None], flat: bool = False) -> None:
+        """`add` adds a tensor to the graph, once for each name. `flat`: all inputs of products are matrices."""
+        self._add, self._round = add, round_matrix if flat else round_rows
         self._rounded: dict[str, tuple[Array | None, str]] = {}
         self._pending: dict[str, list[NodeProto]] = {}  # by the name of the rounded input
 
@@ -174,8 +183,53 @@ class TokenwiseProducts:
         from onnx import helper
 
         if smooth is None:
-            return round_rows(source, prefix, self._add)
+            return self._round(source, prefix, self._add)
         self._add(f"{prefix}.smooth", (1 / smooth).astype(np.float32))
         moved = f"{prefix}.moved"
         smoothing = helper.make_node("Mul", [source, f"{prefix}.smooth"], [moved])
-        return [smoothing, *round_rows(moved, prefix, self._add)]
+        return [smoothing, *self._round(moved, prefix, self._add)]
+
+
+def merge_scales(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes without the scaling of a product by token where it only scales what the next product rounds.
+
+    A gated MLP multiplies one product's output by another's, and the result is rounded by token: its integers are the
+    same without the scale, which the scale of the result takes instead.
+    """
+    from onnx import helper
+
+    takers: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    sums = {node.output[0] for node in nodes if node.op_type == "MatMulIntegerToFloat"}
+    replaced: dict[int, list[NodeProto]] = {}
+    for scaling in nodes:
+        if scaling.op_type != "Mul" or scaling.input[0] not in sums:
+            continue
+        match takers.get(scaling.output[0], []):
+            case [gating] if gating.op_type == "Mul" and (rounding := _rounding_of(gating.output[0], takers)):
+                place = list(gating.input).index(scaling.output[0])
+                gating.input[place] = scaling.input[0]
+                own = f"{rounding.output[0]}.own"
+                for taker in takers[rounding.output[0]]:
+                    if taker.op_type != "Squeeze":
+                        continue
+                    taker.input[0] = own
+                replaced[id(scaling)] = []
+                whole = rounding.output[0]
+                rounding.output[0] = own
+                replaced[id(rounding)] = [rounding, helper.make_node("Mul", [own, scaling.input[1]], [whole])]
+    return [new for node in nodes for new in replaced.get(id(node), [node])]
+
+
+def _rounding_of(name: str, takers: Mapping[str, Sequence[NodeProto]]) -> NodeProto | None:
+    """The node that computes the scale of an activation [rows, K] that is only rounded; None of any other."""
+    own = takers.get(name, [])
+    if len(own) == 1 and own[0].op_type == "Mul":  # smoothed first
+        own = takers.get(own[0].output[0], [])
+    if sorted(node.op_type for node in own) != ["QuantizeLinear", "ReduceMax", "ReduceMin"]:
+        return None
+    largest = next(node for node in own if node.op_type == "ReduceMax")
+    (above,) = takers[largest.output[0]]
+    return next(node for node in takers[above.output[0]] if node.op_type == "Div")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rbserve.exporters.graph import LARGEST, Axes, trace
 from rbserve.exporters.quantize import DOMAIN, INT8_PRODUCTS, block_size, quantise_blocks
-from rbserve.exporters.tokenwise import Plan, Rounding, TokenwiseProducts
+from rbserve.exporters.tokenwise import Plan, Rounding, TokenwiseProducts, merge_scales
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -69,8 +69,9 @@ class _Called(nn.Module):
 
 
 def fill(
-    graph: ModelProto, weights: Path, name_in_file: Callable[[str], str], data: Path, bits: int, plan: Plan
-) -> None:
+    graph: ModelProto, weights: Path, name_in_file: Callable[[str], str], data: Path, bits: int, plan: Plan,
+    flat: bool = False,
+) -> None:  # fmt: skip
     """Fills a graph of `trace_without_weights` with the weights of a safetensors file.
 
     In 32 bits all weights are copied that a node takes. In 8 bits the products in `plan` become `TokenwiseProducts`;
@@ -89,18 +90,20 @@ def fill(
             if uses[key]
         )
         with _writing(graph, data if total > LARGEST else None) as add:
-            placing = _Placing(add, bits)
+            placing = _Placing(add, bits, flat)
             for parameter, name in parameters.items():
                 if uses[parameter]:
                     array = file.get_tensor(name).float().numpy()
                     placing.place(parameter, array, uses[parameter], plan.get(name))
     nodes = [*placing.nodes(graph.graph.node)]
+    if flat:
+        nodes = merge_scales(nodes)
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     inputs = [entry for entry in graph.graph.input if entry.name not in parameters]
     del graph.graph.input[:]
     graph.graph.input.extend(inputs)
-    if bits < 32:
+    if bits < 32 and all(opset.domain != DOMAIN for opset in graph.opset_import):
         graph.opset_import.add(domain=DOMAIN, version=1)
 
 
@@ -128,8 +131,8 @@ def _uses(graph: ModelProto, parameters: Mapping[str, str]) -> dict[str, list[_U
 class _Placing:
     """Adds parameters to a graph and collects the nodes that replace their users, by the id of the replaced node."""
 
-    def __init__(self, add: Callable[[str, Array], None], bits: int) -> None:
-        self._add, self._bits, self._tokenwise = add, bits, TokenwiseProducts(add)
+    def __init__(self, add: Callable[[str, Array], None], bits: int, flat: bool) -> None:
+        self._add, self._bits, self._tokenwise = add, bits, TokenwiseProducts(add, flat)
         self._instead: dict[int, list[NodeProto]] = {}
 
     def place(self, name: str, array: Array, uses: list[_Use], rounding: Rounding | None) -> None:

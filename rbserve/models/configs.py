@@ -644,6 +644,13 @@ class TextLanguageConfig(ClickLanguageConfig):
             "computed once, and looked up in each request; 0: in no layer."
         ),
     ] = 0
+    question: Annotated[
+        Literal["last", "first"],
+        Meta(
+            description="Where a decoder reads the question: last, behind each candidate, as in the paper; first, "
+            "once behind the history, so that a candidate is its title and a line break, where the answer is read."
+        ),
+    ] = "last"
 
 
 @dataclass(frozen=True)

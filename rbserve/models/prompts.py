@@ -37,6 +37,11 @@ HISTORY = "User behavior sequence: "
 CANDIDATE = "\nCandidate item:"
 ANSWER = "\nAnswer (Yes/No): "
 NEXT_ITEM = "\nNext item:"
+
+# Another wording, whose question is asked before the candidate.
+QUESTION_FIRST = "\nAnswer Yes or No: is this user interested in the candidate item?" + CANDIDATE
+CLOSING = "\n"
+"""What ends a candidate in the other wording; its last token is read."""
 ITEMS_A_PROMPT = 5  # an item takes at most this part of the prompt
 
 Tokens = NDArray[np.int64]
@@ -270,6 +275,11 @@ class Packed:
 
     def __init__(self, tokens: Tokens, positions: Tokens, mask: NDArray[np.bool_], read: Tokens) -> None:
         self.tokens, self.positions, self.mask, self.read = tokens, positions, mask, read
+
+    @property
+    def rows(self) -> int:
+        """B"""
+        return len(self.tokens)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.generic]]:

@@ -2,7 +2,8 @@
 
 The paper's protocol encodes the whole prompt again for each candidate. Here calls of about CALL_TOKENS each take the
 user's part once, then candidates, which attend to its cache and themselves, at the positions they would have alone:
-the scores are the same. What was read of a user can be kept for his next request (`PrefixCache`).
+the scores are the same. What was read of a user can be kept for his next request (`PrefixCache`). The instruction, with
+which every prompt begins, is read once by a decoder (`FixedStart`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.requests import CANDIDATES, HISTORY, Request
 from rbserve.core.types import Items, Observe, Scores, no_observer
+from rbserve.models.part_packing import PackedParts, pack_parts
 from rbserve.models.prompts import Packed, Prompts, Tokens, pack, pack_questions, pad
-
-if TYPE_CHECKING:
-    pass
 
 CALL_TOKENS = 192
 """Tokens of a call: attention between candidates, which a mask takes back, costs their square; a call costs a copy
@@ -35,9 +34,11 @@ Candidate = int | NDArray[Any]
 
 
 class LanguageCall(Protocol):
-    """A language model in one of the runtimes."""
+    """A language model in one of the runtimes. `takes_parts`: it is called with PackedParts, not with a mask."""
 
-    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+    takes_parts: bool
+
+    def __call__(self, packed: Packed | PackedParts, past: Any | None, cached: bool) -> tuple[Scores, Any]:
         """What it answers at the places to read, and, if `cached`, the cache of the packed tokens.
 
         Answers are log-odds float32[B, N] of a click, or logits float32[B, N, K] of the codes of a next item.
@@ -58,9 +59,14 @@ class LanguageCall(Protocol):
 class LanguageScorer:
     """Scores candidates by what the language model answers (groups D, E and F)."""
 
-    def __init__(self, call: LanguageCall, prompts: Prompts, kept: PrefixCache | None = None) -> None:
-        """`kept` is what remembers users from request to request; without it every request reads all of its prompt."""
+    def __init__(
+        self, call: LanguageCall, prompts: Prompts, kept: PrefixCache | None = None,
+        start: FixedStart | None = None,
+    ) -> None:  # fmt: skip
+        """`kept` is what remembers users from request to request; without it every request reads all of its prompt but
+        the fixed `start`, which scorers with one model share."""
         self._call, self._prompts, self._kept = call, prompts, kept
+        self._start = start or FixedStart(call, prompts)
 
     @property
     def user_cache(self) -> PrefixCache | None:
@@ -69,7 +75,7 @@ class LanguageScorer:
 
     def remembering(self, limit: int) -> LanguageScorer:
         """A scorer with this one's model that keeps up to `limit` bytes of what it reads of users."""
-        return LanguageScorer(self._call, self._prompts, PrefixCache(limit))
+        return LanguageScorer(self._call, self._prompts, PrefixCache(limit), self._start)
 
     def score(self, request: Request) -> Scores:
         """Click probabilities float32[N]."""
@@ -120,7 +126,47 @@ class LanguageScorer:
         if past is not None:
             past = self._call.head_of(past, read)
             observe("user cache")
+        if read < self._start.length:
+            read, past = self._start.length, self._start.cache()
+        if self._call.takes_parts:
+            return self._in_parts(prefix, suffixes, read, past, observe)
         return self._in_groups(prefix, prefix, suffixes, read, past, observe)
+
+    def _in_parts(
+        self, prefix: Tokens, suffixes: Sequence[Tokens], read: int, past: Any | None, observe: Observe
+    ) -> Scores:
+        """Log-odds float32[N] of suffixes behind a prefix, whose first `read` tokens are in the cache `past`.
+
+        The rest of the prefix is read with the shortest suffix, then suffixes of like length together.
+        """
+        from_end, odds = self._prompts.pieces.read_from_end, np.empty(len(suffixes), np.float32)
+        order = np.argsort([len(suffix) for suffix in suffixes], kind="stable")
+        if read < len(prefix):
+            packed = pack_parts([np.concatenate((prefix[read:], suffixes[order[0]]))], read, from_end)
+            observe("prompt")
+            cached = self._kept is not None or len(suffixes) > 1
+            answers, present = self._call(packed, past, cached=cached)
+            odds[order[0]], order = answers[0, 0], order[1:]
+            if cached:
+                past = self._extended(past, present, len(prefix) - read)
+                if self._kept:
+                    self._kept.keep(prefix, past)
+            observe("prefill")
+        places = iter(order.tolist())
+        for group in _groups([suffixes[place] for place in order], 0, CALL_TOKENS) if len(order) else ():
+            packed = pack_parts(group, len(prefix), from_end)
+            observe("prompt")
+            for place, answer in zip(
+                [next(places) for _ in group], self._call(packed, past, cached=False)[0][0], strict=True
+            ):
+                odds[place] = answer
+            observe("candidates")
+        return odds
+
+    def _extended(self, past: Any | None, present: Any, new: int) -> Any:
+        """A cache, extended by that of the `new` first tokens of a call."""
+        fresh = self._call.head_of(present, new)
+        return fresh if past is None else self._call.joined(past, fresh)
 
     def _in_groups(
         self, tokens: Tokens, prefix: NDArray[Any], suffixes: Sequence[NDArray[Any]], read: int,
@@ -141,8 +187,7 @@ class LanguageScorer:
             odds, present = self._call(packed, past, cached=cached)
             answers.append(odds[:, : len(group)])
             if cached:
-                fresh = self._call.head_of(present, new)
-                past = fresh if past is None else self._call.joined(past, fresh)
+                past = self._extended(past, present, new)
                 if self._kept:
                     self._kept.keep(tokens, past)
             observe("prefill" if new else "candidates")
@@ -186,6 +231,27 @@ def _groups(suffixes: Sequence[Tokens], first: int, most: int) -> Iterator[list[
         group.append(suffix)
         total += len(suffix)
     yield group
+
+
+class FixedStart:
+    """The cache of the tokens with which every prompt of a model begins, made at the first request.
+
+    Only where later tokens change nothing in it: of decoders, which read from left to right.
+    """
+
+    def __init__(self, call: LanguageCall, prompts: Prompts) -> None:
+        pieces = prompts.pieces
+        self._call, self._pieces = call, pieces
+        self.length = len(pieces.start) if pieces.causal and pieces.shared else 0
+        self._cache: Any | None = None
+
+    def cache(self) -> Any:
+        """The cache of the first `length` tokens; two threads may make it at once, with the same outcome."""
+        if self._cache is None:
+            tokens = np.array(self._pieces.start, np.int64)
+            packed = pack_parts([tokens], 0) if self._call.takes_parts else pack(tokens, [], self._pieces)
+            _, self._cache = self._call(packed, None, cached=True)
+        return self._cache
 
 
 class PrefixCache:

@@ -36,6 +36,8 @@ class PackedStates:
     states float32[1, L, d]; mask bool[1, L, P + L]; read int64[1, N].
     """
 
+    rows = 1
+
     def __init__(self, states: Vectors, mask: NDArray[np.bool_], read: Tokens) -> None:
         self.states, self.mask, self.read = states, mask, read
 
@@ -47,6 +49,8 @@ class PackedStates:
 
 class MeetingCall(Protocol):
     """The two halves of a model in one of the runtimes; the call itself is the later one. See `LanguageCall`."""
+
+    takes_parts: bool
 
     def early(self, packed: Packed) -> Vectors:
         """States float32[B, L, d] behind the layers in which a part of a prompt is alone; a row is one part."""

@@ -15,6 +15,7 @@ from rbserve.core.tasks import TASKS
 from rbserve.core.types import Items, Ranker, Scorer, Scores, Vectors
 from rbserve.core.variants import Variant
 from rbserve.data.artifact import Artifact
+from rbserve.models.part_packing import PackedParts
 from rbserve.models.prompts import Packed
 from rbserve.runtimes.adopted import AdoptedScorer
 from rbserve.runtimes.assembly import Parts, history_scorer, language_scorer, ranker_of
@@ -223,13 +224,16 @@ class OnnxLanguageCall:
         self._session = session
         shapes = {graph_input.name: graph_input.shape for graph_input in session.get_inputs()}
         self._past: Sequence[Any] | None = shapes.get("past")  # a model that keeps no cache takes none
+        self.takes_parts = "place" in shapes  # graphs of earlier versions take a mask
 
-    def __call__(self, packed: Packed | PackedStates, past: Any | None, cached: bool) -> tuple[Scores, Any]:
+    def __call__(
+        self, packed: Packed | PackedParts | PackedStates, past: Any | None, cached: bool
+    ) -> tuple[Scores, Any]:
         """Log-odds float32[B, N] and the cache."""
         arrays: dict[str, Any] = packed.arrays
         if self._past is not None:
             layers, two, _, heads, _, width = self._past
-            nothing = np.zeros((layers, two, len(packed.mask), heads, 0, width), np.float32)
+            nothing = np.zeros((layers, two, packed.rows, heads, 0, width), np.float32)
             arrays["past"] = nothing if past is None else past
         names = ["answers", "present"] if cached else ["answers"]
         odds, *cache = self._session.run(names, arrays)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rbserve.core.requests import NO_TENSORS, Request, slate_of
 from rbserve.core.types import Items, Scores, Vectors
+from rbserve.models.part_packing import PackedParts
 from rbserve.models.prompts import Packed, Prompts, pack
 from rbserve.runtimes.histories import ReadHistory
 from rbserve.runtimes.meeting import PackedStates
@@ -177,19 +178,21 @@ class TorchBestItems:
 class TorchLanguageCall:
     """The reference: eager torch."""
 
+    takes_parts = False
+
     def __init__(self, model: ClickModel | LanguageModel) -> None:
         import torch
 
         self._torch, self._model = torch, model
         self._device = next(model.parameters()).device
 
-    def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
-        """Log-odds float32[B, N] and the cache, which eager torch has at no cost."""
+    def __call__(self, packed: Packed | PackedParts, past: Any | None, cached: bool) -> tuple[Scores, Any]:  # noqa: ARG002
+        """Log-odds float32[B, N] and the cache, which eager torch has at no cost. It is called with a mask."""
         with self._torch.inference_mode():
             odds, cache = self._model(**self._tensors(packed), past=past)
         return odds.float().cpu().numpy(), cache
 
-    def _tensors(self, packed: Packed | PackedStates) -> dict[str, Any]:
+    def _tensors(self, packed: Packed | PackedParts | PackedStates) -> dict[str, Any]:
         return {name: self._torch.from_numpy(array).to(self._device) for name, array in packed.arrays.items()}
 
     def head_of(self, cache: Any, length: int) -> Any:

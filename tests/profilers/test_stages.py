@@ -132,6 +132,8 @@ def test_a_ranking_without_stages_of_its_own_has_those_around_it(
 class Silent:
     """A language model that answers nothing, of any size, at once."""
 
+    takes_parts = False
+
     def __call__(self, packed: Packed, past: Any | None, cached: bool) -> tuple[Scores, Any]:
         return np.zeros(packed.read.shape, np.float32), (past, cached)
 

@@ -21,6 +21,8 @@ LENGTHS = np.array([1, 30, 2, 29, 3, 28, 4, 27])
 class FirstToken:
     """Says of each row the first token of its candidate, and notes how many tokens the calls had."""
 
+    takes_parts = False
+
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 

@@ -38,7 +38,7 @@ from rbserve.models.configs import (
 )
 from rbserve.models.drivers import ARCHITECTURES, architecture_of, most_tokens, read_config
 from rbserve.models.lm import ClickModel, LanguageModel, MaskedWordTransform, PairTransform, as_decoder, bare
-from rbserve.models.prompts import Packed, Pieces, Prompts, pack, pad
+from rbserve.models.prompts import Packed, Prompts, pack, pad
 from rbserve.runtimes.assembly import prompt_scorer
 from rbserve.runtimes.evaluate import score_rows
 from rbserve.runtimes.torch_models import torch_call
@@ -49,9 +49,9 @@ from rbserve.train.semantic_ids.fit_codes import ensure_semantic_ids
 from rbserve.train.tasks.backbones import adapted, backbone_folder, merged, weights_kind
 from rbserve.train.tasks.ctr import no_texts, trained_items
 from rbserve.train.tasks.packing import users_begin
+from rbserve.train.tasks.prompt_pieces import MAX_HISTORY, make_pieces
 from rbserve.train.tasks.warm_start import WarmStart
 
-MAX_HISTORY = 20
 VALIDATION_ROWS = 2_000
 TEXTS_AT_ONCE = 10_000
 YES = ("Yes", " Yes", "YES", " YES", "yes", " yes")
@@ -76,6 +76,7 @@ def make(
         relate(language)
     if isinstance(config, TextLanguageConfig):
         meet_late(language, config)
+        check_question(language, config)
     item_prompts = make_prompts(tokenizer, language, config, dataset, seen, progress, yes=len(words[0]))
     if isinstance(config, ClickLanguageConfig) and item_prompts.pieces.shared and not config.shared_history:
         raise UsageError(
@@ -286,6 +287,22 @@ def meet_late(language: LanguageModel, config: TextLanguageConfig) -> None:
     language.meet = config.meet
 
 
+def check_question(language: LanguageModel, config: TextLanguageConfig) -> None:
+    """UsageError where the question is to be read first and the model's answer would not follow the candidate."""
+    reads = architecture_of(language.config).reads
+    if config.question == "last" or reads == "decoder":
+        return
+    answer = (
+        "the means of history and candidate" if language.pairs else "a [MASK] that stands in the question"
+    )
+    if reads == "encoder-decoder":
+        answer = "its decoder's first word, whatever the order"
+    raise UsageError(
+        f"question=first is for decoders, which answer where a candidate ends: {config.backbone} is read by {answer}",
+        f"--set question=last for {config.backbone}",
+    )
+
+
 def single_tokens(tokenizer: Any, ways: Sequence[str], name: str) -> list[int]:
     """The spellings of a word that are a single token, as token ids; AssetError if there is none."""
     tokens: dict[int, None] = {}
@@ -316,7 +333,9 @@ def make_prompts(
     """
     limit = min(config.max_tokens, most_tokens(language.config) or config.max_tokens)
     items = _items(language, tokenizer, config, dataset, seen, limit, progress)
-    return Prompts(pieces(tokenizer, language, limit, yes, _shares_history(config)), items)
+    question_first = isinstance(config, TextLanguageConfig) and config.question == "first"
+    fixed = make_pieces(tokenizer, language, limit, yes, _shares_history(config), question_first)
+    return Prompts(fixed, items)
 
 
 def _shares_history(config: LanguageConfig) -> bool:
@@ -351,39 +370,6 @@ def _items(
     return Ragged((tokens + language.vocabulary).ravel(), offsets)
 
 
-def pieces(tokenizer: Any, language: LanguageModel, limit: int, yes: int, shared: bool) -> Pieces:
-    """The fixed parts of all prompts; `shared`: an encoder reads the history once for all candidates."""
-    reads = architecture_of(language.config).reads
-
-    def ids(text: str) -> list[int]:
-        tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return tokens
-
-    before, after = _special_tokens(tokenizer)
-    mask = [tokenizer.mask_token_id] if reads == "encoder" and yes else []
-    tail = [*mask, *after] if mask or reads == "encoder-decoder" else []
-    answer = [*ids(prompts.ANSWER if yes else prompts.NEXT_ITEM), *tail]
-    if language.meet and language.pairs:  # a candidate alone is a text, as the encoder was taught them
-        mask, answer = [], after
-    return Pieces(
-        schema=prompts.SCHEMA,
-        start=[*before, *ids(prompts.INSTRUCTION + prompts.HISTORY if yes else prompts.HISTORY)],
-        numbers=[ids(prompts.numbered(place)) for place in range(1, MAX_HISTORY + 1)],
-        candidate=ids(prompts.CANDIDATE) if yes else [],
-        answer=answer,
-        max_tokens=limit,
-        read_from_end=len(tail) - 1 if mask else 0,
-        shared=reads == "decoder" or (shared and reads == "encoder"),
-        causal=reads == "decoder",
-        yes=yes,
-        vocabulary=language.vocabulary,
-        parted=language.pairs,
-        meet=language.meet,
-        opening=before if language.meet else [],
-        pooled=language.meet > 0 and language.meet == language.config.num_hidden_layers,
-    )
-
-
 def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Progress) -> Ragged:
     """The token ids of each text behind a word, at most `limit` of them."""
     space = prompts.space_before(tokenizer("a", add_special_tokens=False).tokens()[0])
@@ -395,11 +381,3 @@ def _item_tokens(tokenizer: Any, texts: Sequence[str], limit: int, progress: Pro
             lengths.append(len(values[-1]))
         progress(min(begin + TEXTS_AT_ONCE, len(texts)), len(texts), "item texts to tokens")
     return Ragged(np.concatenate(values), np.concatenate(([0], np.cumsum(lengths))))
-
-
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokeniser puts before and after a text."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    framed = tokenizer("a")["input_ids"]
-    place = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
-    return framed[:place], framed[place + len(plain) :]
