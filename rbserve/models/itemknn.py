@@ -77,7 +77,7 @@ class WeightedNeighbours(nn.Module):
 
     def log_shares(self, histories: Tensor) -> Tensor:
         """log(s_i / sum_j s_j + FLOOR) [B, n] with the neighbours' scores s, after histories int[B, T]."""
-        scores = self.items(histories)
+        scores: Tensor = self.items(histories)
         return (scores / scores.sum(1, keepdim=True).clamp(min=PRIOR) + FLOOR).log()
 
 
