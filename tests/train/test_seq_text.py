@@ -18,10 +18,10 @@ from rbserve.models.configs import SasRecTextConfig
 from rbserve.models.sasrec import TextSasRec
 from rbserve.models.zoo import find_model
 from rbserve.train.fit import train
-from rbserve.train.fitting.loop import Settings
+from rbserve.train.fitting.loop import Checkpoint, Settings, fit
 from rbserve.train.tasks import itemknn
 from rbserve.train.tasks.seq import with_targets
-from rbserve.train.tasks.seq_text import FRESHNESS, NEIGHBOUR_WEIGHTS, TextItemTask, make
+from rbserve.train.tasks.seq_text import FRESHNESS, NEIGHBOUR_WEIGHTS, PROJECTION_RATE, TextItemTask, make
 from rbserve.train.tasks.softmax import weighted_softmax_loss
 
 SMALL = {"layers": "1", "dim": "16", "heads": "2", "dropout": "0"}
@@ -121,6 +121,23 @@ def test_freshness_is_chosen_on_validation_unless_it_is_set(planted: Dataset, en
         assert float(fixed.freshness) == freshness
     assert best == max(values.values())
     assert float(model.freshness) == max(values, key=lambda value: values[value])
+
+
+def test_the_projection_of_texts_learns_slower_than_what_reads_its_vectors(
+    planted: Dataset, encoder: str, tmp_path: Path
+) -> None:
+    """At the whole rate its outputs outgrew the other layers, and some trainings learnt nothing more."""
+    model, task = made(planted, encoder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = Settings(batch=64, micro_batch=64, lr=1e-3, epochs=1, epoch_rows=64)
+    fit(model, task, settings, Checkpoint(tmp_path / "checkpoint", {}))
+    moved = {
+        name: float((value.detach() - before[name]).abs().max())
+        for name, value in model.named_parameters()
+        if name in ("item_embedding.projection.weight", "transformer.start")
+    }
+    assert moved["transformer.start"] == pytest.approx(1e-3, rel=1e-2)  # Adam's first update
+    assert moved["item_embedding.projection.weight"] == pytest.approx(PROJECTION_RATE * 1e-3, rel=1e-2)
 
 
 @torch.no_grad()
