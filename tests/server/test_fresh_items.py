@@ -140,9 +140,9 @@ def test_scores_of_the_other_items_stay_what_they_were(
     history, candidates = planted.ctr("test").histories[0], np.arange(len(old.items), dtype=np.int32)
     for variant in old.variants:
         before = open_scorer(old, variant).score(slate_request(history, candidates))
-        np.testing.assert_array_equal(
-            open_scorer(new, variant).score(slate_request(history, candidates)), before
-        )
+        after = open_scorer(new, variant).score(slate_request(history, candidates))
+        # Where the weights lie in memory decides how a kernel adds up: with AVX2 the last bit of a sum may differ.
+        np.testing.assert_array_max_ulp(after, before, maxulp=2)
 
 
 @pytest.mark.parametrize("name", SCORES)
