@@ -270,12 +270,16 @@ class EndpointScorer:
             self._answers.release(key)
 
     def _check_clear(self, answer: EndpointAnswer) -> None:
-        """Counts a new answer; UnclearAnswersError where too many are neither yes nor no."""
+        """Counts a new answer; UnclearAnswersError, once, where too many are neither yes nor no."""
+        stop = self._client.stop
         with self._lock:
             self._new += 1
             self._new_unclear += not read(answer).clear
             new, unclear = self._new, self._new_unclear
-        if unclear < MOST_UNCLEAR or 2 * unclear < new:
+            too_many = unclear >= MOST_UNCLEAR and 2 * unclear >= new and not stop.is_set()
+            if too_many:  # here, so that no thread begins another request before the error is raised
+                stop.set()
+        if not too_many:
             return
         text = f"{self._client.shown(answer.text)!r}" if answer.text else "no text"
         ending = f", finish_reason {self._client.shown(answer.finish)}" if answer.finish else ""
