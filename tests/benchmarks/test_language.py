@@ -29,7 +29,8 @@ from rbserve.runtimes.onnx import OnnxLanguageCall
 from rbserve.runtimes.session import open_session
 from rbserve.runtimes.torch_models import TorchLanguageCall
 from rbserve.train.fitting.tensors import save_tensors
-from rbserve.train.tasks.language import NO, YES, load, pieces, single_tokens
+from rbserve.train.tasks.language import NO, YES, load, single_tokens
+from rbserve.train.tasks.prompt_pieces import make_pieces
 
 SLATE, HISTORY, ITEM_TOKENS = 20, 20, 9
 SHAPE = {
@@ -59,7 +60,7 @@ def model(folder: Path) -> ClickModel:
 @pytest.fixture(scope="module")
 def prompts(folder: Path, model: ClickModel) -> Prompts:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
-    made = pieces(tokenizer, model.language, limit=1024, yes=model.yes, shared=True)
+    made = make_pieces(tokenizer, model.language, limit=1024, yes=model.yes, shared=True)
     items = np.random.default_rng(0).integers(1, 500, size=100 * ITEM_TOKENS, dtype=np.int32)
     return Prompts(made, Ragged(items, np.arange(101, dtype=np.int64) * ITEM_TOKENS))
 
