@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rbserve.core.errors import ArtifactError
 from rbserve.data.artifact import Artifact
 from rbserve.exporters.graph import N_ITEMS, origin, save
-from rbserve.runtimes.item_vectors import NEIGHBOUR_ROWS
+from rbserve.runtimes.item_vectors import NEIGHBOUR_ROWS, with_zero_rows
 from rbserve.runtimes.onnx import ITEM_TABLE
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def append_rows(
         if tensor.name == BIASES and biases is not None:
             grown = np.concatenate([numpy_helper.to_array(tensor), biases])
         elif tensor.name in COUNTED_ROWS:
-            counted = numpy_helper.to_array(tensor)
-            grown = np.concatenate([counted, np.zeros((len(vectors), *counted.shape[1:]), counted.dtype)])
+            grown = with_zero_rows(numpy_helper.to_array(tensor), len(vectors))
         elif tensor.name == N_ITEMS:
             grown = numpy_helper.to_array(tensor) + len(vectors)
         else:

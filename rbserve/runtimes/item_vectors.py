@@ -211,19 +211,21 @@ class OwnAndVectorContent(VectorContent):
         """All items' vectors, those of the texts last, their own vectors and what else their scores are made of."""
         added, (bias, life) = len(texts), self._biases[NEW_ITEM]
         return super().grown(texts) | {
-            f"{OF_ITEMS}{OWN}": np.pad(self._own, ((0, added), (0, 0))),
+            f"{OF_ITEMS}{OWN}": with_zero_rows(self._own, added),
             BIAS: np.pad(self._biases[BIAS], (0, added), constant_values=bias),
             LIFE: np.pad(self._biases[LIFE], (0, added), constant_values=life),
-            **{
-                name: np.pad(rows, ((0, added), *((0, 0),) * (rows.ndim - 1)))
-                for name, rows in self._neighbours.items()
-            },
+            **{name: with_zero_rows(rows, added) for name, rows in self._neighbours.items()},
         }
 
     def biases(self, count: int) -> Scores:
         """The bias float32[K] of each of so many added items in the score."""
         bias, life = self._biases[NEW_ITEM]
         return np.full(count, bias + self._biases[FRESHNESS] * life, np.float32)
+
+
+def with_zero_rows(rows: NDArray[Any], count: int) -> NDArray[Any]:
+    """The rows [n, ...] of known items, and as many rows of zeros behind them as items are added."""
+    return np.concatenate([rows, np.zeros((count, *rows.shape[1:]), rows.dtype)])
 
 
 def item_tensors(artifact: Artifact, leave: str | None = None) -> dict[str, NDArray[Any]]:

@@ -124,7 +124,7 @@ class TextItemTask(SeqTask):
         tower: TowerTraining | None = None,
     ) -> None:
         super().__init__(dataset, config)
-        self._layers, self._tower, self._n_items = layers, tower, len(dataset.items)
+        self._layers, self._tower = layers, tower
         self.rates = {
             "item_embedding.projection.": PROJECTION_RATE,
             **({"transformer.layers.base.": layers.rate} if layers else {}),
@@ -183,7 +183,7 @@ class TextItemTask(SeqTask):
         """nDCG@10 over the validation users, with the best values of what is to be chosen."""
         assert isinstance(model, TextSasRec)
         if self._tower is not None:
-            self._tower.read(np.arange(self._n_items))
+            self._tower.read(np.arange(len(self.counts)))
         self._choose(model)
         return super().validate(model)
 
