@@ -156,10 +156,7 @@ class LanguageScorer:
         for group in _groups([suffixes[place] for place in order], 0, CALL_TOKENS) if len(order) else ():
             packed = pack_parts(group, len(prefix), from_end)
             observe("prompt")
-            for place, answer in zip(
-                [next(places) for _ in group], self._call(packed, past, cached=False)[0][0], strict=True
-            ):
-                odds[place] = answer
+            odds[[next(places) for _ in group]] = self._call(packed, past, cached=False)[0][0]
             observe("candidates")
         return odds
 
