@@ -1,0 +1,126 @@
+"""A Ray cluster: connecting to one, what its nodes are, and what is wrong with it in one line (extra `ray`).
+
+Ray runs tasks on many machines; rbserve brings the tasks. Where no cluster runs, one is started on this machine for the
+time of the command. Imports `core`. Imported by `bench`, `pipeline`, `server` and `train`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from rbserve.core.errors import RbserveError, UsageError, first_line, needs_extra
+from rbserve.core.version import __version__
+
+DIAL_S = 5.0
+LATENCY_SLOT = "latency_slot"  # a resource that a node offers once; what is timed takes it
+HINT = "start one with `ray start --head`, or leave out --address to use this machine"
+
+
+class ClusterNode(msgspec.Struct, frozen=True):
+    """A machine, or a part of one, that runs tasks."""
+
+    id: str
+    host: str
+    labels: dict[str, str]
+    resources: dict[str, float]
+
+    @property
+    def latency_slots(self) -> int:
+        """How many tasks may be timed on it at once: 1, or 0 where nothing is to be timed."""
+        return int(self.resources.get(LATENCY_SLOT, 0))
+
+
+@contextmanager
+def connected(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at `address` (host:port), at RAY_ADDRESS, or to one of this machine.
+
+    A cluster that was started here has `cpus` processors (all that this process may use, unless given), a latency slot,
+    and stops at the end. Inside another `connected` the same cluster serves. Raises UsageError without ray
+    and for an address that is none, RbserveError where nothing answers or the nodes have another rbserve or Python.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns if unset
+    with needs_extra("ray", "a cluster"):
+        import ray
+    if ray.is_initialized():
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address and address != "local":
+        _dial(address)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RbserveError(f"no Ray cluster at {address}: {first_line(error)}", HINT) from None
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cpus or len(os.sched_getaffinity(0)),
+            resources={LATENCY_SLOT: 1},
+            include_dashboard=False,
+            **quiet,
+        )
+    try:
+        check_nodes(ray)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def nodes(ray: Any) -> list[ClusterNode]:
+    """The nodes that live, in the order of their ids."""
+    found = [
+        ClusterNode(node["NodeID"], node["NodeManagerAddress"], dict(node["Labels"]), dict(node["Resources"]))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(found, key=lambda node: node.id)
+
+
+def on_node(ray: Any, node: ClusterNode) -> Any:
+    """Ray's way to say that a task runs on this node and on no other."""
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def check_nodes(ray: Any) -> None:
+    """Raises RbserveError if a node has no rbserve, or another version of it or of Python."""
+
+    def versions() -> tuple[str | None, str]:
+        try:
+            from rbserve.core.version import __version__ as there
+        except ImportError:
+            return None, sys.version.split()[0]
+        return there, sys.version.split()[0]
+
+    task = ray.remote(num_cpus=0)(versions)
+    living = nodes(ray)
+    answers = ray.get([task.options(scheduling_strategy=on_node(ray, node)).remote() for node in living])
+    for node, (there, _) in zip(living, answers, strict=True):
+        if there != __version__:
+            raise RbserveError(
+                f"node {node.host} of the cluster has "
+                + (f"rbserve {there}, this machine {__version__}" if there else "no rbserve"),
+                f"pip install 'rbserve[all,ray]=={__version__}' there",
+            )
+
+
+def _dial(address: str) -> None:
+    """Raises unless something listens at host:port: Ray itself tries for minutes, then ends the process."""
+    bare = address.removeprefix("ray://")
+    if bare == "auto":
+        return
+    host, colon, port = bare.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"a cluster's address is host:port, not {address!r}", HINT)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), DIAL_S).close()
+    except OSError as error:
+        raise RbserveError(f"no Ray cluster at {address}: {error.strerror or error}", HINT) from None
