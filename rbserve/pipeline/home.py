@@ -39,6 +39,7 @@ from rbserve.pipeline import (
     profiling,
     reporting,
     serving,
+    sharing,
     training,
 )
 from rbserve.runs.plan import Slate
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from rbserve.runs.measurement import Measurement
     from rbserve.runs.plan import Plan
     from rbserve.server.api.options import Limits, ServerOptions
+    from rbserve.store.store import Transfer
     from rbserve.train.datasets.options import Reading
     from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import Texts
@@ -365,6 +367,39 @@ class Home:
         A run file of this machine answers, else a short profile made now. `make` trains a model that is missing.
         """
         return choosing.choose_variant(resolve(model, dataset), slate, threads, tolerance, make)
+
+    @_at_home
+    def push(
+        self,
+        names: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        *,
+        runs: bool = False,
+        store: str | None = None,
+        again: bool = False,
+    ) -> list[Transfer]:
+        """Uploads models of data sets, or data/NAME, runs/ID, bench/NAME, to a store; without names the data sets.
+
+        `store` is its URL, by default RBSERVE_STORE. `runs` adds all run files. Files that are there are not uploaded,
+        unless `again` replaces them.
+        """
+        return sharing.push_names(names, datasets, runs, store, again)
+
+    @_at_home
+    def pull(
+        self,
+        names: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        *,
+        runs: bool = False,
+        store: str | None = None,
+        force: bool = False,
+    ) -> list[Transfer]:
+        """Brings what `push` uploaded to this home directory, checked by sha256, whole or not at all.
+
+        What was changed here and not pushed is a UsageError; `force` replaces it.
+        """
+        return sharing.pull_names(names, datasets, runs, store, force)
 
     @_at_home
     def serve(

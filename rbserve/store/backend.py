@@ -56,9 +56,17 @@ class Backend:
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """A file in pieces; RbserveError where it ends early or cannot be read."""
-        with self._telling(), self.files.open(self._at(path), "rb", cache_type="none") as file:
-            while piece := file.read(PIECE):
-                yield piece
+        with self._telling():
+            try:
+                file = self.files.open(self._at(path), "rb", cache_type="none")
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                name = path.rpartition("/")[2]
+                hint = "rbserve push NAME, where the files are, uploads what is missing"
+                raise RbserveError(f"the store {self.url} lacks the object {name}", hint) from None
+            with file:
+                while piece := file.read(PIECE):
+                    yield piece
 
     def write(self, path: str, content: Iterator[bytes]) -> None:
         """Writes a file so that it is there when it is whole, whatever ends the process in between."""

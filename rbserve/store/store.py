@@ -59,24 +59,31 @@ class Store:
     """A store of named folders and files. Every failure is an RbserveError of one line; a second try continues."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self.backend = backend
 
     @property
     def url(self) -> str:
         """Where it is, for `open_store` in another process."""
-        return self._backend.url
+        return self.backend.url
 
     def names(self, prefix: str = "") -> list[str]:
         """The names that begin with the parts of `prefix`, sorted: names("artifacts/microlens")."""
         folder = f"names/{stored_name(prefix)}" if prefix else "names"
-        files = self._backend.find(folder)
+        files = self.backend.find(folder)
         return [file.removeprefix("names/").removesuffix(".json") for file in files if file.endswith(".json")]
 
     def manifest(self, name: str) -> StoredManifest | None:
         """What a name stands for; None where there is no such name."""
         path = _name_path(name)
-        content = self._backend.read(path)
+        content = self.backend.read(path)
         return None if content is None else parse_manifest(content, f"{self.url}/{path}")
+
+    def require(self, name: str) -> StoredManifest:
+        """What a name stands for; UsageError, with names that there are, where there is no such name."""
+        manifest = self.manifest(name)
+        if manifest is None:
+            raise UsageError(f"the store {self.url} has no {name}", self._known(name))
+        return manifest
 
     def push(
         self, name: str, path: Path, progress: Progress = no_progress, *, again: bool = False
@@ -89,17 +96,15 @@ class Store:
         manifest = read_folder(stored_name(name), path, progress)
         contents = {file.sha256: file for file in manifest.files}
         absent = [
-            file
-            for file in contents.values()
-            if again or self._backend.size(_object_path(file)) != file.bytes
+            file for file in contents.values() if again or self.backend.size(_object_path(file)) != file.bytes
         ]
         report = _counting(progress, sum(file.bytes for file in absent), "bytes pushed")
         for file in absent:
             source = path if manifest.single else path / file.path
-            self._backend.write(_object_path(file), _checked(source, file, report))
+            self.backend.write(_object_path(file), _checked(source, file, report))
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        if self._backend.read(_name_path(name)) != content:
-            self._backend.write(_name_path(name), iter([content]))
+        if self.backend.read(_name_path(name)) != content:
+            self.backend.write(_name_path(name), iter([content]))
         return _transfer(manifest, absent)
 
     def pull(self, name: str, path: Path, progress: Progress = no_progress) -> Transfer:
@@ -109,9 +114,7 @@ class Store:
         that pull to the same path take turns. Raises RbserveError where the store has no such name, or an object has
         another sha256 than it should; then `path` is as it was.
         """
-        manifest = self.manifest(stored_name(name))
-        if manifest is None:
-            raise UsageError(f"the store {self.url} has no {name}", self._known(name))
+        manifest = self.require(name)
         with _staging(path) as folder:
             if manifest.difference(path) is None:
                 return _transfer(manifest, [])
@@ -135,7 +138,7 @@ class Store:
         digest = hashlib.sha256()
         size = 0
         with naming(place), replacing(place) as partial, partial.open("wb") as target:
-            for piece in self._backend.pieces(_object_path(file)):
+            for piece in self.backend.pieces(_object_path(file)):
                 target.write(piece)
                 digest.update(piece)
                 size += len(piece)
