@@ -78,12 +78,12 @@ def nodes(
     training_of: Callable[[ModelSpec, str], Mapping[str, Any]] = lambda *_: {},
     random: bool = False,
     quiet: Quiet = "machine",
-    options: Mapping[str, str] | None = None,
+    options_of: Callable[[ModelSpec, str], Mapping[str, str]] = lambda *_: {},
 ) -> list[Node]:
     """The cells of a matrix, each behind what it needs: one model's latency before the next one's training.
 
-    `plan_of` and `training_of` say how a row is measured and trained on a data set, `options` what is changed of the
-    config of every row.
+    `plan_of` and `training_of` say how a row is measured and trained on a data set, `options_of` what is changed of its
+    config.
     """
     made: list[Node] = []
     for dataset in datasets:
@@ -92,9 +92,8 @@ def nodes(
         first: dict[str, str] = {}
         for spec in models:
             training = dict(training_of(spec, dataset))
-            build = Cell(
-                "build", dataset, spec.name, [*variants], training, random=random, options=dict(options or {})
-            )
+            options = dict(options_of(spec, dataset))
+            build = Cell("build", dataset, spec.name, [*variants], training, random=random, options=options)
             profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec, dataset), quiet=quiet)
             maker = first.setdefault(spec.item_form, build.id) if spec.item_form in MADE_ONCE else build.id
             donor = msgspec.structs.replace(build, model=spec.weights_of).id if spec.weights_of else build.id
@@ -157,13 +156,12 @@ def without_endpoints(models: Iterable[ModelSpec], named: Sequence[str]) -> tupl
     return [spec for spec in models if spec not in costly], [spec.name for spec in costly]
 
 
-def check_options(models: Iterable[ModelSpec], options: Mapping[str, str]) -> None:
-    """Raises UsageError for a change of the config that one of the models does not take."""
-    for spec in models:
-        try:
-            with_options(spec.config, options)
-        except UsageError as error:
-            raise UsageError(f"{spec.name}: {error.message}", error.hint) from None
+def check_options(spec: ModelSpec, options: Mapping[str, str]) -> None:
+    """Raises UsageError for a change of the config that the model does not take."""
+    try:
+        with_options(spec.config, options)
+    except UsageError as error:
+        raise UsageError(f"{spec.name}: {error.message}", error.hint) from None
 
 
 def check_datasets(names: Sequence[str]) -> None:
