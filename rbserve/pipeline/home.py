@@ -119,11 +119,16 @@ class Home:
         catalogue: Literal["used", "seen", "all"] = "used",
         memory: int | None = None,
         temporary: Path | None = None,
+        partitions: int | None = None,
+        address: str | None = None,
     ) -> Dataset:
         """Makes data/<name>/ anew from the raw files of a source (`rbserve datasets` lists them).
 
         `raw` is the folder of the raw files; they are fetched where that is possible. `name` is the source's by
         default. `memory` is in bytes; what it does not hold goes to disk, in the folder `temporary`.
+
+        With `partitions` events are read and sorted by tasks of the Ray cluster at `address`, or of this machine;
+        `memory` is then that of a task, and `temporary` a folder that all nodes see.
         """
         return data.prepare(
             source,
@@ -136,6 +141,8 @@ class Home:
             memory=memory,
             catalogue=catalogue,
             temporary=temporary,
+            partitions=partitions,
+            address=address,
         )
 
     @_at_home
