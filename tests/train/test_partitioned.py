@@ -71,7 +71,7 @@ def test_the_bytes_are_those_of_one_process_for_any_number_of_partitions(split: 
     folder = write_hm(tmp_path / "raw")
     alone = made("hm", folder, tmp_path / "alone" / "hm", None, SPLITS[split])
     assert alone.manifest.dropped["row whose time is none"] == 3
-    for count in (1, 2, 3, 7, 100):
+    for count in (1, 3, 8):
         parts = made("hm", folder, tmp_path / f"parts-{count}" / "hm", count, SPLITS[split])
         assert parts.fingerprint == alone.fingerprint
         assert files(parts) == files(alone), count
