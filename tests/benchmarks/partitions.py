@@ -3,8 +3,8 @@
     python tests/benchmarks/big_raw.py generate hm RAW --rows 100000000 --users 5000000 --items 1000000
     python tests/benchmarks/partitions.py RAW HOME --workers 4 --partitions 16
 
-The cluster is on this machine: a node a worker, of one processor and `--memory` each. Both runs are timed one after the
-other on the same machine, whose processors all workers share: read the ratio beside the number of cores.
+The cluster is on this machine: `--workers` of one processor and `--memory-gb` each, on `--nodes`. Both runs are timed
+one after the other on the same machine, whose processors all workers share: read the ratio beside the number of cores.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("home", type=Path)
     parser.add_argument("--layout", default="hm")
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--nodes", type=int, default=4, help="that the workers are divided among")
     parser.add_argument("--partitions", type=int, default=16)
     parser.add_argument("--memory-gb", type=int, default=2, help="of a worker, and of the one process")
     parser.add_argument("--only", choices=("process", "cluster"))
@@ -40,6 +41,7 @@ def main() -> int:
     results = {}
     if options.only != "cluster":
         results["process"] = prepare(options, "alone", ())
+        print(json.dumps(results), file=sys.stderr, flush=True)
     if options.only != "process":
         results["cluster"] = on_cluster(options)
     prints = {result["fingerprint"] for result in results.values()}
@@ -85,9 +87,15 @@ def on_cluster(options: argparse.Namespace) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    for _ in range(options.workers):
-        cluster.add_node(num_cpus=1, memory=options.memory_gb * GB, object_store_memory=GB // 8)
+    per_node = options.workers // options.nodes
     try:
+        for _ in range(options.nodes):
+            cluster.add_node(
+                num_cpus=per_node,
+                memory=per_node * options.memory_gb * GB,
+                object_store_memory=GB // 8,
+                include_dashboard=False,
+            )
         cluster.wait_for_nodes()
         extra = ("--engine", "ray", "--partitions", str(options.partitions), "--address", cluster.address)
         return prepare(options, "partitioned", extra)

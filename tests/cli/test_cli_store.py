@@ -39,7 +39,7 @@ def test_a_model_of_the_store_is_what_model_names(homes: tuple[Path, Path], tmp_
     store = f"file://{tmp_path}/store"
     rbserve("push", "dnn", home=here, RBSERVE_STORE=store)
     missing = rbserve(
-        "verify", "--model", "store://beauty/dnn", "--url", "http://127.0.0.1:1", home=there, check=1,
+        "verify", "--model", "store://beauty/dnn", "--url", "http://127.0.0.1:1", home=there, check=2,
         RBSERVE_STORE=store,
     )  # fmt: skip
     assert "pulled artifacts/beauty/dnn" in missing.stderr
