@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,26 +151,18 @@ def prepare(
     protocol = protocol or protocol_of(source, reading=reading)
     if partitions is not None:
         check_partitions(source, reading)
-    tally = Tally()
-    written = {"texts": texts, "catalogue": catalogue, "progress": progress}
+    tally, beside = Tally(), temporary or path.parent
+    written: dict[str, Any] = {"texts": texts, "catalogue": catalogue, "progress": progress}
     if source.make is not None:
         events, items = source.make(tally)
-        return write_splits(path, name, EventsInMemory(events, items), protocol, tally, **written)  # type: ignore[arg-type]
+        return write_splits(path, name, EventsInMemory(events, items), protocol, tally, **written)
     folder = raw or (source.fetch() if source.fetch else None)
     if source.log is not None and folder is not None:
         with _stoppable():
-            return write_log(
-                source.log, name, path, folder, protocol, reading, memory, temporary or path.parent, progress
-            )
+            return write_log(source.log, name, path, folder, protocol, reading, memory, beside, progress)
     if folder is None:
-        if reading.interactions is None or reading.items is None:
-            raise UsageError(
-                f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
-            )
+        _require_tables(name, source, reading)
         folder = Path()
-    options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
-    if reading.rating_none is not None:
-        options["rating_none"] = reading.rating_none
 
     def write(space: Workspace) -> Dataset:
         with closing(space), _stoppable():
@@ -179,28 +171,54 @@ def prepare(
             space.number(reading.interactions or folder)
             if not reading.allow_loss:
                 space.check_loss(source.own)
-            stored = space.store if isinstance(space, PartitionedWorkspace) else None
-            return write_splits(path, name, space, protocol, tally, options=options, stored=stored, **written)  # type: ignore[arg-type]
-
-    own = own_fields(reading)
-    if partitions is None:
-        with scratch(temporary or path.parent, path.name) as work:
-            return write(
-                Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time", own)
+            written["stored"] = space.store if isinstance(space, PartitionedWorkspace) else None
+            return write_splits(
+                path, name, space, protocol, tally, options=_rating_options(reading), **written
             )
-    for in_shares in (True, False):
-        with scratch(temporary or path.parent, path.name) as work:
-            space = PartitionedWorkspace(
-                work, memory, tally, protocol, progress, partitions=partitions, source=source, raw=folder,
-                reading=reading, in_shares=in_shares,
-            )  # fmt: skip
-            try:
-                return write(space)
-            except (NotInSharesError, DataError):
-                if not space.reads_in_shares:
-                    raise
-                tally.clear()  # one process reads again, and says exactly what is wrong
-    raise AssertionError("unreachable")
+
+    if partitions is None:
+        of_time, own = protocol.split == "time", own_fields(reading)
+        with scratch(beside, path.name) as work:
+            return write(Workspace(work, memory, tally, protocol.max_rows, progress, of_time, own))
+    return _in_partitions(
+        lambda work, in_shares: PartitionedWorkspace(
+            work, memory, tally, protocol, progress, partitions=partitions, source=source, raw=folder,
+            reading=reading, in_shares=in_shares,
+        ), write, beside, path.name,
+    )  # fmt: skip
+
+
+def _require_tables(name: str, source: DataSource, reading: Reading) -> None:
+    """Raises UsageError where neither a folder nor both tables are named."""
+    if reading.interactions is None or reading.items is None:
+        raise UsageError(
+            f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
+        )
+
+
+def _rating_options(reading: Reading) -> dict[str, float]:
+    """What ratings mean, for the manifest."""
+    options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
+    return options if reading.rating_none is None else options | {"rating_none": reading.rating_none}
+
+
+def _in_partitions(
+    opened: Callable[[Path, bool], PartitionedWorkspace],
+    write: Callable[[Workspace], Dataset],
+    folder: Path,
+    name: str,
+) -> Dataset:
+    """Has tasks read the shares of a file; where these cannot say what is wrong, one process reads all of it."""
+    with scratch(folder, name) as work:
+        space = opened(work, True)
+        try:
+            return write(space)
+        except (NotInSharesError, DataError):
+            if not space.reads_in_shares:
+                raise
+            space.tally.clear()
+    with scratch(folder, name) as work:
+        return write(opened(work, False))
 
 
 def check_partitions(source: DataSource, reading: Reading) -> None:
