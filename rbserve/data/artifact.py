@@ -74,6 +74,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Where labels are grades, nDCG of the candidates of each request takes the place of AUC.
     Of a list-wise model the scores are those of the items that both have among their first `k`, `same_top` is the
     share of rows in which these are the same items, and nDCG takes the place of AUC. `correlation` is that of log-odds.
+    `recall` is the mean share of the reference's items that an index finds.
     """
 
     rows: int
@@ -87,6 +88,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ndcg_reference: float | None = None
     ndcg: float | None = None
     correlation: float | None = None
+    recall: float | None = None
 
 
 class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
