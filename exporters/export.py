@@ -96,7 +96,9 @@ def _require_exportable(artifact: Artifact, precisions: Sequence[str]) -> None:
         variant = exported_variant(precision)
         if variant not in artifact.can_export:
             known = ", ".join(precisions_of(artifact.can_export))
-            why = artifact.unchanged.get(precision) or why_no_index(precision, artifact.kind)
+            why = artifact.unchanged.get(precision) or why_no_index(
+                precision, artifact.manifest.task, artifact.kind
+            )
             reason = f": {why}" if why else ""
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}{reason}",

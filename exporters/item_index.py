@@ -19,11 +19,10 @@ from rbserve.core.files import replacing
 from rbserve.core.types import Items, Progress, Vectors, no_progress
 from rbserve.core.variants import exported_variant, find_variant
 from rbserve.data.artifact import Artifact, Parity, VariantRecord
-from rbserve.data.columns import ColumnWriter, Ragged
+from rbserve.data.columns import Ragged
 from rbserve.data.dataset import Dataset
 from rbserve.data.golden import write_checks
 from rbserve.exporters.graph import origin, save, trace
-from rbserve.exporters.layers import traceable
 from rbserve.exporters.parity import ListReference
 from rbserve.models.configs import SasRecConfig
 from rbserve.runtimes.contents import artifact_config
@@ -61,6 +60,7 @@ from rbserve.runtimes.vector_table import (
     TableSettings,
     VectorTable,
     open_table,
+    write_columns,
 )
 
 if TYPE_CHECKING:
@@ -132,16 +132,6 @@ def pieces(table: VectorTable, begin: int = 0) -> Iterator[Vectors]:
         yield table.indexed(slice(first, first + PIECE))
 
 
-def write_columns(folder: Path, settings: TableSettings, columns: dict[str, NDArray[Any]]) -> None:
-    """Writes a table of vectors; columns are by the names of their members."""
-    (folder / TABLE).write_bytes(msgspec.json.encode(settings))
-    for name in settings.columns:
-        values = columns[name]
-        writer = ColumnWriter(folder / name, values.dtype.type)
-        writer.append(values)
-        writer.close()
-
-
 def _write_shared(artifact: Artifact, folder: Path, precision: str) -> list[str]:
     """Writes the encoder and the table; returns the table's members."""
     from rbserve.runtimes.torch import load_model
@@ -157,7 +147,7 @@ def _write_shared(artifact: Artifact, folder: Path, precision: str) -> list[str]
     if model.neighbours is not None and float(model.neighbours.weight):
         neighbours = _neighbours(model.neighbours, columns)
     settings = TableSettings(columns[VECTORS].shape[1], scale, neighbours)
-    write_columns(folder, settings, columns)
+    write_columns(folder, settings, {name: [column] for name, column in columns.items()})
     return [TABLE, *settings.columns]
 
 
@@ -185,8 +175,10 @@ def _neighbours(model: WeightedNeighbours, columns: dict[str, NDArray[Any]]) -> 
 
 def _write_encoder(artifact: Artifact, model: SasRec, path: Path, precision: str) -> None:
     """Writes the graph of users' vectors [B, d] from the vectors of their items [B, T, d]."""
-    import torch
+    import torch  # imported here: items are added without it
     from torch import Tensor, nn
+
+    from rbserve.exporters.layers import traceable
 
     class Encoder(nn.Module):
         def __init__(self) -> None:

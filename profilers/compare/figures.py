@@ -199,7 +199,9 @@ _STUDENT = (
     "accuracy would be nothing."
 )
 
-_RECALL = "recall@k: the share of the k items of the exact list, on the same model and test users, that the index finds."
+_RECALL = (
+    "recall@k: the share of the k items of the exact list, of the same model and users, that the index finds."
+)
 _BASELINE = (
     "▼: no better than the best baseline on these test rows. “below” where the 95% interval of the difference, from "
     f"{RESAMPLES:,} resamples of the same users, excludes 0; of run files without the baseline's answers, where "

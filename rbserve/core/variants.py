@@ -286,14 +286,20 @@ def check_variants(names: Iterable[str]) -> None:
             raise unknown_name("variant", name, variants())
 
 
-def why_no_index(precision: str, kind: ModelKind) -> str | None:
-    """The reason why models of a kind cannot be exported as an index; None where they can, or where it is no index."""
-    if precision not in INDEXES or kind in INDEXED:
+def why_no_index(precision: str, task: str, kind: ModelKind) -> str | None:
+    """The reason why such models cannot be exported as an index; None where they can, or where it is no index."""
+    if precision not in INDEXES or find_variant(exported_variant(precision)).fits(task, kind):
         return None
     return (
         "an index searches a ranking that is a product of the user's vector with item vectors, as those of sasrec, "
         "hstu and seq-item rows"
     )
+
+
+def export_option(variant: str) -> str:
+    """The option of `rbserve export` that writes an exported variant: "--precision int8"."""
+    row = find_variant(variant)
+    return f"--{'index' if row.approximate else 'precision'} {row.precision}"
 
 
 def check_indexes(indexes: Iterable[str]) -> None:

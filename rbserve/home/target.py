@@ -140,7 +140,7 @@ class Target:
             possible = precisions_of(self.variants)
             if precision not in possible:
                 unchanged = self.artifact.unchanged if self.artifact else UNCHANGED.get(self.kind, {})
-                why = unchanged.get(precision) or why_no_index(precision, self.kind)
+                why = unchanged.get(precision) or why_no_index(precision, self.task, self.kind)
                 reason = f": {why}" if why else ""
                 raise UsageError(
                     f"{self.name} cannot be exported in {precision}{reason}",

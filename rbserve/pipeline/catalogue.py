@@ -42,6 +42,7 @@ from rbserve.data.golden import GoldenAnswer, scored_otherwise, write_checks
 from rbserve.data.semantic_ids import FOLDER as SIDS
 from rbserve.data.semantic_ids import MANIFEST as SIDS_MANIFEST
 from rbserve.data.semantic_ids import RQVAE, grow_semantic_ids
+from rbserve.exporters.item_index_growth import index_edits
 from rbserve.features.opening import FOLDER as FIELDS
 from rbserve.features.opening import open_coders
 from rbserve.models.configs import (
@@ -223,7 +224,9 @@ def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: E
         yield Edit([WEIGHTS], lambda folder: write_tensors(artifact, grown, folder / WEIGHTS))
         biases = content.biases(len(texts)) if isinstance(content, OwnAndVectorContent) else None
         for variant, record in artifact.manifest.variants.items():
-            yield _graph_edit(artifact, variant, record, vectors, biases)
+            if not find_variant(variant).approximate:
+                yield _graph_edit(artifact, variant, record, vectors, biases)
+        yield from (Edit(*edit) for edit in index_edits(artifact, vectors, biases))
 
 
 def _field_edits(artifact: Artifact, ids: Sequence[str], fields: FieldTexts) -> Iterator[Edit]:
@@ -345,7 +348,10 @@ def _manifest(
     variants = {
         variant: msgspec.structs.replace(
             record,
-            data_files=[f"{name}.data" for name in record.graphs if (folder / f"{name}.data").is_file()],
+            data_files=[
+                *(name for name in record.data_files if not name.endswith(".data")),
+                *(f"{name}.data" for name in record.graphs if (folder / f"{name}.data").is_file()),
+            ],
         )
         for variant, record in manifest.variants.items()
     }

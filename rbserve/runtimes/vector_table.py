@@ -7,6 +7,7 @@ artefact's folder `index/`. Shapes: n items, d the width of a vector, T items of
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbserve.core.errors import ArtifactError
 from rbserve.core.types import Items, Scores, Vectors
-from rbserve.data.columns import open_column
+from rbserve.data.columns import ColumnWriter, open_column
 
 FOLDER = "index"
 TABLE, VECTORS, BIASES = f"{FOLDER}/table.json", f"{FOLDER}/vectors.npy", f"{FOLDER}/biases.npy"
@@ -141,3 +142,15 @@ def open_table(folder: Path) -> VectorTable:
         items, weights = (columns[name].reshape(len(vectors), -1) for name in (NEIGHBOURS, WEIGHTS))
         neighbours = Neighbours(settings.neighbours, items, weights, columns[PRIOR])
     return VectorTable(settings, vectors, columns.get(BIASES), neighbours)
+
+
+def write_columns(
+    folder: Path, settings: TableSettings, columns: Mapping[str, Sequence[NDArray[Any]]]
+) -> None:
+    """Writes a table of vectors; columns are by the names of their members, each in pieces."""
+    (folder / TABLE).write_bytes(msgspec.json.encode(settings))
+    for name in settings.columns:
+        writer = ColumnWriter(folder / name, columns[name][0].dtype.type)
+        for piece in columns[name]:
+            writer.append(piece)
+        writer.close()
