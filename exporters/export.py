@@ -20,7 +20,7 @@ from rbserve.core.variants import (
     precisions_of,
     why_no_index,
 )
-from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants
+from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants, with_mapped_items
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.data.golden import write_checks
 from rbserve.data.request_set import RequestSet
@@ -84,7 +84,7 @@ def export(
                 artifact, dataset, folder, indexes, reference,
                 item_index.RECALL if recall is None else recall, tower, progress,
             )  # fmt: skip
-    return add_variants(artifact, records)
+    return with_mapped_items(add_variants(artifact, records))
 
 
 def _require_exportable(artifact: Artifact, precisions: Sequence[str]) -> None:

@@ -39,6 +39,7 @@ from rbserve.data.artifact import (
 from rbserve.data.columns import Ragged, RaggedWriter, open_column
 from rbserve.data.dataset import ItemTable, write_items
 from rbserve.data.golden import GoldenAnswer, scored_otherwise, write_checks
+from rbserve.data.mapped_items import MEMBERS, write_mapped_items
 from rbserve.data.semantic_ids import FOLDER as SIDS
 from rbserve.data.semantic_ids import MANIFEST as SIDS_MANIFEST
 from rbserve.data.semantic_ids import RQVAE, grow_semantic_ids
@@ -212,6 +213,8 @@ def _sorted_out(table: ItemTable, new: Iterable[tuple[str, str]]) -> tuple[dict[
 def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: Encode) -> Iterator[Edit]:
     """The files of an artefact that change with its new item table `items`, whose last rows have these texts."""
     yield Edit([ITEMS], lambda folder: write_items(folder / ITEMS, items))
+    if MEMBERS[0] in artifact.manifest.files:
+        yield Edit(MEMBERS, lambda folder: write_mapped_items(folder, items))
     config = config_class(artifact)
     if issubclass(config, CodedItems) and f"{SIDS}/{SIDS_MANIFEST}" in artifact.manifest.files:
         yield from _code_edits(artifact, items, texts, encode)
