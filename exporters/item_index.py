@@ -7,7 +7,7 @@ that finds the share `recall` of the ten best items of validation users.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbserve.core.files import replacing
-from rbserve.core.types import Items, Progress, Vectors, no_progress
+from rbserve.core.types import Progress, Vectors, no_progress
 from rbserve.core.variants import exported_variant, find_variant
 from rbserve.data.artifact import Artifact, Parity, VariantRecord
 from rbserve.data.columns import Ragged
@@ -26,7 +26,7 @@ from rbserve.exporters.graph import origin, save, trace
 from rbserve.exporters.parity import ListReference
 from rbserve.models.configs import SasRecConfig
 from rbserve.runtimes.contents import artifact_config
-from rbserve.runtimes.evaluate import by_length
+from rbserve.runtimes.evaluate import by_length, mean_share
 from rbserve.runtimes.faiss import (
     ENCODER,
     HISTORY_VECTORS,
@@ -69,7 +69,9 @@ if TYPE_CHECKING:
 
 RECALL = 0.99
 """The share of the ten best items that an index is to find on validation users, unless the user says otherwise."""
-TUNED_USERS, TUNED_K = 500, 10
+TUNED_USERS, TUNED_K = 200, 10
+HOPELESS = 0.5
+"""The share from which on a small gain says that more effort does not help."""
 POPULAR = 500
 """Items with the largest prior that are candidates of every list, where a model has neighbours."""
 
@@ -217,33 +219,41 @@ def _tuned(
     recall: float,
 ) -> tuple[IndexRanker, IndexSettings]:
     """The ranker with the smallest effort that finds enough, and the index's settings."""
-    longest = cast(SasRecConfig, artifact_config(artifact)).max_history
-    searched = ItemIndex(index, IndexSettings(kind, 1), artifact.items.retired)
-    ranker = IndexRanker(IndexedScores(encoder, table, searched), longest)
-    exact = [items for _, items in _lists(ranker.exact_batch, histories)]
-    effort = 1
-    for effort in KINDS[kind].efforts:
-        found = [items for _, items in _lists(ranker.with_effort(effort).top_k_batch, histories)]
-        if recall_of(found, exact) >= recall or effort >= searched.most_effort:
-            break
-    settings = IndexSettings(kind, effort)
-    own = ItemIndex(index, settings, artifact.items.retired)
-    return IndexRanker(IndexedScores(encoder, table, own), longest), settings
+    longest, retired = cast(SasRecConfig, artifact_config(artifact)).max_history, artifact.items.retired
+
+    def ranker_of(settings: IndexSettings) -> IndexRanker:
+        return IndexRanker(IndexedScores(encoder, table, ItemIndex(index, settings, retired)), longest)
+
+    users = [seen for _, seen in by_length(histories, 64)]
+    exact = [ranker_of(IndexSettings(kind, 1)).exact_batch(seen, TUNED_K)[0] for seen in users]
+
+    def share(settings: IndexSettings) -> float:
+        ranker = ranker_of(settings)
+        return mean_share([ranker.top_k_batch(seen, TUNED_K)[0] for seen in users], exact)
+
+    settings = tuned(kind, share, recall, ItemIndex(index, IndexSettings(kind, 1), retired).most_effort)
+    return ranker_of(settings), settings
 
 
-def _lists(top_k: Any, histories: Ragged) -> Iterator[tuple[NDArray[np.int64], Items]]:
-    for rows, together in by_length(histories, 64):
-        yield rows, top_k(together, TUNED_K)[0]
+def tuned(kind: str, share: Callable[[IndexSettings], float], recall: float, most: int) -> IndexSettings:
+    """The settings of the smallest effort up to `most` whose share of the best items is `recall`, else the best ones.
 
-
-def recall_of(found: Sequence[Items], exact: Sequence[Items]) -> float:
-    """The mean share of the exact items int32[B, k] that the lists int32[B, k] have as well."""
-    shares = [
-        np.isin(best, own[own >= 0]).mean()
-        for lists, bests in zip(found, exact, strict=True)
-        for own, best in zip(lists, bests, strict=True)
-    ]
-    return float(np.mean(shares)) if shares else 1.0
+    A larger breadth is tried where more effort no longer helps.
+    """
+    best, best_share = IndexSettings(kind, 1), -1.0
+    for breadth in KINDS[kind].breadths:
+        before = -1.0
+        for effort in KINDS[kind].efforts:
+            settings = IndexSettings(kind, effort, breadth)
+            reached = share(settings)
+            if reached > best_share:
+                best, best_share = settings, reached
+            if reached >= recall:
+                return settings
+            if effort >= most or (before > HOPELESS and reached - before < 0.001):
+                break
+            before = reached
+    return best
 
 
 def _move(artifact: Artifact, folder: Path, names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -93,11 +93,16 @@ class ApproximateRanker(Ranker, Protocol):
 
 def recall_at(ranker: ApproximateRanker, histories: Ragged, k: int) -> float:
     """The mean share of the k best items of R histories that a ranker's lists have."""
-    shares: list[float] = []
-    for _, seen in by_length(histories, 64):
-        found, exact = ranker.top_k_batch(seen, k)[0], ranker.exact_batch(seen, k)[0]
-        shares += (exact[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1).tolist()
-    return float(np.mean(shares)) if shares else 1.0
+    users = [seen for _, seen in by_length(histories, 64)]
+    lists = (ranker.top_k_batch(seen, k)[0] for seen in users)
+    return mean_share(lists, (ranker.exact_batch(seen, k)[0] for seen in users))
+
+
+def mean_share(lists: Iterable[Items], exact: Iterable[Items]) -> float:
+    """The mean share of the items of exact lists int32[B, <=k] that the lists int32[B, k] have as well; 1 of none."""
+    pairs = zip(lists, exact, strict=True)
+    shares = [(best[:, :, None] == own[:, None, :]).any(axis=2).mean(axis=1) for own, best in pairs]
+    return float(np.concatenate(shares).mean()) if shares else 1.0
 
 
 def by_length(histories: Ragged, batch: int) -> Iterator[tuple[NDArray[np.int64], Items]]:

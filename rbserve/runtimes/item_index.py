@@ -34,7 +34,7 @@ class IndexKind(NamedTuple):
 
     `factory` describes it to faiss, with `{lists}` lists of near items and codes of `{codes}` parts. Vectors are padded
     to a multiple of `multiple` numbers. `over` times as many rows are taken from it as are asked for, and `least` at
-    least, since it knows rounded vectors. `efforts` are tried in turn at export.
+    least, since it knows rounded vectors. `efforts` are tried in turn at export, and those with each of `breadths`.
     """
 
     factory: str
@@ -42,6 +42,7 @@ class IndexKind(NamedTuple):
     least: int = 0
     multiple: int = 1
     efforts: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512)
+    breadths: tuple[int, ...] = (1,)
 
     @property
     def is_fitted(self) -> bool:
@@ -53,7 +54,7 @@ KINDS = {
     "hnsw": IndexKind("HNSW32,Flat", efforts=(16, 32, 64, 128, 256, 512, 1024)),
     "ivf": IndexKind("IVF{lists},Flat"),
     "ivf-int8": IndexKind("IVF{lists},SQ8", over=2, least=40),
-    "ivf-pq": IndexKind("IVF{lists},PQ{codes}x4fs", over=16, least=800, multiple=4),
+    "ivf-pq": IndexKind("IVF{lists},PQ{codes}x4fs", over=16, least=800, multiple=4, breadths=(1, 4, 16)),
 }
 """By precision of the variant: a graph of near neighbours; lists of near items with vectors in fp32, int8, or codes."""
 
@@ -61,11 +62,13 @@ KINDS = {
 class IndexSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of an index beside its file: its kind, and its effort.
 
-    The effort is the number of lists that a search reads, or of candidates that a search of a graph keeps (efSearch).
+    The effort is the number of lists that a search reads (nprobe), or of candidates that a search of a graph keeps
+    (efSearch). So many times as many rows are taken as the kind says: its `breadth`.
     """
 
     kind: str
     effort: int
+    breadth: int = 1
 
 
 def read_settings(path: Path) -> IndexSettings:
@@ -164,12 +167,12 @@ class ItemIndex:
         wanted = min(k, self.count)
         if not wanted:
             return np.empty(0, np.int64)
-        fetched = min(max(wanted * self._kind.over, self._kind.least), self.count)
+        fetched = min(max(wanted * self._kind.over, self._kind.least) * self.settings.breadth, self.count)
         spent = effort or self.settings.effort
         point = padded(query[None].astype(np.float32), self._kind.multiple)
         while True:
-            found = self._index.search(point, fetched, params=self._parameters(fetched, spent))[1][0]
-            rows: Rows = found[found >= 0]
+            nearest = self._index.search(point, fetched, params=self._parameters(fetched, spent))[1][0]
+            rows: Rows = nearest[nearest >= 0]
             if len(rows) >= wanted or spent >= self.most_effort:
                 return rows
             spent = min(2 * spent, self.most_effort)

@@ -62,7 +62,7 @@ class ScoredNeighbours(NamedTuple):
     total: float
 
 
-class Neighbours:
+class NeighbourShares:
     """What neighbours add to scores, from memory-mapped rows int32[n, K] and float32[n, K], prior float32[n]."""
 
     def __init__(self, settings: NeighbourSettings, items: Items, weights: Scores, prior: Scores) -> None:
@@ -101,7 +101,7 @@ class VectorTable(NamedTuple):
     settings: TableSettings
     vectors: Vectors
     biases: Scores | None = None
-    neighbours: Neighbours | None = None
+    neighbours: NeighbourShares | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -140,7 +140,7 @@ def open_table(folder: Path) -> VectorTable:
     neighbours = None
     if settings.neighbours:
         items, weights = (columns[name].reshape(len(vectors), -1) for name in (NEIGHBOURS, WEIGHTS))
-        neighbours = Neighbours(settings.neighbours, items, weights, columns[PRIOR])
+        neighbours = NeighbourShares(settings.neighbours, items, weights, columns[PRIOR])
     return VectorTable(settings, vectors, columns.get(BIASES), neighbours)
 
 

@@ -161,13 +161,15 @@ def search(folder: Path, spread: Path, kind: str) -> dict[str, Any]:
     """Loads an index, finds its effort, and times lists of 10 and 100 items, a user a call."""
     states, known = np.load(spread)["states"], np.load(folder / "exact.npy")
     before = memory_mb()
+    from rbserve.exporters.item_index import tuned
+
     started = time.perf_counter()
     index, table, encoder = load_index(folder / f"index/{kind}.faiss"), open_table(folder), States()
     loaded_s, loaded = time.perf_counter() - started, memory_mb()
     history = np.zeros((1, 1), np.int32)
 
-    def lists(users: range, k: int, effort: int) -> tuple[list[float], NDArray[np.int32]]:
-        scores = IndexedScores(encoder, table, ItemIndex(index, IndexSettings(kind, effort)))  # type: ignore[arg-type]
+    def lists(users: range, k: int, settings: IndexSettings) -> tuple[list[float], NDArray[np.int32]]:
+        scores = IndexedScores(encoder, table, ItemIndex(index, settings))  # type: ignore[arg-type]
         times, found, ends = [], [], time.perf_counter() + ENOUGH_S
         for user in users:
             encoder.state = states[user]
@@ -183,15 +185,16 @@ def search(folder: Path, spread: Path, kind: str) -> dict[str, Any]:
         pairs = zip(found, known[users.start :], strict=False)
         return float(np.mean([np.isin(best[:k], own).mean() for own, best in pairs]))
 
-    tuning, judged, effort = range(TUNED), range(TUNED, TUNED + TRUE_USERS), 1
+    def share(settings: IndexSettings) -> float:
+        return recall(lists(tuning, 10, settings)[1], tuning, 10)
+
+    tuning, judged, settings = range(TUNED), range(TUNED, TUNED + TRUE_USERS), IndexSettings(kind, 1)
     if kind not in SCANS:
-        for effort in KINDS[kind].efforts:
-            if recall(lists(tuning, 10, effort)[1], tuning, 10) >= RECALL:
-                break
-    figures: dict[str, Any] = {"load_s": loaded_s, "effort": effort}
+        settings = tuned(kind, share, RECALL, 1 << 40)
+    figures: dict[str, Any] = {"load_s": loaded_s, "effort": settings.effort, "breadth": settings.breadth}
     for k in (10, 100):
-        lists(range(20), k, effort)  # warm-up
-        times, found = lists(judged, k, effort)
+        lists(range(20), k, settings)  # warm-up
+        times, found = lists(judged, k, settings)
         figures[f"p50_ms@{k}"], figures[f"p99_ms@{k}"] = np.percentile(times, [50, 99]).tolist()
         figures[f"recall@{k}"], figures["users"] = recall(found, judged, k), len(found)
     after = memory_mb()

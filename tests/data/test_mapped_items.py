@@ -13,7 +13,13 @@ from rbserve.core.errors import ArtifactError
 from rbserve.data import mapped_items
 from rbserve.data.artifact import open_artifact
 from rbserve.data.dataset import Dataset, ItemTable
-from rbserve.data.mapped_items import MEMBERS, MappedItemTable, item_members, open_mapped_items, write_mapped_items
+from rbserve.data.mapped_items import (
+    MEMBERS,
+    MappedItemTable,
+    item_members,
+    open_mapped_items,
+    write_mapped_items,
+)
 from rbserve.pipeline.catalogue import retire_items
 
 
