@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from rbserve.core.version import __version__
 
 DIAL_S = 5.0
 LATENCY_SLOT = "latency_slot"  # a resource that a node offers once; what is timed takes it
+TRIES = 3  # of a task whose worker or node died
+HINT_LOGS = "run the command again; the node's logs are in /tmp/ray/session_latest/logs"
 HINT = "start one with `ray start --head`, or leave out --address to use this machine"
 
 
@@ -61,13 +63,19 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RbserveError(f"no Ray cluster at {address}: {first_line(error)}", HINT) from None
     else:
-        ray.init(
-            address="local",
-            num_cpus=cpus or len(os.sched_getaffinity(0)),
-            resources={LATENCY_SLOT: 1},
-            include_dashboard=False,
-            **quiet,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus or len(os.sched_getaffinity(0)),
+                resources={LATENCY_SLOT: 1},
+                include_dashboard=False,
+                **quiet,
+            )
+        except Exception as error:  # noqa: BLE001  (Ray raises this very class where a node does not start in time)
+            raise RbserveError(
+                f"no Ray cluster started on this machine: {first_line(error)}",
+                "try again when it has less to do",
+            ) from None
     try:
         check_nodes(ray)
         yield ray
@@ -88,6 +96,46 @@ def nodes(ray: Any) -> list[ClusterNode]:
 def on_node(ray: Any, node: ClusterNode) -> Any:
     """Ray's way to say that a task runs on this node and on no other."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def run_jobs(
+    ray: Any,
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    progress: Callable[[int], None],
+    memory: int = 0,
+) -> list[Any]:
+    """Calls a function of an installed module on every job, a task and a processor each, on any node.
+
+    Returns the results in the jobs' order. A task of a node or worker that dies runs again elsewhere. `memory` are the
+    bytes that a task needs; UsageError where no node has as many. The first error of a task stops the others.
+    """
+    most = max((int(node.resources.get("memory", 0)) for node in nodes(ray)), default=0)
+    if memory > most:
+        raise UsageError(
+            f"a task takes {memory >> 20:,} MiB, and no node of the cluster offers more than {most >> 20:,} MiB",
+            "a lower --memory-limit",
+        )
+    task = ray.remote(num_cpus=1, memory=memory or None, max_retries=TRIES)(function)
+    tasks = [task.remote(job) for job in jobs]
+    waiting = list(tasks)
+    try:
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=1.0)
+            for reference in done:
+                ray.get(reference)
+            progress(len(tasks) - len(waiting))
+        return list(ray.get(tasks))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, RbserveError):
+            raise cause from None
+        raise RbserveError(f"a task of the cluster failed: {first_line(cause or error)}", HINT_LOGS) from None
+    except ray.exceptions.RayError as error:
+        raise RbserveError(f"a task of the cluster was lost: {first_line(error)}", HINT_LOGS) from None
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
 
 
 def check_nodes(ray: Any) -> None:

@@ -78,6 +78,19 @@ Weights = Annotated[
 ]
 Url = Annotated[str, typer.Option(help="Address of the server, such as http://127.0.0.1:8000.")]
 Runs = Annotated[Path | None, typer.Option(help="Folder of run files (default runs/).")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Store, such as s3://bucket/rbserve or file:///mnt/store (default that of RBSERVE_STORE).",
+    ),
+]
+StoredNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Models, or names such as data/microlens, runs/ID and bench/NAME.", metavar="[NAME]..."
+    ),
+]
 
 # Of commands that measure.
 _plan = option_fields(Plan)
