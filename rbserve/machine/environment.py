@@ -20,7 +20,8 @@ class Environment(msgspec.Struct, frozen=True):
     """A machine as a measurement sees it. None stands for what this system does not tell.
 
     `isa` are those of the processor's `flags` that decide about speed. `energy_absent` is the reason why no energy was
-    measured, empty where it was. `device` is what the measured variants computed on (`core/variants.py`).
+    measured, empty where it was. `device` is what the measured variants computed on (`core/variants.py`). `kind` is
+    what RBSERVE_MACHINE calls this kind of machine, which a bench on several kinds sets.
     """
 
     cpu: str
@@ -37,7 +38,10 @@ class Environment(msgspec.Struct, frozen=True):
     turbo: bool | None = None
     energy_absent: str = "the version that made these runs did not look for a counter"
     device: str = CPU
+    kind: str = ""
 
+
+KIND = "RBSERVE_MACHINE"
 
 # Instruction sets that decide how fast matrix products run; the other flags do not matter here.
 ISA_FLAGS = (
@@ -76,6 +80,7 @@ def environment(device: str = CPU) -> Environment:
         turbo=turbo(),
         energy_absent=energy_absent(),
         device=device,
+        kind=os.environ.get(KIND, ""),
     )
 
 
