@@ -1,4 +1,4 @@
-"""The same models on several kinds of machines: a table with a block of columns for each kind.
+"""Models on several kinds of machines: a table with a block of columns for each kind.
 
 Its figures come from different sections, which are never mixed: no ratio and no front is taken across two machines.
 """
@@ -52,7 +52,7 @@ def machine_tables(parts: Sequence[Section]) -> list[MachineTable]:
     """A table for each data set, task, scope and number of threads that was measured on several kinds of machines."""
     groups: dict[tuple[object, ...], dict[tuple[str, str, str], Section]] = {}
     for part in parts:  # the newest section of a data set comes first
-        what = (
+        subject = (
             part.dataset,
             part.dataset_fingerprint,
             part.task,
@@ -61,7 +61,7 @@ def machine_tables(parts: Sequence[Section]) -> list[MachineTable]:
             part.exclude_seen,
         )
         machine = (part.environment.kind, part.environment.cpu, ",".join(part.environment.isa))
-        groups.setdefault(what, {}).setdefault(machine, part)
+        groups.setdefault(subject, {}).setdefault(machine, part)
     return [
         _table([group[machine] for machine in sorted(group)]) for group in groups.values() if len(group) > 1
     ]

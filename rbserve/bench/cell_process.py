@@ -46,7 +46,7 @@ class CellProcess:
     """The process of one cell; what it and its libraries print goes to the file `log`.
 
     It is of a group of its own, which Ctrl-C at the terminal does not reach. `inherited` are open files
-    that it is to hold, such as a lock.
+    that it is to hold, such as a lock. `died`: it ended without an outcome, which nobody then has written.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class CellProcess:
         self._task, self._log, self._environment, self._inherited = task, log, environment, inherited
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
+        self.died = False
 
     def messages(self) -> Iterator[Message]:
         """Runs the cell; yields its progress and, last, its outcome: a failed one if the process died without any.
@@ -90,9 +91,6 @@ class CellProcess:
             outcome = Outcome(SCHEMA, self._task.cell, "failed", seconds, error=died, hint=f"see {self._log}")
             self.died = True
         yield Message(outcome=outcome)
-
-    died = False
-    """Whether the process ended without an outcome, which nobody has then written to the journal."""
 
     def stop(self) -> None:
         """Tells the process to stop; a training saves itself. May be called from any thread."""

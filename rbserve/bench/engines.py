@@ -16,7 +16,7 @@ EngineName = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
-class Engine:
+class BenchEngine:
     """Where the cells of a bench run: `jobs` builds at a time (a node), and `latency_cores` kept for latency.
 
     `address` is that of a cluster, None for one of this machine; `machines` is the key of a label whose

@@ -14,10 +14,13 @@ import typer
 
 from rbserve.cli.console import print_json
 from rbserve.cli.options import (
+    CLUSTER,
     MODEL,
     SLATE,
     VARIANT,
+    Address,
     DatasetNames,
+    Engine,
     Json,
     OwnMetrics,
     Scope,
@@ -41,14 +44,13 @@ from rbserve.runs.plan import Plan
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rbserve.bench.engines import Engine
+    from rbserve.bench.engines import BenchEngine
     from rbserve.bench.estimate import TimeEstimate
     from rbserve.bench.journal import Journal
     from rbserve.bench.matrix import Cell, Node
 
 TRAINING = "Training, where a model is not trained yet"
 MEASURING = "Measuring"
-CLUSTER = "More than one machine"
 PLAN_FIELDS = ("exclude_seen", "threads", "processes", "runs", "seconds", "test_users")
 TRAINING_FIELDS = ("epochs", "batch", "patience")
 
@@ -88,18 +90,8 @@ def bench(
     quiet: Annotated[
         Literal["machine", "core"], typer.Option(help="What a latency measurement has to itself.")
     ] = "machine",
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(help="Where the work is done: this machine, or a Ray cluster.", rich_help_panel=CLUSTER),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Ray cluster (default RAY_ADDRESS, else one is started on this machine).",
-            rich_help_panel=CLUSTER,
-        ),
-    ] = None,
+    engine: Engine = "local",
+    address: Address = None,
     machines: Annotated[
         str,
         typer.Option(
@@ -145,7 +137,7 @@ def bench(
 
     Example: rbserve bench --models A,C --datasets ml-100k,microlens --variants onnx-fp32,onnx-int8 --dry-run
     """
-    from rbserve.bench.engines import Engine
+    from rbserve.bench.engines import BenchEngine
     from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.bench.matrix import with_metrics
     from rbserve.bench.options import Overrides, read_overrides
@@ -158,7 +150,7 @@ def bench(
     selected = select(words(models), dataset_names(datasets))
     journal = Journal(plain_name(out, "--out", "for example --out matrix"))
     kept_cores = plan.get("threads", 1) if quiet == "core" else 0
-    where = Engine(engine, address, machines, jobs, kept_cores)
+    where = BenchEngine(engine, address, machines, jobs, kept_cores)
     if report is not None:
         report_path(report)  # a name that it cannot have is refused now, not at the end
     exclude_seen = plan.pop("exclude_seen", False)
@@ -194,7 +186,7 @@ def _sizes(slates: list[str] | None, top: list[str] | None) -> dict[str, dict[st
 def _run(
     nodes: Sequence[Node],
     journal: Journal,
-    engine: Engine,
+    engine: BenchEngine,
     report: str | None,
     as_json: bool,
 ) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import psutil
 
 from rbserve.core.libraries import library_versions
+from rbserve.core.names import plain_name
 from rbserve.core.variants import CPU
 from rbserve.machine.noise import energy_absent
 from rbserve.machine.procfs import ROOT, cgroup_cpus, cgroup_memory_mb, text, turbo
@@ -65,6 +66,7 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 def environment(device: str = CPU) -> Environment:
     """Describes this machine now, of which `device` computes."""
     cpu, flags = processor()
+    kind = os.environ.get(KIND, "")
     return Environment(
         cpu=cpu,
         isa=[flag for flag in ISA_FLAGS if flag in flags],
@@ -80,7 +82,7 @@ def environment(device: str = CPU) -> Environment:
         turbo=turbo(),
         energy_absent=energy_absent(),
         device=device,
-        kind=os.environ.get(KIND, ""),
+        kind=kind and plain_name(kind, KIND, "for example c7i-large"),
     )
 
 
