@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OPSET = 18
-LARGEST = 1 << 30
+LARGEST = 1 << 28
 ALL_SCORES, N_ITEMS = "all_scores", "n_items"
 ACTIVATION_SCALES = "rbserve.activation_scales"  # in a graph's metadata
 Axes = Mapping[str, Mapping[int, str]]

@@ -17,6 +17,7 @@ from rbserve.core.errors import UsageError
 from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.options import option_fields
 from rbserve.core.settings import Settings
+from rbserve.core.variants import INDEXES
 from rbserve.runs.plan import TABLE, Plan, Slate
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ DatasetNames = Annotated[
         *DATASET, help=f"Data sets, comma-separated (see rbserve datasets; default {DEFAULT_DATASET})."
     ),
 ]
+Indexes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index", "--indexes",
+        help=f"Indexes over the item vectors of a model that ranks, comma-separated: {', '.join(INDEXES)}; found items "
+        "are nearest neighbours of the user (default none: every item is scored).",
+    ),
+]  # fmt: skip
 Weights = Annotated[
     Literal["learnt", "random"],
     typer.Option(

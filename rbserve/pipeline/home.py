@@ -247,13 +247,21 @@ class Home:
 
     @_at_home
     def export(
-        self, model: Model, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] | None = None
+        self,
+        model: Model,
+        dataset: str = DEFAULT_DATASET,
+        precisions: Sequence[str] | None = None,
+        *,
+        indexes: Sequence[str] = (),
+        recall: float | None = None,
     ) -> Artifact:
         """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing.
 
-        Without `precisions` they are fp32 and int8, as far as the model can have them.
+        Without `precisions` they are fp32 and int8, as far as the model can have them. `indexes` over the item vectors
+        of a ranking (hnsw, ivf, ivf-int8, ivf-pq) are written beside `precisions`, or alone without these; each is to
+        find `recall` of the ten best items, 0.99 if it is not named.
         """
-        return exporting.export_model(resolve(model, dataset), precisions)
+        return exporting.export_model(resolve(model, dataset), precisions, indexes, recall)
 
     @_at_home
     def profile(
@@ -265,6 +273,7 @@ class Home:
         variants: Sequence[str] | None = None,
         random: bool = False,
         metrics: Sequence[str] = (),
+        indexes: Sequence[str] = (),
     ) -> Measurement:
         """Measures latency and accuracy of a model's variants, and writes them to runs/<id>.json.
 
@@ -272,9 +281,9 @@ class Home:
         fit into memory are measured. `results` of the measurement has an entry a variant, scope and slate; latencies
         are in milliseconds. `metrics` names functions of your own, module:function, of (labels, scores, users) that
         return a number; `own_metrics` of the measurement has their values. `failed` says of variants whose process died
-        why.
+        why. `indexes` (hnsw, ivf, ivf-int8, ivf-pq) over the item vectors of a ranking are measured as well.
         """
-        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics)
+        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics, indexes)
 
     @_at_home
     def report(self, name: str = "latest", *, datasets: Sequence[str] = (), runs: Path | None = None) -> Path:

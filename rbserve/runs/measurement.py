@@ -35,7 +35,8 @@ class Predictions(msgspec.Struct, frozen=True):
     Of a model that scores candidates: labels, and by variant the score of each row; where labels are grades, `requests`
     has the number of each row's request. Of a model that ranks the
     catalogue: targets, and by variant the target's 1-based rank in a list of `depth` items, 0 where it is not among
-    them; `illegal_share` is the share of a generating variant's paths that lead to no item. For an API endpoint, `hard`
+    them; `illegal_share` is the share of a generating variant's paths that lead to no item, `exact_recall` the share of
+    the exact list's items that an index finds, by the list's length. For an API endpoint, `hard`
     counts the answers without log-probabilities (scores of 0 or 1) and `unclear` those that are neither yes nor no (a
     score of 0.5).
     """
@@ -50,6 +51,7 @@ class Predictions(msgspec.Struct, frozen=True):
     hard: dict[str, int] = {}
     unclear: dict[str, int] = {}
     requests: list[int] = []
+    exact_recall: dict[str, dict[int, float]] = {}
 
     @property
     def rows_key(self) -> bytes:

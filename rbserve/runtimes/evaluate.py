@@ -82,6 +82,24 @@ def rank_rows(
     return ranked
 
 
+@runtime_checkable
+class ApproximateRanker(Ranker, Protocol):
+    """A ranker whose index may miss items of the list, and that can make the list without it."""
+
+    def exact_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The best items of B users with histories int32[B, T] if the index missed none: int32[B, <=k], and scores."""
+        ...
+
+
+def recall_at(ranker: ApproximateRanker, histories: Ragged, k: int) -> float:
+    """The mean share of the k best items of R histories that a ranker's lists have."""
+    shares: list[float] = []
+    for _, seen in by_length(histories, 64):
+        found, exact = ranker.top_k_batch(seen, k)[0], ranker.exact_batch(seen, k)[0]
+        shares += (exact[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1).tolist()
+    return float(np.mean(shares)) if shares else 1.0
+
+
 def by_length(histories: Ragged, batch: int) -> Iterator[tuple[NDArray[np.int64], Items]]:
     """Histories of one length together, at most `batch` at a time: their rows int64[B] and their items int32[B, T]."""
     lengths = histories.lengths
