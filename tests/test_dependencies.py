@@ -27,7 +27,10 @@ PLUGINS = {"pytest-timeout": "timeout = ", "pytest-xdist": "-n auto"}
 THROUGH_OTHERS = {
     "gguf": "transformers reads GGUF weights with it",
     "onnx-ir": "onnxruntime's rounding of weights in blocks imports it",
+    "flask": "moto's server is made with it",
+    "flask-cors": "moto's server is made with it",
     "onnxscript": "torch's exporter of programs imports it",
+    "s3fs": "fsspec opens s3:// with it",
     "setuptools": "the wheel is built with it, without an environment of its own",
 }
 LIBRARIES_OF_MODELS = {

@@ -89,7 +89,7 @@ def profile(
     known = test.baselines(plan.exclude_seen, further or {})
     measurement = Measurement(
         schema=SCHEMA,
-        id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}",
+        id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}{machine.kind and f'-{machine.kind}'}",
         created=now.isoformat(),
         dataset=test.dataset,
         dataset_fingerprint=test.fingerprint,

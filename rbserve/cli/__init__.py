@@ -2,5 +2,5 @@
 
 Imports `bench`, `core`, `data`, `features`, `home`, `models`, `pipeline`, `profilers`, `profilers.choose`,
 `profilers.client`, `profilers.compare`, `profilers.gate`, `profilers.report`, `progress`, `runs`, `runtimes`,
-`server.api`, `server.http`, `stats`, `train.datasets` and `train.protocol`. Imported by `__main__`.
+`server.api`, `server.http`, `stats`, `store`, `train.datasets` and `train.protocol`. Imported by `__main__`.
 """

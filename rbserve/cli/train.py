@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from rbserve.cli.console import print_json
 from rbserve.cli.options import (
+    Address,
     Changes,
     DatasetNames,
+    Engine,
     Json,
     Many,
     Models,
@@ -16,13 +21,23 @@ from rbserve.cli.options import (
     Resume,
     Training,
     Weights,
+    Workers,
     config_changes,
+    without_options,
 )
-from rbserve.cli.selection import run_each, select
+from rbserve.cli.selection import Selection, run_each, select
 from rbserve.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rbserve.home.target import ModelName
+
+
+class ClusterOptions(NamedTuple):
+    """The engine of a training, and of a cluster its address and the number of processes."""
+
+    engine: str
+    address: str | None
+    workers: int | None
 
 
 def train(
@@ -53,6 +68,9 @@ def train(
         ),
     ] = None,
     resume: Resume = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Train a model on a data set.
@@ -72,6 +90,9 @@ def train(
             "--models takes none of --out, --set, --backbone, --api-base, --init, --resume",
             "train the models one by one",
         )
+    if engine == "ray" or address or workers:
+        where = ClusterOptions(engine, address, workers)
+        return _train_on_cluster(selection, where, out, settings.get("threads", 0), as_json)
 
     def train_model(name: str | ModelName, data: str) -> object:
         return Home().train(
@@ -80,3 +101,25 @@ def train(
         ).manifest  # fmt: skip
 
     run_each(selection, train_model, as_json)
+
+
+def _train_on_cluster(
+    selection: Selection, where: ClusterOptions, out: Path | None, threads: int, as_json: bool
+) -> None:
+    """Trains one model in processes on a cluster, which run this command without the options of the cluster."""
+    from rbserve.home.paths import artifact_path
+    from rbserve.pipeline.ray_training import train_on_cluster
+
+    if where.engine != "ray":
+        option = "--address" if where.address else "--workers"
+        raise UsageError(f"{option} is of a cluster", f"add --engine ray, or leave out {option}")
+    if selection.as_list:
+        raise UsageError(
+            "--engine ray trains one model", "rbserve bench --engine ray trains many side by side"
+        )
+    name, data = selection.pairs[0]
+    line = without_options(sys.argv[1:], ("--engine", "--address", "--workers"))
+    path = out or artifact_path(str(name), data)
+    trained = train_on_cluster(line, data, path, where.address, where.workers, threads)
+    if as_json:
+        print_json(trained.manifest)

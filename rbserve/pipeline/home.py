@@ -39,6 +39,7 @@ from rbserve.pipeline import (
     profiling,
     reporting,
     serving,
+    sharing,
     training,
 )
 from rbserve.runs.plan import Slate
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from rbserve.runs.measurement import Measurement
     from rbserve.runs.plan import Plan
     from rbserve.server.api.options import Limits, ServerOptions
+    from rbserve.store.store import Transfer
     from rbserve.train.datasets.options import Reading
     from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import Texts
@@ -117,11 +119,16 @@ class Home:
         catalogue: Literal["used", "seen", "all"] = "used",
         memory: int | None = None,
         temporary: Path | None = None,
+        partitions: int | None = None,
+        address: str | None = None,
     ) -> Dataset:
         """Makes data/<name>/ anew from the raw files of a source (`rbserve datasets` lists them).
 
         `raw` is the folder of the raw files; they are fetched where that is possible. `name` is the source's by
         default. `memory` is in bytes; what it does not hold goes to disk, in the folder `temporary`.
+
+        With `partitions` events are read and sorted by tasks of the Ray cluster at `address`, or of this machine;
+        `memory` is then that of a task, and `temporary` a folder that all nodes see.
         """
         return data.prepare(
             source,
@@ -134,6 +141,8 @@ class Home:
             memory=memory,
             catalogue=catalogue,
             temporary=temporary,
+            partitions=partitions,
+            address=address,
         )
 
     @_at_home
@@ -374,6 +383,39 @@ class Home:
         A run file of this machine answers, else a short profile made now. `make` trains a model that is missing.
         """
         return choosing.choose_variant(resolve(model, dataset), slate, threads, tolerance, make)
+
+    @_at_home
+    def push(
+        self,
+        names: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        *,
+        runs: bool = False,
+        store: str | None = None,
+        again: bool = False,
+    ) -> list[Transfer]:
+        """Uploads models of data sets, or data/NAME, runs/ID, bench/NAME, to a store; without names the data sets.
+
+        `store` is its URL, by default RBSERVE_STORE. `runs` adds all run files. Files that are there are not uploaded,
+        unless `again` replaces them.
+        """
+        return sharing.push_names(names, datasets, runs, store, again)
+
+    @_at_home
+    def pull(
+        self,
+        names: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        *,
+        runs: bool = False,
+        store: str | None = None,
+        force: bool = False,
+    ) -> list[Transfer]:
+        """Brings what `push` uploaded to this home directory, checked by sha256, whole or not at all.
+
+        What was changed here and not pushed is a UsageError; `force` replaces it.
+        """
+        return sharing.pull_names(names, datasets, runs, store, force)
 
     @_at_home
     def serve(

@@ -230,14 +230,17 @@ def baseline_title(name: str, forms: dict[str, str]) -> str:
 
 
 def comparability_key(environment: Environment, threads: int, fingerprint: str) -> str:
-    """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data, device.
+    """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data, device, kind.
 
     The libraries are those of the runtimes, with their versions. A run on the processor has the key that it had before
-    devices were known, so that run files of any age are compared with those of today.
+    devices were known, so that run files of any age are compared with those of today. A kind of machine that has a name
+    is apart from all others, whose processor may be called the same.
     """
-    parts = [environment.cpu, environment.isa, threads, environment.libraries, fingerprint]
+    parts: list[Any] = [environment.cpu, environment.isa, threads, environment.libraries, fingerprint]
     if environment.device != CPU:
         parts.append(environment.device)
+    if environment.kind:
+        parts.append({"kind": environment.kind})
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
