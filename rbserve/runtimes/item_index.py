@@ -19,7 +19,7 @@ from rbserve.core.errors import ArtifactError, UsageError, first_line, needs_ext
 from rbserve.core.types import Progress, Vectors, no_progress
 
 Rows = NDArray[np.int64]
-SAMPLED = 64
+SAMPLED = 40
 """Vectors a list that k-means is fitted on."""
 FEWEST = 16
 """Vectors that the codebooks of product quantisation are fitted on, at least."""

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbserve.exporters.item_index import tuned, write_index
 from rbserve.runtimes.faiss import IndexedScores
 from rbserve.runtimes.item_index import (
     KINDS,
@@ -139,8 +140,6 @@ def memory_mb() -> dict[str, float]:
 
 def build(folder: Path, kind: str) -> dict[str, Any]:
     """Builds an index over the table in a folder, and writes it beside the table."""
-    from rbserve.exporters.item_index import write_index
-
     table, path = open_table(folder), folder / f"index/{kind}.faiss"
     started = time.perf_counter()
     write_index(path, kind, table)
@@ -161,8 +160,6 @@ def search(folder: Path, spread: Path, kind: str) -> dict[str, Any]:
     """Loads an index, finds its effort, and times lists of 10 and 100 items, a user a call."""
     states, known = np.load(spread)["states"], np.load(folder / "exact.npy")
     before = memory_mb()
-    from rbserve.exporters.item_index import tuned
-
     started = time.perf_counter()
     index, table, encoder = load_index(folder / f"index/{kind}.faiss"), open_table(folder), States()
     loaded_s, loaded = time.perf_counter() - started, memory_mb()

@@ -17,14 +17,20 @@ from rbserve.core.options import with_options
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.data.dataset import Dataset, open_dataset
 from rbserve.exporters.export import export
-from rbserve.exporters.item_index import write_index
+from rbserve.exporters.item_index import tuned, write_index
 from rbserve.models.zoo import find_model
 from rbserve.pipeline.catalogue import add_items, retire_items
+from rbserve.profilers.compare.figures import point_record
+from rbserve.profilers.compare.points import points_of
+from rbserve.runs.run_file import read_measurement
 from rbserve.runtimes.evaluate import rank_rows, recall_at, recommend
 from rbserve.runtimes.faiss import IndexRanker
 from rbserve.runtimes.item_index import IndexSettings, ItemIndex, build_index, load_index
 from rbserve.runtimes.opening import open_ranker
 from rbserve.runtimes.vector_table import open_table
+from rbserve.server.api.options import Limits
+from rbserve.server.scoring.reload import open_service
+from rbserve.server.scoring.work import Top
 from rbserve.train.fit import train
 from rbserve.train.fitting.loop import Settings
 
@@ -199,3 +205,47 @@ def test_an_artefact_without_the_index_says_how_to_make_it(indexed: Artifact, tm
         open_ranker(open_artifact(copy), "faiss-ivf")
     assert raised.value.hint is not None
     assert "--index ivf" in raised.value.hint
+
+
+def test_a_server_answers_through_the_index(indexed: Artifact) -> None:
+    service = open_service(indexed, "faiss-ivf", 1)
+    service.warm_up(Limits(), indexed.checks("faiss-ivf"))
+    history = np.array([3, 1, 2], np.int32)
+    answer = service.work(Top(history, 5, True))
+    exact = recommend(open_ranker(indexed, "onnx-fp32"), history, 5, exclude_seen=True)
+    np.testing.assert_array_equal(answer.items, exact[0])
+
+
+def test_a_profile_has_the_recall_beside_latency_and_memory(
+    indexed: Artifact, shop: Dataset, tmp_path: Path
+) -> None:
+    if indexed.name != "sasrec-3l":
+        pytest.skip("one row is enough")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/planted").symlink_to(shop.path)
+    options = ("--processes", "1", "--runs", "5", "--test-users", "20", "--slates", "10", "--no-cost")
+    done = rbserve(
+        "profile", "--model", str(indexed.path), "--variants", "onnx-fp32", "--index", "hnsw", *options, "--json",
+        home=tmp_path,
+    )  # fmt: skip
+    profiled = json.loads(done.stdout)
+    by_variant = {result["variant"]: result for result in profiled["results"]}
+    assert by_variant.keys() == {"onnx-fp32", "faiss-hnsw"}
+    run = read_measurement(next((tmp_path / "runs").glob("*.json")))
+    assert run.predictions.exact_recall.keys() == {"faiss-hnsw"}
+    assert run.predictions.exact_recall["faiss-hnsw"][10] > 0.9
+    point = next(point for point in points_of(run) if point.variant == "faiss-hnsw")
+    assert point_record(point)["exact_recall_10"] == run.predictions.exact_recall["faiss-hnsw"][10]
+
+
+def test_a_smaller_recall_takes_less_effort() -> None:
+    """Shares that grow with effort, up to what the breadth allows."""
+    shares = {1: 0.8, 4: 0.95, 16: 1.0}
+
+    def share(settings: IndexSettings) -> float:
+        return min(shares[settings.breadth], 0.6 + 0.01 * settings.effort)
+
+    assert tuned("ivf-pq", share, 0.75, 512) == IndexSettings("ivf-pq", 16, 1)
+    assert tuned("ivf-pq", share, 0.90, 512) == IndexSettings("ivf-pq", 32, 4)
+    assert tuned("ivf-pq", share, 0.99, 512).breadth == 16
+    assert tuned("hnsw", lambda _: 0.3, 0.99, 1 << 20) == IndexSettings("hnsw", 16)
