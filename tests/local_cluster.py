@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import psutil
 
-PATIENCE_S = 300.0
+PATIENCE_S = 90.0
+TRIES = 3
 
 
 class LocalCluster:
@@ -29,8 +30,7 @@ class LocalCluster:
     def add(self, name: str, **given: Any) -> None:
         """Starts a node."""
         options = {"num_cpus": 1, "resources": {"latency_slot": 1}, "labels": {"kind": name}} | given
-        with _patience():
-            self._nodes[name] = self._cluster.add_node(**options)
+        self._nodes[name] = _started(lambda: self._cluster.add_node(**options))
 
     def raylet(self, name: str) -> psutil.Process:
         """The process that is a node of Ray."""
@@ -46,6 +46,18 @@ class LocalCluster:
     def names(self) -> list[str]:
         """The nodes that run tasks."""
         return [*self._nodes]
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """What `start` returns; tried again where a raylet ends itself because its agents start too slowly."""
+    for left in reversed(range(TRIES)):
+        try:
+            with _patience():
+                return start()
+        except Exception:  # Ray raises no class of its own
+            if not left:
+                raise
+    return None
 
 
 @contextmanager
@@ -77,8 +89,7 @@ def local_cluster(*names: str) -> Iterator[LocalCluster]:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}
-    with _patience():
-        started = Cluster(initialize_head=True, head_node_args=head)
+    started = _started(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         cluster = LocalCluster(started)
         for name in names:

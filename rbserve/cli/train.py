@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -83,28 +83,27 @@ def train(
     """
     from rbserve.pipeline.home import Home
 
-    config = config_changes(change)
     selection = select(model, many, dataset, recipe=backbone is not None)
     if (selection.is_many or many) and (out or resume or change or backbone or api_base or init):
         raise UsageError(
             "--models takes none of --out, --set, --backbone, --api-base, --init, --resume",
             "train the models one by one",
         )
-    if engine == "ray" or address or workers:
-        where = ClusterOptions(engine, address, workers)
-        return _train_on_cluster(selection, where, out, settings.get("threads", 0), as_json)
 
     def train_model(name: str | ModelName, data: str) -> object:
         return Home().train(
-            name, data, settings=settings, config=config, out=out, resume=resume, backbone=backbone,
+            name, data, settings=settings, config=config_changes(change), out=out, resume=resume, backbone=backbone,
             api_base=api_base, random=weights == "random", init=init,
         ).manifest  # fmt: skip
 
-    run_each(selection, train_model, as_json)
+    if engine == "ray" or address or workers:
+        _train_on_cluster(selection, ClusterOptions(engine, address, workers), out, settings, as_json)
+    else:
+        run_each(selection, train_model, as_json)
 
 
 def _train_on_cluster(
-    selection: Selection, where: ClusterOptions, out: Path | None, threads: int, as_json: bool
+    selection: Selection, where: ClusterOptions, out: Path | None, settings: dict[str, Any], as_json: bool
 ) -> None:
     """Trains one model in processes on a cluster, which run this command without the options of the cluster."""
     from rbserve.home.paths import artifact_path
@@ -120,6 +119,6 @@ def _train_on_cluster(
     name, data = selection.pairs[0]
     line = without_options(sys.argv[1:], ("--engine", "--address", "--workers"))
     path = out or artifact_path(str(name), data)
-    trained = train_on_cluster(line, data, path, where.address, where.workers, threads)
+    trained = train_on_cluster(line, data, path, where.address, where.workers, settings.get("threads", 0))
     if as_json:
         print_json(trained.manifest)

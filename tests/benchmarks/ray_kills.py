@@ -73,7 +73,7 @@ def main() -> None:
 def run(out: Path, kinds: list[str], kills: int, drawn: random.Random) -> None:
     """Kills until there are enough of each kind; a file is written after each bench."""
     out.mkdir(parents=True, exist_ok=True)
-    template = _template(out)
+    template = make_template(out)
     with local_cluster("a", "b") as cluster:
         undisturbed = _undisturbed(out, template, cluster)
         while left := {kind: count for kind in kinds if (count := kills - _done(out, kind)) > 0}:
@@ -217,7 +217,7 @@ def _undisturbed(out: Path, template: Path, cluster: LocalCluster) -> dict[str, 
     return _results(home)
 
 
-def _template(out: Path) -> Path:
+def make_template(out: Path) -> Path:
     """A home with planted data, small enough that a training takes seconds."""
     from small_dataset import build
 
