@@ -10,7 +10,7 @@ export RBSERVE_HOME ?= $(CURDIR)
 # pip is told not to compile all of torch; what is used is compiled when it is first imported, and must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo reference test test-slow check lint types wheel-test bench fast serving gate gate-curve big clean
+.PHONY: help setup demo reference test test-slow check lint types wheel-test bench fast serving gate gate-curve big partitions clean
 
 help:
 	@echo "make demo       nine recommenders trained, exported, profiled, plotted; one scored over HTTP"
@@ -111,6 +111,15 @@ big: setup
 	    $$layout --raw $(BIG)/$$layout --max-rows 0 || exit 1; \
 	  $(LARGE) measure --limit-gb 18 -- $(LARGE) pandas $$layout $(BIG)/$$layout; \
 	done
+
+# Hours and 40 GB of disk: 100 million generated interactions, prepared by one process of 2 GB and by a Ray cluster of
+# four workers of 2 GB each on this machine. ROWS=10000000 makes a tenth.
+ROWS ?= 100000000
+PARTS ?= 16
+partitions: setup
+	test -f $(BIG)/hm-$(ROWS)/expected.json || $(LARGE) generate hm $(BIG)/hm-$(ROWS) --rows $(ROWS) \
+	  --users $$(( $(ROWS) / 20 )) --items 100000
+	$(BIN)/python tests/benchmarks/partitions.py $(BIG)/hm-$(ROWS) $(BIG)/home --workers 4 --partitions $(PARTS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -136,21 +136,31 @@ def read_share(job: ReadJob) -> ShareRead:
             return write_events(space, job.shared.folder, job.number)
 
 
-def write_events(space: Workspace, folder: Path, number: int, files: int = 1) -> ShareRead:
-    """Writes the usable events of known items in a workspace, as `files` files, and the number of each user's."""
+def write_events(space: Workspace, folder: Path, number: int, shares: int = 1) -> ShareRead:
+    """Writes the usable events of known items in a workspace, in `shares` shares of users, and each user's number."""
     items = f"read_parquet({literal(folder / ITEMS)})"
-    for part in range(files):
-        of_part = "" if files == 1 else f"and hash(user_id) % {files} = {part}"
-        events = folder / f"{EVENTS}-{number + part}.parquet"
-        space.run(f"""copy (select user_id, i.item, label, time from raw_event join {items} i using (item_id)
-            where problem = 0 {of_part}) to {literal(events)} (format parquet, compression zstd)""")
-        users = folder / f"{USERS}-{number + part}.parquet"
-        space.run(f"""copy (select user_id, count(*) as events from read_parquet({literal(events)}) group by user_id)
+    split = space.folder / "split"
+    space.run(f"""copy (select hash(user_id) % {shares} as share, user_id, i.item, label, time
+        from raw_event join {items} i using (item_id) where problem = 0)
+        to {literal(split)} (format parquet, compression zstd, partition_by (share))""")
+    rows = 0
+    for share in range(shares):
+        events, written = folder / f"{EVENTS}-{number + share}", split / f"share={share}"
+        shutil.rmtree(events, ignore_errors=True)  # of a task that was killed
+        if not written.is_dir():  # nobody's
+            continue
+        written.rename(events)
+        users = folder / f"{USERS}-{number + share}.parquet"
+        space.run(f"""copy (select user_id, count(*) as events from {parquet_of(events)} group by user_id)
             to {literal(users)} (format parquet)""")
-    ours = [literal(folder / f"{USERS}-{number + part}.parquet") for part in range(files)]
-    (rows,) = space.one(f"select coalesce(sum(events), 0)::bigint from read_parquet([{', '.join(ours)}])")
+        rows += space.one(f"select sum(events)::bigint from read_parquet({literal(users)})")[0]
     total, item = space.usable_events()
     return ShareRead(total, rows, item, space.problems, space.tally)
+
+
+def parquet_of(folder: Path) -> str:
+    """SQL for all Parquet files of a folder, as one relation."""
+    return f"read_parquet({literal(folder / '*.parquet')}, hive_partitioning=false)"
 
 
 # ---- Numbering ----
@@ -160,11 +170,13 @@ def distribute(job: tuple[Shared, int]) -> None:
     """Writes the events of a share to the partitions of their users, with the users' numbers."""
     shared, number = job
     require_shared(shared.folder)
+    events = shared.folder / f"{EVENTS}-{number}"
+    if not events.is_dir():
+        return
     with scratch(shared.folder, f"numbers-{number}") as folder:
         space = Workspace(folder, shared.memory, Tally(), most_threads=1)
-        events = shared.folder / f"{EVENTS}-{number}.parquet"
         with closing(space):
-            space.run(f"""copy (select part, {COLUMNS} from read_parquet({literal(events)})
+            space.run(f"""copy (select part, {COLUMNS} from {parquet_of(events)}
                 join read_parquet({literal(shared.folder / NUMBERS)}) using (user_id))
                 to {literal(folder / "parts")} (format parquet, compression zstd, partition_by (part))""")
         for part in (folder / "parts").glob("part=*"):
@@ -208,8 +220,9 @@ def store_part(job: PartJob) -> PartStored:
     with scratch(shared.folder, f"sorting-{job.number}") as folder:
         space = Workspace(folder, shared.memory, Tally(), most_threads=1)
         with closing(space):
-            (rows,) = space.one(f"select count(*) from {_events_of(raw)}")
-            space.run(f"""copy (select {COLUMNS} from {_events_of(raw)} order by usr)
+            events_of_part = parquet_of(raw / "*")
+            (rows,) = space.one(f"select count(*) from {events_of_part}")
+            space.run(f"""copy (select {COLUMNS} from {events_of_part} order by usr)
                 to {literal(folder / "sorted.parquet")} (format parquet, compression zstd)""")
         splitter = SPLITTERS[job.protocol.split](job.protocol, tally, job.users)
         events = PartEvents(job, folder / "sorted.parquet", rows)
@@ -230,7 +243,3 @@ def counts_of(part: PartStored) -> Mapping[str, NDArray[np.int64]]:
     """The counts of a stored partition's users, by name."""
     with np.load(part.folder / "counts.npz", allow_pickle=False) as counts:
         return dict(counts)
-
-
-def _events_of(folder: Path) -> str:
-    return f"read_parquet({literal(folder / '*' / '*.parquet')}, hive_partitioning=false)"

@@ -9,6 +9,7 @@ tasks: items and their texts, the numbers of users, and the last pass, which dra
 
 from __future__ import annotations
 
+import shutil
 import typing
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -179,8 +180,8 @@ class PartitionedWorkspace(Workspace):
         """The clean events of all partitions in one store, in the order of their users."""
         shares = len(self._shares) or self._partitions
         self._run_tasks(distribute, [(self._shared, share) for share in range(shares)], "shares distributed")
-        for file in self._shared.folder.glob(f"{EVENTS}-*.parquet"):
-            file.unlink()
+        for events in self._shared.folder.glob(f"{EVENTS}-*"):
+            shutil.rmtree(events)
         ranges = zip(self._ranges[:-1].tolist(), self._ranges[1:].tolist(), strict=True)
         jobs = [
             PartJob(self._shared, number, first, last, self.users, self.items, self._protocol)
