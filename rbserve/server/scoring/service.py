@@ -20,6 +20,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
+from rbserve.core.discipline import INLINE_S, MARGIN, MAX_BATCH, PACE_WEIGHT
 from rbserve.core.errors import ArtifactError, first_line
 from rbserve.core.types import no_observer
 from rbserve.data.artifact import DatasetReference
@@ -31,14 +32,10 @@ from rbserve.server.api.schema import NOT_PROFILED, Profiled
 from rbserve.server.observe.telemetry import Stopwatch, Telemetry
 from rbserve.server.scoring.work import Query, Work
 
-INLINE_S = 0.001
 WARM_UP_RUNS = 3
 STATUSES = ("ready", "warming", "draining")
 """The states of a server, from good to bad."""
 EXPORT_AGAIN = "make the variant anew with rbserve export, or choose another with --variant"
-MAX_BATCH = 16
-PACE_WEIGHT = 0.05  # of the last call, in the moving average of seconds a request
-MARGIN = 0.8  # of the time until a deadline that may be planned for
 
 Answer = TypeVar("Answer")
 
