@@ -36,7 +36,9 @@ def listening(*services: Service[Any, Any]) -> Iterator[str]:
     """The address of a server of services, which it warms up."""
     for service in services:
         service.warm_up(Limits())
-    server = uvicorn.Server(uvicorn.Config(build_app(Models(services), Limits()), log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(Models(services), Limits()), log_level="error", timeout_keep_alive=75)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
         thread.start()

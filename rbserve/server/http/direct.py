@@ -125,7 +125,15 @@ class DirectProtocol(AdmissionProtocol):
         pending.future.add_done_callback(end_wait)
 
     def _time_out(self) -> None:
-        if self._pieces is not None:  # a body that is late: the application says so
+        self._give_up_body()
+        super()._time_out()
+
+    def shutdown(self) -> None:
+        """Closes an idle connection; a request whose body is still to come is the application's from now on."""
+        self._give_up_body()
+        super().shutdown()
+
+    def _give_up_body(self) -> None:
+        if self._pieces is not None:
             pieces, self._pieces = self._pieces, None
             self._hand_over(b"".join(pieces))
-        super()._time_out()
