@@ -383,6 +383,7 @@ def test_a_file_of_options_says_what_some_rows_are_trained_with_and_judged_by(tm
         datasets = ["a"]
         epochs = 9
         test_users = 5
+        set = { layers = 2, norm_first = false }
         """
     )
     read = read_overrides(file)
@@ -392,6 +393,8 @@ def test_a_file_of_options_says_what_some_rows_are_trained_with_and_judged_by(tm
     assert read.plan(first, "a") == {"test_users": 5}
     assert read.plan(first, "b") == read.training(find_model("gdcn"), "a") == {}
     assert read.training(other, "a") == {"lr": 0.01, "epochs": 3}
+    assert read.config(first, "a") == {"layers": "2", "norm_first": "false"}
+    assert read.config(first, "b") == read.config(other, "a") == {}
 
 
 def test_the_references_options_are_some() -> None:
@@ -410,6 +413,8 @@ def test_the_references_options_are_some() -> None:
         ('[[options]]\nmodels = "dmn"', "unknown model or group: dmn"),
         ('[[options]]\nmodels = "dnn"\nepochs = 0', "options 1: invalid option: epochs=0"),
         ('[[options]]\nmodels = "dnn"\nepochs = "3"', "options 1: invalid option: epochs='3'"),
+        ('[[options]]\nmodels = "dnn"\nset = "neighbours=100"', "options 1: set is a table"),
+        ('[[options]]\nmodels = "dnn"\nset = { layers = [1] }', "options 1: set is a table"),
         ('[[options]]\nmodels = "dnn"\ntest_users = true', "options 1: invalid option: test_users=True"),
     ],
 )

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("rbserve", "train", "exporters", "profilers")
 OWN = {"rbserve", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
 MODULES = {"pyyaml": "yaml", "mlcommons-loadgen": "mlperf_loadgen", "scikit-learn": "sklearn",
-           "import-linter": "importlinter", "xgboost-cpu": "xgboost"}  # fmt: skip
+           "faiss-cpu": "faiss", "import-linter": "importlinter", "xgboost-cpu": "xgboost"}  # fmt: skip
 """Distributions whose module has another name than their own."""
 
 COMMANDS = {"build", "mypy", "pre-commit", "ruff"}
@@ -27,7 +27,10 @@ PLUGINS = {"pytest-timeout": "timeout = ", "pytest-xdist": "-n auto"}
 THROUGH_OTHERS = {
     "gguf": "transformers reads GGUF weights with it",
     "onnx-ir": "onnxruntime's rounding of weights in blocks imports it",
+    "flask": "moto's server is made with it",
+    "flask-cors": "moto's server is made with it",
     "onnxscript": "torch's exporter of programs imports it",
+    "s3fs": "fsspec opens s3:// with it",
     "setuptools": "the wheel is built with it, without an environment of its own",
 }
 LIBRARIES_OF_MODELS = {

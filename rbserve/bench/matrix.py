@@ -33,6 +33,7 @@ class Cell(msgspec.Struct, frozen=True):
     No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `Settings`
     that differ from the model's own, `options` those of its config as `--set` takes them, `plan` is that of a latency
     cell, and `quiet` what it must have to itself. `metrics` are of the user's own, for models that score candidates.
+    `machine` is the kind of machine that a latency cell is measured on; empty: on any.
     """
 
     step: Step
@@ -45,6 +46,7 @@ class Cell(msgspec.Struct, frozen=True):
     quiet: Quiet = "none"
     options: dict[str, str] = {}
     metrics: list[str] = []
+    machine: str = ""
 
     @property
     def name(self) -> str:
@@ -54,12 +56,17 @@ class Cell(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """Names the cell in a matrix, and its files: build.ml-100k.gdcn"""
-        return ".".join(part for part in (self.step, self.dataset, self.name) if part)
+        return ".".join(part for part in (self.step, self.dataset, self.name, self.machine) if part)
 
     @property
     def title(self) -> str:
         """What people read: build gdcn on ml-100k"""
-        return f"{self.step} {self.name} on {self.dataset}" if self.model else f"{self.step} {self.dataset}"
+        where = f", {self.machine}" if self.machine else ""
+        return (
+            f"{self.step} {self.name} on {self.dataset}{where}"
+            if self.model
+            else f"{self.step} {self.dataset}"
+        )
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -78,12 +85,12 @@ def nodes(
     training_of: Callable[[ModelSpec, str], Mapping[str, Any]] = lambda *_: {},
     random: bool = False,
     quiet: Quiet = "machine",
-    options: Mapping[str, str] | None = None,
+    options_of: Callable[[ModelSpec, str], Mapping[str, str]] = lambda *_: {},
 ) -> list[Node]:
     """The cells of a matrix, each behind what it needs: one model's latency before the next one's training.
 
-    `plan_of` and `training_of` say how a row is measured and trained on a data set, `options` what is changed of the
-    config of every row.
+    `plan_of` and `training_of` say how a row is measured and trained on a data set, `options_of` what is changed of its
+    config.
     """
     made: list[Node] = []
     for dataset in datasets:
@@ -92,9 +99,8 @@ def nodes(
         first: dict[str, str] = {}
         for spec in models:
             training = dict(training_of(spec, dataset))
-            build = Cell(
-                "build", dataset, spec.name, [*variants], training, random=random, options=dict(options or {})
-            )
+            options = dict(options_of(spec, dataset))
+            build = Cell("build", dataset, spec.name, [*variants], training, random=random, options=options)
             profile = msgspec.structs.replace(build, step="profile", plan=plan_of(spec, dataset), quiet=quiet)
             maker = first.setdefault(spec.item_form, build.id) if spec.item_form in MADE_ONCE else build.id
             donor = msgspec.structs.replace(build, model=spec.weights_of).id if spec.weights_of else build.id
@@ -127,6 +133,15 @@ def joined(*parts: Sequence[Node]) -> list[Node]:
     return list({node.cell.id: node for part in parts for node in part}.values())
 
 
+def on_machines(parts: Sequence[Node], kinds: Sequence[str]) -> list[Node]:
+    """The cells, of which those that measure are done once on every kind of machine."""
+    return [
+        msgspec.structs.replace(part, cell=msgspec.structs.replace(part.cell, machine=kind))
+        for part in parts
+        for kind in (kinds if part.cell.step == "profile" else [""])
+    ]
+
+
 def with_metrics(parts: Sequence[Node], metrics: Sequence[str]) -> list[Node]:
     """The cells, of which those that measure compute these metrics of the user's own as well."""
     return [
@@ -157,13 +172,12 @@ def without_endpoints(models: Iterable[ModelSpec], named: Sequence[str]) -> tupl
     return [spec for spec in models if spec not in costly], [spec.name for spec in costly]
 
 
-def check_options(models: Iterable[ModelSpec], options: Mapping[str, str]) -> None:
-    """Raises UsageError for a change of the config that one of the models does not take."""
-    for spec in models:
-        try:
-            with_options(spec.config, options)
-        except UsageError as error:
-            raise UsageError(f"{spec.name}: {error.message}", error.hint) from None
+def check_options(spec: ModelSpec, options: Mapping[str, str]) -> None:
+    """Raises UsageError for a change of the config that the model does not take."""
+    try:
+        with_options(spec.config, options)
+    except UsageError as error:
+        raise UsageError(f"{spec.name}: {error.message}", error.hint) from None
 
 
 def check_datasets(names: Sequence[str]) -> None:

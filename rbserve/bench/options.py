@@ -6,6 +6,7 @@
     lr = 0.002                        # what `rbserve train` takes: batch, epochs, precision, …
     schedule = "cosine"
     test_users = 500                  # test users for accuracy
+    set = { neighbours = 100 }        # options of the models' configs, as `rbserve train --set` takes them
 
 Where several tables set the same key for a model, the last table counts.
 """
@@ -29,13 +30,17 @@ TRAINING = option_fields(Settings)
 PLAN = {name: option_fields(Plan)[name] for name in ("test_users",)}
 
 
+PLAIN = (bool, int, float, str)
+
+
 class Override(msgspec.Struct, frozen=True):
-    """Values of `Settings` and of `Plan` for some models on some data sets; no data sets: on all of them."""
+    """Values of `Settings`, `Plan` and configs for some models on some data sets; no data sets: on all of them."""
 
     models: frozenset[str]
     datasets: frozenset[str]
     training: dict[str, Any]
     plan: dict[str, Any]
+    config: dict[str, str]
 
 
 class Overrides:
@@ -51,6 +56,10 @@ class Overrides:
     def plan(self, spec: ModelSpec, dataset: str) -> dict[str, Any]:
         """The values of the `Plan` that a row is measured by on a data set."""
         return {key: value for table in self._of(spec, dataset) for key, value in table.plan.items()}
+
+    def config(self, spec: ModelSpec, dataset: str) -> dict[str, str]:
+        """The options of its config that a row is built with on a data set."""
+        return {key: value for table in self._of(spec, dataset) for key, value in table.config.items()}
 
     def _of(self, spec: ModelSpec, dataset: str) -> list[Override]:
         return [
@@ -77,13 +86,15 @@ def read_overrides(path: Path) -> Overrides:
 
 def _override(table: dict[str, Any], where: str) -> Override:
     """A table, with every value checked as the command that takes it does."""
-    known = ["models", "datasets", *PLAN, *TRAINING]
+    known = ["models", "datasets", "set", *PLAN, *TRAINING]
     for key in table:
         if key not in known:
             raise unknown_name(f"key of {where}", key, known)
-    models, datasets = table.get("models"), table.get("datasets", [])
+    models, datasets, config = table.get("models"), table.get("datasets", []), table.get("set", {})
     if not isinstance(models, str) or not isinstance(datasets, list):
         raise UsageError(f"{where}: models is a text and datasets a list", 'models = "A,sasrec-3l"')
+    if not isinstance(config, dict) or not all(isinstance(value, PLAIN) for value in config.values()):
+        raise UsageError(f"{where}: set is a table of options", "set = { neighbours = 100 }")
     fields = TRAINING | PLAN
     try:
         values = {key: fields[key].value_of(value) for key, value in table.items() if key in fields}
@@ -94,4 +105,10 @@ def _override(table: dict[str, Any], where: str) -> Override:
         datasets=frozenset(map(str, datasets)),
         training={key: value for key, value in values.items() if key in TRAINING},
         plan={key: value for key, value in values.items() if key in PLAN},
+        config={key: _as_typed(value) for key, value in config.items()},
     )
+
+
+def _as_typed(value: bool | int | float | str) -> str:
+    """A value of TOML as it is written behind --set KEY=."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -45,7 +45,7 @@ class CellOptions:
     """How the models of a matrix are trained and measured.
 
     `plan` holds for all models, `sizes` by task, `of_rankers` for models that rank the catalogue; `overrides` are those
-    of a file, for some models. `config` changes the config of every row.
+    of a file, for some models. `config` changes the config of every row, behind which those of the file count.
     """
 
     overrides: Overrides
@@ -57,9 +57,8 @@ class CellOptions:
 
     def nodes(self, selected: Selected, variants: Sequence[str], random: bool, quiet: Quiet) -> list[Node]:
         """The cells of the matrix; UsageError for a value that a model does not take."""
-        matrix.check_options(selected.rows, self.config)
         rows = matrix.nodes(
-            selected.rows, selected.datasets, self.plan_of, variants, self.training_of, random, quiet, self.config
+            selected.rows, selected.datasets, self.plan_of, variants, self.training_of, random, quiet, self.config_of
         )  # fmt: skip
         adopted = matrix.adopted_nodes(
             selected.adopted, partial(self.plan_of_adopted, variants=variants), variants, quiet
@@ -79,3 +78,9 @@ class CellOptions:
     def training_of(self, spec: ModelSpec, dataset: str) -> dict[str, Any]:
         """The values of `Settings` that a row is trained with on a data set."""
         return {**self.training, **self.overrides.training(spec, dataset)}
+
+    def config_of(self, spec: ModelSpec, dataset: str) -> dict[str, str]:
+        """The options of a row's config on a data set; UsageError for one that it does not take."""
+        changes = {**self.config, **self.overrides.config(spec, dataset)}
+        matrix.check_options(spec, changes)
+        return changes

@@ -2,5 +2,6 @@
 
 Imports `bench`, `core`, `data`, `features`, `home`, `models`, `pipeline`, `profilers`, `profilers.capacity`,
 `profilers.choose`, `profilers.client`, `profilers.compare`, `profilers.gate`, `profilers.report`, `progress`, `runs`,
-`runtimes`, `server.api`, `server.http`, `stats`, `train.datasets` and `train.protocol`. Imported by `__main__`.
+`runtimes`, `server.api`, `server.http`, `stats`, `store`, `train.datasets` and `train.protocol`. Imported by
+`__main__`.
 """

@@ -51,6 +51,10 @@ PANELS: dict[str, dict[str, str]] = {
         "load": "Measure a server's latency under a load that does not wait for it.",
         "items": "Add items to a trained model without training, or retire some.",
     },
+    "Share": {
+        "push": "Upload data sets, models and runs to a store, which other machines share.",
+        "pull": "Bring data sets, models and runs from a store, and check every file.",
+    },
     "Automate": {
         "bench": "Measure many models on many data sets in every variant.",
         "check": "Fail where a changed model is slower, larger or less accurate than before; for CI.",

@@ -14,7 +14,7 @@ from rbserve.cli.console import print_json
 from rbserve.cli.options import Json
 from rbserve.cli.records import FromRecord
 from rbserve.core.errors import UsageError
-from rbserve.core.options import Options
+from rbserve.core.options import Count, Options
 from rbserve.progress import say
 from rbserve.train.datasets.options import Reading
 from rbserve.train.protocol.options import Catalogue, Protocol, WordLimits
@@ -28,6 +28,7 @@ FEATURES = "Features of your own tables"
 LOGS = "Logs of clicks (criteo, avazu)"
 TEXTS = "Texts"
 RESOURCES = "Resources"
+PARTITIONS = 4
 
 PROTOCOL_FIELDS = (
     "split", "negatives_by", "seed", "held_out", "history", "min_history", "rows_per_label", "ctr_test_rows",
@@ -68,6 +69,29 @@ class Resources(Options):
         Path | None,
         Meta(description="Folder for what memory does not hold.", extra={"note": "beside the data set"}),
     ] = None
+    engine: Annotated[
+        Literal["local", "ray"],
+        Meta(description="What reads and sorts: this process, or tasks of a Ray cluster (extra ray)."),
+    ] = "local"
+    partitions: Annotated[
+        Count | None,
+        Meta(
+            description="Parts of the users with --engine ray, each a task with the memory of --memory-limit.",
+            extra={"note": "4"},
+        ),
+    ] = None
+    address: Annotated[
+        str | None,
+        Meta(
+            description="Ray cluster, host:port; its nodes see --raw and --temp-dir.",
+            extra={"note": "that of RAY_ADDRESS, or one of this machine"},
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine == "local" and (self.partitions or self.address):
+            raise UsageError("--partitions and --address are for --engine ray", "--engine ray")
 
 
 def prepare(
@@ -161,6 +185,8 @@ def prepare(
         catalogue=catalogue,
         memory=_bytes(resources.memory_limit),
         temporary=resources.temp_dir,
+        partitions=(resources.partitions or PARTITIONS) if resources.engine == "ray" else None,
+        address=resources.address,
     )
     if as_json:
         print_json(made.manifest)

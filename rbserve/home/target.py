@@ -1,19 +1,19 @@
 """What `--model` means: the one place that reads a model's name.
 
-A name is a row of the zoo (gdcn), a student (gdcn-emb-from-text-minilm-l6), a model that was adopted under that name or
-the directory of an artefact. `resolve` makes it a `Target`, which everything else takes: the row, the directory of the
-artefact, what the model can do.
+A name is a row of the zoo (gdcn), a student (gdcn-emb-from-text-minilm-l6), a model that was adopted under that name,
+the directory of an artefact or an artefact of the store (store://microlens/gdcn). `resolve` makes it a `Target`, which
+everything else takes: the row, the directory of the artefact, what the model can do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rbserve.core.distillation import FROM, split_layers
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.names import DEFAULT_DATASET
+from rbserve.core.names import DEFAULT_DATASET, plain_name
 from rbserve.core.types import ModelSpec
 from rbserve.core.variants import (
     UNCHANGED,
@@ -22,14 +22,19 @@ from rbserve.core.variants import (
     kind_of_model,
     possible_variants,
     precisions_of,
+    why_no_index,
 )
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.home.paths import Place, artifact_path, is_there, places, readable_artifacts
+from rbserve.home.stored import is_stored_kind, pull_artifact
 from rbserve.models.configs import EndpointConfig, LanguageConfig, kind_of
 from rbserve.models.zoo import find_model, is_group, select_models
 from rbserve.progress import say
+from rbserve.store.manifest import stored_name
 
 RANDOM = "-random"
+STORED = "store://"
+"""How the name of a model in the store begins; DATASET/MODEL follows."""
 MOST_NAMED = 8  # artefacts that an error lists
 
 
@@ -39,7 +44,8 @@ class ModelName:
 
     `teacher` is the model that taught a student, and None for all others; `layers` the number of its layers that the
     student has, 0 for another row. `adopted`: the name is that of adopted artefacts below the home directory; without
-    it, a model without a row is the directory of an artefact.
+    it, a model without a row is the directory of an artefact. `stored` is the name of an artefact in the store, which
+    `resolve` pulls.
     """
 
     text: str
@@ -47,6 +53,7 @@ class ModelName:
     teacher: str | None = None
     adopted: bool = False
     layers: int = 0
+    stored: str | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -139,7 +146,8 @@ class Target:
             possible = precisions_of(self.variants)
             if precision not in possible:
                 unchanged = self.artifact.unchanged if self.artifact else UNCHANGED.get(self.kind, {})
-                reason = f": {unchanged[precision]}" if precision in unchanged else ""
+                why = unchanged.get(precision) or why_no_index(precision, self.task, self.kind)
+                reason = f": {why}" if why else ""
                 raise UsageError(
                     f"{self.name} cannot be exported in {precision}{reason}",
                     f"precisions of a model like it: {', '.join(possible) or 'none'}",
@@ -164,6 +172,8 @@ def parse_model(model: str | Path | ModelName) -> ModelName:
     """The model that a name means; a `Path` is always a directory. UsageError for a name that no row has."""
     if isinstance(model, ModelName):
         return model
+    if isinstance(model, str) and model.startswith(STORED):
+        return ModelName(model, None, stored=stored_artifact(model))
     if isinstance(model, Path) or names_directory(model):
         return ModelName(str(model), None)
     if is_adopted(model):
@@ -202,6 +212,53 @@ def _parse_list(value: str) -> list[ModelName]:
 def names_directory(name: str) -> bool:
     """Whether the name of a model or a data set is a directory's path."""
     return "/" in name or name.startswith(".") or is_there(Path(name))
+
+
+def stored_artifact(name: str) -> str:
+    """The name in the store of a model store://DATASET/MODEL; UsageError for one that has other parts."""
+    parts = name.removeprefix(STORED).removeprefix("artifacts/").split("/")
+    if len(parts) != 2 or not all(parts):
+        raise UsageError(f"{name} is no model in a store", f"for example {STORED}microlens/gdcn")
+    return stored_name("/".join(("artifacts", *parts)))
+
+
+def stored_names(
+    texts: Sequence[str], datasets: Sequence[str], runs: bool, known: Callable[[str], list[str]]
+) -> list[str]:
+    """The names in a store that texts mean: models of `datasets`, data/NAME and the like; without texts the data sets.
+
+    `known` lists the names that there are below a prefix, on the side from which they are taken. `runs` adds all runs.
+    UsageError for a model that is on no data set or on several, and where nothing is named.
+    """
+    names = [name for text in texts for name in _stored(text, datasets, known)]
+    if not texts:
+        names += [stored_name(f"data/{dataset}") for dataset in datasets]
+    if runs:
+        names += known("runs")
+    if not names and not runs:
+        there = ", ".join(known("")[:MOST_NAMED]) or "nothing"
+        raise UsageError(
+            f"nothing is named; there is {there}", "gdcn --dataset microlens, or data/microlens, or --runs"
+        )
+    return list(dict.fromkeys(names))
+
+
+def _stored(text: str, datasets: Sequence[str], known: Callable[[str], list[str]]) -> list[str]:
+    if text.startswith(STORED):
+        return [stored_artifact(text)]
+    if is_stored_kind(text):
+        return [stored_name(text.rstrip("/"))]
+    names = [name for name in known("artifacts") if name.rpartition("/")[2] == plain_name(text, "a model")]
+    if datasets:
+        return [f"artifacts/{plain_name(dataset, 'a data set')}/{text}" for dataset in datasets]
+    usual = f"artifacts/{DEFAULT_DATASET}/{text}"
+    if len(names) > 1 and usual not in names:
+        raise UsageError(f"{text} is on several data sets: {', '.join(names)}", f"for example {names[0]}")
+    if not names:
+        raise unknown_name(
+            "name", text, [name.rpartition("/")[2] for name in known("artifacts")] or ["nothing"]
+        )
+    return [usual if usual in names else names[0]]
 
 
 def _check_readable(name: str) -> None:
@@ -259,7 +316,8 @@ def making_command(row: str, dataset: str, teacher: str | None = None, layers: i
 def resolve(
     model: str | Path | ModelName, dataset: str | None = DEFAULT_DATASET, random: bool = False
 ) -> Target:
-    """The model that a name means on a data set. Opens its artefact if there is one; makes nothing.
+    """The model that a name means on a data set. Opens its artefact if there is one; makes nothing, but pulls a name
+    of the store into the home directory.
 
     Without a data set, it is ml-100k where the model is trained on it, else the only one that it is trained on. An
     adopted model that is not on ml-100k is on the only one also where ml-100k is named: commands name it by default.
@@ -267,6 +325,9 @@ def resolve(
     sets could be meant, ArtifactError for a directory without an artefact.
     """
     name = parse_model(model)
+    if name.stored:
+        opened = pull_artifact(name.stored)
+        return Target(name, opened.manifest.dataset.name, opened.path, opened.is_random, opened)
     if name.adopted:
         place = _adopted_place(name, dataset)
         return Target(name, place.dataset, place.path, False, open_artifact(place.path), dataset is not None)

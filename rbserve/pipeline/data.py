@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rbserve.cluster import connected, run_jobs
 from rbserve.core.errors import DataError, Interrupted, UsageError, needs_extra, unknown_name
 from rbserve.core.files import require_replaceable
 from rbserve.core.names import plain_name
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from rbserve.data.dataset_export import Columns, TableFormat
     from rbserve.data.integrity_report import IntegrityReport
     from rbserve.train.datasets.options import Reading
+    from rbserve.train.datasets.partitioned import Partitions
 
 
 def prepare(
@@ -45,11 +48,15 @@ def prepare(
     vocabulary: Path | None = None,
     texts: Mapping[str, Any] | None = None,
     memory: int | None = None,
+    partitions: int | None = None,
+    address: str | None = None,
     **options: Any,
 ) -> Dataset:
     """Makes a data set anew from its raw files; `protocol`, `reading` and `texts` change the defaults of the source.
 
-    UsageError for options that the source does not take, and where too many raw rows cannot be read.
+    With `partitions` its events are read and sorted by tasks of the Ray cluster at `address`, or of one that is started
+    on this machine; each takes `memory`. UsageError for options that the source does not take, and where too many raw
+    rows cannot be read.
     """
     with needs_extra("train", "preparing data"):
         from rbserve.train.datasets import sources
@@ -64,16 +71,24 @@ def prepare(
         path = _path_for(name, called, judging_of(name, dataclasses.asdict(chosen)))
         require_replaceable(path)
         words = read_vocabulary(vocabulary) if vocabulary else None
-        with _unfinished(path), progress_bar(f"prepare {path.name}", "about") as progress:
+        limit = memory or sources.MEMORY
+        if partitions is not None:
+            sources.check_partitions(source, read)
+        with (
+            _unfinished(path),
+            progress_bar(f"prepare {path.name}", "about") as progress,
+            _partitions(partitions, address, limit) as parts,
+        ):
             dataset = sources.prepare(
                 name,
                 path,
-                raw,
+                None if raw is None else raw.absolute(),
                 chosen,
                 reading=read,
                 texts=Texts(**{**(texts or {}), **({"vocabulary": words} if words else {})}),
-                memory=memory or sources.MEMORY,
+                memory=limit,
                 progress=progress,
+                partitions=parts,
                 **options,
             )
     say(f"prepared {path.name}: {describe_counts(dataset)} -> {dataset.path}")
@@ -81,6 +96,18 @@ def prepare(
     _tell_fields(dataset, read)
     _tell_left_behind(path.name, dataset)
     return dataset
+
+
+@contextmanager
+def _partitions(count: int | None, address: str | None, memory: int) -> Iterator[Partitions | None]:
+    """The engine of partitions on a Ray cluster; None without a number of them."""
+    from rbserve.train.datasets.partitioned import Partitions
+
+    if count is None:
+        yield None
+        return
+    with connected(address) as ray:
+        yield Partitions(count, partial(run_jobs, ray, memory=memory))
 
 
 def _path_for(source: str, called: str | None, judging: Judging) -> Path:

@@ -39,6 +39,7 @@ from rbserve.pipeline import (
     profiling,
     reporting,
     serving,
+    sharing,
     sizing,
     training,
 )
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from rbserve.runs.measurement import Measurement
     from rbserve.runs.plan import Plan
     from rbserve.server.api.options import Limits, ServerOptions
+    from rbserve.store.store import Transfer
     from rbserve.train.datasets.options import Reading
     from rbserve.train.protocol.options import Protocol
     from rbserve.train.protocol.splitting import Texts
@@ -120,11 +122,16 @@ class Home:
         catalogue: Literal["used", "seen", "all"] = "used",
         memory: int | None = None,
         temporary: Path | None = None,
+        partitions: int | None = None,
+        address: str | None = None,
     ) -> Dataset:
         """Makes data/<name>/ anew from the raw files of a source (`rbserve datasets` lists them).
 
         `raw` is the folder of the raw files; they are fetched where that is possible. `name` is the source's by
         default. `memory` is in bytes; what it does not hold goes to disk, in the folder `temporary`.
+
+        With `partitions` events are read and sorted by tasks of the Ray cluster at `address`, or of this machine;
+        `memory` is then that of a task, and `temporary` a folder that all nodes see.
         """
         return data.prepare(
             source,
@@ -137,6 +144,8 @@ class Home:
             memory=memory,
             catalogue=catalogue,
             temporary=temporary,
+            partitions=partitions,
+            address=address,
         )
 
     @_at_home
@@ -241,13 +250,21 @@ class Home:
 
     @_at_home
     def export(
-        self, model: Model, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] | None = None
+        self,
+        model: Model,
+        dataset: str = DEFAULT_DATASET,
+        precisions: Sequence[str] | None = None,
+        *,
+        indexes: Sequence[str] = (),
+        recall: float | None = None,
     ) -> Artifact:
         """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing.
 
-        Without `precisions` they are fp32 and int8, as far as the model can have them.
+        Without `precisions` they are fp32 and int8, as far as the model can have them. `indexes` over the item vectors
+        of a ranking (hnsw, ivf, ivf-int8, ivf-pq) are written beside `precisions`, or alone without these; each is to
+        find `recall` of the ten best items, 0.99 if it is not named.
         """
-        return exporting.export_model(resolve(model, dataset), precisions)
+        return exporting.export_model(resolve(model, dataset), precisions, indexes, recall)
 
     @_at_home
     def profile(
@@ -259,6 +276,7 @@ class Home:
         variants: Sequence[str] | None = None,
         random: bool = False,
         metrics: Sequence[str] = (),
+        indexes: Sequence[str] = (),
     ) -> Measurement:
         """Measures latency and accuracy of a model's variants, and writes them to runs/<id>.json.
 
@@ -266,9 +284,9 @@ class Home:
         fit into memory are measured. `results` of the measurement has an entry a variant, scope and slate; latencies
         are in milliseconds. `metrics` names functions of your own, module:function, of (labels, scores, users) that
         return a number; `own_metrics` of the measurement has their values. `failed` says of variants whose process died
-        why.
+        why. `indexes` (hnsw, ivf, ivf-int8, ivf-pq) over the item vectors of a ranking are measured as well.
         """
-        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics)
+        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics, indexes)
 
     @_at_home
     def report(self, name: str = "latest", *, datasets: Sequence[str] = (), runs: Path | None = None) -> Path:
@@ -406,6 +424,39 @@ class Home:
         A run file of this machine answers, else a short profile made now. `make` trains a model that is missing.
         """
         return choosing.choose_variant(resolve(model, dataset), slate, threads, tolerance, make)
+
+    @_at_home
+    def push(
+        self,
+        names: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        *,
+        runs: bool = False,
+        store: str | None = None,
+        again: bool = False,
+    ) -> list[Transfer]:
+        """Uploads models of data sets, or data/NAME, runs/ID, bench/NAME, to a store; without names the data sets.
+
+        `store` is its URL, by default RBSERVE_STORE. `runs` adds all run files. Files that are there are not uploaded,
+        unless `again` replaces them.
+        """
+        return sharing.push_names(names, datasets, runs, store, again)
+
+    @_at_home
+    def pull(
+        self,
+        names: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        *,
+        runs: bool = False,
+        store: str | None = None,
+        force: bool = False,
+    ) -> list[Transfer]:
+        """Brings what `push` uploaded to this home directory, checked by sha256, whole or not at all.
+
+        What was changed here and not pushed is a UsageError; `force` replaces it.
+        """
+        return sharing.pull_names(names, datasets, runs, store, force)
 
     @_at_home
     def serve(

@@ -1,4 +1,4 @@
 """Files that several machines share, by what is in them: pushed and pulled by sha256 (extra `store`).
 
-Imports no other room. Imported by no other room.
+Imports `core`. Imported by `bench`, `cli`, `home` and `pipeline`.
 """

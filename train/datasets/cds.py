@@ -33,6 +33,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
 SOURCE = DataSource(
     about="Amazon CDs and Vinyl 2018: ratings of titled products",
     load=load,
+    by_line=True,
     needs="CDs_and_Vinyl.json.gz and meta_CDs_and_Vinyl.json.gz of Amazon Review Data 2018",
     defaults={"held_out": 2, "min_history": 1, "max_rows": 10_000_000},
     paper="CDs",

@@ -35,6 +35,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
 SOURCE = DataSource(
     about="Goodreads: books read and unread, titled works",
     load=load,
+    by_line=True,
     needs="goodreads_book_works.json.gz and goodreads_interactions_dedup.json.gz of the UCSD Book Graph",
     defaults={"held_out": 2, "min_history": 1, "max_rows": 10_000_000},
     paper="Good.",

@@ -33,6 +33,7 @@ def load(raw: Path, work: Workspace, reading: Reading) -> None:
 SOURCE = DataSource(
     about="H&M: fashion purchases, described articles",
     load=load,
+    by_line=True,
     needs="articles.csv and transactions_train.csv of Kaggle's h-and-m-personalized-fashion-recommendations",
     defaults={"held_out": 2, "negatives": 2, "min_history": 1, "max_rows": 10_000_000},
     paper="H&M",

@@ -25,7 +25,8 @@ class DataSource:
     `load` reads a folder's files into a workspace; `defaults` are values of the protocol that differ from the usual
     ones; `needs` names the files that the user must provide, empty if `fetch` downloads them; `paper` is the source's
     column in Table 2. A source without files has `make` instead of `load`. `own`: the user's own tables, whose columns
-    `Reading` names. `times`: whether its events have times, not only an order. `log` instead of
+    `Reading` names. `times`: whether its events have times, not only an order. `by_line`: what a line of
+    its interactions means depends on no other line. `log` instead of
     `load`: its file is a log of clicks, without users and histories.
     """
 
@@ -38,6 +39,7 @@ class DataSource:
     paper: str | None = None
     own: bool = False
     times: bool = True
+    by_line: bool = False
     log: ClickLog | None = None
 
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rbserve.core.errors import UsageError, unknown_name
+from rbserve.core.errors import DataError, UsageError, unknown_name
 from rbserve.core.files import scratch
 from rbserve.core.types import Progress, no_progress
 from rbserve.data.dataset import Dataset
@@ -27,6 +27,7 @@ from rbserve.train.datasets import (
 from rbserve.train.datasets.feature_options import own_fields
 from rbserve.train.datasets.log_splits import EVERY_ROW, write_log
 from rbserve.train.datasets.options import Reading
+from rbserve.train.datasets.partitioned import NotInSharesError, PartitionedWorkspace, Partitions
 from rbserve.train.datasets.source import DataSource, no_times
 from rbserve.train.datasets.workspace import Workspace
 from rbserve.train.protocol.options import Catalogue, Protocol
@@ -139,13 +140,17 @@ def prepare(
     memory: int = MEMORY,
     temporary: Path | None = None,
     progress: Progress = no_progress,
+    partitions: Partitions | None = None,
 ) -> Dataset:
     """Reads the source `name`, applies the protocol, and writes the data set at `path`, atomically.
 
     DuckDB uses at most `memory` bytes and spills to the folder `temporary` (default: beside the data set).
+    With `partitions` the events are read, sorted and cleaned by tasks, each with `memory`, and the result is the same.
     """
     source = find_source(name)
     protocol = protocol or protocol_of(source, reading=reading)
+    if partitions is not None:
+        check_partitions(source, reading)
     tally = Tally()
     written = {"texts": texts, "catalogue": catalogue, "progress": progress}
     if source.make is not None:
@@ -163,19 +168,52 @@ def prepare(
                 f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
             )
         folder = Path()
-    with scratch(temporary or path.parent, path.name) as work:
-        own = own_fields(reading)
-        space = Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time", own)
+    options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
+    if reading.rating_none is not None:
+        options["rating_none"] = reading.rating_none
+
+    def write(space: Workspace) -> Dataset:
         with closing(space), _stoppable():
             assert source.load is not None
             source.load(folder, space, reading)
             space.number(reading.interactions or folder)
             if not reading.allow_loss:
                 space.check_loss(source.own)
-            options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
-            if reading.rating_none is not None:
-                options["rating_none"] = reading.rating_none
-            return write_splits(path, name, space, protocol, tally, options=options, **written)  # type: ignore[arg-type]
+            stored = space.store if isinstance(space, PartitionedWorkspace) else None
+            return write_splits(path, name, space, protocol, tally, options=options, stored=stored, **written)  # type: ignore[arg-type]
+
+    own = own_fields(reading)
+    if partitions is None:
+        with scratch(temporary or path.parent, path.name) as work:
+            return write(
+                Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time", own)
+            )
+    for in_shares in (True, False):
+        with scratch(temporary or path.parent, path.name) as work:
+            space = PartitionedWorkspace(
+                work, memory, tally, protocol, progress, partitions=partitions, source=source, raw=folder,
+                reading=reading, in_shares=in_shares,
+            )  # fmt: skip
+            try:
+                return write(space)
+            except (NotInSharesError, DataError):
+                if not space.reads_in_shares:
+                    raise
+                tally.clear()  # one process reads again, and says exactly what is wrong
+    raise AssertionError("unreachable")
+
+
+def check_partitions(source: DataSource, reading: Reading) -> None:
+    """Raises UsageError for a source that cannot be prepared in partitions."""
+    title = source.about.partition(":")[0]
+    if source.log is not None or source.make is not None:
+        raise UsageError(
+            f"{title} cannot be partitioned by user", "prepare it on one machine: without --partitions"
+        )
+    if own_fields(reading).specs:
+        raise UsageError(
+            "feature columns are not partitioned", "prepare them on one machine: without --partitions"
+        )
 
 
 @contextmanager

@@ -80,6 +80,7 @@ class Workspace:
         progress: Progress = no_progress,
         needs_times: bool = False,
         own: OwnFields = NO_FIELDS,
+        most_threads: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -94,7 +95,7 @@ class Workspace:
         import duckdb  # imported here: listing the sources does not need it
 
         self._database = duckdb.connect(str(folder / "work.duckdb"))
-        threads = max(1, min(os.cpu_count() or 1, memory // MEMORY_A_THREAD))
+        threads = max(1, min(most_threads or os.cpu_count() or 1, memory // MEMORY_A_THREAD))
         for setting, value in {
             "memory_limit": f"{memory // (1 << 20)}MiB",
             "temp_directory": str(folder / "spilled"),
@@ -103,7 +104,7 @@ class Workspace:
             "enable_progress_bar": True,
             "enable_progress_bar_print": False,
         }.items():
-            self._database.execute(f"set {setting} = {_literal(value)}")
+            self._database.execute(f"set {setting} = {literal(value)}")
         self._database.execute("begin")  # one transaction: nothing has to survive a crash
         self._database.execute(
             f"create table raw_item (position bigint, item_id varchar, text varchar{declared(own.of_items)})"
@@ -115,7 +116,7 @@ class Workspace:
             "create table raw_event (problem tinyint, user_id varchar, item_id varchar, label tinyint, time bigint"
             f"{declared(own.of_events)})"
         )
-        self._problems: Counter[int] = Counter()
+        self.problems: Counter[int] = Counter()
         self._taken: list[tuple[str, dict[str, str]]] = []
         self._checked: set[Path] = set()
         self._files: dict[str, tuple[DelimitedFile, list[int]]] = {}
@@ -185,12 +186,12 @@ class Workspace:
     def count_values(self, relation: str, expressions: Sequence[str]) -> dict[str, int]:
         """The number of rows of the relation in which each SQL expression has a value."""
         counted_values = ", ".join(f"count({expression})" for expression in expressions)
-        counts = self._one(f"select {counted_values} from {relation}")
+        counts = self.one(f"select {counted_values} from {relation}")
         return dict(zip(expressions, counts, strict=True))
 
     def value_range(self, relation: str, expression: str) -> tuple[float, float]:
         """The smallest and the largest value of the SQL expression in the relation."""
-        low, high = self._one(f"select min({expression}), max({expression}) from {relation}")
+        low, high = self.one(f"select min({expression}), max({expression}) from {relation}")
         return low, high
 
     def json(self, path: Path, wanted: Wanted) -> str:
@@ -202,7 +203,7 @@ class Workspace:
             raw_file.copy_without_mark(path, unmarked := self.folder / f"unmarked {path.name}")
             path = unmarked
         roles = wanted if isinstance(wanted, Mapping) else {name: name for name in wanted}
-        pointers = [_literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in roles.values()]
+        pointers = [literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in roles.values()]
         fields = [f"f[{place + 1}]" for place in range(len(roles))]
         columns = ", ".join(
             f"{field} as {identifier(role)}" for field, role in zip(fields, roles, strict=True)
@@ -222,8 +223,8 @@ class Workspace:
         try:
             for part in parts:
                 verb = "create table all_parts as" if part is parts[0] else "insert into all_parts"
-                self._run(f"{verb} {relation(part)}", part)
-                (rows,) = self._one("select count(*) from all_parts")
+                self.run(f"{verb} {relation(part)}", part)
+                (rows,) = self.one("select count(*) from all_parts")
                 self.max_rows = most and most - rows - (self.tally.dropped.total() - lost)
                 if most and self.max_rows <= 0:
                     break
@@ -233,7 +234,7 @@ class Workspace:
 
     def table(self, name: str, select: str, path: Path) -> str:
         """Reads a relation of the file into a table, for use in several selects; returns its name."""
-        self._run(f"create table {name} as {select}", path)
+        self.run(f"create table {name} as {select}", path)
         return name
 
     def add_events(self, relation: str, path: Path, *, user: str, item: str, label: str, time: str,
@@ -251,7 +252,7 @@ class Workspace:
                    when time is null then 3 when label is null then 4
                    when label = -1 then 5 when label = -2 then 6 else 0 end as problem,
             user_id, item_id, label, time{selected(self.own.of_events)} from ({values})"""
-        self._run(f"insert into raw_event {select}", path)
+        self.run(f"insert into raw_event {select}", path)
         empty = f"coalesce({id_sql(user)}, '') = '' or coalesce({id_sql(item)}, '') = ''"
         conditions = (empty, f"({time}) is null", f"({label}) is null")
         self._taken.append((relation, dict(zip(LOSSES, conditions, strict=True))))
@@ -259,9 +260,9 @@ class Workspace:
         counts = Counter(
             dict(self._rows("select problem, count(*) from raw_event where problem > 0 group by all"))
         )
-        for problem, count in (counts - self._problems).items():
+        for problem, count in (counts - self.problems).items():
             self.tally.dropped[PROBLEMS.get(problem, neither)] += count
-        self._problems = counts
+        self.problems = counts
 
     def add_histories(self, parts: Sequence[Path], user: str, items: str) -> None:
         """Adds a column of lists: what users liked, in order, before the first of their other events."""
@@ -282,37 +283,50 @@ class Workspace:
 
     def number(self, path: Path) -> None:
         """Numbers items and users by the length of their ids, then by id; events of items without text are dropped."""
-        of_items, of_users = self.own.of_items, self.own.roles("user")
-        self._run(f"""create table item as
-            select item_id, (row_number() over (order by length(item_id), item_id) - 1)::int as item, text
-            {selected(of_items)} from (select item_id, arg_min(text, position) as text
-            {first_values(of_items, "position")} from raw_item group by item_id)""")
-        self.items, read = self._one("select (select count(*) from item), (select count(*) from raw_item)")
-        self.tally.dropped["duplicate item"] += read - self.items
-        self.read_items = read
-        self._run("""create table usr as
+        self._number_items()
+        self.run("""create table usr as
             select user_id, (row_number() over (order by length(user_id), user_id) - 1)::int as usr
             from (select distinct user_id from raw_event semi join item using (item_id) where problem = 0)""")
-        if of_users:
+        if of_users := self.own.roles("user"):
             self._add_user_fields(of_users)
         of_context = selected(self.own.roles("context"))
-        total, event_item = self._one("select count(*), min(item_id) from raw_event where problem = 0")
+        total, event_item = self.usable_events()
         sorted_events = self.folder / "events.parquet"
-        self._run(f"""copy (select usr, item, label, time{of_context} from raw_event
+        self.run(f"""copy (select usr, item, label, time{of_context} from raw_event
             join item using (item_id) join usr using (user_id) where problem = 0 order by usr{of_context})
-            to {_literal(sorted_events)} (format parquet, compression zstd)""")
-        item = self._one("select min(item_id) from raw_item")[0]
+            to {literal(sorted_events)} (format parquet, compression zstd)""")
         self.rows = pq.read_metadata(sorted_events).num_rows
         if is_too_much(total - self.rows, total):
             self._look_at_lost_items()
+        self._end_numbering(path, total, event_item)
+
+    def _number_items(self) -> None:
+        """Makes the table `item` of the items read: id, number, text and fields."""
+        of_items = self.own.of_items
+        self.run(f"""create table item as
+            select item_id, (row_number() over (order by length(item_id), item_id) - 1)::int as item, text
+            {selected(of_items)} from (select item_id, arg_min(text, position) as text
+            {first_values(of_items, "position")} from raw_item group by item_id)""")
+        self.items, read = self.one("select (select count(*) from item), (select count(*) from raw_item)")
+        self.tally.dropped["duplicate item"] += read - self.items
+        self.read_items = read
+
+    def usable_events(self) -> tuple[int, str | None]:
+        """The number of events without a problem, of known items or not, and the first item id among them."""
+        total, item = self.one("select count(*), min(item_id) from raw_event where problem = 0")
+        return total, item
+
+    def _end_numbering(self, path: Path, total: int, event_item: str | None) -> None:
+        """Drops the raw tables and counts what was lost; `total` events were usable, `rows` of them have an item."""
+        item = self.one("select min(item_id) from raw_item")[0]
         for table in ("raw_event", "raw_item", "raw_user"):
             self._database.execute(f"drop table {table}")
         self._database.execute("commit")  # cursors see it from here on
-        self.users = self._one("select count(*) from usr")[0]
+        self.users = self.one("select count(*) from usr")[0]
         self.tally.dropped[NO_TEXT] += total - self.rows
         unread = (PROBLEMS[1], EVENTS.undecodable or "")
         self.read_events = total + sum(self.tally.dropped[reason] for reason in unread)
-        self.read_events += sum(count for problem, count in self._problems.items() if problem != 1)
+        self.read_events += sum(count for problem, count in self.problems.items() if problem != 1)
         if not self.items:
             raise self._no_items()
         if total and not self.rows:
@@ -333,16 +347,16 @@ class Workspace:
         """Adds the fields of users to the table `usr`: from their own table, or the first value of their events."""
         rows, order = ("raw_user", "position") if self.own.user_table else ("raw_event", "time")
         usable = "" if self.own.user_table else "where problem = 0"
-        self._run(f"""create or replace table usr as select * from usr left join (select user_id
+        self.run(f"""create or replace table usr as select * from usr left join (select user_id
             {first_values(roles, order)} from {rows} {usable} group by user_id) using (user_id)""")
-        (read, users) = self._one("select count(*), count(distinct user_id) from raw_user")
+        (read, users) = self.one("select count(*), count(distinct user_id) from raw_user")
         self.tally.dropped["duplicate user"] += read - users
 
     def _look_at_lost_items(self) -> None:
         """Finds an example of an item whose events are lost: one without a text, or one that is not in the table."""
         known = self.tally.examples.get(ONLY_ID)
-        lost, example, blank = self._one(f"""select count(distinct item_id), min(item_id),
-            count(*) filter (item_id = {_literal(known or "")}) from raw_event anti join item using (item_id)
+        lost, example, blank = self.one(f"""select count(distinct item_id), min(item_id),
+            count(*) filter (item_id = {literal(known or "")}) from raw_event anti join item using (item_id)
             where problem = 0""")
         self.tally.examples[NO_TEXT] = f"item {known if blank else example!r}"
         if blank:
@@ -407,23 +421,7 @@ class Workspace:
 
     def pieces(self) -> Iterator[Interactions]:
         """The events by user, about PIECE at a time, never a user in two pieces."""
-        waiting: list[Interactions] = []
-        size = done = 0
-        names = ["usr", "item", "label", "time"]
-        with pq.ParquetFile(self.folder / "events.parquet") as file:
-            for batch in file.iter_batches(batch_size=PIECE // 8, columns=names, use_threads=False):
-                columns = [column.to_numpy() for column in batch.columns]
-                places = [np.arange(done, done + len(batch))] if self.own.specs else []
-                waiting.append(Interactions(*columns, *places))
-                size += len(batch)
-                done += len(batch)
-                if size >= PIECE:
-                    whole, rest = _split_at_last_user(_join(waiting))
-                    if len(whole):
-                        yield whole
-                    waiting, size = [rest], len(rest)
-        if size:
-            yield _join(waiting)
+        return pieces_of(self.folder / "events.parquet", has_places=bool(self.own.specs))
 
     def item_texts(self, items: NDArray[np.int32]) -> Iterator[tuple[list[str], list[str]]]:
         """Raw ids and texts of the given items, rising, in batches."""
@@ -456,7 +454,7 @@ class Workspace:
             raw_file.copy_first_lines(path, self.max_rows, head)
             path = head
         packed = "gzip" if raw_file.is_gzip(path) else "none"
-        return f"{_literal(path)}, compression='{packed}', hive_partitioning=false"
+        return f"{literal(path)}, compression='{packed}', hive_partitioning=false"
 
     @contextmanager
     def _open_files(self, sql: str) -> Iterator[None]:
@@ -489,14 +487,14 @@ class Workspace:
             faults.append(error)
             raise
 
-    def _run(self, sql: str, path: Path | None = None) -> None:
+    def run(self, sql: str, path: Path | None = None) -> None:
         """Executes a statement and reports its progress; DataError if a file cannot be read."""
         import duckdb
 
         rows = (
             raw_file.estimate_rows(path, self.max_rows)
             if path
-            else self._one("select count(*) from raw_event")[0]
+            else self.one("select count(*) from raw_event")[0]
         )
         line = f"rows of {path.name}" if path else "rows numbered, sorted by user"
         try:
@@ -549,8 +547,33 @@ class Workspace:
         rows: list[Any] = self._database.execute(sql).fetchall()
         return rows
 
-    def _one(self, sql: str) -> Any:
+    def one(self, sql: str) -> Any:
+        """The first row of a query."""
         return self._rows(sql)[0]
+
+
+def pieces_of(sorted_events: Path, has_places: bool = False) -> Iterator[Interactions]:
+    """The events of a file that is sorted by user, about PIECE at a time, never a user in two pieces.
+
+    `has_places`: the pieces also have the events' rows in the file.
+    """
+    waiting: list[Interactions] = []
+    size = done = 0
+    names = ["usr", "item", "label", "time"]
+    with pq.ParquetFile(sorted_events) as file:
+        for batch in file.iter_batches(batch_size=PIECE // 8, columns=names, use_threads=False):
+            columns = [column.to_numpy() for column in batch.columns]
+            places = [np.arange(done, done + len(batch))] if has_places else []
+            waiting.append(Interactions(*columns, *places))
+            size += len(batch)
+            done += len(batch)
+            if size >= PIECE:
+                whole, rest = _split_at_last_user(_join(waiting))
+                if len(whole):
+                    yield whole
+                waiting, size = [rest], len(rest)
+    if size:
+        yield _join(waiting)
 
 
 def _split_at_last_user(events: Interactions) -> tuple[Interactions, Interactions]:
@@ -572,7 +595,8 @@ def _reasons(tally: Tally) -> str:
     return "; ".join(counts) or "it is empty"
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
+    """A value as SQL: a number, true or false, or a quoted text."""
     if isinstance(value, bool | int):
         return str(value).lower()
     return "'" + str(value).replace("'", "''") + "'"

@@ -67,8 +67,7 @@ class EventStore:
         self.folder = folder
         self.offsets = np.zeros(users + 1, np.int64)
         self.seen = np.zeros(items, bool)
-        self.counts: dict[str, int] = {}
-        self.at_once = 0.0
+        self.likes = self.given = self.follow = self.together = 0
 
     @classmethod
     def write(
@@ -82,7 +81,7 @@ class EventStore:
     ) -> EventStore:
         """The first pass: cleans, orders and stores the events; `watch` gets the clean events of each piece."""
         store = cls(folder, events.users, events.items)
-        done = histories = liked = follow = together = 0
+        done = 0
         with ExitStack() as files:
             kinds: list[tuple[str, type[np.generic]]] = [
                 ("item", np.int32),
@@ -102,23 +101,32 @@ class EventStore:
                 count_users(store.offsets[1:], clean.users)
                 store.seen[clean.items] = True
                 watch(clean)
-                histories += int((clean.labels == sampling.GIVEN).sum())
-                liked += int((clean.labels == 1).sum())
-                in_piece = sampling.at_once(clean)
-                follow, together = follow + in_piece[0], together + in_piece[1]
+                store.given += int((clean.labels == sampling.GIVEN).sum())
+                store.likes += int((clean.labels == 1).sum())
+                follow, together = sampling.at_once(clean)
+                store.follow += follow
+                store.together += together
                 done += len(piece)
                 progress(done, events.rows, "events ordered by user and time")
         np.cumsum(store.offsets, out=store.offsets)
-        store.at_once = together / max(follow, 1)
-        store.counts = {
-            "users": int((np.diff(store.offsets) > 0).sum()),
-            "items": int(store.seen.sum()),
-            "items_with_text": events.items,
-            "interactions": int(store.offsets[-1]),
-            "positives": liked,
-            "given": histories,
-        }
         return store
+
+    @property
+    def at_once(self) -> float:
+        """The share of the events that follow another one of their user at the same time."""
+        return self.together / max(self.follow, 1)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Counts of the clean events, for the manifest."""
+        return {
+            "users": int((np.diff(self.offsets) > 0).sum()),
+            "items": int(self.seen.sum()),
+            "items_with_text": len(self.seen),
+            "interactions": int(self.offsets[-1]),
+            "positives": self.likes,
+            "given": self.given,
+        }
 
     @property
     def users(self) -> NDArray[np.int64]:

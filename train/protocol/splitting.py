@@ -42,6 +42,11 @@ class Splitter(typing.Protocol):
         """Sees all clean events once, piece by piece, before `choose`."""
         ...
 
+    @property
+    def counted(self) -> dict[str, NDArray[np.int64]]:
+        """What `count` counts of each user, by name; the arrays of users that were counted elsewhere are written to."""
+        ...
+
     def choose(self, store: EventStore) -> NDArray[np.int64]:
         """Decides what is in which split, and returns the users whose events are to be read again, rising."""
         ...
@@ -89,16 +94,23 @@ def write_splits(
     catalogue: Catalogue = "used",
     options: dict[str, Any] | None = None,
     progress: Progress = no_progress,
+    stored: Callable[[Path, Splitter], EventStore] | None = None,
 ) -> Dataset:
     """Splits the events for both tasks and writes the data set at `path`, atomically.
 
     The item table holds the items of the splits (`used`), those of any event (`seen`), or all that have a
     text (`all`). Random negatives come from the seen ones, whatever the table holds; in a
-    split by time from those seen before the end of a row's period.
+    split by time from those seen before the end of a row's period. `stored` gives the clean events where they were
+    ordered and counted elsewhere.
     """
     with replacing_directory(path) as partial:
         splitter = SPLITTERS[protocol.split](protocol, tally, events.users)
-        store = EventStore.write(partial / ".events", events, protocol.seed, tally, splitter.count, progress)
+        if stored:
+            store = stored(partial / ".events", splitter)
+        else:
+            store = EventStore.write(
+                partial / ".events", events, protocol.seed, tally, splitter.count, progress
+            )
         read = splitter.choose(store)
         writer = DatasetWriter(partial)
         places = RowPlaces(store.folder)

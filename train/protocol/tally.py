@@ -27,3 +27,15 @@ class Tally:
         """Counts a row or item that is kept after a repair."""
         self.repaired[reason] += 1
         self.examples.setdefault(reason, example)
+
+    def add(self, other: Tally) -> None:
+        """Adds the counts of another part of the raw rows."""
+        self.dropped.update(other.dropped)
+        self.repaired.update(other.repaired)
+        for reason, example in other.examples.items():
+            self.examples.setdefault(reason, example)
+
+    def clear(self) -> None:
+        """Forgets all counts, before the rows are read again."""
+        for counts in (self.dropped, self.repaired, self.examples):
+            counts.clear()

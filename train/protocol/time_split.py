@@ -55,6 +55,11 @@ class TimeSplit:
     def count(self, events: Interactions) -> None:
         """Nothing is counted before the periods are known."""
 
+    @property
+    def counted(self) -> dict[str, NDArray[np.int64]]:
+        """No counts of users."""
+        return {}
+
     def choose(self, store: EventStore) -> NDArray[np.int64]:
         """Chooses the periods; all users are read again, so that every row left out is counted."""
         options = self._protocol

@@ -37,6 +37,11 @@ class UserSplit:
         count_users(self.ctr_rows_of, sampling.ctr_rows(events, self._protocol, dropped).users)
         count_users(self.seqrec_rows_of, sampling.sequences(events, self._protocol, dropped).rows.users)
 
+    @property
+    def counted(self) -> dict[str, NDArray[np.int64]]:
+        """The rows that each user would give, by task."""
+        return {CTR.name: self.ctr_rows_of, SEQREC.name: self.seqrec_rows_of}
+
     def choose(self, store: EventStore) -> NDArray[np.int64]:
         """Divides the users and returns those of the splits; DataError where they are too few."""
         options, dropped = self._protocol, self._tally.dropped
