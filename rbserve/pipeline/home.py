@@ -40,6 +40,7 @@ from rbserve.pipeline import (
     reporting,
     serving,
     sharing,
+    sizing,
     training,
 )
 from rbserve.runs.plan import Slate
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from rbserve.core.adoption import AdoptOptions
     from rbserve.core.settings import Settings, Teaching
     from rbserve.core.types import Ranker, Scorer
+    from rbserve.profilers.capacity.plan import CapacityPlan
+    from rbserve.profilers.capacity.sizing import Sizing
     from rbserve.profilers.choose.choice import Choice
     from rbserve.profilers.choose.recommendation import Recommendation
     from rbserve.profilers.gate.config import GateConfig
@@ -324,6 +327,44 @@ class Home:
             scope=scope,
             threads=threads,
             confidence=confidence,
+        )
+
+    @_at_home
+    def size(
+        self,
+        slo: str,
+        plan: CapacityPlan | Changes | None = None,
+        *,
+        model: str | None = None,
+        dataset: str | None = None,
+        variant: str | None = None,
+        slate: Slate | None = None,
+        scope: str | None = None,
+        threads: int | None = None,
+        arrivals: Path | None = None,
+        verified: Path | None = None,
+        runs: Path | None = None,
+    ) -> Sizing:
+        """The replicas that a rate of requests takes under latency limits such as "p99<50ms", by the run files.
+
+        `plan` has the rate and the server's options. `arrivals` is a file of times, `verified` the output of
+        `rbserve verify --json`. `needed` is None where no number of replicas meets the limits. UsageError where the
+        runs leave a choice of model, variant or slate that no argument settles.
+        """
+        from rbserve.profilers.capacity.plan import CapacityPlan
+
+        return sizing.size(
+            slo,
+            CapacityPlan(**_values(plan)),
+            model=model,
+            dataset=dataset,
+            variant=variant,
+            slate=slate,
+            scope=scope,
+            threads=threads,
+            arrivals=arrivals,
+            verified=verified,
+            runs=runs,
         )
 
     @_at_home
