@@ -25,7 +25,8 @@ from rbserve.pipeline.ray_rank import RankMessage, RankOrder, meeting_point, run
 from rbserve.progress import say
 
 ATTEMPTS = 5
-READY_S = 120.0
+READY_S = 10.0
+MEET_S = 120.0
 STOP_S = 40.0
 
 
@@ -79,15 +80,14 @@ def _share(ray: Any, workers: int) -> int:
 
 def _train_once(ray: Any, words: Sequence[str], workers: int, threads: int, marker: Path) -> None:
     """Starts all processes and waits for them; raises RankLostError if one is lost, after the others have ended."""
+    _require_room(ray, workers, threads)
     group = ray.util.placement_group([{"CPU": threads}] * workers, strategy="SPREAD")
     running: list[Any] = []
     try:
         if not group.wait(READY_S):
-            free = sum(node.cpus for node in nodes(ray))
-            raise RbserveError(
-                f"the cluster has no room for {workers} processes of {threads} processors ({free} in all)",
-                "fewer --workers or --threads",
-            )
+            say(f"waits until the cluster has {workers} times {threads} processors free")
+            while not group.wait(READY_S):
+                _require_room(ray, workers, threads)
         place = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
         address, port = _meet(ray, place(group, 0), threads)
         task = ray.remote(max_retries=0)(run_rank)
@@ -108,11 +108,21 @@ def _train_once(ray: Any, words: Sequence[str], workers: int, threads: int, mark
         ray.util.remove_placement_group(group)
 
 
+def _require_room(ray: Any, workers: int, threads: int) -> None:
+    """Raises RbserveError where the cluster could not run all processes at a time if nothing else ran there."""
+    cpus = [node.cpus for node in nodes(ray)]
+    if sum(count // threads for count in cpus) < workers:
+        raise RbserveError(
+            f"the cluster has no room for {workers} processes of {threads} processors each ({sum(cpus)} in all)",
+            "fewer --workers or --threads",
+        )
+
+
 def _meet(ray: Any, strategy: Any, threads: int) -> tuple[str, int]:
     task = ray.remote(max_retries=0)(meeting_point)
     try:
         address, port = ray.get(
-            task.options(num_cpus=threads, scheduling_strategy=strategy).remote(), timeout=READY_S
+            task.options(num_cpus=threads, scheduling_strategy=strategy).remote(), timeout=MEET_S
         )
     except ray.exceptions.RayError as error:
         raise RankLostError(f"a node was lost ({type(error).__name__})") from None
