@@ -16,7 +16,7 @@ from rbserve.core.variants import find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.columns import open_column
 from rbserve.runtimes.faiss import index_file
-from rbserve.runtimes.item_index import KINDS, import_faiss, load_index, padded
+from rbserve.runtimes.item_index import import_faiss, load_index, padded
 from rbserve.runtimes.vector_table import BIASES, TABLE, VECTORS, open_table, write_columns
 
 
@@ -56,5 +56,5 @@ def append_to_index(
     settings = open_table(artifact.path).settings
     if settings.bias_scale is not None and biases is not None:
         vectors = np.concatenate([vectors, biases[:, None] / np.float32(settings.bias_scale)], axis=1)
-    index.add(np.ascontiguousarray(padded(vectors.astype(np.float32), KINDS[precision].multiple)))
+    index.add(np.ascontiguousarray(padded(vectors.astype(np.float32), int(index.d))))
     import_faiss().write_index(index, str(folder / index_file(precision)))

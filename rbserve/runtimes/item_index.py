@@ -172,7 +172,7 @@ class ItemIndex:
             return np.empty(0, np.int64)
         fetched = min(max(wanted * self._kind.over, self._kind.least) * self.settings.breadth, self.count)
         spent = effort or self.settings.effort
-        point = padded(query[None].astype(np.float32), self._kind.multiple)
+        point = padded(query[None].astype(np.float32), int(self._index.d))
         while True:
             nearest = self._index.search(point, fetched, params=self._parameters(fetched, spent))[1][0]
             rows: Rows = nearest[nearest >= 0]

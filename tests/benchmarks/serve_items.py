@@ -121,7 +121,10 @@ def main() -> None:
     )
     parser.add_argument("--items", type=float, default=1e6)
     parser.add_argument("--dim", type=int, default=16)
-    parser.add_argument("--workers", default="1,4")
+    parser.add_argument("--workers", default="1,4", help="of the server with mapped columns")
+    parser.add_argument(
+        "--before", default="1,4", help="of the server with Python's own table: 4 GB each at 10^7 ids"
+    )
     chosen = parser.parse_args()
     from small import train_small
     from small_dataset import build
@@ -143,7 +146,7 @@ def main() -> None:
         )
         for mapped in (False, True):
             artifact = grown(small, Path(folder) / f"mapped-{mapped}", int(chosen.items), mapped)
-            for workers in map(int, chosen.workers.split(",")):
+            for workers in map(int, (chosen.workers if mapped else chosen.before).split(",")):
                 row = {
                     "items": int(chosen.items),
                     "mapped": mapped,
