@@ -37,33 +37,35 @@ VerifiedFile = Annotated[
 ]
 
 
+Objectives = Annotated[
+    str,
+    typer.Option(help="Limits of a request's time, wait included, such as 'p99<50ms' or 'p50<5ms,p99<50ms'."),
+]
+OneSlate = Annotated[
+    list[str] | None,
+    typer.Option(
+        *SLATE,
+        help="Candidates per request (table: requests as they come), or items to ask for where a model ranks "
+        "(default the only one measured).",
+    ),
+]
+OneModel = Annotated[list[str] | None, typer.Option(*MODEL, help="Model of the runs (default the only one).")]
+OneDataset = Annotated[
+    list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
+]
+OneVariant = Annotated[
+    list[str] | None, typer.Option(*VARIANT, help="Variant that is served (default the only one measured).")
+]
+
+
 def size(
     *,
-    slo: Annotated[
-        str,
-        typer.Option(
-            help="Limits of a request's time, wait included, such as 'p99<50ms' or 'p50<5ms,p99<50ms'."
-        ),
-    ],
+    slo: Objectives,
     plan: Annotated[CapacityPlan, FromRecord(CapacityPlan)],
-    slate: Annotated[
-        list[str] | None,
-        typer.Option(
-            *SLATE,
-            help="Candidates per request (table: requests as they come), or items to ask for where a model ranks "
-            "(default the only one measured).",
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(*MODEL, help="Model of the runs (default the only one).")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
-    ] = None,
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(*VARIANT, help="Variant that is served (default the only one measured)."),
-    ] = None,
+    slate: OneSlate = None,
+    model: OneModel = None,
+    dataset: OneDataset = None,
+    variant: OneVariant = None,
     scope: Scope = None,
     threads: Threads = None,
     arrivals: Arrivals = None,

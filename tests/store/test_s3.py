@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_proxy import Cut, Damage, Proxy, Refusal, faulty_proxy, no_fault
 
 from rbserve.core.errors import RbserveError
 from rbserve.store.store import Store, open_store
-from tests.store.faulty_proxy import Cut, Damage, Proxy, Refusal, faulty_proxy, no_fault
 
 LARGE = 300_000
 IN_PARTS = 20 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,39 +169,81 @@ def prepare(
                 f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
             )
         folder = Path()
-    options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
-    if reading.rating_none is not None:
-        options["rating_none"] = reading.rating_none
+    work = _Work(
+        name, path, folder, source, reading, protocol, tally, memory, temporary or path.parent, written
+    )
+    return work.by_one_process(progress) if partitions is None else work.in_partitions(partitions, progress)
 
-    def write(space: Workspace) -> Dataset:
-        with closing(space), _stoppable():
-            assert source.load is not None
-            source.load(folder, space, reading)
-            space.number(reading.interactions or folder)
-            if not reading.allow_loss:
-                space.check_loss(source.own)
-            stored = space.store if isinstance(space, PartitionedWorkspace) else None
-            return write_splits(path, name, space, protocol, tally, options=options, stored=stored, **written)  # type: ignore[arg-type]
 
-    own = own_fields(reading)
-    if partitions is None:
-        with scratch(temporary or path.parent, path.name) as work:
-            return write(
-                Workspace(work, memory, tally, protocol.max_rows, progress, protocol.split == "time", own)
+@dataclass(frozen=True)
+class _Work:
+    """What makes a data set of files with users and items, in one process or by tasks."""
+
+    name: str
+    path: Path
+    raw: Path
+    source: DataSource
+    reading: Reading
+    protocol: Protocol
+    tally: Tally
+    memory: int
+    temporary: Path
+    written: Mapping[str, Any]
+
+    def by_one_process(self, progress: Progress) -> Dataset:
+        """Reads, sorts and writes here."""
+        by_time = self.protocol.split == "time"
+        with scratch(self.temporary, self.path.name) as folder:
+            return self._write(
+                Workspace(
+                    folder,
+                    self.memory,
+                    self.tally,
+                    self.protocol.max_rows,
+                    progress,
+                    by_time,
+                    own_fields(self.reading),
+                )
             )
-    for in_shares in (True, False):
-        with scratch(temporary or path.parent, path.name) as work:
-            space = PartitionedWorkspace(
-                work, memory, tally, protocol, progress, partitions=partitions, source=source, raw=folder,
-                reading=reading, in_shares=in_shares,
-            )  # fmt: skip
-            try:
-                return write(space)
-            except (NotInSharesError, DataError):
-                if not space.reads_in_shares:
-                    raise
-                tally.clear()  # one process reads again, and says exactly what is wrong
-    raise AssertionError("unreachable")
+
+    def in_partitions(self, partitions: Partitions, progress: Progress) -> Dataset:
+        """Reads, sorts and cleans by tasks: in shares of the files, or each partition all of them where that fails."""
+        for in_shares in (True, False):
+            with scratch(self.temporary, self.path.name) as folder:
+                space = PartitionedWorkspace(
+                    folder, self.memory, self.tally, self.protocol, progress, partitions=partitions,
+                    source=self.source, raw=self.raw, reading=self.reading, in_shares=in_shares,
+                )  # fmt: skip
+                try:
+                    return self._write(space)
+                except (NotInSharesError, DataError):
+                    if not space.reads_in_shares:
+                        raise
+                    self.tally.clear()  # one process reads again, and says exactly what is wrong
+        raise AssertionError("unreachable")
+
+    def _write(self, space: Workspace) -> Dataset:
+        reading = self.reading
+        options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
+        if reading.rating_none is not None:
+            options["rating_none"] = reading.rating_none
+        with closing(space), _stoppable():
+            assert self.source.load is not None
+            self.source.load(self.raw, space, reading)
+            space.number(reading.interactions or self.raw)
+            if not reading.allow_loss:
+                space.check_loss(self.source.own)
+            stored = space.store if isinstance(space, PartitionedWorkspace) else None
+            return write_splits(
+                self.path,
+                self.name,
+                space,
+                self.protocol,
+                self.tally,
+                options=options,
+                stored=stored,
+                **self.written,
+            )
 
 
 def check_partitions(source: DataSource, reading: Reading) -> None:

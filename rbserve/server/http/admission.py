@@ -38,6 +38,7 @@ class AdmissionProtocol(BoundedProtocol):
         self._refuse_busy = refuse
 
     def on_headers_complete(self) -> None:
+        """Refuses the request, or takes it."""
         if not self._is_simple():
             super().on_headers_complete()
             return
