@@ -12,13 +12,15 @@ from rbserve.core.types import Progress, no_progress
 from rbserve.core.variants import (
     APPROXIMATED,
     DEFAULT_SERVED,
+    INDEXES,
     USUAL_PRECISIONS,
     check_precisions,
     exported_variant,
     find_variant,
     precisions_of,
+    why_no_index,
 )
-from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants
+from rbserve.data.artifact import Artifact, Parity, VariantRecord, add_variants, with_mapped_items
 from rbserve.data.dataset import Dataset, check_same_data
 from rbserve.data.golden import write_checks
 from rbserve.data.request_set import RequestSet
@@ -42,8 +44,11 @@ def export(
     dataset: Dataset | RequestSet,
     precisions: Sequence[str] = USUAL_PRECISIONS,
     progress: Progress = no_progress,
+    recall: float | None = None,
 ) -> Artifact:
     """Writes the ONNX graphs of each precision and records their parity with the reference on test rows.
+
+    Precisions that are indexes are written too; `recall` is what they are to find of the ten best items.
 
     Test rows of a model that was made elsewhere are requests of the table that it was adopted with.
 
@@ -54,7 +59,7 @@ def export(
     _require_exportable(artifact, precisions)
     reference = _reference_of(artifact, dataset)
     with scratch(artifact.path.parent, f"{artifact.path.name}-export") as folder:
-        wanted = list(dict.fromkeys(precisions))
+        wanted = [name for name in dict.fromkeys(precisions) if name not in INDEXES]
         if artifact.is_language_model and not isinstance(dataset, RequestSet):
             graphs = {
                 precision: _language_graph(artifact, dataset, folder, precision, reference)
@@ -63,14 +68,23 @@ def export(
         else:
             graphs = {
                 precision: (files, reference.compare(files))
-                for precision, files in _graphs(artifact, dataset, folder, wanted).items()
+                for precision, files in (_graphs(artifact, dataset, folder, wanted).items() if wanted else ())
             }
         tower = _export_tower(artifact, folder) if artifact.has_tower else []
         records = {
             exported_variant(precision): _admit(artifact, precision, files, comparison, reference, tower)
             for precision, (files, comparison) in graphs.items()
         }
-    return add_variants(artifact, records)
+        if indexes := [name for name in dict.fromkeys(precisions) if name in INDEXES]:
+            from rbserve.exporters import item_index  # imported here: needs torch
+
+            assert isinstance(dataset, Dataset)
+            assert isinstance(reference, parity.ListReference)
+            records |= item_index.export_indexes(
+                artifact, dataset, folder, indexes, reference,
+                item_index.RECALL if recall is None else recall, tower, progress,
+            )  # fmt: skip
+    return with_mapped_items(add_variants(artifact, records))
 
 
 def _require_exportable(artifact: Artifact, precisions: Sequence[str]) -> None:
@@ -82,7 +96,10 @@ def _require_exportable(artifact: Artifact, precisions: Sequence[str]) -> None:
         variant = exported_variant(precision)
         if variant not in artifact.can_export:
             known = ", ".join(precisions_of(artifact.can_export))
-            reason = f": {artifact.unchanged[precision]}" if precision in artifact.unchanged else ""
+            why = artifact.unchanged.get(precision) or why_no_index(
+                precision, artifact.manifest.task, artifact.kind
+            )
+            reason = f": {why}" if why else ""
             raise UsageError(
                 f"{artifact.name} cannot be exported in {precision}{reason}",
                 f"precisions that it can be exported in: {known or 'none'}",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OPSET = 18
-LARGEST = 1 << 30
+LARGEST = 1 << 27
 ALL_SCORES, N_ITEMS = "all_scores", "n_items"
 ACTIVATION_SCALES = "rbserve.activation_scales"  # in a graph's metadata
 Axes = Mapping[str, Mapping[int, str]]
@@ -131,7 +131,8 @@ def activation_scales(artifact: Artifact, precision: str) -> str | None:
 def save(graph: ModelProto, path: Path, origin: Mapping[str, str], check: bool = True) -> None:
     """Writes a graph with its origin, and checks the file unless a user's own graph decides what is in it.
 
-    Weights of more than LARGEST bytes go into `<path>.data`, since protobuf ends at 2 GiB.
+    Weights of more than LARGEST bytes go into `<path>.data`: protobuf ends at 2 GiB, and onnxruntime maps that file,
+    so that the tables of several worker processes are one copy.
     """
     import onnx
 

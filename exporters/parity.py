@@ -123,10 +123,11 @@ class ListReference:
 
     def compare(self, graphs: list[Path]) -> Comparison:
         """Ranks the catalogue for the reference's histories with exported graphs."""
-        reference, exported = (
-            self._lists,
-            _lists(exported_ranker(self._artifact, graphs), self._rows.histories),
-        )
+        return self.compare_ranker(exported_ranker(self._artifact, graphs))
+
+    def compare_ranker(self, ranker: Ranker, approximate: bool = False) -> Comparison:
+        """Ranks the catalogue for the reference's histories; of an `approximate` ranker the recall is counted too."""
+        reference, exported = self._lists, _lists(ranker, self._rows.histories)
         differences = _score_differences(reference, exported)
         ndcg: list[float | None] = [None, None]  # random lists are neither good nor bad
         if not self._artifact.is_random:
@@ -139,6 +140,7 @@ class ListReference:
             mean_abs=float(differences.mean()) if len(differences) else 0.0,
             auc_reference=None, auc=None, auc_difference=None, k=TOP,
             same_top=float(np.mean(_same_up_to_ties(reference, exported))), ndcg_reference=ndcg[0], ndcg=ndcg[1],
+            recall=_recall(reference, exported) if approximate else None,
         )  # fmt: skip
         checks = [self._check(row, *exported) for row in range(min(CHECKS, len(self._rows)))]
         return Comparison(parity, checks)
@@ -240,6 +242,13 @@ def _score_differences(before: Lists, after: Lists) -> NDArray[np.float64]:
     same = (items[:, :, None] == other_items[:, None, :]) & (items >= 0)[:, :, None]
     row, place, other_place = np.nonzero(same)
     return np.abs(scores[row, place].astype(np.float64) - other_scores[row, other_place])
+
+
+def _recall(reference: Lists, exported: Lists) -> float:
+    """The mean share of the reference's items that the exported lists have as well."""
+    there = (reference[0][:, :, None] == exported[0][:, None, :]).any(axis=2)
+    listed = reference[0] >= 0
+    return float(there[listed].mean()) if listed.any() else 1.0
 
 
 def _same_up_to_ties(before: Lists, after: Lists) -> NDArray[np.bool_]:

@@ -19,6 +19,8 @@ from rbserve.core.errors import RbserveError, UsageError, first_line, needs_extr
 from rbserve.core.version import __version__
 
 DIAL_S = 5.0
+ANSWER_S = 60.0  # for a first process to start on a node
+PING_S = 15.0
 LATENCY_SLOT = "latency_slot"  # a resource that a node offers once; what is timed takes it
 TRIES = 3  # of a task whose worker or node died
 HINT_LOGS = "run the command again; the node's logs are in /tmp/ray/session_latest/logs"
@@ -37,6 +39,11 @@ class ClusterNode(msgspec.Struct, frozen=True):
     def latency_slots(self) -> int:
         """How many tasks may be timed on it at once: 1, or 0 where nothing is to be timed."""
         return int(self.resources.get(LATENCY_SLOT, 0))
+
+    @property
+    def cpus(self) -> int:
+        """The processors that Ray gives tasks there; 0 on a node that runs none."""
+        return int(self.resources.get("CPU", 0))
 
 
 @contextmanager
@@ -77,6 +84,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
                 "try again when it has less to do",
             ) from None
     try:
+        _silence(ray)
         check_nodes(ray)
         yield ray
     finally:
@@ -138,6 +146,40 @@ def run_jobs(
             ray.cancel(reference, force=True)
 
 
+def on_each_node(ray: Any, living: list[ClusterNode], function: Callable[..., Any], *given: Any) -> list[Any]:
+    """What the function returns on each of the nodes; None of a node that does not answer within a minute."""
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    references = [task.options(scheduling_strategy=on_node(ray, node)).remote(*given) for node in living]
+    ready, _ = ray.wait(references, num_returns=len(references), timeout=ANSWER_S) if references else ([], [])
+    return [_result(ray, reference) if reference in ready else None for reference in references]
+
+
+def lives(ray: Any, node: ClusterNode) -> bool:
+    """Whether a node runs tasks now: a cluster notices only after a while that one is dead."""
+    task = ray.remote(num_cpus=0, max_retries=0)(_yes).options(scheduling_strategy=on_node(ray, node))
+    reference = task.remote()
+    ready, _ = ray.wait([reference], timeout=PING_S)
+    return bool(ready) and _result(ray, reference) is True
+
+
+def _yes() -> bool:
+    return True
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError:
+        return None
+
+
+def _silence(ray: Any) -> None:
+    """Keeps pages of a dead node's log off the terminal, which Ray writes there whatever its options say."""
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+
 def check_nodes(ray: Any) -> None:
     """Raises RbserveError if a node has no rbserve, or another version of it or of Python."""
 
@@ -148,10 +190,12 @@ def check_nodes(ray: Any) -> None:
             return None, sys.version.split()[0]
         return there, sys.version.split()[0]
 
-    task = ray.remote(num_cpus=0)(versions)
     living = nodes(ray)
-    answers = ray.get([task.options(scheduling_strategy=on_node(ray, node)).remote() for node in living])
-    for node, (there, _) in zip(living, answers, strict=True):
+    answers = on_each_node(ray, living, versions)
+    for node, answer in zip(living, answers, strict=True):
+        if answer is None:  # it died just now: what is placed there will find out
+            continue
+        there, _ = answer
         if there != __version__:
             raise RbserveError(
                 f"node {node.host} of the cluster has "

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("rbserve", "train", "exporters", "profilers")
 OWN = {"rbserve", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
 MODULES = {"pyyaml": "yaml", "mlcommons-loadgen": "mlperf_loadgen", "scikit-learn": "sklearn",
-           "import-linter": "importlinter", "xgboost-cpu": "xgboost"}  # fmt: skip
+           "faiss-cpu": "faiss", "import-linter": "importlinter", "xgboost-cpu": "xgboost"}  # fmt: skip
 """Distributions whose module has another name than their own."""
 
 COMMANDS = {"build", "mypy", "pre-commit", "ruff"}

@@ -34,6 +34,7 @@ from rbserve.data.artifact import (
     write_manifest,
 )
 from rbserve.data.dataset import Dataset, Split, write_items
+from rbserve.data.mapped_items import item_members, write_mapped_items
 from rbserve.models.configs import (
     EndpointConfig,
     GbdtConfig,
@@ -307,6 +308,8 @@ def _write(
         elif weights := task.weights(model):
             save_tensors(partial / WEIGHTS, weights)
         write_items(partial / ITEMS, dataset.items)
+        if item_members(dataset.items):
+            write_mapped_items(partial, dataset.items)
         task.save(partial)
         manifest = ArtifactManifest(
             schema=SCHEMA,

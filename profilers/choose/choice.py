@@ -20,7 +20,7 @@ import numpy as np
 from rbserve.core.errors import ArtifactError, UsageError
 from rbserve.core.files import sha256
 from rbserve.core.tasks import TASKS
-from rbserve.core.variants import FP32, device_of, find_variant
+from rbserve.core.variants import FP32, device_of, export_option, find_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
@@ -172,7 +172,7 @@ def candidates(artifact: Artifact) -> list[str]:
 def absent(artifact: Artifact) -> dict[str, str]:
     """The variants that such a model can have and this one has not, or not here, or not with one accuracy; and why."""
     reasons = {
-        name: f"not exported: rbserve export --model {artifact.path} --precision {find_variant(name).precision}"
+        name: f"not exported: rbserve export --model {artifact.path} {export_option(name)}"
         for name in artifact.can_export
         if name not in artifact.manifest.variants
     }

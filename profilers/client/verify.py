@@ -1,7 +1,8 @@
 """Whether a server gives the scores that were profiled, and what HTTP adds to their time.
 
-The same requests are answered in this process, by the call that `rbserve profile` times end to end, and by the server,
-over one connection: in turn, round after round, so that both meet the same machine.
+The same requests are answered in this process, by the call that `rbserve profile` times end to end, and by the server
+and by its bare echo, over one connection: in turn, round after round, so that all meet the same machine. What HTTP adds
+is judged by its ratio to the echo: milliseconds alone would call a healthy server on an older machine slow.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any, Literal, NamedTuple
 import httptools
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from rbserve.client import TIMEOUT_S, Client, address_of, request_bytes
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.fields import TIME
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Progress, no_progress
+from rbserve.core.wire import ECHO
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import Dataset
 from rbserve.data.request_set import RequestSet
@@ -33,16 +36,18 @@ from rbserve.stats.intervals import student_interval
 ROUNDS, RUNS, SECONDS = 10, 200, 2.0
 SAME = 1e-6
 COMPARED = 100
-OVERHEAD_MS = 0.25
-"""What HTTP may add to a call's p50: the published overhead."""
+OVERHEAD_LIMIT = 1.2
+"""How many times the p50 of the server's bare echo HTTP may add to a call's p50."""
 
 Verdict = Literal["OK", "SLOWER", "INCONCLUSIVE", "OTHER SCORES"]
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A server beside the model itself. Milliseconds; the interval is one over rounds, 95%.
+    """A server beside the model itself and its bare echo. Milliseconds; intervals are over rounds, 95%.
 
-    `difference` is the largest of a score; null where the server answered with other items.
+    `difference` is the largest of a score; null where the server answered with other items. `echo_ms` is the p50 of the
+    server's echo, which parses the same bodies and answers as much without a model: the floor. `ratio` is the overhead
+    divided by it, `limit` how large that may be.
     """
 
     url: str
@@ -56,7 +61,10 @@ class Verified(msgspec.Struct, frozen=True):
     served_ms: float
     overhead_ms: float
     overhead_ci95: tuple[float, float]
-    limit_ms: float
+    echo_ms: float
+    ratio: float
+    ratio_ci95: tuple[float, float]
+    limit: float
     rounds: int
     verdict: Verdict
 
@@ -77,7 +85,7 @@ def verify(
     data: Dataset | RequestSet,
     url: str,
     slate: int,
-    limit_ms: float = OVERHEAD_MS,
+    limit: float = OVERHEAD_LIMIT,
     rounds: int = ROUNDS,
     seed: int = 2024,
     progress: Progress = no_progress,
@@ -101,25 +109,47 @@ def verify(
             (request_bytes(address, path, body),) for body in comparison.bodies
         ]
         difference = _difference(comparison, wire, wire_requests)
-        medians = np.empty((rounds, 2))
-        sides: list[tuple[Callable[..., object], Sequence[tuple[Any, ...]]]] = [
-            (known.call, known.requests), (wire.ask, wire_requests),
-        ]  # fmt: skip
-        for number in range(rounds):
-            progress(number, rounds, "rounds")
-            for side in (0, 1) if number % 2 == 0 else (1, 0):
-                medians[number, side] = np.median(time_calls(*sides[side], RUNS, SECONDS).runs_ns) / 1e6
+        echoed = [(request_bytes(address, f"{ECHO}{path}", body),) for body in comparison.bodies]
+        _require_echo(wire, echoed[0][0], url)
+        medians = _medians(
+            [(known.call, known.requests), (wire.ask, wire_requests), (wire.ask, echoed)], rounds, progress
+        )
     finally:
         wire.close()
-    added = medians[:, 1] - medians[:, 0]
-    low, high = student_interval(added)
+    calls, served_ms, echo_ms = medians.T
+    added = served_ms - calls
+    low, high = student_interval(added / echo_ms)
     return Verified(
         url=url, path=path, model=artifact.name, variant=served.variant, slate=slate,
         compared=min(COMPARED, len(wire_requests)),
-        difference=difference, in_process_ms=float(np.median(medians[:, 0])),
-        served_ms=float(np.median(medians[:, 1])), overhead_ms=float(added.mean()), overhead_ci95=(low, high),
-        limit_ms=limit_ms, rounds=rounds, verdict=_verdict(difference, low, high, limit_ms),
+        difference=difference, in_process_ms=float(np.median(calls)), served_ms=float(np.median(served_ms)),
+        overhead_ms=float(added.mean()), overhead_ci95=student_interval(added),
+        echo_ms=float(np.median(echo_ms)), ratio=float((added / echo_ms).mean()), ratio_ci95=(low, high),
+        limit=limit, rounds=rounds, verdict=_verdict(difference, low, high, limit),
     )  # fmt: skip
+
+
+Side = tuple[Callable[..., object], Sequence[tuple[Any, ...]]]
+"""What is called, and the arguments of its calls."""
+
+
+def _medians(sides: Sequence[Side], rounds: int, progress: Progress) -> NDArray[np.float64]:
+    """Median milliseconds [rounds, sides] of a call of each side, in turn, each round in the other order."""
+    medians = np.empty((rounds, len(sides)))
+    for number in range(rounds):
+        progress(number, rounds, "rounds")
+        for side in range(len(sides))[:: 1 if number % 2 == 0 else -1]:
+            medians[number, side] = np.median(time_calls(*sides[side], RUNS, SECONDS).runs_ns) / 1e6
+    return medians
+
+
+def _require_echo(wire: Wire, request: bytes, url: str) -> None:
+    """UsageError for a server that has no echo."""
+    if wire.send(request) != 200:
+        raise UsageError(
+            f"{url} has no {ECHO}, which is what its overhead is held against: it is of an earlier version",
+            "start it again with this version of rbserve",
+        )
 
 
 def _compare(
@@ -180,12 +210,12 @@ def _difference(comparison: BothSides, wire: Wire, bodies: Sequence[tuple[Any, .
     return largest
 
 
-def _verdict(difference: float | None, low: float, high: float, limit_ms: float) -> Verdict:
+def _verdict(difference: float | None, low: float, high: float, limit: float) -> Verdict:
     if difference is None or difference > SAME:
         return "OTHER SCORES"
-    if low > limit_ms:
+    if low > limit:
         return "SLOWER"
-    return "OK" if high <= limit_ms else "INCONCLUSIVE"
+    return "OK" if high <= limit else "INCONCLUSIVE"
 
 
 class Wire:

@@ -135,6 +135,11 @@ def _sizes_text(sizes: SlateSizes) -> str:
     return f"{sizes.min} / {sizes.median:g} / {sizes.max}"
 
 
+def _recall(k: int) -> Callable[[Point], float | None]:
+    """Reads the share of the k items of the exact list that an index finds; None of a variant without one."""
+    return lambda point: point.run.predictions.exact_recall.get(point.variant, {}).get(k)
+
+
 def _yes_no(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -194,6 +199,9 @@ _STUDENT = (
     "accuracy would be nothing."
 )
 
+_RECALL = (
+    "recall@k: the share of the k items of the exact list, of the same model and users, that the index finds."
+)
 _BASELINE = (
     "▼: no better than the best baseline on these test rows. “below” where the 95% interval of the difference, from "
     f"{RESAMPLES:,} resamples of the same users, excludes 0; of run files without the baseline's answers, where "
@@ -240,6 +248,10 @@ FIGURES: list[Figure] = [
            _warm(lambda ms: ms.ci95), rare=True, note=_WARM),
     Figure("warm_p50_ci95_ms", "", "", _warm(lambda ms: ms.ci95)),
     Figure("accuracy", "", "", lambda p: p.result.accuracy),  # in tables, metric_figures stand in its place
+    Figure("exact_recall_10", "recall@10 of exact", "", _recall(10), _four_digits, "profile page accuracy tip",
+           rare=True, note=_RECALL),
+    Figure("exact_recall_100", "recall@100 of exact", "", _recall(100), _four_digits, "profile page accuracy tip",
+           rare=True),
     Figure("baseline_mark", "best baseline", "", _below(lambda gap: gap.mark), shown="page accuracy tip", rare=True,
            note=_BASELINE),
     Figure("baseline_gap", "less the baseline's", "", _below(lambda gap: gap.gap), _signed, "page accuracy tip",

@@ -238,6 +238,7 @@ def _notes(
 def difference(a: Measurement, b: Measurement) -> str:
     """How the machine, plan, data and libraries of two measurements differ: "threads 1 and 2; onnx 1.0 and 2.0"."""
     pairs = {
+        "kind of machine": (a.environment.kind or "unnamed", b.environment.kind or "unnamed"),
         "CPU": (a.environment.cpu, b.environment.cpu),
         "instruction sets": (a.environment.isa, b.environment.isa),
         "device": (a.environment.device, b.environment.device),

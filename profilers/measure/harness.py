@@ -89,7 +89,7 @@ def profile(
     known = test.baselines(plan.exclude_seen, further or {})
     measurement = Measurement(
         schema=SCHEMA,
-        id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}",
+        id=f"{now:%Y%m%dT%H%M%SZ}-{test.dataset}-{artifact.name}-{digest[:8]}{machine.kind and f'-{machine.kind}'}",
         created=now.isoformat(),
         dataset=test.dataset,
         dataset_fingerprint=test.fingerprint,
@@ -397,6 +397,7 @@ def _predictions(test: TestRows, reports: list[tuple[str, Report]]) -> Predictio
         hard={variant: report.hard for variant, report in reports if report.hard},
         unclear={variant: report.unclear for variant, report in reports if report.unclear},
         ranks={variant: report.ranks for variant, report in reports if report.ranks},
+        exact_recall={variant: report.exact_recall for variant, report in reports if report.exact_recall},
         illegal_share={
             variant: report.illegal_share for variant, report in reports if report.illegal_share is not None
         },

@@ -27,10 +27,13 @@ from rbserve.runs.plan import END_TO_END, TABLE, Slate
 from rbserve.runs.roofline import Cost
 from rbserve.runs.samples import Samples
 from rbserve.runtimes.endpoint_scorer import EndpointScorer, UnclearAnswersError
-from rbserve.runtimes.evaluate import rank_rows, score_rows
+from rbserve.runtimes.evaluate import ApproximateRanker, rank_rows, recall_at, score_rows
 from rbserve.runtimes.request_scores import score_request
 from rbserve.stats.listwise import ranks_in_lists
 
+RECALL_ROWS = 500
+"""Test rows whose lists are compared with exact ones: each of these is a scan of the catalogue."""
+RECALL_LENGTHS = (10, 100)
 Model = Scorer | Ranker
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -38,9 +41,10 @@ Arrays = Mapping[str, NDArray[Any]]
 class Report(msgspec.Struct, frozen=True):
     """What one process measured, or the error that kept it from measuring.
 
-    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`;
-    judging them took `accuracy_s` seconds. Of an endpoint's answers, `hard` had no log-probabilities and `unclear` were
-    neither yes nor no; after too many of these judging was `stopped`, for this reason.
+    Of the test rows, a scorer has `scores`, a ranker the targets' `ranks`, a generative one its `illegal_share`, one
+    with an index its `exact_recall` by the length of the list; judging them took `accuracy_s` seconds. Of an endpoint's
+    answers, `hard` had no log-probabilities and `unclear` were neither yes nor no; after too many of these judging was
+    `stopped`, for this reason.
     """
 
     samples: list[Samples] = []
@@ -48,6 +52,7 @@ class Report(msgspec.Struct, frozen=True):
     scores: list[float] = []
     ranks: list[int] = []
     illegal_share: float | None = None
+    exact_recall: dict[int, float] = {}
     accuracy_s: float = 0.0
     hard: int = 0
     unclear: int = 0
@@ -148,7 +153,14 @@ class DatasetInputs:
         illegal = (
             tally.illegal / tally.paths if isinstance(ranker, StagedRanker) and ranker.generates else None
         )
-        return Report(ranks=ranks.tolist(), illegal_share=illegal)
+        recall = self._recall(ranker) if isinstance(ranker, ApproximateRanker) else {}
+        return Report(ranks=ranks.tolist(), illegal_share=illegal, exact_recall=recall)
+
+    def _recall(self, ranker: ApproximateRanker) -> dict[int, float]:
+        """The shares of the items of exact lists of several lengths that the ranker finds, on the first test rows."""
+        histories = self._histories("test")
+        histories = histories.take(np.arange(min(len(histories), RECALL_ROWS)))
+        return {k: recall_at(ranker, histories, k) for k in RECALL_LENGTHS}
 
     def _histories(self, name: str) -> Ragged:
         """The histories of the test rows ("test") or of a slate's requests ("slate8")."""

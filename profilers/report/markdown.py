@@ -9,9 +9,16 @@ from collections.abc import Iterator, Sequence
 from rbserve.profilers.compare import overall
 from rbserve.profilers.compare.figures import columns
 from rbserve.profilers.compare.judgings import JudgingTable
+from rbserve.profilers.compare.machines import MachineTable
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.wording import number_text
 from rbserve.profilers.report.judging_tables import judging_cells, judging_heads, judging_notes, judging_title
+from rbserve.profilers.report.machine_tables import (
+    machine_cells,
+    machine_heads,
+    machine_notes,
+    machine_title,
+)
 from rbserve.profilers.report.paper_tables import PaperTable, PaperTableRow
 from rbserve.profilers.report.tables import (
     OVERALL_HEADS,
@@ -56,6 +63,8 @@ def markdown(book: Book) -> str:
         lines += _chapter(chapter)
     for table in book.overalls:
         lines += _overall(table)
+    for machines in book.machines:
+        lines += _machines(machines)
     for judged in book.judgings:
         lines += _judgings(judged)
     for printed in book.printed:
@@ -106,6 +115,12 @@ def _judgings(table: JudgingTable) -> Iterator[str]:
     yield from [f"## {_text(judging_title(table))}", ""]
     yield from [*_table(judging_heads(table), [judging_cells(model) for model in table.models]), ""]
     yield from _list([*judging_notes(table)])
+
+
+def _machines(table: MachineTable) -> Iterator[str]:
+    yield from [f"## {_text(machine_title(table))}", ""]
+    yield from [*_table(machine_heads(table), [machine_cells(row) for row in table.rows]), ""]
+    yield from _list([*machine_notes(table)])
 
 
 def _paper(table: PaperTable) -> Iterator[str]:

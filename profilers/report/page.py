@@ -20,7 +20,7 @@ from rbserve.profilers.compare.figures import columns
 from rbserve.profilers.compare.overall import notes as overall_notes
 from rbserve.profilers.compare.sections import Section
 from rbserve.profilers.compare.wording import DASH, accuracy_text, listing, p50_text, share_text, significant
-from rbserve.profilers.report import judging_tables, tables
+from rbserve.profilers.report import judging_tables, machine_tables, tables
 from rbserve.profilers.report.chart import SIZES, lay_out
 from rbserve.profilers.report.chart_data import ChartSection, chart_sections
 from rbserve.profilers.report.paper_tables import PaperCell, PaperTableRow
@@ -90,6 +90,7 @@ def _environment() -> Environment:
     environment.globals.update(
         tables=tables,
         judging_tables=judging_tables,
+        machine_tables=machine_tables,
         columns=columns,
         summary_heads=SUMMARY_HEADS,
         tolerance=TOLERANCE,
@@ -128,7 +129,8 @@ def _short_title(section: Section) -> str:
     seen = ", unseen only" if section.exclude_seen else ""
     threads = f", {section.threads} threads" if section.threads > 1 else ""
     scope = "" if section.scope == "forward" else f", {section.scope}"
-    return f"{section.dataset} {section.task}{scope}{threads}{seen}"
+    kind = f", {section.environment.kind}" if section.environment.kind else ""
+    return f"{section.dataset} {section.task}{scope}{threads}{seen}{kind}"
 
 
 def _sort_key(value: float | str | None) -> str:

@@ -8,6 +8,7 @@ report.json is what every other file is drawn from, and stable within one `schem
   `figures`: keys and titles of the figures that the page filters by, and sets a latency target for;
   `overall`: what several data sets have in common, with the fields of `overall.Overall`;
   `judgings`: models under each judging of a source's events, with the fields of `judgings.JudgingTable`;
+  `machines`: latencies on each kind of machine, with the fields of `machines.MachineTable`;
   `paper_tables`: those of the paper's Tables 3 to 5 whose task has a run of a model that was not adopted,
   with every row of them.
 - A section has the fields of `sections.Section` (data set, task, `metric`, scope, threads, environment,
@@ -40,6 +41,7 @@ from rbserve.data.similarity import data_sketch
 from rbserve.profilers.compare.answers import answers
 from rbserve.profilers.compare.figures import page_choices, point_record
 from rbserve.profilers.compare.judgings import judging_tables
+from rbserve.profilers.compare.machines import machine_tables
 from rbserve.profilers.compare.overall import overalls
 from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.compare.sections import Section, sections
@@ -62,15 +64,15 @@ SCHEMA = 1
 
 
 def collect(runs: Path) -> list[Measurement]:
-    """The newest measurement of every model, changed config, data set, scope and threads in runs/*.json, a scope each.
+    """The newest measurement of every model, config, data set, scope, threads and named kind of machine, a scope each.
 
     A run of random weights is taken only for a model that has no run of trained weights; a run of a part of the test
     users only for a model that has no run of all. Raises DataError where there is no run, and for a file that is none.
     """
-    newest: dict[tuple[str, str, str, int], Measurement] = {}
+    newest: dict[tuple[str, str, str, int, str], Measurement] = {}
     scopes = (part for path in sorted(runs.glob("*.json")) for part in by_scope(read_measurement(path)))
     for run in scopes:
-        key = (run.dataset, display_name(run), run.plan.scope, run.plan.threads)
+        key = (run.dataset, display_name(run), run.plan.scope, run.plan.threads, run.environment.kind)
         if key not in newest or _standing(newest[key]) < _standing(run):
             newest[key] = run
     if not newest:
@@ -109,6 +111,7 @@ def render(measurements: Sequence[Measurement], folder: Path) -> Path:
         ],
         overalls=overalls(parts, evidence),
         judgings=judging_tables(parts),
+        machines=machine_tables(parts),
         printed=paper_tables(measurements),
         created=max(run.created for run in measurements),
     )
@@ -150,6 +153,7 @@ def document(book: Book) -> dict[str, Any]:
         "sections": parts,
         "overall": msgspec.to_builtins(book.overalls),
         "judgings": msgspec.to_builtins(book.judgings),
+        "machines": msgspec.to_builtins(book.machines),
         "paper_tables": msgspec.to_builtins(book.printed),
     }
 

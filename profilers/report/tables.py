@@ -12,6 +12,7 @@ from rbserve.profilers.compare.answers import ServeAnswer
 from rbserve.profilers.compare.figures import FIGURES
 from rbserve.profilers.compare.front import Front
 from rbserve.profilers.compare.judgings import JudgingTable
+from rbserve.profilers.compare.machines import MachineTable
 from rbserve.profilers.compare.paper import paper_title
 from rbserve.profilers.compare.points import Point
 from rbserve.profilers.compare.sections import Section
@@ -48,6 +49,7 @@ class Book(NamedTuple):
     printed: list[PaperTable]
     created: str
     judgings: Sequence[JudgingTable] = ()
+    machines: Sequence[MachineTable] = ()
 
 
 OVERALL_HEADS = ["model", "variant", "front", "P(front)", "p50 ms [95%]", "accuracy [95%]", "group"]
@@ -142,6 +144,8 @@ def section_title(section: Section) -> str:
     threads = f"{section.threads} thread{'s' if section.threads > 1 else ''}"
     seen = " · seen items left out" if section.exclude_seen else ""
     machine = section.environment.cpu
+    if section.environment.kind:
+        machine = f"{section.environment.kind} ({machine})"
     return f"{section.dataset} · {section.task} · {machine} · {threads} · scope {section.scope}{seen}"
 
 

@@ -1,34 +1,27 @@
 """Where cells run. An engine is anything with these two methods; here is the one that uses this machine.
 
-`LocalExecutor` starts a process a cell (`python -m rbserve.bench.worker`). The worker's standard input stays open as
-long as the bench lives: its end, be it by Ctrl-C or by kill -9, tells the worker to stop, a training to save itself.
+`LocalExecutor` starts a process a cell (`bench/cell_process.py`); `bench/ray_executor.py` has the engine of a cluster.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import IO, Any, Protocol, Self
+from typing import IO, Protocol, Self
 
-import msgspec
 import psutil
 
-from rbserve.bench.journal import SCHEMA, Journal, Outcome, bench_path
+from rbserve.bench.cell_process import GRACE_S, CellProcess, CellTask
+from rbserve.bench.journal import Journal, Outcome, bench_path
 from rbserve.bench.matrix import Cell
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.types import Progress
 from rbserve.machine.environment import allowed_cores
 from rbserve.profilers.measure.harness import THREAD_VARIABLES
-
-GRACE_S = 20.0  # for a step of training to end and its checkpoint to be written
 
 
 class Executor(Protocol):
@@ -44,21 +37,6 @@ class Executor(Protocol):
     def submit(self, cell: Cell, progress: Progress) -> Future[Outcome]:
         """Starts `work` on the cell, somewhere; `progress` is called from any thread, or never."""
         ...
-
-
-class CellTask(msgspec.Struct, frozen=True):
-    """The input of a worker: a cell, the name of its bench, and the cores to run on (empty: all)."""
-
-    cell: Cell
-    bench: str
-    cores: list[int] = []
-
-
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of a worker's output: its progress, and at the end its outcome."""
-
-    progress: tuple[int, int, str] | None = None
-    outcome: Outcome | None = None
 
 
 class LocalExecutor:
@@ -80,7 +58,7 @@ class LocalExecutor:
             (cores[-latency_cores:], cores[:-latency_cores]) if latency_cores else ([], [])
         )
         self._pool = ThreadPoolExecutor(jobs + 1)
-        self._workers: set[subprocess.Popen[bytes]] = set()
+        self._workers: set[CellProcess] = set()
         self._stopping = False
 
     def __enter__(self) -> Self:
@@ -90,13 +68,12 @@ class LocalExecutor:
         """Stops what still runs, and waits for it; a second Ctrl-C does not wait."""
         self._stopping = True
         for worker in [*self._workers]:
-            _close(worker)
+            worker.stop()
         try:
             self._pool.shutdown(cancel_futures=True)
         except KeyboardInterrupt:
             for worker in [*self._workers]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(worker.pid, signal.SIGKILL)
+                worker.kill()
             raise
 
     def has_room(self, cell: Cell, running: Collection[Cell]) -> bool:
@@ -111,44 +88,19 @@ class LocalExecutor:
         return self._pool.submit(self._run, cell, progress)
 
     def _run(self, cell: Cell, progress: Progress) -> Outcome:
-        log = self._journal.log(cell)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        with log.open("wb") as messages, self._worker(cell, messages) as worker:
-            outcome = _listen(worker, progress)
-        if outcome is None:
-            seconds, code = time.monotonic() - started, worker.returncode
-            outcome = Outcome(SCHEMA, cell, "failed", seconds, error=_how_it_died(code), hint=f"see {log}")
-            if not self._stopping:
-                self._journal.write(outcome)
-        return outcome
-
-    @contextmanager
-    def _worker(self, cell: Cell, messages: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-        """A process of a group of its own, which Ctrl-C at the terminal does not reach."""
         cores = {"machine": [], "core": self._kept, "none": self._others}[cell.quiet]
-        with subprocess.Popen(
-            [sys.executable, "-m", "rbserve.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            start_new_session=True,
-            pass_fds=[self._lock],
-            env=os.environ | self._threads(cell),
-        ) as worker:
-            assert worker.stdin is not None
-            self._workers.add(worker)
-            try:
-                with contextlib.suppress(BrokenPipeError):
-                    worker.stdin.write(msgspec.json.encode(CellTask(cell, self._journal.name, cores)) + b"\n")
-                    worker.stdin.flush()
-                if self._stopping:
-                    _close(worker)
-                yield worker
-                worker.wait()  # before its standard input is closed, which would stop it
-            finally:
-                _close(worker)
-                self._workers.discard(worker)
+        task = CellTask(cell, self._journal.name, cores)
+        worker = CellProcess(task, self._journal.log(cell), os.environ | self._threads(cell), [self._lock])
+        self._workers.add(worker)
+        try:
+            if self._stopping:
+                worker.stop()
+            outcome = outcome_of(worker, progress)
+        finally:
+            self._workers.discard(worker)
+        if worker.died and not self._stopping:
+            self._journal.write(outcome)
+        return outcome
 
     def _threads(self, cell: Cell) -> dict[str, str]:
         """Builds side by side share the cores, unless the user has said how many each takes."""
@@ -193,28 +145,12 @@ def _holder(file: IO[str]) -> bool:
     return text.isdecimal() and psutil.pid_exists(int(text))
 
 
-def _listen(worker: subprocess.Popen[Any], progress: Progress) -> Outcome | None:
-    """Passes on the worker's progress until it ends. The worker's outcome, or None if it died without one."""
-    assert worker.stdout is not None
+def outcome_of(worker: CellProcess, progress: Progress) -> Outcome:
+    """Runs a cell's process to its end, and passes on its progress."""
     outcome = None
-    for line in worker.stdout:
-        message = msgspec.json.decode(line, type=Message)
+    for message in worker.messages():
         if message.progress:
             progress(*message.progress)
         outcome = message.outcome or outcome
+    assert outcome is not None
     return outcome
-
-
-def _close(worker: subprocess.Popen[Any]) -> None:
-    with contextlib.suppress(OSError):
-        assert worker.stdin is not None
-        worker.stdin.close()
-
-
-def _how_it_died(code: int) -> str:
-    if code == 130:
-        return "its process was stopped"
-    if code < 0:
-        likely = "; memory may have run out" if -code == signal.SIGKILL else ""
-        return f"its process was killed by {signal.Signals(-code).name}{likely}"
-    return f"its process died (exit {code})"

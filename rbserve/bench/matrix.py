@@ -33,6 +33,7 @@ class Cell(msgspec.Struct, frozen=True):
     No `variants` are those that `rbserve profile` measures unasked. `training` are the values of `Settings`
     that differ from the model's own, `options` those of its config as `--set` takes them, `plan` is that of a latency
     cell, and `quiet` what it must have to itself. `metrics` are of the user's own, for models that score candidates.
+    `machine` is the kind of machine that a latency cell is measured on; empty: on any.
     """
 
     step: Step
@@ -45,6 +46,7 @@ class Cell(msgspec.Struct, frozen=True):
     quiet: Quiet = "none"
     options: dict[str, str] = {}
     metrics: list[str] = []
+    machine: str = ""
 
     @property
     def name(self) -> str:
@@ -54,12 +56,17 @@ class Cell(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """Names the cell in a matrix, and its files: build.ml-100k.gdcn"""
-        return ".".join(part for part in (self.step, self.dataset, self.name) if part)
+        return ".".join(part for part in (self.step, self.dataset, self.name, self.machine) if part)
 
     @property
     def title(self) -> str:
         """What people read: build gdcn on ml-100k"""
-        return f"{self.step} {self.name} on {self.dataset}" if self.model else f"{self.step} {self.dataset}"
+        where = f", {self.machine}" if self.machine else ""
+        return (
+            f"{self.step} {self.name} on {self.dataset}{where}"
+            if self.model
+            else f"{self.step} {self.dataset}"
+        )
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -124,6 +131,15 @@ def adopted_nodes(
 def joined(*parts: Sequence[Node]) -> list[Node]:
     """The cells of several matrices as one, each cell once."""
     return list({node.cell.id: node for part in parts for node in part}.values())
+
+
+def on_machines(parts: Sequence[Node], kinds: Sequence[str]) -> list[Node]:
+    """The cells, of which those that measure are done once on every kind of machine."""
+    return [
+        msgspec.structs.replace(part, cell=msgspec.structs.replace(part.cell, machine=kind))
+        for part in parts
+        for kind in (kinds if part.cell.step == "profile" else [""])
+    ]
 
 
 def with_metrics(parts: Sequence[Node], metrics: Sequence[str]) -> list[Node]:

@@ -20,7 +20,8 @@ class Row(msgspec.Struct, frozen=True):
     """One variant of one model on one data set; `reason` says why it has no results.
 
     `variant` is "" where a cell ended before it was known which variants there are. `kept`: measured by an earlier
-    start of the bench. `baseline_mark` is "below popularity" where the best baseline is no worse.
+    start of the bench. `baseline_mark` is "below popularity" where the best baseline is no worse. `machine` is the kind
+    of machine, where the bench measured on every kind.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Row(msgspec.Struct, frozen=True):
     run: str = ""
     results: list[Result] = []
     baseline_mark: str = ""
+    machine: str = ""
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
@@ -40,7 +42,7 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
     rows: list[Row] = []
     for profile in outcomes:
         if profile.cell.step == "profile":
-            build = by_id[msgspec.structs.replace(profile.cell, step="build").id]
+            build = by_id[msgspec.structs.replace(profile.cell, step="build", machine="").id]
             rows += _rows(build, profile)
     return rows
 
@@ -104,7 +106,7 @@ def _rows(build: Outcome, profile: Outcome) -> list[Row]:
 
 
 def _row(cell: Cell, variant: str, status: Any, **fields: Any) -> Row:
-    return Row(cell.dataset, cell.name, variant, status, **fields)
+    return Row(cell.dataset, cell.name, variant, status, machine=cell.machine, **fields)
 
 
 def _headline(row: Row) -> str:

@@ -15,7 +15,7 @@ import time
 
 import msgspec
 
-from rbserve.bench.executor import GRACE_S, CellTask, Message
+from rbserve.bench.cell_process import GRACE_S, CellTask, Message
 from rbserve.bench.work import work
 from rbserve.core.errors import Interrupted
 

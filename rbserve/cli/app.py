@@ -43,6 +43,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "Choose": {
         "recommend": "Name the most accurate variant that meets a latency objective, and why the others do not.",
+        "size": "Say how many replicas a rate of requests takes, by simulating the server's queue.",
     },
     "Serve": {
         "serve": "Serve models over HTTP: scores, or recommendations where a model ranks the catalogue.",

@@ -14,10 +14,13 @@ import typer
 
 from rbserve.cli.console import print_json
 from rbserve.cli.options import (
+    CLUSTER,
     MODEL,
     SLATE,
     VARIANT,
+    Address,
     DatasetNames,
+    Engine,
     Json,
     OwnMetrics,
     Scope,
@@ -41,6 +44,7 @@ from rbserve.runs.plan import Plan
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rbserve.bench.engines import BenchEngine
     from rbserve.bench.estimate import TimeEstimate
     from rbserve.bench.journal import Journal
     from rbserve.bench.matrix import Cell, Node
@@ -77,11 +81,25 @@ def bench(
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(help="Trainings and exports at a time; latency is always measured alone.", min=1)
+        int,
+        typer.Option(
+            help="Trainings and exports at a time, of a cluster on each node; latency is always measured alone.",
+            min=1,
+        ),
     ] = 1,
     quiet: Annotated[
         Literal["machine", "core"], typer.Option(help="What a latency measurement has to itself.")
     ] = "machine",
+    engine: Engine = "local",
+    address: Address = None,
+    machines: Annotated[
+        str,
+        typer.Option(
+            metavar="LABEL",
+            help="Measure on every kind of machine: a node's kind is the value of this label of Ray.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "",
     slates: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,6 +137,7 @@ def bench(
 
     Example: rbserve bench --models A,C --datasets ml-100k,microlens --variants onnx-fp32,onnx-int8 --dry-run
     """
+    from rbserve.bench.engines import BenchEngine
     from rbserve.bench.journal import Journal, trained_otherwise
     from rbserve.bench.matrix import with_metrics
     from rbserve.bench.options import Overrides, read_overrides
@@ -130,6 +149,8 @@ def bench(
     check_variants(chosen)
     selected = select(words(models), dataset_names(datasets))
     journal = Journal(plain_name(out, "--out", "for example --out matrix"))
+    kept_cores = plan.get("threads", 1) if quiet == "core" else 0
+    where = BenchEngine(engine, address, machines, jobs, kept_cores)
     if report is not None:
         report_path(report)  # a name that it cannot have is refused now, not at the end
     exclude_seen = plan.pop("exclude_seen", False)
@@ -146,10 +167,12 @@ def bench(
         say(
             f"trained before with other settings, and used as it is (rbserve train makes it anew): {', '.join(others)}"
         )
-    if dry_run:
-        _show_plan(nodes, journal, as_json)
-        return
-    _run(nodes, journal, jobs, plan.get("threads", 1) if quiet == "core" else 0, report, as_json)
+    with where.connected(only_looked_at=dry_run):
+        nodes = where.spread(nodes)
+        if dry_run:
+            _show_plan(nodes, journal, as_json)
+        else:
+            _run(nodes, journal, where, report, as_json)
 
 
 def _sizes(slates: list[str] | None, top: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -163,8 +186,7 @@ def _sizes(slates: list[str] | None, top: list[str] | None) -> dict[str, dict[st
 def _run(
     nodes: Sequence[Node],
     journal: Journal,
-    jobs: int,
-    kept_cores: int,
+    engine: BenchEngine,
     report: str | None,
     as_json: bool,
 ) -> None:
@@ -172,11 +194,10 @@ def _run(
     from rbserve.bench import schedule
     from rbserve.bench.display import show_cells
     from rbserve.bench.estimate import estimate
-    from rbserve.bench.executor import LocalExecutor, only_bench
     from rbserve.bench.summary import machines, summarise, summary_table
     from rbserve.pipeline.home import Home
 
-    with only_bench() as lock, LocalExecutor(journal.name, lock, jobs, kept_cores) as executor:
+    with engine.executor(journal, nodes) as (executor, jobs):
         estimates = {node.cell.id: estimate(node.cell, journal) for node in nodes}
         with _stoppable(journal), show_cells(estimates, jobs) as display:
             outcomes = schedule.run(nodes, journal, executor, display)

@@ -6,7 +6,7 @@ alias. Each takes a name, a comma-separated list, or is given more than once; a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from rbserve.core.errors import UsageError
 from rbserve.core.names import DEFAULT_DATASET
 from rbserve.core.options import option_fields
 from rbserve.core.settings import Settings
+from rbserve.core.variants import INDEXES
 from rbserve.runs.plan import TABLE, Plan, Slate
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ DatasetNames = Annotated[
         *DATASET, help=f"Data sets, comma-separated (see rbserve datasets; default {DEFAULT_DATASET})."
     ),
 ]
+Indexes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index", "--indexes",
+        help=f"Indexes over the item vectors of a model that ranks, comma-separated: {', '.join(INDEXES)}; found items "
+        "are nearest neighbours of the user (default none: every item is scored).",
+    ),
+]  # fmt: skip
 Weights = Annotated[
     Literal["learnt", "random"],
     typer.Option(
@@ -120,6 +129,41 @@ Out = Annotated[
     Path | None, typer.Option(help="Directory of the artefact (default artifacts/DATASET/MODEL).")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped or killed.")]
+
+CLUSTER = "More than one machine"
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="Where the work is done: this machine, or a Ray cluster.", rich_help_panel=CLUSTER),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Ray cluster (default RAY_ADDRESS, else one is started on this machine).",
+        rich_help_panel=CLUSTER,
+    ),
+]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes of a training on a Ray cluster, which share each batch (default one a node).",
+        min=1,
+        rich_help_panel=CLUSTER,
+    ),
+]
+
+
+def without_options(line: Sequence[str], names: Collection[str]) -> list[str]:
+    """The words of a command line without some options, each of which has a value."""
+    words: list[str] = []
+    skip = False
+    for word in line:
+        if skip or word in names:
+            skip = not skip
+        elif word.partition("=")[0] not in names:
+            words.append(word)
+    return words
 
 
 def given(**values: object) -> dict[str, object]:

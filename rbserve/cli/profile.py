@@ -10,6 +10,7 @@ import typer
 from rbserve.cli.options import (
     VARIANT,
     DatasetNames,
+    Indexes,
     Json,
     Many,
     Models,
@@ -25,7 +26,7 @@ from rbserve.cli.options import (
 from rbserve.cli.records import FromRecord
 from rbserve.cli.selection import run_each, select
 from rbserve.core.errors import RbserveError, UsageError
-from rbserve.core.variants import check_variants
+from rbserve.core.variants import check_indexes, check_variants
 from rbserve.runs.plan import Plan
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def profile(
             help="Variants, comma-separated, such as torch-fp32,onnx-int8 (default those that memory holds).",
         ),
     ] = None,
+    index: Indexes = None,
     weights: Weights = "learnt",
     slates: Slates = None,
     scope: Scope = None,
@@ -74,6 +76,8 @@ def profile(
     thread_counts = counts(threads if threads is not None else "1", "threads", "1,2")
     named = words(variants) or None
     check_variants(named or [])
+    indexes = words(index)
+    check_indexes(indexes)
     failed: dict[str, str] = {}
 
     def profile_model(name: str | ModelName, data: str) -> object:
@@ -81,7 +85,7 @@ def profile(
         for count in thread_counts:
             measurement = Home().profile(
                 name, data, plan=whole | {"threads": count}, variants=named, random=weights == "random",
-                metrics=words(metric),
+                metrics=words(metric), indexes=indexes,
             )  # fmt: skip
             failed.update({f"{name} {variant}": reason for variant, reason in measurement.failed.items()})
             documents.append(_document(measurement, as_json))

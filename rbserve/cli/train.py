@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from rbserve.cli.console import print_json
 from rbserve.cli.options import (
+    Address,
     Changes,
     DatasetNames,
+    Engine,
     Json,
     Many,
     Models,
@@ -16,13 +21,23 @@ from rbserve.cli.options import (
     Resume,
     Training,
     Weights,
+    Workers,
     config_changes,
+    without_options,
 )
-from rbserve.cli.selection import run_each, select
+from rbserve.cli.selection import Selection, run_each, select
 from rbserve.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rbserve.home.target import ModelName
+
+
+class ClusterOptions(NamedTuple):
+    """The engine of a training, and of a cluster its address and the number of processes."""
+
+    engine: str
+    address: str | None
+    workers: int | None
 
 
 def train(
@@ -53,6 +68,9 @@ def train(
         ),
     ] = None,
     resume: Resume = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Train a model on a data set.
@@ -65,7 +83,6 @@ def train(
     """
     from rbserve.pipeline.home import Home
 
-    config = config_changes(change)
     selection = select(model, many, dataset, recipe=backbone is not None)
     if (selection.is_many or many) and (out or resume or change or backbone or api_base or init):
         raise UsageError(
@@ -75,8 +92,33 @@ def train(
 
     def train_model(name: str | ModelName, data: str) -> object:
         return Home().train(
-            name, data, settings=settings, config=config, out=out, resume=resume, backbone=backbone,
+            name, data, settings=settings, config=config_changes(change), out=out, resume=resume, backbone=backbone,
             api_base=api_base, random=weights == "random", init=init,
         ).manifest  # fmt: skip
 
-    run_each(selection, train_model, as_json)
+    if engine == "ray" or address or workers:
+        _train_on_cluster(selection, ClusterOptions(engine, address, workers), out, settings, as_json)
+    else:
+        run_each(selection, train_model, as_json)
+
+
+def _train_on_cluster(
+    selection: Selection, where: ClusterOptions, out: Path | None, settings: dict[str, Any], as_json: bool
+) -> None:
+    """Trains one model in processes on a cluster, which run this command without the options of the cluster."""
+    from rbserve.home.paths import artifact_path
+    from rbserve.pipeline.ray_training import train_on_cluster
+
+    if where.engine != "ray":
+        option = "--address" if where.address else "--workers"
+        raise UsageError(f"{option} is of a cluster", f"add --engine ray, or leave out {option}")
+    if selection.as_list:
+        raise UsageError(
+            "--engine ray trains one model", "rbserve bench --engine ray trains many side by side"
+        )
+    name, data = selection.pairs[0]
+    line = without_options(sys.argv[1:], ("--engine", "--address", "--workers"))
+    path = out or artifact_path(str(name), data)
+    trained = train_on_cluster(line, data, path, where.address, where.workers, settings.get("threads", 0))
+    if as_json:
+        print_json(trained.manifest)

@@ -27,16 +27,21 @@ def verify(
         ),
     ] = None,
     overhead: Annotated[
-        float | None, typer.Option(help="Milliseconds that HTTP may add to p50 (default 0.25).")
+        float | None,
+        typer.Option(
+            help="What HTTP may add to p50, as a multiple of the p50 of the server's bare echo of the same bodies "
+            "(default 1.2)."
+        ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(help="Rounds of 200 calls of the model itself and of the server.")
+        int, typer.Option(help="Rounds of 200 calls of the model itself, of the server and of its echo.")
     ] = 10,
     as_json: Json = False,
 ) -> None:
     """Compare a server with the model itself: scores, and the time that HTTP adds.
 
-    Fails where scores differ, or where the p50 of the server is above that of the model by more than --overhead.
+    Fails where scores differ, or where HTTP adds more to the model's p50 than --overhead times the server's bare echo:
+    the same bodies, parsed and answered without a model.
 
     Example: rbserve verify --model dnn --url http://127.0.0.1:8000 --slate 1
     """
@@ -55,22 +60,23 @@ def verify(
 
 
 def _verified(result: Verified) -> str:
-    low, high = result.overhead_ci95
+    (low, high), (least, most) = result.overhead_ci95, result.ratio_ci95
     same = "other items" if result.difference is None else f"scores differ by at most {result.difference:.1g}"
     size = next(task.size_name for task in TASKS.values() if task.path == result.path)
     return (
         f"{result.model} {result.variant}, {size} {result.slate}: {same} in {result.compared} requests\n"
         f"p50 {result.in_process_ms:.3f} ms in process, {result.served_ms:.3f} ms served; "
-        f"HTTP adds {result.overhead_ms:.3f} ms [{low:.3f}, {high:.3f}] in {result.rounds} rounds, "
-        f"{result.limit_ms:g} allowed: {result.verdict}"
+        f"HTTP adds {result.overhead_ms:.3f} ms [{low:.3f}, {high:.3f}] in {result.rounds} rounds\n"
+        f"the server's bare echo takes {result.echo_ms:.3f} ms: HTTP adds {result.ratio:.2f} times that [{least:.2f}, "
+        f"{most:.2f}], {result.limit:g} allowed: {result.verdict}"
     )
 
 
 def _fault(result: Verified) -> str:
     return {
         "OTHER SCORES": f"{result.url} does not answer as {result.model} {result.variant} does",
-        "SLOWER": f"{result.url} adds more than {result.limit_ms:g} ms to {result.model}",
-        "INCONCLUSIVE": f"whether {result.url} adds more than {result.limit_ms:g} ms cannot be told",
+        "SLOWER": f"{result.url} adds more than {result.limit:g} times its echo to {result.model}",
+        "INCONCLUSIVE": f"whether {result.url} adds more than {result.limit:g} times its echo cannot be told",
     }[result.verdict]
 
 

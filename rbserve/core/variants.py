@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rbserve.core.errors import UsageError, unknown_name
-from rbserve.core.tasks import CTR
+from rbserve.core.tasks import CTR, SEQREC
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,9 +26,11 @@ WEIGHTS = "weights"
 NOTHING = "nothing"
 UNKNOWN = "unknown"
 CPU = "cpu"
+FAISS = ("faiss-cpu",)
 
 ModelKind = Literal[
     "recommender",
+    "codes",
     "item-language",
     "neighbours",
     "trees",
@@ -39,8 +41,8 @@ ModelKind = Literal[
     "program",
     "callable",
 ]
-"""A model over rows of the item table, one whose layers are a language model's, one of rows of neighbours, trees on
-fields, a language model that reads prompts, a model that answers from elsewhere.
+"""A model over rows of the item table, a ranking over codes of items, one whose layers are a language model's, one of
+rows of neighbours, trees on fields, a language model that reads prompts, a model that answers from elsewhere.
 
 Of models that were made elsewhere and adopted: an ONNX graph, a model of another library that is also converted to
 ONNX, a program of torch.export, a Python callable."""
@@ -48,14 +50,16 @@ ONNX, a program of torch.export, a Python callable."""
 
 _CONFIG_KINDS: Mapping[str, ModelKind] = {
     "endpoint": "endpoint", "item": "item-language", "seq-item": "item-language", "itemknn": "neighbours",
-    "gbdt": "trees",
+    "gbdt": "trees", "sid-sasrec": "codes", "sid-sasrec-parallel": "codes",
 }  # fmt: skip
 UNCHANGED: Mapping[ModelKind, Mapping[str, str]] = {
     "neighbours": {"int8": "it looks rows up and adds them; there are no products to round"},
     "trees": {"int8": "trees compare numbers; there are no products to round"},
 }
 """The precisions that would change nothing in models of a kind, and why."""
-TRAINED: tuple[ModelKind, ...] = ("recommender", "item-language", "language")
+TRAINED: tuple[ModelKind, ...] = ("recommender", "codes", "item-language", "language")
+INDEXED: tuple[ModelKind, ...] = ("recommender", "item-language")
+"""The kinds whose ranking is a product of the user's vector with the items' vectors, which an index can search."""
 REMEMBERING: tuple[ModelKind, ...] = ("item-language", "language")
 """The kinds of models that can remember what they read of a user's history."""
 CONVERTED: tuple[ModelKind, ...] = ("graph", "library", "program")
@@ -77,7 +81,7 @@ class Variant(NamedTuple):
     `usual`: exported (where it has files) and measured where nobody names variants. `automatic`: may be chosen by
     `--precision auto`. `named_by_precision`: what `--precision <precision>` serves. `paid`: every call costs money.
     `runs_own_code`: opening it runs Python code of the user's, outside the artefact, so that it is only served where
-    the user says so.
+    the user says so. `approximate`: an index over the items' vectors finds the list, and may miss items of it.
     `device` is what it computes on, and `libraries` are the packages whose versions decide its figures, beyond
     `core/libraries.py`.
 
@@ -98,6 +102,7 @@ class Variant(NamedTuple):
     named_by_precision: bool = False
     paid: bool = False
     runs_own_code: bool = False
+    approximate: bool = False
     device: str = CPU
     libraries: tuple[str, ...] = ()
     colour: str = "#7a5195"
@@ -154,6 +159,23 @@ VARIANTS = (
         automatic=True, named_by_precision=True,
         colour="#6a51a3", dark_colour="#b9a7e6", marker="h",
     ),
+    # Indexes over item vectors, for catalogues that are too large to scan (docs/large-catalogues.md).
+    Variant(
+        "faiss-hnsw", "faiss", "hnsw", "faiss-hnsw", INDEXED, (SEQREC.name,), tolerance=1e-3, approximate=True,
+        libraries=FAISS, colour="#555555", dark_colour="#bbbbbb", marker="*",
+    ),
+    Variant(
+        "faiss-ivf", "faiss", "ivf", "faiss-ivf", INDEXED, (SEQREC.name,), tolerance=1e-3, approximate=True,
+        libraries=FAISS, colour="#3d6b21", dark_colour="#a8d18d", marker="p",
+    ),
+    Variant(
+        "faiss-ivf-int8", "faiss", "ivf-int8", "faiss-ivf-int8", INDEXED, (SEQREC.name,), tolerance=1e-3,
+        approximate=True, libraries=FAISS, colour="#00707a", dark_colour="#6fd3dc", marker="<",
+    ),
+    Variant(
+        "faiss-ivf-pq", "faiss", "ivf-pq", "faiss-ivf-pq", INDEXED, (SEQREC.name,), tolerance=1e-3,
+        approximate=True, libraries=FAISS, colour="#7d3c00", dark_colour="#e0a878", marker=">",
+    ),
     Variant("endpoint", "endpoint", UNKNOWN, NOTHING, ("endpoint",), bytes_per_weight=0.0, usual=True, paid=True),
     Variant(
         "python", "python", UNKNOWN, NOTHING, ("callable",), bytes_per_weight=0.0, usual=True, runs_own_code=True
@@ -171,6 +193,8 @@ DEFAULT_SERVED = "onnx-fp32"
 EXPORTABLE = tuple(row.name for row in VARIANTS if row.exported)
 PRECISIONS = tuple(row.precision for row in VARIANTS if row.exported)
 """What `rbserve export --precision` takes."""
+INDEXES = tuple(row.precision for row in VARIANTS if row.exported and row.approximate)
+"""What `rbserve export --index` takes."""
 USUAL_EXPORTS = tuple(row.name for row in VARIANTS if row.exported and row.usual)
 USUAL_PRECISIONS = tuple(row.precision for row in VARIANTS if row.exported and row.usual)
 FP32 = tuple(row.name for row in VARIANTS if row.precision == "fp32")
@@ -260,6 +284,29 @@ def check_variants(names: Iterable[str]) -> None:
     for name in names:
         if name not in variants():
             raise unknown_name("variant", name, variants())
+
+
+def why_no_index(precision: str, task: str, kind: ModelKind) -> str | None:
+    """The reason why such models cannot be exported as an index; None where they can, or where it is no index."""
+    if precision not in INDEXES or find_variant(exported_variant(precision)).fits(task, kind):
+        return None
+    return (
+        "an index searches a ranking that is a product of the user's vector with item vectors, as those of sasrec, "
+        "hstu and seq-item rows"
+    )
+
+
+def export_option(variant: str) -> str:
+    """The option of `rbserve export` that writes an exported variant: "--precision int8"."""
+    row = find_variant(variant)
+    return f"--{'index' if row.approximate else 'precision'} {row.precision}"
+
+
+def check_indexes(indexes: Iterable[str]) -> None:
+    """Raises UsageError for an index that there is not."""
+    for index in indexes:
+        if index not in INDEXES:
+            raise unknown_name("index", index, INDEXES)
 
 
 def check_precisions(precisions: Iterable[str]) -> None:

@@ -10,6 +10,8 @@ from msgspec import UNSET, Meta, UnsetType
 from rbserve.core.fields import FieldKind, FieldScope
 
 SCORE, RECOMMEND, RERANK, RELOAD = "/v1/score", "/v1/recommend", "/v1/rerank", "/v1/admin/reload"
+ECHO = "/v1/echo"
+"""Before a path of a model: the same body is parsed and answered there, without a model."""
 DEADLINE, MIN_DEADLINE_MS = "X-Deadline-Ms", 1
 OIP_PREFIX = "/v2"
 """Where the routes of the Open Inference Protocol begin."""

@@ -3,6 +3,7 @@
     artifacts/<dataset>/<model>/
       manifest.json        spec, config, data fingerprint, training record, variants, file digests
       model.safetensors    weights; of trees model.txt, a file of LightGBM
+      items/               of many items, the same table as memory-mapped columns (data/mapped_items.py)
       items.parquet        item_id, text: the item table of the data set it was trained on, then items that were
                            added since; retired, where some were
       sids/                semantic identifiers, of a model that reads them
@@ -15,6 +16,7 @@
       tower/               weights, config and tokeniser of the encoder of texts, where it was trained with the model
       onnx/<precision>.onnx, of a generating model <precision>.prefill.onnx and <precision>.step.onnx
       onnx/tower.onnx      the encoder of texts, where it was trained with the model
+      index/               of a ranking with an index: encoder, item vectors, <index>.faiss and its effort
       onnx/<precision>.checks.json   a few requests and what the variant answered them
 
 Nothing is pickled and nothing outside the directory is needed. Every file is checked against its sha256
@@ -35,7 +37,7 @@ import msgspec
 from rbserve.core.distillation import Distillation
 from rbserve.core.errors import ArtifactError
 from rbserve.core.fields import FieldSpec, Layout
-from rbserve.core.files import FileDigest, digest, mismatch, write_bytes
+from rbserve.core.files import FileDigest, digest, mismatch, replacing_directory, write_bytes
 from rbserve.core.manifest import read_manifest
 from rbserve.core.requests import ZOO_SIGNATURE, FeatureSpec, Signature
 from rbserve.core.settings import Computation
@@ -51,6 +53,8 @@ from rbserve.core.variants import (
 from rbserve.core.variants import WEIGHTS as OF_WEIGHTS
 from rbserve.data.dataset import ItemTable, read_items
 from rbserve.data.golden import Checks, read_checks
+from rbserve.data.mapped_items import FOLDER as MAPPED
+from rbserve.data.mapped_items import MEMBERS, item_members, open_mapped_items, write_mapped_items
 from rbserve.data.semantic_ids import FOLDER, MANIFEST, SemanticIds, open_semantic_ids
 
 SCHEMA = 1
@@ -74,6 +78,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Where labels are grades, nDCG of the candidates of each request takes the place of AUC.
     Of a list-wise model the scores are those of the items that both have among their first `k`, `same_top` is the
     share of rows in which these are the same items, and nDCG takes the place of AUC. `correlation` is that of log-odds.
+    `recall` is the mean share of the reference's items that an index finds.
     """
 
     rows: int
@@ -87,6 +92,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ndcg_reference: float | None = None
     ndcg: float | None = None
     correlation: float | None = None
+    recall: float | None = None
 
 
 class VariantRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -371,7 +377,9 @@ class Artifact:
         if self.is_adopted and (graph := self.exported(DEFAULT_SERVED)):
             exported -= {*graph.files}
         own = sorted(
-            (name, file.sha256) for name, file in self.manifest.files.items() if name not in exported
+            (name, file.sha256)
+            for name, file in self.manifest.files.items()
+            if name not in exported and not name.startswith(f"{MAPPED}/")  # which are items.parquet once more
         )
         return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
@@ -402,7 +410,11 @@ class Artifact:
 
     @cached_property
     def items(self) -> ItemTable:
-        return read_items(self.file(ITEMS))
+        if MEMBERS[0] not in self.manifest.files:
+            return read_items(self.file(ITEMS))
+        for name in MEMBERS:
+            self.file(name)
+        return open_mapped_items(self.path)
 
     @cached_property
     def sids(self) -> SemanticIds:
@@ -453,6 +465,22 @@ def open_artifact(path: Path) -> Artifact:
 def write_manifest(path: Path, manifest: ArtifactManifest) -> None:
     """Writes manifest.json, atomically."""
     write_bytes(path / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+
+
+def with_mapped_items(artifact: Artifact) -> Artifact:
+    """The artefact with its item table as memory-mapped columns beside items.parquet, if it has many items."""
+    if MEMBERS[0] in artifact.manifest.files or artifact.is_adopted or not item_members(artifact.items):
+        return artifact
+    with replacing_directory(artifact.path / MAPPED) as folder:
+        (folder / MAPPED).mkdir()
+        write_mapped_items(folder, artifact.items)
+        for file in (folder / MAPPED).iterdir():
+            file.rename(folder / file.name)
+        (folder / MAPPED).rmdir()
+    files = artifact.manifest.files | {name: digest(artifact.path / name) for name in MEMBERS}
+    manifest = msgspec.structs.replace(artifact.manifest, files=files)
+    write_manifest(artifact.path, manifest)
+    return Artifact(artifact.path, manifest)
 
 
 def add_variants(artifact: Artifact, variants: dict[str, VariantRecord]) -> Artifact:

@@ -129,7 +129,7 @@ class ItemTable:
         return len(self.ids)
 
     @cached_property
-    def index(self) -> dict[str, int]:
+    def index(self) -> Mapping[str, int]:
         """Raw id -> item index."""
         return {item: row for row, item in enumerate(self.ids)}
 

@@ -22,6 +22,7 @@ from rbserve.core.variants import (
     kind_of_model,
     possible_variants,
     precisions_of,
+    why_no_index,
 )
 from rbserve.data.artifact import Artifact, open_artifact
 from rbserve.home.paths import Place, artifact_path, is_there, places, readable_artifacts
@@ -145,7 +146,8 @@ class Target:
             possible = precisions_of(self.variants)
             if precision not in possible:
                 unchanged = self.artifact.unchanged if self.artifact else UNCHANGED.get(self.kind, {})
-                reason = f": {unchanged[precision]}" if precision in unchanged else ""
+                why = unchanged.get(precision) or why_no_index(precision, self.task, self.kind)
+                reason = f": {why}" if why else ""
                 raise UsageError(
                     f"{self.name} cannot be exported in {precision}{reason}",
                     f"precisions of a model like it: {', '.join(possible) or 'none'}",

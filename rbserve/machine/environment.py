@@ -11,6 +11,7 @@ import msgspec
 import psutil
 
 from rbserve.core.libraries import library_versions
+from rbserve.core.names import plain_name
 from rbserve.core.variants import CPU
 from rbserve.machine.noise import energy_absent
 from rbserve.machine.procfs import ROOT, cgroup_cpus, cgroup_memory_mb, text, turbo
@@ -20,7 +21,8 @@ class Environment(msgspec.Struct, frozen=True):
     """A machine as a measurement sees it. None stands for what this system does not tell.
 
     `isa` are those of the processor's `flags` that decide about speed. `energy_absent` is the reason why no energy was
-    measured, empty where it was. `device` is what the measured variants computed on (`core/variants.py`).
+    measured, empty where it was. `device` is what the measured variants computed on (`core/variants.py`). `kind` is
+    what RBSERVE_MACHINE calls this kind of machine, which a bench on several kinds sets.
     """
 
     cpu: str
@@ -37,7 +39,10 @@ class Environment(msgspec.Struct, frozen=True):
     turbo: bool | None = None
     energy_absent: str = "the version that made these runs did not look for a counter"
     device: str = CPU
+    kind: str = ""
 
+
+KIND = "RBSERVE_MACHINE"
 
 # Instruction sets that decide how fast matrix products run; the other flags do not matter here.
 ISA_FLAGS = (
@@ -61,6 +66,7 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 def environment(device: str = CPU) -> Environment:
     """Describes this machine now, of which `device` computes."""
     cpu, flags = processor()
+    kind = os.environ.get(KIND, "")
     return Environment(
         cpu=cpu,
         isa=[flag for flag in ISA_FLAGS if flag in flags],
@@ -76,6 +82,7 @@ def environment(device: str = CPU) -> Environment:
         turbo=turbo(),
         energy_absent=energy_absent(),
         device=device,
+        kind=kind and plain_name(kind, KIND, "for example c7i-large"),
     )
 
 

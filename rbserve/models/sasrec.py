@@ -145,7 +145,11 @@ class Transformer(nn.Module):
 
     def last(self, tokens: Tensor) -> Tensor:
         """The hidden state [B, d] after all of tokens int[B, T]."""
-        return self.prefill(tokens)[0]
+        return self.last_of(self.token_embedding(tokens))
+
+    def last_of(self, vectors: Tensor) -> Tensor:
+        """The hidden state [B, d] after all of the tokens whose vectors [B, T, d] are given."""
+        return self.prefill_vectors(vectors)[0]
 
     def prefill(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden state [B, d] after all of tokens int[B, T], and the prefix cache."""
@@ -195,8 +199,11 @@ class HstuTransformer(Transformer):
 
     def last(self, tokens: Tensor) -> Tensor:
         """The hidden state [B, d] after all of tokens int[B, T]."""
-        last: Tensor = self(tokens)[:, -1]
-        return last
+        return self.last_of(self.token_embedding(tokens))
+
+    def last_of(self, vectors: Tensor) -> Tensor:
+        """The hidden state [B, d] after all of the tokens whose vectors [B, T, d] are given."""
+        return self.read(vectors)[:, -1]
 
 
 class LanguageTransformer(nn.Module):
@@ -221,7 +228,11 @@ class LanguageTransformer(nn.Module):
 
     def last(self, tokens: Tensor) -> Tensor:
         """The hidden state [B, d] after all of tokens int[B, T]."""
-        return self(tokens)[:, -1]  # type: ignore[no-any-return]
+        return self.last_of(self.token_embedding(tokens))
+
+    def last_of(self, vectors: Tensor) -> Tensor:
+        """The hidden state [B, d] after all of the tokens whose vectors [B, T, d] are given."""
+        return self.read(vectors)[:, -1]
 
     token_embedding: nn.Embedding
 

@@ -3,8 +3,8 @@
 Heavy imports wait inside the step that needs them, so that serving an existing artefact loads none of them.
 
 Imports `client`, `cluster`, `core`, `data`, `exporters`, `exporters.adopt`, `features`, `home`, `machine`, `models`,
-`profilers.choose`, `profilers.client`, `profilers.gate`, `profilers.measure`, `profilers.report`, `profilers.timing`,
-`progress`, `runs`, `runtimes`, `server`, `server.api`, `server.scoring`, `stats`, `store`, `train`, `train.datasets`,
-`train.distill`, `train.encoders`, `train.fitting`, `train.protocol`, `train.semantic_ids` and `train.tasks`. Imported
-by `bench`, `cli` and `rbserve`.
+`profilers.capacity`, `profilers.choose`, `profilers.client`, `profilers.gate`, `profilers.measure`,
+`profilers.report`, `profilers.timing`, `progress`, `runs`, `runtimes`, `server`, `server.api`, `server.scoring`,
+`stats`, `store`, `train`, `train.datasets`, `train.distill`, `train.encoders`, `train.fitting`, `train.protocol`,
+`train.semantic_ids` and `train.tasks`. Imported by `bench`, `cli` and `rbserve`.
 """

@@ -39,9 +39,11 @@ from rbserve.data.artifact import (
 from rbserve.data.columns import Ragged, RaggedWriter, open_column
 from rbserve.data.dataset import ItemTable, write_items
 from rbserve.data.golden import GoldenAnswer, scored_otherwise, write_checks
+from rbserve.data.mapped_items import MEMBERS, write_mapped_items
 from rbserve.data.semantic_ids import FOLDER as SIDS
 from rbserve.data.semantic_ids import MANIFEST as SIDS_MANIFEST
 from rbserve.data.semantic_ids import RQVAE, grow_semantic_ids
+from rbserve.exporters.item_index_growth import index_edits
 from rbserve.features.opening import FOLDER as FIELDS
 from rbserve.features.opening import open_coders
 from rbserve.models.configs import (
@@ -211,6 +213,8 @@ def _sorted_out(table: ItemTable, new: Iterable[tuple[str, str]]) -> tuple[dict[
 def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: Encode) -> Iterator[Edit]:
     """The files of an artefact that change with its new item table `items`, whose last rows have these texts."""
     yield Edit([ITEMS], lambda folder: write_items(folder / ITEMS, items))
+    if MEMBERS[0] in artifact.manifest.files:
+        yield Edit(MEMBERS, lambda folder: write_mapped_items(folder, items))
     config = config_class(artifact)
     if issubclass(config, CodedItems) and f"{SIDS}/{SIDS_MANIFEST}" in artifact.manifest.files:
         yield from _code_edits(artifact, items, texts, encode)
@@ -223,7 +227,9 @@ def _edits(artifact: Artifact, items: ItemTable, texts: Sequence[str], encode: E
         yield Edit([WEIGHTS], lambda folder: write_tensors(artifact, grown, folder / WEIGHTS))
         biases = content.biases(len(texts)) if isinstance(content, OwnAndVectorContent) else None
         for variant, record in artifact.manifest.variants.items():
-            yield _graph_edit(artifact, variant, record, vectors, biases)
+            if not find_variant(variant).approximate:
+                yield _graph_edit(artifact, variant, record, vectors, biases)
+        yield from (Edit(*edit) for edit in index_edits(artifact, vectors, biases))
 
 
 def _field_edits(artifact: Artifact, ids: Sequence[str], fields: FieldTexts) -> Iterator[Edit]:
@@ -345,7 +351,10 @@ def _manifest(
     variants = {
         variant: msgspec.structs.replace(
             record,
-            data_files=[f"{name}.data" for name in record.graphs if (folder / f"{name}.data").is_file()],
+            data_files=[
+                *(name for name in record.data_files if not name.endswith(".data")),
+                *(f"{name}.data" for name in record.graphs if (folder / f"{name}.data").is_file()),
+            ],
         )
         for variant, record in manifest.variants.items()
     }

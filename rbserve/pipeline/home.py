@@ -40,6 +40,7 @@ from rbserve.pipeline import (
     reporting,
     serving,
     sharing,
+    sizing,
     training,
 )
 from rbserve.runs.plan import Slate
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from rbserve.core.adoption import AdoptOptions
     from rbserve.core.settings import Settings, Teaching
     from rbserve.core.types import Ranker, Scorer
+    from rbserve.profilers.capacity.plan import CapacityPlan
+    from rbserve.profilers.capacity.sizing import Sizing
     from rbserve.profilers.choose.choice import Choice
     from rbserve.profilers.choose.recommendation import Recommendation
     from rbserve.profilers.gate.config import GateConfig
@@ -247,13 +250,21 @@ class Home:
 
     @_at_home
     def export(
-        self, model: Model, dataset: str = DEFAULT_DATASET, precisions: Sequence[str] | None = None
+        self,
+        model: Model,
+        dataset: str = DEFAULT_DATASET,
+        precisions: Sequence[str] | None = None,
+        *,
+        indexes: Sequence[str] = (),
+        recall: float | None = None,
     ) -> Artifact:
         """Writes a model's ONNX files and compares their scores with the trained model's; it is trained if missing.
 
-        Without `precisions` they are fp32 and int8, as far as the model can have them.
+        Without `precisions` they are fp32 and int8, as far as the model can have them. `indexes` over the item vectors
+        of a ranking (hnsw, ivf, ivf-int8, ivf-pq) are written beside `precisions`, or alone without these; each is to
+        find `recall` of the ten best items, 0.99 if it is not named.
         """
-        return exporting.export_model(resolve(model, dataset), precisions)
+        return exporting.export_model(resolve(model, dataset), precisions, indexes, recall)
 
     @_at_home
     def profile(
@@ -265,6 +276,7 @@ class Home:
         variants: Sequence[str] | None = None,
         random: bool = False,
         metrics: Sequence[str] = (),
+        indexes: Sequence[str] = (),
     ) -> Measurement:
         """Measures latency and accuracy of a model's variants, and writes them to runs/<id>.json.
 
@@ -272,9 +284,9 @@ class Home:
         fit into memory are measured. `results` of the measurement has an entry a variant, scope and slate; latencies
         are in milliseconds. `metrics` names functions of your own, module:function, of (labels, scores, users) that
         return a number; `own_metrics` of the measurement has their values. `failed` says of variants whose process died
-        why.
+        why. `indexes` (hnsw, ivf, ivf-int8, ivf-pq) over the item vectors of a ranking are measured as well.
         """
-        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics)
+        return profiling.profile(resolve(model, dataset, random), _values(plan), variants, metrics, indexes)
 
     @_at_home
     def report(self, name: str = "latest", *, datasets: Sequence[str] = (), runs: Path | None = None) -> Path:
@@ -315,6 +327,44 @@ class Home:
             scope=scope,
             threads=threads,
             confidence=confidence,
+        )
+
+    @_at_home
+    def size(
+        self,
+        slo: str,
+        plan: CapacityPlan | Changes | None = None,
+        *,
+        model: str | None = None,
+        dataset: str | None = None,
+        variant: str | None = None,
+        slate: Slate | None = None,
+        scope: str | None = None,
+        threads: int | None = None,
+        arrivals: Path | None = None,
+        verified: Path | None = None,
+        runs: Path | None = None,
+    ) -> Sizing:
+        """The replicas that a rate of requests takes under latency limits such as "p99<50ms", by the run files.
+
+        `plan` has the rate and the server's options. `arrivals` is a file of times, `verified` the output of
+        `rbserve verify --json`. `needed` is None where no number of replicas meets the limits. UsageError where the
+        runs leave a choice of model, variant or slate that no argument settles.
+        """
+        from rbserve.profilers.capacity.plan import CapacityPlan
+
+        return sizing.size(
+            slo,
+            CapacityPlan(**_values(plan)),
+            model=model,
+            dataset=dataset,
+            variant=variant,
+            slate=slate,
+            scope=scope,
+            threads=threads,
+            arrivals=arrivals,
+            verified=verified,
+            runs=runs,
         )
 
     @_at_home

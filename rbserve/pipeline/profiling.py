@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rbserve.core.errors import RbserveError, UsageError
 from rbserve.core.files import require_writable
 from rbserve.core.tasks import TASKS
-from rbserve.core.variants import HALF_REFERENCE, REFERENCE, REMEMBERING
+from rbserve.core.variants import HALF_REFERENCE, REFERENCE, REMEMBERING, exported_variant
 from rbserve.data.artifact import Artifact
 from rbserve.data.dataset import CtrSplit, Dataset
 from rbserve.home.paths import runs_path
@@ -36,18 +36,22 @@ def profile(
     settings: Mapping[str, Any] | None = None,
     variants: Sequence[str] | None = None,
     metrics: Sequence[str] = (),
+    indexes: Sequence[str] = (),
 ) -> Measurement:
     """Profiles a model, making what is missing upstream, and writes the measurement to runs/<id>.json.
 
     `settings` changes the default plan of the model's task. Without `variants`, those whose weights do not fit into
     memory are left out, and torch-bf16 takes the place of torch-fp32. `metrics` are of the user's own: module:function.
+    `indexes` are measured beside these variants.
     """
     from rbserve.profilers.measure.harness import profile as measure
     from rbserve.profilers.measure.test_rows import data_set_of
     from rbserve.runs.run_file import write_measurement
     from rbserve.stats.own_metrics import load_metrics, require_pairs
 
-    plan = plan_of(target, settings or {}, variants or ())
+    target.check_precisions(indexes)
+    searched = [exported_variant(index) for index in indexes]
+    plan = plan_of(target, settings or {}, [*(variants or ()), *searched])
     require_pairs(metrics, TASKS[target.task].ranks)
     own = load_metrics(metrics)
     artifact = ensure_artifact(target)
@@ -56,6 +60,7 @@ def profile(
         chosen = list(variants or artifact.variants)
     else:
         chosen, left_out = _to_measure(artifact, variants)
+        chosen = list(dict.fromkeys([*chosen, *searched]))
         artifact = ensure_exported(artifact, chosen)
     data = rows_of(artifact)
     require_writable(runs_path())

@@ -199,9 +199,9 @@ def _bodies_of_requests(served: ServedModel, url: str, size: int, seed: int) -> 
     return feature_bodies(requests, [feature.name for feature in served.features], drawn, served.name)
 
 
-def verify(target: Target, url: str, slate: int | None, overhead_ms: float | None, rounds: int) -> Verified:
+def verify(target: Target, url: str, slate: int | None, overhead: float | None, rounds: int) -> Verified:
     """Compares the answers and the latency of the server at `url` with those of the artefact that it serves."""
-    from rbserve.profilers.client.verify import OVERHEAD_MS
+    from rbserve.profilers.client.verify import OVERHEAD_LIMIT
     from rbserve.profilers.client.verify import verify as compare
 
     artifact = to_serve(target)
@@ -212,6 +212,6 @@ def verify(target: Target, url: str, slate: int | None, overhead_ms: float | Non
         )
     data = data_of(artifact, "verifying asks for test users, and that")
     size = slate or TASKS[artifact.manifest.task].default_sizes[0]
-    limit = OVERHEAD_MS if overhead_ms is None else overhead_ms
+    limit = OVERHEAD_LIMIT if overhead is None else overhead
     with progress_bar(f"verify {artifact.name}") as progress:
         return compare(artifact, data, url, size, limit, rounds, progress=progress)

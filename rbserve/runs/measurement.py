@@ -35,7 +35,8 @@ class Predictions(msgspec.Struct, frozen=True):
     Of a model that scores candidates: labels, and by variant the score of each row; where labels are grades, `requests`
     has the number of each row's request. Of a model that ranks the
     catalogue: targets, and by variant the target's 1-based rank in a list of `depth` items, 0 where it is not among
-    them; `illegal_share` is the share of a generating variant's paths that lead to no item. For an API endpoint, `hard`
+    them; `illegal_share` is the share of a generating variant's paths that lead to no item, `exact_recall` the share of
+    the exact list's items that an index finds, by the list's length. For an API endpoint, `hard`
     counts the answers without log-probabilities (scores of 0 or 1) and `unclear` those that are neither yes nor no (a
     score of 0.5).
     """
@@ -50,6 +51,7 @@ class Predictions(msgspec.Struct, frozen=True):
     hard: dict[str, int] = {}
     unclear: dict[str, int] = {}
     requests: list[int] = []
+    exact_recall: dict[str, dict[int, float]] = {}
 
     @property
     def rows_key(self) -> bytes:
@@ -228,14 +230,17 @@ def baseline_title(name: str, forms: dict[str, str]) -> str:
 
 
 def comparability_key(environment: Environment, threads: int, fingerprint: str) -> str:
-    """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data, device.
+    """Two measurements may be compared only when this is equal: CPU, ISA, threads, libraries, data, device, kind.
 
     The libraries are those of the runtimes, with their versions. A run on the processor has the key that it had before
-    devices were known, so that run files of any age are compared with those of today.
+    devices were known, so that run files of any age are compared with those of today. A kind of machine that has a name
+    is apart from all others, whose processor may be called the same.
     """
-    parts = [environment.cpu, environment.isa, threads, environment.libraries, fingerprint]
+    parts: list[Any] = [environment.cpu, environment.isa, threads, environment.libraries, fingerprint]
     if environment.device != CPU:
         parts.append(environment.device)
+    if environment.kind:
+        parts.append({"kind": environment.kind})
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -80,6 +80,29 @@ def rank_rows(
         best = _wanted_first(items, unwanted)[:, :k]
         ranked[together, : best.shape[1]] = best
     return ranked
+
+
+@runtime_checkable
+class ApproximateRanker(Ranker, Protocol):
+    """A ranker whose index may miss items of the list, and that can make the list without it."""
+
+    def exact_batch(self, histories: Items, k: int) -> tuple[Items, Scores]:
+        """The best items of B users with histories int32[B, T] if the index missed none: int32[B, <=k], and scores."""
+        ...
+
+
+def recall_at(ranker: ApproximateRanker, histories: Ragged, k: int) -> float:
+    """The mean share of the k best items of R histories that a ranker's lists have."""
+    users = [seen for _, seen in by_length(histories, 64)]
+    lists = (ranker.top_k_batch(seen, k)[0] for seen in users)
+    return mean_share(lists, (ranker.exact_batch(seen, k)[0] for seen in users))
+
+
+def mean_share(lists: Iterable[Items], exact: Iterable[Items]) -> float:
+    """The mean share of the items of exact lists int32[B, <=k] that the lists int32[B, k] have as well; 1 of none."""
+    pairs = zip(lists, exact, strict=True)
+    shares = [(best[:, :, None] == own[:, None, :]).any(axis=2).mean(axis=1) for own, best in pairs]
+    return float(np.concatenate(shares).mean()) if shares else 1.0
 
 
 def by_length(histories: Ragged, batch: int) -> Iterator[tuple[NDArray[np.int64], Items]]:

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from rbserve.core.errors import UsageError, unknown_name
 from rbserve.core.tasks import TASKS
 from rbserve.core.types import Ranker, Scorer
-from rbserve.core.variants import Variant, exports_of, find_variant, plug_ins, precisions_of
+from rbserve.core.variants import Variant, export_option, exports_of, find_variant, plug_ins
 from rbserve.data.artifact import Artifact
 from rbserve.runtimes.fields import with_fields
 from rbserve.runtimes.memory import require_memory
@@ -84,9 +84,9 @@ def _require_variant(artifact: Artifact, variant: str) -> None:
     if variant in artifact.can_open:
         return
     if variant in artifact.can_have:
-        (precision,) = precisions_of(exports_of([variant]))
+        (exported,) = exports_of([variant])
         raise UsageError(
             f"{variant} of {artifact.name} is not exported at {artifact.path}",
-            f"rbserve export --model {artifact.path} --precision {precision}",
+            f"rbserve export --model {artifact.path} {export_option(exported)}",
         )
     raise unknown_name(f"variant of {artifact.name}", variant, artifact.can_have)

@@ -2,5 +2,6 @@
 
 It knows nothing of training, export or timing.
 
-Imports `core`, `server.api`, `server.observe`, `server.process` and `server.scoring`. Imported by `pipeline`.
+Imports `core`, `server.api`, `server.observe`, `server.process`, `server.routes` and `server.scoring`. Imported by
+`pipeline`.
 """

@@ -1,4 +1,4 @@
 """Files that several machines share, by what is in them: pushed and pulled by sha256 (extra `store`).
 
-Imports `core`. Imported by `cli`, `home` and `pipeline`.
+Imports `core`. Imported by `bench`, `cli`, `home` and `pipeline`.
 """

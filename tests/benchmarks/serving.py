@@ -45,6 +45,14 @@ from rbserve.stats.intervals import student_interval
 
 OTHERS = Path(__file__).resolve().parent / "other_servers.py"
 SERVER_CORE, OWN_CORE = 0, 1
+OTHER_ROOT = """
+import runpy, sys
+root = sys.argv.pop(1)
+sys.path.insert(0, root)
+import rbserve
+assert rbserve.__file__.startswith(root), rbserve.__file__
+runpy.run_module("rbserve", run_name="__main__")
+"""
 
 
 @dataclass
@@ -95,13 +103,25 @@ def started(command: Sequence[str], ready: str, cores: Sequence[int] = (SERVER_C
         process.wait()
 
 
-def rbserve(*options: str, model: str, dataset: str, variant: str, workers: int = 1) -> Any:
-    """`rbserve serve` of a model on a free port."""
-    command = [sys.executable, "-m", "rbserve", "serve", "--model", model, "--dataset", dataset,
-               "--variant", variant, "--port", "0", *options]  # fmt: skip
+def rbserve(
+    *options: str,
+    model: str,
+    dataset: str | None,
+    variant: str,
+    workers: int = 1,
+    root: str = "",
+    cores: Sequence[int] = (SERVER_CORE,),
+) -> Any:
+    """`rbserve serve` of a model on a free port; no data set where the model is a directory.
+
+    `root` is another checkout whose code serves, for a comparison in one run.
+    """
+    start = ["-c", OTHER_ROOT, root] if root else ["-m", "rbserve"]
+    command = [sys.executable, *start, "serve", "--model", model, "--variant", variant, "--port", "0"]
+    command += [*(["--dataset", dataset] if dataset else []), *options]
     if workers > 1:
         command += ["--workers", str(workers)]
-    return started(command, "serving ", (0, 1) if workers > 1 else (SERVER_CORE,))
+    return started(command, "serving ", (0, 1) if workers > 1 else cores)
 
 
 @dataclass
@@ -217,23 +237,48 @@ def saturated(url: str, asked: Asked, seconds: float) -> float:
 
 
 def overload(options: argparse.Namespace) -> None:
-    """What becomes of requests when twice as many come as can be answered."""
+    """What becomes of requests when twice as many come as can be answered; with --before in turn with that checkout."""
+    for number in range(options.repeat):
+        roots = {"now": ""} | ({"before": options.before} if options.before else {})
+        for name in [*roots][:: 1 if number % 2 else -1]:
+            _overload(options, name, roots[name])
+
+
+def _overload(options: argparse.Namespace, name: str, root: str) -> None:
     asked = prepared(options.model, options.dataset, 100)
-    deadline = options.deadline
-    with rbserve(model=options.model, dataset=options.dataset, variant=options.variant) as server:
-        os.sched_setaffinity(0, [OWN_CORE])
+    deadline, seconds = options.deadline, options.seconds
+    cores = [int(core) for core in options.server_cores.split(",")]
+    path = str(asked.artifact.path)
+    with rbserve(model=path, dataset=None, variant=options.variant, root=root, cores=cores) as server:
+        os.sched_setaffinity(0, [OWN_CORE] if len(cores) == 1 else [options.own_core])
         offered = asked.bodies()
-        peak, capacity = 0.0, saturated(server.url, asked, 5.0)
+        peak, capacity = 0.0, saturated(server.url, asked, seconds / 3)
         for share in (0.7, 0.8, 0.9, 0.95, 1.0):
-            found = offer(server.url, offered, capacity * share, 8.0, deadline)
+            found = offer(server.url, offered, capacity * share, seconds / 2, deadline)
             peak = max(peak, found.goodput_per_s)
-        twice = offer(server.url, offered, 2 * capacity, 15.0, deadline)
+        times = thread_seconds(server.process.pid)
+        twice = offer(server.url, offered, 2 * capacity, seconds, deadline)
+        spent = {
+            kind: took - times.get(kind, 0.0) for kind, took in thread_seconds(server.process.pid).items()
+        }
     met, refused = twice.latency_ms, twice.refusal_ms
-    print(f"| twice what it can do, slate 100, {describe(options)}, deadline {deadline:g} ms | capacity "
-          f"{capacity:,.0f}/s; peak goodput {peak:,.0f}/s; at {2 * capacity:,.0f}/s {twice.goodput_per_s:,.0f}/s "
-          f"({twice.goodput_per_s / peak:.0%}); answered p50 {said(met, 'p50')}, p99 {said(met, 'p99')}; refusals p50 "
-          f"{said(refused, 'p50')}, p99 {said(refused, 'p99')}; {twice.answers}, {twice.failures}; "
-          f"{twice.void or 'valid'} |")  # fmt: skip
+    shares = ", ".join(f"{kind} {took / (seconds + 1):.0%}" for kind, took in spent.items())
+    print(f"| {name}: twice what it can do, slate 100, {describe(options)}, deadline {deadline:g} ms, server on cores "
+          f"{options.server_cores} | capacity {capacity:,.0f}/s; peak goodput {peak:,.0f}/s; at {2 * capacity:,.0f}/s "
+          f"{twice.goodput_per_s:,.0f}/s ({twice.goodput_per_s / peak:.0%}); answered p50 {said(met, 'p50')}, p99 "
+          f"{said(met, 'p99')}; refusals p50 {said(refused, 'p50')}, p99 {said(refused, 'p99')}; {twice.answers}, "
+          f"{twice.failures}; of a core: {shares}; {twice.void or 'valid'} |", flush=True)  # fmt: skip
+
+
+def thread_seconds(pid: int) -> dict[str, float]:
+    """Processor seconds of the event loop's thread and of the others, the model's among them, of a process."""
+    spent = {"loop": 0.0, "model": 0.0}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            spent["loop" if int(task.name) == pid else "model"] += (
+                int((task / "schedstat").read_text().split()[0]) / 1e9
+            )
+    return spent
 
 
 def offer(url: str, sent: list[bytes], rate: float, seconds: float, deadline: float | None = None) -> Load:
@@ -404,6 +449,15 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--deadline", type=float, default=50.0)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of overload, at twice the capacity")
+    parser.add_argument("--repeat", type=int, default=1, help="times that overload is measured")
+    parser.add_argument(
+        "--before", default="", help="another checkout, whose server overload measures in turn"
+    )
+    parser.add_argument(
+        "--server-cores", default=str(SERVER_CORE), help="of overload: 0,1 where there is a third"
+    )
+    parser.add_argument("--own-core", type=int, default=2, help="of overload, where the server has two cores")
     parser.add_argument("--language", default="zeroshot-smollm2-135m")
     parser.add_argument("--language-dataset", default="microlens")
     parser.add_argument("--language-variant", default="onnx-int8")

@@ -12,8 +12,10 @@ from rbserve.core.variants import (
     BY_PRECISION,
     EXPORTABLE,
     FP32,
+    INDEXES,
     VARIANTS,
     device_of,
+    export_option,
     exports_of,
     find_variant,
     possible_variants,
@@ -70,6 +72,11 @@ def test_which_models_have_which_variants() -> None:
     language = ["torch-fp32", *exported, "onnx-int4", "openvino-bf16", "torch-bf16"]
     assert possible_variants(CTR.name, "recommender") == ["torch-fp32", *exported]
     assert possible_variants(SEQREC.name, "language") == language
+    searched = [
+        name for name in possible_variants(SEQREC.name, "recommender") if find_variant(name).approximate
+    ]
+    assert searched == ["faiss-hnsw", "faiss-ivf", "faiss-ivf-int8", "faiss-ivf-pq"]
+    assert possible_variants(SEQREC.name, "codes") == ["torch-fp32", *exported]
     assert possible_variants(CTR.name, "language") == [*language, "torch-recbench"]
     assert possible_variants(CTR.name, "endpoint") == ["endpoint"]
 
@@ -82,7 +89,10 @@ def test_an_adopted_model_has_what_it_came_as_and_the_graph_that_it_was_converte
 
 
 def test_variants_are_exported_loaded_and_named_by_their_rows() -> None:
-    assert EXPORTABLE == ("onnx-fp32", "onnx-int8", "onnx-int4", "onnx-fp16")
+    indexes = ("faiss-hnsw", "faiss-ivf", "faiss-ivf-int8", "faiss-ivf-pq")
+    assert ("onnx-fp32", "onnx-int8", "onnx-int4", "onnx-fp16", *indexes) == EXPORTABLE
+    assert INDEXES == ("hnsw", "ivf", "ivf-int8", "ivf-pq")
+    assert [export_option(name) for name in EXPORTABLE[1:5:3]] == ["--precision int8", "--index hnsw"]
     assert exports_of(["torch-fp32", "openvino-bf16", "onnx-int8", "onnx-fp32"]) == ["onnx-fp32", "onnx-int8"]
     assert precisions_of(["torch-fp32", "onnx-int4"]) == ["int4"]
     assert FP32 == ("torch-fp32", "native", "onnx-fp32")

@@ -103,7 +103,7 @@ def test_our_own_client_asks_by_named_features(adopted: Adopted, server: Process
 def test_verify_finds_the_scores_equal_and_a_server_of_another_model_out(
     adopted: Adopted, server: Process, tmp_path: Path
 ) -> None:
-    found = verify(*adopted, server.url, slate=3, limit_ms=1000.0, rounds=2)
+    found = verify(*adopted, server.url, slate=3, limit=1000.0, rounds=2)
     assert (found.verdict, found.difference, found.compared) == ("OK", 0.0, 12)
     other, requests = adopt_ranker(tmp_path, sign=-1.0)
     assert verify(other, requests, server.url, 3, 1000.0, rounds=2).verdict == "OTHER SCORES"

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rbserve.core.discipline import MAX_BATCH
 from rbserve.core.types import Items, Scores
 from rbserve.data.artifact import Artifact
 from rbserve.server.api.options import Limits
 from rbserve.server.scoring.reload import open_service
-from rbserve.server.scoring.service import MAX_BATCH, ExpiredError, Service
+from rbserve.server.scoring.service import ExpiredError, Service
 from rbserve.server.scoring.work import Ranked, Ranking, Top
 
 RankingService = Service[Top, Ranked]

@@ -36,7 +36,9 @@ def listening(*services: Service[Any, Any]) -> Iterator[str]:
     """The address of a server of services, which it warms up."""
     for service in services:
         service.warm_up(Limits())
-    server = uvicorn.Server(uvicorn.Config(build_app(Models(services), Limits()), log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(Models(services), Limits()), log_level="error", timeout_keep_alive=75)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
         thread.start()
@@ -110,7 +112,7 @@ def test_served_scores_are_the_models_and_what_http_adds_is_measured(
     trained: Artifact, planted: Dataset
 ) -> None:
     with listening(open_service(trained, "onnx-fp32", 1)) as url:
-        found = verify(trained, planted, url, slate=5, limit_ms=1_000.0, rounds=3)
+        found = verify(trained, planted, url, slate=5, limit=1_000.0, rounds=3)
         assert found.verdict == "OK"
         assert found.difference is not None
         assert found.difference <= 1e-6
@@ -118,7 +120,10 @@ def test_served_scores_are_the_models_and_what_http_adds_is_measured(
         low, high = found.overhead_ci95
         assert low <= found.overhead_ms <= high
         assert found.served_ms > found.in_process_ms > 0
-        assert verify(trained, planted, url, slate=1, limit_ms=-1.0, rounds=3).verdict == "SLOWER"
+        assert found.echo_ms > 0
+        least, most = found.ratio_ci95
+        assert least <= found.ratio <= most
+        assert verify(trained, planted, url, slate=1, limit=-1_000.0, rounds=3).verdict == "SLOWER"
 
 
 def test_a_server_whose_scores_are_others_is_found_out(trained: Artifact, planted: Dataset) -> None:
@@ -131,7 +136,7 @@ def test_a_server_whose_scores_are_others_is_found_out(trained: Artifact, plante
 
     service.work.scorer = Off()
     with listening(service) as url:
-        found = verify(trained, planted, url, slate=5, limit_ms=1_000.0, rounds=2)
+        found = verify(trained, planted, url, slate=5, limit=1_000.0, rounds=2)
     assert found.verdict == "OTHER SCORES"
     assert found.difference == pytest.approx(1e-4, rel=0.05)
 

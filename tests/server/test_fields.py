@@ -283,5 +283,5 @@ def test_verify_sends_the_fields_that_it_scores_in_process(
     model: Artifact, dataset: Dataset, slate: int
 ) -> None:
     with serving(model) as process:
-        verified = verify(model, dataset, process.url, slate, limit_ms=1000, rounds=2)
+        verified = verify(model, dataset, process.url, slate, limit=1000, rounds=2)
     assert (verified.verdict, verified.difference) == ("OK", 0)

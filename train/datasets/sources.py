@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -151,74 +152,98 @@ def prepare(
     protocol = protocol or protocol_of(source, reading=reading)
     if partitions is not None:
         check_partitions(source, reading)
-    tally, beside = Tally(), temporary or path.parent
-    written: dict[str, Any] = {"texts": texts, "catalogue": catalogue, "progress": progress}
+    tally = Tally()
+    written = {"texts": texts, "catalogue": catalogue, "progress": progress}
     if source.make is not None:
         events, items = source.make(tally)
-        return write_splits(path, name, EventsInMemory(events, items), protocol, tally, **written)
+        return write_splits(path, name, EventsInMemory(events, items), protocol, tally, **written)  # type: ignore[arg-type]
     folder = raw or (source.fetch() if source.fetch else None)
     if source.log is not None and folder is not None:
         with _stoppable():
-            return write_log(source.log, name, path, folder, protocol, reading, memory, beside, progress)
+            return write_log(
+                source.log, name, path, folder, protocol, reading, memory, temporary or path.parent, progress
+            )
     if folder is None:
-        _require_tables(name, source, reading)
+        if reading.interactions is None or reading.items is None:
+            raise UsageError(
+                f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
+            )
         folder = Path()
+    work = _Work(
+        name, path, folder, source, reading, protocol, tally, memory, temporary or path.parent, written
+    )
+    return work.by_one_process(progress) if partitions is None else work.in_partitions(partitions, progress)
 
-    def write(space: Workspace) -> Dataset:
-        with closing(space), _stoppable():
-            assert source.load is not None
-            source.load(folder, space, reading)
-            space.number(reading.interactions or folder)
-            if not reading.allow_loss:
-                space.check_loss(source.own)
-            written["stored"] = space.store if isinstance(space, PartitionedWorkspace) else None
-            return write_splits(
-                path, name, space, protocol, tally, options=_rating_options(reading), **written
+
+@dataclass(frozen=True)
+class _Work:
+    """What makes a data set of files with users and items, in one process or by tasks."""
+
+    name: str
+    path: Path
+    raw: Path
+    source: DataSource
+    reading: Reading
+    protocol: Protocol
+    tally: Tally
+    memory: int
+    temporary: Path
+    written: Mapping[str, Any]
+
+    def by_one_process(self, progress: Progress) -> Dataset:
+        """Reads, sorts and writes here."""
+        by_time = self.protocol.split == "time"
+        with scratch(self.temporary, self.path.name) as folder:
+            return self._write(
+                Workspace(
+                    folder,
+                    self.memory,
+                    self.tally,
+                    self.protocol.max_rows,
+                    progress,
+                    by_time,
+                    own_fields(self.reading),
+                )
             )
 
-    if partitions is None:
-        of_time, own = protocol.split == "time", own_fields(reading)
-        with scratch(beside, path.name) as work:
-            return write(Workspace(work, memory, tally, protocol.max_rows, progress, of_time, own))
-    return _in_partitions(
-        lambda work, in_shares: PartitionedWorkspace(
-            work, memory, tally, protocol, progress, partitions=partitions, source=source, raw=folder,
-            reading=reading, in_shares=in_shares,
-        ), write, beside, path.name,
-    )  # fmt: skip
+    def in_partitions(self, partitions: Partitions, progress: Progress) -> Dataset:
+        """Reads, sorts and cleans by tasks: in shares of the file, or by one process where these cannot say what is wrong."""
+        for in_shares in (True, False):
+            with scratch(self.temporary, self.path.name) as folder:
+                space = PartitionedWorkspace(
+                    folder, self.memory, self.tally, self.protocol, progress, partitions=partitions,
+                    source=self.source, raw=self.raw, reading=self.reading, in_shares=in_shares,
+                )  # fmt: skip
+                try:
+                    return self._write(space)
+                except (NotInSharesError, DataError):
+                    if not space.reads_in_shares:
+                        raise
+                    self.tally.clear()  # one process reads again, and says exactly what is wrong
+        raise AssertionError("unreachable")
 
-
-def _require_tables(name: str, source: DataSource, reading: Reading) -> None:
-    """Raises UsageError where neither a folder nor both tables are named."""
-    if reading.interactions is None or reading.items is None:
-        raise UsageError(
-            f"{name} is not fetched: --raw names the folder of its files", f"it needs {source.needs}"
-        )
-
-
-def _rating_options(reading: Reading) -> dict[str, float]:
-    """What ratings mean, for the manifest."""
-    options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
-    return options if reading.rating_none is None else options | {"rating_none": reading.rating_none}
-
-
-def _in_partitions(
-    opened: Callable[[Path, bool], PartitionedWorkspace],
-    write: Callable[[Workspace], Dataset],
-    folder: Path,
-    name: str,
-) -> Dataset:
-    """Has tasks read the shares of a file; where these cannot say what is wrong, one process reads all of it."""
-    with scratch(folder, name) as work:
-        space = opened(work, True)
-        try:
-            return write(space)
-        except (NotInSharesError, DataError):
-            if not space.reads_in_shares:
-                raise
-            space.tally.clear()
-    with scratch(folder, name) as work:
-        return write(opened(work, False))
+    def _write(self, space: Workspace) -> Dataset:
+        reading = self.reading
+        options = {"like_from": reading.like_from, "dislike_to": reading.dislike_to}
+        if reading.rating_none is not None:
+            options["rating_none"] = reading.rating_none
+        with closing(space), _stoppable():
+            assert self.source.load is not None
+            self.source.load(self.raw, space, reading)
+            space.number(reading.interactions or self.raw)
+            if not reading.allow_loss:
+                space.check_loss(self.source.own)
+            stored = space.store if isinstance(space, PartitionedWorkspace) else None
+            return write_splits(
+                self.path,
+                self.name,
+                space,
+                self.protocol,
+                self.tally,
+                options=options,
+                stored=stored,
+                **self.written,
+            )
 
 
 def check_partitions(source: DataSource, reading: Reading) -> None:

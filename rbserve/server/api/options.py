@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from rbserve.core.discipline import MAX_WAITING
 from rbserve.core.options import Count, Options, Positive
 
 Level = Literal["errors", "requests", "items"]
@@ -65,7 +66,7 @@ class Limits(Options):
     max_body_bytes: Annotated[Count, Meta(description="Bytes of a request's body.")] = 1 << 20
     max_waiting: Annotated[
         Count, Meta(description="Requests that may wait for a model; more are refused at once (503).")
-    ] = 64
+    ] = MAX_WAITING
     deadline_ms: Annotated[
         Positive | None,
         Meta(

@@ -111,7 +111,7 @@ def _too_large(limit: int) -> RequestError:
     return RequestError(413, "body_too_large", f"the body is larger than {limit} bytes")
 
 
-def parse(body: bytearray, decoder: msgspec.json.Decoder[Body], example: str) -> Body:
+def parse(body: bytes | bytearray, decoder: msgspec.json.Decoder[Body], example: str) -> Body:
     """A body decoded. Raises RequestError, with an example of a right body, for JSON of another shape or no JSON."""
     try:
         return decoder.decode(body)

@@ -173,6 +173,9 @@ class Observer:
 
     def __init__(self, telemetry: Telemetry, routes: Collection[str], log: Log | None) -> None:
         self._telemetry, self._routes, self._log = telemetry, frozenset(routes), log
+        self._children: dict[
+            tuple[str, int], tuple[Counter, Histogram]
+        ] = {}  # of routes and statuses, looked up once
 
     def begins(self, scope: Scope) -> str:
         """The request's id, which it has in its scope from now on."""
@@ -189,8 +192,14 @@ class Observer:
         """It was answered so; `failure` is the traceback of one that should have been."""
         path = scope["path"]
         route = path if path in self._routes else "other"
-        self._telemetry.requests.labels(route, str(status)).inc()
-        self._telemetry.request_seconds.labels(route).observe(seconds)
+        children = self._children.get((route, status))
+        if children is None:
+            children = self._children[route, status] = (
+                self._telemetry.requests.labels(route, str(status)),
+                self._telemetry.request_seconds.labels(route),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
         if self._log is not None:
             self._log.request(scope, route, status, seconds, failure)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -18,8 +19,8 @@ import uvicorn
 
 from rbserve.progress import say
 from rbserve.server.api.options import ServerOptions
-from rbserve.server.http.admission import AdmissionProtocol
 from rbserve.server.http.connections import BoundedProtocol, Bounds
+from rbserve.server.http.direct import DirectProtocol
 from rbserve.server.observe.logs import Log, uvicorn_logging
 from rbserve.server.process.sockets import BACKLOG, allowed_connections, at_terminal
 from rbserve.server.routes.app import build_app
@@ -70,7 +71,9 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=partial(AdmissionProtocol, refuse=app.state.refuse, bounds=bounds),  # type: ignore[arg-type]  # its class, or what makes one
+                http=partial(  # type: ignore[arg-type]  # its class, or what makes one
+                    DirectProtocol, answer=app.state.answer, refuse=app.state.refuse, bounds=bounds
+                ),
                 ws="none",
                 lifespan="on",
                 access_log=False,
@@ -93,6 +96,8 @@ class DrainingServer(uvicorn.Server):
             self._on_hangup is not None and not at_terminal()
         ):  # where SIGHUP means that the terminal was closed
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+        gc.collect()
+        gc.freeze()  # models and catalogues stay: no later collection looks through them
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,5 +1,5 @@
 """The routes: rbserve's own API and the Open Inference Protocol.
 
-Imports `core`, `runtimes`, `server.api`, `server.http`, `server.observe` and `server.scoring`. Imported by
-`server.process`.
+Imports `core`, `runtimes`, `server.api`, `server.http`, `server.observe` and `server.scoring`. Imported by `server`
+and `server.process`.
 """

@@ -157,7 +157,7 @@ async def answer_queries(request: Request, limits: Limits, queries: Sequence[Mod
 
     Raises RequestError where a deadline passes, a queue is full, or the client has left.
     """
-    deadline = _deadline(request, limits.deadline_ms)
+    deadline = deadline_of(request.headers.get(DEADLINE), limits.deadline_ms)
     answers = []
     for place, query in enumerate(queries):
         if place:
@@ -168,50 +168,49 @@ async def answer_queries(request: Request, limits: Limits, queries: Sequence[Mod
 
 async def _answer(request: Request, limits: Limits, model_query: ModelQuery, deadline: float | None) -> Any:
     service, query, has_texts = model_query
-    refused = service.telemetry.refused
     try:
         at_once = None if has_texts else service.answer_now(query)
         if at_once is not None:
             return at_once
         later = service.answer_later(query, limits.max_waiting, deadline)
         return await _wait_while_connected(request, later)
-    except OverloadedError as error:
-        raise _overloaded(service, error) from None
-    except UnscorableError as error:
-        message = f"{service.model} has no score for these values: {error}"
-        raise RequestError(422, "unscorable", message, "send values as in its request table") from None
-    except (UsageError, ArtifactError) as error:
-        if not has_texts:
+    except Exception as error:
+        refusal = refusal_of(service, error, has_texts)
+        if refusal is None:
             raise
+        raise refusal from None
+
+
+def refusal_of(service: Service[Any, Any], error: Exception, has_texts: bool = False) -> RequestError | None:
+    """What the client is told of a failure to answer, which is counted; None for a fault of the server's."""
+    if isinstance(error, OverloadedError):
+        service.count_refusal()
+        return overload_error(error.waiting, retry_after_s(error.wait_s))
+    if isinstance(error, UnscorableError):
+        message = f"{service.model} has no score for these values: {error}"
+        return RequestError(422, "unscorable", message, "send values as in its request table")
+    if isinstance(error, UsageError | ArtifactError) and has_texts:
         message = f"{service.model} cannot read texts here: {error.message}"
-        raise RequestError(501, "texts_unavailable", message, error.hint) from None
-    except ExpiredError:
-        refused.labels(service.model, "deadline").inc()
-        raise RequestError(
-            504, "deadline_exceeded", "the deadline passed before the model came to this request"
-        ) from None
-    except ClientGoneError:
-        refused.labels(service.model, "client gone").inc()
-        raise RequestError(499, "client_disconnected", "the client left before its answer") from None
+        return RequestError(501, "texts_unavailable", message, error.hint)
+    if isinstance(error, ExpiredError):
+        service.count_refusal("deadline")
+        message = "the deadline passed before the model came to this request"
+        return RequestError(504, "deadline_exceeded", message)
+    if isinstance(error, ClientGoneError):
+        service.count_refusal("client gone")
+        return RequestError(499, "client_disconnected", "the client left before its answer")
+    return None
 
 
-def require_room(request: Request, limits: Limits, service: Service[Any, Any]) -> None:
-    """Raises RequestError, before the body is read, for a request that there is no room for.
-
-    Reading it would take time from requests that can be answered.
-    """
-    if service.waiting:
-        try:
-            service.require_room(limits.max_waiting, _deadline(request, limits.deadline_ms))
-        except OverloadedError as error:
-            raise _overloaded(service, error) from None
+def retry_after_s(wait_s: float) -> int:
+    """Whole seconds after which to ask again where a queue takes `wait_s`."""
+    return max(1, math.ceil(wait_s))
 
 
-def _overloaded(service: Service[Any, Any], error: OverloadedError) -> RequestError:
-    service.telemetry.refused.labels(service.model, "overloaded").inc()
-    message = f"{error.waiting} requests wait for the model already"
-    headers = {"retry-after": str(max(1, math.ceil(error.wait_s)))}
-    return RequestError(503, "overloaded", message, headers=headers)
+def overload_error(waiting: int, retry_s: int) -> RequestError:
+    """The refusal of a request that there is no room for."""
+    message = f"{waiting} requests wait for the model already"
+    return RequestError(503, "overloaded", message, headers={"retry-after": str(retry_s)})
 
 
 class ClientGoneError(Exception):
@@ -249,9 +248,11 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _deadline(request: Request, usual_ms: float | None) -> float | None:
-    """The time of `perf_counter` after which an answer is of no use: the request's own, or `usual_ms` from now."""
-    header = request.headers.get(DEADLINE)
+def deadline_of(header: str | None, usual_ms: float | None) -> float | None:
+    """The time of `perf_counter` after which an answer is of no use: that of the header, or `usual_ms` from now.
+
+    Raises RequestError for a header that is no number of milliseconds.
+    """
     if header is None:
         return None if usual_ms is None else perf_counter() + usual_ms / 1000
     try:

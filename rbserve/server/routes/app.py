@@ -13,6 +13,7 @@
     GET  /                 all of this, for people (page.html)
     POST /v1/admin/reload  new versions take the models' places (reload.py), where it was asked for
     /v2/…                  the same models by the Open Inference Protocol (oip.py)
+    POST /v1/echo/…        a body parsed and answered without a model (echo.py): what HTTP costs at least
 
 A model has one of the first two, by its task; of several the request names one.
 
@@ -41,7 +42,9 @@ from rbserve.server.http.requests import (
 )
 from rbserve.server.observe.logs import Log
 from rbserve.server.observe.telemetry import Observed, Observer
+from rbserve.server.routes.direct import DirectRoutes
 from rbserve.server.routes.early_refusals import EarlyRefusals
+from rbserve.server.routes.echo import Echo
 from rbserve.server.routes.errors import (
     answer_http_exception,
     answer_request_error,
@@ -79,6 +82,7 @@ def build_app(
     app = Starlette(
         routes=routes,
         middleware=[
+            Middleware(Echo, keys=keys, most_bytes=limits.max_body_bytes),
             Middleware(Observed, observer=observer, closing=lambda: models.closing, stopped=shutting_down),
             *([Middleware(Cors, origins=origins)] if origins else []),
             *([Middleware(Authorized, keys=keys, free=FREE, refusal=unauthorized)] if keys else []),
@@ -93,4 +97,5 @@ def build_app(
     app.router.redirect_slashes = False
     app.state.refuse = EarlyRefusals(models, limits, keys, observer)
     app.state.note = observer.note
+    app.state.answer = DirectRoutes(models, limits, keys, observer, log, cross_origin=bool(origins))
     return app

@@ -49,7 +49,7 @@ class _HasFeatures(msgspec.Struct):
 _form = msgspec.json.Decoder(_HasFeatures | list[_HasFeatures])
 
 
-def parse_scores(body: bytearray, services: Collection[Service[Any, Any]]) -> ScoreBodies:
+def parse_scores(body: bytes | bytearray, services: Collection[Service[Any, Any]]) -> ScoreBodies:
     """A request for scores, or a list of them, all in one of the two forms. Raises RequestError for any other body."""
     try:
         return parse(body, _by_items, ITEMS_EXAMPLE)
@@ -60,7 +60,7 @@ def parse_scores(body: bytearray, services: Collection[Service[Any, Any]]) -> Sc
     return parse(body, _by_features, features_example(adopted[0]) if adopted else ITEMS_EXAMPLE)
 
 
-def _has_features(body: bytearray) -> bool:
+def _has_features(body: bytes | bytearray) -> bool:
     try:
         sent = _form.decode(body)
     except (msgspec.DecodeError, RecursionError):

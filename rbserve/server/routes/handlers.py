@@ -6,36 +6,26 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbserve.core.ids import value_text
 from rbserve.core.tasks import CTR, SEQREC, TASKS, Task
-from rbserve.core.types import Scores
 from rbserve.core.wire import (
     OIP_PREFIX,
     RELOAD,
     RERANK,
-    FeatureScoreResponse,
-    RecommendedItem,
-    RecommendResponse,
-    ScoredCandidate,
-    ScoredItem,
-    ScoreResponse,
 )
 from rbserve.server.api.openapi import openapi
 from rbserve.server.api.options import Limits
 from rbserve.server.api.schema import (
     FeatureScoreRequest,
     Health,
-    ItemId,
     ModelInfo,
     ModelsResponse,
-    NewItem,
     RecommendRequest,
     ScoreRequest,
 )
@@ -47,30 +37,21 @@ from rbserve.server.http.requests import (
     parse,
     read_json,
 )
-from rbserve.server.observe.logs import QUERY, Log, LoggedQuery
+from rbserve.server.observe.logs import QUERY, Log
 from rbserve.server.routes import oip
 from rbserve.server.routes.answering import (
-    ModelQuery,
-    add_texts,
     answer_queries,
-    check_candidates,
-    history_rows,
-    item_rows,
-    known_ids,
 )
-from rbserve.server.routes.errors import unknown_model
 from rbserve.server.routes.features import (
     adopted_info,
-    feature_query,
     feature_schemas,
     parse_scores,
-    require_items,
 )
-from rbserve.server.routes.fields import field_entries, fields_info, item_entries
+from rbserve.server.routes.fields import fields_info
+from rbserve.server.routes.preparing import PreparedRequest, Preparing, logged_query, other_task
 from rbserve.server.routes.rerank import RerankRoute, reads_texts, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
-from rbserve.server.scoring.work import ItemList, Ranked, SlateQuery, Top
 
 
 class Handlers:
@@ -85,6 +66,7 @@ class Handlers:
         page = (Path(__file__).parent / "page.html").read_text()
         self._page = page.replace("{TASKS}", encode(TASKS).decode())
         self._rerank = RerankRoute(models, limits, log)
+        self._preparing = Preparing(models, limits)
 
     @property
     def table(self) -> list[tuple[str, str, Handler]]:
@@ -112,8 +94,8 @@ class Handlers:
     def _oip_table(self, models: Sequence[oip.ModelRoutes]) -> Iterator[tuple[str, str, Handler]]:
         """Method, path and handler of every other route of the Open Inference Protocol."""
         yield "GET", OIP_PREFIX, oip.server
-        yield "GET", f"{OIP_PREFIX}/health/live", self.live
-        yield "GET", f"{OIP_PREFIX}/health/ready", self.ready
+        yield "GET", f"{OIP_PREFIX}/health/live", self.oip_live
+        yield "GET", f"{OIP_PREFIX}/health/ready", self.oip_ready
         repository = oip.RepositoryRoutes(self._models, models)
         yield "POST", f"{OIP_PREFIX}/repository/index", repository.index
         yield "GET", f"{OIP_PREFIX}/models/stats", repository.stats
@@ -128,79 +110,21 @@ class Handlers:
         """Scores a slate, or one for each of several users; of an adopted model by named features."""
         body = await read_json(request, self._limits.max_body_bytes)
         sent = parse_scores(body, self._models.of_task(CTR).values())
-        return await self._answer_each(request, CTR, sent, self._prepare_scores)
-
-    def _prepare_scores(
-        self, service: Service[Any, Any], body: ScoreRequest | FeatureScoreRequest
-    ) -> _Prepared:
-        if isinstance(body, FeatureScoreRequest):
-            return self._prepare_features(service, body)
-        return self._prepare_slate(service, body)
-
-    def _prepare_features(self, service: Service[Any, Any], body: FeatureScoreRequest) -> _Prepared:
-        query, size = feature_query(service, body, self._limits)
-
-        def reply(scores: Scores) -> FeatureScoreResponse:
-            scored = [ScoredCandidate(index, score) for index, score in enumerate(scores.tolist())]
-            return FeatureScoreResponse(service.model, service.variant, scored)
-
-        return _Prepared(body, ModelQuery(service, query), size, reply)
-
-    def _prepare_slate(self, service: Service[Any, Any], body: ScoreRequest) -> _Prepared:
-        require_items(service)
-        check_length("history", body.history, self._limits.max_history)
-        check_candidates(body.candidates, self._limits)
-        names = [item.name if isinstance(item, NewItem) else value_text(item) for item in body.candidates]
-        known_rows, skipped = history_rows(
-            service, known_ids(body.history), body.unknown_history, self._limits
-        )
-        history = add_texts(service, known_rows, body.history, skipped or (), self._limits)
-
-        def reply(scores: Scores) -> ScoreResponse:
-            scored = [*map(ScoredItem, names, scores.tolist())]
-            return ScoreResponse(service.model, service.variant, scored, skipped)
-
-        candidates = self._candidates(service, body.candidates)
-        time = None if body.time is msgspec.UNSET else body.time
-        slate = SlateQuery(history, candidates, field_entries(service, body.fields, time, len(names)))
-        if slate.has_texts:
-            new = item_entries(service, body.history, body.candidates)
-            slate = slate._replace(entries={**slate.entries, **new})
-        return _Prepared(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
-
-    def _candidates(self, service: Service[Any, Any], candidates: Sequence[ItemId | NewItem]) -> ItemList:
-        """Candidates as the model takes them."""
-        rows = item_rows(service, "candidates", known_ids(candidates))
-        return add_texts(service, rows, candidates, (), self._limits)
+        return await self._answer_each(request, CTR, sent, self._preparing.scores)
 
     async def recommend(self, request: Request) -> Response:
         """Ranks the catalogue for a user, or for each of several."""
         example = '{"history": ["50"], "k": 10}; ids are strings or numbers'
         body = await read_json(request, self._limits.max_body_bytes)
         sent = parse(body, _recommend_request, example)
-        return await self._answer_each(request, SEQREC, sent, self._prepare_top)
-
-    def _prepare_top(self, service: Service[Any, Any], body: RecommendRequest) -> _Prepared:
-        check_length("history", body.history, self._limits.max_history)
-        if body.k > self._limits.max_k:
-            raise RequestError(422, "k_too_large", f"k is {body.k}, the limit is {self._limits.max_k}")
-
-        history, skipped = history_rows(service, body.history, body.unknown_history, self._limits)
-
-        def reply(ranked: Ranked) -> RecommendResponse:
-            named = zip(service.items.names(ranked.items), ranked.scores.tolist(), strict=True)
-            best = [RecommendedItem(item, score) for item, score in named]
-            return RecommendResponse(service.model, service.variant, best, skipped)
-
-        query = ModelQuery(service, Top(history, body.k, body.exclude_seen))
-        return _Prepared(body, query, body.k, reply)
+        return await self._answer_each(request, SEQREC, sent, self._preparing.top)
 
     async def _answer_each(
         self,
         request: Request,
         task: Task,
         sent: Body | Sequence[Body],
-        prepare: Callable[[Service[Any, Any], Body], _Prepared],
+        prepare: Callable[[Service[Any, Any], Body], PreparedRequest],
     ) -> Response:
         """Answers a request, or a list of them in turn; where one of a list cannot be answered, none is."""
         several = isinstance(sent, list)
@@ -209,11 +133,11 @@ class Handlers:
         prepared = []
         for place, body in enumerate(users):
             try:
-                prepared.append(prepare(self._service(task, body.model), body))
+                prepared.append(prepare(self._preparing.service(task, body.model), body))
             except RequestError as error:
                 raise error.at_index(place) if several else error from None
         if prepared and self._log is not None:
-            request.scope[QUERY] = _logged(prepared, self._log.items)
+            request.scope[QUERY] = logged_query(prepared, self._log.items)
         answers = await answer_queries(request, self._limits, [user.query for user in prepared])
         replies = [user.reply(answer) for user, answer in zip(prepared, answers, strict=True)]
         started = perf_counter()
@@ -225,31 +149,7 @@ class Handlers:
     async def other_task(self, request: Request) -> Response:
         """409: the models have the other one of the two paths."""
         del request
-        raise self._other_task(next(iter(self._models)))
-
-    def _other_task(self, service: Service[Any, Any]) -> RequestError:
-        task = service.work.task
-        other = CTR if task.ranks else SEQREC
-        message = f"{service.model} has no {other.path}: it {task.answers}"
-        return RequestError(409, "other_task", message, f"POST {task.path}")
-
-    def _service(self, task: Task, name: str | msgspec.UnsetType) -> Service[Any, Any]:
-        """The model of this task that a request names, or the only one."""
-        able = self._models.of_task(task)
-        if name is msgspec.UNSET:
-            if len(able) == 1:
-                return next(iter(able.values()))
-            raise RequestError(
-                422,
-                "which_model",
-                f"several models do this: {', '.join(able)}",
-                f'send "model": "{next(iter(able))}"',
-            )
-        if name in able:
-            return able[name]
-        if name in self._models:
-            raise self._other_task(self._models[name])
-        raise unknown_model(self._models, name)
+        raise other_task(next(iter(self._models)))
 
     async def models(self, request: Request) -> Response:
         """The models, their variants and data sets."""
@@ -276,6 +176,18 @@ class Handlers:
         status = self._models.status
         return json_response(Health(status), 200 if status == "ready" else 503)
 
+    async def oip_live(self, request: Request) -> Response:
+        """`live`, as clients of the protocol read it (KServe's), beside the status."""
+        del request
+        return json_response({"live": True, "status": "live"})
+
+    async def oip_ready(self, request: Request) -> Response:
+        """`ready` in the protocol: whether a load balancer should send requests here."""
+        del request
+        status = self._models.status
+        ready = status == "ready"
+        return json_response({"ready": ready, "status": status}, 200 if ready else 503)
+
     async def metrics(self, request: Request) -> Response:
         """The metrics in the Prometheus text format."""
         del request
@@ -294,24 +206,6 @@ class Handlers:
         tasks = [task for task in self._tasks if self._models.of_task(task).keys() - features.keys()]
         admin, reranks = self._reload is not None, bool(rerankers(self._models))
         return json_response(openapi(self._limits, tasks, self._keyed, admin, reranks, features))
-
-
-class _Prepared(NamedTuple):
-    """A user's request as its model takes it, and how its answer becomes a response. `size`: candidates, or k."""
-
-    request: ScoreRequest | FeatureScoreRequest | RecommendRequest
-    query: ModelQuery
-    size: int
-    reply: Callable[[Any], ScoreResponse | FeatureScoreResponse | RecommendResponse]
-
-
-def _logged(prepared: Sequence[_Prepared], items: bool) -> LoggedQuery:
-    """The fields of a log line about a request, with or without its items."""
-    service = prepared[0].query.service
-    return LoggedQuery(
-        service.model, service.variant, sum(user.size for user in prepared), len(prepared),
-        [user.request for user in prepared] if items else None,
-    )  # fmt: skip
 
 
 def _info(service: Service[Any, Any]) -> ModelInfo:

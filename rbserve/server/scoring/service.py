@@ -20,6 +20,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
+from rbserve.core.discipline import INLINE_S, MARGIN, MAX_BATCH, PACE_WEIGHT
 from rbserve.core.errors import ArtifactError, first_line
 from rbserve.core.types import no_observer
 from rbserve.data.artifact import DatasetReference
@@ -31,14 +32,10 @@ from rbserve.server.api.schema import NOT_PROFILED, Profiled
 from rbserve.server.observe.telemetry import Stopwatch, Telemetry
 from rbserve.server.scoring.work import Query, Work
 
-INLINE_S = 0.001
 WARM_UP_RUNS = 3
 STATUSES = ("ready", "warming", "draining")
 """The states of a server, from good to bad."""
 EXPORT_AGAIN = "make the variant anew with rbserve export, or choose another with --variant"
-MAX_BATCH = 16
-PACE_WEIGHT = 0.05  # of the last call, in the moving average of seconds a request
-MARGIN = 0.8  # of the time until a deadline that may be planned for
 
 Answer = TypeVar("Answer")
 
@@ -88,10 +85,11 @@ class Service(Generic[Query, Answer]):
     def __post_init__(self) -> None:
         self._pace = self._ended = 0.0  # seconds a request takes the thread, of late; when it ended the last
         self._counts = self.telemetry.for_model(self.model, self.work.task)
-        self._watch = Stopwatch(self._counts)
+        self._watch, self._encoding = Stopwatch(self._counts), self._counts.stage("encode")
         self._counted_tokens = 0, 0  # of the user cache: found, and read anew
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._queue: deque[_Waiting[Query, Answer]] = deque()
+        self._busy = False  # whether the thread takes turns, and will come to new requests
         self._counting, self._queueing = Lock(), Lock()
         self._scoring = Lock()  # a model need not be thread-safe: the loop and the thread take turns
 
@@ -156,8 +154,11 @@ class Service(Generic[Query, Answer]):
         self._counts.waiting.inc()
         future: Future[Answer] = Future()
         future.add_done_callback(self._release_place)
-        self._queue.append(_Waiting(query, arrived, deadline, future))
-        self._thread.submit(self._take_turn)
+        with self._queueing:
+            self._queue.append(_Waiting(query, arrived, deadline, future))
+            starts, self._busy = not self._busy, True
+        if starts:  # else the thread comes to it by itself: waking it costs as much as parsing a request
+            self._thread.submit(self._take_turns)
         return asyncio.wrap_future(future)
 
     def require_room(self, max_waiting: int, deadline: float | None) -> float:
@@ -172,9 +173,13 @@ class Service(Generic[Query, Answer]):
             raise OverloadedError(self.waiting, wait_s)
         return now
 
+    def count_refusal(self, reason: str = "overloaded") -> None:
+        """Counts a request that was not computed."""
+        self.telemetry.refused.labels(self.model, reason).inc()
+
     def observe_encoding(self, seconds: float) -> None:
         """Counts the seconds that encoding an answer took."""
-        self._counts.stage("encode").observe(seconds)
+        self._encoding.observe(seconds)
 
     def close(self) -> None:
         """Cancels the requests in the queue and lets the scoring thread end."""
@@ -190,11 +195,20 @@ class Service(Generic[Query, Answer]):
             self.waiting -= 1
         self._counts.waiting.dec()
 
-    def _take_turn(self) -> None:
-        """Computes the next batch: once for each request, which an earlier turn may have answered already."""
-        with self._scoring:
-            if batch := self._take():
-                self._compute(batch)
+    def _take_turns(self) -> None:
+        """Computes batches until no request waits; the event loop has its turn between two."""
+        try:
+            while True:
+                with self._scoring:
+                    if batch := self._take():
+                        self._compute(batch)
+                with self._queueing:
+                    if not self._queue:
+                        self._busy = False
+                        return
+        except BaseException:
+            self._busy = False
+            raise
 
     def _take(self) -> list[_Waiting[Query, Answer]]:
         """The oldest request, with those behind it that have its batch key, MAX_BATCH at most.

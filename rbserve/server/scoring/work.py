@@ -18,7 +18,7 @@ from rbserve.core.tasks import CTR, SEQREC, Task
 from rbserve.core.types import Items, Observe, Ranker, Scorer, Scores, StagedScorer, no_observer
 from rbserve.data.dataset import ItemTable
 from rbserve.data.golden import Checks, ranked_otherwise, scored_otherwise
-from rbserve.runtimes.evaluate import recommend, without_seen
+from rbserve.runtimes.evaluate import ApproximateRanker, recommend, without_seen
 from rbserve.runtimes.histories import RememberingScorer
 from rbserve.runtimes.language import PrefixCache
 from rbserve.runtimes.texts import Mixed, TextScorer
@@ -193,6 +193,9 @@ class Ranking:
     task: Task = SEQREC
     prefix_cache: PrefixCache | None = None
 
+    def __post_init__(self) -> None:
+        self._is_approximate = isinstance(self.ranker, ApproximateRanker)
+
     def __call__(self, query: Top, observe: Observe = no_observer) -> Ranked:
         del observe
         items, scores = recommend(self.ranker, query.history, query.k, query.exclude_seen)
@@ -201,7 +204,9 @@ class Ranking:
         return Ranked(items, require_finite(scores))
 
     def batch_key(self, query: Top) -> Hashable:
-        return len(self._read(query))
+        read = len(self._read(query))
+        # An index finds other items for a longer list: lists of one length alone are the same together.
+        return (read, _list_length(query)) if self._is_approximate else read
 
     def answer_batch(self, queries: Sequence[Top]) -> list[Ranked]:
         longest = max(map(_list_length, queries))
