@@ -207,7 +207,7 @@ class _Work:
             )
 
     def in_partitions(self, partitions: Partitions, progress: Progress) -> Dataset:
-        """Reads, sorts and cleans by tasks: in shares of the file, or by one process where these cannot say what is wrong."""
+        """Reads, sorts and cleans by tasks; where shares cannot say what is wrong, one process reads all."""
         for in_shares in (True, False):
             with scratch(self.temporary, self.path.name) as folder:
                 space = PartitionedWorkspace(
