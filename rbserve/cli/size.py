@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
     from rbserve.profilers.capacity.sizing import Fleet, Simulated, Sizing
 
+SlateSize = Annotated[
+    list[str] | None,
+    typer.Option(
+        *SLATE,
+        help="Candidates per request (table: requests as they come), or items to ask for where a model ranks "
+        "(default the only one measured).",
+    ),
+]
+OfModel = Annotated[list[str] | None, typer.Option(*MODEL, help="Model of the runs (default the only one).")]
+OfDataset = Annotated[
+    list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
+]
+OfVariant = Annotated[
+    list[str] | None, typer.Option(*VARIANT, help="Variant that is served (default the only one measured).")
+]
 Scope = Annotated[
     str | None, typer.Option(help="Scope of the runs (default end_to_end where there is one, else forward).")
 ]
@@ -46,24 +61,10 @@ def size(
         ),
     ],
     plan: Annotated[CapacityPlan, FromRecord(CapacityPlan)],
-    slate: Annotated[
-        list[str] | None,
-        typer.Option(
-            *SLATE,
-            help="Candidates per request (table: requests as they come), or items to ask for where a model ranks "
-            "(default the only one measured).",
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(*MODEL, help="Model of the runs (default the only one).")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
-    ] = None,
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(*VARIANT, help="Variant that is served (default the only one measured)."),
-    ] = None,
+    slate: SlateSize = None,
+    model: OfModel = None,
+    dataset: OfDataset = None,
+    variant: OfVariant = None,
     scope: Scope = None,
     threads: Threads = None,
     arrivals: Arrivals = None,
