@@ -62,6 +62,7 @@ class DirectProtocol(AdmissionProtocol):
         self._pieces: list[bytes] | None = None  # of the body that arrives now, where `answer` is to have it
 
     def accept_head(self) -> None:
+        """Begins to collect the body of a request that `answer` takes; any other is the application's."""
         if self._is_plain() and self._answer.takes(self.url, self.headers):
             self._pieces, self._in_head = [], False
         else:
@@ -80,12 +81,14 @@ class DirectProtocol(AdmissionProtocol):
         return 0 < length <= self._bounds.body_bytes
 
     def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
         if self._pieces is None:
             super().on_body(body)
         else:
             self._pieces.append(body)
 
     def on_message_complete(self) -> None:
+        """Called by the parser."""
         if self._pieces is None:
             super().on_message_complete()
             return
