@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
     from rbserve.profilers.capacity.sizing import Fleet, Simulated, Sizing
 
+SlateSize = Annotated[
+    list[str] | None,
+    typer.Option(
+        *SLATE,
+        help="Candidates per request (table: requests as they come), or items to ask for where a model ranks "
+        "(default the only one measured).",
+    ),
+]
+OfModel = Annotated[list[str] | None, typer.Option(*MODEL, help="Model of the runs (default the only one).")]
+OfDataset = Annotated[
+    list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
+]
+OfVariant = Annotated[
+    list[str] | None, typer.Option(*VARIANT, help="Variant that is served (default the only one measured).")
+]
 Scope = Annotated[
     str | None, typer.Option(help="Scope of the runs (default end_to_end where there is one, else forward).")
 ]
@@ -37,35 +52,19 @@ VerifiedFile = Annotated[
 ]
 
 
-Objectives = Annotated[
-    str,
-    typer.Option(help="Limits of a request's time, wait included, such as 'p99<50ms' or 'p50<5ms,p99<50ms'."),
-]
-OneSlate = Annotated[
-    list[str] | None,
-    typer.Option(
-        *SLATE,
-        help="Candidates per request (table: requests as they come), or items to ask for where a model ranks "
-        "(default the only one measured).",
-    ),
-]
-OneModel = Annotated[list[str] | None, typer.Option(*MODEL, help="Model of the runs (default the only one).")]
-OneDataset = Annotated[
-    list[str] | None, typer.Option(*DATASET, help="Data set of the runs (default the only one).")
-]
-OneVariant = Annotated[
-    list[str] | None, typer.Option(*VARIANT, help="Variant that is served (default the only one measured).")
-]
-
-
 def size(
     *,
-    slo: Objectives,
+    slo: Annotated[
+        str,
+        typer.Option(
+            help="Limits of a request's time, wait included, such as 'p99<50ms' or 'p50<5ms,p99<50ms'."
+        ),
+    ],
     plan: Annotated[CapacityPlan, FromRecord(CapacityPlan)],
-    slate: OneSlate = None,
-    model: OneModel = None,
-    dataset: OneDataset = None,
-    variant: OneVariant = None,
+    slate: SlateSize = None,
+    model: OfModel = None,
+    dataset: OfDataset = None,
+    variant: OfVariant = None,
     scope: Scope = None,
     threads: Threads = None,
     arrivals: Arrivals = None,

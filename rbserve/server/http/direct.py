@@ -62,7 +62,7 @@ class DirectProtocol(AdmissionProtocol):
         self._pieces: list[bytes] | None = None  # of the body that arrives now, where `answer` is to have it
 
     def accept_head(self) -> None:
-        """Takes a request: to be answered here, or by the application."""
+        """Begins to collect the body of a request that `answer` takes; any other is the application's."""
         if self._is_plain() and self._answer.takes(self.url, self.headers):
             self._pieces, self._in_head = [], False
         else:
@@ -81,14 +81,14 @@ class DirectProtocol(AdmissionProtocol):
         return 0 < length <= self._bounds.body_bytes
 
     def on_body(self, body: bytes) -> None:
-        """Takes a piece of the body."""
+        """Called by the parser."""
         if self._pieces is None:
             super().on_body(body)
         else:
             self._pieces.append(body)
 
     def on_message_complete(self) -> None:
-        """Answers a whole request, or hands it to the application."""
+        """Called by the parser."""
         if self._pieces is None:
             super().on_message_complete()
             return

@@ -30,12 +30,12 @@ from rbserve.server.observe.logs import CODE, HEADER, QUERY, Log
 from rbserve.server.observe.telemetry import Observer
 from rbserve.server.routes.answering import ClientGoneError, deadline_of, refusal_of
 from rbserve.server.routes.features import parse_scores
-from rbserve.server.routes.preparing import PreparedRequest, Preparing, logged_query
+from rbserve.server.routes.preparing import PreparedQuery, Preparing, logged_query
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import OverloadedError, Service
 
 DEADLINE_HEADER = DEADLINE.lower().encode()
-Prepare = Callable[[Service[Any, Any], Any], PreparedRequest]
+Prepare = Callable[[Service[Any, Any], Any], PreparedQuery]
 _recommend = msgspec.json.Decoder(RecommendRequest)
 _logger = logging.getLogger("uvicorn.error")
 
@@ -45,7 +45,7 @@ class _Exchange(NamedTuple):
 
     scope: Scope
     started: float
-    prepared: PreparedRequest
+    prepared: PreparedQuery
 
 
 class DirectRoutes:

@@ -48,7 +48,7 @@ from rbserve.server.routes.features import (
     parse_scores,
 )
 from rbserve.server.routes.fields import fields_info
-from rbserve.server.routes.preparing import PreparedRequest, Preparing, logged_query, other_task
+from rbserve.server.routes.preparing import PreparedQuery, Preparing, logged_query, other_task
 from rbserve.server.routes.rerank import RerankRoute, reads_texts, rerankers
 from rbserve.server.scoring.models import Models
 from rbserve.server.scoring.service import Service
@@ -124,7 +124,7 @@ class Handlers:
         request: Request,
         task: Task,
         sent: Body | Sequence[Body],
-        prepare: Callable[[Service[Any, Any], Body], PreparedRequest],
+        prepare: Callable[[Service[Any, Any], Body], PreparedQuery],
     ) -> Response:
         """Answers a request, or a list of them in turn; where one of a list cannot be answered, none is."""
         several = isinstance(sent, list)

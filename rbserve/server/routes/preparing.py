@@ -38,7 +38,7 @@ from rbserve.server.scoring.service import Service
 from rbserve.server.scoring.work import Ranked, SlateQuery, Top
 
 
-class PreparedRequest(NamedTuple):
+class PreparedQuery(NamedTuple):
     """A user's request as its model takes it, and how its answer becomes a response. `size`: candidates, or k."""
 
     request: ScoreRequest | FeatureScoreRequest | RecommendRequest
@@ -53,22 +53,22 @@ class Preparing:
     def __init__(self, models: Models, limits: Limits) -> None:
         self._models, self._limits = models, limits
 
-    def scores(self, service: Service[Any, Any], body: ScoreRequest | FeatureScoreRequest) -> PreparedRequest:
+    def scores(self, service: Service[Any, Any], body: ScoreRequest | FeatureScoreRequest) -> PreparedQuery:
         """A request for scores, by items or by named features."""
         if isinstance(body, FeatureScoreRequest):
             return self._features(service, body)
         return self._slate(service, body)
 
-    def _features(self, service: Service[Any, Any], body: FeatureScoreRequest) -> PreparedRequest:
+    def _features(self, service: Service[Any, Any], body: FeatureScoreRequest) -> PreparedQuery:
         query, size = feature_query(service, body, self._limits)
 
         def reply(scores: Scores) -> FeatureScoreResponse:
             scored = [ScoredCandidate(index, score) for index, score in enumerate(scores.tolist())]
             return FeatureScoreResponse(service.model, service.variant, scored)
 
-        return PreparedRequest(body, ModelQuery(service, query), size, reply)
+        return PreparedQuery(body, ModelQuery(service, query), size, reply)
 
-    def _slate(self, service: Service[Any, Any], body: ScoreRequest) -> PreparedRequest:
+    def _slate(self, service: Service[Any, Any], body: ScoreRequest) -> PreparedQuery:
         require_items(service)
         check_length("history", body.history, self._limits.max_history)
         check_candidates(body.candidates, self._limits)
@@ -82,7 +82,7 @@ class Preparing:
             scored = [*map(ScoredItem, names, scores.tolist())]
             return ScoreResponse(service.model, service.variant, scored, skipped)
 
-        return PreparedRequest(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
+        return PreparedQuery(body, ModelQuery(service, slate, slate.has_texts), len(names), reply)
 
     def _ids(
         self, service: Service[Any, Any], body: ScoreRequest
@@ -106,7 +106,7 @@ class Preparing:
         new = item_entries(service, body.history, body.candidates)
         return SlateQuery(history, candidates, {**slate.entries, **new})
 
-    def top(self, service: Service[Any, Any], body: RecommendRequest) -> PreparedRequest:
+    def top(self, service: Service[Any, Any], body: RecommendRequest) -> PreparedQuery:
         """A request for the best items."""
         check_length("history", body.history, self._limits.max_history)
         if body.k > self._limits.max_k:
@@ -120,7 +120,7 @@ class Preparing:
             return RecommendResponse(service.model, service.variant, best, skipped)
 
         query = ModelQuery(service, Top(history, body.k, body.exclude_seen))
-        return PreparedRequest(body, query, body.k, reply)
+        return PreparedQuery(body, query, body.k, reply)
 
     def service(self, task: Task, name: str | msgspec.UnsetType) -> Service[Any, Any]:
         """The model of this task that a request names, or the only one."""
@@ -156,7 +156,7 @@ def _names(candidates: Sequence[ItemId | NewItem], kinds: set[type]) -> Sequence
     return [item.name if isinstance(item, NewItem) else value_text(item) for item in candidates]
 
 
-def logged_query(prepared: Sequence[PreparedRequest], items: bool) -> LoggedQuery:
+def logged_query(prepared: Sequence[PreparedQuery], items: bool) -> LoggedQuery:
     """The fields of a log line about a request, with or without its items."""
     service = prepared[0].query.service
     return LoggedQuery(
