@@ -20,7 +20,7 @@ from rbserve.core.version import __version__
 
 DIAL_S = 5.0
 ANSWER_S = 60.0  # for a first process to start on a node
-PING_S = 15.0
+PING_S = 60.0  # a dead node is known after 20; a busy one may start a process slowly
 LATENCY_SLOT = "latency_slot"  # a resource that a node offers once; what is timed takes it
 TRIES = 3  # of a task whose worker or node died
 HINT_LOGS = "run the command again; the node's logs are in /tmp/ray/session_latest/logs"
