@@ -82,7 +82,7 @@ def prepare(
             dataset = sources.prepare(
                 name,
                 path,
-                None if raw is None else raw.absolute(),
+                raw,
                 chosen,
                 reading=read,
                 texts=Texts(**{**(texts or {}), **({"vocabulary": words} if words else {})}),

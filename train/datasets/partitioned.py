@@ -88,7 +88,7 @@ class PartitionedWorkspace(Workspace):
     ) -> None:  # fmt: skip
         super().__init__(folder, memory, tally, protocol.max_rows, progress, protocol.split == "time")
         self._engine, self._partitions, self._protocol = partitions.engine, partitions.count, protocol
-        self._source, self._raw, self._reading = source, raw, reading
+        self._source, self._raw, self._reading = source, raw.absolute(), reading
         self._shared = Shared(folder.absolute() / "shared", int(memory * OF_TASK))
         self._shared.folder.mkdir()
         self._may_share = in_shares and source.by_line and not protocol.max_rows
@@ -125,7 +125,7 @@ class PartitionedWorkspace(Workspace):
 
     def _share(self, path: Path, *, header: bool, quotes: bool) -> bool:
         if self._may_share:
-            shares = raw_shares(path, self._partitions, header=header, quotes=quotes)
+            shares = raw_shares(path.absolute(), self._partitions, header=header, quotes=quotes)
             self._shares = shares if len(shares) > 1 else []
         return bool(self._shares)
 
