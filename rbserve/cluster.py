@@ -1,7 +1,7 @@
 """A Ray cluster: connecting to one, what its nodes are, and what is wrong with it in one line (extra `ray`).
 
-Ray runs tasks on many machines; the tasks are those of rbserve. Where no cluster runs, one is started on this machine for the
-time of the command. Imports `core`. Imported by `bench`, `pipeline`, `server` and `train`.
+Ray runs tasks on many machines; the tasks are those of rbserve. Where no cluster runs, one is started on this machine
+for the time of the command. Imports `core`. Imported by `bench`, `pipeline`, `server` and `train`.
 """
 
 from __future__ import annotations
