@@ -57,7 +57,7 @@ def push(name: str, store: Store, progress: Progress = no_progress, again: bool 
         is_there(place) or place.is_file() or (place.is_dir() and name.startswith(("bench/", "reports/")))
     ):
         raise UsageError(
-            f"there is nothing at {place} to push", "rbserve datasets and rbserve models list what is"
+            f"there is nothing at {place} to push", "`rbserve datasets` and `rbserve models` list what is"
         )
     transfer = store.push(name, place, progress, again=again)
     _remember(store.manifest(name))
