@@ -36,7 +36,7 @@ from rbserve.stats.intervals import student_interval
 ROUNDS, RUNS, SECONDS = 10, 200, 2.0
 SAME = 1e-6
 COMPARED = 100
-OVERHEAD_LIMIT = 1.2
+OVERHEAD_LIMIT = 3.0  # measured of a healthy server: 1.6 with one candidate, 2.3 to 2.6 with a hundred
 """How many times the p50 of the server's bare echo HTTP may add to a call's p50."""
 
 Verdict = Literal["OK", "SLOWER", "INCONCLUSIVE", "OTHER SCORES"]

@@ -30,7 +30,7 @@ def verify(
         float | None,
         typer.Option(
             help="What HTTP may add to p50, as a multiple of the p50 of the server's bare echo of the same bodies "
-            "(default 1.2)."
+            "(default 3)."
         ),
     ] = None,
     rounds: Annotated[
