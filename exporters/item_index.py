@@ -90,8 +90,6 @@ def export_indexes(
 
     Raises UsageError where faiss is not installed, and where there are too few items.
     """
-    if not precisions:
-        return {}
     import_faiss()  # before work is done in vain
     (folder / FOLDER).mkdir()
     shared = _write_shared(artifact, folder, precisions[0])

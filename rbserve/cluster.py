@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +18,7 @@ from rbserve.core.errors import RbserveError, UsageError, first_line, needs_extr
 from rbserve.core.version import __version__
 
 DIAL_S = 5.0
-ANSWER_S = 60.0  # for a first process to start on a node
-PING_S = 60.0  # a dead node is known after 20; a busy one may start a process slowly
+ANSWER_S = 60.0  # a busy node may start a process slowly; that a node is dead is known after 20
 LATENCY_SLOT = "latency_slot"  # a resource that a node offers once; what is timed takes it
 TRIES = 3  # of a task whose worker or node died
 HINT_LOGS = "run the command again; the node's logs are in /tmp/ray/session_latest/logs"
@@ -52,7 +50,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
 
     A cluster that was started here has `cpus` processors (all that this process may use, unless given), a latency slot,
     and stops at the end. Inside another `connected` the same cluster serves. Raises UsageError without ray
-    and for an address that is none, RbserveError where nothing answers or the nodes have another rbserve or Python.
+    and for an address that is none, RbserveError where nothing answers or a node has another rbserve.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns if unset
@@ -156,10 +154,7 @@ def on_each_node(ray: Any, living: list[ClusterNode], function: Callable[..., An
 
 def lives(ray: Any, node: ClusterNode) -> bool:
     """Whether a node runs tasks now: a cluster notices only after a while that one is dead."""
-    task = ray.remote(num_cpus=0, max_retries=0)(_yes).options(scheduling_strategy=on_node(ray, node))
-    reference = task.remote()
-    ready, _ = ray.wait([reference], timeout=PING_S)
-    return bool(ready) and _result(ray, reference) is True
+    return on_each_node(ray, [node], _yes) == [True]
 
 
 def _yes() -> bool:
@@ -181,21 +176,19 @@ def _silence(ray: Any) -> None:
 
 
 def check_nodes(ray: Any) -> None:
-    """Raises RbserveError if a node has no rbserve, or another version of it or of Python."""
+    """Raises RbserveError if a node has no rbserve, or another version of it. Ray itself asks for the same Python."""
 
-    def versions() -> tuple[str | None, str]:
+    def version() -> str:
         try:
             from rbserve.core.version import __version__ as there
         except ImportError:
-            return None, sys.version.split()[0]
-        return there, sys.version.split()[0]
+            return ""
+        return there
 
     living = nodes(ray)
-    answers = on_each_node(ray, living, versions)
-    for node, answer in zip(living, answers, strict=True):
-        if answer is None:  # it died just now: what is placed there will find out
+    for node, there in zip(living, on_each_node(ray, living, version), strict=True):
+        if there is None:  # it died just now: what is placed there will find out
             continue
-        there, _ = answer
         if there != __version__:
             raise RbserveError(
                 f"node {node.host} of the cluster has "
