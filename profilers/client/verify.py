@@ -130,7 +130,7 @@ def verify(
 
 
 Side = tuple[Callable[..., object], Sequence[tuple[Any, ...]]]
-"""What is called, and the arguments of its calls."""
+"""A function that a comparison times, and the arguments of each of its calls."""
 
 
 def _medians(sides: Sequence[Side], rounds: int, progress: Progress) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ Products of vectors in int8 take six times as long where the width is no multipl
 
 
 class IndexSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of an index beside its file: its kind, and its effort.
+    """The settings of an index that its file does not have: its kind, and the effort of a search.
 
     The effort is the number of lists that a search reads (nprobe), or of candidates that a search of a graph keeps
     (efSearch). So many times as many rows are taken as the kind says: its `breadth`.

@@ -85,7 +85,7 @@ class NeighbourShares:
         return np.concatenate([scored.rows, self._popular])
 
     def added(self, wanted: Rows, scored: ScoredNeighbours) -> Scores:
-        """What is added to the scores of rows `wanted` int64[m]."""
+        """The neighbours' part of the scores float32[m] of items `wanted` int64[m]."""
         shares = self._prior[wanted].astype(np.float32)
         if len(scored.rows):
             places = np.minimum(np.searchsorted(scored.rows, wanted), len(scored.rows) - 1)

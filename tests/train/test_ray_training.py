@@ -35,7 +35,7 @@ def nodes() -> Iterator[LocalCluster]:
 
 
 def _train_on_one_and_on_two(nodes: LocalCluster, home: Path, *words: str) -> tuple[Artifact, Artifact]:
-    """The same training in one process here, and in two on the cluster."""
+    """The artefacts of one training, done in one process here and in two on the cluster."""
     rbserve_process("train", *words, "--out", str(home / "one"), home=home, ACCELERATE_USE_CPU="true")
     cluster = ("--engine", "ray", "--address", nodes.address, "--workers", "2")
     rbserve_process("train", *words, "--out", str(home / "two"), *cluster, home=home)

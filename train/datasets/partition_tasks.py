@@ -84,7 +84,7 @@ class PartJob:
 
 @dataclass(frozen=True)
 class PartStored:
-    """What is in a partition: its events are columns in the folder, the counts of its users are in `counts.npz`."""
+    """A stored partition: the folder of its columns of events and of `counts.npz`, the counts of its users."""
 
     folder: Path
     rows: int
